@@ -1,0 +1,20 @@
+//! Puts any container behind a Registry V2 reverse proxy without touching the application.
+//!
+//! | module | what it is | what it must not know |
+//! |---|---|---|
+//! | [`protocol`] | the language of the wire: values, commands, replies, lines | I/O, clocks, async |
+//! | [`client`] | keeps one session with a registry alive and converges it to an intent | the environment, processes |
+//! | [`sidecar`] | the daemon: configuration, address, readiness, the one `run` | how the server works |
+//! | [`server`] | the registry and the HTTP proxy whose routing it controls | the sidecar, the client |
+//! | [`shutdown`], [`telemetry`] | used by all | all of the above |
+//!
+//! Dependencies point one way; `tests/architecture.rs` fails when one does not. The walks through the
+//! code (start, a request, the link breaks, SIGTERM) are in `docs/ARCHITECTURE.md`.
+
+pub mod client;
+pub mod protocol;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod shutdown;
+pub mod sidecar;
+pub mod telemetry;

@@ -1,0 +1,282 @@
+//! Where a backend listens: the URL of a route, a maintenance page or a check.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use super::Invalid;
+use super::domain::is_path_byte;
+
+/// A backend's URL: scheme, host, port and base path; never user info, query or fragment.
+///
+/// Two URLs that name the same backend are equal: the default port and the trailing slash make no
+/// difference. The text always ends in `/`, because the reference server joins paths wrongly without
+/// (PROTOCOL section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendUrl {
+    scheme: Scheme,
+    host: Host,
+    port: u16,
+    /// Empty, or starting with `/` and not ending with it.
+    base_path: String,
+}
+
+/// How the proxy talks to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// HTTP/1.1 in plain text. `ws://` is read as this: an upgrade starts as a request.
+    Http,
+    /// HTTP over TLS. `wss://` is read as this.
+    Https,
+    /// HTTP/2 in plain text, with prior knowledge (ours).
+    H2c,
+}
+
+/// A name to be resolved, or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// A DNS name, lower-case.
+    Name(String),
+    /// An IPv4 or IPv6 address.
+    Ip(IpAddr),
+}
+
+const EXAMPLE: &str = "http://10.2.2.7:8080/";
+const MAX_URL: usize = 2048;
+
+impl BackendUrl {
+    /// `scheme://host:port/`.
+    pub fn new(scheme: Scheme, host: Host, port: u16) -> Self {
+        BackendUrl { scheme, host, port, base_path: String::new() }
+    }
+
+    /// The scheme.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port, the scheme's own if none was given.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What is put before a request's path: empty, or starting with `/` and not ending with it.
+    pub fn base_path(&self) -> &str {
+        &self.base_path
+    }
+
+    /// `host:port`, with brackets around an IPv6 address; the port always given.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+impl Scheme {
+    /// `http`, `https` or `h2c`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+            Scheme::H2c => "h2c",
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http | Scheme::H2c => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "http" | "ws" => Ok(Scheme::Http),
+            "https" | "wss" => Ok(Scheme::Https),
+            "h2c" => Ok(Scheme::H2c),
+            _ => Err(Invalid::new("scheme", text, "it is none of http, https, ws, wss, h2c", "http")),
+        }
+    }
+}
+
+impl FromStr for Host {
+    type Err = Invalid;
+
+    /// A name, an IPv4 address, or an IPv6 address with or without brackets.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refuse = |reason: &'static str| Err(Invalid::new("host", text, reason, "10.2.2.7"));
+        if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            return match inner.parse::<Ipv6Addr>() {
+                Ok(ip) => Ok(Host::Ip(IpAddr::V6(ip))),
+                Err(_) => refuse("there is no IPv6 address between the brackets"),
+            };
+        }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Host::Ip(ip));
+        }
+        if text.is_empty() {
+            return refuse("it is empty");
+        }
+        if text.len() > 253 {
+            return refuse("longer than 253 characters");
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let label_ok = |label: &str| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        };
+        if !name.split('.').all(label_ok) {
+            return refuse("only letters, digits, '-', '_' and single dots may stand in a name");
+        }
+        let last = name.rsplit('.').next().unwrap_or(name);
+        if name.contains('.') && last.bytes().all(|b| b.is_ascii_digit()) {
+            return refuse("it looks like an IPv4 address and is none");
+        }
+        Ok(Host::Name(name.to_ascii_lowercase()))
+    }
+}
+
+impl FromStr for BackendUrl {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refuse = |reason: &'static str| Invalid::new("backend url", text, reason, EXAMPLE);
+        if text.len() > MAX_URL {
+            return Err(refuse("longer than 2048 characters"));
+        }
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| refuse("it must start with a scheme and \"://\""))?;
+        let scheme: Scheme =
+            scheme.parse().map_err(|_| refuse("its scheme is none of http, https, ws, wss, h2c"))?;
+        let (authority, path) = match rest.find(['/', '?', '#']) {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        if authority.contains('@') {
+            return Err(refuse("user info is not allowed"));
+        }
+        let (host, port) = split_port(authority).ok_or_else(|| refuse("its port is no number"))?;
+        let host: Host = host
+            .parse()
+            .map_err(|error: Invalid| Invalid::new("backend url", text, error.reason, EXAMPLE))?;
+        let port = match port {
+            None => scheme.default_port(),
+            Some(digits) => match digits.parse::<u16>() {
+                Ok(port) if port != 0 && digits.bytes().all(|b| b.is_ascii_digit()) => port,
+                _ => return Err(refuse("its port is not between 1 and 65535")),
+            },
+        };
+        if !path.bytes().all(is_path_byte) {
+            return Err(refuse("after the port only a path may follow: no query, fragment or space"));
+        }
+        Ok(BackendUrl { scheme, host, port, base_path: path.trim_end_matches('/').to_owned() })
+    }
+}
+
+/// Splits `host:port`, `[v6]:port` or either without its port. `None`: an IPv6 address without brackets
+/// or text behind the bracket.
+fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
+    if authority.starts_with('[') {
+        let end = authority.find(']')? + 1;
+        let (host, rest) = authority.split_at(end);
+        return match rest.strip_prefix(':') {
+            Some(port) => Some((host, Some(port))),
+            None if rest.is_empty() => Some((host, None)),
+            None => None,
+        };
+    }
+    match authority.split_once(':') {
+        None => Some((authority, None)),
+        Some((_, port)) if port.contains(':') => None,
+        Some((host, port)) => Some((host, Some(port))),
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Host {
+    /// As in a URL: an IPv6 address in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Name(name) => f.write_str(name),
+            Host::Ip(IpAddr::V4(ip)) => write!(f, "{ip}"),
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+        }
+    }
+}
+
+impl fmt::Display for BackendUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        if self.port != self.scheme.default_port() {
+            write!(f, ":{}", self.port)?;
+        }
+        write!(f, "{}/", self.base_path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_backend_has_one_url() {
+        for (given, written) in [
+            ("http://h:8080", "http://h:8080/"),
+            ("http://h:8080/", "http://h:8080/"),
+            ("http://H/", "http://h/"),
+            ("http://h:80", "http://h/"),
+            ("ws://h", "http://h/"),
+            ("wss://h:443", "https://h/"),
+            ("h2c://h:81/base/", "h2c://h:81/base/"),
+            ("http://[::1]:8080", "http://[::1]:8080/"),
+            ("http://10.2.2.7", "http://10.2.2.7/"),
+            ("http://my_app.web-net.:3000/a/b", "http://my_app.web-net:3000/a/b/"),
+        ] {
+            let url: BackendUrl = given.parse().unwrap();
+            assert_eq!(url.to_string(), written, "{given}");
+            assert_eq!(url, written.parse().unwrap(), "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_backend_url_is_refused_with_the_reason() {
+        for (given, reason) in [
+            ("", "scheme"),
+            ("h:8080", "scheme"),
+            ("ftp://h", "none of"),
+            ("http://", "empty"),
+            ("http://:80", "empty"),
+            ("http://h:", "port"),
+            ("http://h:0", "port"),
+            ("http://h:65536", "port"),
+            ("http://h:8a", "port"),
+            ("http://h:+80", "port"),
+            ("http://::1:80", "port"),
+            ("http://[::1", "port"),
+            ("http://[::g]", "IPv6"),
+            ("http://u:p@h", "user info"),
+            ("http://h?x=1", "path"),
+            ("http://h/#x", "path"),
+            ("http://h/a b", "path"),
+            ("http://10.2.2.999", "IPv4"),
+            ("http://a..b", "letters"),
+        ] {
+            let error = given.parse::<BackendUrl>().unwrap_err();
+            assert!(error.reason.contains(reason), "{given:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Sessions, staging, apply: one pure state machine.

@@ -1,0 +1,1 @@
+//! The daemon: configuration, address, readiness, and the one `run` that puts them together.

@@ -1,0 +1,1 @@
+//! The log: text for people, JSON for collectors. Used by all, uses none.
