@@ -1,1 +1,501 @@
-//! p
+//! The 34 commands, one variant each: what a client sends and a server reads (PROTOCOL section 3).
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::is_field_safe;
+use super::fields::Fields;
+use super::metadata::encode_json;
+use super::{
+    BackendUrl, CircuitBreaker, Domain, Domains, EventKind, GoDuration, HeaderName, HeaderValue, HealthCheck,
+    InstanceName, Invalid, Metadata, OptionKey, PathPrefix, RateLimit, Refusal, RouteId, RouteOption, Scope,
+    ServiceName, SessionId, Target,
+};
+
+/// One line from a client: the two commands that bind a session to the connection, or a request to one.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// `REGISTER`: a new session, bound to this connection.
+    Register(Registration),
+    /// `RECONNECT`: the session of this id, bound to this connection.
+    Reconnect(SessionId),
+    /// Any other command, addressed to a session.
+    Request(SessionRef, Request),
+}
+
+/// Which session a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionRef {
+    /// The connection's own: the field is empty, or missing where it is the only one.
+    Own,
+    /// The one of this id, from any connection.
+    Id(SessionId),
+}
+
+/// What REGISTER says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    /// The service.
+    pub service: ServiceName,
+    /// Which of its instances.
+    pub instance: InstanceName,
+    /// Where it serves a maintenance page; `None` for `0` or nothing.
+    pub maintenance_port: Option<u16>,
+    /// Anything else.
+    pub metadata: Metadata,
+}
+
+/// What ROUTE_ADD says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// The domains it claims.
+    pub domains: Domains,
+    /// The path prefix it claims on each of them.
+    pub path: PathPrefix,
+    /// Where its requests go.
+    pub backend: BackendUrl,
+    /// Higher wins over a longer path.
+    pub priority: i32,
+}
+
+/// What ROUTE_UPDATE changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the field of RouteSpec with its name")]
+pub enum RouteChange {
+    Backend(BackendUrl),
+    Priority(i32),
+    Domains(Domains),
+    Path(PathPrefix),
+}
+
+/// A route, or the session's default for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteOrAll {
+    /// `ALL`.
+    All,
+    /// One route.
+    Route(RouteId),
+}
+
+/// The 32 commands that are addressed to a session.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "each is the command of PROTOCOL section 3 with its name and fields")]
+pub enum Request {
+    Ping,
+    SessionInfo,
+    ClientShutdown,
+    RouteAdd(RouteSpec),
+    RouteAddBulk(Vec<RouteSpec>),
+    RouteUpdate { route: RouteId, change: RouteChange },
+    RouteRemove(RouteId),
+    RouteList { compressed: bool, after: Option<RouteId> },
+    HeadersSet { target: Target, name: HeaderName, value: HeaderValue },
+    HeadersRemove { target: Target, name: HeaderName },
+    OptionsSet { target: Target, option: RouteOption },
+    OptionsRemove { target: Target, key: OptionKey },
+    HealthSet { route: RouteId, check: HealthCheck },
+    RateLimitSet { target: RouteOrAll, limit: RateLimit },
+    CircuitBreakerSet { target: RouteOrAll, breaker: CircuitBreaker },
+    CircuitBreakerStatus(RouteId),
+    CircuitBreakerReset(RouteId),
+    ConfigValidate,
+    ConfigApply,
+    ConfigApplyPartial(Vec<Scope>),
+    ConfigRollback,
+    ConfigDiff,
+    DrainStart(GoDuration),
+    DrainStatus,
+    DrainCancel,
+    MaintEnter { target: Target, page: Option<BackendUrl> },
+    MaintExit(Target),
+    MaintStatus,
+    StatsGet(RouteOrAll),
+    BackendTest(BackendUrl),
+    Subscribe(EventKind),
+    Unsubscribe(EventKind),
+}
+
+/// The most routes that one ROUTE_ADD_BULK may hold; a line bounds it further.
+pub const MAX_BULK_ROUTES: usize = 10_000;
+
+impl Command {
+    /// Reads one line, without its end. The refusal is what the server answers.
+    pub fn parse(line: &str) -> Result<Self, Refusal> {
+        let mut fields = Fields::new(line);
+        let name = fields.next().unwrap_or_default();
+        match name {
+            "REGISTER" => Registration::parse(fields).map(Command::Register),
+            "RECONNECT" => Ok(Command::Reconnect(fields.required()?.parse()?)),
+            _ => {
+                let parser = request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
+                let session = SessionRef::parse(fields.next().unwrap_or_default())?;
+                Ok(Command::Request(session, parser(&mut fields)?))
+            }
+        }
+    }
+
+    /// The line, without its end, as it goes over the wire. It holds the session's id in clear.
+    pub fn encode(&self) -> String {
+        self.write(SessionId::reveal, &|metadata| metadata.encode())
+    }
+
+    /// The line as it may stand in a log: no session id, no token.
+    pub fn redacted(&self) -> String {
+        self.write(|_| "[redacted]", &|metadata| encode_json(&metadata.without_secrets()))
+    }
+
+    fn write<'a>(
+        &'a self,
+        show_id: impl Fn(&'a SessionId) -> &'a str,
+        show_metadata: &dyn Fn(&Metadata) -> String,
+    ) -> String {
+        match self {
+            Command::Register(r) => {
+                let port = r.maintenance_port.unwrap_or(0);
+                format!("REGISTER|{}|{}|{port}|{}", r.service, r.instance, show_metadata(&r.metadata))
+            }
+            Command::Reconnect(id) => format!("RECONNECT|{}", show_id(id)),
+            Command::Request(session, request) => {
+                let id = match session {
+                    SessionRef::Own => "",
+                    SessionRef::Id(id) => show_id(id),
+                };
+                let mut line = format!("{}|{id}", request.name());
+                request.write_fields(&mut line);
+                line
+            }
+        }
+    }
+}
+
+impl SessionRef {
+    fn parse(field: &str) -> Result<Self, Refusal> {
+        // An id that could never have been issued is one that does not live.
+        match field {
+            "" => Ok(SessionRef::Own),
+            id => id.parse().map(SessionRef::Id).map_err(|_| Refusal::SessionNotFound),
+        }
+    }
+}
+
+impl Registration {
+    fn parse(mut fields: Fields<'_>) -> Result<Self, Refusal> {
+        let (service, instance, port) = (fields.required()?, fields.required()?, fields.required()?);
+        let maintenance_port = match port {
+            "" | "0" => None,
+            digits => Some(digits.parse().map_err(|_| {
+                Invalid::new("maintenance port", digits, "it is no number up to 65535", "3001")
+            })?),
+        };
+        Ok(Registration {
+            service: service.parse()?,
+            instance: instance.parse()?,
+            maintenance_port,
+            metadata: Metadata::parse(fields.rest().unwrap_or_default())?,
+        })
+    }
+}
+
+type RequestParser = fn(&mut Fields<'_>) -> Result<Request, Refusal>;
+
+/// Every command that is addressed to a session, and how the fields after the session's id are read.
+#[rustfmt::skip]
+const REQUESTS: [(&str, RequestParser); 32] = [
+    ("PING", |_| Ok(Request::Ping)),
+    ("SESSION_INFO", |_| Ok(Request::SessionInfo)),
+    ("CLIENT_SHUTDOWN", |_| Ok(Request::ClientShutdown)),
+    ("ROUTE_ADD", |f| RouteSpec::parse(f).map(Request::RouteAdd)),
+    ("ROUTE_ADD_BULK", |f| parse_bulk(f).map(Request::RouteAddBulk)),
+    ("ROUTE_UPDATE", |f| Ok(Request::RouteUpdate { route: route_id(f)?, change: RouteChange::parse(f)? })),
+    ("ROUTE_REMOVE", |f| route_id(f).map(Request::RouteRemove)),
+    ("ROUTE_LIST", parse_route_list),
+    ("HEADERS_SET", |f| Ok(Request::HeadersSet {
+        target: f.parse()?, name: f.parse()?, value: f.rest().ok_or(Refusal::InvalidFormat)?.parse()?,
+    })),
+    ("HEADERS_REMOVE", |f| Ok(Request::HeadersRemove { target: f.parse()?, name: f.parse()? })),
+    ("OPTIONS_SET", |f| {
+        let (target, key) = (f.parse()?, f.parse()?);
+        Ok(Request::OptionsSet { target, option: RouteOption::parse(key, f.required()?)? })
+    }),
+    ("OPTIONS_REMOVE", |f| Ok(Request::OptionsRemove { target: f.parse()?, key: f.parse()? })),
+    ("HEALTH_SET", |f| Ok(Request::HealthSet {
+        route: route_id(f)?,
+        check: HealthCheck { path: f.parse()?, interval: f.parse()?, timeout: f.parse::<GoDuration>()?.non_zero()? },
+    })),
+    ("RATELIMIT_SET", |f| Ok(Request::RateLimitSet {
+        target: RouteOrAll::parse(f.required()?)?,
+        limit: RateLimit { requests: f.number("number of requests")?, window: f.parse::<GoDuration>()?.non_zero()? },
+    })),
+    ("CIRCUIT_BREAKER_SET", |f| Ok(Request::CircuitBreakerSet {
+        target: RouteOrAll::parse(f.required()?)?, breaker: parse_breaker(f)?,
+    })),
+    ("CIRCUIT_BREAKER_STATUS", |f| route_id(f).map(Request::CircuitBreakerStatus)),
+    ("CIRCUIT_BREAKER_RESET", |f| route_id(f).map(Request::CircuitBreakerReset)),
+    ("CONFIG_VALIDATE", |_| Ok(Request::ConfigValidate)),
+    ("CONFIG_APPLY", |_| Ok(Request::ConfigApply)),
+    ("CONFIG_APPLY_PARTIAL", |f| {
+        let scopes = f.required()?.split(',').map(|scope| scope.trim().parse());
+        Ok(Request::ConfigApplyPartial(scopes.collect::<Result<_, Invalid>>()?))
+    }),
+    ("CONFIG_ROLLBACK", |_| Ok(Request::ConfigRollback)),
+    ("CONFIG_DIFF", |_| Ok(Request::ConfigDiff)),
+    ("DRAIN_START", |f| f.parse().map(Request::DrainStart)),
+    ("DRAIN_STATUS", |_| Ok(Request::DrainStatus)),
+    ("DRAIN_CANCEL", |_| Ok(Request::DrainCancel)),
+    ("MAINT_ENTER", |f| Ok(Request::MaintEnter { target: f.parse()?, page: f.optional()? })),
+    ("MAINT_EXIT", |f| f.parse().map(Request::MaintExit)),
+    ("MAINT_STATUS", |_| Ok(Request::MaintStatus)),
+    ("STATS_GET", |f| match f.next() {
+        None | Some("") => Ok(Request::StatsGet(RouteOrAll::All)),
+        Some(selector) => RouteOrAll::parse(selector).map(Request::StatsGet),
+    }),
+    ("BACKEND_TEST", |f| f.parse().map(Request::BackendTest)),
+    ("SUBSCRIBE", |f| f.parse().map(Request::Subscribe)),
+    ("UNSUBSCRIBE", |f| f.parse().map(Request::Unsubscribe)),
+];
+
+fn request_parser(name: &str) -> Option<RequestParser> {
+    REQUESTS.iter().find(|(known, _)| *known == name).map(|(_, parser)| *parser)
+}
+
+fn route_id(fields: &mut Fields<'_>) -> Result<RouteId, Refusal> {
+    // What is no route id names no route: the text that clients match on.
+    fields.required()?.parse().map_err(|_| Refusal::RouteNotFound)
+}
+
+fn parse_domains(text: &str) -> Result<Domains, Refusal> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let domains = parts.map(str::parse).collect::<Result<Vec<Domain>, Invalid>>()?;
+    Domains::new(domains).ok_or(Refusal::NoDomains)
+}
+
+fn parse_priority(text: &str) -> Result<i32, Refusal> {
+    let refusal = || Invalid::new("priority", text, "it is no whole number of 32 bits", "10").into();
+    text.parse().map_err(|_| refusal())
+}
+
+fn parse_route_list(fields: &mut Fields<'_>) -> Result<Request, Refusal> {
+    let compressed = match fields.next() {
+        None | Some("") => false,
+        Some("compressed") => true,
+        Some(_) => return Err(Refusal::InvalidFormat),
+    };
+    let after = match fields.next() {
+        None | Some("") => None,
+        Some(page) => {
+            let id = page.strip_prefix("after=").ok_or(Refusal::InvalidFormat)?;
+            Some(id.parse().map_err(|_| Refusal::InvalidFormat)?)
+        }
+    };
+    Ok(Request::RouteList { compressed, after })
+}
+
+fn parse_breaker(fields: &mut Fields<'_>) -> Result<CircuitBreaker, Refusal> {
+    let breaker = CircuitBreaker {
+        threshold: fields.number("threshold")?,
+        timeout: fields.parse::<GoDuration>()?.non_zero()?,
+        half_open_requests: fields.number("number of half-open requests")?,
+    };
+    if breaker.half_open_requests == 0 {
+        let reason = "with none it would stay open for ever";
+        return Err(Invalid::new("number of half-open requests", "0", reason, "3").into());
+    }
+    Ok(breaker)
+}
+
+/// A route as ROUTE_ADD_BULK's JSON has it.
+#[derive(Serialize, Deserialize)]
+struct BulkRoute {
+    domains: Vec<String>,
+    path: String,
+    backend_url: String,
+    #[serde(default)]
+    priority: i32,
+}
+
+fn parse_bulk(fields: &mut Fields<'_>) -> Result<Vec<RouteSpec>, Refusal> {
+    let json = fields.rest().ok_or(Refusal::InvalidFormat)?;
+    let routes: Vec<BulkRoute> = serde_json::from_str(json).map_err(|_| Refusal::InvalidJson)?;
+    if routes.len() > MAX_BULK_ROUTES {
+        return Err(Refusal::Other(format!("more than {MAX_BULK_ROUTES} routes in one command")));
+    }
+    let parse = |route: BulkRoute| {
+        Ok(RouteSpec {
+            domains: parse_domains(&route.domains.join(","))?,
+            path: route.path.parse()?,
+            backend: route.backend_url.parse()?,
+            priority: route.priority,
+        })
+    };
+    routes.into_iter().map(parse).collect()
+}
+
+impl RouteSpec {
+    fn parse(fields: &mut Fields<'_>) -> Result<Self, Refusal> {
+        let (domains, path, backend, priority) =
+            (fields.required()?, fields.required()?, fields.required()?, fields.required()?);
+        Ok(RouteSpec {
+            domains: parse_domains(domains)?,
+            path: path.parse()?,
+            backend: backend.parse()?,
+            priority: parse_priority(priority)?,
+        })
+    }
+}
+
+impl RouteChange {
+    fn parse(fields: &mut Fields<'_>) -> Result<Self, Refusal> {
+        let (field, value) = (fields.required()?, fields.required()?);
+        match field {
+            "backend_url" => Ok(RouteChange::Backend(value.parse()?)),
+            "priority" => Ok(RouteChange::Priority(parse_priority(value)?)),
+            "domains" => Ok(RouteChange::Domains(parse_domains(value)?)),
+            "path" => Ok(RouteChange::Path(value.parse()?)),
+            _ => Err(Refusal::UnknownField),
+        }
+    }
+
+    fn name_and_value(&self) -> (&'static str, String) {
+        match self {
+            RouteChange::Backend(backend) => ("backend_url", backend.to_string()),
+            RouteChange::Priority(priority) => ("priority", priority.to_string()),
+            RouteChange::Domains(domains) => ("domains", domains.to_string()),
+            RouteChange::Path(path) => ("path", path.to_string()),
+        }
+    }
+}
+
+impl RouteOrAll {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        match text {
+            "ALL" => Ok(RouteOrAll::All),
+            id => id.parse().map(RouteOrAll::Route).map_err(|_| Refusal::RouteNotFound),
+        }
+    }
+}
+
+impl std::fmt::Display for RouteOrAll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RouteOrAll::All => f.write_str("ALL"),
+            RouteOrAll::Route(id) => id.fmt(f),
+        }
+    }
+}
+
+impl Request {
+    /// The command's name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::Ping => "PING",
+            Request::SessionInfo => "SESSION_INFO",
+            Request::ClientShutdown => "CLIENT_SHUTDOWN",
+            Request::RouteAdd(_) => "ROUTE_ADD",
+            Request::RouteAddBulk(_) => "ROUTE_ADD_BULK",
+            Request::RouteUpdate { .. } => "ROUTE_UPDATE",
+            Request::RouteRemove(_) => "ROUTE_REMOVE",
+            Request::RouteList { .. } => "ROUTE_LIST",
+            Request::HeadersSet { .. } => "HEADERS_SET",
+            Request::HeadersRemove { .. } => "HEADERS_REMOVE",
+            Request::OptionsSet { .. } => "OPTIONS_SET",
+            Request::OptionsRemove { .. } => "OPTIONS_REMOVE",
+            Request::HealthSet { .. } => "HEALTH_SET",
+            Request::RateLimitSet { .. } => "RATELIMIT_SET",
+            Request::CircuitBreakerSet { .. } => "CIRCUIT_BREAKER_SET",
+            Request::CircuitBreakerStatus(_) => "CIRCUIT_BREAKER_STATUS",
+            Request::CircuitBreakerReset(_) => "CIRCUIT_BREAKER_RESET",
+            Request::ConfigValidate => "CONFIG_VALIDATE",
+            Request::ConfigApply => "CONFIG_APPLY",
+            Request::ConfigApplyPartial(_) => "CONFIG_APPLY_PARTIAL",
+            Request::ConfigRollback => "CONFIG_ROLLBACK",
+            Request::ConfigDiff => "CONFIG_DIFF",
+            Request::DrainStart(_) => "DRAIN_START",
+            Request::DrainStatus => "DRAIN_STATUS",
+            Request::DrainCancel => "DRAIN_CANCEL",
+            Request::MaintEnter { .. } => "MAINT_ENTER",
+            Request::MaintExit(_) => "MAINT_EXIT",
+            Request::MaintStatus => "MAINT_STATUS",
+            Request::StatsGet(_) => "STATS_GET",
+            Request::BackendTest(_) => "BACKEND_TEST",
+            Request::Subscribe(_) => "SUBSCRIBE",
+            Request::Unsubscribe(_) => "UNSUBSCRIBE",
+        }
+    }
+
+    /// Whether every text in it may stand in a field. False only where a header's value holds `|`, which a
+    /// reference server would cut (PROTOCOL section 1).
+    pub fn is_safe_for_reference(&self) -> bool {
+        !matches!(self, Request::HeadersSet { value, .. } if !is_field_safe(value.as_str()))
+    }
+
+    /// Appends `|field` for each field after the session's id.
+    fn write_fields(&self, line: &mut String) {
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Request::RouteAdd(r) => write!(line, "|{}|{}|{}|{}", r.domains, r.path, r.backend, r.priority),
+            Request::RouteAddBulk(routes) => write!(line, "|{}", encode_bulk(routes)),
+            Request::RouteUpdate { route, change } => {
+                let (field, value) = change.name_and_value();
+                write!(line, "|{route}|{field}|{value}")
+            }
+            Request::RouteRemove(id)
+            | Request::CircuitBreakerStatus(id)
+            | Request::CircuitBreakerReset(id) => {
+                write!(line, "|{id}")
+            }
+            Request::RouteList { compressed: false, after: None } => Ok(()),
+            Request::RouteList { compressed, after } => {
+                line.push_str(if *compressed { "|compressed" } else { "|" });
+                after.map_or(Ok(()), |id| write!(line, "|after={id}"))
+            }
+            Request::HeadersSet { target, name, value } => write!(line, "|{target}|{name}|{value}"),
+            Request::HeadersRemove { target, name } => write!(line, "|{target}|{name}"),
+            Request::OptionsSet { target, option } => {
+                write!(line, "|{target}|{}|{}", option.key(), option.value_text())
+            }
+            Request::OptionsRemove { target, key } => write!(line, "|{target}|{key}"),
+            Request::HealthSet { route, check } => {
+                write!(line, "|{route}|{}|{}|{}", check.path, check.interval, check.timeout)
+            }
+            Request::RateLimitSet { target, limit } => {
+                write!(line, "|{target}|{}|{}", limit.requests, limit.window)
+            }
+            Request::CircuitBreakerSet { target, breaker: b } => {
+                write!(line, "|{target}|{}|{}|{}", b.threshold, b.timeout, b.half_open_requests)
+            }
+            Request::ConfigApplyPartial(scopes) => {
+                let scopes: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
+                write!(line, "|{}", scopes.join(","))
+            }
+            Request::DrainStart(duration) => write!(line, "|{duration}"),
+            // The fourth field stands even when it is empty: the reference needs it (PROTOCOL section 8).
+            Request::MaintEnter { target, page: None } => write!(line, "|{target}|"),
+            Request::MaintEnter { target, page: Some(page) } => write!(line, "|{target}|{page}"),
+            Request::MaintExit(target) => write!(line, "|{target}"),
+            Request::StatsGet(selector) => write!(line, "|{selector}"),
+            Request::BackendTest(url) => write!(line, "|{url}"),
+            Request::Subscribe(kind) | Request::Unsubscribe(kind) => write!(line, "|{kind}"),
+            Request::Ping
+            | Request::SessionInfo
+            | Request::ClientShutdown
+            | Request::ConfigValidate
+            | Request::ConfigApply
+            | Request::ConfigRollback
+            | Request::ConfigDiff
+            | Request::DrainStatus
+            | Request::DrainCancel
+            | Request::MaintStatus => Ok(()),
+        };
+    }
+}
+
+fn encode_bulk(routes: &[RouteSpec]) -> String {
+    let bulk = |route: &RouteSpec| BulkRoute {
+        domains: route.domains.as_slice().iter().map(Domain::to_string).collect(),
+        path: route.path.to_string(),
+        backend_url: route.backend.to_string(),
+        priority: route.priority,
+    };
+    encode_json(&routes.iter().map(bulk).collect::<Vec<_>>())
+}
