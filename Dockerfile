@@ -1,0 +1,36 @@
+# Two images from one file, each a static binary and nothing else:
+#
+#   docker build -t registry-sidecar .
+#   docker build -t registry-server --target server .
+#
+# BUILD_IMAGE needs cargo, a C compiler and the C library's static archive.
+ARG BUILD_IMAGE=rust:1-slim-bookworm
+
+FROM ${BUILD_IMAGE} AS build
+WORKDIR /src
+COPY . .
+# A target that is named keeps the static flag away from build scripts and procedural macros.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+
+FROM build AS build-sidecar
+RUN --mount=type=cache,target=/src/target,id=registry-sidecar-target \
+    host="$(rustc -vV | sed -n 's/^host: //p')" \
+ && cargo build --locked --profile lean --no-default-features --target "$host" --bin registry-sidecar \
+ && mkdir -p /out && cp "target/$host/lean/registry-sidecar" /out/
+
+FROM build AS build-server
+RUN --mount=type=cache,target=/src/target,id=registry-server-target \
+    host="$(rustc -vV | sed -n 's/^host: //p')" \
+ && cargo build --locked --release --target "$host" --bin registry-server \
+ && mkdir -p /out && cp "target/$host/release/registry-server" /out/
+
+FROM scratch AS server
+COPY --from=build-server /out/registry-server /registry-server
+USER 65532:65532
+EXPOSE 80 81
+ENTRYPOINT ["/registry-server"]
+
+FROM scratch AS sidecar
+COPY --from=build-sidecar /out/registry-sidecar /registry-sidecar
+USER 65532:65532
+ENTRYPOINT ["/registry-sidecar"]
