@@ -1,1 +1,3 @@
 //! The daemon: configuration, address, readiness, and the one `run` that puts them together.
+
+pub mod config;

@@ -1,0 +1,183 @@
+//! Puts the typed configuration together and checks what holds between variables.
+//!
+//! Each function reads all of its variables before it gives up on one, so that the report is complete.
+
+use crate::protocol::{GoDuration, Host, InstanceName};
+
+use super::reader::{Raw, Reader, Reported};
+use super::source::Source;
+use super::{
+    AddressConfig, Config, ConfigErrors, Endpoint, LogConfig, ReadinessConfig, ReadyCheck,
+    RegistrationConfig, RegistryConfig, RouteConfig, routes, values,
+};
+
+/// The configuration, or everything that is wrong with it.
+pub(super) fn build(source: Source, host_name: &str) -> Result<Config, ConfigErrors> {
+    let (mut raw, mut reader) = Reader::new(source);
+    let config = parts(&mut raw, &mut reader, host_name);
+    let warnings = reader.finish()?;
+    match config {
+        Ok(config) => Ok(Config { warnings, ..config }),
+        // What gave up has said why, so the report was not empty.
+        Err(Reported) => Err(ConfigErrors::new(Vec::new())),
+    }
+}
+
+fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str) -> Result<Config, Reported> {
+    let enabled = reader.value("ENABLE_REGISTRY", raw.enable_registry.take(), values::flag);
+    // A switch that nobody can read: the rest is looked at as if it were on.
+    let required = *enabled.as_ref().unwrap_or(&true);
+    let registry = registry(raw, reader);
+    let service = match (required, raw.service_name.take()) {
+        (false, None) => Ok(None),
+        (_, text) => reader.value("SERVICE_NAME", text, values::wire).map(Some),
+    };
+    let instance = instance(raw, reader, host_name, required, service.as_ref().ok().and_then(Option::as_ref));
+    let metadata = reader.value("METADATA", raw.metadata.take(), values::metadata);
+    let address = address(raw, reader);
+    let routes = routes::routes(raw, reader, required);
+    let known_routes: &[RouteConfig] = match &routes {
+        Ok(routes) => &routes.list,
+        Err(Reported) => &[],
+    };
+    let fallback_port = routes.as_ref().map_or(1, |routes| routes.port);
+    let backend_host = address.as_ref().ok().and_then(|address| address.backend_host.clone());
+    let readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
+    let log = log(raw, reader);
+    let (routes, registry, metadata) = (routes?.list, registry?, metadata?);
+    let registration = match (enabled?, service?, instance?) {
+        (true, Some(service), Some(instance)) => {
+            Some(RegistrationConfig { registry, service, instance, metadata, routes })
+        }
+        _ => None,
+    };
+    Ok(Config { registration, address: address?, readiness: readiness?, log: log?, warnings: Vec::new() })
+}
+
+fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Reported> {
+    // Only the bare name can come from a link; what has our prefix was meant for us.
+    let parse_port = if reader.is_prefixed("REGISTRY_PORT") { values::port } else { values::linked_port };
+    let port = reader.value("REGISTRY_PORT", raw.registry_port.take(), parse_port);
+    let default_port = *port.as_ref().unwrap_or(&1);
+    let endpoints =
+        reader.value("REGISTRY_HOST", raw.registry_host.take(), |text| values::endpoints(text, default_port));
+    let token = reader.optional("REGISTRY_TOKEN", raw.registry_token.take(), values::token);
+    let service_token = reader.optional("SERVICE_TOKEN", raw.service_token.take(), values::token);
+    let keepalive = reader.value("KEEPALIVE_INTERVAL", raw.keepalive_interval.take(), values::positive);
+    let request_timeout = reader.value("REQUEST_TIMEOUT", raw.request_timeout.take(), values::positive);
+    let reconnect = reconnect(raw, reader);
+    port?;
+    let (reconnect_min, reconnect_max) = reconnect?;
+    Ok(RegistryConfig {
+        endpoints: endpoints?,
+        token: token?,
+        service_token: service_token?,
+        keepalive: keepalive?,
+        request_timeout: request_timeout?,
+        reconnect_min,
+        reconnect_max,
+    })
+}
+
+fn reconnect(raw: &mut Raw, reader: &mut Reader) -> Result<(GoDuration, GoDuration), Reported> {
+    let (min_set, max_set) = (raw.reconnect_min.is_some(), raw.reconnect_max.is_some());
+    let min = reader.value("RECONNECT_MIN", raw.reconnect_min.take(), values::positive);
+    let max = reader.value("RECONNECT_MAX", raw.reconnect_max.take(), values::positive);
+    let (min, max) = (min?, max?);
+    if min <= max {
+        return Ok((min, max));
+    }
+    // The one that somebody set is the one to change; both were set: the first.
+    let max_alone = max_set && !min_set;
+    Err(match max_alone {
+        true => reader.refuse("RECONNECT_MAX", format!("it is less than RECONNECT_MIN, {min}")),
+        false => reader.refuse("RECONNECT_MIN", format!("it is more than RECONNECT_MAX, {max}")),
+    })
+}
+
+/// INSTANCE_NAME, else the host name, which is warned about where it is a container's id.
+fn instance(
+    raw: &mut Raw,
+    reader: &mut Reader,
+    host_name: &str,
+    required: bool,
+    service: Option<&crate::protocol::ServiceName>,
+) -> Result<Option<InstanceName>, Reported> {
+    let given = reader.optional("INSTANCE_NAME", raw.instance_name.take(), values::wire)?;
+    if given.is_some() || !required {
+        return Ok(given);
+    }
+    let Ok(name) = host_name.parse::<InstanceName>() else {
+        return Err(reader.missing(
+            "INSTANCE_NAME",
+            "it is not set, and this host has no name to use instead",
+            &["INSTANCE_NAME"],
+        ));
+    };
+    if is_container_id(host_name) {
+        let service = service.map_or("my-service", |service| service.as_str());
+        reader.warn(format!(
+            "INSTANCE_NAME is not set and the host name {host_name} is a container's id, which is another one \
+             after every update; add to the environment: INSTANCE_NAME: \"{service}-1\" \
+             (in a swarm: INSTANCE_NAME: \"{{{{.Service.Name}}}}.{{{{.Task.Slot}}}}\")"
+        ));
+    }
+    Ok(Some(name))
+}
+
+/// Container engines name a host by the first twelve digits of the container's id.
+fn is_container_id(host_name: &str) -> bool {
+    host_name.len() == 12 && host_name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn address(raw: &mut Raw, reader: &mut Reader) -> Result<AddressConfig, Reported> {
+    let backend_host = reader.optional("BACKEND_HOST", raw.backend_host.take(), values::host);
+    let web_net = reader.value("WEB_NET_CIDR", raw.web_net_cidr.take(), values::network);
+    Ok(AddressConfig { backend_host: backend_host?, web_net: web_net? })
+}
+
+fn readiness(
+    raw: &mut Raw,
+    reader: &mut Reader,
+    routes: &[RouteConfig],
+    fallback_port: u16,
+    backend_host: Option<Host>,
+) -> Result<ReadinessConfig, Reported> {
+    let wait = reader.value("WAIT_FOR_PORT", raw.wait_for_port.take(), values::flag);
+    let overdue = reader.value("PORT_WAIT_TIMEOUT", raw.port_wait_timeout.take(), values::positive);
+    let checks = reader.optional("READY_CHECK", raw.ready_check.take(), values::ready_checks);
+    let interval = reader.value("READY_INTERVAL", raw.ready_interval.take(), values::positive);
+    let timeout = reader.value("READY_TIMEOUT", raw.ready_timeout.take(), values::positive);
+    let rise = reader.value("READY_RISE", raw.ready_rise.take(), values::count);
+    Ok(ReadinessConfig {
+        wait: wait?,
+        checks: checks?.unwrap_or_else(|| derived_checks(routes, fallback_port, backend_host)),
+        interval: interval?,
+        timeout: timeout?,
+        rise: rise?,
+        overdue: overdue?,
+    })
+}
+
+/// One check for each distinct place to which the routes lead.
+fn derived_checks(routes: &[RouteConfig], fallback_port: u16, backend_host: Option<Host>) -> Vec<ReadyCheck> {
+    let here = backend_host.unwrap_or(Host::Ip(std::net::Ipv4Addr::LOCALHOST.into()));
+    let mut checks = Vec::new();
+    for route in routes {
+        let host = route.host.clone().unwrap_or_else(|| here.clone());
+        let check = ReadyCheck::Tcp(Endpoint { host, port: route.port });
+        if !checks.contains(&check) {
+            checks.push(check);
+        }
+    }
+    if checks.is_empty() {
+        checks.push(ReadyCheck::Tcp(Endpoint { host: here, port: fallback_port }));
+    }
+    checks
+}
+
+fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {
+    let level = reader.value("LOG_LEVEL", raw.log_level.take(), values::level);
+    let format = reader.value("LOG_FORMAT", raw.log_format.take(), values::format);
+    Ok(LogConfig { level: level?, format: format? })
+}

@@ -1,0 +1,253 @@
+//! What the environment says, as one typed value. The only place in the sidecar that reads it.
+//!
+//! | step | where |
+//! |---|---|
+//! | which names there are | [`VARIABLES`], which hints and documentation share |
+//! | environment to one text a variable: prefix, bare names, files | `source` |
+//! | texts to values, all mistakes collected | `build`, `routes`, `values` |
+//!
+//! The rules are those of SEMANTICS section 10. Nothing here knows the network or the client.
+
+mod build;
+mod error;
+mod file;
+mod reader;
+mod routes;
+mod secret;
+mod source;
+mod values;
+mod variables;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use crate::protocol::{
+    BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host,
+    InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
+};
+use crate::telemetry::{Format, Level};
+
+pub use error::{ConfigErrors, Problem};
+pub use secret::Secret;
+pub use variables::{FILE_SUFFIX, Fallback, PREFIX, VARIABLES, Variable};
+
+/// Everything that the sidecar was told. Consistent in itself: what contradicts itself is refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What to register; `None` with `ENABLE_REGISTRY=false`.
+    pub registration: Option<RegistrationConfig>,
+    /// How the address is found that is registered.
+    pub address: AddressConfig,
+    /// When the application counts as ready.
+    pub readiness: ReadinessConfig,
+    /// The log.
+    pub log: LogConfig,
+    /// What is no mistake and worth a line in the log, in a stable order.
+    pub warnings: Vec<String>,
+}
+
+/// What is registered, with whom, and as whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistrationConfig {
+    /// With whom, and how patiently.
+    pub registry: RegistryConfig,
+    /// SERVICE_NAME.
+    pub service: ServiceName,
+    /// INSTANCE_NAME, or the host name.
+    pub instance: InstanceName,
+    /// METADATA, without the tokens.
+    pub metadata: Map<String, Value>,
+    /// At least one; no two with a domain and a path in common.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// The registries and how the sessions with them are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistryConfig {
+    /// REGISTRY_HOST and REGISTRY_PORT; at least one, each once. A session with each.
+    pub endpoints: Vec<Endpoint>,
+    /// REGISTRY_TOKEN.
+    pub token: Option<Secret>,
+    /// SERVICE_TOKEN.
+    pub service_token: Option<Secret>,
+    /// KEEPALIVE_INTERVAL, more than zero.
+    pub keepalive: GoDuration,
+    /// REQUEST_TIMEOUT, more than zero.
+    pub request_timeout: GoDuration,
+    /// RECONNECT_MIN, more than zero and at most the next.
+    pub reconnect_min: GoDuration,
+    /// RECONNECT_MAX.
+    pub reconnect_max: GoDuration,
+}
+
+/// A host with a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// A name or an address.
+    pub host: Host,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// One route, whole: what it left out has been filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteConfig {
+    /// Which variable it comes from (`DOMAINS`, `ROUTES[0]`, `SOCKETIO_PATH`), for the log.
+    pub origin: String,
+    /// The domains it claims.
+    pub domains: Domains,
+    /// The path prefix it claims.
+    pub path: PathPrefix,
+    /// How the proxy talks to the application.
+    pub scheme: Scheme,
+    /// Where the application is, if not at the advertised address. A name is passed on as it is.
+    pub host: Option<Host>,
+    /// The application's port, never 0.
+    pub port: u16,
+    /// Higher wins over a longer path.
+    pub priority: i32,
+    /// The proxy's check; `None` turns it off.
+    pub health: Option<HealthCheck>,
+    /// What is set for it.
+    pub options: RouteOptions,
+    /// RESPONSE_HEADERS.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// RATE_LIMIT.
+    pub rate_limit: Option<RateLimit>,
+    /// CIRCUIT_BREAKER.
+    pub circuit_breaker: Option<CircuitBreaker>,
+}
+
+impl RouteConfig {
+    /// The URL to register when our address is `advertised`.
+    pub fn backend(&self, advertised: IpAddr) -> BackendUrl {
+        let host = self.host.clone().unwrap_or(Host::Ip(advertised));
+        BackendUrl::new(self.scheme, host, self.port)
+    }
+}
+
+/// The options of a route that the environment can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteOptions {
+    /// COMPRESSION.
+    pub compression: bool,
+    /// ENABLE_WEBSOCKET.
+    pub websocket: bool,
+    /// PRESERVE_HOST.
+    pub preserve_host: bool,
+    /// BACKEND_HTTP2.
+    pub http2: bool,
+    /// BACKEND_TIMEOUT, more than zero; `None` leaves it to the proxy.
+    pub timeout: Option<GoDuration>,
+}
+
+impl RouteOptions {
+    /// As the wire has them, each key once, in the order of PROTOCOL section 5.
+    pub fn to_options(&self) -> Vec<RouteOption> {
+        let flags = [
+            RouteOption::Websocket(self.websocket),
+            RouteOption::PreserveHost(self.preserve_host),
+            RouteOption::Compression(self.compression),
+            RouteOption::Http2(self.http2),
+        ];
+        self.timeout.map(RouteOption::Timeout).into_iter().chain(flags).collect()
+    }
+}
+
+/// How the advertised address is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressConfig {
+    /// BACKEND_HOST.
+    pub backend_host: Option<Host>,
+    /// WEB_NET_CIDR, without the bits of a host.
+    pub web_net: IpNet,
+}
+
+/// When the application counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadinessConfig {
+    /// WAIT_FOR_PORT; without it the application counts as ready at once.
+    pub wait: bool,
+    /// READY_CHECK, or one for each distinct host and port of the routes. At least one; all must pass.
+    pub checks: Vec<ReadyCheck>,
+    /// READY_INTERVAL, the longest pause between two tries. More than zero.
+    pub interval: GoDuration,
+    /// READY_TIMEOUT, for one try. More than zero.
+    pub timeout: GoDuration,
+    /// READY_RISE: so many tries in a row must pass. At least one.
+    pub rise: u32,
+    /// PORT_WAIT_TIMEOUT: waiting longer is warned about, and goes on. More than zero.
+    pub overdue: GoDuration,
+}
+
+/// One thing that must hold before the application counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ReadyCheck {
+    /// Something accepts connections there.
+    Tcp(Endpoint),
+}
+
+impl fmt::Display for ReadyCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadyCheck::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
+        }
+    }
+}
+
+/// What goes into the log, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogConfig {
+    /// LOG_LEVEL.
+    pub level: Level,
+    /// LOG_FORMAT.
+    pub format: Format,
+}
+
+/// What configuration depends on besides the environment; tests bring their own.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// What the kernel calls this host; empty where that is not known.
+    pub host_name: &'a str,
+    /// Reads a file; the error is what a person is told about it.
+    pub read_file: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("host_name", &self.host_name).finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// The configuration of this process: its own environment, host name and files.
+    ///
+    /// # Errors
+    /// See [`Config::from_env`].
+    pub fn load() -> Result<Config, ConfigErrors> {
+        let host_name = file::host_name();
+        Config::from_env(std::env::vars_os(), Context { host_name: &host_name, read_file: &file::read })
+    }
+
+    /// The configuration that `vars` describe (SEMANTICS section 10).
+    ///
+    /// # Errors
+    /// Every mistake there is, at once; secrets are not quoted. The caller's exit code is 64.
+    pub fn from_env(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        context: Context<'_>,
+    ) -> Result<Config, ConfigErrors> {
+        build::build(source::Source::read(vars, &context), context.host_name)
+    }
+}

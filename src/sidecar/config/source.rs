@@ -1,0 +1,188 @@
+//! From the environment to one text for each variable: which spelling wins, what a file holds, and which
+//! names nobody reads. What the texts mean is not known here.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use super::Context;
+use super::error::Problem;
+use super::variables::{self, FILE_SUFFIX, PREFIX, VARIABLES, Variable};
+
+/// What the environment says, with everything that is wrong on this level.
+pub(super) struct Source {
+    /// By the name of the table.
+    pub(super) values: BTreeMap<&'static str, Given>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<String>,
+    /// Names that are set and that nobody reads; a required one may be among them, misspelled.
+    pub(super) unread: Vec<String>,
+}
+
+/// A variable's text and where it came from.
+pub(super) struct Given {
+    pub(super) text: String,
+    /// The name as it was written.
+    pub(super) variable: String,
+    /// The file that held the text.
+    pub(super) file: Option<String>,
+}
+
+impl Given {
+    /// Whether it was written with our prefix, so that nobody else can have meant it.
+    pub(super) fn is_prefixed(&self) -> bool {
+        self.variable.starts_with(PREFIX)
+    }
+}
+
+impl Source {
+    /// Reads `vars` by the rules of SEMANTICS section 10.
+    pub(super) fn read(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        context: &Context<'_>,
+    ) -> Source {
+        let mut source = Source {
+            values: BTreeMap::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            unread: Vec::new(),
+        };
+        let set = source.sort_out(vars);
+        for variable in VARIABLES.iter().filter(|variable| variable.implemented) {
+            if let Some(given) = source.pick(variable, &set, context) {
+                source.values.insert(variable.name, given);
+            }
+        }
+        source
+    }
+
+    /// Keeps what is set and may be read; warns about what wears our prefix and has no effect.
+    fn sort_out(
+        &mut self,
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> BTreeMap<String, OsString> {
+        let mut set = BTreeMap::new();
+        for (name, value) in vars {
+            // A name that is no UTF-8 is none of ours.
+            let Ok(name) = name.into_string() else { continue };
+            if is_blank(&value) {
+                continue;
+            }
+            match (name.strip_prefix(PREFIX), known(name.strip_prefix(PREFIX).unwrap_or(&name))) {
+                (Some(_), Some(variable)) if !variable.implemented => {
+                    self.warnings.push(format!("{name} has no effect in this version"));
+                }
+                (Some(_), Some(_)) => drop(set.insert(name, value)),
+                (None, Some(variable)) if variable.bare && variable.implemented => {
+                    set.insert(name, value);
+                }
+                (Some(base), None) => {
+                    self.warnings.push(unknown(&name, base));
+                    self.unread.push(name);
+                }
+                (None, _) => self.unread.push(name),
+            }
+        }
+        // The order of an environment is an accident.
+        self.warnings.sort();
+        self.unread.sort();
+        set
+    }
+
+    /// The text of one variable: the prefixed spelling before the bare one, the value or its file.
+    fn pick(
+        &mut self,
+        variable: &Variable,
+        set: &BTreeMap<String, OsString>,
+        context: &Context<'_>,
+    ) -> Option<Given> {
+        let prefixes: &[&str] = if variable.bare { &[PREFIX, ""] } else { &[PREFIX] };
+        for prefix in prefixes {
+            let direct = format!("{prefix}{}", variable.name);
+            let file = format!("{direct}{FILE_SUFFIX}");
+            match (set.get(&direct), set.get(&file)) {
+                (None, None) => {}
+                (Some(_), Some(_)) => {
+                    let reason = format!("{file} is set as well: keep one of the two");
+                    self.problems.push(Problem::new(direct, None, reason));
+                    return None;
+                }
+                (Some(value), None) => return self.direct(variable, direct, value),
+                (None, Some(path)) => return self.from_file(variable, file, path, context),
+            }
+        }
+        None
+    }
+
+    fn direct(&mut self, variable: &Variable, name: String, value: &OsStr) -> Option<Given> {
+        let Some(text) = value.to_str() else {
+            let line = format!("{name}={}", variable.example);
+            self.problems.push(Problem::new(name, None, "its value is no UTF-8").example(line));
+            return None;
+        };
+        Some(Given { text: trimmed(variable, text).to_owned(), variable: name, file: None })
+    }
+
+    fn from_file(
+        &mut self,
+        variable: &Variable,
+        name: String,
+        path: &OsStr,
+        context: &Context<'_>,
+    ) -> Option<Given> {
+        let shown = path.to_string_lossy().into_owned();
+        let content = (context.read_file)(Path::new(path)).and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| "what the file holds is no UTF-8".to_owned())
+        });
+        match content {
+            Err(reason) => {
+                let line = format!("{name}=/run/secrets/{}", variable.name.to_ascii_lowercase());
+                self.problems.push(Problem::new(name, Some(&shown), reason).example(line));
+                None
+            }
+            Ok(content) if content.trim().is_empty() => {
+                self.warnings.push(format!("{name}: the file {shown} is empty, which counts as not set"));
+                None
+            }
+            Ok(content) => {
+                let text = trimmed(variable, content.trim_end_matches(['\n', '\r'])).to_owned();
+                Some(Given { text, variable: name, file: Some(shown) })
+            }
+        }
+    }
+
+    /// Which of the names that nobody reads may have been meant for one of `wanted`.
+    pub(super) fn misspelled(&self, wanted: &[&str]) -> Option<String> {
+        self.unread.iter().find_map(|name| {
+            let base = name.strip_prefix(PREFIX).unwrap_or(name);
+            let meant = variables::nearest(base, wanted.iter().copied())?;
+            let right = variables::find(meant)?.advertised();
+            Some(format!("{name} is set: is {right} meant?"))
+        })
+    }
+}
+
+/// The table's entry for a name without the prefix, the `_FILE` variant included.
+fn known(base: &str) -> Option<&'static Variable> {
+    variables::find(base).or_else(|| variables::find(base.strip_suffix(FILE_SUFFIX)?))
+}
+
+fn unknown(name: &str, base: &str) -> String {
+    let (stem, suffix) = match base.strip_suffix(FILE_SUFFIX) {
+        Some(stem) => (stem, FILE_SUFFIX),
+        None => (base, ""),
+    };
+    match variables::nearest(stem, VARIABLES.iter().map(|known| known.name)) {
+        Some(near) => format!("{name} is unknown and has no effect: is {PREFIX}{near}{suffix} meant?"),
+        None => format!("{name} is unknown and has no effect"),
+    }
+}
+
+/// Blanks around a value are never meant, except perhaps in a secret.
+fn trimmed<'a>(variable: &Variable, text: &'a str) -> &'a str {
+    if variable.is_secret() { text } else { text.trim() }
+}
+
+fn is_blank(value: &OsStr) -> bool {
+    value.to_str().is_some_and(|text| text.trim().is_empty())
+}

@@ -1,0 +1,257 @@
+//! From one text to one value, for the kinds of values that are only in the environment.
+
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use crate::protocol::{
+    CircuitBreaker, Domain, Domains, GoDuration, HeaderName, HeaderValue, Host, Invalid, RateLimit, Scheme,
+};
+use crate::telemetry::{Format, Level};
+
+use super::{Endpoint, ReadyCheck};
+
+/// Domains in one ROUTE_ADD may be this long together; a line of the reference server ends at 65,535 bytes
+/// (PROTOCOL section 1).
+const MAX_DOMAINS_TEXT: usize = 60_000;
+/// METADATA in REGISTER may be this long, for the same reason, tokens and names besides.
+const MAX_METADATA: usize = 48 * 1024;
+/// Registries in REGISTRY_HOST. Each is a session of its own.
+const MAX_ENDPOINTS: usize = 16;
+const MAX_TOKEN: usize = 4096;
+
+pub(super) fn flag(text: &str) -> Result<bool, Invalid> {
+    crate::protocol::parse_bool("boolean", text)
+}
+
+pub(super) fn port(text: &str) -> Result<u16, Invalid> {
+    match text.parse() {
+        Ok(port) if port != 0 && is_digits(text) => Ok(port),
+        _ => Err(Invalid::new("port", text, "it is no number from 1 to 65535", "8080")),
+    }
+}
+
+/// A port, or the URL that a legacy link puts into REGISTRY_PORT: `tcp://10.0.0.5:81`.
+pub(super) fn linked_port(text: &str) -> Result<u16, Invalid> {
+    let inner = text.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':')).map(|(_, port)| port);
+    port(inner.unwrap_or(text)).map_err(|refused| Invalid::new("port", text, refused.reason, "81"))
+}
+
+pub(super) fn priority(text: &str) -> Result<i32, Invalid> {
+    text.parse().map_err(|_| Invalid::new("priority", text, "it is no whole number", "10"))
+}
+
+pub(super) fn count(text: &str) -> Result<u32, Invalid> {
+    match text.parse() {
+        Ok(count) if count != 0 && is_digits(text) => Ok(count),
+        _ => Err(Invalid::new("count", text, "it is no whole number above 0", "1")),
+    }
+}
+
+pub(super) fn duration(text: &str) -> Result<GoDuration, Invalid> {
+    text.parse()
+}
+
+pub(super) fn positive(text: &str) -> Result<GoDuration, Invalid> {
+    let refuse = |refused: Invalid| Invalid::new("duration", text, refused.reason, refused.example);
+    duration(text)?.non_zero().map_err(refuse)
+}
+
+pub(super) fn scheme(text: &str) -> Result<Scheme, Invalid> {
+    match text.to_ascii_lowercase().as_str() {
+        "http" => Ok(Scheme::Http),
+        "https" => Ok(Scheme::Https),
+        "h2c" => Ok(Scheme::H2c),
+        _ => Err(Invalid::new("scheme", text, "it is none of http, https, h2c", "http")),
+    }
+}
+
+pub(super) fn host(text: &str) -> Result<Host, Invalid> {
+    if text.contains("://") {
+        return Err(Invalid::new("host", text, "a host, not a URL: leave out the scheme", "app"));
+    }
+    if text.matches(':').count() == 1 {
+        return Err(Invalid::new("host", text, "a host without a port: that is another variable", "app"));
+    }
+    text.parse()
+}
+
+pub(super) fn network(text: &str) -> Result<IpNet, Invalid> {
+    let refused = || Invalid::new("network", text, "it is no address with a prefix length", "10.2.2.0/24");
+    // The bits of a host do no harm: people copy an interface's address.
+    text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| refused())
+}
+
+pub(super) fn level(text: &str) -> Result<Level, Invalid> {
+    text.parse().map_err(|reason: &'static str| Invalid::new("level", text, reason, "info"))
+}
+
+pub(super) fn format(text: &str) -> Result<Format, Invalid> {
+    text.parse().map_err(|reason: &'static str| Invalid::new("format", text, reason, "json"))
+}
+
+pub(super) fn token(text: &str) -> Result<super::Secret, Invalid> {
+    let refuse = |reason: &'static str| Err(Invalid::new("token", "[redacted]", reason, ""));
+    if text.len() > MAX_TOKEN {
+        return refuse("it is longer than 4096 bytes");
+    }
+    if text.chars().any(char::is_control) {
+        return refuse("a line end or another control character stands in it");
+    }
+    Ok(super::Secret::new(text))
+}
+
+/// Names separated by commas, blanks or both.
+pub(super) fn domains(text: &str) -> Result<Domains, Invalid> {
+    let names = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|name| !name.is_empty());
+    let parsed = names.map(str::parse::<Domain>).collect::<Result<Vec<_>, _>>()?;
+    let refuse = |reason: &'static str| Invalid::new("domains", text, reason, "app.example.com");
+    let domains = Domains::new(parsed).ok_or_else(|| refuse("no domain stands in it"))?;
+    if domains.to_string().len() > MAX_DOMAINS_TEXT {
+        return Err(refuse("longer than 60000 characters: spread the domains over several ROUTES"));
+    }
+    Ok(domains)
+}
+
+/// A list of `host[:port]`; hosts without a port get `default_port`. Repetitions are dropped.
+pub(super) fn endpoints(text: &str, default_port: u16) -> Result<Vec<Endpoint>, Invalid> {
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for item in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty()) {
+        let endpoint = endpoint(item, Some(default_port))?;
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    let refuse = |reason: &'static str| Err(Invalid::new("registries", text, reason, "proxy"));
+    match endpoints.len() {
+        0 => refuse("no host stands in it"),
+        1..=MAX_ENDPOINTS => Ok(endpoints),
+        _ => refuse("more than 16 registries"),
+    }
+}
+
+/// `host:port`, `[v6]:port`, or either without the port where there is a default.
+fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Invalid> {
+    let refuse = |reason: &str| Invalid::new("host and port", text, reason.to_owned(), "proxy:81");
+    if text.contains("://") {
+        return Err(refuse("a host with its port, not a URL: leave out the scheme"));
+    }
+    let (host_text, port_text) = match text.rsplit_once(':') {
+        // An address of IPv6 has colons of its own; with a port it needs brackets.
+        Some((before, _)) if before.contains(':') && !before.ends_with(']') => (text, None),
+        Some((before, after)) => (before, Some(after)),
+        None => (text, None),
+    };
+    let host = host_text.parse::<Host>().map_err(|refused| refuse(&refused.reason))?;
+    let port = match (port_text, default_port) {
+        (Some(port_text), _) => {
+            port(port_text).map_err(|_| refuse("its port is no number from 1 to 65535"))?
+        }
+        (None, Some(port)) => port,
+        (None, None) => return Err(refuse("its port is missing")),
+    };
+    Ok(Endpoint { host, port })
+}
+
+/// Checks separated by blanks or commas.
+pub(super) fn ready_checks(text: &str) -> Result<Vec<ReadyCheck>, Invalid> {
+    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
+    let checks = items.map(ready_check).collect::<Result<Vec<_>, _>>()?;
+    if checks.is_empty() {
+        return Err(Invalid::new("check", text, "no check stands in it", "tcp://127.0.0.1:8080"));
+    }
+    Ok(checks)
+}
+
+fn ready_check(text: &str) -> Result<ReadyCheck, Invalid> {
+    let refuse = |reason: &str| Invalid::new("check", text, reason.to_owned(), "tcp://127.0.0.1:8080");
+    let Some(rest) = text.strip_prefix("tcp://") else {
+        return Err(refuse("this version has checks of one kind only: tcp://host:port"));
+    };
+    endpoint(rest, None).map(ReadyCheck::Tcp).map_err(|refused| refuse(&refused.reason))
+}
+
+pub(super) fn metadata(text: &str) -> Result<Map<String, Value>, Invalid> {
+    let refuse = |reason: String| Err(Invalid::new("metadata", text, reason, r#"{"version":"1.0.0"}"#));
+    if text.len() > MAX_METADATA {
+        return refuse("longer than 48 KiB".to_owned());
+    }
+    let map = match object(text) {
+        Ok(map) => map,
+        Err(reason) => return refuse(reason),
+    };
+    for (key, variable) in [("token", "REGISTRY_TOKEN"), ("service_token", "SIDECAR_SERVICE_TOKEN")] {
+        if map.contains_key(key) {
+            return refuse(format!("the key {key:?} is for a secret, which belongs into {variable}"));
+        }
+    }
+    Ok(map)
+}
+
+pub(super) fn headers(text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, Invalid> {
+    let refuse =
+        |reason: String| Invalid::new("headers", text, reason, r#"{"X-Frame-Options":"SAMEORIGIN"}"#);
+    header_list(&object(text).map_err(refuse)?)
+}
+
+/// The headers of a JSON object.
+pub(super) fn header_list(map: &Map<String, Value>) -> Result<Vec<(HeaderName, HeaderValue)>, Invalid> {
+    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(map.len());
+    for (name, value) in map {
+        let parsed: HeaderName = name.parse()?;
+        let refuse = |reason: &'static str| Invalid::new("header", name, reason, "X-Frame-Options");
+        let value = value.as_str().ok_or_else(|| refuse("its value is no JSON string"))?.parse()?;
+        if headers.iter().any(|(other, _)| other.as_str().eq_ignore_ascii_case(name)) {
+            return Err(refuse("it stands there twice, in different spellings"));
+        }
+        headers.push((parsed, value));
+    }
+    Ok(headers)
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err("it is JSON, but no object".to_owned()),
+        Err(error) => Err(format!("it is no JSON ({error})")),
+    }
+}
+
+/// `requests/window`.
+pub(super) fn rate_limit(text: &str) -> Result<RateLimit, Invalid> {
+    let refuse = |reason: String| Invalid::new("rate limit", text, reason, "100/1m");
+    let (requests, window) =
+        text.split_once('/').ok_or_else(|| refuse("it is not of the form requests/window".to_owned()))?;
+    Ok(RateLimit {
+        requests: part(requests, count, "requests").map_err(refuse)?,
+        window: part(window, positive, "window").map_err(refuse)?,
+    })
+}
+
+/// `failures/time open/trials`.
+pub(super) fn circuit_breaker(text: &str) -> Result<CircuitBreaker, Invalid> {
+    let refuse = |reason: String| Invalid::new("circuit breaker", text, reason, "5/30s/3");
+    let parts: Vec<&str> = text.split('/').collect();
+    let [threshold, timeout, trials] = parts[..] else {
+        return Err(refuse("it is not of the form failures/time/trials".to_owned()));
+    };
+    Ok(CircuitBreaker {
+        threshold: part(threshold, count, "failures").map_err(refuse)?,
+        timeout: part(timeout, positive, "time").map_err(refuse)?,
+        half_open_requests: part(trials, count, "trials").map_err(refuse)?,
+    })
+}
+
+fn part<T>(text: &str, parse: fn(&str) -> Result<T, Invalid>, what: &str) -> Result<T, String> {
+    parse(text.trim()).map_err(|refused| format!("{what}: {}", refused.reason))
+}
+
+/// What the protocol has a type for.
+pub(super) fn wire<T: FromStr<Err = Invalid>>(text: &str) -> Result<T, Invalid> {
+    text.parse()
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit())
+}
