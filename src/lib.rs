@@ -6,12 +6,14 @@
 //! | [`client`] | keeps one session with a registry alive and converges it to an intent | the environment, processes |
 //! | [`sidecar`] | the daemon: configuration, address, readiness, the one `run` | how the server works |
 //! | [`server`] | the registry and the HTTP proxy whose routing it controls | the sidecar, the client |
+//! | [`environment`] | names, prefixes and files of variables; every mistake at once | what a variable means |
 //! | [`shutdown`], [`telemetry`] | used by all | all of the above |
 //!
 //! Dependencies point one way; `tests/architecture.rs` fails when one does not. The walks through the
 //! code (start, a request, the link breaks, SIGTERM) are in `docs/ARCHITECTURE.md`.
 
 pub mod client;
+pub mod environment;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod server;

@@ -8,10 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use registry_sidecar::environment::{ConfigErrors, Context, Fallback};
 use registry_sidecar::protocol::{GoDuration, RouteOption, Scheme};
-use registry_sidecar::sidecar::config::{
-    Config, ConfigErrors, Context, Fallback, RegistrationConfig, VARIABLES,
-};
+use registry_sidecar::sidecar::config::{Config, RegistrationConfig, VARIABLES};
 use registry_sidecar::telemetry::{Format, Level};
 
 /// What `vars` mean on the host `web-1`, where `files` exist.

@@ -1,6 +1,8 @@
 //! The real binaries, together: a server, a web server that knows nothing of it, and a sidecar that is
 //! configured by its environment alone.
 
+#![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
+
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "support/relay.rs"]

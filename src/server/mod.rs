@@ -6,6 +6,7 @@
 //! | [`routing`] | the immutable table: match a request, choose a member, replace a part | both of its users |
 //! | [`proxy`] | the data plane: listeners, forwarding, upstream connections, probes | the registry |
 
+pub mod config;
 pub mod proxy;
 pub mod registry;
 pub mod routing;

@@ -2,25 +2,21 @@
 //!
 //! Each function reads all of its variables before it gives up on one, so that the report is complete.
 
+use crate::environment::{ConfigErrors, Reader, Reported, Source};
 use crate::protocol::{GoDuration, Host, InstanceName};
 
-use super::reader::{Raw, Reader, Reported};
-use super::source::Source;
+use super::raw::Raw;
 use super::{
-    AddressConfig, Config, ConfigErrors, Endpoint, LogConfig, ReadinessConfig, ReadyCheck,
-    RegistrationConfig, RegistryConfig, RouteConfig, routes, values,
+    AddressConfig, Config, Endpoint, LogConfig, ReadinessConfig, ReadyCheck, RegistrationConfig,
+    RegistryConfig, RouteConfig, routes, values,
 };
 
 /// The configuration, or everything that is wrong with it.
 pub(super) fn build(source: Source, host_name: &str) -> Result<Config, ConfigErrors> {
     let (mut raw, mut reader) = Reader::new(source);
     let config = parts(&mut raw, &mut reader, host_name);
-    let warnings = reader.finish()?;
-    match config {
-        Ok(config) => Ok(Config { warnings, ..config }),
-        // What gave up has said why, so the report was not empty.
-        Err(Reported) => Err(ConfigErrors::new(Vec::new())),
-    }
+    let (config, warnings) = reader.finish(config)?;
+    Ok(Config { warnings, ..config })
 }
 
 fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str) -> Result<Config, Reported> {

@@ -3,38 +3,32 @@
 //! | step | where |
 //! |---|---|
 //! | which names there are | [`VARIABLES`], which hints and documentation share |
-//! | environment to one text a variable: prefix, bare names, files | `source` |
+//! | environment to one text a variable: prefix, bare names, files | [`crate::environment`] |
 //! | texts to values, all mistakes collected | `build`, `routes`, `values` |
 //!
 //! The rules are those of SEMANTICS section 10. Nothing here knows the network or the client.
 
 mod build;
-mod error;
-mod file;
-mod reader;
+mod raw;
 mod routes;
-mod secret;
-mod source;
 mod values;
 mod variables;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use crate::environment::{self, ConfigErrors, Context, Secret, Source};
 use crate::protocol::{
     BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
 use crate::telemetry::{Format, Level};
 
-pub use error::{ConfigErrors, Problem};
-pub use secret::Secret;
-pub use variables::{FILE_SUFFIX, Fallback, PREFIX, VARIABLES, Variable};
+pub use variables::{PREFIX, TABLE, VARIABLES};
 
 /// Everything that the sidecar was told. Consistent in itself: what contradicts itself is refused.
 #[derive(Debug, Clone, PartialEq)]
@@ -215,29 +209,17 @@ pub struct LogConfig {
     pub format: Format,
 }
 
-/// What configuration depends on besides the environment; tests bring their own.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// What the kernel calls this host; empty where that is not known.
-    pub host_name: &'a str,
-    /// Reads a file; the error is what a person is told about it.
-    pub read_file: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
-}
-
-impl fmt::Debug for Context<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("host_name", &self.host_name).finish_non_exhaustive()
-    }
-}
-
 impl Config {
     /// The configuration of this process: its own environment, host name and files.
     ///
     /// # Errors
     /// See [`Config::from_env`].
     pub fn load() -> Result<Config, ConfigErrors> {
-        let host_name = file::host_name();
-        Config::from_env(std::env::vars_os(), Context { host_name: &host_name, read_file: &file::read })
+        let host_name = environment::host_name();
+        Config::from_env(
+            std::env::vars_os(),
+            Context { host_name: &host_name, read_file: &environment::read_file },
+        )
     }
 
     /// The configuration that `vars` describe (SEMANTICS section 10).
@@ -248,6 +230,6 @@ impl Config {
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         context: Context<'_>,
     ) -> Result<Config, ConfigErrors> {
-        build::build(source::Source::read(vars, &context), context.host_name)
+        build::build(Source::read(TABLE, vars, &context), context.host_name)
     }
 }

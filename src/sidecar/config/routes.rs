@@ -3,14 +3,14 @@
 
 use serde_json::{Map, Value};
 
+use crate::environment::{Reader, Reported, nearest, reason_of};
 use crate::protocol::{
     CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host, Invalid, PathPrefix,
     RateLimit, Scheme,
 };
 
-use super::error::reason_of;
-use super::reader::{Raw, Reader, Reported};
-use super::{RouteConfig, RouteOptions, values, variables};
+use super::raw::Raw;
+use super::{RouteConfig, RouteOptions, values};
 
 /// What came of the variables about routes.
 pub(super) struct Routes {
@@ -349,7 +349,7 @@ fn header_object(value: &Value) -> Result<Vec<(HeaderName, HeaderValue)>, String
 }
 
 fn unknown_key(key: &str, known: &[&'static str]) -> String {
-    match variables::nearest(key, known.iter().copied()) {
+    match nearest(key, known.iter().copied()) {
         Some(near) => format!("unknown key, did you mean {near}?"),
         None => format!("unknown key; there are {}", known.join(", ")),
     }

@@ -1,14 +1,11 @@
 //! From one text to one value, for the kinds of values that are only in the environment.
 
-use std::str::FromStr;
-
-use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+pub(super) use crate::environment::values::*;
 use crate::protocol::{
-    CircuitBreaker, Domain, Domains, GoDuration, HeaderName, HeaderValue, Host, Invalid, RateLimit, Scheme,
+    CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, Host, Invalid, RateLimit, Scheme,
 };
-use crate::telemetry::{Format, Level};
 
 use super::{Endpoint, ReadyCheck};
 
@@ -19,18 +16,6 @@ const MAX_DOMAINS_TEXT: usize = 60_000;
 const MAX_METADATA: usize = 48 * 1024;
 /// Registries in REGISTRY_HOST. Each is a session of its own.
 const MAX_ENDPOINTS: usize = 16;
-const MAX_TOKEN: usize = 4096;
-
-pub(super) fn flag(text: &str) -> Result<bool, Invalid> {
-    crate::protocol::parse_bool("boolean", text)
-}
-
-pub(super) fn port(text: &str) -> Result<u16, Invalid> {
-    match text.parse() {
-        Ok(port) if port != 0 && is_digits(text) => Ok(port),
-        _ => Err(Invalid::new("port", text, "it is no number from 1 to 65535", "8080")),
-    }
-}
 
 /// A port, or the URL that a legacy link puts into REGISTRY_PORT: `tcp://10.0.0.5:81`.
 pub(super) fn linked_port(text: &str) -> Result<u16, Invalid> {
@@ -40,22 +25,6 @@ pub(super) fn linked_port(text: &str) -> Result<u16, Invalid> {
 
 pub(super) fn priority(text: &str) -> Result<i32, Invalid> {
     text.parse().map_err(|_| Invalid::new("priority", text, "it is no whole number", "10"))
-}
-
-pub(super) fn count(text: &str) -> Result<u32, Invalid> {
-    match text.parse() {
-        Ok(count) if count != 0 && is_digits(text) => Ok(count),
-        _ => Err(Invalid::new("count", text, "it is no whole number above 0", "1")),
-    }
-}
-
-pub(super) fn duration(text: &str) -> Result<GoDuration, Invalid> {
-    text.parse()
-}
-
-pub(super) fn positive(text: &str) -> Result<GoDuration, Invalid> {
-    let refuse = |refused: Invalid| Invalid::new("duration", text, refused.reason, refused.example);
-    duration(text)?.non_zero().map_err(refuse)
 }
 
 pub(super) fn scheme(text: &str) -> Result<Scheme, Invalid> {
@@ -75,31 +44,6 @@ pub(super) fn host(text: &str) -> Result<Host, Invalid> {
         return Err(Invalid::new("host", text, "a host without a port: that is another variable", "app"));
     }
     text.parse()
-}
-
-pub(super) fn network(text: &str) -> Result<IpNet, Invalid> {
-    let refused = || Invalid::new("network", text, "it is no address with a prefix length", "10.2.2.0/24");
-    // The bits of a host do no harm: people copy an interface's address.
-    text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| refused())
-}
-
-pub(super) fn level(text: &str) -> Result<Level, Invalid> {
-    text.parse().map_err(|reason: &'static str| Invalid::new("level", text, reason, "info"))
-}
-
-pub(super) fn format(text: &str) -> Result<Format, Invalid> {
-    text.parse().map_err(|reason: &'static str| Invalid::new("format", text, reason, "json"))
-}
-
-pub(super) fn token(text: &str) -> Result<super::Secret, Invalid> {
-    let refuse = |reason: &'static str| Err(Invalid::new("token", "[redacted]", reason, ""));
-    if text.len() > MAX_TOKEN {
-        return refuse("it is longer than 4096 bytes");
-    }
-    if text.chars().any(char::is_control) {
-        return refuse("a line end or another control character stands in it");
-    }
-    Ok(super::Secret::new(text))
 }
 
 /// Names separated by commas, blanks or both.
@@ -245,13 +189,4 @@ pub(super) fn circuit_breaker(text: &str) -> Result<CircuitBreaker, Invalid> {
 
 fn part<T>(text: &str, parse: fn(&str) -> Result<T, Invalid>, what: &str) -> Result<T, String> {
     parse(text.trim()).map_err(|refused| format!("{what}: {}", refused.reason))
-}
-
-/// What the protocol has a type for.
-pub(super) fn wire<T: FromStr<Err = Invalid>>(text: &str) -> Result<T, Invalid> {
-    text.parse()
-}
-
-fn is_digits(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_digit())
 }

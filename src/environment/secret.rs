@@ -7,7 +7,8 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    pub(super) fn new(text: &str) -> Self {
+    /// Takes the text over.
+    pub fn new(text: &str) -> Self {
         Secret(text.to_owned())
     }
 

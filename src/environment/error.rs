@@ -86,7 +86,7 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// The refusal's reason; with the part of the value that was refused where that is not all of it.
-pub(super) fn reason_of(refused: &Invalid, whole: &str) -> String {
+pub fn reason_of(refused: &Invalid, whole: &str) -> String {
     let quoted: String = whole.chars().take(QUOTED_CHARS).collect();
     if refused.value == quoted {
         return refused.reason.to_string();

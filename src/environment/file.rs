@@ -13,7 +13,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// # Errors
 /// Says which file, as which user, and the file's owner and mode: the usual trouble is a secret of Compose,
 /// a bind mount that keeps the host's owner and mode.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut content = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut content));
     match read {
@@ -67,7 +67,7 @@ fn effective_user() -> Option<u32> {
 }
 
 /// What the kernel calls this host; in a container its name or id. Empty where it cannot be known.
-pub(super) fn host_name() -> String {
+pub fn host_name() -> String {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use super::Context;
 use super::error::Problem;
-use super::variables::{self, FILE_SUFFIX, PREFIX, VARIABLES, Variable};
+use super::variable::{FILE_SUFFIX, Table, Variable, nearest};
 
 /// What the environment says, with everything that is wrong on this level.
-pub(super) struct Source {
+pub struct Source {
+    pub(super) table: Table,
     /// By the name of the table.
     pub(super) values: BTreeMap<&'static str, Given>,
     pub(super) problems: Vec<Problem>,
@@ -28,27 +29,24 @@ pub(super) struct Given {
     pub(super) file: Option<String>,
 }
 
-impl Given {
-    /// Whether it was written with our prefix, so that nobody else can have meant it.
-    pub(super) fn is_prefixed(&self) -> bool {
-        self.variable.starts_with(PREFIX)
-    }
-}
+impl Given {}
 
 impl Source {
-    /// Reads `vars` by the rules of SEMANTICS section 10.
-    pub(super) fn read(
+    /// Reads the variables of `table` from `vars` by the rules of SEMANTICS section 10.
+    pub fn read(
+        table: Table,
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         context: &Context<'_>,
     ) -> Source {
         let mut source = Source {
+            table,
             values: BTreeMap::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
             unread: Vec::new(),
         };
         let set = source.sort_out(vars);
-        for variable in VARIABLES.iter().filter(|variable| variable.implemented) {
+        for variable in table.variables.iter().filter(|variable| variable.implemented) {
             if let Some(given) = source.pick(variable, &set, context) {
                 source.values.insert(variable.name, given);
             }
@@ -62,14 +60,17 @@ impl Source {
         vars: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> BTreeMap<String, OsString> {
         let mut set = BTreeMap::new();
+        // A program without a prefix runs alone: its names are meant for it.
+        let alone = self.table.prefix.is_empty();
         for (name, value) in vars {
             // A name that is no UTF-8 is none of ours.
             let Ok(name) = name.into_string() else { continue };
             if is_blank(&value) {
                 continue;
             }
-            match (name.strip_prefix(PREFIX), known(name.strip_prefix(PREFIX).unwrap_or(&name))) {
-                (Some(_), Some(variable)) if !variable.implemented => {
+            let base = self.table.without_prefix(&name);
+            match (base, known(&self.table, base.unwrap_or(&name))) {
+                (worn, Some(variable)) if !variable.implemented && (worn.is_some() || alone) => {
                     self.warnings.push(format!("{name} has no effect in this version"));
                 }
                 (Some(_), Some(_)) => drop(set.insert(name, value)),
@@ -77,7 +78,7 @@ impl Source {
                     set.insert(name, value);
                 }
                 (Some(base), None) => {
-                    self.warnings.push(unknown(&name, base));
+                    self.warnings.push(unknown(&self.table, &name, base));
                     self.unread.push(name);
                 }
                 (None, _) => self.unread.push(name),
@@ -96,7 +97,8 @@ impl Source {
         set: &BTreeMap<String, OsString>,
         context: &Context<'_>,
     ) -> Option<Given> {
-        let prefixes: &[&str] = if variable.bare { &[PREFIX, ""] } else { &[PREFIX] };
+        let prefix = self.table.prefix;
+        let prefixes: &[&str] = if variable.bare && !prefix.is_empty() { &[prefix, ""] } else { &[prefix] };
         for prefix in prefixes {
             let direct = format!("{prefix}{}", variable.name);
             let file = format!("{direct}{FILE_SUFFIX}");
@@ -108,7 +110,7 @@ impl Source {
                     return None;
                 }
                 (Some(value), None) => return self.direct(variable, direct, value),
-                (None, Some(path)) => return self.from_file(variable, file, path, context),
+                (None, Some(path)) => return self.read_file_variant(variable, file, path, context),
             }
         }
         None
@@ -123,7 +125,7 @@ impl Source {
         Some(Given { text: trimmed(variable, text).to_owned(), variable: name, file: None })
     }
 
-    fn from_file(
+    fn read_file_variant(
         &mut self,
         variable: &Variable,
         name: String,
@@ -154,26 +156,27 @@ impl Source {
     /// Which of the names that nobody reads may have been meant for one of `wanted`.
     pub(super) fn misspelled(&self, wanted: &[&str]) -> Option<String> {
         self.unread.iter().find_map(|name| {
-            let base = name.strip_prefix(PREFIX).unwrap_or(name);
-            let meant = variables::nearest(base, wanted.iter().copied())?;
-            let right = variables::find(meant)?.advertised();
+            let base = self.table.without_prefix(name).unwrap_or(name);
+            let meant = nearest(base, wanted.iter().copied())?;
+            let right = self.table.advertised(self.table.find(meant)?);
             Some(format!("{name} is set: is {right} meant?"))
         })
     }
 }
 
 /// The table's entry for a name without the prefix, the `_FILE` variant included.
-fn known(base: &str) -> Option<&'static Variable> {
-    variables::find(base).or_else(|| variables::find(base.strip_suffix(FILE_SUFFIX)?))
+fn known(table: &Table, base: &str) -> Option<&'static Variable> {
+    table.find(base).or_else(|| table.find(base.strip_suffix(FILE_SUFFIX)?))
 }
 
-fn unknown(name: &str, base: &str) -> String {
+fn unknown(table: &Table, name: &str, base: &str) -> String {
     let (stem, suffix) = match base.strip_suffix(FILE_SUFFIX) {
         Some(stem) => (stem, FILE_SUFFIX),
         None => (base, ""),
     };
-    match variables::nearest(stem, VARIABLES.iter().map(|known| known.name)) {
-        Some(near) => format!("{name} is unknown and has no effect: is {PREFIX}{near}{suffix} meant?"),
+    let prefix = table.prefix;
+    match nearest(stem, table.variables.iter().map(|known| known.name)) {
+        Some(near) => format!("{name} is unknown and has no effect: is {prefix}{near}{suffix} meant?"),
         None => format!("{name} is unknown and has no effect"),
     }
 }

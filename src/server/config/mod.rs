@@ -1,0 +1,200 @@
+//! What the server's environment says, as one typed value. The only place in the server that reads it.
+
+mod variables;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::environment::values::{self, count, positive};
+use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Source};
+use crate::protocol::{GoDuration, Invalid};
+use crate::telemetry::{Format, Level};
+
+pub use variables::{TABLE, VARIABLES};
+
+/// Everything that the server was told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// HTTP_LISTEN. Port 0 takes a free one.
+    pub http_listen: SocketAddr,
+    /// REGISTRY_LISTEN. Port 0 takes a free one.
+    pub registry_listen: SocketAddr,
+    /// REGISTRY_ALLOW; `None`: loopback and private ranges.
+    pub registry_allow: Option<Vec<IpNet>>,
+    /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
+    pub backend_allow: Option<Vec<IpNet>>,
+    /// TRUSTED_PROXIES
+    pub trusted_proxies: Vec<IpNet>,
+    /// SESSION_GRACE
+    pub session_grace: GoDuration,
+    /// STAGE_TTL, more than zero.
+    pub stage_ttl: GoDuration,
+    /// MAX_CONNECTIONS, at least one.
+    pub max_connections: usize,
+    /// MAX_SESSIONS, at least one.
+    pub max_sessions: usize,
+    /// MAX_ROUTES_PER_SESSION, at least one.
+    pub max_routes_per_session: usize,
+    /// PROXY_THREADS; `None`: one a processor.
+    pub proxy_threads: Option<NonZeroUsize>,
+    /// LOG_LEVEL
+    pub log_level: Level,
+    /// LOG_FORMAT
+    pub log_format: Format,
+    /// What is no mistake and worth a line in the log.
+    pub warnings: Vec<String>,
+}
+
+/// One text for each variable that this version acts on.
+#[derive(Debug, Default, Deserialize)]
+struct Raw {
+    http_listen: Option<String>,
+    registry_listen: Option<String>,
+    registry_allow: Option<String>,
+    backend_allow: Option<String>,
+    trusted_proxies: Option<String>,
+    session_grace: Option<String>,
+    stage_ttl: Option<String>,
+    max_connections: Option<String>,
+    max_sessions: Option<String>,
+    max_routes_per_session: Option<String>,
+    proxy_threads: Option<String>,
+    log_level: Option<String>,
+    log_format: Option<String>,
+}
+
+impl Config {
+    /// The configuration of this process.
+    ///
+    /// # Errors
+    /// See [`Config::from_env`].
+    pub fn load() -> Result<Config, ConfigErrors> {
+        let context = Context { host_name: &environment::host_name(), read_file: &environment::read_file };
+        Config::from_env(std::env::vars_os(), context)
+    }
+
+    /// The configuration that `vars` describe.
+    ///
+    /// # Errors
+    /// Every mistake there is, at once. The caller's exit code is 64.
+    pub fn from_env(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        context: Context<'_>,
+    ) -> Result<Config, ConfigErrors> {
+        let (raw, mut reader) = Reader::new(Source::read(TABLE, vars, &context));
+        let read = read(raw, &mut reader);
+        let (config, warnings) = reader.finish(read)?;
+        Ok(Config { warnings, ..config })
+    }
+}
+
+/// Reads every variable before it gives up on one, so that the report is complete.
+fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
+    let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
+    let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
+    let registry_allow = reader.optional("REGISTRY_ALLOW", raw.registry_allow, networks);
+    let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
+    let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
+    let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
+    let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
+    let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
+    let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
+    let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
+    let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
+    let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
+    let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
+    Ok(Config {
+        http_listen: http_listen?,
+        registry_listen: registry_listen?,
+        registry_allow: registry_allow?,
+        backend_allow: backend_allow?,
+        trusted_proxies: trusted_proxies?.unwrap_or_default(),
+        session_grace: session_grace?,
+        stage_ttl: stage_ttl?,
+        max_connections: max_connections? as usize,
+        max_sessions: max_sessions? as usize,
+        max_routes_per_session: max_routes? as usize,
+        proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
+        log_level: log_level?,
+        log_format: log_format?,
+        warnings: Vec::new(),
+    })
+}
+
+/// `address:port`, or `:port` for every address of IPv4.
+fn listen(text: &str) -> Result<SocketAddr, Invalid> {
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    whole
+        .parse()
+        .map_err(|_| Invalid::new("listen address", text, "it is no IP address with a port", "0.0.0.0:8080"))
+}
+
+/// Networks or single addresses, separated by commas, blanks or both.
+fn networks(text: &str) -> Result<Vec<IpNet>, Invalid> {
+    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
+    items.map(|item| item.parse::<IpAddr>().map(IpNet::from).or_else(|_| values::network(item))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+        let vars = vars.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let no_file = |_: &std::path::Path| Err("there is no such file".to_owned());
+        Config::from_env(vars, Context { host_name: "proxy", read_file: &no_file })
+    }
+
+    #[test]
+    fn without_any_variable_it_listens_on_80_and_81() {
+        let config = read(&[("PATH", "/usr/bin")]).unwrap();
+        assert_eq!(config.http_listen.to_string(), "0.0.0.0:80");
+        assert_eq!(config.registry_listen.to_string(), "0.0.0.0:81");
+        assert_eq!(config.session_grace, GoDuration::from_secs(300));
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_port_alone_and_single_addresses_are_understood() {
+        let config =
+            read(&[("HTTP_LISTEN", ":8080"), ("REGISTRY_ALLOW", "10.2.2.0/24, 192.168.1.7")]).unwrap();
+        assert_eq!(config.http_listen.to_string(), "0.0.0.0:8080");
+        let allowed: Vec<_> = config.registry_allow.unwrap().iter().map(IpNet::to_string).collect();
+        assert_eq!(allowed, ["10.2.2.0/24", "192.168.1.7/32"]);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let report = read(&[
+            ("HTTP_LISTEN", "proxy:80"),
+            ("REGISTRY_LISTEN", "81"),
+            ("REGISTRY_ALLOW", "10.2.2.0/33"),
+            ("BACKEND_ALLOW", "everything"),
+            ("TRUSTED_PROXIES", "cloudflare"),
+            ("SESSION_GRACE", "-1s"),
+            ("STAGE_TTL", "0s"),
+            ("MAX_CONNECTIONS", "0"),
+            ("MAX_SESSIONS", "many"),
+            ("MAX_ROUTES_PER_SESSION", "-5"),
+            ("PROXY_THREADS", "0"),
+            ("LOG_LEVEL", "loud"),
+            ("LOG_FORMAT", "xml"),
+        ])
+        .unwrap_err();
+        let implemented = VARIABLES.iter().filter(|known| known.implemented);
+        for known in implemented {
+            let about = report.problems().iter().filter(|problem| problem.variable == known.name);
+            assert_eq!(about.count(), 1, "{}: {report}", known.name);
+        }
+    }
+
+    #[test]
+    fn what_this_version_does_not_do_is_said() {
+        let config = read(&[("HTTPS_LISTEN", "0.0.0.0:443")]).unwrap();
+        assert_eq!(config.warnings, ["HTTPS_LISTEN has no effect in this version"]);
+    }
+}

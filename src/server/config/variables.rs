@@ -1,0 +1,34 @@
+//! Every variable the server knows, in one table. It runs alone, so all of them are bare.
+
+use crate::environment::Fallback::{Derived, Text, Unset};
+use crate::environment::{Table, Variable};
+
+/// The server's variables.
+pub const TABLE: Table = Table { prefix: "", variables: VARIABLES };
+
+/// The table, in the order in which people need the variables.
+#[rustfmt::skip] // One row a line, however long: it is read as a table.
+pub const VARIABLES: &[Variable] = &[
+    Variable::new("HTTP_LISTEN", Text("0.0.0.0:80"), "0.0.0.0:8080", "where the proxy takes requests").bare(),
+    Variable::new("REGISTRY_LISTEN", Text("0.0.0.0:81"), "0.0.0.0:81", "where sidecars and other clients register").bare(),
+    Variable::new("REGISTRY_ALLOW", Derived("loopback and private ranges"), "10.2.2.0/24,127.0.0.0/8", "from which addresses they may").bare(),
+    Variable::new("BACKEND_ALLOW", Derived("the client's own address and private ranges"), "10.2.2.0/24", "which addresses a backend may have").bare(),
+    Variable::new("TRUSTED_PROXIES", Unset, "10.0.0.0/8", "whose X-Forwarded-For and CF-Connecting-IP are believed").bare(),
+    Variable::new("SESSION_GRACE", Text("5m"), "5m", "how long a lost session's routes stay").bare(),
+    Variable::new("STAGE_TTL", Text("30m"), "30m", "how long staged changes wait for their apply").bare(),
+    Variable::new("MAX_CONNECTIONS", Text("10000"), "10000", "how many clients the proxy serves at once").bare(),
+    Variable::new("MAX_SESSIONS", Text("10000"), "10000", "how many sessions there may be").bare(),
+    Variable::new("MAX_ROUTES_PER_SESSION", Text("1000"), "1000", "how many routes each may have").bare(),
+    Variable::new("PROXY_THREADS", Derived("one a processor"), "2", "how many threads serve requests").bare(),
+    Variable::new("LOG_LEVEL", Text("info"), "debug", "error, warn, info, debug or trace").bare(),
+    Variable::new("LOG_FORMAT", Text("text"), "json", "text for people, json for collectors").bare(),
+    Variable::new("HTTPS_LISTEN", Unset, "0.0.0.0:443", "where the proxy takes TLS").bare().later(),
+    Variable::new("CERT_DIR", Unset, "/certs", "where the certificates are").bare().later(),
+    Variable::new("ADMIN_LISTEN", Text("127.0.0.1:8081"), "127.0.0.1:8081", "where metrics and status are served").bare().later(),
+    Variable::new("STATE_FILE", Unset, "/state/registry.redb", "where applied state survives a restart").bare().later(),
+    Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "shared state of several servers").bare().later(),
+    Variable::new("HOLD", Text("30s"), "30s", "how long requests wait for a service without instances").bare().later(),
+    Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare().later(),
+    Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "which service may claim which domains").bare().later(),
+    Variable::new("ACCESS_LOG", Unset, "json", "one line a request: json or combined").bare().later(),
+];

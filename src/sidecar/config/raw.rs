@@ -1,0 +1,47 @@
+//! One text for each variable that this version acts on.
+
+use serde::Deserialize;
+
+macro_rules! raw {
+    ($($field:ident)+) => {
+        /// One text for each variable that this version acts on; `None` where it is not set.
+        #[derive(Debug, Default, Deserialize)]
+        pub(super) struct Raw { $(pub(super) $field: Option<String>,)+ }
+
+        impl Raw {
+            /// The fields, which are the variables' names in lower case.
+            #[cfg(test)]
+            const FIELDS: &'static [&'static str] = &[$(stringify!($field),)+];
+        }
+    };
+}
+
+raw! {
+    registry_host registry_port registry_token service_token enable_registry
+    service_name instance_name metadata
+    domains route_path port app_port priority routes backend_scheme backend_host web_net_cidr
+    health_path health_interval health_timeout
+    compression enable_websocket preserve_host backend_http2 backend_timeout
+    response_headers rate_limit circuit_breaker
+    enable_socketio_route socketio_path
+    wait_for_port port_wait_timeout ready_check ready_interval ready_timeout ready_rise
+    keepalive_interval request_timeout reconnect_min reconnect_max
+    log_level log_format
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sidecar::config::VARIABLES;
+
+    #[test]
+    fn every_variable_that_is_read_is_in_the_table_and_the_other_way_round() {
+        let read: Vec<String> = Raw::FIELDS.iter().map(|field| field.to_ascii_uppercase()).collect();
+        for name in &read {
+            assert!(VARIABLES.iter().any(|known| known.name == *name && known.implemented), "{name}");
+        }
+        for known in VARIABLES.iter().filter(|known| known.implemented) {
+            assert!(read.iter().any(|name| name == known.name), "{}", known.name);
+        }
+    }
+}
