@@ -108,7 +108,7 @@ impl Source {
                     return None;
                 }
                 (Some(value), None) => return self.direct(variable, direct, value),
-                (None, Some(path)) => return self.from_file(variable, file, path, context),
+                (None, Some(path)) => return self.read_file(variable, file, path, context),
             }
         }
         None
@@ -123,7 +123,7 @@ impl Source {
         Some(Given { text: trimmed(variable, text).to_owned(), variable: name, file: None })
     }
 
-    fn from_file(
+    fn read_file(
         &mut self,
         variable: &Variable,
         name: String,
