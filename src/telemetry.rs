@@ -159,24 +159,6 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_is_no_reason_to_die() {
-        #[derive(Clone)]
-        struct Broken;
-        impl Write for Broken {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        for format in [Format::Text, Format::Json] {
-            let broken = subscriber(Level::Info, format, || Broken);
-            tracing::subscriber::with_default(broken, || tracing::info!("to nobody"));
-        }
-    }
-
-    #[test]
     fn levels_and_formats_have_names_in_any_case() {
         assert_eq!(("WARN".parse(), "Json".parse()), (Ok(Level::Warn), Ok(Format::Json)));
         assert!("loud".parse::<Level>().is_err() && "xml".parse::<Format>().is_err());

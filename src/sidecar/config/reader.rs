@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use crate::protocol::Invalid;
 
-use super::error::{ConfigErrors, Problem, reason_of};
-use super::source::Source;
+use super::error::{ConfigErrors, Problem, QUOTED_CHARS, reason_of};
+use super::source::{Given, Source};
 use super::variables::{self, Fallback, Variable};
 
 macro_rules! raw {
@@ -102,14 +102,15 @@ impl Reader {
         let secret = known.is_some_and(Variable::is_secret);
         let (value, reason) = match self.source.values.get(name) {
             None => (None, reason),
+            Some(Given { file: Some(file), .. }) if secret => {
+                (Some(file.clone()), format!("what the file holds: {reason}"))
+            }
+            Some(Given { file: Some(file), text, .. }) => {
+                let head: String = text.chars().take(QUOTED_CHARS).collect();
+                (Some(file.clone()), format!("the file holds {head:?}: {reason}"))
+            }
             Some(_) if secret => (None, reason),
-            Some(given) => match &given.file {
-                None => (Some(given.text.clone()), reason),
-                Some(file) => {
-                    let head: String = given.text.chars().take(100).collect();
-                    (Some(file.clone()), format!("the file holds {head:?}: {reason}"))
-                }
-            },
+            Some(given) => (Some(given.text.clone()), reason),
         };
         let problem = Problem::new(self.spelled(name), value.as_deref(), reason);
         self.report(name, problem)
