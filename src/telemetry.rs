@@ -5,9 +5,12 @@
 //! engines collect both. There are no colours, because logs end in files. There is one level for
 //! everything, and no filter language: the lean binary has no room for one.
 
+use std::error::Error;
 use std::str::FromStr;
 
+use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// Up to which level the log tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,34 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Starts the log of this process. Call it once, as soon as level and format are known.
+///
+/// # Errors
+/// Where the process has a log already.
+pub fn init(level: Level, format: Format) -> Result<(), Box<dyn Error + Send + Sync>> {
+    tracing::subscriber::set_global_default(subscriber(level, format, std::io::stderr))?;
+    Ok(())
+}
+
+/// What writes the log to `writer`, one write a line.
+fn subscriber<W>(level: Level, format: Format, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let common = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from(level))
+        .with_writer(writer)
+        .with_ansi(false)
+        // It would complain on standard error about standard error, and panic when that fails too.
+        .log_internal_errors(false);
+    match format {
+        Format::Text => Box::new(common.compact().with_target(false).finish()),
+        Format::Json => Box::new(
+            common.json().flatten_event(true).with_current_span(false).with_span_list(false).finish(),
+        ),
+    }
 }
 
 impl FromStr for Level {
@@ -69,5 +100,67 @@ impl From<Level> for LevelFilter {
             Level::Debug => LevelFilter::DEBUG,
             Level::Trace => LevelFilter::TRACE,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Keeps what is written.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(level: Level, format: Format) -> String {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        tracing::subscriber::with_default(subscriber(level, format, move || writer.clone()), || {
+            tracing::info!(route = "r1", "route live");
+            tracing::debug!("unseen");
+        });
+        let bytes = kept.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn people_read_time_level_message_and_fields() {
+        let text = written(Level::Info, Format::Text);
+        let (time, rest) = text.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.contains('T'), "{text}");
+        assert_eq!(rest.trim_start(), "INFO route live route=\"r1\"\n");
+    }
+
+    #[test]
+    fn collectors_read_one_object_a_line() {
+        let text = written(Level::Info, Format::Json);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["level"], &line["message"]), (&"INFO".into(), &"route live".into()));
+        assert_eq!(line["route"], "r1");
+        assert!(line["timestamp"].is_string());
+    }
+
+    #[test]
+    fn the_level_bounds_what_is_told() {
+        assert_eq!(written(Level::Warn, Format::Text), "");
+        assert!(written(Level::Debug, Format::Text).contains("unseen"));
+    }
+
+    #[test]
+    fn levels_and_formats_have_names_in_any_case() {
+        assert_eq!(("WARN".parse(), "Json".parse()), (Ok(Level::Warn), Ok(Format::Json)));
+        assert!("loud".parse::<Level>().is_err() && "xml".parse::<Format>().is_err());
     }
 }

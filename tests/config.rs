@@ -328,6 +328,10 @@ fn all_mistakes_are_told_at_once_and_the_first_line_names_a_variable() {
 fn secrets_are_never_shown() {
     let config = with(&[("REGISTRY_TOKEN", "hush-1"), ("SIDECAR_SERVICE_TOKEN", "hush-2")]).unwrap();
     assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+    let vars = [&NEEDED[..], &[("REGISTRY_TOKEN_FILE", "/t")]].concat();
+    let text = read_with(&vars, &[("/t", "hush\nhush")]).unwrap_err().to_string();
+    assert!(text.starts_with(r#"REGISTRY_TOKEN_FILE="/t": what the file holds: a line end"#), "{text}");
+    assert!(!text.contains("hush"), "{text}");
     let text = with(&[("SIDECAR_METADATA", r#"{"token":"hush"}"#)]).unwrap_err();
     assert!(text.to_string().contains("belongs into REGISTRY_TOKEN"), "{text}");
     assert!(!format!("{text} {text:?}").contains("hush"), "{text}");

@@ -18,7 +18,7 @@ pub struct Problem {
 }
 
 /// Values are quoted up to this many characters, so that a mistake fits a line.
-const QUOTED_CHARS: usize = 100;
+pub(super) const QUOTED_CHARS: usize = 100;
 
 impl Problem {
     pub(super) fn new(variable: impl Into<String>, value: Option<&str>, reason: impl Into<String>) -> Self {

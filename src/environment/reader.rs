@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 
 use crate::protocol::Invalid;
 
-use super::error::{ConfigErrors, Problem, reason_of};
-use super::source::Source;
+use super::error::{ConfigErrors, Problem, QUOTED_CHARS, reason_of};
+use super::source::{Given, Source};
 use super::variable::{FILE_SUFFIX, Fallback, Variable};
 
 /// A mistake that has been written into the report: there is no value, and nothing more to say about it.
@@ -76,14 +76,15 @@ impl Reader {
         let secret = known.is_some_and(Variable::is_secret);
         let (value, reason) = match self.source.values.get(name) {
             None => (None, reason),
+            Some(Given { file: Some(file), .. }) if secret => {
+                (Some(file.clone()), format!("what the file holds: {reason}"))
+            }
+            Some(Given { file: Some(file), text, .. }) => {
+                let head: String = text.chars().take(QUOTED_CHARS).collect();
+                (Some(file.clone()), format!("the file holds {head:?}: {reason}"))
+            }
             Some(_) if secret => (None, reason),
-            Some(given) => match &given.file {
-                None => (Some(given.text.clone()), reason),
-                Some(file) => {
-                    let head: String = given.text.chars().take(100).collect();
-                    (Some(file.clone()), format!("the file holds {head:?}: {reason}"))
-                }
-            },
+            Some(given) => (Some(given.text.clone()), reason),
         };
         let problem = Problem::new(self.spelled(name), value.as_deref(), reason);
         self.report(name, problem)

@@ -110,7 +110,7 @@ impl Source {
                     return None;
                 }
                 (Some(value), None) => return self.direct(variable, direct, value),
-                (None, Some(path)) => return self.read_file_variant(variable, file, path, context),
+                (None, Some(path)) => return self.read_file(variable, file, path, context),
             }
         }
         None
@@ -125,7 +125,7 @@ impl Source {
         Some(Given { text: trimmed(variable, text).to_owned(), variable: name, file: None })
     }
 
-    fn read_file_variant(
+    fn read_file(
         &mut self,
         variable: &Variable,
         name: String,
