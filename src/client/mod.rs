@@ -1,1 +1,46 @@
 //! A client library: keeps one session with a registry alive and converges it to an intent.
+//!
+//! It knows the wire ([`protocol`](crate::protocol)), and neither the environment nor processes. Inside, a
+//! pure machine decides (`session`, with `plan`, `sync` and `backoff`) and one task per client
+//! does what it says (`driver`, with `connect`); [`Client`] is the handle.
+//!
+//! ```no_run
+//! use registry_sidecar::client::{Client, ClientConfig, Endpoint, Intent, Route};
+//! use registry_sidecar::protocol::{Domains, HealthCheck, PathPrefix, RouteOption};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let domains = Domains::new(["app.example.com".parse()?]).ok_or("no domain")?;
+//! let check = HealthCheck { path: "/health".parse()?, interval: "30s".parse()?, timeout: "5s".parse()? };
+//! let route = Route::new(domains, PathPrefix::root(), "http://10.2.2.7:8080".parse()?)
+//!     .with_health(check)
+//!     .with_option(RouteOption::Compression(true));
+//! let intent = Intent::new("my-service".parse()?, "my-service-1".parse()?).with_route("main", route);
+//!
+//! let (client, mut events) = Client::start(ClientConfig::new(Endpoint::new("proxy", 81)), intent);
+//! tokio::spawn(async move {
+//!     while let Some(event) = events.next().await {
+//!         println!("{} {event}", event.name());
+//!     }
+//! });
+//! client.wait_live().await?;
+//! // The application runs; the session survives restarts of the registry.
+//! client.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+mod connect;
+mod driver;
+mod event;
+mod handle;
+mod intent;
+mod plan;
+mod session;
+mod sync;
+
+pub use connect::{ConnectError, Connector, Endpoint, Resolver, SystemResolver, TcpConnector};
+pub use event::{Cause, Event, EventStream, Phase, Registry, Retry, RouteStatus, Status};
+pub use handle::{BackendTestError, Client, ClientConfig, RouteError, Stopped};
+pub use intent::{Intent, Options, Route, RouteKey, Routes};
+pub use plan::{Applied, Batch, Dialect, Plan, RouteRef, Step, Unsupported, dry_run, plan};

@@ -1,0 +1,293 @@
+//! The task that owns the socket and the timers, and turns the machine's crank. It decides nothing.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::codec::{Encoder, FramedRead};
+
+use super::connect::Connector;
+use super::event::{Cause, Event, Status};
+use super::handle::BackendTestError;
+use super::intent::Routes;
+use super::session::{Effect, Received, Session, Ticket};
+use crate::protocol::report::BackendReport;
+use crate::protocol::{BackendUrl, Command, Line, LineCodec, MAX_CLIENT_LINE, ServerLine, looks_like_http};
+
+/// What a handle asks of the task.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// BACKEND_TEST
+    Test(BackendUrl, TestReply),
+    /// Register although the name was taken.
+    TakeOver,
+}
+
+pub(super) type TestReply = oneshot::Sender<Result<BackendReport, BackendTestError>>;
+
+/// What a handle holds the other ends of.
+pub(super) struct Inputs {
+    pub(super) routes: watch::Receiver<Routes>,
+    pub(super) leave: watch::Receiver<bool>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    /// The task knows that it is to leave.
+    pub(super) left: bool,
+}
+
+/// The machine with everything that it is told and tells.
+pub(super) struct Driver<C> {
+    pub(super) connector: C,
+    pub(super) core: Core,
+    pub(super) inputs: Inputs,
+}
+
+/// The machine, and where its effects go.
+pub(super) struct Core {
+    session: Session,
+    events: broadcast::Sender<Event>,
+    status: watch::Sender<Status>,
+    published: u64,
+    tests: HashMap<Ticket, TestReply>,
+    tickets: u64,
+    /// Lines that are not on the wire yet: the machine bounds how many commands wait for a reply.
+    outgoing: BytesMut,
+    want: Want,
+}
+
+/// What the machine wants of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Nothing,
+    Dial { attempt: u32 },
+    Link,
+}
+
+/// What woke the task beside the network.
+enum Wake {
+    Tick,
+    Routes(Routes),
+    Ask(Ask),
+    Leave,
+}
+
+impl<C: Connector> Driver<C> {
+    /// Until the machine has stopped.
+    pub(super) async fn run(mut self) {
+        self.core.tick();
+        while !self.core.session.is_stopped() {
+            match self.core.want {
+                Want::Dial { attempt } => self.dial(attempt).await,
+                // Only a dial that succeeded gives a link, and `dial` serves it.
+                Want::Nothing | Want::Link => {
+                    let wake = self.inputs.wake(self.core.session.deadline()).await;
+                    self.core.wake(wake);
+                }
+            }
+        }
+    }
+
+    async fn dial(&mut self, attempt: u32) {
+        let dialling = Want::Dial { attempt };
+        let connected = {
+            let mut connecting = pin!(self.connector.connect(attempt));
+            loop {
+                tokio::select! {
+                    connected = &mut connecting => break connected,
+                    wake = self.inputs.wake(self.core.session.deadline()) => self.core.wake(wake),
+                }
+                if self.core.want != dialling {
+                    return;
+                }
+            }
+        };
+        match connected {
+            Ok((stream, peer)) => self.serve(stream, peer).await,
+            Err(error) => {
+                self.core.want = Want::Nothing;
+                self.core.crank(|session, now| session.link_failed(error, now));
+            }
+        }
+    }
+
+    async fn serve(&mut self, stream: C::Stream, peer: SocketAddr) {
+        let (reader, mut writer) = tokio::io::split(stream);
+        let mut lines = FramedRead::new(reader, LineCodec::new(MAX_CLIENT_LINE));
+        let core = &mut self.core;
+        core.outgoing.clear();
+        core.want = Want::Link;
+        core.crank(|session, now| session.link_up(peer, now));
+        while core.want == Want::Link {
+            let deadline = core.session.deadline();
+            tokio::select! {
+                line = lines.next() => core.received(line),
+                written = writer.write(&core.outgoing), if !core.outgoing.is_empty() => core.written(written),
+                wake = self.inputs.wake(deadline) => core.wake(wake),
+            }
+        }
+        // What is still to be sent is of no use to a peer that was given up.
+        core.outgoing.clear();
+    }
+}
+
+impl Inputs {
+    /// The next thing that is no network. Cancel safe.
+    async fn wake(&mut self, deadline: Option<Instant>) -> Wake {
+        tokio::select! {
+            biased;
+            // An error is the last handle's end: leave as if asked to. Once is enough.
+            _ = self.leave.wait_for(|leave| *leave), if !self.left => {
+                self.left = true;
+                Wake::Leave
+            }
+            Ok(()) = self.routes.changed() => Wake::Routes(self.routes.borrow_and_update().clone()),
+            Some(ask) = self.asks.recv() => Wake::Ask(ask),
+            () = sleep_until(deadline) => Wake::Tick,
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn new(
+        session: Session,
+        events: broadcast::Sender<Event>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Core {
+            session,
+            events,
+            status,
+            published: 0,
+            tests: HashMap::new(),
+            tickets: 0,
+            outgoing: BytesMut::new(),
+            want: Want::Nothing,
+        }
+    }
+
+    fn tick(&mut self) {
+        self.crank(Session::tick);
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        match wake {
+            Wake::Tick => self.tick(),
+            Wake::Leave => self.crank(Session::leave),
+            Wake::Routes(routes) => self.crank(|session, now| session.set_routes(routes, now)),
+            Wake::Ask(Ask::TakeOver) => self.crank(Session::take_over),
+            Wake::Ask(Ask::Test(url, reply)) => {
+                self.tickets += 1;
+                let ticket = Ticket(self.tickets);
+                self.tests.insert(ticket, reply);
+                self.crank(|session, now| session.test_backend(ticket, url, now));
+            }
+        }
+    }
+
+    fn received(&mut self, line: Option<Result<Line, io::Error>>) {
+        match line {
+            Some(Ok(line)) => {
+                let received = Received::from(line);
+                tracing::debug!(line = %received.shown(), "received");
+                self.crank(|session, now| session.receive(received, now));
+            }
+            Some(Err(error)) => self.down(Cause::Broken(error.to_string())),
+            None => self.down(Cause::Closed),
+        }
+    }
+
+    fn written(&mut self, written: io::Result<usize>) {
+        match written {
+            Ok(count) if count > 0 => self.outgoing.advance(count),
+            // The reader is about to meet the end as well, and maybe before it the reason: a refusal, or a
+            // page of HTML.
+            failed => {
+                tracing::debug!(?failed, "write failed");
+                self.outgoing.clear();
+            }
+        }
+    }
+
+    fn down(&mut self, cause: Cause) {
+        self.want = Want::Nothing;
+        self.crank(|session, now| session.link_down(cause, now));
+    }
+
+    /// Tells the machine something, and does what it wants done about it.
+    fn crank(&mut self, tell: impl FnOnce(&mut Session, Instant)) {
+        tell(&mut self.session, tokio::time::Instant::now().into_std());
+        for effect in self.session.take_effects() {
+            match effect {
+                Effect::Dial { attempt } => self.want = Want::Dial { attempt },
+                Effect::Hangup => self.want = Want::Nothing,
+                Effect::Send(command) => self.push(&command),
+                // Nobody listens: that is their business.
+                Effect::Event(event) => drop(self.events.send(event)),
+                Effect::Tested(ticket, result) => {
+                    if let Some(reply) = self.tests.remove(&ticket) {
+                        // Whoever asked may have gone.
+                        drop(reply.send(result));
+                    }
+                }
+            }
+        }
+        if std::mem::replace(&mut self.published, self.session.version()) != self.session.version() {
+            let status = self.session.status();
+            self.status.send_if_modified(|shown| {
+                let changed = *shown != status;
+                *shown = status;
+                changed
+            });
+        }
+    }
+
+    fn push(&mut self, command: &Command) {
+        tracing::debug!(line = %command.redacted(), "sent");
+        if let Err(error) =
+            LineCodec::new(MAX_CLIENT_LINE).encode(command.encode().as_str(), &mut self.outgoing)
+        {
+            // Values are validated, so this cannot be; the deadline of the command will tell.
+            tracing::error!(%error, "a command that is no line");
+        }
+    }
+}
+
+impl Received {
+    /// What to show of it in a log: no secrets.
+    fn shown(&self) -> String {
+        match self {
+            Received::Line(line) => line.redacted(),
+            Received::Http => "(HTTP)".to_owned(),
+            Received::Garbage(text) => format!("(no reply: {text:?})"),
+            Received::TooLong => "(too long)".to_owned(),
+        }
+    }
+}
+
+impl From<Line> for Received {
+    fn from(line: Line) -> Self {
+        match line {
+            Line::TooLong => Received::TooLong,
+            Line::NotUtf8 => Received::Garbage("bytes that are no UTF-8".to_owned()),
+            Line::Text(text) if looks_like_http(&text) => Received::Http,
+            Line::Text(text) => match ServerLine::parse(&text) {
+                Ok(line) => Received::Line(line),
+                // It may hold a session's id that is no id.
+                Err(_) if text.starts_with("ACK|") => Received::Garbage("ACK|[redacted]".to_owned()),
+                Err(error) => Received::Garbage(error.0),
+            },
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,302 @@
+//! The handle: cheap to clone, safe from any task.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::connect::{Connector, Endpoint, TcpConnector};
+use super::driver::{Ask, Core, Driver, Inputs};
+use super::event::{EVENT_BUFFER, Event, EventStream, Phase, Status};
+use super::intent::{Intent, Route, RouteKey, Routes};
+use super::session::{Session, Timing};
+use crate::protocol::report::BackendReport;
+use crate::protocol::{BackendUrl, Refusal};
+
+/// How to reach a registry, and how patiently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// The registry.
+    pub endpoint: Endpoint,
+    /// From one PING to the next (30 s). A silent peer is noticed within this and `request_timeout`.
+    pub keepalive_interval: Duration,
+    /// How long a command may wait for its reply (10 s).
+    pub request_timeout: Duration,
+    /// How long the resolution of the name may take, and then each address (5 s).
+    pub connect_timeout: Duration,
+    /// The least delay before a new attempt, and exactly the first (100 ms).
+    pub reconnect_min: Duration,
+    /// The greatest delay before a new attempt (10 s).
+    pub reconnect_max: Duration,
+    /// Makes the jitter of the delays repeatable; `None`: chosen at random.
+    pub seed: Option<u64>,
+}
+
+/// A session with one registry that is kept alive, and an intent that is kept true there.
+///
+/// Clones are handles to the same session. Changes of the intent take effect at once when there is a session,
+/// and as soon as there is one otherwise; nobody needs to know which. When [`Client::shutdown`] is called, or
+/// the last clone is dropped, the client leaves in order and its task ends.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    routes: watch::Sender<Routes>,
+    leave: watch::Sender<bool>,
+    asks: mpsc::Sender<Ask>,
+    status: watch::Receiver<Status>,
+    events: broadcast::WeakSender<Event>,
+}
+
+/// The client has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client has stopped")]
+pub struct Stopped;
+
+/// A change of the intent that contradicts it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// [`Client::add_route`] with a key that is there.
+    #[error("there is a route {0} already")]
+    Exists(RouteKey),
+    /// [`Client::update_route`] or [`Client::remove_route`] with a key that is not there.
+    #[error("there is no route {0}")]
+    Unknown(RouteKey),
+    /// The client has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// Why BACKEND_TEST brought no report.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendTestError {
+    /// The proxy cannot reach the backend.
+    #[error("the proxy cannot reach the backend: {0}")]
+    Unreachable(String),
+    /// The registry refused to try.
+    #[error("the registry refused the test: {0}")]
+    Refused(Refusal),
+    /// This registry does not know this kind of URL.
+    #[error("this registry does not know the scheme h2c")]
+    Unsupported,
+    /// There is no session, or it ended before the answer.
+    #[error("there is no session with a registry")]
+    NoSession,
+    /// Too many tests are waiting.
+    #[error("too many backend tests are waiting")]
+    TooMany,
+    /// The client has stopped.
+    #[error("the client has stopped")]
+    Stopped,
+}
+
+/// How many questions may wait for the task.
+const MAX_ASKS: usize = 16;
+
+impl ClientConfig {
+    /// The registry at `endpoint`, with the times of DESIGN section 5.
+    pub fn new(endpoint: Endpoint) -> Self {
+        ClientConfig {
+            endpoint,
+            keepalive_interval: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+            reconnect_min: Duration::from_millis(100),
+            reconnect_max: Duration::from_secs(10),
+            seed: None,
+        }
+    }
+}
+
+impl Client {
+    /// Starts a client over TCP on the current tokio runtime (either kind) and returns at once. The stream has
+    /// every event from the first on.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(config: ClientConfig, intent: Intent) -> (Client, EventStream) {
+        let connector = TcpConnector::new(config.endpoint.clone(), config.connect_timeout);
+        Client::start_with(connector, config, intent)
+    }
+
+    /// The same over whatever `connector` connects to; the configured endpoint is only the name in events.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_with<C: Connector>(
+        connector: C,
+        config: ClientConfig,
+        intent: Intent,
+    ) -> (Client, EventStream) {
+        let timing = Timing {
+            keepalive_interval: config.keepalive_interval,
+            request_timeout: config.request_timeout,
+            reconnect_min: config.reconnect_min,
+            reconnect_max: config.reconnect_max,
+        };
+        let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
+        let (routes, routes_seen) = watch::channel(intent.routes.clone());
+        let now = tokio::time::Instant::now().into_std();
+        let session = Session::new(config.endpoint.name(), timing, intent, seed, now);
+        let (leave, leave_seen) = watch::channel(false);
+        let (asks, asked) = mpsc::channel(MAX_ASKS);
+        let (events, listener) = broadcast::channel(EVENT_BUFFER);
+        let (status_shown, status) = watch::channel(session.status());
+        let weak_events = events.downgrade();
+        let inputs = Inputs { routes: routes_seen, leave: leave_seen, asks: asked, left: false };
+        let core = Core::new(session, events, status_shown);
+        tokio::spawn(Driver { connector, core, inputs }.run());
+        let shared = Shared { routes, leave, asks, status, events: weak_events };
+        (Client { shared: Arc::new(shared) }, EventStream::new(listener))
+    }
+
+    /// The events from now on; nothing but `None` when the client has stopped.
+    pub fn events(&self) -> EventStream {
+        match self.shared.events.upgrade() {
+            Some(events) => EventStream::new(events.subscribe()),
+            None => EventStream::new(broadcast::channel(1).1),
+        }
+    }
+
+    /// Where it stands.
+    pub fn status(&self) -> Status {
+        self.shared.status.borrow().clone()
+    }
+
+    /// Where it stands, and every change of it (the latest; those between may be skipped).
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.shared.status.clone()
+    }
+
+    /// The routes that are wanted.
+    pub fn routes(&self) -> Routes {
+        self.shared.routes.borrow().clone()
+    }
+
+    /// These routes are wanted from now on and no others. Never waits.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub fn set_routes(&self, routes: Routes) -> Result<(), Stopped> {
+        self.change(|wanted| {
+            *wanted = routes;
+            Ok::<_, Stopped>(())
+        })
+    }
+
+    /// One more route is wanted from now on. Never waits.
+    ///
+    /// # Errors
+    /// [`RouteError::Exists`], [`RouteError::Stopped`]
+    pub fn add_route(&self, key: impl Into<RouteKey>, route: Route) -> Result<(), RouteError> {
+        let key = key.into();
+        self.change(|wanted| match wanted.contains_key(&key) {
+            true => Err(RouteError::Exists(key)),
+            false => {
+                wanted.insert(key, route);
+                Ok(())
+            }
+        })
+    }
+
+    /// Another route is wanted under this key from now on. Where the registry is this project's own there is no
+    /// moment without one (SEMANTICS section 8). Never waits.
+    ///
+    /// # Errors
+    /// [`RouteError::Unknown`], [`RouteError::Stopped`]
+    pub fn update_route(&self, key: impl Into<RouteKey>, route: Route) -> Result<(), RouteError> {
+        let key = key.into();
+        self.change(|wanted| match wanted.get_mut(&key) {
+            None => Err(RouteError::Unknown(key)),
+            Some(old) => {
+                *old = route;
+                Ok(())
+            }
+        })
+    }
+
+    /// The route is not wanted any longer. Never waits.
+    ///
+    /// # Errors
+    /// [`RouteError::Unknown`], [`RouteError::Stopped`]
+    pub fn remove_route(&self, key: impl Into<RouteKey>) -> Result<(), RouteError> {
+        let key = key.into();
+        self.change(|wanted| match wanted.remove(&key) {
+            None => Err(RouteError::Unknown(key)),
+            Some(_) => Ok(()),
+        })
+    }
+
+    /// Waits until everything that is wanted is in force ([`Status::live`]).
+    ///
+    /// Cancel safe. It may wait for ever: a registry may be away, or refuse a route.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn wait_live(&self) -> Result<(), Stopped> {
+        let mut status = self.shared.status.clone();
+        let reached = status.wait_for(|status| status.live || status.phase == Phase::Stopped).await;
+        reached.is_ok_and(|status| status.live).then_some(()).ok_or(Stopped)
+    }
+
+    /// Asks the proxy to try a URL (BACKEND_TEST): whether the proxy, not we, can reach it.
+    ///
+    /// Dropping the call gives up the answer, not the test. It ends within REQUEST_TIMEOUT of its turn.
+    ///
+    /// # Errors
+    /// [`BackendTestError`]
+    pub async fn backend_test(&self, url: BackendUrl) -> Result<BackendReport, BackendTestError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.asks.try_send(Ask::Test(url, reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => BackendTestError::TooMany,
+            mpsc::error::TrySendError::Closed(_) => BackendTestError::Stopped,
+        })?;
+        answer.await.unwrap_or(Err(BackendTestError::Stopped))
+    }
+
+    /// Registers although another process has taken our name (see [`Event::Replaced`]): that one is replaced
+    /// in turn. Without effect unless the client is dormant.
+    ///
+    /// Cancel safe: a dropped call has either asked or not.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn take_over(&self) -> Result<(), Stopped> {
+        self.shared.asks.send(Ask::TakeOver).await.map_err(|_| Stopped)
+    }
+
+    /// Leaves in order: CLIENT_SHUTDOWN, and its answer or the end of the connection for at most 500 ms; at once
+    /// where there is no session. Afterwards the client has stopped, for all its clones.
+    ///
+    /// Dropping the call does not stop the leaving. Calling it again waits for the same end.
+    pub async fn shutdown(&self) {
+        self.shared.leave.send_replace(true);
+        let mut status = self.shared.status.clone();
+        // The sender goes when the task has ended.
+        while status.changed().await.is_ok() {}
+    }
+
+    fn change<E: From<Stopped>>(&self, change: impl FnOnce(&mut Routes) -> Result<(), E>) -> Result<(), E> {
+        if self.shared.routes.is_closed() {
+            return Err(Stopped.into());
+        }
+        let mut result = Ok(());
+        self.shared.routes.send_if_modified(|routes| {
+            result = change(routes);
+            result.is_ok()
+        });
+        result
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("phase", &self.shared.status.borrow().phase).finish_non_exhaustive()
+    }
+}

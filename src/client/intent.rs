@@ -1,0 +1,220 @@
+//! What the user wants: a named instance and its routes. It knows nothing of sessions, ids or servers.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::protocol::{
+    BackendUrl, Domain, Domains, HealthCheck, InstanceName, Metadata, OptionKey, PathPrefix, Registration,
+    RouteOption, RouteSpec, ServiceName,
+};
+
+/// Everything that a client keeps true at its registry, whatever happens to the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Intent {
+    /// The service.
+    pub service: ServiceName,
+    /// Which of its instances: stable across restarts of the same replica.
+    pub instance: InstanceName,
+    /// Where this instance serves a maintenance page.
+    pub maintenance_port: Option<u16>,
+    /// Sent with REGISTER; the values of `token` and `service_token` are never shown.
+    pub metadata: Metadata,
+    /// The routes, by the caller's own names for them.
+    pub routes: Routes,
+}
+
+/// Wanted routes by key. They are staged in the order of their keys.
+pub type Routes = BTreeMap<RouteKey, Route>;
+
+/// The caller's name for a route. It never reaches the wire: ids come and go with sessions, keys stay.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteKey(Arc<str>);
+
+/// One wanted route with its settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Route {
+    /// The domains it claims.
+    pub domains: Domains,
+    /// The path prefix it claims on each of them.
+    pub path: PathPrefix,
+    /// Where its requests go.
+    pub backend: BackendUrl,
+    /// Higher wins over a longer path.
+    pub priority: i32,
+    /// How the proxy checks the backend; `None`: it does not ask for anything.
+    pub health: Option<HealthCheck>,
+    /// Options that differ from what holds when nothing is set (PROTOCOL section 5).
+    pub options: Options,
+}
+
+/// A set of options, at most one of each name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options(BTreeMap<OptionKey, RouteOption>);
+
+/// What a route has when nobody says otherwise.
+const DEFAULT_PRIORITY: i32 = 10;
+
+impl Intent {
+    /// An instance without routes, metadata or maintenance page.
+    pub fn new(service: ServiceName, instance: InstanceName) -> Self {
+        Intent {
+            service,
+            instance,
+            maintenance_port: None,
+            metadata: Metadata::default(),
+            routes: Routes::new(),
+        }
+    }
+
+    /// The same with one more route, or with another one under a key that is there already.
+    pub fn with_route(mut self, key: impl Into<RouteKey>, route: Route) -> Self {
+        self.routes.insert(key.into(), route);
+        self
+    }
+
+    /// The same with an entry of metadata put in or replaced. Secrets belong under `token` (the registry's)
+    /// and `service_token` (the service's own): only those are kept out of logs.
+    pub fn with_metadata(mut self, key: &str, value: Value) -> Self {
+        let mut entries: Map<String, Value> =
+            serde_json::from_str(&self.metadata.encode()).unwrap_or_default();
+        entries.insert(key.to_owned(), value);
+        self.metadata = Metadata::new(entries);
+        self
+    }
+
+    /// What REGISTER says of it.
+    pub(super) fn registration(&self) -> Registration {
+        Registration {
+            service: self.service.clone(),
+            instance: self.instance.clone(),
+            maintenance_port: self.maintenance_port,
+            metadata: self.metadata.clone(),
+        }
+    }
+}
+
+impl Route {
+    /// All of `domains` below `path` go to `backend`, at priority 10, without a check or options.
+    pub fn new(domains: Domains, path: PathPrefix, backend: BackendUrl) -> Self {
+        let (priority, options) = (DEFAULT_PRIORITY, Options::default());
+        Route { domains, path, backend, priority, health: None, options }
+    }
+
+    /// The same with a health check.
+    pub fn with_health(mut self, check: HealthCheck) -> Self {
+        self.health = Some(check);
+        self
+    }
+
+    /// The same at another priority.
+    pub fn with_priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The same with an option set, over one of the same name.
+    pub fn with_option(mut self, option: RouteOption) -> Self {
+        self.options.set(option);
+        self
+    }
+
+    /// What ROUTE_ADD says of it.
+    pub(super) fn spec(&self) -> RouteSpec {
+        RouteSpec {
+            domains: self.domains.clone(),
+            path: self.path.clone(),
+            backend: self.backend.clone(),
+            priority: self.priority,
+        }
+    }
+
+    /// Whether both claim some domain with the same path.
+    pub(super) fn shares_claim_with(&self, other: &Route) -> bool {
+        let theirs = other.domains.as_slice();
+        let shared = |domain: &Domain| theirs.contains(domain);
+        self.path == other.path && self.domains.as_slice().iter().any(shared)
+    }
+}
+
+impl Options {
+    /// Puts an option in, over one of the same name.
+    pub fn set(&mut self, option: RouteOption) {
+        self.0.insert(option.key(), option);
+    }
+
+    /// The option of this name.
+    pub fn get(&self, key: OptionKey) -> Option<RouteOption> {
+        self.0.get(&key).copied()
+    }
+
+    /// The options, in the order of [`OptionKey`].
+    pub fn iter(&self) -> impl Iterator<Item = RouteOption> + '_ {
+        self.0.values().copied()
+    }
+}
+
+impl FromIterator<RouteOption> for Options {
+    /// Of several with one name the last is kept.
+    fn from_iter<I: IntoIterator<Item = RouteOption>>(options: I) -> Self {
+        Options(options.into_iter().map(|option| (option.key(), option)).collect())
+    }
+}
+
+impl RouteKey {
+    /// The key's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for RouteKey {
+    fn from(text: &str) -> Self {
+        RouteKey(text.into())
+    }
+}
+
+impl From<String> for RouteKey {
+    fn from(text: String) -> Self {
+        RouteKey(text.into())
+    }
+}
+
+impl Borrow<str> for RouteKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_sent_and_never_shown() {
+        let intent = Intent::new("web".parse().unwrap(), "web-1".parse().unwrap())
+            .with_metadata("version", "1.0".into())
+            .with_metadata("token", "t0p".into());
+        let register = crate::protocol::Command::Register(intent.registration());
+        assert!(register.encode().contains("t0p"));
+        assert!(!format!("{intent:?}{}", register.redacted()).contains("t0p"));
+    }
+
+    #[test]
+    fn of_two_options_of_one_name_the_last_holds() {
+        let options: Options =
+            [RouteOption::Websocket(true), RouteOption::Websocket(false)].into_iter().collect();
+        assert_eq!(options.get(OptionKey::Websocket), Some(RouteOption::Websocket(false)));
+        assert_eq!(options.iter().count(), 1);
+    }
+}
