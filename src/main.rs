@@ -1,1 +1,144 @@
-fn main() {}
+//! `registry-sidecar`: arguments to one call each, results to exit codes.
+
+#[cfg(feature = "server")]
+mod demo;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use lexopt::Parser;
+use lexopt::prelude::*;
+
+use registry_sidecar::shutdown::Shutdown;
+use registry_sidecar::sidecar::config::Config;
+use registry_sidecar::{sidecar, telemetry};
+
+#[cfg(feature = "server")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HELP: &str = "\
+Puts a container behind a Registry V2 reverse proxy, by environment variables alone.
+
+registry-sidecar          run as a daemon
+registry-sidecar check    dry run: the configuration as understood, the address and why, the lines to be sent
+registry-sidecar demo     registry, proxy, a small backend and a sidecar on loopback; prints a curl line
+                          (not in the lean build)
+registry-sidecar --help | --version
+
+Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_HOST, INSTANCE_NAME.
+All variables: docs/CONFIGURATION.md
+
+Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 128+n ended at once by signal n.
+";
+
+/// The exit code for wrong usage, by the convention of sysexits.
+const USAGE: u8 = 64;
+
+enum Call {
+    Daemon,
+    Check,
+    Demo,
+    Print(String),
+}
+
+fn main() -> ExitCode {
+    let call = match parse(Parser::from_env()) {
+        Ok(call) => call,
+        Err(error) => return complain(USAGE, &format!("registry-sidecar: {error}\n\n{HELP}")),
+    };
+    match run(call) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => complain(1, &format!("registry-sidecar: {error:#}\n")),
+    }
+}
+
+fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
+    let mut call = None;
+    while let Some(argument) = arguments.next()? {
+        let wanted = match argument {
+            Long("help") | Short('h') => Call::Print(HELP.to_owned()),
+            Long("version") | Short('V') => {
+                Call::Print(format!("registry-sidecar {}\n", env!("CARGO_PKG_VERSION")))
+            }
+            Value(word) if word == "check" => Call::Check,
+            Value(word) if word == "demo" => Call::Demo,
+            other => return Err(other.unexpected()),
+        };
+        if call.replace(wanted).is_some() {
+            return Err("one command at a time".into());
+        }
+    }
+    Ok(call.unwrap_or(Call::Daemon))
+}
+
+fn run(call: Call) -> anyhow::Result<u8> {
+    match call {
+        Call::Print(text) => print(&text),
+        Call::Demo => demo(),
+        Call::Daemon | Call::Check => {
+            let config = match Config::load() {
+                Ok(config) => config,
+                Err(errors) => {
+                    complain(USAGE, &format!("{errors}\n"));
+                    return Ok(USAGE);
+                }
+            };
+            if matches!(call, Call::Check) { check(&config) } else { daemon(config) }
+        }
+    }
+}
+
+fn daemon(config: Config) -> anyhow::Result<u8> {
+    telemetry::init(config.log.level, config.log.format).map_err(anyhow::Error::from_boxed)?;
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().context("cannot listen to signals")?;
+        tokio::select! {
+            () = sidecar::run(config, shutdown.clone()) => Ok(0),
+            code = shutdown.forced() => Ok(code),
+        }
+    });
+    // A name resolution that hangs must not delay the exit.
+    runtime.shutdown_background();
+    code
+}
+
+fn check(config: &Config) -> anyhow::Result<u8> {
+    let runtime = runtime()?;
+    let report = runtime.block_on(sidecar::check(config));
+    runtime.shutdown_background();
+    print(&report)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Name resolution is all that blocks.
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start")
+}
+
+#[cfg(feature = "server")]
+fn demo() -> anyhow::Result<u8> {
+    demo::run()
+}
+
+#[cfg(not(feature = "server"))]
+fn demo() -> anyhow::Result<u8> {
+    complain(USAGE, "registry-sidecar: the lean build has no demo, because it has no server\n");
+    Ok(USAGE)
+}
+
+fn print(text: &str) -> anyhow::Result<u8> {
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to the standard output")?;
+    Ok(0)
+}
+
+/// Says what is wrong on the standard error; nothing can be done where that is closed.
+fn complain(code: u8, text: &str) -> ExitCode {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(code)
+}

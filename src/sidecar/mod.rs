@@ -1,5 +1,15 @@
-//! The daemon: configuration, address, readiness, and the one `run` that puts them together.
+//! The daemon: configuration, address, readiness, and the one [`run`] that puts them together.
+//!
+//! It knows the client library, and never the server. Only [`config`] reads the environment.
 
 pub mod address;
+mod check;
 pub mod config;
+mod daemon;
+mod intent;
+mod reach;
 pub mod readiness;
+mod registration;
+
+pub use check::check;
+pub use daemon::run;

@@ -1,0 +1,68 @@
+//! The dry run: the configuration as understood, the address that would be advertised and why, and the exact
+//! lines that would be sent. It changes nothing anywhere.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::client::{Dialect, dry_run};
+
+use super::config::{Config, Endpoint, RegistrationConfig};
+use super::daemon;
+use super::intent::intent;
+
+/// The report for a person. Resolves BACKEND_HOST and looks at the interfaces; sends nothing to a registry.
+pub async fn check(config: &Config) -> String {
+    let mut report = String::new();
+    // Writing to a String cannot fail.
+    let _ = config.warnings.iter().try_for_each(|line| writeln!(report, "warning: {line}"));
+    let Some(registration) = &config.registration else {
+        report.push_str("registration is off (ENABLE_REGISTRY=false)\n");
+        return report;
+    };
+    describe(&mut report, config, registration);
+    let advertised = match daemon::choose(&config.address, &registration.registry.endpoints).await {
+        Ok(choice) => {
+            let _ = writeln!(report, "address      {choice}");
+            choice.ip
+        }
+        Err(trouble) => {
+            let _ = writeln!(report, "address      none yet: {trouble}");
+            let _ = writeln!(report, "             (0.0.0.0 stands for it below)");
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        }
+    };
+    let intent = intent(registration, advertised);
+    for (registry, dialect) in [("registry-server", Dialect::ours()), ("go-proxy", Dialect::Reference)] {
+        let _ = writeln!(report, "\nto a {registry} it would send:");
+        let _ = dry_run(&intent, &dialect).iter().try_for_each(|line| writeln!(report, "    {line}"));
+    }
+    report
+}
+
+fn describe(report: &mut String, config: &Config, registration: &RegistrationConfig) {
+    let registries: Vec<String> = registration.registry.endpoints.iter().map(Endpoint::to_string).collect();
+    let _ = writeln!(report, "registry     {}", registries.join(", "));
+    let _ = writeln!(report, "service      {}", registration.service);
+    let _ = writeln!(report, "instance     {}", registration.instance);
+    for route in &registration.routes {
+        let place = route.host.as_ref().map_or_else(|| "our address".to_owned(), ToString::to_string);
+        let _ = writeln!(
+            report,
+            "route        {} {} -> {}://{place}:{} (priority {}, from {})",
+            route.domains, route.path, route.scheme, route.port, route.priority, route.origin
+        );
+        let _ = match &route.health {
+            Some(check) => writeln!(
+                report,
+                "             asked for {} every {}, within {}",
+                check.path, check.interval, check.timeout
+            ),
+            None => writeln!(report, "             not checked by the proxy"),
+        };
+    }
+    let checks: Vec<String> = config.readiness.checks.iter().map(ToString::to_string).collect();
+    let _ = match config.readiness.wait {
+        true => writeln!(report, "waits for    {}", checks.join(", ")),
+        false => writeln!(report, "waits for    nothing (WAIT_FOR_PORT=false)"),
+    };
+}

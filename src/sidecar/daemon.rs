@@ -1,0 +1,155 @@
+//! The daemon: waits for the application, finds its address, registers it, and leaves when asked to.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::client::Client;
+use crate::shutdown::Shutdown;
+
+use super::address::{self, BackendHost, Choice, Inputs};
+use super::config::{AddressConfig, Config, Endpoint, RegistrationConfig, RouteConfig};
+use super::intent::intent;
+use super::readiness::wait_until_ready;
+use super::registration::Registration;
+
+/// How long a name may take to resolve while the address is chosen.
+const RESOLVE: Duration = Duration::from_secs(2);
+/// Between two tries to find an address: the first pause, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs until asked to stop, and has left every registry when it returns: each is given 500 ms for its
+/// answer (SEMANTICS section 8), all at the same time.
+///
+/// Dropping it ends the sessions without a word; their routes stay for the registry's grace period.
+pub async fn run(config: Config, shutdown: Shutdown) {
+    config.warnings.iter().for_each(|line| warn!("{line}"));
+    let Some(registration) = &config.registration else {
+        info!("registration is off (ENABLE_REGISTRY=false): there is nothing to do");
+        return shutdown.requested().await;
+    };
+    announce(registration);
+    let ready = async {
+        wait_until_ready(&config.readiness).await;
+        find_address(&config.address, &registration.registry.endpoints).await
+    };
+    let choice = tokio::select! {
+        choice = ready => choice,
+        () = shutdown.requested() => return info!("asked to stop before anything was registered"),
+    };
+    let (clients, mut sessions) = register(registration, choice.ip);
+    shutdown.requested().await;
+    info!("asked to stop: leaving the registry");
+    for client in clients {
+        sessions.spawn(async move { client.shutdown().await });
+    }
+    while sessions.join_next().await.is_some() {}
+    info!("stopped");
+}
+
+fn announce(config: &RegistrationConfig) {
+    let registries: Vec<String> = config.registry.endpoints.iter().map(Endpoint::to_string).collect();
+    info!(
+        "registry-sidecar {}: service {}, instance {}, registry {}",
+        env!("CARGO_PKG_VERSION"),
+        config.service,
+        config.instance,
+        registries.join(", ")
+    );
+    config.routes.iter().flat_map(without_effect).for_each(|line| warn!("{line}"));
+}
+
+/// What a route asks for and this version does not do.
+fn without_effect(route: &RouteConfig) -> impl Iterator<Item = String> {
+    let origin = route.origin.clone();
+    let asked = [
+        ("response headers", !route.headers.is_empty()),
+        ("a rate limit", route.rate_limit.is_some()),
+        ("a circuit breaker", route.circuit_breaker.is_some()),
+    ];
+    asked
+        .into_iter()
+        .filter(|(_, asked)| *asked)
+        .map(move |(what, _)| format!("{origin}: {what} for the route: no effect in this version"))
+}
+
+/// One session for each registry, each with its own state: one that is down delays nothing on the others.
+fn register(config: &RegistrationConfig, advertised: IpAddr) -> (Vec<Client>, JoinSet<()>) {
+    let (mut clients, mut sessions) = (Vec::new(), JoinSet::new());
+    for endpoint in &config.registry.endpoints {
+        let registration = Registration::start(endpoint, &config.registry, intent(config, advertised));
+        clients.push(registration.client());
+        sessions.spawn(registration.run());
+    }
+    (clients, sessions)
+}
+
+/// The address to advertise. What stands in the way may pass, so it is tried for ever; the same trouble is
+/// told once.
+async fn find_address(config: &AddressConfig, registries: &[Endpoint]) -> Choice {
+    let (mut pause, mut told) = (FIRST_PAUSE, String::new());
+    loop {
+        match choose(config, registries).await {
+            Ok(choice) if choice.is_doubtful() => {
+                warn!("{choice}");
+                return choice;
+            }
+            Ok(choice) => {
+                info!("{choice}");
+                return choice;
+            }
+            Err(trouble) if trouble != told => {
+                warn!("no address to advertise yet: {trouble}");
+                told = trouble;
+            }
+            Err(_) => {}
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One try to choose the address; the error is what a person is told.
+///
+/// # Errors
+/// Where the interfaces cannot be listed or none has an address that the proxy could reach.
+pub(super) async fn choose(config: &AddressConfig, registries: &[Endpoint]) -> Result<Choice, String> {
+    let interfaces = address::interfaces().map_err(|error| format!("cannot list the interfaces: {error}"))?;
+    let backend_host = match &config.backend_host {
+        None => None,
+        Some(host) => {
+            let addresses = address::resolve(host, RESOLVE).await.unwrap_or_default();
+            Some(BackendHost { host: host.clone(), addresses })
+        }
+    };
+    let has_web_net = interfaces.iter().any(|interface| config.web_net.contains(&interface.ip));
+    // Only asked where nothing better decides: it needs the registry's name resolved.
+    let registry_local = match (&backend_host, has_web_net) {
+        (None, false) => local_end(registries).await,
+        _ => None,
+    };
+    let inputs = Inputs { backend_host, web_net: config.web_net, registry_local, wrapped: false };
+    address::choose(&interfaces, &inputs).map_err(|error| error.to_string())
+}
+
+/// Our address on the way to the first registry that resolves. A connected UDP socket asks the kernel's
+/// routing table and sends nothing.
+async fn local_end(registries: &[Endpoint]) -> Option<IpAddr> {
+    for registry in registries {
+        for ip in address::resolve(&registry.host, RESOLVE).await.unwrap_or_default() {
+            let any = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let connected = UdpSocket::bind(any).and_then(|socket| {
+                socket.connect(SocketAddr::new(ip, registry.port))?;
+                socket.local_addr()
+            });
+            if let Ok(local) = connected {
+                return Some(local.ip());
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,166 @@
+//! One registry: its session as a client keeps it, told in the log, and checked with the proxy's own eyes.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::client::{
+    Client, ClientConfig, Endpoint as Registry, Event, EventStream, Intent, Route, RouteKey,
+};
+use crate::protocol::{BackendUrl, Host};
+
+use super::config::{Endpoint, RegistryConfig};
+use super::reach::{Findings, Verdict};
+
+/// How long our own try to reach the backend may take.
+const OWN_TRY: Duration = Duration::from_secs(2);
+/// Between two questions to the proxy while the backend is unreachable: the first pause, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A session with one registry, and the story of it.
+pub(super) struct Registration {
+    client: Client,
+    events: EventStream,
+    routes: BTreeMap<RouteKey, Route>,
+    /// The last failure that was told, so that the next one like it is not.
+    told: Option<String>,
+}
+
+impl Registration {
+    /// Starts the session; it registers as soon as it can.
+    pub(super) fn start(endpoint: &Endpoint, config: &RegistryConfig, intent: Intent) -> Self {
+        let mut client_config = ClientConfig::new(registry(endpoint));
+        client_config.keepalive_interval = config.keepalive.get();
+        client_config.request_timeout = config.request_timeout.get();
+        client_config.reconnect_min = config.reconnect_min.get();
+        client_config.reconnect_max = config.reconnect_max.get();
+        let routes = intent.routes.clone();
+        let (client, events) = Client::start(client_config, intent);
+        Registration { client, events, routes, told: None }
+    }
+
+    /// The handle with which the session is ended.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Tells what happens, and after each apply whether the routes are live, until the session has ended.
+    pub(super) async fn run(mut self) {
+        let mut verification: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+        loop {
+            tokio::select! {
+                biased;
+                event = self.events.next() => match event {
+                    None => return,
+                    Some(event) => {
+                        self.tell(&event);
+                        if matches!(event, Event::ConfigApplied { .. }) {
+                            verification = Box::pin(verify(self.client.clone(), self.routes.clone()));
+                        }
+                    }
+                },
+                () = &mut verification => verification = Box::pin(std::future::pending()),
+            }
+        }
+    }
+
+    /// One line for what happened. A failure that goes on in the same way is told once, and again when its
+    /// pauses have become long.
+    fn tell(&mut self, event: &Event) {
+        match event {
+            Event::Retrying(retry) | Event::ExtendedRetry(retry) => {
+                let failure = format!("{} {}", event.name(), retry.cause);
+                if self.told.as_ref() == Some(&failure) {
+                    debug!("{event}");
+                } else {
+                    warn!("{event}");
+                    self.told = Some(failure);
+                }
+            }
+            Event::Disconnected { .. }
+            | Event::RouteRefused { .. }
+            | Event::ApplyRefused { .. }
+            | Event::Replaced { .. }
+            | Event::Unsupported { .. }
+            | Event::Error { .. }
+            | Event::Missed(_) => warn!("{event}"),
+            _ => {
+                self.told = None;
+                info!("{event}");
+            }
+        }
+    }
+}
+
+fn registry(endpoint: &Endpoint) -> Registry {
+    match &endpoint.host {
+        Host::Name(name) => Registry::new(name.clone(), endpoint.port),
+        Host::Ip(ip) => Registry::new(ip.to_string(), endpoint.port),
+    }
+}
+
+/// Asks until every route is live, and says so for each. What stays as it was is not said again.
+async fn verify(client: Client, mut routes: BTreeMap<RouteKey, Route>) {
+    let mut pause = FIRST_PAUSE;
+    let mut told: BTreeMap<RouteKey, String> = BTreeMap::new();
+    loop {
+        let mut missing = BTreeMap::new();
+        for (key, route) in routes {
+            let verdict = findings(&client, &route.backend).await.verdict();
+            let line = format!("{} -> {}: {verdict}", Urls(&route), route.backend);
+            match verdict {
+                Verdict::Live { .. } => info!("live: {line}"),
+                Verdict::Unreachable { .. } => {
+                    if told.get(&key) != Some(&line) {
+                        warn!("not live: {line}");
+                    }
+                    told.insert(key.clone(), line);
+                    missing.insert(key, route);
+                }
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        routes = missing;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn findings(client: &Client, backend: &BackendUrl) -> Findings {
+    let (from_here, from_proxy) = tokio::join!(reach(backend), client.backend_test(backend.clone()));
+    Findings {
+        backend: backend.clone(),
+        from_here,
+        from_proxy: from_proxy.map_err(|error| error.to_string()),
+    }
+}
+
+/// Our own connection to the advertised address, as the proxy would make it.
+async fn reach(backend: &BackendUrl) -> Result<(), String> {
+    match timeout(OWN_TRY, TcpStream::connect(backend.authority())).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no connection within {OWN_TRY:?}")),
+    }
+}
+
+/// Under which URLs a route's requests come.
+struct Urls<'a>(&'a Route);
+
+impl std::fmt::Display for Urls<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, domain) in self.0.domains.as_slice().iter().enumerate() {
+            let separator = if index > 0 { ", " } else { "" };
+            write!(f, "{separator}http://{domain}{}", self.0.path)?;
+        }
+        Ok(())
+    }
+}
