@@ -393,6 +393,18 @@ impl RouteOption {
         }
     }
 
+    /// Whether it says what holds when nothing is set (PROTOCOL section 5).
+    pub fn is_default(self) -> bool {
+        match self {
+            RouteOption::Timeout(timeout) => timeout == GoDuration::from_secs(60),
+            RouteOption::Websocket(on) | RouteOption::PreserveHost(on) => on,
+            RouteOption::Compression(on) | RouteOption::Http2(on) | RouteOption::Http3(on) => !on,
+            RouteOption::HealthCheckInterval(_)
+            | RouteOption::HealthCheckTimeout(_)
+            | RouteOption::Hold(_) => false,
+        }
+    }
+
     /// The value's text. Booleans are `true` and `false`, the only ones the reference understands.
     pub fn value_text(self) -> String {
         match self {

@@ -39,16 +39,15 @@ pub async fn run(config: Config, shutdown: Shutdown) {
     };
     let choice = tokio::select! {
         choice = ready => choice,
-        () = shutdown.requested() => return info!("asked to stop before anything was registered"),
+        () = shutdown.requested() => return info!("nothing was registered yet"),
     };
     let (clients, mut sessions) = register(registration, choice.ip);
     shutdown.requested().await;
-    info!("asked to stop: leaving the registry");
     for client in clients {
         sessions.spawn(async move { client.shutdown().await });
     }
     while sessions.join_next().await.is_some() {}
-    info!("stopped");
+    info!("left; the routes are gone");
 }
 
 fn announce(config: &RegistrationConfig) {

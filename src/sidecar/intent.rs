@@ -25,7 +25,8 @@ fn wanted_route(config: &RouteConfig, advertised: IpAddr) -> Route {
     let mut route =
         Route::new(config.domains.clone(), config.path.clone(), backend).with_priority(config.priority);
     route.health = config.health.clone();
-    route.options = config.options.to_options().into_iter().collect();
+    // What holds anyway need not be said: each option costs a command.
+    route.options = config.options.to_options().into_iter().filter(|option| !option.is_default()).collect();
     route
 }
 

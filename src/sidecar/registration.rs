@@ -1,6 +1,6 @@
 //! One registry: its session as a client keeps it, told in the log, and checked with the proxy's own eyes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -22,14 +22,17 @@ const OWN_TRY: Duration = Duration::from_secs(2);
 /// Between two questions to the proxy while the backend is unreachable: the first pause, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How many different failures are remembered.
+const MAX_TOLD: usize = 16;
 
 /// A session with one registry, and the story of it.
 pub(super) struct Registration {
     client: Client,
     events: EventStream,
     routes: BTreeMap<RouteKey, Route>,
-    /// The last failure that was told, so that the next one like it is not.
-    told: Option<String>,
+    /// The failures that were told since the last success, so that none is told twice; at most
+    /// [`MAX_TOLD`].
+    told: BTreeSet<String>,
 }
 
 impl Registration {
@@ -42,7 +45,7 @@ impl Registration {
         client_config.reconnect_max = config.reconnect_max.get();
         let routes = intent.routes.clone();
         let (client, events) = Client::start(client_config, intent);
-        Registration { client, events, routes, told: None }
+        Registration { client, events, routes, told: BTreeSet::new() }
     }
 
     /// The handle with which the session is ended.
@@ -75,25 +78,31 @@ impl Registration {
     fn tell(&mut self, event: &Event) {
         match event {
             Event::Retrying(retry) | Event::ExtendedRetry(retry) => {
-                let failure = format!("{} {}", event.name(), retry.cause);
-                if self.told.as_ref() == Some(&failure) {
-                    debug!("{event}");
-                } else {
-                    warn!("{event}");
-                    self.told = Some(failure);
-                }
+                self.tell_once(format!("{} {}", event.name(), retry.cause), event);
             }
+            Event::Error { .. } => self.tell_once(event.to_string(), event),
             Event::Disconnected { .. }
             | Event::RouteRefused { .. }
             | Event::ApplyRefused { .. }
             | Event::Replaced { .. }
             | Event::Unsupported { .. }
-            | Event::Error { .. }
             | Event::Missed(_) => warn!("{event}"),
             _ => {
-                self.told = None;
+                self.told.clear();
                 info!("{event}");
             }
+        }
+    }
+
+    fn tell_once(&mut self, failure: String, event: &Event) {
+        // A peer that says something else each time must not fill our memory.
+        if self.told.len() >= MAX_TOLD {
+            self.told.clear();
+        }
+        if self.told.insert(failure) {
+            warn!("{event}");
+        } else {
+            debug!("{event}");
         }
     }
 }
