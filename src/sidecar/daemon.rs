@@ -47,7 +47,7 @@ pub async fn run(config: Config, shutdown: Shutdown) {
         sessions.spawn(async move { client.shutdown().await });
     }
     while sessions.join_next().await.is_some() {}
-    info!("left; the routes are gone");
+    info!("stopped");
 }
 
 fn announce(config: &RegistrationConfig) {
