@@ -14,6 +14,8 @@ mod failure;
 mod forwarding;
 #[path = "proxy/framing.rs"]
 mod framing;
+#[path = "proxy/probes.rs"]
+mod probes;
 #[path = "proxy/stopping.rs"]
 mod stopping;
 #[path = "proxy/upgrade.rs"]

@@ -10,7 +10,7 @@
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `tunnel` | after an upgrade |
 //! | `page` | what we say ourselves |
-//! | `prober` | the registry's questions to backends |
+//! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
 //!
 //! It reads a snapshot of the routing table for each request, and must not know the registry.
 
@@ -24,6 +24,7 @@ mod hygiene;
 mod page;
 mod prober;
 mod record;
+mod schedule;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -40,6 +41,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::server::routing::{BackendPolicy, Table};
+
+pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend};
 
 /// What a [`Proxy`] is told once, at its start.
 #[derive(Debug, Clone)]
