@@ -1,5 +1,6 @@
 //! Host names as routes have them, and path prefixes.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -27,6 +28,13 @@ impl Domain {
     /// Whether this is a `*.` domain.
     pub fn is_wildcard(&self) -> bool {
         self.wildcard_suffix().is_some()
+    }
+}
+
+/// Maps with domains as keys are searched with the text of a request's Host.
+impl Borrow<str> for Domain {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -1,1 +1,145 @@
-//! The data plane.
+//! The data plane: listeners, forwarding, upstream connections, probes.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `worker` | one thread, one runtime, one listener: accepts, spreads and ends client connections |
+//! | `connection` | one client connection: its socket, and what is watched about it |
+//! | `exchange` | one request from its head to the response's head |
+//! | `hygiene`, `headers`, `forwarded` | what is refused, removed and added |
+//! | `upstream`, `dial` | kept-alive connections to members; making new ones |
+//! | `body`, `record` | what streams in between, and what is known when it is over |
+//! | `tunnel` | after an upgrade |
+//! | `page` | what we say ourselves |
+//! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
+//!
+//! It reads a snapshot of the routing table for each request, and must not know the registry.
+
+mod body;
+mod connection;
+mod dial;
+mod exchange;
+mod forwarded;
+mod headers;
+mod hygiene;
+mod page;
+mod prober;
+mod record;
+mod schedule;
+mod tunnel;
+mod upstream;
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::server::routing::{BackendPolicy, Table};
+
+pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend};
+
+/// What a [`Proxy`] is told once, at its start.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    /// HTTP_LISTEN. Port 0: any free one, see [`Proxy::local_addr`].
+    pub listen: SocketAddr,
+    /// Threads, each with its own listener and its own upstream connections. 0: one for each core.
+    pub workers: usize,
+    /// MAX_CONNECTIONS, over all workers. Further clients wait in the kernel's queue.
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head, and how long a connection may be idle.
+    pub header_timeout: Duration,
+    /// How long a client may leave what was sent to it unread.
+    pub write_timeout: Duration,
+    /// TRUSTED_PROXIES: whose forwarding headers count (SEMANTICS section 9).
+    pub trusted_proxies: Vec<IpNet>,
+    /// Which backends may be connected to. The proxy adds its own listener to those it refuses.
+    pub policy: BackendPolicy,
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        ProxyConfig {
+            listen: SocketAddr::from(([0, 0, 0, 0], 80)),
+            workers: 0,
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            trusted_proxies: Vec::new(),
+            policy: BackendPolicy::default(),
+        }
+    }
+}
+
+/// A running proxy. Dropping it cuts everything off; [`Proxy::stop`] is the polite way.
+#[derive(Debug)]
+pub struct Proxy {
+    local_addr: SocketAddr,
+    /// `Some(deadline)`: finish what is in flight until then.
+    stop: watch::Sender<Option<Instant>>,
+    /// Each worker sends the number of requests that it cut off and hangs up.
+    ended: mpsc::Receiver<usize>,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Client connections that were cut off when the budget was used up.
+    pub cut_off: usize,
+}
+
+impl Proxy {
+    /// Binds the listener and starts the workers; requests are served when this returns. Several may run in
+    /// one process. Needs no runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
+    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> io::Result<Proxy> {
+        let workers = match config.workers {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            given => given,
+        };
+        let listeners = worker::listen(config.listen, workers)?;
+        let local_addr = listeners[0].local_addr()?;
+        let mut config = config;
+        config.policy.own.push(local_addr);
+        let (stop, stopping) = watch::channel(None);
+        let (end, ended) = mpsc::channel(workers);
+        let crew = worker::Crew::new(config, table, workers);
+        for (number, (listener, inbox)) in listeners.into_iter().zip(crew.inboxes).enumerate() {
+            let worker = worker::Seat { shared: Arc::clone(&crew.shared), number, listener, inbox };
+            let (stopping, end) = (stopping.clone(), end.clone());
+            let run = move || worker.run(stopping, end);
+            thread::Builder::new().name(format!("proxy-{number}")).spawn(run)?;
+        }
+        Ok(Proxy { local_addr, stop, ended })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Accepts nothing new, tells kept-alive clients to go (`Connection: close`), lets requests in flight
+    /// finish for at most `budget`, and returns as soon as there are none. Upgraded connections are not
+    /// waited for (SEMANTICS section 6).
+    ///
+    /// Dropping the future does not call the stop off; it only stops watching it.
+    pub async fn stop(mut self, budget: Duration) -> Stopped {
+        self.stop.send_replace(Some(Instant::now() + budget));
+        let mut cut_off = 0;
+        while let Some(more) = self.ended.recv().await {
+            cut_off += more;
+        }
+        Stopped { cut_off }
+    }
+}
+
+/// The listeners of one start: a listener for each worker, all on one port.
+type Listeners = Vec<TcpListener>;

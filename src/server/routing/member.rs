@@ -1,11 +1,14 @@
 //! A member of a claim: one session's backend, with the settings of its own route.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, InstanceName, RouteOption};
+
+use super::ejection::{Ejection, Outcome};
 
 /// Which member this is; the same in every snapshot of the table for as long as the member lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,4 +84,77 @@ impl Settings {
 pub struct MemberLoad {
     /// Requests that were sent to it and whose response is not over.
     pub in_flight: AtomicUsize,
+    /// Upgraded connections (websockets), which are not counted above (SEMANTICS section 6).
+    pub upgraded: AtomicUsize,
+    /// An [`Ejection`], packed.
+    ejection: AtomicU64,
+    /// The moment that the ejection's times count from: the first that was recorded.
+    epoch: OnceLock<Instant>,
+}
+
+impl MemberLoad {
+    /// Takes note of what a request found out. Returns the state that came of it if it is a new one.
+    pub fn record(&self, outcome: Outcome, now: Instant) -> Option<Ejection> {
+        let bits = self.ejection.load(Ordering::Relaxed);
+        if bits == 0 && outcome == Outcome::Answered {
+            return None;
+        }
+        let since = now.saturating_duration_since(*self.epoch.get_or_init(|| now));
+        let next = |bits| Some(Ejection::unpack(bits).next(outcome, since).pack());
+        let before = self.ejection.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
+        let state = Ejection::unpack(before).next(outcome, since);
+        (state.pack() != before).then_some(state)
+    }
+
+    /// Whether it failed so often that requests should go elsewhere at `now` (SEMANTICS section 3).
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        let bits = self.ejection.load(Ordering::Relaxed);
+        if bits == 0 {
+            return false;
+        }
+        let since = self.epoch.get().map_or(Duration::ZERO, |epoch| now.saturating_duration_since(*epoch));
+        Ejection::unpack(bits).is_out(since)
+    }
+}
+
+/// A request at a member: it counts as in flight until this is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<Member>);
+
+impl InFlight {
+    /// Counts one more request at `member`.
+    pub fn new(member: Arc<Member>) -> Self {
+        member.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(member)
+    }
+
+    /// The request became something else: from now on it counts as upgraded, and no longer as in flight.
+    pub fn into_upgraded(self) -> Upgraded {
+        self.0.load.upgraded.fetch_add(1, Ordering::Relaxed);
+        Upgraded(Arc::clone(&self.0))
+    }
+}
+
+impl Deref for InFlight {
+    type Target = Arc<Member>;
+
+    fn deref(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An upgraded connection at a member: it counts until this is dropped.
+#[derive(Debug)]
+pub struct Upgraded(Arc<Member>);
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        self.0.load.upgraded.fetch_sub(1, Ordering::Relaxed);
+    }
 }

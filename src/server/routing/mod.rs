@@ -3,12 +3,20 @@
 //! The registry derives claims from what sessions applied and puts them into a [`Table`]; the proxy reads
 //! a snapshot of it for each request. Neither knows the other. Nothing here does I/O or reads a clock.
 
+mod choose;
+mod ejection;
 mod member;
 mod policy;
 mod probe;
 mod table;
+mod target;
 
-pub use member::{Member, MemberId, MemberLoad, Settings};
+pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
+pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};
 pub use table::{Claim, Table};
+pub use target::{AmbiguousPath, normalise};
+
+#[cfg(test)]
+mod fixture;

@@ -1,6 +1,6 @@
 //! Which addresses a backend, a page or a check may have (SEMANTICS section 9, BACKEND_ALLOW).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -9,13 +9,183 @@ use ipnet::IpNet;
 pub struct BackendPolicy {
     /// BACKEND_ALLOW; `None`: the peer's own address and private ranges, loopback for loopback peers.
     pub allow: Option<Vec<IpNet>>,
-    /// Our own listeners, which are never a backend.
+    /// Our own listeners, which are never a backend. An unspecified address (`0.0.0.0:80`) stands for
+    /// every address of this host; those that are not loopback are found by
+    /// [`BackendPolicy::is_ourselves`] when a connection exists.
     pub own: Vec<SocketAddr>,
 }
 
 impl BackendPolicy {
     /// Whether a registration from `peer` may have `target` as a backend.
-    pub fn permits(&self, _peer: IpAddr, _target: SocketAddr) -> bool {
-        true
+    ///
+    /// Never link-local, unspecified or multicast addresses, nor our own listeners, and loopback only for
+    /// loopback peers, whatever [`BackendPolicy::allow`] says. IPv4-mapped IPv6 is IPv4.
+    pub fn permits(&self, peer: IpAddr, target: SocketAddr) -> bool {
+        let (peer, ip) = (peer.to_canonical(), target.ip().to_canonical());
+        if is_never_a_backend(ip) || self.is_own_listener(ip, target.port()) {
+            return false;
+        }
+        if ip.is_loopback() && !peer.is_loopback() {
+            return false;
+        }
+        match &self.allow {
+            Some(nets) => nets.iter().any(|net| net.contains(&ip)),
+            None => ip == peer || ip.is_loopback() || is_private(ip),
+        }
+    }
+
+    /// Whether a connection to `target` that our end made from `local` has come back to one of our own
+    /// listeners: only a connection to an address of this host has one address at both ends.
+    pub fn is_ourselves(&self, local: IpAddr, target: SocketAddr) -> bool {
+        let same_host = local.to_canonical() == target.ip().to_canonical();
+        same_host && self.own.iter().any(|own| own.ip().is_unspecified() && own.port() == target.port())
+    }
+
+    fn is_own_listener(&self, ip: IpAddr, port: u16) -> bool {
+        self.own.iter().any(|own| {
+            let own_ip = own.ip().to_canonical();
+            own.port() == port && (own_ip == ip || (own_ip.is_unspecified() && ip.is_loopback()))
+        })
+    }
+}
+
+fn is_never_a_backend(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip == Ipv4Addr::BROADCAST,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    link_local || ip.is_unspecified() || ip.is_multicast()
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => Ipv6Addr::is_unique_local(&ip),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(allow: Option<&[&str]>, own: &[&str]) -> BackendPolicy {
+        BackendPolicy {
+            allow: allow.map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect()),
+            own: own.iter().map(|addr| addr.parse().unwrap()).collect(),
+        }
+    }
+
+    fn check(policy: &BackendPolicy, table: &[(&str, &str, bool)]) {
+        for (peer, target, permitted) in table {
+            let verdict = policy.permits(peer.parse().unwrap(), target.parse().unwrap());
+            assert_eq!(verdict, *permitted, "{peer} registers {target} under {policy:?}");
+        }
+    }
+
+    #[test]
+    fn by_default_a_peer_may_name_itself_and_private_ranges() {
+        check(
+            &policy(None, &[]),
+            &[
+                ("10.2.2.7", "10.2.2.7:8080", true),
+                ("10.2.2.7", "10.2.2.8:8080", true),
+                ("10.2.2.7", "172.16.0.1:80", true),
+                ("10.2.2.7", "172.32.0.1:80", false),
+                ("10.2.2.7", "192.168.1.1:80", true),
+                ("10.2.2.7", "[fd00::1]:80", true),
+                ("10.2.2.7", "93.184.216.34:80", false),
+                ("93.184.216.34", "93.184.216.34:80", true),
+                ("93.184.216.34", "93.184.216.35:80", false),
+                ("10.2.2.7", "[2001:db8::1]:80", false),
+                ("2001:db8::1", "[2001:db8::1]:80", true),
+            ],
+        );
+    }
+
+    #[test]
+    fn loopback_is_for_loopback_peers_even_where_it_is_allowed() {
+        for policy in [policy(None, &[]), policy(Some(&["0.0.0.0/0", "::/0"]), &[])] {
+            check(
+                &policy,
+                &[
+                    ("127.0.0.1", "127.0.0.1:8080", true),
+                    ("127.0.0.1", "127.0.0.9:8080", true),
+                    ("::1", "127.0.0.1:8080", true),
+                    ("10.2.2.7", "127.0.0.1:8081", false),
+                    ("10.2.2.7", "[::1]:8081", false),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_by_name_replaces_the_default() {
+        check(
+            &policy(Some(&["10.2.2.0/24", "2001:db8::/32"]), &[]),
+            &[
+                ("10.2.2.7", "10.2.2.9:80", true),
+                ("10.2.2.7", "10.2.3.9:80", false),
+                ("10.2.3.9", "10.2.3.9:80", false),
+                ("127.0.0.1", "127.0.0.1:80", false),
+                ("10.2.2.7", "[2001:db8::5]:80", true),
+            ],
+        );
+    }
+
+    #[test]
+    fn link_local_and_what_is_no_host_are_never_backends() {
+        for policy in [policy(None, &[]), policy(Some(&["0.0.0.0/0", "::/0"]), &[])] {
+            check(
+                &policy,
+                &[
+                    ("10.2.2.7", "169.254.169.254:80", false),
+                    ("169.254.1.1", "169.254.1.1:80", false),
+                    ("fe80::1", "[fe80::1]:80", false),
+                    ("127.0.0.1", "0.0.0.0:80", false),
+                    ("127.0.0.1", "[::]:80", false),
+                    ("10.2.2.7", "224.0.0.1:80", false),
+                    ("10.2.2.7", "255.255.255.255:80", false),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn our_own_listeners_are_never_backends() {
+        check(
+            &policy(None, &["0.0.0.0:80", "10.2.2.2:81"]),
+            &[
+                ("127.0.0.1", "127.0.0.1:80", false),
+                ("127.0.0.1", "127.3.2.1:80", false),
+                ("127.0.0.1", "127.0.0.1:8080", true),
+                ("10.2.2.7", "10.2.2.2:81", false),
+                ("10.2.2.7", "10.2.2.7:81", true),
+                ("10.2.2.7", "10.2.2.7:80", true),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_recognised_by_the_connection_to_it() {
+        let policy = policy(None, &["0.0.0.0:80", "[::]:443"]);
+        let local: IpAddr = "10.2.2.2".parse().unwrap();
+        assert!(policy.is_ourselves(local, "10.2.2.2:80".parse().unwrap()));
+        assert!(policy.is_ourselves(local, "[::ffff:10.2.2.2]:443".parse().unwrap()));
+        assert!(!policy.is_ourselves(local, "10.2.2.2:8080".parse().unwrap()));
+        assert!(!policy.is_ourselves(local, "10.2.2.7:80".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_address_it_maps() {
+        check(
+            &policy(Some(&["10.0.0.0/8"]), &["[::]:80"]),
+            &[
+                ("::ffff:10.2.2.7", "10.2.2.7:8080", true),
+                ("10.2.2.7", "[::ffff:10.2.2.7]:8080", true),
+                ("10.2.2.7", "[::ffff:127.0.0.1]:8080", false),
+                ("10.2.2.7", "[::ffff:169.254.169.254]:8080", false),
+                ("127.0.0.1", "[::ffff:127.0.0.1]:80", false),
+            ],
+        );
     }
 }

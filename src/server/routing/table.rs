@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::protocol::{Domain, PathPrefix, ServiceName};
 
 use super::Member;
+use super::target::hostname;
 
 /// (domain, path, service) and the members that serve it (SEMANTICS section 1).
 #[derive(Debug, Clone)]
@@ -28,7 +29,49 @@ pub struct Table {
     hosts: imbl::HashMap<Domain, Arc<Vec<Arc<Claim>>>>,
 }
 
+/// No domain is longer (RFC 1035).
+const MAX_HOST: usize = 253;
+
 impl Table {
+    /// The claim that serves a request (SEMANTICS section 2): the exact host before wildcards, the longest
+    /// wildcard suffix first, and among a host's claims the higher priority, then the longer path. A host
+    /// without a matching path falls through to its wildcards.
+    ///
+    /// `host` is a Host header as it came: case, port and a trailing dot do not count. `path` must be
+    /// [normalised](super::normalise). Never allocates.
+    pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Claim>> {
+        let host = hostname(host);
+        if host.is_empty() || host.len() > MAX_HOST {
+            return None;
+        }
+        let mut buffer = [0; MAX_HOST];
+        let name = &mut buffer[..host.len()];
+        name.copy_from_slice(host.as_bytes());
+        name.make_ascii_lowercase();
+        let exact = std::str::from_utf8(name).ok()?;
+        self.find_on(exact, path).or_else(|| self.find_on_wildcards(name, path))
+    }
+
+    /// `a.b.example.com` is served by `*.b.example.com`, `*.example.com` and `*.com`, in this order. Each of
+    /// them is the end of the name with a `*` written over the byte before the dot.
+    fn find_on_wildcards(&self, name: &mut [u8], path: &str) -> Option<&Arc<Claim>> {
+        for dot in 1..name.len() {
+            if name[dot] != b'.' {
+                continue;
+            }
+            name[dot - 1] = b'*';
+            let wildcard = std::str::from_utf8(&name[dot - 1..]).ok()?;
+            if let Some(claim) = self.find_on(wildcard, path) {
+                return Some(claim);
+            }
+        }
+        None
+    }
+
+    fn find_on(&self, domain: &str, path: &str) -> Option<&Arc<Claim>> {
+        self.hosts.get(domain)?.iter().find(|claim| claim.path.matches(path))
+    }
+
     /// The table in which `claim` stands, in place of the one with its domain and path.
     pub fn put(&mut self, claim: Claim) {
         let mut claims = self.without(&claim.domain, &claim.path);
@@ -62,5 +105,163 @@ impl Table {
     /// Every claim, in no order.
     pub fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
         self.hosts.values().flat_map(|claims| claims.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::fixture::claim;
+    use super::*;
+
+    fn table(claims: &[(&str, &str, i32)]) -> Table {
+        let mut table = Table::default();
+        for (domain, path, priority) in claims {
+            table.put(claim(domain, path, *priority));
+        }
+        table
+    }
+
+    fn found(table: &Table, host: &str, path: &str) -> Option<String> {
+        table.find(host, path).map(|claim| format!("{}{}", claim.domain, claim.path))
+    }
+
+    #[test]
+    fn an_exact_host_comes_before_wildcards_and_the_longest_suffix_first() {
+        let table = table(&[
+            ("a.example.com", "/", 0),
+            ("*.example.com", "/", 99),
+            ("*.b.example.com", "/", 0),
+            ("*.com", "/", 99),
+        ]);
+        for (host, expected) in [
+            ("a.example.com", Some("a.example.com/")),
+            ("x.example.com", Some("*.example.com/")),
+            ("x.b.example.com", Some("*.b.example.com/")),
+            ("x.y.b.example.com", Some("*.b.example.com/")),
+            ("b.example.com", Some("*.example.com/")),
+            ("example.com", Some("*.com/")),
+            ("example.org", None),
+            ("com", None),
+            ("", None),
+            (".com", None),
+            ("[::1]:80", None),
+            ("*.example.com", Some("*.example.com/")),
+        ] {
+            assert_eq!(found(&table, host, "/").as_deref(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_matching_path_falls_through_to_its_wildcards() {
+        let table = table(&[
+            ("a.b.example.com", "/api", 0),
+            ("*.b.example.com", "/app", 0),
+            ("*.example.com", "/", 0),
+        ]);
+        for (path, expected) in
+            [("/api/x", "a.b.example.com/api"), ("/app", "*.b.example.com/app"), ("/other", "*.example.com/")]
+        {
+            assert_eq!(found(&table, "a.b.example.com", path).as_deref(), Some(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_higher_priority_comes_before_a_longer_path() {
+        let table =
+            table(&[("h", "/", 10), ("h", "/api", 10), ("h", "/api/v2", 10), ("h", "/api/v2/old", 5)]);
+        for (path, expected) in [
+            ("/", "h/"),
+            ("/apixyz", "h/"),
+            ("/api", "h/api"),
+            ("/api/", "h/api"),
+            ("/api/v1", "h/api"),
+            ("/api/v2/x", "h/api/v2"),
+            ("/api/v2/old", "h/api/v2"),
+        ] {
+            assert_eq!(found(&table, "h", path).as_deref(), Some(expected), "{path}");
+        }
+        let raised = {
+            let mut table = table.clone();
+            table.put(claim("h", "/", 11));
+            table
+        };
+        assert_eq!(found(&raised, "h", "/api").as_deref(), Some("h/"));
+        assert_eq!(found(&table, "h", "/api").as_deref(), Some("h/api"), "the old snapshot stays");
+    }
+
+    #[test]
+    fn case_port_and_trailing_dot_of_the_host_do_not_count() {
+        let table = table(&[("example.com", "/", 0), ("*.example.com", "/", 0)]);
+        for host in ["EXAMPLE.com", "example.com:8080", "example.com.", "Example.Com.:80"] {
+            assert_eq!(found(&table, host, "/").as_deref(), Some("example.com/"), "{host}");
+        }
+        assert_eq!(found(&table, "A.Example.com:1", "/").as_deref(), Some("*.example.com/"));
+        assert_eq!(found(&table, &"a.".repeat(200), "/"), None);
+        assert!(found(&table, "\u{e4}.example.com", "/").is_some(), "survived, whatever it is");
+    }
+
+    #[test]
+    fn a_claim_is_replaced_and_taken_out() {
+        let mut table = table(&[("h", "/", 0), ("h", "/a", 0)]);
+        table.put(claim("h", "/a", 5));
+        assert_eq!(table.claims().count(), 2);
+        assert_eq!(table.get(&"h".parse().unwrap(), &"/a".parse().unwrap()).unwrap().priority, 5);
+        table.remove(&"h".parse().unwrap(), &"/a".parse().unwrap());
+        assert_eq!(found(&table, "h", "/a").as_deref(), Some("h/"));
+        table.remove(&"h".parse().unwrap(), &"/".parse().unwrap());
+        table.remove(&"h".parse().unwrap(), &"/".parse().unwrap());
+        assert_eq!(table.claims().count(), 0);
+    }
+
+    /// Replacing a claim must leave other hosts' lists as they are, not copy them.
+    #[test]
+    fn replacing_a_claim_costs_what_its_host_has() {
+        let before = table(&[("a", "/", 0), ("b", "/", 0), ("b", "/x", 0)]);
+        let mut after = before.clone();
+        after.put(claim("a", "/", 1));
+        let list = |table: &Table, host: &str| Arc::clone(&table.hosts[host]);
+        assert!(Arc::ptr_eq(&list(&before, "b"), &list(&after, "b")));
+        assert!(!Arc::ptr_eq(&list(&before, "a"), &list(&after, "a")));
+    }
+
+    /// SEMANTICS section 2 once more, in the slowest way.
+    fn find_slowly(claims: &[(&str, &str, i32)], host: &str, path: &str) -> Option<String> {
+        let matches = |domain: &str| match domain.strip_prefix("*.") {
+            Some(suffix) => {
+                host.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
+            None => domain == host,
+        };
+        let mut fitting: Vec<_> = claims
+            .iter()
+            .filter(|(domain, prefix, _)| {
+                let under = path.strip_prefix(prefix.trim_end_matches('/'));
+                matches(domain) && under.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+            .collect();
+        fitting.sort_by_key(|(domain, prefix, priority)| {
+            (domain.starts_with('*'), std::cmp::Reverse((domain.len(), *priority, prefix.len())))
+        });
+        fitting.first().map(|(domain, prefix, _)| format!("{domain}{prefix}"))
+    }
+
+    proptest! {
+        #[test]
+        fn finding_is_what_the_rules_say(
+            priorities in prop::collection::vec(prop::option::of(0..3i32), 18),
+            host in prop::sample::select(vec!["b.c", "a.b.c", "x.a.b.c", "c", "d.c"]),
+            path in prop::sample::select(vec!["/", "/p", "/p/", "/p/q", "/p/q/r", "/pq"]),
+        ) {
+            let domains = ["a.b.c", "b.c", "*.c", "*.b.c", "*.a.b.c", "c"];
+            let paths = ["/", "/p", "/p/q"];
+            let all = domains.iter().flat_map(|domain| paths.iter().map(move |path| (*domain, *path)));
+            let claims: Vec<_> = all
+                .zip(&priorities)
+                .filter_map(|((domain, path), priority)| Some((domain, path, (*priority)?)))
+                .collect();
+            prop_assert_eq!(found(&table(&claims), host, path), find_slowly(&claims, host, path));
+        }
     }
 }

@@ -1,0 +1,262 @@
+//! What streams through: request bodies up, response bodies down. Nothing is buffered here.
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::SendRequest;
+use tokio::time::{Sleep, sleep};
+
+use crate::server::routing::Outcome;
+
+use super::record::{End, Record};
+
+/// A request's body on its way to a backend.
+pub(super) enum Upload {
+    Empty,
+    Stream { incoming: Incoming, progress: Rc<Progress> },
+}
+
+/// How far a request's body is.
+pub(super) struct Progress {
+    /// When the client last sent something.
+    last: Cell<Instant>,
+    /// Whether we are waiting for the client.
+    pub(super) waiting: Cell<bool>,
+}
+
+impl Progress {
+    pub(super) fn last(&self) -> Instant {
+        self.last.get()
+    }
+}
+
+impl Upload {
+    pub(super) fn new(incoming: Incoming, now: Instant) -> Self {
+        if incoming.is_end_stream() {
+            return Upload::Empty;
+        }
+        let progress = Rc::new(Progress { last: Cell::new(now), waiting: Cell::new(false) });
+        Upload::Stream { incoming, progress }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Upload::Empty)
+    }
+
+    pub(super) fn progress(&self) -> Option<Rc<Progress>> {
+        match self {
+            Upload::Empty => None,
+            Upload::Stream { progress, .. } => Some(Rc::clone(progress)),
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Upload::Empty => Poll::Ready(None),
+            Upload::Stream { incoming, progress } => {
+                let polled = Pin::new(incoming).poll_frame(cx);
+                progress.waiting.set(polled.is_pending());
+                if polled.is_ready() {
+                    progress.last.set(Instant::now());
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Upload::Empty => true,
+            Upload::Stream { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Upload::Empty => SizeHint::with_exact(0),
+            Upload::Stream { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+/// A response's body on its way to the client.
+pub(super) enum Reply {
+    /// Something of ours.
+    Page { text: Option<Bytes>, record: Record },
+    /// Nothing: the head of an upgrade.
+    Empty,
+    /// A backend's.
+    Stream(Download),
+}
+
+/// A backend's response body. When it is over, its connection goes back to the pool.
+pub(super) struct Download {
+    incoming: Incoming,
+    sender: Option<SendRequest<Upload>>,
+    idle: IdleLimit,
+    record: Record,
+}
+
+/// Why a response broke off. The client's transfer is then broken too, never ended as if it were complete.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Upstream(hyper::Error),
+    Silent(Duration),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Upstream(error) => write!(f, "the backend broke off: {error}"),
+            Broken::Silent(limit) => write!(f, "the backend was silent for {limit:?}"),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl Download {
+    pub(super) fn new(
+        incoming: Incoming,
+        sender: SendRequest<Upload>,
+        idle_limit: Duration,
+        record: Record,
+    ) -> Self {
+        Download { incoming, sender: Some(sender), idle: IdleLimit::new(idle_limit), record }
+    }
+
+    fn complete(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            self.record.give_back(sender);
+        }
+        self.record.end(End::Complete);
+    }
+
+    fn broken(&mut self, why: Broken) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.sender = None;
+        self.record.note(Outcome::Failed);
+        self.record.end(End::Broken);
+        Poll::Ready(Some(Err(why)))
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // hyper does not ask again once the announced length is through; and some have no body at all.
+        if self.incoming.is_end_stream() {
+            self.complete();
+        }
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.idle.moved();
+                this.record.sent(frame.data_ref().map_or(0, Bytes::len));
+                if this.incoming.is_end_stream() {
+                    this.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => this.broken(Broken::Upstream(error)),
+            Poll::Ready(None) => {
+                this.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.idle.poll_silent(cx) {
+                Poll::Ready(limit) => this.broken(Broken::Silent(limit)),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Reply::Page { text, record } => Poll::Ready(text.take().map(|text| {
+                record.sent(text.len());
+                record.end(End::Complete);
+                Ok(Frame::data(text))
+            })),
+            Reply::Empty => Poll::Ready(None),
+            Reply::Stream(download) => Pin::new(download).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Reply::Page { text, .. } => text.is_none(),
+            Reply::Empty => true,
+            Reply::Stream(download) => download.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Reply::Page { text, .. } => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Reply::Empty => SizeHint::with_exact(0),
+            Reply::Stream(download) => download.size_hint(),
+        }
+    }
+}
+
+/// How long a backend may be silent. The timer exists only once there was a wait, so that a response that
+/// comes in one piece costs none.
+struct IdleLimit {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    moved: bool,
+}
+
+impl IdleLimit {
+    fn new(limit: Duration) -> Self {
+        IdleLimit { limit, timer: None, moved: false }
+    }
+
+    fn moved(&mut self) {
+        self.moved = true;
+    }
+
+    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let limit = self.limit;
+        let moved = std::mem::take(&mut self.moved);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if moved {
+            timer.as_mut().reset(tokio::time::Instant::now() + limit);
+        }
+        timer.as_mut().poll(cx).map(|()| limit)
+    }
+}

@@ -1,0 +1,231 @@
+//! One client connection: hyper does the protocol, and this is what is watched besides.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::exchange;
+use super::forwarded::Forwarding;
+use super::worker::{Stopping, Worker};
+
+/// What is known of a client connection while it is open.
+pub(super) struct ClientConnection {
+    pub(super) worker: Rc<Worker>,
+    pub(super) forwarding: Forwarding,
+    socket: Arc<SocketState>,
+    /// Requests that are not over.
+    requests: Cell<u32>,
+    had_request: Cell<bool>,
+    /// Since when there is no request, by the worker's clock.
+    quiet_since: Cell<u64>,
+    expired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl ClientConnection {
+    pub(super) fn new(worker: Rc<Worker>, peer: IpAddr) -> Self {
+        ClientConnection {
+            forwarding: Forwarding::new(peer, &worker.shared.config.trusted_proxies),
+            socket: Arc::new(SocketState::new()),
+            requests: Cell::new(0),
+            had_request: Cell::new(false),
+            quiet_since: Cell::new(worker.millis()),
+            expired: Cell::new(false),
+            waker: RefCell::new(None),
+            worker,
+        }
+    }
+
+    pub(super) fn request_begins(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.had_request.set(true);
+    }
+
+    pub(super) fn request_ends(&self) {
+        self.requests.set(self.requests.get() - 1);
+        self.quiet_since.set(self.worker.millis());
+    }
+
+    /// Ends the connection if the client owes us something for too long: the head of a request, or the
+    /// reading of what we sent.
+    pub(super) fn expire(&self, now: u64) {
+        let config = &self.worker.shared.config;
+        let overdue = match self.socket.blocked_for() {
+            Some(blocked) => blocked > config.write_timeout.as_millis() as u64,
+            None => {
+                let quiet = now.saturating_sub(self.quiet_since.get());
+                self.requests.get() == 0 && quiet > config.header_timeout.as_millis() as u64
+            }
+        };
+        if overdue {
+            self.expired.set(true);
+            self.wake();
+        }
+    }
+
+    /// Ends the connection with a reset, for a client that would take an orderly close for the end of a
+    /// response that is only a part.
+    pub(super) fn reset(&self) {
+        self.socket.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets the connection look at what it is told.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn listen(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn should_leave(&self) -> bool {
+        match self.worker.stopping() {
+            Stopping::No => false,
+            Stopping::Used => self.had_request.get(),
+            Stopping::All => true,
+        }
+    }
+}
+
+/// Serves requests until either side ends the connection, it expires, or it is upgraded.
+pub(super) async fn run(stream: TcpStream, client: Rc<ClientConnection>) {
+    let io = ClientIo { stream: TokioIo::new(stream), socket: Arc::clone(&client.socket) };
+    let serving = Rc::clone(&client);
+    let service = service_fn(move |request| {
+        let exchange = exchange::serve(Rc::clone(&serving), request);
+        async move { Ok::<_, Infallible>(exchange.await) }
+    });
+    let mut connection = pin!(http().serve_connection(io, service).with_upgrades());
+    let mut told_to_leave = false;
+    poll_fn(|cx| {
+        client.listen(cx);
+        if client.expired.get() {
+            return Poll::Ready(());
+        }
+        let mut polled = connection.as_mut().poll(cx);
+        // After the poll: a request that has arrived already is to be answered.
+        if polled.is_pending() && !told_to_leave && client.should_leave() {
+            told_to_leave = true;
+            connection.as_mut().graceful_shutdown();
+            polled = connection.as_mut().poll(cx);
+        }
+        // What went wrong on a client's connection is the client's affair, or was said in the record.
+        polled.map(|_| ())
+    })
+    .await;
+}
+
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // One timer for all connections of a worker takes the place of hyper's, which is one for each request.
+    http.header_read_timeout(None);
+    http
+}
+
+/// What is shared with the socket, which hyper owns and wants to be able to send elsewhere.
+struct SocketState {
+    epoch: Instant,
+    /// Since when the client has not read what it was sent: milliseconds since `epoch`, plus one; 0: it
+    /// reads.
+    blocked_since: AtomicU64,
+    /// End with a reset.
+    reset: AtomicBool,
+}
+
+impl SocketState {
+    fn new() -> Self {
+        SocketState { epoch: Instant::now(), blocked_since: AtomicU64::new(0), reset: AtomicBool::new(false) }
+    }
+
+    fn note(&self, blocked: bool) {
+        let before = self.blocked_since.load(Ordering::Relaxed);
+        match (before, blocked) {
+            (0, true) => self.blocked_since.store(self.millis() + 1, Ordering::Relaxed),
+            (0, false) | (_, true) => {}
+            (_, false) => self.blocked_since.store(0, Ordering::Relaxed),
+        }
+    }
+
+    fn blocked_for(&self) -> Option<u64> {
+        let since = self.blocked_since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.millis().saturating_sub(since))
+    }
+
+    fn millis(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+/// The client's socket. It notes whether the client reads.
+struct ClientIo {
+    stream: TokioIo<TcpStream>,
+    socket: Arc<SocketState>,
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        if self.socket.reset.load(Ordering::Relaxed) {
+            let _ = SockRef::from(self.stream.inner()).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Read for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl Write for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.socket.note(polled.is_pending());
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.socket.note(polled.is_pending());
+        polled
+    }
+}

@@ -1,0 +1,303 @@
+//! One request, from its head to the head of its response.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::timeout;
+
+use crate::server::routing::{Claim, InFlight, Member, MemberId, Outcome, normalise};
+
+use super::body::{Download, Progress, Reply, Upload};
+use super::connection::ClientConnection;
+use super::page::Page;
+use super::record::Record;
+use super::upstream::{self, ConnectError, Upstream};
+use super::{headers, hygiene, tunnel};
+
+/// Answers a client's request: with a backend's response, or with a page of ours.
+pub(super) async fn serve(client: Rc<ClientConnection>, request: Request<Incoming>) -> Response<Reply> {
+    let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
+    match forward(&client, request, &mut record).await {
+        Ok(answer) => answer.into_response(record),
+        Err(page) => page.response(record),
+    }
+}
+
+async fn forward(
+    client: &ClientConnection,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Answer, Page> {
+    let host = hygiene::host_of(&request)?;
+    let claim = find(client, &host, request.uri())?;
+    // Maintenance, drain, limits and breakers will be asked here, between finding and choosing.
+    let upgrade =
+        headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
+    let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let outgoing = Outgoing::new(client, request, host, upgrade, record.started());
+    let mut answer = Attempts { client, claim, record, outgoing }.run().await?;
+    answer.tunnel = tunnel;
+    Ok(answer)
+}
+
+fn find(client: &ClientConnection, host: &HeaderValue, uri: &Uri) -> Result<Arc<Claim>, Page> {
+    let path = match uri.path() {
+        // `OPTIONS *` is about the host as a whole.
+        "*" => "/",
+        path => path,
+    };
+    let path = normalise(path).map_err(|_| {
+        Page::BadRequest("The path has an encoded slash beside a dot segment, which nobody can read surely.")
+    })?;
+    let host = host.to_str().map_err(|_| Page::NotClaimed)?;
+    client.worker.shared.table.load().find(host, &path).cloned().ok_or(Page::NotClaimed)
+}
+
+/// A request as it goes to a backend, but for what depends on which.
+struct Outgoing {
+    request: Request<Upload>,
+    /// The target as the client sent it.
+    target: PathAndQuery,
+    host: HeaderValue,
+    upgrade: bool,
+    /// The request's target stands for a member's base path.
+    rebased: bool,
+}
+
+impl Outgoing {
+    fn new(
+        client: &ClientConnection,
+        request: Request<Incoming>,
+        host: HeaderValue,
+        upgrade: Option<HeaderValue>,
+        now: Instant,
+    ) -> Self {
+        let (mut parts, incoming) = request.into_parts();
+        headers::strip_request(&mut parts.headers);
+        client.forwarding.apply(&mut parts.headers, &host);
+        let is_upgrade = upgrade.is_some();
+        if let Some(upgrade) = upgrade {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, upgrade);
+        }
+        parts.version = Version::HTTP_11;
+        let target = match parts.uri.path_and_query() {
+            Some(target) => target.clone(),
+            None => PathAndQuery::from_static("/"),
+        };
+        let rebased = parts.uri.authority().is_some();
+        let request = Request::from_parts(parts, Upload::new(incoming, now));
+        Outgoing { request, target, host, upgrade: is_upgrade, rebased }
+    }
+
+    /// Fills in what depends on the member.
+    fn address_to(&mut self, member: &Member) -> Result<(), Page> {
+        let base = member.backend.base_path();
+        if !base.is_empty() {
+            let joined = match self.target.as_str() {
+                "*" => base.to_owned(),
+                target => format!("{base}{target}"),
+            };
+            let too_long = |_| Page::BadRequest("The request's target is too long.");
+            *self.request.uri_mut() = Uri::try_from(joined).map_err(too_long)?;
+            self.rebased = true;
+        } else if self.rebased {
+            *self.request.uri_mut() = Uri::from(self.target.clone());
+            self.rebased = false;
+        }
+        let host = match member.settings.preserve_host {
+            true => self.host.clone(),
+            false => HeaderValue::try_from(member.backend.authority()).map_err(|_| Page::Unreachable)?,
+        };
+        self.request.headers_mut().insert(HOST, host);
+        Ok(())
+    }
+
+    /// The request once more, if it may be sent a second time though the first may have arrived: it asks
+    /// for nothing to be done, or for the same however often, and has no body that would be gone.
+    fn spare(&self) -> Option<Request<Upload>> {
+        let request = &self.request;
+        if self.upgrade || !request.body().is_empty() || !request.method().is_idempotent() {
+            return None;
+        }
+        let mut spare = Request::new(Upload::Empty);
+        spare.method_mut().clone_from(request.method());
+        spare.uri_mut().clone_from(request.uri());
+        spare.headers_mut().clone_from(request.headers());
+        Some(spare)
+    }
+}
+
+/// The tries to get one request answered: a second member where the first could not be connected to or, if
+/// that loses nothing, broke the connection; a new connection where a kept one turned out to be closed.
+struct Attempts<'a> {
+    client: &'a ClientConnection,
+    claim: Arc<Claim>,
+    record: &'a mut Record,
+    outgoing: Outgoing,
+}
+
+/// Why an attempt did not come to a response.
+enum Failure {
+    /// A kept connection was closed, which says nothing about the member. The request is whole.
+    Stale,
+    /// The member could not be reached, or broke the connection. The request is whole.
+    Member(Page),
+    /// Nothing more can be tried.
+    Final(Page),
+}
+
+impl Attempts<'_> {
+    async fn run(mut self) -> Result<Answer, Page> {
+        let mut member = self.choose(None).ok_or(Page::NoMember)?;
+        let (mut tried, mut fresh) = (None, false);
+        loop {
+            if self.outgoing.upgrade && !member.settings.websocket {
+                return Err(Page::NoUpgrade);
+            }
+            self.record.sent_to(InFlight::new(Arc::clone(&member)));
+            self.outgoing.address_to(&member)?;
+            match self.attempt(&member, fresh).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Stale) => fresh = true,
+                Err(Failure::Member(page)) if tried.is_none() => {
+                    tried = Some(member.id);
+                    member = self.choose(tried).ok_or(page)?;
+                    fresh = false;
+                }
+                Err(Failure::Member(page) | Failure::Final(page)) => return Err(page),
+            }
+        }
+    }
+
+    fn choose(&self, tried: Option<MemberId>) -> Option<Arc<Member>> {
+        self.claim.choose(tried, Instant::now(), &mut |n| fastrand::usize(..n)).cloned()
+    }
+
+    async fn attempt(&mut self, member: &Member, fresh: bool) -> Result<Answer, Failure> {
+        let Upstream { mut sender, reused } = self.connection(member, fresh).await?;
+        let spare = self.outgoing.spare();
+        let progress = self.outgoing.request.body().progress();
+        let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
+        let limit = member.settings.timeout;
+        match within(limit, progress, sender.try_send_request(request)).await.map_err(Failure::Final)? {
+            Ok(response) => {
+                self.record.note(Outcome::Answered);
+                Ok(Answer { response, sender, idle_limit: limit, tunnel: None })
+            }
+            Err(mut error) => {
+                let whole = error.take_message().or(spare);
+                Err(self.failure(&error.into_error(), whole, reused))
+            }
+        }
+    }
+
+    /// A connection to `member`: a kept one, or a new one.
+    async fn connection(&self, member: &Member, fresh: bool) -> Result<Upstream, Failure> {
+        let worker = &self.client.worker;
+        let kept = if fresh { None } else { worker.pool.take(member.id, Instant::now()) };
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        upstream::connect(&worker.dialer, member).await.map_err(|error| {
+            tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
+            if let ConnectError::Scheme(_) = error {
+                return Failure::Final(Page::Unsupported);
+            }
+            self.record.note(Outcome::Failed);
+            Failure::Member(Page::Unreachable)
+        })
+    }
+
+    /// What a broken exchange means. `whole`: the request, if it may be sent once more.
+    fn failure(&mut self, error: &hyper::Error, whole: Option<Request<Upload>>, reused: bool) -> Failure {
+        tracing::debug!(%error, reused, "a request was not answered");
+        if error.is_user() {
+            // Our own body failed, which is the client's.
+            return Failure::Final(Page::BadRequest("The request's body could not be read."));
+        }
+        if error.is_parse() {
+            return Failure::Final(Page::Unintelligible);
+        }
+        if !reused {
+            self.record.note(Outcome::Failed);
+        }
+        match whole {
+            None => Failure::Final(Page::Unreachable),
+            Some(request) => {
+                self.outgoing.request = request;
+                if reused { Failure::Stale } else { Failure::Member(Page::Unreachable) }
+            }
+        }
+    }
+}
+
+/// Waits for a response's head, at most `limit` after the client last sent a part of the request.
+async fn within<F: Future>(
+    limit: Duration,
+    progress: Option<Rc<Progress>>,
+    head: F,
+) -> Result<F::Output, Page> {
+    let mut head = pin!(head);
+    let mut wait = limit;
+    loop {
+        if let Ok(head) = timeout(wait, head.as_mut()).await {
+            return Ok(head);
+        }
+        let Some(progress) = &progress else { return Err(Page::Late) };
+        wait = limit.saturating_sub(progress.last().elapsed());
+        if wait.is_zero() {
+            return Err(if progress.waiting.get() { Page::UploadStalled } else { Page::Late });
+        }
+    }
+}
+
+/// A backend's response.
+struct Answer {
+    response: Response<Incoming>,
+    sender: SendRequest<Upload>,
+    idle_limit: Duration,
+    /// Set where the client asked for an upgrade.
+    tunnel: Option<OnUpgrade>,
+}
+
+impl Answer {
+    fn into_response(self, mut record: Record) -> Response<Reply> {
+        if self.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.into_tunnel(record);
+        }
+        let (mut parts, incoming) = self.response.into_parts();
+        record.answered(parts.status);
+        headers::strip_response(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        let download = Download::new(incoming, self.sender, self.idle_limit, record);
+        Response::from_parts(parts, Reply::Stream(download))
+    }
+
+    fn into_tunnel(mut self, mut record: Record) -> Response<Reply> {
+        let upgrade = self.response.headers().get(UPGRADE).cloned();
+        // A backend must not switch unasked, nor to what it does not name.
+        let (Some(client), Some(upgrade)) = (self.tunnel, upgrade) else {
+            return Page::Unintelligible.response(record);
+        };
+        let backend = hyper::upgrade::on(&mut self.response);
+        record.answered(StatusCode::SWITCHING_PROTOCOLS);
+        if let Some(lease) = record.into_lease() {
+            tunnel::spawn(client, backend, lease.into_upgraded());
+        }
+        let (mut parts, _) = self.response.into_parts();
+        headers::strip_response(&mut parts.headers);
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, upgrade);
+        Response::from_parts(parts, Reply::Empty)
+    }
+}

@@ -1,0 +1,160 @@
+//! What is between two neighbours only and is not passed on (RFC 9110 section 7.6.1).
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// What a client wants its connection to become: the value of Upgrade, if Connection names it too.
+///
+/// `h2c` does not count: its request would be answered on a connection that we no longer read.
+pub(super) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers.get(UPGRADE)?;
+    let is_h2c = tokens(upgrade).any(|token| token.eq_ignore_ascii_case("h2c"));
+    let named = || {
+        headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("upgrade"))
+    };
+    (!is_h2c && named()).then(|| upgrade.clone())
+}
+
+/// Takes out of a request what is meant for us. Trailers stay announced; so does the length.
+///
+/// Transfer-Encoding stays where it is: it can only be `chunked`, and tells hyper that there is a body.
+pub(super) fn strip_request(headers: &mut HeaderMap) {
+    let trailers =
+        headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
+    strip_named(headers);
+    headers.remove(TE);
+    headers.remove(EXPECT);
+    headers.remove(PROXY_AUTHORIZATION);
+    headers.remove(HTTP2_SETTINGS);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes out of a response what is meant for us.
+pub(super) fn strip_response(headers: &mut HeaderMap) {
+    strip_named(headers);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(PROXY_AUTHENTICATE);
+}
+
+/// What both directions have in common: Connection, what it names, and what is always meant for a
+/// neighbour.
+fn strip_named(headers: &mut HeaderMap) {
+    // Nearly always there is nothing to collect, which allocates nothing.
+    let naming: Vec<HeaderValue> =
+        headers.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).cloned().collect();
+    for connection in &naming {
+        strip_tokens(headers, connection);
+    }
+    headers.remove(CONNECTION);
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(UPGRADE);
+}
+
+fn is_plain(connection: &HeaderValue) -> bool {
+    let connection = connection.as_bytes();
+    connection.eq_ignore_ascii_case(b"keep-alive") || connection.eq_ignore_ascii_case(b"close")
+}
+
+fn strip_tokens(headers: &mut HeaderMap, connection: &HeaderValue) {
+    for token in tokens(connection) {
+        // A message cannot do without these, whoever names them.
+        match HeaderName::from_bytes(token.as_bytes()) {
+            Ok(HOST | CONTENT_LENGTH | TRANSFER_ENCODING) | Err(_) => {}
+            Ok(name) => {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+/// The elements of a comma-separated list.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        map.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn what_is_for_a_neighbour_is_not_passed_on() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "x-other"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("expect", "100-continue"),
+            ("x-private", "1"),
+            ("x-other", "1"),
+            ("x-kept", "1"),
+        ]);
+        strip_request(&mut headers);
+        assert_eq!(names(&headers), ["x-kept"]);
+        let mut headers = map(&[
+            ("connection", "close, x-private"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authenticate", "Basic"),
+            ("x-private", "1"),
+            ("x-kept", "1"),
+        ]);
+        strip_response(&mut headers);
+        assert_eq!(names(&headers), ["x-kept"]);
+    }
+
+    #[test]
+    fn nobody_can_name_away_what_a_message_needs() {
+        let mut headers = map(&[
+            ("connection", "Host, Content-Length, close, not a token"),
+            ("host", "h"),
+            ("content-length", "3"),
+        ]);
+        strip_request(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert_eq!((headers.get("host").is_some(), headers.get("content-length").is_some()), (true, true));
+    }
+
+    #[test]
+    fn that_trailers_are_welcome_is_passed_on() {
+        let mut headers = map(&[("te", "gzip, Trailers"), ("connection", "te"), ("trailer", "x-sum")]);
+        strip_request(&mut headers);
+        assert_eq!(headers.get("te").unwrap(), "trailers");
+        assert_eq!(headers.get("trailer").unwrap(), "x-sum");
+    }
+
+    #[test]
+    fn an_upgrade_is_wanted_when_both_headers_say_so_and_it_is_not_h2c() {
+        let wanted =
+            |lines: &[_]| wanted_upgrade(&map(lines)).map(|value| value.to_str().unwrap().to_owned());
+        let upgrade = ("upgrade", "websocket");
+        assert_eq!(wanted(&[upgrade, ("connection", "keep-alive, Upgrade")]).as_deref(), Some("websocket"));
+        assert_eq!(wanted(&[upgrade, ("connection", "keep-alive")]), None);
+        assert_eq!(wanted(&[upgrade]), None);
+        assert_eq!(wanted(&[("connection", "upgrade")]), None);
+        assert_eq!(wanted(&[("upgrade", "h2c"), ("connection", "upgrade, http2-settings")]), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! What is refused before anything is looked up.
+
+use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request, Version};
+
+use super::page::Page;
+
+/// No authority is longer: 253 for the name, 6 for the port, a few for brackets.
+const MAX_HOST: usize = 264;
+
+/// Looks at a request's head and returns the host that it is for: its target's authority where it has one
+/// (absolute form), else its Host header.
+///
+/// # Errors
+/// The page that says what is wrong.
+pub(super) fn host_of<B>(request: &Request<B>) -> Result<HeaderValue, Page> {
+    if request.method() == Method::CONNECT {
+        return Err(Page::NotAllowed);
+    }
+    // hyper refuses codings that do not end in "chunked". Others would be taken off unseen.
+    for coding in request.headers().get_all(TRANSFER_ENCODING) {
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(Page::NotImplemented);
+        }
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let header = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(Page::BadRequest("The request has more than one Host header.")),
+        (header, _) => header,
+    };
+    if header.is_none() && request.version() >= Version::HTTP_11 {
+        return Err(Page::BadRequest("The request has no Host header."));
+    }
+    // RFC 9112 section 3.2.2: the target's authority replaces the header.
+    let host = match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => header.cloned(),
+    };
+    match host {
+        None => Err(Page::BadRequest("The request does not say which host it is for.")),
+        Some(host) if is_host(host.as_bytes()) => Ok(host),
+        Some(_) => Err(Page::BadRequest("The request's Host is no host name.")),
+    }
+}
+
+/// A registered name or address with an optional port. User info is none of it.
+fn is_host(text: &[u8]) -> bool {
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    !text.is_empty() && text.len() <= MAX_HOST && text.iter().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Result<String, Page> {
+        let request = build(Request::builder()).body(()).unwrap();
+        host_of(&request).map(|host| host.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_request_says_for_which_host_it_is_exactly_once() {
+        assert_eq!(check(|r| r.uri("/").header(HOST, "a.b:80")).as_deref(), Ok("a.b:80"));
+        assert_eq!(check(|r| r.uri("/").header(HOST, "[::1]:80")).as_deref(), Ok("[::1]:80"));
+        let refused = [
+            check(|r| r.uri("/")),
+            check(|r| r.uri("/").header(HOST, "a").header(HOST, "a")),
+            check(|r| r.uri("/").version(Version::HTTP_10)),
+            check(|r| r.uri("/").header(HOST, "")),
+            check(|r| r.uri("/").header(HOST, "a/b")),
+            check(|r| r.uri("/").header(HOST, "a, b")),
+            check(|r| r.uri("/").header(HOST, "user@a")),
+            check(|r| r.uri("/").header(HOST, "a".repeat(300))),
+            check(|r| r.uri("http://user@a/").header(HOST, "a")),
+        ];
+        for refused in refused {
+            assert!(matches!(refused, Err(Page::BadRequest(_))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn the_targets_authority_replaces_the_host_header() {
+        let absolute = |r: http::request::Builder| r.uri("http://a.example:81/x");
+        assert_eq!(check(|r| absolute(r).header(HOST, "b.example")).as_deref(), Ok("a.example:81"));
+        assert_eq!(check(|r| absolute(r).version(Version::HTTP_10)).as_deref(), Ok("a.example:81"));
+        assert!(check(absolute).is_err(), "HTTP/1.1 must have a Host in any case");
+    }
+
+    #[test]
+    fn tunnels_and_unknown_codings_are_refused() {
+        let connect = check(|r| r.method("CONNECT").uri("a:80").header(HOST, "a:80"));
+        assert_eq!(connect, Err(Page::NotAllowed));
+        let coded = |coding: &str| check(|r| r.uri("/").header(HOST, "a").header(TRANSFER_ENCODING, coding));
+        assert_eq!(coded("gzip, chunked"), Err(Page::NotImplemented));
+        assert!(coded("Chunked").is_ok());
+    }
+}

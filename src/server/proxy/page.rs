@@ -1,0 +1,113 @@
+//! What the proxy itself has to say to a client. Each page says that it is the proxy that says it.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::{Response, StatusCode};
+
+use super::body::Reply;
+use super::record::{End, Record};
+
+/// When a client may ask again, in seconds.
+const RETRY_SECONDS: u16 = 5;
+
+/// Every answer of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Page {
+    /// The request is no good; the text says why.
+    BadRequest(&'static str),
+    /// A method that a reverse proxy has no use for.
+    NotAllowed,
+    /// A transfer coding that nobody uses.
+    NotImplemented,
+    /// The route does not take upgrades.
+    NoUpgrade,
+    /// The client did not send its request's body.
+    UploadStalled,
+    /// Nobody claims host and path.
+    NotClaimed,
+    /// Claimed, and no usable member.
+    NoMember,
+    /// The backend could not be connected to, or broke the connection.
+    Unreachable,
+    /// The backend's answer could not be understood.
+    Unintelligible,
+    /// https and h2c backends.
+    Unsupported,
+    /// The backend did not answer in time.
+    Late,
+}
+
+impl Page {
+    fn status(self) -> StatusCode {
+        match self {
+            Page::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Page::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Page::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Page::NoUpgrade => StatusCode::FORBIDDEN,
+            Page::UploadStalled => StatusCode::REQUEST_TIMEOUT,
+            Page::NotClaimed => StatusCode::NOT_FOUND,
+            Page::NoMember => StatusCode::SERVICE_UNAVAILABLE,
+            Page::Unreachable | Page::Unintelligible | Page::Unsupported => StatusCode::BAD_GATEWAY,
+            Page::Late => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn explanation(self) -> &'static str {
+        match self {
+            Page::BadRequest(why) => why,
+            Page::NotAllowed => "This is a reverse proxy: it makes no tunnels.",
+            Page::NotImplemented => "Of the transfer codings only \"chunked\" is understood.",
+            Page::NoUpgrade => "This route does not take upgrades (option websocket=false).",
+            Page::UploadStalled => "The rest of the request did not arrive in time.",
+            Page::NotClaimed => "No service has registered this host and path.",
+            Page::NoMember => {
+                "A service has registered this address, but none of its instances is usable now."
+            }
+            Page::Unreachable => {
+                "The service behind this address could not be reached, or broke the connection."
+            }
+            Page::Unintelligible => {
+                "The service behind this address answered with something that is no HTTP."
+            }
+            Page::Unsupported => {
+                "The service behind this address wants https or h2c, which this version cannot do."
+            }
+            Page::Late => "The service behind this address did not answer in time.",
+        }
+    }
+
+    /// The response. In an answer to HEAD hyper leaves out the body and keeps its length.
+    pub(super) fn response(self, mut record: Record) -> Response<Reply> {
+        let status = self.status();
+        let mut text = String::new();
+        let reason = status.canonical_reason().unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "{} {reason}\n\n{}\n\n-- registry-server, the proxy\n",
+            status.as_u16(),
+            self.explanation()
+        );
+        record.answered(status);
+        record.end(End::Complete);
+        let mut response = Response::new(Reply::Page { text: Some(Bytes::from(text)), record });
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self {
+            Page::NoMember => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+            }
+            Page::NotAllowed => {
+                headers
+                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,125 @@
+//! What is known of a request when it is over: the one place for logs and statistics.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{Request, StatusCode, Version};
+use hyper::client::conn::http1::SendRequest;
+
+use crate::server::routing::{InFlight, Outcome};
+
+use super::body::Upload;
+use super::connection::ClientConnection;
+
+/// One request, from its head to the last byte of its response. Written when it is dropped, however the
+/// request came to its end.
+pub(super) struct Record {
+    client: Rc<ClientConnection>,
+    started: Instant,
+    /// The member that got it, if any; it counts as in flight there.
+    lease: Option<InFlight>,
+    status: StatusCode,
+    bytes: u64,
+    end: End,
+    /// The response may end with its connection (HTTP/1.0).
+    ends_with_connection: bool,
+    /// `GET example.com/path`, only when somebody reads it.
+    line: Option<Box<str>>,
+}
+
+/// How a request came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The whole response was handed over.
+    Complete,
+    /// The client went away.
+    Cancelled,
+    /// The backend broke its response off.
+    Broken,
+    /// The connection became a tunnel.
+    Upgraded,
+}
+
+impl Record {
+    pub(super) fn begin<B>(client: Rc<ClientConnection>, request: &Request<B>, now: Instant) -> Self {
+        client.request_begins();
+        let line = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+            let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
+            format!("{} {}{}", request.method(), host.unwrap_or_default(), request.uri().path()).into()
+        });
+        let status = StatusCode::OK;
+        let ends_with_connection = request.version() < Version::HTTP_11;
+        Record {
+            client,
+            started: now,
+            lease: None,
+            status,
+            bytes: 0,
+            end: End::Cancelled,
+            ends_with_connection,
+            line,
+        }
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// `lease`'s member gets the request; the one before, if any, has it no longer.
+    pub(super) fn sent_to(&mut self, lease: InFlight) {
+        self.lease = Some(lease);
+    }
+
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    pub(super) fn end(&mut self, end: End) {
+        self.end = end;
+        if end == End::Broken && self.ends_with_connection {
+            self.client.reset();
+        }
+    }
+
+    /// Tells the member's ejection what was found out.
+    pub(super) fn note(&self, outcome: Outcome) {
+        let Some(member) = &self.lease else { return };
+        let now = Instant::now();
+        if member.load.record(outcome, now).is_some() && member.load.is_ejected(now) {
+            let (instance, backend) = (&member.instance, &member.backend);
+            tracing::warn!(%instance, %backend, "does not answer; left out for a while");
+        }
+    }
+
+    /// The connection that the response came on is free.
+    pub(super) fn give_back(&self, sender: SendRequest<Upload>) {
+        if let Some(member) = &self.lease {
+            self.client.worker.pool.put(member.id, sender, Instant::now());
+        }
+    }
+
+    /// The request became a tunnel, which is counted on its own.
+    pub(super) fn into_lease(mut self) -> Option<InFlight> {
+        self.end = End::Upgraded;
+        self.lease.take()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.client.request_ends();
+        tracing::debug!(
+            request = self.line.as_deref(),
+            member = self.lease.as_ref().map(|member| member.instance.as_str()),
+            status = self.status.as_u16(),
+            millis = self.started.elapsed().as_millis() as u64,
+            bytes = self.bytes,
+            end = ?self.end,
+            "request"
+        );
+    }
+}

@@ -1,0 +1,352 @@
+//! One thread of the proxy: a single-threaded runtime with its own listener, so that a connection and all
+//! that belongs to it stay on one core.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant as StdInstant};
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+
+use crate::server::routing::Table;
+
+use super::connection::{self, ClientConnection};
+use super::dial::Dialer;
+use super::upstream::Pool;
+use super::{Listeners, ProxyConfig};
+
+/// Connections that the kernel keeps for us until we accept them.
+const BACKLOG: i32 = 4096;
+/// Connections that one worker may have handed to another before that one took them.
+const MAX_HANDED_OVER: usize = 256;
+/// What is silent for this long is asked for a sign of life; it dies of silence about a minute later.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long to wait when accepting fails for want of something (file descriptors, memory).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long, when stopping, the first request of a new connection is waited for.
+const FRESH_GRACE: Duration = Duration::from_millis(100);
+/// How many blocking threads a worker has, for name resolution.
+const RESOLVER_THREADS: usize = 4;
+
+/// A listener for each of `workers`, all on the same port.
+///
+/// # Errors
+/// When the address is in use, even by another process that would share it.
+pub(super) fn listen(addr: SocketAddr, workers: usize) -> io::Result<Listeners> {
+    if addr.port() != 0 {
+        // SO_REUSEPORT would let two servers of one user take turns on a port. Ask once without it.
+        bound(addr, false)?;
+    }
+    let first = bound(addr, true)?;
+    let addr = first.local_addr()?.as_socket().unwrap_or(addr);
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(bound(addr, true)?);
+    }
+    let listening = |socket: Socket| socket.listen(BACKLOG).map(|()| socket.into());
+    sockets.into_iter().map(listening).collect()
+}
+
+/// What is set on a listener is set on the connections that it accepts.
+fn bound(addr: SocketAddr, share: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))?;
+    socket.bind(&SockAddr::from(addr))?;
+    Ok(socket)
+}
+
+/// What the workers of a proxy share.
+pub(super) struct Shared {
+    pub(super) config: ProxyConfig,
+    pub(super) table: Arc<ArcSwap<Table>>,
+    connections: Arc<Semaphore>,
+    seats: Vec<Load>,
+}
+
+/// What workers know of each other.
+struct Load {
+    connections: AtomicUsize,
+    inbox: mpsc::Sender<Arrival>,
+}
+
+/// A client connection for a certain worker.
+pub(super) struct Arrival {
+    stream: StdStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+/// One connection at a worker, counted until this is dropped.
+struct Place {
+    shared: Arc<Shared>,
+    number: usize,
+}
+
+impl Place {
+    fn at(number: usize, shared: &Arc<Shared>) -> Self {
+        shared.seats[number].connections.fetch_add(1, Ordering::Relaxed);
+        Place { shared: Arc::clone(shared), number }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.seats[self.number].connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All workers before they start.
+pub(super) struct Crew {
+    pub(super) shared: Arc<Shared>,
+    pub(super) inboxes: Vec<mpsc::Receiver<Arrival>>,
+}
+
+impl Crew {
+    pub(super) fn new(config: ProxyConfig, table: Arc<ArcSwap<Table>>, workers: usize) -> Self {
+        let (seats, inboxes) = (0..workers)
+            .map(|_| {
+                let (inbox, receiver) = mpsc::channel(MAX_HANDED_OVER);
+                (Load { connections: AtomicUsize::new(0), inbox }, receiver)
+            })
+            .unzip();
+        let connections = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        Crew { shared: Arc::new(Shared { config, table, connections, seats }), inboxes }
+    }
+}
+
+/// One worker before it starts.
+pub(super) struct Seat {
+    pub(super) shared: Arc<Shared>,
+    pub(super) number: usize,
+    pub(super) listener: StdListener,
+    pub(super) inbox: mpsc::Receiver<Arrival>,
+}
+
+impl Seat {
+    /// Runs until it is told to stop and is done, or the proxy is dropped.
+    pub(super) fn run(self, stopping: watch::Receiver<Option<Instant>>, end: mpsc::Sender<usize>) {
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().max_blocking_threads(RESOLVER_THREADS);
+        let runtime = match builder.build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "a proxy thread could not start");
+                return;
+            }
+        };
+        let cut_off = runtime.block_on(self.work(stopping));
+        // Whatever was not waited for ends with its runtime, before anybody is told that this is over.
+        runtime.shutdown_background();
+        if let Ok(cut_off) = cut_off {
+            let _ = end.try_send(cut_off);
+        }
+    }
+
+    async fn work(mut self, mut stopping: watch::Receiver<Option<Instant>>) -> io::Result<usize> {
+        let worker = Rc::new(Worker::new(self.shared, self.number));
+        let listener = TcpListener::from_std(self.listener)?;
+        tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+        let deadline = loop {
+            let arrival = tokio::select! {
+                biased;
+                told = stopping.wait_for(Option::is_some) => break told.ok().and_then(|deadline| *deadline),
+                Some(arrival) = self.inbox.recv() => arrival.into(),
+                accepted = listener.accept() => worker.take(accepted).await,
+            };
+            let Some(arrival) = arrival else { continue };
+            tokio::select! {
+                biased;
+                permit = worker.permit() => worker.spawn(arrival, permit),
+                told = stopping.wait_for(Option::is_some) => break told.ok().and_then(|deadline| *deadline),
+            }
+        };
+        // Without a deadline the proxy was dropped, and nobody waits.
+        if let Some(deadline) = deadline {
+            worker.serve_queued(&listener, &mut self.inbox).await;
+            drop(listener);
+            worker.finish(deadline).await;
+        }
+        Ok(worker.open.take().len())
+    }
+}
+
+/// Looks after connections that do nothing: one timer for all of them instead of one each.
+async fn sweep(worker: Rc<Worker>) {
+    let shortest = worker.shared.config.header_timeout.min(worker.shared.config.write_timeout);
+    let mut ticks = interval((shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.pool.drop_old(StdInstant::now());
+        let now = worker.millis();
+        for connection in worker.open.borrow().values() {
+            connection.expire(now);
+        }
+    }
+}
+
+/// Which connections are to end after the request that they are at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopping {
+    No,
+    /// Those that had a request. The first request of the others may be on its way.
+    Used,
+    All,
+}
+
+/// What belongs to one thread of the proxy.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pool: Pool,
+    pub(super) dialer: Dialer,
+    number: usize,
+    started: StdInstant,
+    stopping: Cell<Stopping>,
+    open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
+    next_id: Cell<u64>,
+    gone: Notify,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, number: usize) -> Self {
+        Worker {
+            pool: Pool::default(),
+            dialer: Dialer::new(Arc::new(shared.config.policy.clone())),
+            shared,
+            number,
+            started: StdInstant::now(),
+            stopping: Cell::new(Stopping::No),
+            open: RefCell::default(),
+            next_id: Cell::new(0),
+            gone: Notify::new(),
+        }
+    }
+
+    /// The worker's clock: milliseconds since its start.
+    pub(super) fn millis(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    pub(super) fn stopping(&self) -> Stopping {
+        self.stopping.get()
+    }
+
+    /// What to do with what `accept` said. `None`: nothing, or another worker has it.
+    async fn take(&self, accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<Accepted> {
+        match accepted {
+            Ok((stream, peer)) => self.keep_or_hand_over(stream, peer),
+            // The client was gone again before we looked.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
+    }
+
+    /// The kernel spreads connections by a hash, which for a few clients may leave a core with nothing to
+    /// do. A new connection therefore goes to the worker with the fewest.
+    fn keep_or_hand_over(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+        let seats = &self.shared.seats;
+        let load = |number: usize| seats[number].connections.load(Ordering::Relaxed);
+        let idlest = (0..seats.len()).min_by_key(|number| (load(*number), *number != self.number))?;
+        let to_other = (idlest != self.number).then(|| seats[idlest].inbox.try_reserve().ok()).flatten();
+        let Some(room) = to_other else {
+            return Some(Accepted { stream, peer, place: Place::at(self.number, &self.shared) });
+        };
+        match stream.into_std() {
+            Ok(stream) => room.send(Arrival { stream, peer, place: Place::at(idlest, &self.shared) }),
+            Err(error) => tracing::debug!(%error, "a connection was lost between two workers"),
+        }
+        None
+    }
+
+    /// Waits while MAX_CONNECTIONS are open.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.shared.connections).acquire_owned().await.ok()
+    }
+
+    fn spawn(self: &Rc<Self>, accepted: Accepted, permit: Option<OwnedSemaphorePermit>) {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let client = Rc::new(ClientConnection::new(Rc::clone(self), accepted.peer.ip()));
+        self.open.borrow_mut().insert(id, Rc::clone(&client));
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            connection::run(accepted.stream, client).await;
+            worker.open.borrow_mut().remove(&id);
+            worker.gone.notify_one();
+            drop((accepted.place, permit));
+        });
+    }
+
+    /// Clients whose connection the kernel has accepted have done nothing wrong: they are served, as long
+    /// as there is room.
+    async fn serve_queued(self: &Rc<Self>, listener: &TcpListener, inbox: &mut mpsc::Receiver<Arrival>) {
+        let permits = &self.shared.connections;
+        let permit = || Arc::clone(permits).try_acquire_owned().ok();
+        while let Ok(arrival) = inbox.try_recv() {
+            if let (Some(accepted), Some(permit)) = (Option::from(arrival), permit()) {
+                self.spawn(accepted, Some(permit));
+            }
+        }
+        let at_once = Instant::now();
+        while let Ok(Ok((stream, peer))) = timeout_at(at_once, listener.accept()).await {
+            let Some(permit) = permit() else { break };
+            let place = Place::at(self.number, &self.shared);
+            self.spawn(Accepted { stream, peer, place }, Some(permit));
+        }
+    }
+
+    /// Lets requests end until there are none or the deadline is reached.
+    async fn finish(&self, deadline: Instant) {
+        self.tell(Stopping::Used);
+        let fresh = deadline.min(Instant::now() + FRESH_GRACE);
+        if timeout_at(fresh, self.all_gone()).await.is_err() {
+            self.tell(Stopping::All);
+            let _ = timeout_at(deadline, self.all_gone()).await;
+        }
+    }
+
+    fn tell(&self, stopping: Stopping) {
+        self.stopping.set(stopping);
+        for connection in self.open.borrow().values() {
+            connection.wake();
+        }
+    }
+
+    async fn all_gone(&self) {
+        while !self.open.borrow().is_empty() {
+            self.gone.notified().await;
+        }
+    }
+}
+
+/// A client connection that this worker serves.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+impl From<Arrival> for Option<Accepted> {
+    /// `None` where the runtime cannot take the socket, which closes it.
+    fn from(arrival: Arrival) -> Self {
+        let stream = TcpStream::from_std(arrival.stream).ok()?;
+        Some(Accepted { stream, peer: arrival.peer, place: arrival.place })
+    }
+}

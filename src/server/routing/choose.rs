@@ -1,0 +1,180 @@
+//! Which member gets a request: of two at random, the one that has less to do.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{Claim, Member, MemberId};
+
+impl Claim {
+    /// A usable member, other than `tried`; `None` where there is none.
+    ///
+    /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly
+    /// as well as asking all of them. Ejected members are left out as long as there are others; a member
+    /// that may be dead is better than none. `draw(n)` gives a random number below `n`.
+    pub fn choose(
+        &self,
+        tried: Option<MemberId>,
+        now: Instant,
+        draw: &mut impl FnMut(usize) -> usize,
+    ) -> Option<&Arc<Member>> {
+        let possible = |member: &Member| member.usable && Some(member.id) != tried;
+        let good = |member: &Member| possible(member) && !member.load.is_ejected(now);
+        if let [only] = self.members.as_slice() {
+            return possible(only).then_some(only);
+        }
+        self.draw_two_blindly(good, draw)
+            .or_else(|| self.draw_two_among(good, draw))
+            .or_else(|| self.draw_two_among(possible, draw))
+    }
+
+    /// Whether any member may be chosen at all.
+    pub fn has_usable(&self) -> bool {
+        self.members.iter().any(|member| member.usable)
+    }
+
+    /// The usual case, which looks at two members however many there are.
+    fn draw_two_blindly(
+        &self,
+        good: impl Fn(&Member) -> bool,
+        draw: &mut impl FnMut(usize) -> usize,
+    ) -> Option<&Arc<Member>> {
+        let (one, other) = two_of(self.members.len(), draw)?;
+        let (one, other) = (&self.members[one], &self.members[other]);
+        (good(one) && good(other)).then(|| less_busy(one, other))
+    }
+
+    fn draw_two_among(
+        &self,
+        good: impl Fn(&Member) -> bool,
+        draw: &mut impl FnMut(usize) -> usize,
+    ) -> Option<&Arc<Member>> {
+        let nth = |n: usize| self.members.iter().filter(|member| good(member)).nth(n);
+        let count = self.members.iter().filter(|member| good(member)).count();
+        match two_of(count, draw) {
+            // Another core may have ejected one in between; the first is then good enough.
+            Some((one, other)) => match (nth(one), nth(other)) {
+                (Some(one), Some(other)) => Some(less_busy(one, other)),
+                (one, other) => one.or(other),
+            },
+            None => nth(0),
+        }
+    }
+}
+
+/// Two different numbers below `count`, in random order.
+fn two_of(count: usize, draw: &mut impl FnMut(usize) -> usize) -> Option<(usize, usize)> {
+    if count < 2 {
+        return None;
+    }
+    let one = draw(count);
+    let other = (one + 1 + draw(count - 1)) % count;
+    Some((one, other))
+}
+
+fn less_busy<'a>(one: &'a Arc<Member>, other: &'a Arc<Member>) -> &'a Arc<Member> {
+    let busy = |member: &Member| member.load.in_flight.load(Ordering::Relaxed);
+    if busy(other) < busy(one) { other } else { one }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{claim, member, unusable};
+    use super::super::{InFlight, Outcome};
+    use super::*;
+
+    fn of(members: Vec<Arc<Member>>) -> Claim {
+        Claim { members, ..claim("example.com", "/", 10) }
+    }
+
+    /// How often each id is chosen in many draws.
+    fn tally(claim: &Claim, tried: Option<u64>, now: Instant) -> Vec<(u64, usize)> {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut counts = std::collections::BTreeMap::new();
+        for _ in 0..3000 {
+            if let Some(member) = claim.choose(tried.map(MemberId), now, &mut |n| rng.usize(..n)) {
+                *counts.entry(member.id.0).or_default() += 1;
+            }
+        }
+        counts.into_iter().collect()
+    }
+
+    fn eject(member: &Member, now: Instant) {
+        for _ in 0..5 {
+            member.load.record(Outcome::Failed, now);
+        }
+        assert!(member.load.is_ejected(now));
+    }
+
+    #[test]
+    fn idle_members_get_about_the_same() {
+        let counts = tally(&of((1..=3).map(member).collect()), None, Instant::now());
+        assert_eq!(counts.len(), 3);
+        assert!(counts.iter().all(|(_, count)| (850..1150).contains(count)), "seed 7: {counts:?}");
+    }
+
+    #[test]
+    fn of_two_the_one_with_less_to_do_is_taken() {
+        let claim = of(vec![member(1), member(2)]);
+        let guard = InFlight::new(Arc::clone(&claim.members[0]));
+        assert_eq!(tally(&claim, None, Instant::now()), [(2, 3000)]);
+        drop(guard);
+        assert_eq!(tally(&claim, None, Instant::now()).len(), 2);
+    }
+
+    #[test]
+    fn the_busiest_of_many_is_never_taken() {
+        let claim = of((1..=5).map(member).collect());
+        let _guard = InFlight::new(Arc::clone(&claim.members[2]));
+        assert!(tally(&claim, None, Instant::now()).iter().all(|(id, _)| *id != 3));
+    }
+
+    #[test]
+    fn unusable_and_tried_members_are_never_taken() {
+        let now = Instant::now();
+        assert_eq!(tally(&of(vec![unusable(1)]), None, now), []);
+        assert_eq!(tally(&of(vec![]), None, now), []);
+        assert_eq!(tally(&of(vec![unusable(1), unusable(2), unusable(3)]), None, now), []);
+        assert_eq!(tally(&of(vec![unusable(1), member(2), unusable(3)]), None, now), [(2, 3000)]);
+        assert_eq!(tally(&of(vec![member(1), member(2)]), Some(1), now), [(2, 3000)]);
+        assert_eq!(tally(&of(vec![member(1)]), Some(1), now), []);
+        assert_eq!(tally(&of(vec![member(1), unusable(2)]), Some(1), now), []);
+    }
+
+    #[test]
+    fn ejected_members_are_left_out_until_none_is_left() {
+        let now = Instant::now();
+        let claim = of(vec![member(1), member(2), unusable(3)]);
+        eject(&claim.members[0], now);
+        assert_eq!(tally(&claim, None, now), [(2, 3000)]);
+        eject(&claim.members[1], now);
+        assert_eq!(tally(&claim, None, now).len(), 2, "one of the ejected is better than none");
+        assert_eq!(tally(&claim, Some(1), now), [(2, 3000)]);
+        let later = now + super::super::FIRST_EJECTION;
+        assert!(!claim.members[0].load.is_ejected(later));
+    }
+
+    #[test]
+    fn an_answer_brings_a_member_back_at_once() {
+        let now = Instant::now();
+        let claim = of(vec![member(1), member(2)]);
+        eject(&claim.members[0], now);
+        claim.members[0].load.record(Outcome::Answered, now);
+        assert_eq!(tally(&claim, None, now).len(), 2);
+    }
+
+    #[test]
+    fn requests_and_upgraded_connections_are_counted_apart_and_exactly() {
+        let member = member(1);
+        let counts =
+            || (member.load.in_flight.load(Ordering::Relaxed), member.load.upgraded.load(Ordering::Relaxed));
+        let one = InFlight::new(Arc::clone(&member));
+        let two = InFlight::new(Arc::clone(&member));
+        assert_eq!(counts(), (2, 0));
+        let upgraded = one.into_upgraded();
+        assert_eq!(counts(), (1, 1));
+        drop(two);
+        drop(upgraded);
+        assert_eq!(counts(), (0, 0));
+    }
+}

@@ -1,0 +1,22 @@
+//! The real proxy with a routing table made by hand, between raw sockets of the tests' own.
+
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "proxy/support.rs"]
+mod support;
+
+#[path = "proxy/balancing.rs"]
+mod balancing;
+#[path = "proxy/failure.rs"]
+mod failure;
+#[path = "proxy/forwarding.rs"]
+mod forwarding;
+#[path = "proxy/framing.rs"]
+mod framing;
+#[path = "proxy/probes.rs"]
+mod probes;
+#[path = "proxy/stopping.rs"]
+mod stopping;
+#[path = "proxy/upgrade.rs"]
+mod upgrade;

@@ -1,0 +1,224 @@
+//! Requests that a careful proxy does not pass on as they are, and responses without a body.
+
+use crate::support::{Backend, Peer, Stage, field, soon};
+
+async fn stage() -> (Stage, Backend) {
+    let backend = Backend::saying("web").await;
+    (Stage::before(&backend), backend)
+}
+
+#[tokio::test]
+async fn a_request_must_say_for_which_host_it_is_once() {
+    let (stage, backend) = stage().await;
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com\r\nHost: example.com\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com\r\nHost: other.example\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a@example.com\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET http://u:p@example.com/ HTTP/1.1\r\nHost: example.com\r\n\r\n",
+    ] {
+        let response = stage.raw(request).await;
+        assert_eq!(response.status(), 400, "{request}");
+        assert!(response.body.contains("registry-server, the proxy"), "{}", response.body);
+    }
+    assert_eq!(backend.accepts(), 0);
+}
+
+#[tokio::test]
+async fn the_authority_of_an_absolute_target_is_the_host() {
+    let (stage, backend) = stage().await;
+    let response = stage.raw("GET http://example.com/x?y HTTP/1.1\r\nHost: other.example\r\n\r\n").await;
+    assert_eq!(response.body, "web");
+    let head = backend.last_head();
+    assert!(head.starts_with("GET /x?y HTTP/1.1\r\n"), "{head}");
+    assert_eq!(field(&head, "host"), Some("example.com"));
+}
+
+#[tokio::test]
+async fn a_question_about_the_whole_host_is_passed_on() {
+    let (stage, backend) = stage().await;
+    let response = stage.raw("OPTIONS * HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+    assert_eq!(response.status(), 200);
+    assert!(backend.last_head().starts_with("OPTIONS * HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn tunnels_are_not_made() {
+    let (stage, backend) = stage().await;
+    let response = stage.raw("CONNECT example.com:80 HTTP/1.1\r\nHost: example.com:80\r\n\r\n").await;
+    assert_eq!(response.status(), 405);
+    assert_eq!(backend.accepts(), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_could_be_read_in_two_ways_does_not_reach_a_backend_that_way() {
+    let (stage, backend) = stage().await;
+    for request in [
+        "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: +5\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : example.com\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com\r\n folded: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com\r\nX: a\rb\r\n\r\n",
+        "GE T / HTTP/1.1\r\nHost: example.com\r\n\r\n",
+    ] {
+        assert_eq!(stage.raw(request).await.status(), 400, "{request:?}");
+    }
+    let coded = "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    assert_eq!(stage.raw(coded).await.status(), 501);
+    assert_eq!(backend.accepts(), 0);
+}
+
+#[tokio::test]
+async fn of_two_lengths_only_one_reaches_the_backend_and_the_connection_ends() {
+    let backend = Backend::new(|mut peer: Peer| async move {
+        let head = peer.head().await.unwrap();
+        assert_eq!(field(&head, "transfer-encoding"), Some("chunked"));
+        assert_eq!(field(&head, "content-length"), None);
+        assert_eq!(peer.exactly(10).await, "2\r\nhi\r\n0\r\n");
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        peer.gone().await;
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
+             2\r\nhi\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        )
+        .await;
+    assert_eq!(client.response().await.status(), 200);
+    assert_eq!(client.rest().await.unwrap_or_default(), "", "what follows is not answered");
+}
+
+#[tokio::test]
+async fn too_large_a_head_is_refused() {
+    let (stage, backend) = stage().await;
+    let many = "X: y\r\n".repeat(200);
+    let response = stage.raw(&format!("GET / HTTP/1.1\r\nHost: example.com\r\n{many}\r\n")).await;
+    assert_eq!(response.status(), 431);
+    let long = "x".repeat(1 << 20);
+    let mut client = stage.client().await;
+    // Either the refusal or the reset comes first, and neither is our business here.
+    let _ = client.try_send(format!("GET / HTTP/1.1\r\nHost: example.com\r\nX: {long}")).await;
+    client.gone().await;
+    assert_eq!(backend.accepts(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_head_is_let_go() {
+    let stage = Stage::with(|config| config.header_timeout = std::time::Duration::from_millis(100));
+    for start in ["", "GET / HTTP/1.1\r\nHost: exam"] {
+        let mut client = stage.client().await;
+        client.send(start).await;
+        client.gone().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_the_length_and_no_body() {
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n").await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    for (host, status) in [("example.com", "200"), ("nobody.example", "404"), ("example.com", "200")] {
+        client.send(format!("HEAD / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let head = client.head().await.unwrap();
+        assert!(head.contains(status), "{head}");
+        assert!(field(&head, "content-length").is_some_and(|length| length != "0"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_head_of_unknown_length_stays_so() {
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    for _ in 0..2 {
+        client.send("HEAD / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+        assert_eq!(field(&client.head().await.unwrap(), "content-length"), None);
+    }
+}
+
+#[tokio::test]
+async fn responses_that_have_no_body_get_none() {
+    for head in [
+        "HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\n\r\n",
+    ] {
+        let backend = Backend::answering(head).await;
+        let stage = Stage::before(&backend);
+        let mut client = stage.client().await;
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+            let response = client.head().await.unwrap();
+            assert_eq!(response.lines().next(), head.lines().next());
+            assert_eq!(field(&response, "transfer-encoding"), None);
+        }
+        assert_eq!(backend.accepts(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_ends_with_its_connection_is_chunked_for_the_client() {
+    let backend = Backend::new(|mut peer: Peer| async move {
+        peer.head().await;
+        peer.send("HTTP/1.0 200 OK\r\n\r\nold").await;
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+    assert_eq!(field(&client.head().await.unwrap(), "transfer-encoding"), Some("chunked"));
+    assert_eq!(client.exactly(13).await, "3\r\nold\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_is_answered_in_its_own_terms() {
+    let backend =
+        Backend::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nnew\r\n0\r\n\r\n")
+            .await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    client.send("GET / HTTP/1.0\r\nHost: example.com\r\n\r\n").await;
+    let answer = client.rest().await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nnew"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_is_told_to_go_on_only_when_there_is_a_backend() {
+    let backend = Backend::new(|mut peer: Peer| async move {
+        let head = peer.head().await.unwrap();
+        assert_eq!(field(&head, "expect"), None);
+        assert_eq!(peer.exactly(5).await, "hello");
+        peer.send(crate::support::ok("got it")).await;
+        peer.gone().await;
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    let head = |host| {
+        format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    };
+    let mut client = stage.client().await;
+    client.send(head("example.com")).await;
+    assert_eq!(client.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("hello").await;
+    assert_eq!(client.response().await.body, "got it");
+    assert_eq!(stage.raw(&head("nobody.example")).await.status(), 404);
+}
+
+#[tokio::test]
+async fn garbage_gets_an_end_and_disturbs_nobody() {
+    let (stage, _backend) = stage().await;
+    for garbage in ["\0\0\0\0\r\n\r\n", "\x16\x03\x01\x02\0\x01\0\x01", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        let mut client = stage.client().await;
+        client.send(garbage).await;
+        let _ = soon(client.rest()).await;
+    }
+    assert_eq!(stage.get("example.com", "/").await.body, "web");
+}
