@@ -128,8 +128,13 @@ impl Command {
             "REGISTER" => Registration::parse(fields).map(Command::Register),
             "RECONNECT" => Ok(Command::Reconnect(fields.required()?.parse()?)),
             _ => {
-                let parser = request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
+                let (required, parser) =
+                    request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
                 let session = SessionRef::parse(fields.next().unwrap_or_default())?;
+                // Before any value is looked at: a cut line has one answer, wherever it was cut.
+                if !fields.has(required) {
+                    return Err(Refusal::InvalidFormat);
+                }
                 Ok(Command::Request(session, parser(&mut fields)?))
             }
         }
@@ -199,64 +204,65 @@ impl Registration {
 
 type RequestParser = fn(&mut Fields<'_>) -> Result<Request, Refusal>;
 
-/// Every command that is addressed to a session, and how the fields after the session's id are read.
+/// Every command that is addressed to a session, how many fields must follow the session's id, and how
+/// they are read.
 #[rustfmt::skip]
-const REQUESTS: [(&str, RequestParser); 32] = [
-    ("PING", |_| Ok(Request::Ping)),
-    ("SESSION_INFO", |_| Ok(Request::SessionInfo)),
-    ("CLIENT_SHUTDOWN", |_| Ok(Request::ClientShutdown)),
-    ("ROUTE_ADD", |f| RouteSpec::parse(f).map(Request::RouteAdd)),
-    ("ROUTE_ADD_BULK", |f| parse_bulk(f).map(Request::RouteAddBulk)),
-    ("ROUTE_UPDATE", |f| Ok(Request::RouteUpdate { route: route_id(f)?, change: RouteChange::parse(f)? })),
-    ("ROUTE_REMOVE", |f| route_id(f).map(Request::RouteRemove)),
-    ("ROUTE_LIST", parse_route_list),
-    ("HEADERS_SET", |f| Ok(Request::HeadersSet {
+const REQUESTS: [(&str, usize, RequestParser); 32] = [
+    ("PING", 0, |_| Ok(Request::Ping)),
+    ("SESSION_INFO", 0, |_| Ok(Request::SessionInfo)),
+    ("CLIENT_SHUTDOWN", 0, |_| Ok(Request::ClientShutdown)),
+    ("ROUTE_ADD", 4, |f| RouteSpec::parse(f).map(Request::RouteAdd)),
+    ("ROUTE_ADD_BULK", 1, |f| parse_bulk(f).map(Request::RouteAddBulk)),
+    ("ROUTE_UPDATE", 3, |f| Ok(Request::RouteUpdate { route: route_id(f)?, change: RouteChange::parse(f)? })),
+    ("ROUTE_REMOVE", 1, |f| route_id(f).map(Request::RouteRemove)),
+    ("ROUTE_LIST", 0, parse_route_list),
+    ("HEADERS_SET", 3, |f| Ok(Request::HeadersSet {
         target: f.parse()?, name: f.parse()?, value: f.rest().ok_or(Refusal::InvalidFormat)?.parse()?,
     })),
-    ("HEADERS_REMOVE", |f| Ok(Request::HeadersRemove { target: f.parse()?, name: f.parse()? })),
-    ("OPTIONS_SET", |f| {
+    ("HEADERS_REMOVE", 2, |f| Ok(Request::HeadersRemove { target: f.parse()?, name: f.parse()? })),
+    ("OPTIONS_SET", 3, |f| {
         let (target, key) = (f.parse()?, f.parse()?);
         Ok(Request::OptionsSet { target, option: RouteOption::parse(key, f.required()?)? })
     }),
-    ("OPTIONS_REMOVE", |f| Ok(Request::OptionsRemove { target: f.parse()?, key: f.parse()? })),
-    ("HEALTH_SET", |f| Ok(Request::HealthSet {
+    ("OPTIONS_REMOVE", 2, |f| Ok(Request::OptionsRemove { target: f.parse()?, key: f.parse()? })),
+    ("HEALTH_SET", 4, |f| Ok(Request::HealthSet {
         route: route_id(f)?,
         check: HealthCheck { path: f.parse()?, interval: f.parse()?, timeout: f.parse::<GoDuration>()?.non_zero()? },
     })),
-    ("RATELIMIT_SET", |f| Ok(Request::RateLimitSet {
+    ("RATELIMIT_SET", 3, |f| Ok(Request::RateLimitSet {
         target: RouteOrAll::parse(f.required()?)?,
         limit: RateLimit { requests: f.number("number of requests")?, window: f.parse::<GoDuration>()?.non_zero()? },
     })),
-    ("CIRCUIT_BREAKER_SET", |f| Ok(Request::CircuitBreakerSet {
+    ("CIRCUIT_BREAKER_SET", 4, |f| Ok(Request::CircuitBreakerSet {
         target: RouteOrAll::parse(f.required()?)?, breaker: parse_breaker(f)?,
     })),
-    ("CIRCUIT_BREAKER_STATUS", |f| route_id(f).map(Request::CircuitBreakerStatus)),
-    ("CIRCUIT_BREAKER_RESET", |f| route_id(f).map(Request::CircuitBreakerReset)),
-    ("CONFIG_VALIDATE", |_| Ok(Request::ConfigValidate)),
-    ("CONFIG_APPLY", |_| Ok(Request::ConfigApply)),
-    ("CONFIG_APPLY_PARTIAL", |f| {
+    ("CIRCUIT_BREAKER_STATUS", 1, |f| route_id(f).map(Request::CircuitBreakerStatus)),
+    ("CIRCUIT_BREAKER_RESET", 1, |f| route_id(f).map(Request::CircuitBreakerReset)),
+    ("CONFIG_VALIDATE", 0, |_| Ok(Request::ConfigValidate)),
+    ("CONFIG_APPLY", 0, |_| Ok(Request::ConfigApply)),
+    ("CONFIG_APPLY_PARTIAL", 1, |f| {
         let scopes = f.required()?.split(',').map(|scope| scope.trim().parse());
         Ok(Request::ConfigApplyPartial(scopes.collect::<Result<_, Invalid>>()?))
     }),
-    ("CONFIG_ROLLBACK", |_| Ok(Request::ConfigRollback)),
-    ("CONFIG_DIFF", |_| Ok(Request::ConfigDiff)),
-    ("DRAIN_START", |f| f.parse().map(Request::DrainStart)),
-    ("DRAIN_STATUS", |_| Ok(Request::DrainStatus)),
-    ("DRAIN_CANCEL", |_| Ok(Request::DrainCancel)),
-    ("MAINT_ENTER", |f| Ok(Request::MaintEnter { target: f.parse()?, page: f.optional()? })),
-    ("MAINT_EXIT", |f| f.parse().map(Request::MaintExit)),
-    ("MAINT_STATUS", |_| Ok(Request::MaintStatus)),
-    ("STATS_GET", |f| match f.next() {
+    ("CONFIG_ROLLBACK", 0, |_| Ok(Request::ConfigRollback)),
+    ("CONFIG_DIFF", 0, |_| Ok(Request::ConfigDiff)),
+    ("DRAIN_START", 1, |f| f.parse().map(Request::DrainStart)),
+    ("DRAIN_STATUS", 0, |_| Ok(Request::DrainStatus)),
+    ("DRAIN_CANCEL", 0, |_| Ok(Request::DrainCancel)),
+    ("MAINT_ENTER", 1, |f| Ok(Request::MaintEnter { target: f.parse()?, page: f.optional()? })),
+    ("MAINT_EXIT", 1, |f| f.parse().map(Request::MaintExit)),
+    ("MAINT_STATUS", 0, |_| Ok(Request::MaintStatus)),
+    ("STATS_GET", 0, |f| match f.next() {
         None | Some("") => Ok(Request::StatsGet(RouteOrAll::All)),
         Some(selector) => RouteOrAll::parse(selector).map(Request::StatsGet),
     }),
-    ("BACKEND_TEST", |f| f.parse().map(Request::BackendTest)),
-    ("SUBSCRIBE", |f| f.parse().map(Request::Subscribe)),
-    ("UNSUBSCRIBE", |f| f.parse().map(Request::Unsubscribe)),
+    ("BACKEND_TEST", 1, |f| f.parse().map(Request::BackendTest)),
+    ("SUBSCRIBE", 1, |f| f.parse().map(Request::Subscribe)),
+    ("UNSUBSCRIBE", 1, |f| f.parse().map(Request::Unsubscribe)),
 ];
 
-fn request_parser(name: &str) -> Option<RequestParser> {
-    REQUESTS.iter().find(|(known, _)| *known == name).map(|(_, parser)| *parser)
+fn request_parser(name: &str) -> Option<(usize, RequestParser)> {
+    REQUESTS.iter().find(|(known, ..)| *known == name).map(|(_, required, parser)| (*required, *parser))
 }
 
 fn route_id(fields: &mut Fields<'_>) -> Result<RouteId, Refusal> {
@@ -498,4 +504,24 @@ fn encode_bulk(routes: &[RouteSpec]) -> String {
         priority: route.priority,
     };
     encode_json(&routes.iter().map(bulk).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_fields_are_an_invalid_format_whatever_the_fields_say() {
+        for line in [
+            "HEALTH_SET|S|no-id|no-path",
+            "RATELIMIT_SET|S|r1|many",
+            "CIRCUIT_BREAKER_SET|S|no-id|5|30s",
+            "OPTIONS_SET|S|ALL|colour",
+            "HEADERS_SET|S||X-A",
+            "ROUTE_UPDATE|S|no-id|colour",
+            "ROUTE_REMOVE|S",
+        ] {
+            assert_eq!(Command::parse(line), Err(Refusal::InvalidFormat), "{line}");
+        }
+    }
 }
