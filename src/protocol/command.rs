@@ -271,9 +271,19 @@ fn route_id(fields: &mut Fields<'_>) -> Result<RouteId, Refusal> {
 }
 
 fn parse_domains(text: &str) -> Result<Domains, Refusal> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let domains = parts.map(str::parse).collect::<Result<Vec<Domain>, Invalid>>()?;
-    Domains::new(domains).ok_or(Refusal::NoDomains)
+    // Nothing at all is its own error; an empty domain among others is a mistake of another kind.
+    match text.trim() {
+        "" => Err(Refusal::NoDomains),
+        list => collect_domains(list.split(',').map(str::trim)),
+    }
+}
+
+fn collect_domains<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Domains, Refusal> {
+    let parse = |text: &'a str| {
+        // Not by `From<Invalid>`, for which no text is no domains.
+        text.parse::<Domain>().map_err(|invalid| Refusal::Other(invalid.to_string()))
+    };
+    Domains::new(texts.map(parse).collect::<Result<Vec<_>, _>>()?).ok_or(Refusal::NoDomains)
 }
 
 fn parse_priority(text: &str) -> Result<i32, Refusal> {
@@ -328,7 +338,7 @@ fn parse_bulk(fields: &mut Fields<'_>) -> Result<Vec<RouteSpec>, Refusal> {
     }
     let parse = |route: BulkRoute| {
         Ok(RouteSpec {
-            domains: parse_domains(&route.domains.join(","))?,
+            domains: collect_domains(route.domains.iter().map(String::as_str))?,
             path: route.path.parse()?,
             backend: route.backend_url.parse()?,
             priority: route.priority,
@@ -523,5 +533,24 @@ mod tests {
         ] {
             assert_eq!(Command::parse(line), Err(Refusal::InvalidFormat), "{line}");
         }
+    }
+
+    #[test]
+    fn an_empty_domain_among_others_is_refused_and_a_domain_never_split() {
+        let add = |domains: &str| Command::parse(&format!("ROUTE_ADD|S|{domains}|/|http://h:80/|10"));
+        let bulk = |domains: &str| {
+            let route = format!(r#"{{"domains":{domains},"path":"/","backend_url":"http://h:80/"}}"#);
+            Command::parse(&format!("ROUTE_ADD_BULK|S|[{route}]"))
+        };
+        for refused in
+            [add("a.de,,b.de"), add("a.de,"), add(","), bulk(r#"["a.de",""]"#), bulk(r#"["a.de,b.de"]"#)]
+        {
+            let text = refused.unwrap_err().to_string();
+            assert!(text.starts_with("invalid domain "), "{text}");
+        }
+        for none in [add(""), add(" "), bulk("[]")] {
+            assert_eq!(none, Err(Refusal::NoDomains));
+        }
+        assert!(add(" a.de , b.de ").is_ok());
     }
 }
