@@ -1,5 +1,6 @@
 //! Names, ids, targets, options and the other values that stand in fields.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -249,12 +250,9 @@ pub struct Domains(Vec<Domain>);
 impl Domains {
     /// The domains; `None` where there are none. Repetitions are dropped.
     pub fn new(domains: impl IntoIterator<Item = Domain>) -> Option<Self> {
-        let mut kept: Vec<Domain> = Vec::new();
-        for domain in domains {
-            if !kept.contains(&domain) {
-                kept.push(domain);
-            }
-        }
+        // A line can hold ten thousand: a set, so that their number costs no more than itself.
+        let mut seen = HashSet::new();
+        let kept: Vec<Domain> = domains.into_iter().filter(|domain| seen.insert(domain.clone())).collect();
         if kept.is_empty() { None } else { Some(Domains(kept)) }
     }
 
@@ -562,6 +560,13 @@ mod tests {
         for refused in ["", "r1,", ",", "r1,a b", "/a b"] {
             assert!(refused.parse::<Target>().is_err(), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn domains_are_kept_once_in_the_order_given() {
+        let parsed = ["b.de", "a.de", "B.de", "a.de"].map(|domain| domain.parse().unwrap());
+        assert_eq!(Domains::new(parsed).unwrap().to_string(), "b.de,a.de");
+        assert_eq!(Domains::new([]), None);
     }
 
     #[test]
