@@ -187,18 +187,23 @@ impl SessionRef {
 impl Registration {
     fn parse(mut fields: Fields<'_>) -> Result<Self, Refusal> {
         let (service, instance, port) = (fields.required()?, fields.required()?, fields.required()?);
-        let maintenance_port = match port {
-            "" | "0" => None,
-            digits => Some(digits.parse().map_err(|_| {
-                Invalid::new("maintenance port", digits, "it is no number up to 65535", "3001")
-            })?),
-        };
         Ok(Registration {
             service: service.parse()?,
             instance: instance.parse()?,
-            maintenance_port,
+            maintenance_port: parse_maintenance_port(port)?,
             metadata: Metadata::parse(fields.rest().unwrap_or_default())?,
         })
+    }
+}
+
+fn parse_maintenance_port(text: &str) -> Result<Option<u16>, Invalid> {
+    let refusal = || Invalid::new("maintenance port", text, "it is no number up to 65535", "3001");
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(refusal());
+    }
+    match text {
+        "" => Ok(None),
+        digits => digits.parse().map(|port| Some(port).filter(|port| *port != 0)).map_err(|_| refusal()),
     }
 }
 
@@ -532,6 +537,22 @@ mod tests {
             "ROUTE_REMOVE|S",
         ] {
             assert_eq!(Command::parse(line), Err(Refusal::InvalidFormat), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_maintenance_port_is_digits_and_any_zero_is_none() {
+        let port = |text: &str| match Command::parse(&format!("REGISTER|s|i|{text}|")) {
+            Ok(Command::Register(registration)) => Ok(registration.maintenance_port),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(refusal) => Err(refusal),
+        };
+        for none in ["", "0", "00"] {
+            assert_eq!(port(none), Ok(None), "{none:?}");
+        }
+        assert_eq!(port("3001"), Ok(Some(3001)));
+        for refused in ["+80", "-1", "65536", "8a", " 80"] {
+            assert!(port(refused).unwrap_err().to_string().starts_with("invalid maintenance port "));
         }
     }
 
