@@ -126,7 +126,7 @@ impl Command {
         let name = fields.next().unwrap_or_default();
         match name {
             "REGISTER" => Registration::parse(fields).map(Command::Register),
-            "RECONNECT" => Ok(Command::Reconnect(fields.required()?.parse()?)),
+            "RECONNECT" => parse_session_id(fields.required()?).map(Command::Reconnect),
             _ => {
                 let (required, parser) =
                     request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
@@ -176,12 +176,16 @@ impl Command {
 
 impl SessionRef {
     fn parse(field: &str) -> Result<Self, Refusal> {
-        // An id that could never have been issued is one that does not live.
         match field {
             "" => Ok(SessionRef::Own),
-            id => id.parse().map(SessionRef::Id).map_err(|_| Refusal::SessionNotFound),
+            id => parse_session_id(id).map(SessionRef::Id),
         }
     }
+}
+
+fn parse_session_id(text: &str) -> Result<SessionId, Refusal> {
+    // An id that could never have been issued is one that does not live.
+    text.parse().map_err(|_| Refusal::SessionNotFound)
 }
 
 impl Registration {
@@ -554,6 +558,15 @@ mod tests {
         for refused in ["+80", "-1", "65536", "8a", " 80"] {
             assert!(port(refused).unwrap_err().to_string().starts_with("invalid maintenance port "));
         }
+    }
+
+    #[test]
+    fn an_id_that_could_never_have_been_issued_is_not_found() {
+        let too_long = "x".repeat(513);
+        for line in [format!("RECONNECT|{too_long}"), "RECONNECT|".to_owned(), format!("PING|{too_long}")] {
+            assert_eq!(Command::parse(&line), Err(Refusal::SessionNotFound));
+        }
+        assert_eq!(Command::parse("RECONNECT"), Err(Refusal::InvalidFormat));
     }
 
     #[test]
