@@ -169,9 +169,11 @@ pub enum Target {
 pub enum TargetItem {
     /// A route by id.
     Route(RouteId),
-    /// Every route of the session with this path (ours).
+    /// Every route of the session with this path (ours). A path with a comma cannot be named here, because a
+    /// comma separates targets: such a route goes by its id.
     Path(PathPrefix),
-    /// Every route of the session with this domain (ours).
+    /// Every route of the session with this domain (ours). A domain that reads as a route id (`r1`) is read
+    /// as that.
     Domain(Domain),
     /// `SERVICE`: all instances of the session's service (ours).
     Service,
@@ -203,6 +205,7 @@ impl FromStr for TargetItem {
         let text = text.trim();
         match text {
             "SERVICE" => Ok(TargetItem::Service),
+            _ if text.contains(',') => Err(unknown()),
             _ if text.starts_with('/') => text.parse().map(TargetItem::Path).map_err(|_| unknown()),
             _ => match text.parse() {
                 Ok(id) => Ok(TargetItem::Route(id)),
@@ -560,6 +563,7 @@ mod tests {
         for refused in ["", "r1,", ",", "r1,a b", "/a b"] {
             assert!(refused.parse::<Target>().is_err(), "{refused:?}");
         }
+        assert!("/a,b".parse::<TargetItem>().is_err(), "it would be sent as two");
     }
 
     #[test]
