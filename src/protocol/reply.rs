@@ -100,10 +100,20 @@ pub enum Push {
     Shutdown,
 }
 
-/// A line that no server of this protocol sends; its beginning, for the log.
+/// A line that no server of this protocol sends; its beginning, for the log, without what could be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a reply of this protocol: {0:?}")]
 pub struct NotAReply(pub String);
+
+impl NotAReply {
+    fn of(line: &str) -> Self {
+        // These two carry the session's id, and a malformed one may carry it anywhere.
+        match line.split_once('|') {
+            Some((word @ ("ACK" | "SESSION_OK"), _)) => NotAReply(format!("{word}|[redacted]")),
+            _ => NotAReply(line.chars().take(80).collect()),
+        }
+    }
+}
 
 const PAGE_TIMEOUT: &str = "timeout waiting for maintenance page to become reachable";
 const BACKEND_TIMEOUT: &str = "timeout waiting for backend to become reachable";
@@ -112,11 +122,10 @@ const SUPERSEDED: &str = "maintenance request superseded";
 impl ServerLine {
     /// Reads one line, without its end.
     pub fn parse(line: &str) -> Result<Self, NotAReply> {
-        let unknown = || NotAReply(line.chars().take(80).collect());
         if let Some(push) = Push::parse(line) {
             return Ok(ServerLine::Push(push));
         }
-        Reply::parse(line).map(ServerLine::Reply).ok_or_else(unknown)
+        Reply::parse(line).map(ServerLine::Reply).ok_or_else(|| NotAReply::of(line))
     }
 
     /// The line, without its end.
@@ -127,7 +136,7 @@ impl ServerLine {
         }
     }
 
-    /// The line as it may stand in a log: no session id.
+    /// The line as it may stand in a log: no session id, no token.
     pub fn redacted(&self) -> String {
         match self {
             ServerLine::Reply(reply) => reply.redacted(),
@@ -235,14 +244,11 @@ impl Reply {
         }
     }
 
-    /// The line as it may stand in a log: no session id.
+    /// The line as it may stand in a log: no session id, no token.
     pub fn redacted(&self) -> String {
         match self {
             Reply::Registered(_) => "ACK|[redacted]".to_owned(),
-            Reply::SessionInfo(info) => with_json(
-                "SESSION_OK",
-                &SessionInfo { session_id: "[redacted]".to_owned(), ..(**info).clone() },
-            ),
+            Reply::SessionInfo(info) => with_json("SESSION_OK", &info.redacted()),
             other => other.encode(),
         }
     }
@@ -303,4 +309,22 @@ fn parse_bulk(text: &str) -> Option<Reply> {
 fn parse_failure(text: &str) -> String {
     let error = |value: serde_json::Value| value.get("error")?.as_str().map(str::to_owned);
     json(text).and_then(error).unwrap_or_else(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_may_be_logged_shows_an_id_or_a_token() {
+        let echoed = r#"SESSION_OK|{"session_id":"s3cret","metadata":{"token":"s3cret","service_token":"s3cret","v":1}}"#;
+        let line = ServerLine::parse(echoed).unwrap();
+        assert!(line.redacted().contains(r#""v":1"#));
+        let malformed_id = format!("ACK|s3cret{}", "x".repeat(512));
+        let malformed = [&malformed_id, r#"SESSION_OK|{"session_id":"s3cret","uptime_seconds":"?"}"#];
+        let errors = malformed.map(|line| ServerLine::parse(line).unwrap_err());
+        for shown in [line.redacted(), format!("{line:?}"), format!("{errors:?}"), errors[1].to_string()] {
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
 }

@@ -1,14 +1,18 @@
 //! The JSON bodies of replies. Readers take what is there: the reference server leaves fields out, and
 //! later servers add some.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Domain, RouteId};
+use super::{Domain, RouteId, SECRET_KEYS};
 
 /// SESSION_INFO's body. The last five fields are ours; a peer without `server` is treated as the reference
 /// (PROTOCOL section 7).
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+///
+/// `Debug` shows it without the id and without the secrets that a reference server echoes in `metadata`.
+#[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionInfo {
     /// The session's id: a secret.
@@ -48,6 +52,21 @@ pub struct SessionInfo {
     /// What the server understands beyond the reference.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+}
+
+impl SessionInfo {
+    /// The same without what must not be shown.
+    pub fn redacted(&self) -> SessionInfo {
+        let mut shown = SessionInfo { session_id: "[redacted]".to_owned(), ..self.clone() };
+        shown.metadata.retain(|key, _| !SECRET_KEYS.contains(&key.as_str()));
+        shown
+    }
+}
+
+impl fmt::Debug for SessionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionInfo {}", serde_json::to_string(&self.redacted()).map_err(|_| fmt::Error)?)
+    }
 }
 
 /// One element of ROUTE_LIST's body.
