@@ -236,11 +236,11 @@ const REQUESTS: [(&str, usize, RequestParser); 32] = [
     ("OPTIONS_REMOVE", 2, |f| Ok(Request::OptionsRemove { target: f.parse()?, key: f.parse()? })),
     ("HEALTH_SET", 4, |f| Ok(Request::HealthSet {
         route: route_id(f)?,
-        check: HealthCheck { path: f.parse()?, interval: f.parse()?, timeout: f.parse::<GoDuration>()?.non_zero()? },
+        check: parse_check(f)?,
     })),
     ("RATELIMIT_SET", 3, |f| Ok(Request::RateLimitSet {
         target: RouteOrAll::parse(f.required()?)?,
-        limit: RateLimit { requests: f.number("number of requests")?, window: f.parse::<GoDuration>()?.non_zero()? },
+        limit: parse_limit(f)?,
     })),
     ("CIRCUIT_BREAKER_SET", 4, |f| Ok(Request::CircuitBreakerSet {
         target: RouteOrAll::parse(f.required()?)?, breaker: parse_breaker(f)?,
@@ -316,17 +316,32 @@ fn parse_route_list(fields: &mut Fields<'_>) -> Result<Request, Refusal> {
     Ok(Request::RouteList { compressed, after })
 }
 
+// A setting of zero takes the thing away. What the other fields say is then without effect, so that a zero
+// is sense in them too.
+
+fn parse_check(fields: &mut Fields<'_>) -> Result<HealthCheck, Refusal> {
+    let (path, interval): (_, GoDuration) = (fields.parse()?, fields.parse()?);
+    Ok(HealthCheck { path, interval, timeout: non_zero_unless(interval.is_zero(), fields.parse()?)? })
+}
+
+fn parse_limit(fields: &mut Fields<'_>) -> Result<RateLimit, Refusal> {
+    let requests = fields.number("number of requests")?;
+    Ok(RateLimit { requests, window: non_zero_unless(requests == 0, fields.parse()?)? })
+}
+
+fn non_zero_unless(removed: bool, duration: GoDuration) -> Result<GoDuration, Invalid> {
+    if removed { Ok(duration) } else { duration.non_zero() }
+}
+
 fn parse_breaker(fields: &mut Fields<'_>) -> Result<CircuitBreaker, Refusal> {
-    let breaker = CircuitBreaker {
-        threshold: fields.number("threshold")?,
-        timeout: fields.parse::<GoDuration>()?.non_zero()?,
-        half_open_requests: fields.number("number of half-open requests")?,
-    };
-    if breaker.half_open_requests == 0 {
+    let threshold = fields.number("threshold")?;
+    let timeout = non_zero_unless(threshold == 0, fields.parse()?)?;
+    let half_open_requests = fields.number("number of half-open requests")?;
+    if threshold > 0 && half_open_requests == 0 {
         let reason = "with none it would stay open for ever";
         return Err(Invalid::new("number of half-open requests", "0", reason, "3").into());
     }
-    Ok(breaker)
+    Ok(CircuitBreaker { threshold, timeout, half_open_requests })
 }
 
 /// A route as ROUTE_ADD_BULK's JSON has it.
@@ -567,6 +582,22 @@ mod tests {
             assert_eq!(Command::parse(&line), Err(Refusal::SessionNotFound));
         }
         assert_eq!(Command::parse("RECONNECT"), Err(Refusal::InvalidFormat));
+    }
+
+    #[test]
+    fn what_is_taken_away_may_have_zeros_throughout_and_what_is_set_may_not() {
+        for removing in
+            ["HEALTH_SET|S|r1|/|0s|0s", "RATELIMIT_SET|S|ALL|0|0s", "CIRCUIT_BREAKER_SET|S|r1|0|0s|0"]
+        {
+            let command = Command::parse(removing).unwrap();
+            assert_eq!(command.encode(), removing);
+        }
+        for senseless in
+            ["HEALTH_SET|S|r1|/|1s|0s", "RATELIMIT_SET|S|ALL|1|0s", "CIRCUIT_BREAKER_SET|S|r1|1|0s|1"]
+        {
+            assert_eq!(Command::parse(senseless), Err(Refusal::InvalidDuration("0s".to_owned())));
+        }
+        assert!(Command::parse("CIRCUIT_BREAKER_SET|S|r1|1|1s|0").is_err());
     }
 
     #[test]

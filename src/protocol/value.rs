@@ -426,7 +426,7 @@ pub struct HealthCheck {
     pub path: HealthPath,
     /// From one probe to the next; zero takes the check away (ours).
     pub interval: GoDuration,
-    /// How long one probe may take. More than zero.
+    /// How long one probe may take. More than zero, unless it is taken away.
     pub timeout: GoDuration,
 }
 
@@ -435,7 +435,7 @@ pub struct HealthCheck {
 pub struct RateLimit {
     /// How many requests a window allows; zero takes the limit away (ours).
     pub requests: u32,
-    /// The window. More than zero.
+    /// The window. More than zero, unless it is taken away.
     pub window: GoDuration,
 }
 
@@ -444,9 +444,9 @@ pub struct RateLimit {
 pub struct CircuitBreaker {
     /// How many failures in a row open it; zero takes it away (ours).
     pub threshold: u32,
-    /// How long it stays open before trials. More than zero.
+    /// How long it stays open before trials. More than zero, unless it is taken away.
     pub timeout: GoDuration,
-    /// How many trials are let through when half open. More than zero.
+    /// How many trials are let through when half open. More than zero, unless it is taken away.
     pub half_open_requests: u32,
 }
 
