@@ -198,7 +198,10 @@ impl Reply {
             "ROUTE_LIST_OK" if rest.is_empty() || rest == "null" => {
                 return Some(Reply::RouteList(Vec::new()));
             }
-            "ROUTE_LIST_OK" => return Some(Reply::RouteListCompressed(rest.to_owned())),
+            "ROUTE_LIST_OK" if rest.bytes().all(is_base64_byte) => {
+                return Some(Reply::RouteListCompressed(rest.to_owned()));
+            }
+            "ROUTE_LIST_OK" => return None,
             "CIRCUIT_STATUS_OK" => return json(rest).map(Reply::CircuitStatus),
             "DIFF_OK" => return json(rest).map(Reply::Diff),
             "DRAIN_STATUS_OK" => return json(rest).map(Reply::DrainStatus),
@@ -288,6 +291,10 @@ impl Push {
     }
 }
 
+fn is_base64_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"+/=".contains(&b)
+}
+
 fn first_field(rest: &str) -> &str {
     rest.split_once('|').map_or(rest, |(first, _)| first)
 }
@@ -301,7 +308,8 @@ fn with_json<T: Serialize>(word: &str, value: &T) -> String {
 }
 
 fn parse_bulk(text: &str) -> Option<Reply> {
-    let statuses: Vec<BulkStatus> = json(text)?;
+    let statuses: Option<Vec<BulkStatus>> = json(text)?;
+    let statuses = statuses.unwrap_or_default();
     statuses.iter().map(|status| status.route_id.parse().ok()).collect::<Option<_>>().map(Reply::RoutesAdded)
 }
 
@@ -314,6 +322,32 @@ fn parse_failure(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_go_writes_null_for_an_empty_list_it_is_one() {
+        for (line, plain) in [
+            (
+                r#"ROUTE_LIST_OK|[{"route_id":"r1","domains":null,"path":"/","status":"active"}]"#,
+                r#"ROUTE_LIST_OK|[{"route_id":"r1","domains":[],"path":"/","status":"active"}]"#,
+            ),
+            ("ROUTE_LIST_OK|null", "ROUTE_LIST_OK|[]"),
+            ("ROUTE_BULK_OK|null", "ROUTE_BULK_OK|[]"),
+            ("STATS_OK|null", "STATS_OK|[]"),
+            (r#"DIFF_OK|{"routes":{"added":null,"removed":2}}"#, r#"DIFF_OK|{"routes":{"removed":2}}"#),
+            (r#"SESSION_OK|{"metadata":null,"capabilities":null}"#, "SESSION_OK|{}"),
+            (r#"MAINT_STATUS_OK|{"in_maintenance":null}"#, "MAINT_STATUS_OK|{}"),
+        ] {
+            assert_eq!(ServerLine::parse(line).unwrap(), ServerLine::parse(plain).unwrap(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_neither_json_nor_base64_is_no_reply() {
+        assert!(ServerLine::parse("ROUTE_LIST_OK|H4sIAAAAAAAA/4uOBQApu0wNAgAAAA==").is_ok());
+        for garbage in ["ROUTE_LIST_OK|{}", "ROUTE_LIST_OK|[", "ROUTE_LIST_OK|a b", "ROUTE_LIST_OK|H4sI|x"] {
+            assert!(ServerLine::parse(garbage).is_err(), "{garbage}");
+        }
+    }
 
     #[test]
     fn nothing_that_may_be_logged_shows_an_id_or_a_token() {

@@ -50,7 +50,7 @@ pub struct SessionInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
     /// What the server understands beyond the reference.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "list_or_null")]
     pub capabilities: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ pub struct RouteEntry {
     #[serde(with = "as_text")]
     pub route_id: RouteId,
     /// What it claims.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list_or_null")]
     pub domains: Vec<String>,
     /// The path prefix.
     #[serde(default)]
@@ -126,10 +126,13 @@ pub struct Diff {
 #[serde(default)]
 pub struct RouteDiff {
     /// Routes that would become active.
+    #[serde(deserialize_with = "ids_or_null")]
     pub added: IdsOrCount,
     /// Routes that would go.
+    #[serde(deserialize_with = "ids_or_null")]
     pub removed: IdsOrCount,
     /// Active routes that would change.
+    #[serde(deserialize_with = "ids_or_null")]
     pub modified: IdsOrCount,
 }
 
@@ -343,4 +346,9 @@ fn object_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Valu
 /// Go writes null for a nil slice.
 fn list_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Option::<Vec<String>>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// Go writes null for a nil slice.
+fn ids_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<IdsOrCount, D::Error> {
+    Option::<IdsOrCount>::deserialize(from).map(Option::unwrap_or_default)
 }
