@@ -191,7 +191,7 @@ impl Reply {
             "ACK" if !rest.is_empty() => return first_field(rest).parse().ok().map(Reply::Registered),
             "ROUTE_OK" if !rest.is_empty() => return first_field(rest).parse().ok().map(Reply::RouteAdded),
             "DRAIN_OK" if !rest.is_empty() => return Some(Reply::DrainStarted(first_field(rest).to_owned())),
-            "SESSION_OK" => return json(rest).map(Reply::SessionInfo),
+            "SESSION_OK" => return object(rest).map(Reply::SessionInfo),
             "ROUTE_BULK_OK" => return parse_bulk(rest),
             "ROUTE_LIST_OK" if rest.starts_with('[') => return json(rest).map(Reply::RouteList),
             // An empty Go slice is written as null.
@@ -202,14 +202,14 @@ impl Reply {
                 return Some(Reply::RouteListCompressed(rest.to_owned()));
             }
             "ROUTE_LIST_OK" => return None,
-            "CIRCUIT_STATUS_OK" => return json(rest).map(Reply::CircuitStatus),
-            "DIFF_OK" => return json(rest).map(Reply::Diff),
-            "DRAIN_STATUS_OK" => return json(rest).map(Reply::DrainStatus),
-            "MAINT_STATUS_OK" => return json(rest).map(Reply::MaintenanceStatus),
+            "CIRCUIT_STATUS_OK" => return object(rest).map(Reply::CircuitStatus),
+            "DIFF_OK" => return object(rest).map(Reply::Diff),
+            "DRAIN_STATUS_OK" => return object(rest).map(Reply::DrainStatus),
+            "MAINT_STATUS_OK" => return object(rest).map(Reply::MaintenanceStatus),
             "STATS_OK" if rest.starts_with('[') => return json(rest).map(Reply::StatsAll),
             "STATS_OK" if rest == "null" => return Some(Reply::StatsAll(Vec::new())),
-            "STATS_OK" => return json(rest).map(Reply::Stats),
-            "BACKEND_OK" => return json(rest).map(Reply::BackendOk),
+            "STATS_OK" => return object(rest).map(Reply::Stats),
+            "BACKEND_OK" => return object(rest).map(Reply::BackendOk),
             "BACKEND_FAIL" => return Some(Reply::BackendFail(parse_failure(rest))),
             _ => {}
         }
@@ -303,6 +303,11 @@ fn json<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
+/// As [`json`], but not from an array, which serde also takes for a struct.
+fn object<T: DeserializeOwned>(text: &str) -> Option<T> {
+    if text.trim_start().starts_with('{') { json(text) } else { None }
+}
+
 fn with_json<T: Serialize>(word: &str, value: &T) -> String {
     format!("{word}|{}", encode_json(value))
 }
@@ -338,6 +343,14 @@ mod tests {
             (r#"MAINT_STATUS_OK|{"in_maintenance":null}"#, "MAINT_STATUS_OK|{}"),
         ] {
             assert_eq!(ServerLine::parse(line).unwrap(), ServerLine::parse(plain).unwrap(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_should_be_an_object_is_no_array() {
+        for word in ["SESSION_OK", "DIFF_OK", "MAINT_STATUS_OK"] {
+            assert!(ServerLine::parse(&format!("{word}|{{}}")).is_ok());
+            assert!(ServerLine::parse(&format!("{word}|[]")).is_err());
         }
     }
 
