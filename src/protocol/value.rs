@@ -207,9 +207,13 @@ impl FromStr for TargetItem {
             "SERVICE" => Ok(TargetItem::Service),
             _ if text.contains(',') => Err(unknown()),
             _ if text.starts_with('/') => text.parse().map(TargetItem::Path).map_err(|_| unknown()),
-            _ => match text.parse() {
-                Ok(id) => Ok(TargetItem::Route(id)),
-                Err(_) => text.parse().map(TargetItem::Domain).map_err(|_| unknown()),
+            _ => match (text.parse(), text.parse::<Domain>()) {
+                (Ok(id), _) => Ok(TargetItem::Route(id)),
+                // A domain is lower-case: `R1` would be sent as the route r1.
+                (_, Ok(domain)) if domain.as_str().parse::<RouteId>().is_err() => {
+                    Ok(TargetItem::Domain(domain))
+                }
+                _ => Err(unknown()),
             },
         }
     }
@@ -560,7 +564,7 @@ mod tests {
                 TargetItem::Service,
             ])
         );
-        for refused in ["", "r1,", ",", "r1,a b", "/a b"] {
+        for refused in ["", "r1,", ",", "r1,a b", "/a b", "R1"] {
             assert!(refused.parse::<Target>().is_err(), "{refused:?}");
         }
         assert!("/a,b".parse::<TargetItem>().is_err(), "it would be sent as two");
