@@ -190,7 +190,9 @@ impl Reply {
             "ERROR" => return Some(Reply::Error(Refusal::from_text(rest))),
             "ACK" if !rest.is_empty() => return first_field(rest).parse().ok().map(Reply::Registered),
             "ROUTE_OK" if !rest.is_empty() => return first_field(rest).parse().ok().map(Reply::RouteAdded),
-            "DRAIN_OK" if !rest.is_empty() => return Some(Reply::DrainStarted(first_field(rest).to_owned())),
+            "DRAIN_OK" if !first_field(rest).is_empty() => {
+                return Some(Reply::DrainStarted(first_field(rest).to_owned()));
+            }
             "SESSION_OK" => return object(rest).map(Reply::SessionInfo),
             "ROUTE_BULK_OK" => return parse_bulk(rest),
             "ROUTE_LIST_OK" if rest.starts_with('[') => return json(rest).map(Reply::RouteList),
@@ -343,6 +345,18 @@ mod tests {
             (r#"MAINT_STATUS_OK|{"in_maintenance":null}"#, "MAINT_STATUS_OK|{}"),
         ] {
             assert_eq!(ServerLine::parse(line).unwrap(), ServerLine::parse(plain).unwrap(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_drain_starts_with_a_time_and_is_cancelled_without() {
+        let parsed = |line: &str| ServerLine::parse(line).unwrap();
+        assert_eq!(
+            parsed("DRAIN_OK|2025-01-01T00:00:30Z"),
+            Reply::DrainStarted("2025-01-01T00:00:30Z".into()).into()
+        );
+        for cancelled in ["DRAIN_OK", "DRAIN_OK|", "DRAIN_OK||x"] {
+            assert_eq!(parsed(cancelled), Reply::DrainOk.into());
         }
     }
 
