@@ -96,10 +96,12 @@ impl Decoder for LineCodec {
 impl Encoder<&str> for LineCodec {
     type Error = std::io::Error;
 
-    /// Appends the line and its end. Refuses one that would be read as two.
+    /// Appends the line and its end. Refuses what a peer would not read as this one line: an empty one, and
+    /// one with a line end or NUL in it.
     fn encode(&mut self, line: &str, buffer: &mut BytesMut) -> Result<(), std::io::Error> {
-        if line.contains('\n') {
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "a line end within a line"));
+        if line.is_empty() || line.bytes().any(|b| matches!(b, b'\n' | b'\r' | 0)) {
+            let reason = "an empty line, or one with a line end or NUL in it";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason));
         }
         buffer.reserve(line.len() + 1);
         buffer.put_slice(line.as_bytes());
@@ -160,6 +162,17 @@ mod tests {
     #[test]
     fn a_line_that_is_no_utf8_is_reported_and_survived() {
         assert_eq!(lines(99, &[b"\xff\xfe\nok\n"]), [Line::NotUtf8, text("ok")]);
+    }
+
+    #[test]
+    fn what_would_be_read_as_something_else_is_not_written() {
+        let (mut codec, mut buffer) = (LineCodec::new(99), BytesMut::new());
+        for refused in ["", "PING|a\nPING|b", "PING|a\r", "PING|a\0"] {
+            assert!(codec.encode(refused, &mut buffer).is_err(), "{refused:?}");
+        }
+        assert!(buffer.is_empty());
+        codec.encode("PING|a", &mut buffer).unwrap();
+        assert_eq!(buffer, "PING|a\n");
     }
 
     #[test]

@@ -126,10 +126,15 @@ impl Command {
         let name = fields.next().unwrap_or_default();
         match name {
             "REGISTER" => Registration::parse(fields).map(Command::Register),
-            "RECONNECT" => Ok(Command::Reconnect(fields.required()?.parse()?)),
+            "RECONNECT" => parse_session_id(fields.required()?).map(Command::Reconnect),
             _ => {
-                let parser = request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
+                let (required, parser) =
+                    request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
                 let session = SessionRef::parse(fields.next().unwrap_or_default())?;
+                // Before any value is looked at: a cut line has one answer, wherever it was cut.
+                if !fields.has(required) {
+                    return Err(Refusal::InvalidFormat);
+                }
                 Ok(Command::Request(session, parser(&mut fields)?))
             }
         }
@@ -171,92 +176,102 @@ impl Command {
 
 impl SessionRef {
     fn parse(field: &str) -> Result<Self, Refusal> {
-        // An id that could never have been issued is one that does not live.
         match field {
             "" => Ok(SessionRef::Own),
-            id => id.parse().map(SessionRef::Id).map_err(|_| Refusal::SessionNotFound),
+            id => parse_session_id(id).map(SessionRef::Id),
         }
     }
+}
+
+fn parse_session_id(text: &str) -> Result<SessionId, Refusal> {
+    // An id that could never have been issued is one that does not live.
+    text.parse().map_err(|_| Refusal::SessionNotFound)
 }
 
 impl Registration {
     fn parse(mut fields: Fields<'_>) -> Result<Self, Refusal> {
         let (service, instance, port) = (fields.required()?, fields.required()?, fields.required()?);
-        let maintenance_port = match port {
-            "" | "0" => None,
-            digits => Some(digits.parse().map_err(|_| {
-                Invalid::new("maintenance port", digits, "it is no number up to 65535", "3001")
-            })?),
-        };
         Ok(Registration {
             service: service.parse()?,
             instance: instance.parse()?,
-            maintenance_port,
+            maintenance_port: parse_maintenance_port(port)?,
             metadata: Metadata::parse(fields.rest().unwrap_or_default())?,
         })
     }
 }
 
+fn parse_maintenance_port(text: &str) -> Result<Option<u16>, Invalid> {
+    let refusal = || Invalid::new("maintenance port", text, "it is no number up to 65535", "3001");
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(refusal());
+    }
+    match text {
+        "" => Ok(None),
+        digits => digits.parse().map(|port| Some(port).filter(|port| *port != 0)).map_err(|_| refusal()),
+    }
+}
+
 type RequestParser = fn(&mut Fields<'_>) -> Result<Request, Refusal>;
 
-/// Every command that is addressed to a session, and how the fields after the session's id are read.
+/// Every command that is addressed to a session, how many fields must follow the session's id, and how
+/// they are read.
 #[rustfmt::skip]
-const REQUESTS: [(&str, RequestParser); 32] = [
-    ("PING", |_| Ok(Request::Ping)),
-    ("SESSION_INFO", |_| Ok(Request::SessionInfo)),
-    ("CLIENT_SHUTDOWN", |_| Ok(Request::ClientShutdown)),
-    ("ROUTE_ADD", |f| RouteSpec::parse(f).map(Request::RouteAdd)),
-    ("ROUTE_ADD_BULK", |f| parse_bulk(f).map(Request::RouteAddBulk)),
-    ("ROUTE_UPDATE", |f| Ok(Request::RouteUpdate { route: route_id(f)?, change: RouteChange::parse(f)? })),
-    ("ROUTE_REMOVE", |f| route_id(f).map(Request::RouteRemove)),
-    ("ROUTE_LIST", parse_route_list),
-    ("HEADERS_SET", |f| Ok(Request::HeadersSet {
+const REQUESTS: [(&str, usize, RequestParser); 32] = [
+    ("PING", 0, |_| Ok(Request::Ping)),
+    ("SESSION_INFO", 0, |_| Ok(Request::SessionInfo)),
+    ("CLIENT_SHUTDOWN", 0, |_| Ok(Request::ClientShutdown)),
+    ("ROUTE_ADD", 4, |f| RouteSpec::parse(f).map(Request::RouteAdd)),
+    ("ROUTE_ADD_BULK", 1, |f| parse_bulk(f).map(Request::RouteAddBulk)),
+    ("ROUTE_UPDATE", 3, |f| Ok(Request::RouteUpdate { route: route_id(f)?, change: RouteChange::parse(f)? })),
+    ("ROUTE_REMOVE", 1, |f| route_id(f).map(Request::RouteRemove)),
+    ("ROUTE_LIST", 0, parse_route_list),
+    ("HEADERS_SET", 3, |f| Ok(Request::HeadersSet {
         target: f.parse()?, name: f.parse()?, value: f.rest().ok_or(Refusal::InvalidFormat)?.parse()?,
     })),
-    ("HEADERS_REMOVE", |f| Ok(Request::HeadersRemove { target: f.parse()?, name: f.parse()? })),
-    ("OPTIONS_SET", |f| {
+    ("HEADERS_REMOVE", 2, |f| Ok(Request::HeadersRemove { target: f.parse()?, name: f.parse()? })),
+    ("OPTIONS_SET", 3, |f| {
         let (target, key) = (f.parse()?, f.parse()?);
         Ok(Request::OptionsSet { target, option: RouteOption::parse(key, f.required()?)? })
     }),
-    ("OPTIONS_REMOVE", |f| Ok(Request::OptionsRemove { target: f.parse()?, key: f.parse()? })),
-    ("HEALTH_SET", |f| Ok(Request::HealthSet {
+    ("OPTIONS_REMOVE", 2, |f| Ok(Request::OptionsRemove { target: f.parse()?, key: f.parse()? })),
+    ("HEALTH_SET", 4, |f| Ok(Request::HealthSet {
         route: route_id(f)?,
-        check: HealthCheck { path: f.parse()?, interval: f.parse()?, timeout: f.parse::<GoDuration>()?.non_zero()? },
+        check: parse_check(f)?,
     })),
-    ("RATELIMIT_SET", |f| Ok(Request::RateLimitSet {
+    ("RATELIMIT_SET", 3, |f| Ok(Request::RateLimitSet {
         target: RouteOrAll::parse(f.required()?)?,
-        limit: RateLimit { requests: f.number("number of requests")?, window: f.parse::<GoDuration>()?.non_zero()? },
+        limit: parse_limit(f)?,
     })),
-    ("CIRCUIT_BREAKER_SET", |f| Ok(Request::CircuitBreakerSet {
+    ("CIRCUIT_BREAKER_SET", 4, |f| Ok(Request::CircuitBreakerSet {
         target: RouteOrAll::parse(f.required()?)?, breaker: parse_breaker(f)?,
     })),
-    ("CIRCUIT_BREAKER_STATUS", |f| route_id(f).map(Request::CircuitBreakerStatus)),
-    ("CIRCUIT_BREAKER_RESET", |f| route_id(f).map(Request::CircuitBreakerReset)),
-    ("CONFIG_VALIDATE", |_| Ok(Request::ConfigValidate)),
-    ("CONFIG_APPLY", |_| Ok(Request::ConfigApply)),
-    ("CONFIG_APPLY_PARTIAL", |f| {
+    ("CIRCUIT_BREAKER_STATUS", 1, |f| route_id(f).map(Request::CircuitBreakerStatus)),
+    ("CIRCUIT_BREAKER_RESET", 1, |f| route_id(f).map(Request::CircuitBreakerReset)),
+    ("CONFIG_VALIDATE", 0, |_| Ok(Request::ConfigValidate)),
+    ("CONFIG_APPLY", 0, |_| Ok(Request::ConfigApply)),
+    ("CONFIG_APPLY_PARTIAL", 1, |f| {
         let scopes = f.required()?.split(',').map(|scope| scope.trim().parse());
         Ok(Request::ConfigApplyPartial(scopes.collect::<Result<_, Invalid>>()?))
     }),
-    ("CONFIG_ROLLBACK", |_| Ok(Request::ConfigRollback)),
-    ("CONFIG_DIFF", |_| Ok(Request::ConfigDiff)),
-    ("DRAIN_START", |f| f.parse().map(Request::DrainStart)),
-    ("DRAIN_STATUS", |_| Ok(Request::DrainStatus)),
-    ("DRAIN_CANCEL", |_| Ok(Request::DrainCancel)),
-    ("MAINT_ENTER", |f| Ok(Request::MaintEnter { target: f.parse()?, page: f.optional()? })),
-    ("MAINT_EXIT", |f| f.parse().map(Request::MaintExit)),
-    ("MAINT_STATUS", |_| Ok(Request::MaintStatus)),
-    ("STATS_GET", |f| match f.next() {
+    ("CONFIG_ROLLBACK", 0, |_| Ok(Request::ConfigRollback)),
+    ("CONFIG_DIFF", 0, |_| Ok(Request::ConfigDiff)),
+    ("DRAIN_START", 1, |f| f.parse().map(Request::DrainStart)),
+    ("DRAIN_STATUS", 0, |_| Ok(Request::DrainStatus)),
+    ("DRAIN_CANCEL", 0, |_| Ok(Request::DrainCancel)),
+    ("MAINT_ENTER", 1, |f| Ok(Request::MaintEnter { target: f.parse()?, page: f.optional()? })),
+    ("MAINT_EXIT", 1, |f| f.parse().map(Request::MaintExit)),
+    ("MAINT_STATUS", 0, |_| Ok(Request::MaintStatus)),
+    ("STATS_GET", 0, |f| match f.next() {
         None | Some("") => Ok(Request::StatsGet(RouteOrAll::All)),
         Some(selector) => RouteOrAll::parse(selector).map(Request::StatsGet),
     }),
-    ("BACKEND_TEST", |f| f.parse().map(Request::BackendTest)),
-    ("SUBSCRIBE", |f| f.parse().map(Request::Subscribe)),
-    ("UNSUBSCRIBE", |f| f.parse().map(Request::Unsubscribe)),
+    ("BACKEND_TEST", 1, |f| f.parse().map(Request::BackendTest)),
+    ("SUBSCRIBE", 1, |f| f.parse().map(Request::Subscribe)),
+    ("UNSUBSCRIBE", 1, |f| f.parse().map(Request::Unsubscribe)),
 ];
 
-fn request_parser(name: &str) -> Option<RequestParser> {
-    REQUESTS.iter().find(|(known, _)| *known == name).map(|(_, parser)| *parser)
+fn request_parser(name: &str) -> Option<(usize, RequestParser)> {
+    REQUESTS.iter().find(|(known, ..)| *known == name).map(|(_, required, parser)| (*required, *parser))
 }
 
 fn route_id(fields: &mut Fields<'_>) -> Result<RouteId, Refusal> {
@@ -265,9 +280,19 @@ fn route_id(fields: &mut Fields<'_>) -> Result<RouteId, Refusal> {
 }
 
 fn parse_domains(text: &str) -> Result<Domains, Refusal> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let domains = parts.map(str::parse).collect::<Result<Vec<Domain>, Invalid>>()?;
-    Domains::new(domains).ok_or(Refusal::NoDomains)
+    // Nothing at all is its own error; an empty domain among others is a mistake of another kind.
+    match text.trim() {
+        "" => Err(Refusal::NoDomains),
+        list => collect_domains(list.split(',').map(str::trim)),
+    }
+}
+
+fn collect_domains<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Domains, Refusal> {
+    let parse = |text: &'a str| {
+        // Not by `From<Invalid>`, for which no text is no domains.
+        text.parse::<Domain>().map_err(|invalid| Refusal::Other(invalid.to_string()))
+    };
+    Domains::new(texts.map(parse).collect::<Result<Vec<_>, _>>()?).ok_or(Refusal::NoDomains)
 }
 
 fn parse_priority(text: &str) -> Result<i32, Refusal> {
@@ -291,17 +316,32 @@ fn parse_route_list(fields: &mut Fields<'_>) -> Result<Request, Refusal> {
     Ok(Request::RouteList { compressed, after })
 }
 
+// A setting of zero takes the thing away. What the other fields say is then without effect, so that a zero
+// is sense in them too.
+
+fn parse_check(fields: &mut Fields<'_>) -> Result<HealthCheck, Refusal> {
+    let (path, interval): (_, GoDuration) = (fields.parse()?, fields.parse()?);
+    Ok(HealthCheck { path, interval, timeout: non_zero_unless(interval.is_zero(), fields.parse()?)? })
+}
+
+fn parse_limit(fields: &mut Fields<'_>) -> Result<RateLimit, Refusal> {
+    let requests = fields.number("number of requests")?;
+    Ok(RateLimit { requests, window: non_zero_unless(requests == 0, fields.parse()?)? })
+}
+
+fn non_zero_unless(removed: bool, duration: GoDuration) -> Result<GoDuration, Invalid> {
+    if removed { Ok(duration) } else { duration.non_zero() }
+}
+
 fn parse_breaker(fields: &mut Fields<'_>) -> Result<CircuitBreaker, Refusal> {
-    let breaker = CircuitBreaker {
-        threshold: fields.number("threshold")?,
-        timeout: fields.parse::<GoDuration>()?.non_zero()?,
-        half_open_requests: fields.number("number of half-open requests")?,
-    };
-    if breaker.half_open_requests == 0 {
+    let threshold = fields.number("threshold")?;
+    let timeout = non_zero_unless(threshold == 0, fields.parse()?)?;
+    let half_open_requests = fields.number("number of half-open requests")?;
+    if threshold > 0 && half_open_requests == 0 {
         let reason = "with none it would stay open for ever";
         return Err(Invalid::new("number of half-open requests", "0", reason, "3").into());
     }
-    Ok(breaker)
+    Ok(CircuitBreaker { threshold, timeout, half_open_requests })
 }
 
 /// A route as ROUTE_ADD_BULK's JSON has it.
@@ -322,7 +362,7 @@ fn parse_bulk(fields: &mut Fields<'_>) -> Result<Vec<RouteSpec>, Refusal> {
     }
     let parse = |route: BulkRoute| {
         Ok(RouteSpec {
-            domains: parse_domains(&route.domains.join(","))?,
+            domains: collect_domains(route.domains.iter().map(String::as_str))?,
             path: route.path.parse()?,
             backend: route.backend_url.parse()?,
             priority: route.priority,
@@ -498,4 +538,84 @@ fn encode_bulk(routes: &[RouteSpec]) -> String {
         priority: route.priority,
     };
     encode_json(&routes.iter().map(bulk).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_fields_are_an_invalid_format_whatever_the_fields_say() {
+        for line in [
+            "HEALTH_SET|S|no-id|no-path",
+            "RATELIMIT_SET|S|r1|many",
+            "CIRCUIT_BREAKER_SET|S|no-id|5|30s",
+            "OPTIONS_SET|S|ALL|colour",
+            "HEADERS_SET|S||X-A",
+            "ROUTE_UPDATE|S|no-id|colour",
+            "ROUTE_REMOVE|S",
+        ] {
+            assert_eq!(Command::parse(line), Err(Refusal::InvalidFormat), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_maintenance_port_is_digits_and_any_zero_is_none() {
+        let port = |text: &str| match Command::parse(&format!("REGISTER|s|i|{text}|")) {
+            Ok(Command::Register(registration)) => Ok(registration.maintenance_port),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(refusal) => Err(refusal),
+        };
+        for none in ["", "0", "00"] {
+            assert_eq!(port(none), Ok(None), "{none:?}");
+        }
+        assert_eq!(port("3001"), Ok(Some(3001)));
+        for refused in ["+80", "-1", "65536", "8a", " 80"] {
+            assert!(port(refused).unwrap_err().to_string().starts_with("invalid maintenance port "));
+        }
+    }
+
+    #[test]
+    fn an_id_that_could_never_have_been_issued_is_not_found() {
+        let too_long = "x".repeat(513);
+        for line in [format!("RECONNECT|{too_long}"), "RECONNECT|".to_owned(), format!("PING|{too_long}")] {
+            assert_eq!(Command::parse(&line), Err(Refusal::SessionNotFound));
+        }
+        assert_eq!(Command::parse("RECONNECT"), Err(Refusal::InvalidFormat));
+    }
+
+    #[test]
+    fn what_is_taken_away_may_have_zeros_throughout_and_what_is_set_may_not() {
+        for removing in
+            ["HEALTH_SET|S|r1|/|0s|0s", "RATELIMIT_SET|S|ALL|0|0s", "CIRCUIT_BREAKER_SET|S|r1|0|0s|0"]
+        {
+            let command = Command::parse(removing).unwrap();
+            assert_eq!(command.encode(), removing);
+        }
+        for senseless in
+            ["HEALTH_SET|S|r1|/|1s|0s", "RATELIMIT_SET|S|ALL|1|0s", "CIRCUIT_BREAKER_SET|S|r1|1|0s|1"]
+        {
+            assert_eq!(Command::parse(senseless), Err(Refusal::InvalidDuration("0s".to_owned())));
+        }
+        assert!(Command::parse("CIRCUIT_BREAKER_SET|S|r1|1|1s|0").is_err());
+    }
+
+    #[test]
+    fn an_empty_domain_among_others_is_refused_and_a_domain_never_split() {
+        let add = |domains: &str| Command::parse(&format!("ROUTE_ADD|S|{domains}|/|http://h:80/|10"));
+        let bulk = |domains: &str| {
+            let route = format!(r#"{{"domains":{domains},"path":"/","backend_url":"http://h:80/"}}"#);
+            Command::parse(&format!("ROUTE_ADD_BULK|S|[{route}]"))
+        };
+        for refused in
+            [add("a.de,,b.de"), add("a.de,"), add(","), bulk(r#"["a.de",""]"#), bulk(r#"["a.de,b.de"]"#)]
+        {
+            let text = refused.unwrap_err().to_string();
+            assert!(text.starts_with("invalid domain "), "{text}");
+        }
+        for none in [add(""), add(" "), bulk("[]")] {
+            assert_eq!(none, Err(Refusal::NoDomains));
+        }
+        assert!(add(" a.de , b.de ").is_ok());
+    }
 }

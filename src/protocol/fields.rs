@@ -14,6 +14,11 @@ impl<'a> Fields<'a> {
         Fields { rest: Some(line) }
     }
 
+    /// Whether at least `count` fields are still to be read.
+    pub(super) fn has(&self, count: usize) -> bool {
+        count == 0 || self.rest.is_some_and(|rest| rest.split('|').take(count).count() == count)
+    }
+
     /// The next field; `None` where the line is over.
     pub(super) fn next(&mut self) -> Option<&'a str> {
         let rest = self.rest?;

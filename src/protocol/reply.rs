@@ -100,10 +100,20 @@ pub enum Push {
     Shutdown,
 }
 
-/// A line that no server of this protocol sends; its beginning, for the log.
+/// A line that no server of this protocol sends; its beginning, for the log, without what could be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a reply of this protocol: {0:?}")]
 pub struct NotAReply(pub String);
+
+impl NotAReply {
+    fn of(line: &str) -> Self {
+        // These two carry the session's id, and a malformed one may carry it anywhere.
+        match line.split_once('|') {
+            Some((word @ ("ACK" | "SESSION_OK"), _)) => NotAReply(format!("{word}|[redacted]")),
+            _ => NotAReply(line.chars().take(80).collect()),
+        }
+    }
+}
 
 const PAGE_TIMEOUT: &str = "timeout waiting for maintenance page to become reachable";
 const BACKEND_TIMEOUT: &str = "timeout waiting for backend to become reachable";
@@ -112,11 +122,10 @@ const SUPERSEDED: &str = "maintenance request superseded";
 impl ServerLine {
     /// Reads one line, without its end.
     pub fn parse(line: &str) -> Result<Self, NotAReply> {
-        let unknown = || NotAReply(line.chars().take(80).collect());
         if let Some(push) = Push::parse(line) {
             return Ok(ServerLine::Push(push));
         }
-        Reply::parse(line).map(ServerLine::Reply).ok_or_else(unknown)
+        Reply::parse(line).map(ServerLine::Reply).ok_or_else(|| NotAReply::of(line))
     }
 
     /// The line, without its end.
@@ -127,7 +136,7 @@ impl ServerLine {
         }
     }
 
-    /// The line as it may stand in a log: no session id.
+    /// The line as it may stand in a log: no session id, no token.
     pub fn redacted(&self) -> String {
         match self {
             ServerLine::Reply(reply) => reply.redacted(),
@@ -181,23 +190,28 @@ impl Reply {
             "ERROR" => return Some(Reply::Error(Refusal::from_text(rest))),
             "ACK" if !rest.is_empty() => return first_field(rest).parse().ok().map(Reply::Registered),
             "ROUTE_OK" if !rest.is_empty() => return first_field(rest).parse().ok().map(Reply::RouteAdded),
-            "DRAIN_OK" if !rest.is_empty() => return Some(Reply::DrainStarted(first_field(rest).to_owned())),
-            "SESSION_OK" => return json(rest).map(Reply::SessionInfo),
+            "DRAIN_OK" if !first_field(rest).is_empty() => {
+                return Some(Reply::DrainStarted(first_field(rest).to_owned()));
+            }
+            "SESSION_OK" => return object(rest).map(Reply::SessionInfo),
             "ROUTE_BULK_OK" => return parse_bulk(rest),
             "ROUTE_LIST_OK" if rest.starts_with('[') => return json(rest).map(Reply::RouteList),
             // An empty Go slice is written as null.
             "ROUTE_LIST_OK" if rest.is_empty() || rest == "null" => {
                 return Some(Reply::RouteList(Vec::new()));
             }
-            "ROUTE_LIST_OK" => return Some(Reply::RouteListCompressed(rest.to_owned())),
-            "CIRCUIT_STATUS_OK" => return json(rest).map(Reply::CircuitStatus),
-            "DIFF_OK" => return json(rest).map(Reply::Diff),
-            "DRAIN_STATUS_OK" => return json(rest).map(Reply::DrainStatus),
-            "MAINT_STATUS_OK" => return json(rest).map(Reply::MaintenanceStatus),
+            "ROUTE_LIST_OK" if rest.bytes().all(is_base64_byte) => {
+                return Some(Reply::RouteListCompressed(rest.to_owned()));
+            }
+            "ROUTE_LIST_OK" => return None,
+            "CIRCUIT_STATUS_OK" => return object(rest).map(Reply::CircuitStatus),
+            "DIFF_OK" => return object(rest).map(Reply::Diff),
+            "DRAIN_STATUS_OK" => return object(rest).map(Reply::DrainStatus),
+            "MAINT_STATUS_OK" => return object(rest).map(Reply::MaintenanceStatus),
             "STATS_OK" if rest.starts_with('[') => return json(rest).map(Reply::StatsAll),
             "STATS_OK" if rest == "null" => return Some(Reply::StatsAll(Vec::new())),
-            "STATS_OK" => return json(rest).map(Reply::Stats),
-            "BACKEND_OK" => return json(rest).map(Reply::BackendOk),
+            "STATS_OK" => return object(rest).map(Reply::Stats),
+            "BACKEND_OK" => return object(rest).map(Reply::BackendOk),
             "BACKEND_FAIL" => return Some(Reply::BackendFail(parse_failure(rest))),
             _ => {}
         }
@@ -235,14 +249,11 @@ impl Reply {
         }
     }
 
-    /// The line as it may stand in a log: no session id.
+    /// The line as it may stand in a log: no session id, no token.
     pub fn redacted(&self) -> String {
         match self {
             Reply::Registered(_) => "ACK|[redacted]".to_owned(),
-            Reply::SessionInfo(info) => with_json(
-                "SESSION_OK",
-                &SessionInfo { session_id: "[redacted]".to_owned(), ..(**info).clone() },
-            ),
+            Reply::SessionInfo(info) => with_json("SESSION_OK", &info.redacted()),
             other => other.encode(),
         }
     }
@@ -282,6 +293,10 @@ impl Push {
     }
 }
 
+fn is_base64_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"+/=".contains(&b)
+}
+
 fn first_field(rest: &str) -> &str {
     rest.split_once('|').map_or(rest, |(first, _)| first)
 }
@@ -290,12 +305,18 @@ fn json<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
+/// As [`json`], but not from an array, which serde also takes for a struct.
+fn object<T: DeserializeOwned>(text: &str) -> Option<T> {
+    if text.trim_start().starts_with('{') { json(text) } else { None }
+}
+
 fn with_json<T: Serialize>(word: &str, value: &T) -> String {
     format!("{word}|{}", encode_json(value))
 }
 
 fn parse_bulk(text: &str) -> Option<Reply> {
-    let statuses: Vec<BulkStatus> = json(text)?;
+    let statuses: Option<Vec<BulkStatus>> = json(text)?;
+    let statuses = statuses.unwrap_or_default();
     statuses.iter().map(|status| status.route_id.parse().ok()).collect::<Option<_>>().map(Reply::RoutesAdded)
 }
 
@@ -303,4 +324,68 @@ fn parse_bulk(text: &str) -> Option<Reply> {
 fn parse_failure(text: &str) -> String {
     let error = |value: serde_json::Value| value.get("error")?.as_str().map(str::to_owned);
     json(text).and_then(error).unwrap_or_else(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_go_writes_null_for_an_empty_list_it_is_one() {
+        for (line, plain) in [
+            (
+                r#"ROUTE_LIST_OK|[{"route_id":"r1","domains":null,"path":"/","status":"active"}]"#,
+                r#"ROUTE_LIST_OK|[{"route_id":"r1","domains":[],"path":"/","status":"active"}]"#,
+            ),
+            ("ROUTE_LIST_OK|null", "ROUTE_LIST_OK|[]"),
+            ("ROUTE_BULK_OK|null", "ROUTE_BULK_OK|[]"),
+            ("STATS_OK|null", "STATS_OK|[]"),
+            (r#"DIFF_OK|{"routes":{"added":null,"removed":2}}"#, r#"DIFF_OK|{"routes":{"removed":2}}"#),
+            (r#"SESSION_OK|{"metadata":null,"capabilities":null}"#, "SESSION_OK|{}"),
+            (r#"MAINT_STATUS_OK|{"in_maintenance":null}"#, "MAINT_STATUS_OK|{}"),
+        ] {
+            assert_eq!(ServerLine::parse(line).unwrap(), ServerLine::parse(plain).unwrap(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_drain_starts_with_a_time_and_is_cancelled_without() {
+        let parsed = |line: &str| ServerLine::parse(line).unwrap();
+        assert_eq!(
+            parsed("DRAIN_OK|2025-01-01T00:00:30Z"),
+            Reply::DrainStarted("2025-01-01T00:00:30Z".into()).into()
+        );
+        for cancelled in ["DRAIN_OK", "DRAIN_OK|", "DRAIN_OK||x"] {
+            assert_eq!(parsed(cancelled), Reply::DrainOk.into());
+        }
+    }
+
+    #[test]
+    fn a_body_that_should_be_an_object_is_no_array() {
+        for word in ["SESSION_OK", "DIFF_OK", "MAINT_STATUS_OK"] {
+            assert!(ServerLine::parse(&format!("{word}|{{}}")).is_ok());
+            assert!(ServerLine::parse(&format!("{word}|[]")).is_err());
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_neither_json_nor_base64_is_no_reply() {
+        assert!(ServerLine::parse("ROUTE_LIST_OK|H4sIAAAAAAAA/4uOBQApu0wNAgAAAA==").is_ok());
+        for garbage in ["ROUTE_LIST_OK|{}", "ROUTE_LIST_OK|[", "ROUTE_LIST_OK|a b", "ROUTE_LIST_OK|H4sI|x"] {
+            assert!(ServerLine::parse(garbage).is_err(), "{garbage}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_may_be_logged_shows_an_id_or_a_token() {
+        let echoed = r#"SESSION_OK|{"session_id":"s3cret","metadata":{"token":"s3cret","service_token":"s3cret","v":1}}"#;
+        let line = ServerLine::parse(echoed).unwrap();
+        assert!(line.redacted().contains(r#""v":1"#));
+        let malformed_id = format!("ACK|s3cret{}", "x".repeat(512));
+        let malformed = [&malformed_id, r#"SESSION_OK|{"session_id":"s3cret","uptime_seconds":"?"}"#];
+        let errors = malformed.map(|line| ServerLine::parse(line).unwrap_err());
+        for shown in [line.redacted(), format!("{line:?}"), format!("{errors:?}"), errors[1].to_string()] {
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
 }

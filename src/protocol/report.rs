@@ -1,14 +1,18 @@
 //! The JSON bodies of replies. Readers take what is there: the reference server leaves fields out, and
 //! later servers add some.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Domain, RouteId};
+use super::{Domain, RouteId, SECRET_KEYS};
 
 /// SESSION_INFO's body. The last five fields are ours; a peer without `server` is treated as the reference
 /// (PROTOCOL section 7).
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+///
+/// `Debug` shows it without the id and without the secrets that a reference server echoes in `metadata`.
+#[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionInfo {
     /// The session's id: a secret.
@@ -46,8 +50,23 @@ pub struct SessionInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
     /// What the server understands beyond the reference.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "list_or_null")]
     pub capabilities: Vec<String>,
+}
+
+impl SessionInfo {
+    /// The same without what must not be shown.
+    pub fn redacted(&self) -> SessionInfo {
+        let mut shown = SessionInfo { session_id: "[redacted]".to_owned(), ..self.clone() };
+        shown.metadata.retain(|key, _| !SECRET_KEYS.contains(&key.as_str()));
+        shown
+    }
+}
+
+impl fmt::Debug for SessionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionInfo {}", serde_json::to_string(&self.redacted()).map_err(|_| fmt::Error)?)
+    }
 }
 
 /// One element of ROUTE_LIST's body.
@@ -57,7 +76,7 @@ pub struct RouteEntry {
     #[serde(with = "as_text")]
     pub route_id: RouteId,
     /// What it claims.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list_or_null")]
     pub domains: Vec<String>,
     /// The path prefix.
     #[serde(default)]
@@ -107,10 +126,13 @@ pub struct Diff {
 #[serde(default)]
 pub struct RouteDiff {
     /// Routes that would become active.
+    #[serde(deserialize_with = "ids_or_null")]
     pub added: IdsOrCount,
     /// Routes that would go.
+    #[serde(deserialize_with = "ids_or_null")]
     pub removed: IdsOrCount,
     /// Active routes that would change.
+    #[serde(deserialize_with = "ids_or_null")]
     pub modified: IdsOrCount,
 }
 
@@ -324,4 +346,9 @@ fn object_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Valu
 /// Go writes null for a nil slice.
 fn list_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Option::<Vec<String>>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// Go writes null for a nil slice.
+fn ids_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<IdsOrCount, D::Error> {
+    Option::<IdsOrCount>::deserialize(from).map(Option::unwrap_or_default)
 }

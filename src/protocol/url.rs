@@ -42,7 +42,9 @@ pub enum Host {
 }
 
 const EXAMPLE: &str = "http://10.2.2.7:8080/";
+/// What is read at all; whatever is accepted is written shorter than this.
 const MAX_URL: usize = 2048;
+const MAX_BASE_PATH: usize = 1024;
 
 impl BackendUrl {
     /// `scheme://host:port/`.
@@ -178,7 +180,11 @@ impl FromStr for BackendUrl {
         if !path.bytes().all(is_path_byte) {
             return Err(refuse("after the port only a path may follow: no query, fragment or space"));
         }
-        Ok(BackendUrl { scheme, host, port, base_path: path.trim_end_matches('/').to_owned() })
+        let base_path = path.trim_end_matches('/').to_owned();
+        if base_path.len() > MAX_BASE_PATH {
+            return Err(refuse("its path is longer than 1024 characters"));
+        }
+        Ok(BackendUrl { scheme, host, port, base_path })
     }
 }
 
@@ -250,6 +256,14 @@ mod tests {
             assert_eq!(url.to_string(), written, "{given}");
             assert_eq!(url, written.parse().unwrap(), "{given}");
         }
+    }
+
+    #[test]
+    fn the_longest_url_is_still_one_when_written() {
+        let longest = format!("ws://{}:8080/{}", "a.".repeat(126) + "b", "x".repeat(1023));
+        let url: BackendUrl = longest.parse().unwrap();
+        assert_eq!(url.to_string().parse(), Ok(url));
+        assert!((longest + "x").parse::<BackendUrl>().is_err());
     }
 
     #[test]

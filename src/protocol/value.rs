@@ -1,5 +1,6 @@
 //! Names, ids, targets, options and the other values that stand in fields.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -168,9 +169,11 @@ pub enum Target {
 pub enum TargetItem {
     /// A route by id.
     Route(RouteId),
-    /// Every route of the session with this path (ours).
+    /// Every route of the session with this path (ours). A path with a comma cannot be named here, because a
+    /// comma separates targets: such a route goes by its id.
     Path(PathPrefix),
-    /// Every route of the session with this domain (ours).
+    /// Every route of the session with this domain (ours). A domain that reads as a route id (`r1`) is read
+    /// as that.
     Domain(Domain),
     /// `SERVICE`: all instances of the session's service (ours).
     Service,
@@ -202,10 +205,15 @@ impl FromStr for TargetItem {
         let text = text.trim();
         match text {
             "SERVICE" => Ok(TargetItem::Service),
+            _ if text.contains(',') => Err(unknown()),
             _ if text.starts_with('/') => text.parse().map(TargetItem::Path).map_err(|_| unknown()),
-            _ => match text.parse() {
-                Ok(id) => Ok(TargetItem::Route(id)),
-                Err(_) => text.parse().map(TargetItem::Domain).map_err(|_| unknown()),
+            _ => match (text.parse(), text.parse::<Domain>()) {
+                (Ok(id), _) => Ok(TargetItem::Route(id)),
+                // A domain is lower-case: `R1` would be sent as the route r1.
+                (_, Ok(domain)) if domain.as_str().parse::<RouteId>().is_err() => {
+                    Ok(TargetItem::Domain(domain))
+                }
+                _ => Err(unknown()),
             },
         }
     }
@@ -249,12 +257,9 @@ pub struct Domains(Vec<Domain>);
 impl Domains {
     /// The domains; `None` where there are none. Repetitions are dropped.
     pub fn new(domains: impl IntoIterator<Item = Domain>) -> Option<Self> {
-        let mut kept: Vec<Domain> = Vec::new();
-        for domain in domains {
-            if !kept.contains(&domain) {
-                kept.push(domain);
-            }
-        }
+        // A line can hold ten thousand: a set, so that their number costs no more than itself.
+        let mut seen = HashSet::new();
+        let kept: Vec<Domain> = domains.into_iter().filter(|domain| seen.insert(domain.clone())).collect();
         if kept.is_empty() { None } else { Some(Domains(kept)) }
     }
 
@@ -437,7 +442,7 @@ pub struct HealthCheck {
     pub path: HealthPath,
     /// From one probe to the next; zero takes the check away (ours).
     pub interval: GoDuration,
-    /// How long one probe may take. More than zero.
+    /// How long one probe may take. More than zero, unless it is taken away.
     pub timeout: GoDuration,
 }
 
@@ -446,7 +451,7 @@ pub struct HealthCheck {
 pub struct RateLimit {
     /// How many requests a window allows; zero takes the limit away (ours).
     pub requests: u32,
-    /// The window. More than zero.
+    /// The window. More than zero, unless it is taken away.
     pub window: GoDuration,
 }
 
@@ -455,9 +460,9 @@ pub struct RateLimit {
 pub struct CircuitBreaker {
     /// How many failures in a row open it; zero takes it away (ours).
     pub threshold: u32,
-    /// How long it stays open before trials. More than zero.
+    /// How long it stays open before trials. More than zero, unless it is taken away.
     pub timeout: GoDuration,
-    /// How many trials are let through when half open. More than zero.
+    /// How many trials are let through when half open. More than zero, unless it is taken away.
     pub half_open_requests: u32,
 }
 
@@ -571,9 +576,17 @@ mod tests {
                 TargetItem::Service,
             ])
         );
-        for refused in ["", "r1,", ",", "r1,a b", "/a b"] {
+        for refused in ["", "r1,", ",", "r1,a b", "/a b", "R1"] {
             assert!(refused.parse::<Target>().is_err(), "{refused:?}");
         }
+        assert!("/a,b".parse::<TargetItem>().is_err(), "it would be sent as two");
+    }
+
+    #[test]
+    fn domains_are_kept_once_in_the_order_given() {
+        let parsed = ["b.de", "a.de", "B.de", "a.de"].map(|domain| domain.parse().unwrap());
+        assert_eq!(Domains::new(parsed).unwrap().to_string(), "b.de,a.de");
+        assert_eq!(Domains::new([]), None);
     }
 
     #[test]
