@@ -3,9 +3,13 @@
 //! | module | what it is | what it must not know |
 //! |---|---|---|
 //! | [`registry`] | sessions, staging, apply: one pure state machine | sockets, clocks, tasks, the proxy |
+//! | [`store`] | where applied state lives | what the registry does with it |
+//! | [`listener`] | TCP 81: connections to calls of the registry | what a command does |
 //! | [`routing`] | the immutable table: match a request, choose a member, replace a part | both of its users |
 //! | [`proxy`] | the data plane: listeners, forwarding, upstream connections, probes | the registry |
 
+pub mod listener;
 pub mod proxy;
 pub mod registry;
 pub mod routing;
+pub mod store;
