@@ -1,1 +1,119 @@
-fn main() {}
+//! `registry-server`: arguments to one call each, results to exit codes.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use lexopt::Parser;
+use lexopt::prelude::*;
+
+use registry_sidecar::server::Server;
+use registry_sidecar::server::config::Config;
+use registry_sidecar::shutdown::Shutdown;
+use registry_sidecar::telemetry;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HELP: &str = "\
+A Registry V2 registry, and the HTTP reverse proxy whose routing it controls.
+
+registry-server           run
+registry-server check     report what is wrong with the configuration, and change nothing
+registry-server --help | --version
+
+Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (info).
+All variables: docs/CONFIGURATION.md
+
+Exit codes: 0 stopped as asked, 1 cannot run, 64 wrong usage or configuration, 128+n ended at once by signal n.
+";
+
+/// The exit code for wrong usage, by the convention of sysexits.
+const USAGE: u8 = 64;
+
+enum Call {
+    Run,
+    Check,
+    Print(String),
+}
+
+fn main() -> ExitCode {
+    let call = match parse(Parser::from_env()) {
+        Ok(call) => call,
+        Err(error) => return complain(USAGE, &format!("registry-server: {error}\n\n{HELP}")),
+    };
+    match run(call) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => complain(1, &format!("registry-server: {error:#}\n")),
+    }
+}
+
+fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
+    let mut call = None;
+    while let Some(argument) = arguments.next()? {
+        let wanted = match argument {
+            Long("help") | Short('h') => Call::Print(HELP.to_owned()),
+            Long("version") | Short('V') => {
+                Call::Print(format!("registry-server {}\n", env!("CARGO_PKG_VERSION")))
+            }
+            Value(word) if word == "check" => Call::Check,
+            other => return Err(other.unexpected()),
+        };
+        if call.replace(wanted).is_some() {
+            return Err("one command at a time".into());
+        }
+    }
+    Ok(call.unwrap_or(Call::Run))
+}
+
+fn run(call: Call) -> anyhow::Result<u8> {
+    if let Call::Print(text) = &call {
+        return print(text);
+    }
+    let config = match Config::load() {
+        Ok(config) => config,
+        Err(errors) => {
+            complain(USAGE, &format!("{errors}\n"));
+            return Ok(USAGE);
+        }
+    };
+    match call {
+        Call::Check => {
+            let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
+            print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
+        }
+        _ => serve(&config),
+    }
+}
+
+fn serve(config: &Config) -> anyhow::Result<u8> {
+    telemetry::init(config.log_level, config.log_format).map_err(anyhow::Error::from_boxed)?;
+    // The registry and the probes need little; the proxy's workers have threads of their own.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let code = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().context("cannot listen to signals")?;
+        let server = Server::start(config).await?;
+        let orderly = async {
+            shutdown.requested().await;
+            server.stop().await;
+        };
+        tokio::select! {
+            () = orderly => Ok(0),
+            code = shutdown.forced() => Ok(code),
+        }
+    });
+    runtime.shutdown_background();
+    code
+}
+
+fn print(text: &str) -> anyhow::Result<u8> {
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to the standard output")?;
+    Ok(0)
+}
+
+/// Says what is wrong on the standard error; nothing can be done where that is closed.
+fn complain(code: u8, text: &str) -> ExitCode {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(code)
+}

@@ -2,11 +2,20 @@
 //!
 //! | module | what it is | what it must not know |
 //! |---|---|---|
+//! | `run` | puts the others together | what each of them decides |
+//! | [`config`] | what the environment says | the others |
 //! | [`registry`] | sessions, staging, apply: one pure state machine | sockets, clocks, tasks, the proxy |
+//! | [`store`] | where applied state lives | what the registry does with it |
+//! | [`listener`] | TCP 81: connections to calls of the registry | what a command does |
 //! | [`routing`] | the immutable table: match a request, choose a member, replace a part | both of its users |
 //! | [`proxy`] | the data plane: listeners, forwarding, upstream connections, probes | the registry |
 
 pub mod config;
+pub mod listener;
 pub mod proxy;
 pub mod registry;
 pub mod routing;
+mod run;
+pub mod store;
+
+pub use run::{Server, StartError};

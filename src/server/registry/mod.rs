@@ -1,1 +1,338 @@
-//! Sessions, staging, apply: one pure state machine.
+//! Sessions, staging, apply: one pure state machine (PROTOCOL sections 1 to 5, SEMANTICS sections 1, 3, 4).
+//!
+//! [`Registry::handle`] takes what happened and the time at which it did, and queues what is to be done about
+//! it. There is no socket, clock, task or lock in here, and the store is an effect like any other: what a
+//! session applies is in force, and answered, when the store has said that it holds it.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `mod` (this) | which command is next: connections, their queues, deadlines |
+//! | `command` | what each command does |
+//! | `binding` | which session a connection has; how sessions begin, replace each other and end |
+//! | `stage`, `route` | what an apply would change; what a route's settings mean |
+//! | `apply` | whether a change may be made, and making it |
+//! | `pools` | members of claims: who serves, what is probed, the routing table |
+//! | `session`, `timers` | finding sessions; finding what is due |
+//! | `lifecycle` | the two transition tables |
+//! | `report` | the bodies of longer replies |
+
+mod apply;
+mod binding;
+mod command;
+mod config;
+mod io;
+mod lifecycle;
+mod pools;
+mod report;
+mod route;
+mod session;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::protocol::report::BackendReport;
+use crate::protocol::{Command, Push, Refusal, Reply, ServerLine};
+
+pub use apply::Delta;
+pub use config::{Limits, RegistryConfig};
+pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
+pub use lifecycle::MemberEvent;
+pub use route::{Cells, Route};
+
+use apply::Pending;
+use pools::Pools;
+use session::Sessions;
+use timers::{Timer, Timers};
+
+/// Where 128 bits of a session's id come from. `None`: there are none to be had just now.
+pub type Random = Box<dyn FnMut() -> Option<u128> + Send>;
+
+/// Every session, what each has staged and applied, and the routing table that follows from it.
+pub struct Registry {
+    config: RegistryConfig,
+    random: Random,
+    connections: HashMap<ConnId, Connection>,
+    sessions: Sessions,
+    pools: Pools,
+    timers: Timers,
+    pending: HashMap<Tx, Pending>,
+    tests: HashMap<TestId, ConnId>,
+    last_tx: u64,
+    last_test: u64,
+    /// How many applies there were, of all sessions.
+    applies: u64,
+    stopping: bool,
+    effects: Vec<Effect>,
+}
+
+struct Connection {
+    peer: IpAddr,
+    /// Its own session, which may have been replaced meanwhile.
+    bound: Option<SessionNo>,
+    /// It sent a valid command once.
+    heard: bool,
+    /// What its oldest unanswered command waits for.
+    waiting: Option<Wait>,
+    /// The commands behind that one. Replies come in the order of the commands.
+    queue: VecDeque<Result<Command, Refusal>>,
+}
+
+/// What a command waits for.
+enum Wait {
+    /// The store's verdict.
+    Store(Tx),
+    /// A backend's answer.
+    Test(TestId),
+    /// The store's verdict on a change of its session that came before it.
+    Turn(SessionNo, Box<Command>),
+}
+
+impl Registry {
+    /// A registry without sessions.
+    pub fn new(config: RegistryConfig, random: Random) -> Self {
+        Registry {
+            config,
+            random,
+            connections: HashMap::new(),
+            sessions: Sessions::default(),
+            pools: Pools::default(),
+            timers: Timers::default(),
+            pending: HashMap::new(),
+            tests: HashMap::new(),
+            last_tx: 0,
+            last_test: 0,
+            applies: 0,
+            stopping: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes what happened. What is to be done about it is in [`Registry::effects`].
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Opened(conn, peer) => self.opened(now, conn, peer),
+            Input::Line(conn, line) => self.line(now, conn, line),
+            Input::Closed(conn) => self.closed(now, conn),
+            Input::Tick => self.tick(now),
+            Input::Committed(tx) => self.decided(now, tx, true),
+            Input::Rejected(tx) => self.decided(now, tx, false),
+            Input::Probed(probe, result) => {
+                for answered in self.pools.probed(&probe, &result) {
+                    self.answered(now, &answered);
+                }
+            }
+            Input::Tested(test, result) => self.tested(now, test, result),
+            Input::Stop => self.stop(now),
+        }
+        self.flush_pools(true);
+    }
+
+    /// What is to be done, in order. What is not taken out is kept for the next call.
+    pub fn effects(&mut self) -> std::vec::Drain<'_, Effect> {
+        self.effects.drain(..)
+    }
+
+    /// When to say [`Input::Tick`] at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn opened(&mut self, now: Now, conn: ConnId, peer: IpAddr) {
+        let full = self.connections.len() >= self.config.limits.connections;
+        let (bound, heard, waiting, queue) = (None, false, None, VecDeque::new());
+        self.connections.insert(conn, Connection { peer, bound, heard, waiting, queue });
+        if self.stopping {
+            self.send(conn, Push::Shutdown);
+            self.close(now, conn);
+        } else if full {
+            self.drop_connection(now, conn, "too many connections");
+        } else {
+            self.timers.set(Timer::Silent(conn), now.mono + self.config.silent_connection);
+        }
+    }
+
+    fn line(&mut self, now: Now, conn: ConnId, line: Result<Command, Refusal>) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if connection.waiting.is_none() {
+            self.execute(now, conn, line);
+        } else if connection.queue.len() < self.config.limits.queue {
+            connection.queue.push_back(line);
+        } else {
+            self.drop_connection(now, conn, "too many commands at once");
+        }
+    }
+
+    fn execute(&mut self, now: Now, conn: ConnId, line: Result<Command, Refusal>) {
+        let command = match line {
+            Ok(command) => command,
+            Err(refusal) => return self.send(conn, Reply::Error(refusal)),
+        };
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if !std::mem::replace(&mut connection.heard, true) {
+            self.timers.cancel(Timer::Silent(conn));
+        }
+        match self.command(now, conn, command) {
+            Outcome::Reply(reply) => self.send(conn, reply),
+            Outcome::Done => {}
+            Outcome::Wait(wait) => {
+                if let Some(connection) = self.connections.get_mut(&conn) {
+                    connection.waiting = Some(wait);
+                    self.timers.set(Timer::Wait(conn), now.mono + self.config.longest_wait);
+                }
+            }
+        }
+    }
+
+    /// Goes on with what waited behind a command that has been answered.
+    fn resume(&mut self, now: Now, conn: ConnId) {
+        while let Some(connection) = self.connections.get_mut(&conn) {
+            if connection.waiting.is_some() {
+                return;
+            }
+            let Some(line) = connection.queue.pop_front() else { return };
+            self.execute(now, conn, line);
+        }
+    }
+
+    /// Ends a wait, if `conn` is still in the one that `is` describes.
+    fn stop_waiting(&mut self, conn: ConnId, is: impl Fn(&Wait) -> bool) -> Option<Wait> {
+        let connection = self.connections.get_mut(&conn)?;
+        let wait = connection.waiting.take_if(|wait| is(wait))?;
+        self.timers.cancel(Timer::Wait(conn));
+        Some(wait)
+    }
+
+    /// Answers the command that waited for the store, unless it was answered when its time was over.
+    fn answer_commit(&mut self, now: Now, conn: ConnId, tx: Tx, reply: Reply) {
+        if self.stop_waiting(conn, |wait| matches!(wait, Wait::Store(of) if *of == tx)).is_some() {
+            self.send(conn, reply);
+            self.resume(now, conn);
+        }
+    }
+
+    /// Lets the commands go on that waited behind a change of this session.
+    fn release(&mut self, now: Now, no: SessionNo, waiting: Vec<ConnId>) {
+        for conn in waiting {
+            let wait = self.stop_waiting(conn, |wait| matches!(wait, Wait::Turn(of, _) if *of == no));
+            if let Some(Wait::Turn(_, command)) = wait {
+                self.execute(now, conn, Ok(*command));
+                self.resume(now, conn);
+            }
+        }
+    }
+
+    fn tested(&mut self, now: Now, test: TestId, result: Result<BackendReport, String>) {
+        let Some(conn) = self.tests.remove(&test) else { return };
+        if self.stop_waiting(conn, |wait| matches!(wait, Wait::Test(of) if *of == test)).is_some() {
+            self.send(conn, result.map_or_else(Reply::BackendFail, Reply::BackendOk));
+            self.resume(now, conn);
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
+                Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
+                Timer::Wait(conn) => self.waited_too_long(now, conn),
+                Timer::Grace(no) => self.grace_over(now, no),
+                Timer::Stage(no) => self.stage_expired(no),
+                Timer::Forget(no) => self.forget_in_store(no),
+            }
+        }
+    }
+
+    /// Every command is answered in time (PROTOCOL section 1). What it waited for may still happen; a client
+    /// sees it in the session's revision.
+    fn waited_too_long(&mut self, now: Now, conn: ConnId) {
+        let Some(wait) = self.stop_waiting(conn, |_| true) else { return };
+        let reply = match wait {
+            Wait::Store(_) | Wait::Turn(..) => Reply::Error(Refusal::StoreUnavailable),
+            Wait::Test(test) => {
+                self.tests.remove(&test);
+                Reply::BackendFail("no answer in time".to_owned())
+            }
+        };
+        self.send(conn, reply);
+        self.resume(now, conn);
+    }
+
+    /// The peer is gone.
+    fn closed(&mut self, now: Now, conn: ConnId) {
+        let Some(connection) = self.connections.remove(&conn) else { return };
+        self.timers.cancel(Timer::Silent(conn));
+        self.timers.cancel(Timer::Wait(conn));
+        if let Some(Wait::Test(test)) = connection.waiting {
+            self.tests.remove(&test);
+        }
+        if let Some(no) = connection.bound {
+            self.unbind(now, no);
+        }
+    }
+
+    /// We let the peer go.
+    fn close(&mut self, now: Now, conn: ConnId) {
+        if self.connections.contains_key(&conn) {
+            self.push(Effect::Close(conn));
+            self.closed(now, conn);
+        }
+    }
+
+    /// Closes a connection that takes more than its share, and says why on both ends.
+    fn drop_connection(&mut self, now: Now, conn: ConnId, why: &'static str) {
+        if let Some(connection) = self.connections.get(&conn) {
+            let peer = connection.peer;
+            self.push(Effect::Happened(Happening::Dropped(conn, peer, why)));
+            self.send(conn, Reply::Error(Refusal::Other(why.to_owned())));
+            self.close(now, conn);
+        }
+    }
+
+    /// `SHUTDOWN` to every connection, then EOF (PROTOCOL section 2). Routes stay as they are.
+    fn stop(&mut self, now: Now) {
+        self.stopping = true;
+        let mut all: Vec<ConnId> = self.connections.keys().copied().collect();
+        all.sort_unstable();
+        for conn in all {
+            self.send(conn, Push::Shutdown);
+            self.close(now, conn);
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, line: impl Into<ServerLine>) {
+        self.push(Effect::Send(conn, line.into()));
+    }
+
+    /// Queues an effect behind everything that has led to it. The table is published before anybody is told.
+    fn push(&mut self, effect: Effect) {
+        self.flush_pools(matches!(effect, Effect::Send(..) | Effect::Close(_)));
+        self.effects.push(effect);
+    }
+
+    fn flush_pools(&mut self, publish: bool) {
+        self.effects.extend(self.pools.take_effects());
+        if publish && let Some(table) = self.pools.take_table() {
+            self.effects.push(Effect::Publish(table));
+        }
+    }
+}
+
+/// What a command comes to.
+enum Outcome {
+    /// This answer.
+    Reply(Reply),
+    /// It has been answered.
+    Done,
+    /// It is answered later.
+    Wait(Wait),
+}
+
+impl From<Result<Reply, Refusal>> for Outcome {
+    fn from(result: Result<Reply, Refusal>) -> Self {
+        Outcome::Reply(result.unwrap_or_else(Reply::Error))
+    }
+}

@@ -1,0 +1,244 @@
+//! TCP 81: connections to calls of the registry (PROTOCOL section 1).
+//!
+//! One task accepts, one task for each connection reads, parses and writes, and one task owns the
+//! [`Registry`]: the connections' lines come to it over one bounded channel, in batches, and its replies go
+//! back over one bounded channel each. Nothing here knows what a command does.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `listener` (this) | accepting, who may connect, start and stop |
+//! | `connection` | one peer: lines in, lines out, what it may cost |
+//! | `core` | the task that owns the registry |
+//! | `log` | what happens, in words |
+
+mod connection;
+mod core;
+mod log;
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use ipnet::IpNet;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::protocol::BackendUrl;
+use crate::protocol::report::BackendReport;
+use crate::server::registry::{ConnId, Registry, RegistryConfig};
+use crate::server::routing::{Probe, Table};
+use crate::server::store::Store;
+
+/// Both ends find a dead peer within a minute (PROTOCOL section 1).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many messages of all connections wait for the registry; a connection with more to say waits.
+const INBOX: usize = 1024;
+/// How many addresses are remembered for having been complained about once.
+const COMPLAINED: usize = 1024;
+/// How long a stop waits for the last lines to be written.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// After an accept that failed (no file descriptors), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the listener and the registry behind it behave.
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    /// Who may connect (SEMANTICS section 9, REGISTRY_ALLOW).
+    pub allow: Vec<IpNet>,
+    /// The registry's part.
+    pub registry: RegistryConfig,
+}
+
+impl Default for ListenerConfig {
+    /// Private ranges and loopback.
+    fn default() -> Self {
+        let private = [
+            "127.0.0.0/8",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "169.254.0.0/16",
+            "100.64.0.0/10",
+            "::1/128",
+            "fc00::/7",
+            "fe80::/10",
+        ];
+        let allow = private.iter().filter_map(|net| net.parse().ok()).collect();
+        ListenerConfig { allow, registry: RegistryConfig::default() }
+    }
+}
+
+/// Who asks backends on the registry's behalf.
+pub trait Prober: Send + Sync + 'static {
+    /// Ask this at once, and then repeatedly until it is forgotten.
+    fn watch(&self, probe: Probe);
+
+    /// Stop asking.
+    fn forget(&self, probe: &Probe);
+
+    /// BACKEND_TEST: asks once on behalf of a session that was registered from `peer`. The registry gives up
+    /// after 5 s and then drops the future.
+    fn test(&self, url: BackendUrl, peer: IpAddr) -> BoxFuture<'static, Result<BackendReport, String>>;
+}
+
+/// What the probes of a [`Prober`] found.
+pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
+
+/// The registry on its port.
+#[derive(Debug)]
+pub struct RegistryServer;
+
+/// A running registry. Dropping it stops nothing.
+#[derive(Debug)]
+pub struct RegistryHandle {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+    core: JoinHandle<()>,
+}
+
+impl RegistryServer {
+    /// Serves the registry on `listener` and keeps `table` at what is applied. Must be called within a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When the system has no random bits, or the listener no address.
+    pub fn start(
+        listener: TcpListener,
+        mut config: ListenerConfig,
+        table: Arc<ArcSwap<Table>>,
+        store: Box<dyn Store>,
+        prober: Arc<dyn Prober>,
+        results: ProbeResults,
+    ) -> std::io::Result<RegistryHandle> {
+        let address = listener.local_addr()?;
+        if config.registry.cluster_id.is_empty() {
+            let id = random().ok_or_else(|| std::io::Error::other("the system has no random bits"))?;
+            config.registry.cluster_id = format!("{id:032x}");
+        }
+        let registry = Registry::new(config.registry.clone(), Box::new(random));
+        let (stop, stopped) = watch::channel(false);
+        let (inbox, messages) = mpsc::channel(INBOX);
+        let core = core::Core::new(registry, table, store, prober);
+        let core = tokio::spawn(core.run(messages, results, stopped.clone()));
+        let queue = config.registry.limits.queue;
+        let door = Door { allow: config.allow, queue, complained: HashSet::new() };
+        let accepting = tokio::spawn(door.accept(listener, inbox, stopped));
+        Ok(RegistryHandle { address, stop, accepting, core })
+    }
+}
+
+impl RegistryHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends `SHUTDOWN` and then EOF to every connection (PROTOCOL section 2), and waits until that is done,
+    /// at most half a second. The routing table stays as it is.
+    pub async fn stop(self) {
+        // There is always a receiver: the tasks that are waited for next.
+        let _ = self.stop.send(true);
+        let (accepting, core) = (self.accepting.abort_handle(), self.core.abort_handle());
+        let both = async { (self.accepting.await, self.core.await) };
+        if tokio::time::timeout(STOP_TIMEOUT, both).await.is_err() {
+            accepting.abort();
+            core.abort();
+        }
+    }
+}
+
+/// 128 bits from the system.
+fn random() -> Option<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(u128::from_ne_bytes(bytes))
+}
+
+/// Who is let in.
+struct Door {
+    allow: Vec<IpNet>,
+    queue: usize,
+    /// So that one peer is one line in the log, however often it comes.
+    complained: HashSet<IpAddr>,
+}
+
+impl Door {
+    async fn accept(
+        mut self,
+        listener: TcpListener,
+        inbox: mpsc::Sender<core::Message>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let (complaints, mut complained) = mpsc::channel::<IpAddr>(16);
+        let mut last = 0;
+        loop {
+            let accepted = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                Some(peer) = complained.recv() => {
+                    if self.first_complaint(peer) {
+                        tracing::warn!(%peer, "this peer speaks HTTP to the registry's port: is it meant for the proxy?");
+                    }
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let peer = peer.ip().to_canonical();
+                    if self.admits(peer) {
+                        last += 1;
+                        let connection =
+                            connection::Connection::new(ConnId(last), peer, self.queue, complaints.clone());
+                        prepare(&stream);
+                        tokio::spawn(connection.run(stream, inbox.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admits(&mut self, peer: IpAddr) -> bool {
+        let admitted = self.allow.iter().any(|net| net.contains(&peer));
+        if !admitted && self.first_complaint(peer) {
+            tracing::warn!(%peer, "refused: not in REGISTRY_ALLOW");
+        }
+        admitted
+    }
+
+    /// Whether this is the first complaint about an address, as far as is remembered.
+    fn first_complaint(&mut self, peer: IpAddr) -> bool {
+        if self.complained.len() >= COMPLAINED {
+            self.complained.clear();
+        }
+        self.complained.insert(peer)
+    }
+}
+
+/// A peer that is gone without a word is found by the system, and lines are not held back.
+fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    let set = socket
+        .set_tcp_keepalive(&keepalive)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)))
+        .and_then(|()| socket.set_tcp_nodelay(true));
+    if let Err(error) = set {
+        tracing::debug!(%error, "cannot set the options of a connection");
+    }
+}

@@ -1,0 +1,254 @@
+//! One peer: its lines to the registry, the registry's lines to it, and what that may cost.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::net::tcp::WriteHalf;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::codec::{Decoder, Encoder};
+use tracing::{debug, enabled};
+
+use crate::protocol::{
+    Command, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Refusal, ServerLine, looks_like_http,
+};
+use crate::server::registry::ConnId;
+
+use super::core::Message;
+
+/// How much is read at once.
+const READ: usize = 4 * 1024;
+/// How many commands of a connection may be without an answer; it is not read from while there are.
+const UNANSWERED: usize = 128;
+/// A peer that leaves this much unread is not read from either.
+const UNREAD: usize = 64 * 1024;
+/// A peer that leaves this much unread is closed. One compressed list fits, and a page for each command.
+const MOST_UNREAD: usize = 2 * MAX_CLIENT_LINE;
+/// Lines that nobody asked for and that may wait besides the replies.
+const PUSHES: usize = 64;
+/// A peer that has not read a byte for this long is closed.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a peer has to close its side once we have closed ours.
+const LINGER: Duration = Duration::from_secs(1);
+
+pub(super) struct Connection {
+    id: ConnId,
+    peer: IpAddr,
+    codec: LineCodec,
+    input: BytesMut,
+    output: BytesMut,
+    /// Commands that were passed on and have no reply.
+    unanswered: usize,
+    most_unanswered: usize,
+    /// The peer has sent all it wants.
+    finished: bool,
+    /// No line was read yet.
+    fresh: bool,
+    /// Since when nothing could be written.
+    stuck_since: Option<Instant>,
+    complaints: mpsc::Sender<IpAddr>,
+}
+
+impl Connection {
+    pub(super) fn new(id: ConnId, peer: IpAddr, queue: usize, complaints: mpsc::Sender<IpAddr>) -> Self {
+        Connection {
+            id,
+            peer,
+            codec: LineCodec::new(MAX_LINE),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            unanswered: 0,
+            most_unanswered: UNANSWERED.min(queue.max(1)),
+            finished: false,
+            fresh: true,
+            stuck_since: None,
+            complaints,
+        }
+    }
+
+    /// Serves the peer until one side is done.
+    pub(super) async fn run(mut self, mut stream: TcpStream, inbox: mpsc::Sender<Message>) {
+        let (to_us, mut lines) = mpsc::channel(self.most_unanswered + PUSHES);
+        if inbox.send(Message::Opened(self.id, self.peer, to_us)).await.is_err() {
+            return;
+        }
+        let served = self.serve(&mut stream, &inbox, &mut lines).await;
+        // An error only says that the registry has ended, and with it the server.
+        let _ = inbox.send(Message::Closed(self.id)).await;
+        drop(inbox);
+        match served {
+            Ok(()) => linger(stream).await,
+            Err(error) => debug!(conn = self.id.0, peer = %self.peer, %error, "connection broken"),
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        stream: &mut TcpStream,
+        inbox: &mpsc::Sender<Message>,
+        lines: &mut mpsc::Receiver<ServerLine>,
+    ) -> io::Result<()> {
+        let (mut reader, writer) = stream.split();
+        let mut batch = Vec::new();
+        let mut open = true;
+        while open || !self.output.is_empty() {
+            let starving = open && self.pass_on(inbox).await?;
+            if self.finished && starving && self.unanswered == 0 && self.output.is_empty() {
+                return Ok(());
+            }
+            let may_read = starving && !self.finished;
+            if may_read {
+                self.input.reserve(READ);
+            }
+            tokio::select! {
+                biased;
+                count = lines.recv_many(&mut batch, UNANSWERED), if open => {
+                    // None: the registry lets the peer go.
+                    open = count > 0;
+                    self.encode(&mut batch)?;
+                    self.write(&writer)?;
+                }
+                count = reader.read_buf(&mut self.input), if may_read => self.finished = count? == 0,
+                ready = writer.ready(Interest::WRITABLE), if !self.output.is_empty() => {
+                    ready?;
+                    self.write(&writer)?;
+                }
+                () = sleep_until(self.stuck_since.map(|since| since + WRITE_TIMEOUT)) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on whole lines, as many as may be without an answer. True: there is room for more than were read.
+    async fn pass_on(&mut self, inbox: &mpsc::Sender<Message>) -> io::Result<bool> {
+        if self.output.len() >= UNREAD {
+            return Ok(false);
+        }
+        let (mut first, mut more) = (None, Vec::new());
+        let starving = loop {
+            if self.unanswered >= self.most_unanswered {
+                break false;
+            }
+            let Some(line) = self.next_line()? else { break true };
+            self.refuse_http(&line)?;
+            self.unanswered += 1;
+            let command = self.parse(&line);
+            if first.is_none() { first = Some(command) } else { more.push(command) }
+        };
+        let Some(first) = first else { return Ok(starving) };
+        let message = if more.is_empty() {
+            Message::Line(self.id, first)
+        } else {
+            more.insert(0, first);
+            Message::Lines(self.id, more)
+        };
+        let ended = |_| io::Error::other("the registry has ended");
+        inbox.send(message).await.map_err(ended)?;
+        Ok(starving)
+    }
+
+    /// Port 81 is also a well-known admin page's.
+    fn refuse_http(&mut self, line: &Line) -> io::Result<()> {
+        let fresh = std::mem::take(&mut self.fresh);
+        if fresh && matches!(line, Line::Text(text) if looks_like_http(text)) {
+            // Full: there is much to complain about already.
+            let _ = self.complaints.try_send(self.peer);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks HTTP"));
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, lines: &mut Vec<ServerLine>) -> io::Result<()> {
+        for line in lines.drain(..) {
+            if matches!(line, ServerLine::Reply(_)) {
+                self.unanswered = self.unanswered.saturating_sub(1);
+            }
+            if enabled!(tracing::Level::DEBUG) {
+                debug!(conn = self.id.0, peer = %self.peer, line = %line.redacted(), "sent");
+            }
+            self.codec.encode(&line.encode(), &mut self.output)?;
+            if self.output.len() > MOST_UNREAD {
+                return Err(io::Error::other("the peer asks for more than it reads"));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, writer: &WriteHalf<'_>) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match writer.try_write(&self.output) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.output.advance(count);
+                    self.stuck_since = None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stuck_since.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn next_line(&mut self) -> io::Result<Option<Line>> {
+        if self.finished {
+            self.codec.decode_eof(&mut self.input)
+        } else {
+            self.codec.decode(&mut self.input)
+        }
+    }
+
+    fn parse(&self, line: &Line) -> Result<Command, Refusal> {
+        let parsed = match line {
+            Line::Text(text) => Command::parse(text),
+            Line::TooLong => Err(Refusal::LineTooLong),
+            Line::NotUtf8 => Err(Refusal::InvalidFormat),
+        };
+        if enabled!(tracing::Level::DEBUG) {
+            match &parsed {
+                Ok(command) => {
+                    debug!(conn = self.id.0, peer = %self.peer, line = %command.redacted(), "received")
+                }
+                // What could not be understood may hold a secret anywhere.
+                Err(why) => {
+                    debug!(conn = self.id.0, peer = %self.peer, %why, "received a line that is no command")
+                }
+            }
+        }
+        parsed
+    }
+}
+
+/// Says EOF and waits for the peer's: closing with something unread would be a reset, which can overtake the
+/// last lines.
+async fn linger(mut stream: TcpStream) {
+    let rest = async {
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        let mut left = UNREAD;
+        while left > 0 {
+            match stream.read(&mut unread).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // It is over either way.
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

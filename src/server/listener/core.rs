@@ -1,0 +1,164 @@
+//! The task that owns the registry: turns its crank, and does what it says.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::protocol::report::BackendReport;
+use crate::protocol::{Command, Refusal, ServerLine};
+use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId};
+use crate::server::routing::Table;
+use crate::server::store::{Store, Verdict};
+
+use super::{ProbeResults, Prober, log};
+
+/// How many messages are taken before what they lead to is done.
+const BATCH: usize = 256;
+
+/// From a connection to the registry.
+pub(super) enum Message {
+    /// It is open; its lines go there.
+    Opened(ConnId, IpAddr, mpsc::Sender<ServerLine>),
+    /// It sent a line.
+    Line(ConnId, Result<Command, Refusal>),
+    /// It sent several.
+    Lines(ConnId, Vec<Result<Command, Refusal>>),
+    /// It is gone, or done.
+    Closed(ConnId),
+}
+
+pub(super) struct Core {
+    registry: Registry,
+    table: Arc<ArcSwap<Table>>,
+    store: Box<dyn Store>,
+    prober: Arc<dyn Prober>,
+    /// Where the lines of each connection go. Dropping the sender closes the connection once they are written.
+    connections: HashMap<ConnId, mpsc::Sender<ServerLine>>,
+    tests: JoinSet<(TestId, Result<BackendReport, String>)>,
+    /// What the store decided at once, to be told to the registry next.
+    verdicts: VecDeque<Input>,
+}
+
+impl Core {
+    pub(super) fn new(
+        registry: Registry,
+        table: Arc<ArcSwap<Table>>,
+        store: Box<dyn Store>,
+        prober: Arc<dyn Prober>,
+    ) -> Self {
+        let (connections, tests, verdicts) = (HashMap::new(), JoinSet::new(), VecDeque::new());
+        Core { registry, table, store, prober, connections, tests, verdicts }
+    }
+
+    /// Runs until it is stopped and every connection has been told.
+    pub(super) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        mut results: ProbeResults,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut stopping = false;
+        loop {
+            let deadline = self.registry.next_deadline().map(Instant::from_std);
+            tokio::select! {
+                count = messages.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for message in batch.drain(..) {
+                        self.on_message(message);
+                    }
+                }
+                Some((probe, result)) = results.recv() => self.turn(Input::Probed(probe, result)),
+                Some(Ok((test, result))) = self.tests.join_next() => self.turn(Input::Tested(test, result)),
+                (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_verdict(cx)) => {
+                    self.turn(input(tx, verdict));
+                }
+                () = sleep_until(deadline) => self.turn(Input::Tick),
+                _ = stop.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    self.turn(Input::Stop);
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Opened(conn, peer, lines) => {
+                self.connections.insert(conn, lines);
+                self.turn(Input::Opened(conn, peer));
+            }
+            Message::Line(conn, line) => self.turn(Input::Line(conn, line)),
+            Message::Lines(conn, lines) => {
+                lines.into_iter().for_each(|line| self.turn(Input::Line(conn, line)))
+            }
+            Message::Closed(conn) => {
+                self.connections.remove(&conn);
+                self.turn(Input::Closed(conn));
+            }
+        }
+    }
+
+    /// Tells the registry what happened, does what it wants, and tells it what came of that.
+    fn turn(&mut self, input: Input) {
+        let now = Now { mono: Instant::now().into_std(), wall: SystemTime::now() };
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.registry.handle(now, input);
+            let mut unreachable = Vec::new();
+            for effect in self.registry.effects() {
+                match effect {
+                    Effect::Send(conn, line) => {
+                        let Some(connection) = self.connections.get(&conn) else { continue };
+                        // Full: it is far behind with reading what it asked for.
+                        if connection.try_send(line).is_err() {
+                            self.connections.remove(&conn);
+                            unreachable.push(conn);
+                        }
+                    }
+                    Effect::Close(conn) => {
+                        self.connections.remove(&conn);
+                    }
+                    Effect::Commit(tx, change) => {
+                        if let Poll::Ready(verdict) = self.store.commit(tx, change) {
+                            self.verdicts.push_back(super::core::input(tx, verdict));
+                        }
+                    }
+                    Effect::Publish(table) => self.table.store(Arc::new(table)),
+                    Effect::Watch(probe) => self.prober.watch(probe),
+                    Effect::Forget(probe) => self.prober.forget(&probe),
+                    Effect::Test { test, url, peer } => {
+                        let answer = self.prober.test(url, peer);
+                        self.tests.spawn(async move { (test, answer.await) });
+                    }
+                    Effect::Happened(happening) => log::happened(&happening),
+                }
+            }
+            self.verdicts.extend(unreachable.into_iter().map(Input::Closed));
+            next = self.verdicts.pop_front();
+        }
+    }
+}
+
+fn input(tx: crate::server::registry::Tx, verdict: Verdict) -> Input {
+    match verdict {
+        Verdict::Committed => Input::Committed(tx),
+        Verdict::Rejected => Input::Rejected(tx),
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

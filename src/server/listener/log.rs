@@ -1,0 +1,50 @@
+//! What happens in the registry, in words. Sessions are named by service, instance and number; ids are
+//! secrets.
+
+use tracing::{debug, info, warn};
+
+use crate::server::registry::{Happening, MemberEvent};
+
+pub(super) fn happened(happening: &Happening) {
+    match happening {
+        Happening::Registered(who, peer) => info!(session = %who, %peer, "registered"),
+        Happening::Resumed(who, peer) => info!(session = %who, %peer, "session resumed"),
+        Happening::Lost(who, grace) => {
+            info!(session = %who, ?grace, "connection lost: the routes stay while their backends answer");
+        }
+        Happening::Replaced(who, by) => {
+            info!(session = %who, %by, "replaced by a newer session of the same name")
+        }
+        Happening::ShutDown(who) => info!(session = %who, "left"),
+        Happening::Expired(who) => info!(session = %who, "did not return in time: its routes are gone"),
+        Happening::Applied { who, revision, changed, routes } => {
+            info!(session = %who, revision, changed, routes, "configuration applied");
+        }
+        Happening::Conflict { who, route, domain, path, owner } => {
+            warn!(session = %who, %route, "{domain}{path} belongs to service {owner}: apply refused");
+        }
+        Happening::Joined { who, peer, domain, path } => {
+            info!(session = %who, %peer, "joins the pool of {domain}{path} from a new address");
+        }
+        Happening::TakenOver { from, by, domain, path } => {
+            warn!(session = %by, %from, "takes {domain}{path} over from another service that was lost");
+        }
+        Happening::MemberOut { session, member, domain, path, event, error } => {
+            let why = match event {
+                MemberEvent::FailedInGrace => "it does not answer while its session is lost",
+                MemberEvent::AddressTaken => "another session came to its address while its own is lost",
+                _ => "its check fails",
+            };
+            let error = error.as_deref().unwrap_or_default();
+            warn!(%session, backend = %member.backend, error, "{domain}{path}: backend out: {why}");
+        }
+        Happening::MemberIn { session, member, domain, path } => {
+            info!(%session, backend = %member.backend, "{domain}{path}: backend in");
+        }
+        Happening::StageExpired(who) => {
+            warn!(session = %who, "staged changes dropped: nobody applied them");
+        }
+        Happening::StoreRefused(session) => warn!(%session, "the store did not take a change"),
+        Happening::Dropped(conn, peer, why) => debug!(conn = conn.0, %peer, why, "connection closed"),
+    }
+}

@@ -1,0 +1,408 @@
+//! From a stage to what is in force: whether it may be, the store's consent, and the change itself
+//! (PROTOCOL section 4, SEMANTICS section 1).
+
+use std::cell::OnceCell;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::protocol::{Domain, Host, PathPrefix, Refusal, Reply, RouteId, ServiceName};
+use crate::server::routing::Claim;
+
+use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
+use super::lifecycle::{SessionEvent, SessionState};
+use super::pools::Detached;
+use super::route::{Cells, Plan, Route};
+use super::session::Session;
+use super::stage::Stage;
+use super::timers::Timer;
+use super::{Outcome, Registry, Wait};
+
+/// What an apply changes of a session, and nothing else.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delta {
+    /// Each route as it is from now on, by id; `None` where it goes.
+    pub routes: Vec<(RouteId, Option<Arc<Route>>)>,
+    /// The session's defaults, if they change.
+    pub defaults: Option<Cells>,
+}
+
+impl Delta {
+    fn route(&self, id: RouteId) -> Option<&Arc<Route>> {
+        let at = self.routes.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.routes[at].1.as_ref()
+    }
+}
+
+/// A change on its way to the store, and what to do when that has decided.
+pub(super) enum Pending {
+    Apply {
+        session: SessionNo,
+        conn: ConnId,
+        service: ServiceName,
+        delta: Arc<Delta>,
+        claims: Claims,
+    },
+    ShutDown {
+        session: SessionNo,
+        conn: ConnId,
+    },
+    Expiry(SessionNo),
+    /// The session is over already.
+    Forget(SessionNo),
+}
+
+/// The claims of an apply; only needed when another one comes before the store has decided.
+type Claims = OnceCell<HashSet<(Domain, PathPrefix)>>;
+
+/// A route that is to lead to members, and what they get from it.
+struct Wanted {
+    id: RouteId,
+    route: Arc<Route>,
+    plan: Plan,
+}
+
+impl Registry {
+    /// CONFIG_VALIDATE.
+    pub(super) fn validate(&mut self, no: SessionNo) -> Result<Reply, Refusal> {
+        let Some(session) = self.sessions.get(no) else { return Err(Refusal::SessionNotFound) };
+        let delta = session.stage.delta(&session.applied, &session.defaults);
+        self.conflict(no, &delta).map_or(Ok(Reply::Ok), Err)
+    }
+
+    /// CONFIG_APPLY, up to the store. The stage stays as it is until that has decided.
+    pub(super) fn apply(&mut self, no: SessionNo, conn: ConnId) -> Outcome {
+        let Some(session) = self.sessions.get(no) else {
+            return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
+        };
+        let delta = Arc::new(session.stage.delta(&session.applied, &session.defaults));
+        if let Some(refusal) = self.conflict(no, &delta) {
+            return Outcome::Reply(Reply::Error(refusal));
+        }
+        let Some(session) = self.sessions.get(no) else {
+            return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
+        };
+        let change = Change::Applied {
+            session: session.who(),
+            peer: session.peer,
+            revision: session.revision + 1,
+            next_route: session.last_route + 1,
+            delta: delta.clone(),
+        };
+        let service = session.registration.service.clone();
+        let pending = Pending::Apply { session: no, conn, service, delta, claims: Claims::new() };
+        Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
+    }
+
+    /// Asks the store. Until it has decided, further commands for the session wait.
+    pub(super) fn commit(&mut self, no: SessionNo, change: Change, pending: Pending) -> Tx {
+        self.last_tx += 1;
+        let tx = Tx(self.last_tx);
+        if !matches!(pending, Pending::Forget(_))
+            && let Some(session) = self.sessions.get_mut(no)
+        {
+            session.pending = Some(tx);
+        }
+        self.pending.insert(tx, pending);
+        self.push(Effect::Commit(tx, change));
+        tx
+    }
+
+    /// The store has decided.
+    pub(super) fn decided(&mut self, now: Now, tx: Tx, committed: bool) {
+        let Some(pending) = self.pending.remove(&tx) else { return };
+        let (Pending::Apply { session: no, .. } | Pending::ShutDown { session: no, .. }) = pending else {
+            return self.end_decided(now, pending, committed);
+        };
+        let waiting = self.settle(no);
+        if !committed {
+            self.push(Effect::Happened(Happening::StoreRefused(no)));
+        }
+        let refused = || Reply::Error(Refusal::StoreUnavailable);
+        match pending {
+            Pending::Apply { conn, delta, .. } => {
+                if committed {
+                    self.install(now, no, &delta);
+                }
+                self.answer_commit(now, conn, tx, if committed { Reply::Ok } else { refused() });
+                if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
+                    self.retire_if_idle(now, no);
+                }
+            }
+            Pending::ShutDown { conn, .. } if committed => {
+                let waits = self.stop_waiting(conn, |wait| matches!(wait, Wait::Store(of) if *of == tx));
+                self.shut_down(now, no, waits.map(|_| conn));
+                self.resume(now, conn);
+            }
+            Pending::ShutDown { conn, .. } => self.answer_commit(now, conn, tx, refused()),
+            Pending::Expiry(_) | Pending::Forget(_) => {}
+        }
+        self.release(now, no, waiting);
+    }
+
+    /// The store has decided on the end of a session that nobody asked for.
+    fn end_decided(&mut self, now: Now, pending: Pending, committed: bool) {
+        let retry = now.mono + super::binding::STORE_RETRY;
+        match pending {
+            Pending::Expiry(no) => {
+                let waiting = self.settle(no);
+                if committed {
+                    self.advance(now, no, SessionEvent::GraceOver);
+                } else {
+                    self.push(Effect::Happened(Happening::StoreRefused(no)));
+                    self.timers.set(Timer::Grace(no), retry);
+                }
+                self.release(now, no, waiting);
+            }
+            Pending::Forget(no) if !committed => self.timers.set(Timer::Forget(no), retry),
+            _ => {}
+        }
+    }
+
+    /// The session's change is decided. Returns who waited for it.
+    fn settle(&mut self, no: SessionNo) -> Vec<ConnId> {
+        let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
+        session.pending = None;
+        std::mem::take(&mut session.waiting)
+    }
+
+    /// The first claim of `delta` that belongs to another service whose owner lives.
+    fn conflict(&mut self, no: SessionNo, delta: &Delta) -> Option<Refusal> {
+        let session = self.sessions.get(no)?;
+        let service = &session.registration.service;
+        let claims = delta.routes.iter().filter_map(|(id, route)| Some((*id, route.as_ref()?)));
+        let claims = claims.flat_map(|(id, route)| {
+            route.spec.domains.as_slice().iter().map(move |domain| (id, domain, &route.spec.path))
+        });
+        let taken = |(id, domain, path)| Some((id, domain, path, self.owner_besides(service, domain, path)?));
+        let (route, domain, path, owner) = claims.into_iter().find_map(taken)?;
+        let refusal = Refusal::Other(format!("route {route}: {domain}{path} belongs to service {owner}"));
+        let (who, domain, path, owner) = (session.who(), domain.clone(), path.clone(), owner.clone());
+        self.push(Effect::Happened(Happening::Conflict { who, route, domain, path, owner }));
+        Some(refusal)
+    }
+
+    /// The other service that has a claim, or is about to.
+    fn owner_besides(
+        &self,
+        service: &ServiceName,
+        domain: &Domain,
+        path: &PathPrefix,
+    ) -> Option<&ServiceName> {
+        let claim = self.pools.claim(domain, path).filter(|claim| claim.service != *service);
+        if let Some(claim) = claim.filter(|claim| self.owner_lives(claim)) {
+            return Some(&claim.service);
+        }
+        self.pending.values().find_map(|pending| match pending {
+            Pending::Apply { service: other, delta, claims, .. } if other != service => {
+                let claims = claims.get_or_init(|| all_claims(delta));
+                claims.contains(&(domain.clone(), path.clone())).then_some(other)
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether a claim's owner lives: connected, or in grace with a member that passes its probe.
+    fn owner_lives(&self, claim: &Claim) -> bool {
+        self.pools.members(claim).any(|(_, no, serves)| {
+            serves || self.sessions.get(no).is_some_and(|session| session.state == SessionState::Connected)
+        })
+    }
+
+    /// Makes a change that the store holds. It costs what changes: nothing here looks at all routes, unless the
+    /// session's defaults changed, which are every route's.
+    fn install(&mut self, now: Now, no: SessionNo, delta: &Delta) {
+        self.applies += 1;
+        self.timers.cancel(Timer::Stage(no));
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        session.revision += 1;
+        session.last_apply = Some(now.wall);
+        session.stage = Stage::default();
+        let before = take_over(session, delta);
+        let wanted = wanted(session, delta);
+        let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
+        self.drop_members(now, robbed);
+
+        // First what stays, so that a member lives on whose route has a new id; then what goes, so that a
+        // backend that takes the place of the only one serves at once; then what is new.
+        let new = self.attach(no, &wanted);
+        self.detach(now, no, delta, before);
+        let joined = self.join(no, new);
+        for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
+            self.pools.address_taken(ip, &kin);
+        }
+        if let Some(session) = self.sessions.get(no) {
+            let (who, revision) = (session.who(), session.revision);
+            let (changed, routes) = (delta.routes.len(), session.applied.len());
+            self.push(Effect::Happened(Happening::Applied { who, revision, changed, routes }));
+        }
+    }
+
+    fn kin(&self, no: SessionNo) -> Vec<SessionNo> {
+        self.sessions.get(no).map(Session::kin).unwrap_or_default()
+    }
+
+    /// The members of other services that stand where `wanted` is to stand. Their owners do not live, or the
+    /// apply would have been refused.
+    fn evict_owners(
+        &mut self,
+        wanted: &[Wanted],
+        no: SessionNo,
+    ) -> Vec<(crate::server::routing::MemberId, SessionNo)> {
+        let Some(by) = self.sessions.get(no).map(Session::who) else { return Vec::new() };
+        let mut evicted = Vec::new();
+        for (domain, path) in wanted.iter().flat_map(|wanted| places(&wanted.route)) {
+            let Some(claim) = self.pools.claim(domain, path).filter(|claim| claim.service != by.service)
+            else {
+                continue;
+            };
+            for (member, from, _) in self.pools.members(claim) {
+                evicted.push((member.id, from));
+                let (domain, path) = (domain.clone(), path.clone());
+                let taken = Happening::TakenOver { from, by: by.clone(), domain, path };
+                self.effects.push(Effect::Happened(taken));
+            }
+        }
+        for (_, from) in &evicted {
+            if let Some(session) = self.sessions.get_mut(*from) {
+                session.robbed = true;
+            }
+        }
+        evicted
+    }
+
+    /// Gives the members that are there what their routes say now. Returns the claims without a member.
+    fn attach<'a>(&mut self, no: SessionNo, wanted: &'a [Wanted]) -> Vec<(&'a Wanted, &'a Domain)> {
+        let Some(session) = self.sessions.get(no) else { return Vec::new() };
+        let owner = session.owner();
+        let (pools, applied) = (&mut self.pools, self.applies);
+        let all = wanted.iter().flat_map(|wanted| {
+            wanted.route.spec.domains.as_slice().iter().map(move |domain| (wanted, domain))
+        });
+        all.filter(|(wanted, domain)| {
+            let place = (*domain, &wanted.route.spec.path);
+            !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)
+        })
+        .collect()
+    }
+
+    /// Takes away what the routes before the apply led to and those after it do not.
+    fn detach(&mut self, now: Now, no: SessionNo, delta: &Delta, before: Vec<(RouteId, Arc<Route>)>) {
+        for (id, old) in before {
+            let after = delta.route(id);
+            for (domain, path) in places(&old) {
+                let stays = after.is_some_and(|after| {
+                    after.spec.backend == old.spec.backend
+                        && places(after).any(|place| place == (domain, path))
+                });
+                if !stays {
+                    self.detach_one(now, no, id, (domain, path), &old);
+                }
+            }
+        }
+    }
+
+    fn detach_one(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        id: RouteId,
+        place: (&Domain, &PathPrefix),
+        old: &Route,
+    ) {
+        let detached = self.pools.detach(no, id, place, &old.spec.backend);
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        match detached {
+            Detached::Nothing => {}
+            Detached::Shows(member, next) => {
+                if let Some(route) = session.applied.get(&next) {
+                    self.pools.set_plan(member, &Plan::new(route, &session.defaults));
+                }
+            }
+            Detached::Gone(member) => {
+                session.members.remove(&member);
+                // Whom it replaced only served here until it answered, which it never will.
+                if session.answered
+                    && let Some(claim) = self.pools.claim(place.0, place.1)
+                {
+                    let older = self.pools.members_of(&session.predecessors, claim);
+                    self.drop_members(now, older);
+                }
+            }
+        }
+    }
+
+    /// Makes the members that are new. Returns the addresses of their backends.
+    fn join(&mut self, no: SessionNo, new: Vec<(&Wanted, &Domain)>) -> Vec<IpAddr> {
+        let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        let mut joined = None;
+        for (wanted, domain) in new {
+            let path = &wanted.route.spec.path;
+            let owner = session.owner();
+            if self.pools.attach(&owner, wanted.id, (domain, path), &wanted.plan, self.applies) {
+                continue;
+            }
+            if joined.is_none()
+                && self.pools.claim(domain, path).is_some_and(|claim| is_new_here(session, claim))
+            {
+                joined = Some((domain.clone(), path.clone()));
+            }
+            let owner = session.owner();
+            let member = self.pools.join(&owner, wanted.id, (domain, path), &wanted.plan, self.applies);
+            session.members.insert(member);
+            if let Host::Ip(ip) = wanted.plan.backend.host()
+                && addresses.last() != Some(ip)
+            {
+                addresses.push(*ip);
+            }
+        }
+        if let Some((domain, path)) = joined {
+            let (who, peer) = (session.who(), session.peer);
+            self.push(Effect::Happened(Happening::Joined { who, peer, domain, path }));
+        }
+        addresses
+    }
+}
+
+/// Whether nobody in the claim's pool comes from the session's address.
+fn is_new_here(session: &Session, claim: &Claim) -> bool {
+    claim.members.iter().all(|member| member.peer != session.peer)
+}
+
+/// Puts the change into the session. Returns the changed routes as they were.
+fn take_over(session: &mut Session, delta: &Delta) -> Vec<(RouteId, Arc<Route>)> {
+    if let Some(defaults) = &delta.defaults {
+        session.defaults = defaults.clone();
+    }
+    let change = |(id, after): &(RouteId, Option<Arc<Route>>)| {
+        let before = match after {
+            Some(route) => session.applied.insert(*id, route.clone()),
+            None => session.applied.remove(id),
+        };
+        before.map(|before| (*id, before))
+    };
+    delta.routes.iter().filter_map(change).collect()
+}
+
+/// The routes whose members may have to change.
+fn wanted(session: &Session, delta: &Delta) -> Vec<Wanted> {
+    let wanted = |id: RouteId, route: &Arc<Route>| {
+        let plan = Plan::new(route, &session.defaults);
+        Wanted { id, route: route.clone(), plan }
+    };
+    if delta.defaults.is_some() {
+        return session.applied.iter().map(|(id, route)| wanted(*id, route)).collect();
+    }
+    delta.routes.iter().filter_map(|(id, route)| Some(wanted(*id, route.as_ref()?))).collect()
+}
+
+/// The claims of a route.
+fn places(route: &Route) -> impl Iterator<Item = (&Domain, &PathPrefix)> {
+    route.spec.domains.as_slice().iter().map(|domain| (domain, &route.spec.path))
+}
+
+fn all_claims(delta: &Delta) -> HashSet<(Domain, PathPrefix)> {
+    let routes = delta.routes.iter().filter_map(|(_, route)| route.as_ref());
+    routes.flat_map(|route| places(route)).map(|(domain, path)| (domain.clone(), path.clone())).collect()
+}

@@ -1,0 +1,307 @@
+//! What each command does (PROTOCOL sections 3 to 5).
+
+use std::net::SocketAddr;
+
+use crate::protocol::{
+    BackendUrl, Command, HealthCheck, Host, OptionKey, Refusal, Reply, Request, RouteChange, RouteId,
+    RouteOption, RouteSpec, SessionRef, Target, TargetItem,
+};
+
+use super::apply::Pending;
+use super::io::{Change, ConnId, Effect, Now, SessionNo, TestId};
+use super::session::Session;
+use super::stage::{Slot, Stage, cost};
+use super::timers::Timer;
+use super::{Outcome, Registry, Wait};
+
+impl Registry {
+    pub(super) fn command(&mut self, now: Now, conn: ConnId, command: Command) -> Outcome {
+        if let Some(no) = self.must_wait_for(conn, &command) {
+            if let Some(session) = self.sessions.get_mut(no) {
+                session.waiting.push(conn);
+            }
+            return Outcome::Wait(Wait::Turn(no, Box::new(command)));
+        }
+        match command {
+            Command::Register(registration) => self.register(now, conn, registration).into(),
+            Command::Reconnect(id) => self.reconnect(now, conn, &id),
+            Command::Request(session, request) => self.request(now, conn, &session, request),
+        }
+    }
+
+    /// The session that the command is for, if a change of it is on its way to the store.
+    fn must_wait_for(&self, conn: ConnId, command: &Command) -> Option<SessionNo> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let no = match command {
+            Command::Register(_) => return None,
+            Command::Reconnect(id) => self.resolve(conn, &SessionRef::Id(id.clone())),
+            Command::Request(session, _) => self.resolve(conn, session),
+        };
+        no.ok().filter(|no| self.sessions.get(*no).is_some_and(|session| session.pending.is_some()))
+    }
+
+    fn request(&mut self, now: Now, conn: ConnId, session: &SessionRef, request: Request) -> Outcome {
+        if !is_served(&request) {
+            return Err(Refusal::UnknownCommand(request.name().to_owned())).into();
+        }
+        let no = match self.resolve(conn, session) {
+            Ok(no) => no,
+            Err(refusal) => return Err(refusal).into(),
+        };
+        self.renew(now, no);
+        match request {
+            Request::Ping => Outcome::Reply(Reply::Pong),
+            Request::SessionInfo => self.session_info(now, no).into(),
+            Request::ClientShutdown => self.client_shutdown(now, conn, no),
+            Request::RouteAdd(spec) => self.route_add(now, no, spec).into(),
+            Request::RouteAddBulk(specs) => self.route_add_bulk(now, no, specs).into(),
+            Request::RouteUpdate { route, change } => self.route_update(now, no, route, change).into(),
+            Request::RouteRemove(route) => self.route_remove(now, no, route).into(),
+            Request::RouteList { compressed, after } => self.route_list(no, compressed, after).into(),
+            Request::OptionsSet { target, option } => {
+                self.options(now, no, &target, option.key(), Some(option)).into()
+            }
+            Request::OptionsRemove { target, key } => self.options(now, no, &target, key, None).into(),
+            Request::HealthSet { route, check } => self.health_set(now, no, route, check).into(),
+            Request::ConfigValidate => self.validate(no).into(),
+            Request::ConfigApply => self.apply(no, conn),
+            Request::ConfigRollback => self.rollback(no).into(),
+            Request::ConfigDiff => self.config_diff(no).into(),
+            Request::BackendTest(url) => self.backend_test(conn, no, url),
+            later => Err(Refusal::UnknownCommand(later.name().to_owned())).into(),
+        }
+    }
+
+    fn client_shutdown(&mut self, now: Now, conn: ConnId, no: SessionNo) -> Outcome {
+        if self.sessions.get(no).is_some_and(|session| session.revision > 0) {
+            let pending = Pending::ShutDown { session: no, conn };
+            return Outcome::Wait(Wait::Store(self.commit(no, Change::Ended(no), pending)));
+        }
+        self.shut_down(now, no, Some(conn));
+        Outcome::Done
+    }
+
+    fn route_add(&mut self, now: Now, no: SessionNo, spec: RouteSpec) -> Result<Reply, Refusal> {
+        let ids = self.add_routes(now, no, vec![spec])?;
+        ids.first().map(|id| Reply::RouteAdded(*id)).ok_or(Refusal::InvalidFormat)
+    }
+
+    fn route_add_bulk(&mut self, now: Now, no: SessionNo, specs: Vec<RouteSpec>) -> Result<Reply, Refusal> {
+        self.add_routes(now, no, specs).map(Reply::RoutesAdded)
+    }
+
+    /// Stages all of them or none.
+    fn add_routes(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        specs: Vec<RouteSpec>,
+    ) -> Result<Vec<RouteId>, Refusal> {
+        let limits = self.config.limits;
+        for spec in &specs {
+            self.check_backend(no, &spec.backend)?;
+            check_domains(spec, limits.domains)?;
+        }
+        let bytes = specs.iter().map(cost).sum();
+        self.staging(now, no, bytes, |session| {
+            if session.routes() + specs.len() > limits.routes {
+                return Err(Refusal::Other("too many routes".to_owned()));
+            }
+            let count = u32::try_from(specs.len()).ok();
+            let last = count.and_then(|count| session.last_route.checked_add(count));
+            let last = last.ok_or_else(|| Refusal::Other("this session has no route ids left".to_owned()))?;
+            let ids: Vec<RouteId> = (session.last_route + 1..=last).map(RouteId).collect();
+            session.last_route = last;
+            for (id, spec) in ids.iter().zip(specs) {
+                session.stage.put(*id, spec, false);
+            }
+            Ok(ids)
+        })
+    }
+
+    fn route_update(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        id: RouteId,
+        change: RouteChange,
+    ) -> Result<Reply, Refusal> {
+        if let RouteChange::Backend(backend) = &change {
+            self.check_backend(no, backend)?;
+        }
+        let most_domains = self.config.limits.domains;
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        let mut spec = session.spec(id).ok_or(Refusal::RouteNotFound)?.clone();
+        match change {
+            RouteChange::Backend(backend) => spec.backend = backend,
+            RouteChange::Priority(priority) => spec.priority = priority,
+            RouteChange::Domains(domains) => spec.domains = domains,
+            RouteChange::Path(path) => spec.path = path,
+        }
+        check_domains(&spec, most_domains)?;
+        self.staging(now, no, cost(&spec), |session| {
+            let is_applied = session.applied.contains_key(&id);
+            session.stage.put(id, spec, is_applied);
+            Ok(Reply::RouteOk)
+        })
+    }
+
+    fn route_remove(&mut self, now: Now, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
+        self.staging(now, no, 0, |session| {
+            session.spec(id).ok_or(Refusal::RouteNotFound)?;
+            let is_applied = session.applied.contains_key(&id);
+            session.stage.remove(id, is_applied);
+            Ok(Reply::RouteOk)
+        })
+    }
+
+    /// OPTIONS_SET, and OPTIONS_REMOVE with no value.
+    fn options(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        target: &Target,
+        key: OptionKey,
+        value: Option<RouteOption>,
+    ) -> Result<Reply, Refusal> {
+        self.staging(now, no, 0, |session| {
+            for slot in slots(session, target)? {
+                session.stage.set_option(slot, key, value);
+            }
+            Ok(Reply::OptionsOk)
+        })
+    }
+
+    fn health_set(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        id: RouteId,
+        check: HealthCheck,
+    ) -> Result<Reply, Refusal> {
+        self.staging(now, no, 0, |session| {
+            session.spec(id).ok_or(Refusal::RouteNotFound)?;
+            let slot = Slot::Route(id);
+            let options = [
+                RouteOption::HealthCheckInterval(check.interval),
+                RouteOption::HealthCheckTimeout(check.timeout),
+            ];
+            for option in options {
+                session.stage.set_option(slot, option.key(), Some(option));
+            }
+            session.stage.set_health_path(slot, check.path);
+            Ok(Reply::HealthOk)
+        })
+    }
+
+    fn rollback(&mut self, no: SessionNo) -> Result<Reply, Refusal> {
+        let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
+        session.stage = Stage::default();
+        self.timers.cancel(Timer::Stage(no));
+        Ok(Reply::Ok)
+    }
+
+    fn backend_test(&mut self, conn: ConnId, no: SessionNo, url: BackendUrl) -> Outcome {
+        if let Err(refusal) = self.check_backend(no, &url) {
+            return Err(refusal).into();
+        }
+        let Some(session) = self.sessions.get(no) else { return Err(Refusal::SessionNotFound).into() };
+        let peer = session.peer;
+        self.last_test += 1;
+        let test = TestId(self.last_test);
+        self.tests.insert(test, conn);
+        self.push(Effect::Test { test, url, peer });
+        Outcome::Wait(Wait::Test(test))
+    }
+
+    /// Changes a stage that has room for about `bytes` more. Staged changes expire some time after the last one.
+    fn staging<T>(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        bytes: usize,
+        change: impl FnOnce(&mut Session) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
+        if session.stage.bytes().saturating_add(bytes) > self.config.limits.staged_bytes {
+            return Err(Refusal::Other("too many staged changes".to_owned()));
+        }
+        let result = change(session)?;
+        if session.stage.is_empty() {
+            self.timers.cancel(Timer::Stage(no));
+        } else {
+            self.timers.set(Timer::Stage(no), now.mono + self.config.stage_ttl);
+        }
+        Ok(result)
+    }
+
+    /// BACKEND_ALLOW for a backend whose address is known here and now (SEMANTICS section 9). A name is checked
+    /// when it is resolved.
+    fn check_backend(&self, no: SessionNo, backend: &BackendUrl) -> Result<(), Refusal> {
+        let Host::Ip(ip) = backend.host() else { return Ok(()) };
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        if self.config.backends.permits(session.peer, SocketAddr::new(*ip, backend.port())) {
+            return Ok(());
+        }
+        Err(Refusal::NotAllowed(backend.to_string()))
+    }
+}
+
+/// What this server does so far. The others are parsed, and answered as unknown, until they do what they say.
+fn is_served(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Ping
+            | Request::SessionInfo
+            | Request::ClientShutdown
+            | Request::RouteAdd(_)
+            | Request::RouteAddBulk(_)
+            | Request::RouteUpdate { .. }
+            | Request::RouteRemove(_)
+            | Request::RouteList { .. }
+            | Request::OptionsSet { .. }
+            | Request::OptionsRemove { .. }
+            | Request::HealthSet { .. }
+            | Request::ConfigValidate
+            | Request::ConfigApply
+            | Request::ConfigRollback
+            | Request::ConfigDiff
+            | Request::BackendTest(_)
+    )
+}
+
+fn check_domains(spec: &RouteSpec, most: usize) -> Result<(), Refusal> {
+    if spec.domains.as_slice().len() > most {
+        return Err(Refusal::Other("too many domains".to_owned()));
+    }
+    Ok(())
+}
+
+/// Whose settings a target means. `SERVICE` means other sessions' routes too, whose stages are their own.
+fn slots(session: &Session, target: &Target) -> Result<Vec<Slot>, Refusal> {
+    let Target::Some(items) = target else { return Ok(vec![Slot::All]) };
+    let mut slots = Vec::new();
+    for item in items {
+        let before = slots.len();
+        match item {
+            TargetItem::Route(id) => slots.extend(session.spec(*id).map(|_| Slot::Route(*id))),
+            TargetItem::Path(path) => slots.extend(slots_where(session, |spec| spec.path == *path)),
+            TargetItem::Domain(domain) => {
+                slots.extend(slots_where(session, |spec| spec.domains.as_slice().contains(domain)));
+            }
+            TargetItem::Service => {}
+        }
+        if slots.len() == before {
+            return Err(Refusal::UnknownTarget(item.to_string()));
+        }
+    }
+    Ok(slots)
+}
+
+/// The routes, applied and staged, that are as asked for.
+fn slots_where(session: &Session, is: impl Fn(&RouteSpec) -> bool) -> Vec<Slot> {
+    let all = session.route_ids();
+    all.filter(|id| session.spec(*id).is_some_and(&is)).map(Slot::Route).collect()
+}

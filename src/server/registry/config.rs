@@ -1,0 +1,78 @@
+//! What an operator may set, and the limits of everything that a peer can fill.
+
+use std::time::Duration;
+
+use crate::server::routing::BackendPolicy;
+
+/// How a registry behaves.
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    /// How long a session outlives its connection (PROTOCOL section 2, SESSION_GRACE).
+    pub grace: Duration,
+    /// How long staged changes wait for an apply (PROTOCOL section 4, STAGE_TTL).
+    pub stage_ttl: Duration,
+    /// How long a connection may go without one valid command (PROTOCOL section 1).
+    pub silent_connection: Duration,
+    /// How long a command may wait for the store or a backend (PROTOCOL section 1).
+    pub longest_wait: Duration,
+    /// What backends may be reached (SEMANTICS section 9).
+    pub backends: BackendPolicy,
+    /// What servers that share their state share; random per start unless the operator gives one.
+    pub cluster_id: String,
+    /// What a peer may fill.
+    pub limits: Limits,
+}
+
+/// What a peer may fill. Each is refused with an error of its own, and nothing changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open connections (MAX_CONNECTIONS): `ERROR|too many connections`, then EOF.
+    pub connections: usize,
+    /// Sessions that live or whose routes still serve (MAX_SESSIONS): `ERROR|too many sessions`.
+    pub sessions: usize,
+    /// Routes of a session, applied and staged (MAX_ROUTES_PER_SESSION): `ERROR|too many routes`.
+    pub routes: usize,
+    /// Domains of a route: `ERROR|too many domains`.
+    pub domains: usize,
+    /// Bytes of a session's staged changes: `ERROR|too many staged changes`.
+    pub staged_bytes: usize,
+    /// Bytes of a session's metadata: `ERROR|metadata too large`.
+    pub metadata_bytes: usize,
+    /// Commands of a connection that wait behind one that takes time. The listener stops reading before;
+    /// beyond it the connection is closed.
+    pub queue: usize,
+    /// Replaced ids that are remembered for a session; older ones become unknown.
+    pub predecessors: usize,
+    /// Addresses that are remembered for having had two sessions at once (SEMANTICS section 4).
+    pub shared_addresses: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 20_000,
+            sessions: 20_000,
+            routes: 10_000,
+            domains: 256,
+            staged_bytes: 8 * 1024 * 1024,
+            metadata_bytes: 8 * 1024,
+            queue: 256,
+            predecessors: 64,
+            shared_addresses: 65_536,
+        }
+    }
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        RegistryConfig {
+            grace: Duration::from_secs(300),
+            stage_ttl: Duration::from_secs(1800),
+            silent_connection: Duration::from_secs(60),
+            longest_wait: Duration::from_secs(5),
+            backends: BackendPolicy::default(),
+            cluster_id: String::new(),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What goes into the registry and what comes out of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::protocol::report::BackendReport;
+use crate::protocol::{
+    BackendUrl, Command, Domain, InstanceName, PathPrefix, Refusal, RouteId, ServerLine, ServiceName,
+};
+use crate::server::routing::{Member, Probe, Table};
+
+use super::apply::Delta;
+use super::lifecycle::MemberEvent;
+
+/// The time at which an input arrives. The registry has no clock of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For deadlines.
+    pub mono: Instant,
+    /// For what people read, and for session ids.
+    pub wall: SystemTime,
+}
+
+/// A connection of the listener's. Never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// A session's short running number: how logs and stores call it, because its id is a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionNo(pub u64);
+
+/// A change on its way to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tx(pub u64);
+
+/// A BACKEND_TEST on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TestId(pub u64);
+
+/// What happens to the registry.
+#[derive(Debug)]
+pub enum Input {
+    /// A peer connected, from an address that may.
+    Opened(ConnId, IpAddr),
+    /// It sent a line: a command, or one whose answer is already known to be this error.
+    Line(ConnId, Result<Command, Refusal>),
+    /// It is gone, or has sent all it wanted and got all its replies.
+    Closed(ConnId),
+    /// A deadline may have passed ([`super::Registry::next_deadline`]).
+    Tick,
+    /// The store holds the change.
+    Committed(Tx),
+    /// The store does not hold the change, and never will.
+    Rejected(Tx),
+    /// A watched probe was answered, or why it was not.
+    Probed(Probe, Result<(), String>),
+    /// A BACKEND_TEST is over: what was seen, or why nothing was.
+    Tested(TestId, Result<BackendReport, String>),
+    /// The server goes down.
+    Stop,
+}
+
+/// What the registry wants done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a line.
+    Send(ConnId, ServerLine),
+    /// Send what is queued, then EOF.
+    Close(ConnId),
+    /// Store a change, and say [`Input::Committed`] or [`Input::Rejected`].
+    Commit(Tx, Change),
+    /// From now on requests are matched by this table.
+    Publish(Table),
+    /// Ask this at once and then repeatedly.
+    Watch(Probe),
+    /// Stop asking.
+    Forget(Probe),
+    /// Ask a backend once on behalf of a session registered from `peer`, and say [`Input::Tested`].
+    Test {
+        /// Which test.
+        test: TestId,
+        /// Whom to ask.
+        url: BackendUrl,
+        /// Whose address decides what may be reached.
+        peer: IpAddr,
+    },
+    /// Something that people want to read in the log.
+    Happened(Happening),
+}
+
+/// What a store is asked to hold. It never sees a session's id.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A successful CONFIG_APPLY.
+    Applied {
+        /// Whose.
+        session: Who,
+        /// From where it was registered.
+        peer: IpAddr,
+        /// The revision that this apply makes.
+        revision: u64,
+        /// The number of the next route: ids are never reused, restarts included.
+        next_route: u32,
+        /// What changed.
+        delta: Arc<Delta>,
+    },
+    /// The session is over, and so is what it applied.
+    Ended(SessionNo),
+}
+
+/// A session as people know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// Its running number.
+    pub no: SessionNo,
+    /// Its service.
+    pub service: ServiceName,
+    /// Which of its instances.
+    pub instance: InstanceName,
+}
+
+/// What is worth a line in the log.
+#[derive(Debug, Clone)]
+pub enum Happening {
+    /// A new session.
+    Registered(Who, IpAddr),
+    /// A session was bound to a connection again.
+    Resumed(Who, IpAddr),
+    /// A session's connection is gone; it ends after this time unless it returns.
+    Lost(Who, Duration),
+    /// A newer session of the same name and address took over.
+    Replaced(Who, SessionNo),
+    /// A session left in order.
+    ShutDown(Who),
+    /// A lost session's grace is over.
+    Expired(Who),
+    /// A configuration is in force.
+    Applied {
+        /// Whose.
+        who: Who,
+        /// How many of its applies have succeeded.
+        revision: u64,
+        /// How many of its routes changed with it.
+        changed: usize,
+        /// How many it has now.
+        routes: usize,
+    },
+    /// An apply was refused: another service owns the claim.
+    Conflict {
+        /// Who was refused.
+        who: Who,
+        /// Its route.
+        route: RouteId,
+        /// What it wanted.
+        domain: Domain,
+        /// What it wanted.
+        path: PathPrefix,
+        /// Who has it.
+        owner: ServiceName,
+    },
+    /// A session joined its service's pool from an address that was not in it (SEMANTICS section 1).
+    Joined {
+        /// Who.
+        who: Who,
+        /// From where.
+        peer: IpAddr,
+        /// The first claim that it joined.
+        domain: Domain,
+        /// The first claim that it joined.
+        path: PathPrefix,
+    },
+    /// Another service took a claim whose owner was lost and did not answer any more.
+    TakenOver {
+        /// Who lost it.
+        from: SessionNo,
+        /// Who took it.
+        by: Who,
+        /// The claim.
+        domain: Domain,
+        /// The claim.
+        path: PathPrefix,
+    },
+    /// Requests do not go to this member any more.
+    MemberOut {
+        /// Its session.
+        session: SessionNo,
+        /// Which one.
+        member: Arc<Member>,
+        /// Its claim.
+        domain: Domain,
+        /// Its claim.
+        path: PathPrefix,
+        /// What took it out.
+        event: MemberEvent,
+        /// What the probe saw, if one did.
+        error: Option<String>,
+    },
+    /// Requests go to this member for the first time since it answered, or again.
+    MemberIn {
+        /// Its session.
+        session: SessionNo,
+        /// Which one.
+        member: Arc<Member>,
+        /// Its claim.
+        domain: Domain,
+        /// Its claim.
+        path: PathPrefix,
+    },
+    /// Staged changes were dropped because nobody applied them.
+    StageExpired(Who),
+    /// The store did not take a change.
+    StoreRefused(SessionNo),
+    /// A connection was closed, and why.
+    Dropped(ConnId, IpAddr, &'static str),
+}
+
+impl fmt::Display for SessionNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} {}", self.service, self.instance, self.no)
+    }
+}

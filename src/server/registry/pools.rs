@@ -1,0 +1,442 @@
+//! The members of all claims: who serves what, whether requests may go there, and which probes decide it
+//! (SEMANTICS sections 1, 3 and 4). It knows sessions only by their numbers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RouteId, ServiceName};
+use crate::server::routing::{Claim, Member, MemberId, MemberLoad, Probe, Table};
+
+use super::io::{Effect, Happening, SessionNo};
+use super::lifecycle::{MemberEvent, MemberState};
+use super::route::{Check, Plan, probe};
+
+/// Probes in a row that take a member out (SEMANTICS section 3).
+const FAILURES_OUT: u32 = 3;
+
+/// The session that a member belongs to, as far as its members need it.
+pub(super) struct Owner<'a> {
+    pub(super) no: SessionNo,
+    pub(super) service: &'a ServiceName,
+    pub(super) instance: &'a InstanceName,
+    pub(super) peer: IpAddr,
+    /// Whether it is without a connection.
+    pub(super) lost: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Pools {
+    table: Table,
+    /// The table has changed since it was published.
+    dirty: bool,
+    members: HashMap<MemberId, Record>,
+    /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
+    watched: HashMap<Probe, BTreeSet<MemberId>>,
+    /// Members whose session is lost, by the address of their backend where it is known.
+    lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
+    last_member: u64,
+    effects: Vec<Effect>,
+}
+
+/// What the registry knows of a member beyond what the proxy sees.
+struct Record {
+    session: SessionNo,
+    domain: Domain,
+    path: PathPrefix,
+    /// The session's routes that lead here, in order; the settings are the last one's.
+    routes: Vec<RouteId>,
+    state: MemberState,
+    /// Failed probes in a row.
+    failures: u32,
+    lost: bool,
+    check: Option<Check>,
+    priority: i32,
+    /// Which apply of all it was applied with last.
+    applied: u64,
+    asked: Option<Probe>,
+    shown: Arc<Member>,
+}
+
+/// A member whose probe passed for the first time since it joined.
+pub(super) struct Answered {
+    pub(super) session: SessionNo,
+    pub(super) domain: Domain,
+    pub(super) path: PathPrefix,
+}
+
+impl Pools {
+    /// The table, if it has changed since the last call.
+    pub(super) fn take_table(&mut self) -> Option<Table> {
+        std::mem::take(&mut self.dirty).then(|| self.table.clone())
+    }
+
+    /// What is to be done besides, in order.
+    pub(super) fn take_effects(&mut self) -> std::vec::Drain<'_, Effect> {
+        self.effects.drain(..)
+    }
+
+    pub(super) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
+        self.table.get(domain, path)
+    }
+
+    /// The claim's members with their sessions and whether they serve.
+    pub(super) fn members<'a>(
+        &'a self,
+        claim: &'a Claim,
+    ) -> impl Iterator<Item = (&'a Arc<Member>, SessionNo, bool)> {
+        claim.members.iter().filter_map(|member| {
+            let record = self.members.get(&member.id)?;
+            Some((member, record.session, record.state.serves()))
+        })
+    }
+
+    /// The members of these sessions in a claim.
+    pub(super) fn members_of(&self, sessions: &[SessionNo], claim: &Claim) -> Vec<(MemberId, SessionNo)> {
+        let of = |(member, session, _): (&Arc<Member>, SessionNo, bool)| (member.id, session);
+        self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
+    }
+
+    /// Which claim a member is in.
+    pub(super) fn place(&self, id: MemberId) -> Option<(&Domain, &PathPrefix)> {
+        self.members.get(&id).map(|record| (&record.domain, &record.path))
+    }
+
+    fn find(
+        &self,
+        session: SessionNo,
+        domain: &Domain,
+        path: &PathPrefix,
+        backend: &BackendUrl,
+    ) -> Option<MemberId> {
+        let claim = self.table.get(domain, path)?;
+        let mut members = self.members(claim);
+        members.find(|(member, owner, _)| *owner == session && member.backend == *backend).map(|(m, ..)| m.id)
+    }
+
+    /// Lets a route lead to the member that its session has in the claim already. False: it has none.
+    pub(super) fn attach(
+        &mut self,
+        owner: &Owner<'_>,
+        route: RouteId,
+        (domain, path): (&Domain, &PathPrefix),
+        plan: &Plan,
+        applied: u64,
+    ) -> bool {
+        let Some(id) = self.find(owner.no, domain, path, &plan.backend) else { return false };
+        let Some(record) = self.members.get_mut(&id) else { return false };
+        if let Err(at) = record.routes.binary_search(&route) {
+            record.routes.insert(at, route);
+        }
+        record.applied = applied;
+        if record.routes.last() == Some(&route) {
+            self.set_plan(id, plan);
+        } else {
+            self.show(id);
+        }
+        self.on_event(id, MemberEvent::Returned, None);
+        true
+    }
+
+    /// Makes a member of its own for a route. True: it is not the first of its claim.
+    pub(super) fn join(
+        &mut self,
+        owner: &Owner<'_>,
+        route: RouteId,
+        (domain, path): (&Domain, &PathPrefix),
+        plan: &Plan,
+        applied: u64,
+    ) -> MemberId {
+        self.last_member += 1;
+        let id = MemberId(self.last_member);
+        let claim = self.table.get(domain, path);
+        let served = claim.is_some_and(|claim| self.members(claim).any(|(_, _, serves)| serves));
+        let state = if served { MemberState::Joining } else { MemberState::Hopeful };
+        let shown = Arc::new(Member {
+            id,
+            instance: owner.instance.clone(),
+            backend: plan.backend.clone(),
+            peer: owner.peer,
+            settings: plan.settings,
+            usable: state.serves(),
+            load: Arc::new(MemberLoad::default()),
+        });
+        let mut claim = claim.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
+            domain: domain.clone(),
+            path: path.clone(),
+            service: owner.service.clone(),
+            priority: plan.priority,
+            members: Vec::with_capacity(1),
+        });
+        claim.members.push(shown.clone());
+        claim.priority = plan.priority;
+        self.put(claim);
+        let record = Record {
+            session: owner.no,
+            domain: domain.clone(),
+            path: path.clone(),
+            routes: vec![route],
+            state,
+            failures: 0,
+            lost: owner.lost,
+            check: plan.check.clone(),
+            priority: plan.priority,
+            applied,
+            asked: None,
+            shown,
+        };
+        if record.lost
+            && let Some(ip) = record.ip()
+        {
+            self.lost_at.entry(ip).or_default().insert(id);
+        }
+        self.members.insert(id, record);
+        self.ask(id);
+        id
+    }
+
+    /// Takes a route away from the member it leads to. The member goes with its last route.
+    pub(super) fn detach(
+        &mut self,
+        session: SessionNo,
+        route: RouteId,
+        (domain, path): (&Domain, &PathPrefix),
+        backend: &BackendUrl,
+    ) -> Detached {
+        let Some(id) = self.find(session, domain, path, backend) else { return Detached::Nothing };
+        let Some(record) = self.members.get_mut(&id) else { return Detached::Nothing };
+        let was_last = record.routes.last() == Some(&route);
+        record.routes.retain(|other| *other != route);
+        match record.routes.last() {
+            None => {
+                self.remove(id);
+                Detached::Gone(id)
+            }
+            Some(next) if was_last => Detached::Shows(id, *next),
+            Some(_) => Detached::Nothing,
+        }
+    }
+
+    /// Gives a member the settings of the route that it shows.
+    pub(super) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        record.priority = plan.priority;
+        record.check.clone_from(&plan.check);
+        if record.shown.settings != plan.settings {
+            record.shown = Arc::new(Member { settings: plan.settings, ..Member::clone(&record.shown) });
+        }
+        self.show(id);
+        self.ask(id);
+    }
+
+    /// Takes a member out of its claim for good.
+    pub(super) fn remove(&mut self, id: MemberId) -> Option<SessionNo> {
+        let mut record = self.members.remove(&id)?;
+        self.stop_asking(id, record.asked.take());
+        if let Some(ip) = record.ip() {
+            self.forget_lost(ip, id);
+        }
+        if let Some(claim) = self.table.get(&record.domain, &record.path) {
+            let mut claim = Claim::clone(claim);
+            claim.members.retain(|member| member.id != id);
+            if claim.members.is_empty() {
+                self.table.remove(&record.domain, &record.path);
+                self.dirty = true;
+            } else {
+                claim.priority = self.priority(&claim);
+                self.put(claim);
+            }
+        }
+        Some(record.session)
+    }
+
+    /// A member's session lost its connection, or is back. `peer` is where it is registered from now.
+    pub(super) fn set_lost(&mut self, id: MemberId, lost: bool, peer: IpAddr) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        record.lost = lost;
+        record.failures = 0;
+        if record.shown.peer != peer {
+            record.shown = Arc::new(Member { peer, ..Member::clone(&record.shown) });
+            self.show(id);
+        }
+        let Some(record) = self.members.get(&id) else { return };
+        if let Some(ip) = record.ip() {
+            if lost {
+                self.lost_at.entry(ip).or_default().insert(id);
+            } else {
+                self.forget_lost(ip, id);
+            }
+        }
+        if lost {
+            self.ask(id);
+        } else {
+            self.on_event(id, MemberEvent::Returned, None);
+        }
+    }
+
+    fn forget_lost(&mut self, ip: IpAddr, id: MemberId) {
+        if let Some(members) = self.lost_at.get_mut(&ip) {
+            members.remove(&id);
+            if members.is_empty() {
+                self.lost_at.remove(&ip);
+            }
+        }
+    }
+
+    /// Another session came to `ip`: suspends the members there whose own sessions are lost and not among
+    /// `but` (SEMANTICS section 4).
+    pub(super) fn address_taken(&mut self, ip: IpAddr, but: &[SessionNo]) {
+        let Some(lost) = self.lost_at.get(&ip) else { return };
+        let others =
+            |id: &&MemberId| self.members.get(id).is_some_and(|record| !but.contains(&record.session));
+        let others: Vec<MemberId> = lost.iter().filter(others).copied().collect();
+        for id in others {
+            self.on_event(id, MemberEvent::AddressTaken, None);
+        }
+    }
+
+    /// What a probe saw. Returns the members that answered for the first time since they joined.
+    pub(super) fn probed(&mut self, probe: &Probe, result: &Result<(), String>) -> Vec<Answered> {
+        // A result may still be on its way when nobody wants it any more.
+        let Some(watchers) = self.watched.get(probe) else { return Vec::new() };
+        let mut answered = Vec::new();
+        for id in watchers.clone() {
+            let Some(record) = self.members.get_mut(&id) else { continue };
+            let event = match result {
+                Ok(()) => {
+                    record.failures = 0;
+                    MemberEvent::Passed
+                }
+                Err(_) if record.lost => MemberEvent::FailedInGrace,
+                Err(_) => {
+                    record.failures = record.failures.saturating_add(1);
+                    if record.failures < FAILURES_OUT {
+                        continue;
+                    }
+                    MemberEvent::FailedThrice
+                }
+            };
+            if event == MemberEvent::Passed && record.is_new() {
+                let (domain, path) = (record.domain.clone(), record.path.clone());
+                answered.push(Answered { session: record.session, domain, path });
+            }
+            self.on_event(id, event, result.as_ref().err());
+        }
+        answered
+    }
+
+    /// Whether a session has a member in the claim that has not answered since it joined.
+    pub(super) fn has_new(&self, session: SessionNo, domain: &Domain, path: &PathPrefix) -> bool {
+        let Some(claim) = self.table.get(domain, path) else { return false };
+        let record = |member: &Arc<Member>| self.members.get(&member.id);
+        claim.members.iter().filter_map(record).any(|record| record.session == session && record.is_new())
+    }
+
+    /// The one function that changes what a member is. The table, its probe and the log follow.
+    fn on_event(&mut self, id: MemberId, event: MemberEvent, error: Option<&String>) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        let (was, is) = (record.state, record.state.next(event));
+        record.state = is;
+        if was.serves() != is.serves() {
+            record.shown = Arc::new(Member { usable: is.serves(), ..Member::clone(&record.shown) });
+            let (session, member) = (record.session, record.shown.clone());
+            let (domain, path) = (record.domain.clone(), record.path.clone());
+            self.effects.push(Effect::Happened(if is.serves() {
+                Happening::MemberIn { session, member, domain, path }
+            } else {
+                Happening::MemberOut { session, member, domain, path, event, error: error.cloned() }
+            }));
+            self.show(id);
+        }
+        self.ask(id);
+    }
+
+    /// Asks what decides about a member now, and nothing else.
+    fn ask(&mut self, id: MemberId) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        let wanted = record.question();
+        if record.asked == wanted {
+            return;
+        }
+        let before = std::mem::replace(&mut record.asked, wanted.clone());
+        self.stop_asking(id, before);
+        if let Some(probe) = wanted {
+            let watchers = self.watched.entry(probe.clone()).or_default();
+            if watchers.is_empty() {
+                self.effects.push(Effect::Watch(probe));
+            }
+            watchers.insert(id);
+        }
+    }
+
+    fn stop_asking(&mut self, id: MemberId, probe: Option<Probe>) {
+        let Some(probe) = probe else { return };
+        let Some(watchers) = self.watched.get_mut(&probe) else { return };
+        watchers.remove(&id);
+        if watchers.is_empty() {
+            self.watched.remove(&probe);
+            self.effects.push(Effect::Forget(probe));
+        }
+    }
+
+    /// Puts a member into its claim as it is now.
+    fn show(&mut self, id: MemberId) {
+        let Some(record) = self.members.get(&id) else { return };
+        let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
+        let priority = self.priority(claim);
+        let Some(at) = claim.members.iter().position(|member| member.id == id) else { return };
+        if Arc::ptr_eq(&claim.members[at], &record.shown) && claim.priority == priority {
+            return;
+        }
+        let mut claim = Claim::clone(claim);
+        claim.members[at] = record.shown.clone();
+        claim.priority = priority;
+        self.put(claim);
+    }
+
+    fn put(&mut self, claim: Claim) {
+        self.table.put(claim);
+        self.dirty = true;
+    }
+
+    /// The priority of the member applied last (SEMANTICS section 1).
+    fn priority(&self, claim: &Claim) -> i32 {
+        let records = claim.members.iter().filter_map(|member| self.members.get(&member.id));
+        records.max_by_key(|record| record.applied).map_or(claim.priority, |record| record.priority)
+    }
+}
+
+/// What became of a member that lost a route.
+pub(super) enum Detached {
+    /// It is as it was, or there was none.
+    Nothing,
+    /// That was its last route.
+    Gone(MemberId),
+    /// It shows the settings of this route from now on.
+    Shows(MemberId, RouteId),
+}
+
+impl Record {
+    /// Whether it has not answered since it joined.
+    fn is_new(&self) -> bool {
+        matches!(self.state, MemberState::Hopeful | MemberState::Joining)
+    }
+
+    /// The backend's address, where it is given as one.
+    fn ip(&self) -> Option<IpAddr> {
+        match self.shown.backend.host() {
+            Host::Ip(ip) => Some(*ip),
+            Host::Name(_) => None,
+        }
+    }
+
+    /// What decides whether it serves.
+    fn question(&self) -> Option<Probe> {
+        let quick = self.lost || self.is_new();
+        let settled = self.state == MemberState::Usable && !quick;
+        if self.state.waits_for_session() || (settled && self.check.is_none()) {
+            return None;
+        }
+        Some(probe(&self.shown.backend, self.shown.peer, self.check.as_ref(), quick))
+    }
+}

@@ -1,0 +1,108 @@
+//! A route with its own settings, and what they mean together with the session's defaults.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RouteOption, RouteSpec};
+use crate::server::routing::{Probe, ProbeKind, Settings};
+
+/// How often and how long a check asks where only a part of it was said (DESIGN: HEALTH_INTERVAL and
+/// HEALTH_TIMEOUT of the sidecar have the same).
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// From one question to the next while the answer decides whether a member serves: it joins, or its
+/// session is lost (SEMANTICS section 4).
+const QUICK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a backend without a check has to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A route as it is, or is to be, applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// What it claims, and where its requests go.
+    pub spec: RouteSpec,
+    /// Its own settings.
+    pub cells: Cells,
+}
+
+/// Settings of one route, or a session's defaults for all of them. What is not there is not set.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Cells {
+    /// OPTIONS_SET, and the interval and time-out of HEALTH_SET: the last writer of a cell wins.
+    pub options: BTreeMap<OptionKey, RouteOption>,
+    /// The path of HEALTH_SET.
+    pub health_path: Option<HealthPath>,
+}
+
+/// What a route's members get from it.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) backend: BackendUrl,
+    pub(super) priority: i32,
+    pub(super) settings: Settings,
+    pub(super) check: Option<Check>,
+}
+
+/// HEALTH_SET's check, with everything decided.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Check {
+    path: HealthPath,
+    host: Option<Domain>,
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl Plan {
+    pub(super) fn new(route: &Route, defaults: &Cells) -> Self {
+        let option = |key| route.cells.options.get(&key).or_else(|| defaults.options.get(&key)).copied();
+        let settings =
+            OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
+        let spec = &route.spec;
+        Plan {
+            backend: spec.backend.clone(),
+            priority: spec.priority,
+            settings,
+            check: check(route, &option),
+        }
+    }
+}
+
+/// The check that is in force: there is one as soon as a path or an interval was said, and none where the
+/// interval is zero.
+fn check(route: &Route, option: &dyn Fn(OptionKey) -> Option<RouteOption>) -> Option<Check> {
+    let duration = |key| match option(key) {
+        Some(RouteOption::HealthCheckInterval(d) | RouteOption::HealthCheckTimeout(d)) => Some(d.get()),
+        _ => None,
+    };
+    let interval = duration(OptionKey::HealthCheckInterval);
+    let path = match &route.cells.health_path {
+        Some(path) => path.clone(),
+        None => interval.and_then(|_| "/".parse().ok())?,
+    };
+    let interval = interval.unwrap_or(CHECK_INTERVAL);
+    (!interval.is_zero()).then(|| Check {
+        path,
+        host: route.spec.domains.first_exact().cloned(),
+        interval,
+        timeout: duration(OptionKey::HealthCheckTimeout).unwrap_or(CHECK_TIMEOUT),
+    })
+}
+
+/// The question to a backend: its check, or whether it accepts a connection. `quick` where the answer
+/// decides whether it serves.
+pub(super) fn probe(
+    backend: &BackendUrl,
+    peer: std::net::IpAddr,
+    check: Option<&Check>,
+    quick: bool,
+) -> Probe {
+    let (kind, interval, timeout) = match check {
+        None => (ProbeKind::Connect, QUICK_INTERVAL, CONNECT_TIMEOUT),
+        Some(check) => {
+            let kind = ProbeKind::Get { path: check.path.clone(), host: check.host.clone() };
+            let interval = if quick { check.interval.min(QUICK_INTERVAL) } else { check.interval };
+            (kind, interval, check.timeout)
+        }
+    };
+    Probe { backend: backend.clone(), peer, kind, interval, timeout }
+}

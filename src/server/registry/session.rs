@@ -1,0 +1,274 @@
+//! Sessions, and the ways to find them: by number, by id, by name and address.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::protocol::{InstanceName, Registration, RouteId, RouteSpec, ServiceName, SessionId};
+use crate::server::routing::MemberId;
+
+use super::io::{ConnId, Now, SessionNo, Tx, Who};
+use super::lifecycle::SessionState;
+use super::pools::Owner;
+use super::route::{Cells, Route};
+use super::stage::{Stage, Staged};
+
+/// How much of an instance's name stands in its sessions' ids.
+const NAME_IN_ID: usize = 64;
+
+/// One registration of one instance.
+pub(super) struct Session {
+    pub(super) no: SessionNo,
+    pub(super) id: SessionId,
+    pub(super) registration: Registration,
+    /// From where it was bound last: what it may reach depends on it.
+    pub(super) peer: IpAddr,
+    pub(super) state: SessionState,
+    pub(super) conn: Option<ConnId>,
+    /// The newest of its replacers.
+    pub(super) replaced_by: Option<SessionNo>,
+    /// Everyone whom it replaced, oldest first, as long as they are known.
+    pub(super) predecessors: Vec<SessionNo>,
+    /// One of its backends has answered, so that its predecessors are not needed any more.
+    pub(super) answered: bool,
+    /// It lost a claim to another service while it was away, so that it cannot be resumed as it was.
+    pub(super) robbed: bool,
+    pub(super) applied: BTreeMap<RouteId, Arc<Route>>,
+    pub(super) defaults: Cells,
+    pub(super) revision: u64,
+    /// How many route ids were given out.
+    pub(super) last_route: u32,
+    pub(super) stage: Stage,
+    pub(super) members: BTreeSet<MemberId>,
+    /// A change of it that the store has not decided on; commands wait behind it.
+    pub(super) pending: Option<Tx>,
+    /// Connections that wait for `pending`.
+    pub(super) waiting: Vec<ConnId>,
+    pub(super) connected_at: Now,
+    pub(super) last_activity: SystemTime,
+    pub(super) last_apply: Option<SystemTime>,
+}
+
+impl Session {
+    pub(super) fn who(&self) -> Who {
+        let r = &self.registration;
+        Who { no: self.no, service: r.service.clone(), instance: r.instance.clone() }
+    }
+
+    pub(super) fn owner(&self) -> Owner<'_> {
+        Owner {
+            no: self.no,
+            service: &self.registration.service,
+            instance: &self.registration.instance,
+            peer: self.peer,
+            lost: self.state != SessionState::Connected,
+        }
+    }
+
+    /// It and everyone whom it replaced: the same instance, over time.
+    pub(super) fn kin(&self) -> Vec<SessionNo> {
+        self.predecessors.iter().copied().chain([self.no]).collect()
+    }
+
+    /// How many routes it has, or waits to have.
+    pub(super) fn routes(&self) -> usize {
+        self.applied.len() + self.stage.new_routes()
+    }
+
+    /// What a staged route is to be, or an applied one is.
+    pub(super) fn spec(&self, id: RouteId) -> Option<&RouteSpec> {
+        match self.stage.routes().get(&id) {
+            Some(Staged::Put(spec)) => Some(spec),
+            Some(Staged::Remove) => None,
+            None => self.applied.get(&id).map(|route| &route.spec),
+        }
+    }
+
+    /// Its routes, applied and staged, in order.
+    pub(super) fn route_ids(&self) -> impl Iterator<Item = RouteId> {
+        let staged = self.stage.routes().keys().filter(|id| !self.applied.contains_key(id));
+        // Ids only grow, and a staged one that is not applied may still be smaller than an applied one.
+        let (mut applied, mut staged) = (self.applied.keys().peekable(), staged.peekable());
+        std::iter::from_fn(move || match (applied.peek(), staged.peek()) {
+            (Some(a), Some(b)) if a < b => applied.next().copied(),
+            (Some(_), None) => applied.next().copied(),
+            (_, _) => staged.next().copied(),
+        })
+    }
+
+    fn name(&self) -> Name {
+        Name(self.registration.service.clone(), self.registration.instance.clone(), self.peer)
+    }
+}
+
+/// What a session must share with an older one to replace it (PROTOCOL section 2).
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Name(ServiceName, InstanceName, IpAddr);
+
+/// Every session that is known.
+#[derive(Default)]
+pub(super) struct Sessions {
+    all: HashMap<SessionNo, Session>,
+    /// Looked up by the whole id, whose last 128 bits are random: std's keyed hash decides which entry is
+    /// compared at all, so that the time a look-up takes says nothing about how much of a guess was right.
+    ids: HashMap<SessionId, SessionNo>,
+    /// Those that are not retired.
+    names: HashMap<Name, Vec<SessionNo>>,
+    /// How many sessions are connected from an address.
+    connected: HashMap<IpAddr, usize>,
+    /// Addresses from which two sessions were ever connected at once (SEMANTICS section 4).
+    shared: HashSet<IpAddr>,
+    last: u64,
+    /// How many of them are not retired.
+    active: usize,
+}
+
+impl Sessions {
+    pub(super) fn get(&self, no: SessionNo) -> Option<&Session> {
+        self.all.get(&no)
+    }
+
+    pub(super) fn get_mut(&mut self, no: SessionNo) -> Option<&mut Session> {
+        self.all.get_mut(&no)
+    }
+
+    pub(super) fn by_id(&self, id: &SessionId) -> Option<SessionNo> {
+        self.ids.get(id).copied()
+    }
+
+    /// How many live or still serve.
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+
+    /// Adds a session that has just been registered; it is bound next.
+    pub(super) fn add(
+        &mut self,
+        now: Now,
+        registration: Registration,
+        peer: IpAddr,
+        random: u128,
+    ) -> SessionNo {
+        self.last += 1;
+        let no = SessionNo(self.last);
+        let id = session_id(&registration.instance, now.wall, random);
+        let session = Session {
+            no,
+            id: id.clone(),
+            registration,
+            peer,
+            state: SessionState::Grace,
+            conn: None,
+            replaced_by: None,
+            predecessors: Vec::new(),
+            answered: false,
+            robbed: false,
+            applied: BTreeMap::new(),
+            defaults: Cells::default(),
+            revision: 0,
+            last_route: 0,
+            stage: Stage::default(),
+            members: BTreeSet::new(),
+            pending: None,
+            waiting: Vec::new(),
+            connected_at: now,
+            last_activity: now.wall,
+            last_apply: None,
+        };
+        self.ids.insert(id, no);
+        self.names.entry(session.name()).or_default().push(no);
+        self.active += 1;
+        self.all.insert(no, session);
+        no
+    }
+
+    /// Those that a registration of this name from this address replaces, oldest first.
+    pub(super) fn namesakes(&self, registration: &Registration, peer: IpAddr) -> Vec<SessionNo> {
+        let name = Name(registration.service.clone(), registration.instance.clone(), peer);
+        self.names.get(&name).cloned().unwrap_or_default()
+    }
+
+    /// The session comes from another address now.
+    pub(super) fn set_peer(&mut self, no: SessionNo, peer: IpAddr) {
+        let Some(session) = self.all.get_mut(&no) else { return };
+        if session.peer == peer {
+            return;
+        }
+        let before = session.name();
+        session.peer = peer;
+        let after = session.name();
+        self.unname(&before, no);
+        self.names.entry(after).or_default().push(no);
+    }
+
+    /// The session has nothing left but its id.
+    pub(super) fn retire(&mut self, no: SessionNo) {
+        if let Some(session) = self.all.get(&no) {
+            let name = session.name();
+            self.unname(&name, no);
+            self.active -= 1;
+        }
+    }
+
+    /// Forgets a session, id and all. `retired`: whether [`Sessions::retire`] had it already.
+    pub(super) fn remove(&mut self, no: SessionNo, retired: bool) -> Option<Session> {
+        if !retired {
+            self.retire(no);
+        }
+        let session = self.all.remove(&no)?;
+        self.ids.remove(&session.id);
+        Some(session)
+    }
+
+    fn unname(&mut self, name: &Name, no: SessionNo) {
+        if let Some(same) = self.names.get_mut(name) {
+            same.retain(|other| *other != no);
+            if same.is_empty() {
+                self.names.remove(name);
+            }
+        }
+    }
+
+    /// A session from `ip` is connected. At most `limit` shared addresses are remembered.
+    pub(super) fn connected(&mut self, ip: IpAddr, limit: usize) {
+        let connected = self.connected.entry(ip).or_default();
+        *connected += 1;
+        if *connected > 1 && self.shared.len() < limit {
+            self.shared.insert(ip);
+        }
+    }
+
+    /// A session from `ip` is not connected any more.
+    pub(super) fn disconnected(&mut self, ip: IpAddr) {
+        if let Some(connected) = self.connected.get_mut(&ip) {
+            *connected -= 1;
+            if *connected == 0 {
+                self.connected.remove(&ip);
+            }
+        }
+    }
+
+    /// Whether an address names one container: it is not loopback, and two sessions were never connected
+    /// from it at once.
+    pub(super) fn is_one_container(&self, ip: IpAddr) -> bool {
+        !ip.is_loopback() && !self.shared.contains(&ip)
+    }
+}
+
+/// `<instance>-<unix ms>-<128 random bits>` (PROTOCOL section 2).
+fn session_id(instance: &InstanceName, wall: SystemTime, random: u128) -> SessionId {
+    let legal = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let name: String = instance.as_str().chars().take(NAME_IN_ID).map(legal).collect();
+    let millis = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let text = format!("{name}-{millis}-{random:032x}");
+    match text.parse() {
+        Ok(id) => id,
+        Err(_) => unreachable!("short, and made of letters, digits and '-_.' only"),
+    }
+}
+
+/// How long ago it was registered.
+pub(super) fn uptime(session: &Session, now: Instant) -> u64 {
+    now.saturating_duration_since(session.connected_at.mono).as_secs()
+}

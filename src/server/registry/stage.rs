@@ -1,0 +1,200 @@
+//! What a session has prepared and not applied (PROTOCOL section 4).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::protocol::report::{Diff, Modified, RouteDiff};
+use crate::protocol::{HealthPath, OptionKey, RouteId, RouteOption, RouteSpec};
+
+use super::apply::Delta;
+use super::route::{Cells, Route};
+
+/// What a staged change takes beyond its texts, roughly.
+const OVERHEAD: usize = 64;
+
+/// Changes that wait for CONFIG_APPLY. Applied on top of what is, they make a [`Delta`].
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    routes: BTreeMap<RouteId, Staged>,
+    patches: BTreeMap<Slot, Patch>,
+    /// How many of `routes` are not applied yet.
+    new_routes: usize,
+    bytes: usize,
+}
+
+/// What is to become of a route.
+#[derive(Debug)]
+pub(super) enum Staged {
+    Put(RouteSpec),
+    Remove,
+}
+
+/// Whose settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Slot {
+    /// The session's defaults.
+    All,
+    Route(RouteId),
+}
+
+/// Settings to be written or, where there is no value, taken away.
+#[derive(Debug, Default)]
+struct Patch {
+    options: BTreeMap<OptionKey, Option<RouteOption>>,
+    health_path: Option<HealthPath>,
+}
+
+impl Patch {
+    fn applied_to(&self, cells: &Cells) -> Cells {
+        let mut cells = cells.clone();
+        for (key, value) in &self.options {
+            match value {
+                Some(option) => cells.options.insert(*key, *option),
+                None => cells.options.remove(key),
+            };
+        }
+        if self.health_path.is_some() {
+            cells.health_path.clone_from(&self.health_path);
+        }
+        cells
+    }
+}
+
+impl Stage {
+    pub(super) fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.patches.is_empty()
+    }
+
+    /// How many routes would be added, changed or removed.
+    pub(super) fn routes(&self) -> &BTreeMap<RouteId, Staged> {
+        &self.routes
+    }
+
+    /// About how much it holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many routes an apply would add.
+    pub(super) fn new_routes(&self) -> usize {
+        self.new_routes
+    }
+
+    /// Stages a route, or its change.
+    pub(super) fn put(&mut self, id: RouteId, spec: RouteSpec, is_applied: bool) {
+        self.bytes += cost(&spec);
+        match self.routes.insert(id, Staged::Put(spec)) {
+            Some(Staged::Put(before)) => self.bytes -= cost(&before),
+            Some(Staged::Remove) => self.bytes -= OVERHEAD,
+            None if is_applied => {}
+            None => self.new_routes += 1,
+        }
+    }
+
+    /// Stages the removal of a route; one that was never applied is simply gone.
+    pub(super) fn remove(&mut self, id: RouteId, is_applied: bool) {
+        if self.patches.remove(&Slot::Route(id)).is_some() {
+            self.bytes -= OVERHEAD;
+        }
+        if let Some(Staged::Put(before)) = self.routes.remove(&id) {
+            self.bytes -= cost(&before);
+            self.new_routes -= usize::from(!is_applied);
+        }
+        if is_applied {
+            self.bytes += OVERHEAD;
+            self.routes.insert(id, Staged::Remove);
+        }
+    }
+
+    pub(super) fn set_option(&mut self, slot: Slot, key: OptionKey, value: Option<RouteOption>) {
+        self.patch(slot).options.insert(key, value);
+    }
+
+    pub(super) fn set_health_path(&mut self, slot: Slot, path: HealthPath) {
+        self.patch(slot).health_path = Some(path);
+    }
+
+    fn patch(&mut self, slot: Slot) -> &mut Patch {
+        self.patches.entry(slot).or_insert_with(|| {
+            self.bytes += OVERHEAD;
+            Patch::default()
+        })
+    }
+
+    /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
+    pub(super) fn delta(&self, applied: &BTreeMap<RouteId, Arc<Route>>, defaults: &Cells) -> Delta {
+        let mut touched: BTreeSet<RouteId> = self.routes.keys().copied().collect();
+        touched.extend(self.patches.keys().filter_map(|slot| match slot {
+            Slot::All => None,
+            Slot::Route(id) => Some(*id),
+        }));
+        let routes = touched.into_iter().filter_map(|id| {
+            let before = applied.get(&id);
+            let after = self.result(id, before);
+            (after.as_ref() != before.map(|route| &**route)).then(|| (id, after.map(Arc::new)))
+        });
+        let new_defaults = self.patches.get(&Slot::All).map(|patch| patch.applied_to(defaults));
+        Delta { routes: routes.collect(), defaults: new_defaults.filter(|cells| cells != defaults) }
+    }
+
+    /// The route as an apply would leave it.
+    fn result(&self, id: RouteId, before: Option<&Arc<Route>>) -> Option<Route> {
+        let spec = match self.routes.get(&id) {
+            Some(Staged::Remove) => return None,
+            Some(Staged::Put(spec)) => spec.clone(),
+            None => before?.spec.clone(),
+        };
+        let cells = before.map(|route| route.cells.clone()).unwrap_or_default();
+        let patch = self.patches.get(&Slot::Route(id));
+        Some(Route { spec, cells: patch.map(|patch| patch.applied_to(&cells)).unwrap_or(cells) })
+    }
+
+    /// CONFIG_DIFF's body.
+    pub(super) fn diff(&self, applied: &BTreeMap<RouteId, Arc<Route>>, defaults: &Cells) -> Diff {
+        let delta = self.delta(applied, defaults);
+        let ids = |wanted: fn(bool, bool) -> bool| {
+            let is = |(id, after): &(RouteId, Option<Arc<Route>>)| {
+                wanted(applied.contains_key(id), after.is_some())
+            };
+            delta.routes.iter().filter(|route| is(route)).map(|(id, _)| *id).collect()
+        };
+        let changed = delta.routes.iter().filter(|(id, after)| {
+            let specs = applied.get(id).zip(after.as_ref());
+            specs.is_some_and(|(before, after)| before.spec != after.spec)
+        });
+        let routes = RouteDiff {
+            added: ids(|before, after| !before && after),
+            removed: ids(|before, after| before && !after),
+            modified: changed.map(|(id, _)| *id).collect(),
+        };
+        let none = Cells::default();
+        let before = |id| applied.get(id).map_or(&none, |route| &route.cells);
+        let after = delta.routes.iter().filter_map(|(id, after)| Some((before(id), &after.as_ref()?.cells)));
+        let cells = after.chain(delta.defaults.iter().map(|after| (defaults, after)));
+        let (mut options, mut health) = (0, 0);
+        for (before, after) in cells {
+            let changed = |key: &OptionKey| before.options.get(key) != after.options.get(key);
+            let (checks, plain): (Vec<_>, Vec<_>) =
+                OptionKey::ALL.into_iter().filter(changed).partition(|key| is_health(*key));
+            options += plain.len() as u64;
+            health += u64::from(!checks.is_empty() || before.health_path != after.health_path);
+        }
+        Diff {
+            routes,
+            options: Modified { modified: options },
+            health: Modified { modified: health },
+            ..Diff::default()
+        }
+    }
+}
+
+fn is_health(key: OptionKey) -> bool {
+    matches!(key, OptionKey::HealthCheckInterval | OptionKey::HealthCheckTimeout)
+}
+
+/// About how much memory a staged route takes.
+pub(super) fn cost(spec: &RouteSpec) -> usize {
+    let domains: usize =
+        spec.domains.as_slice().iter().map(|domain| domain.as_str().len() + OVERHEAD / 2).sum();
+    OVERHEAD + domains + spec.path.as_str().len() + spec.backend.base_path().len()
+}

@@ -1,0 +1,61 @@
+//! Deadlines: each of a kind at most once, the earliest at hand, none looked at before its time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use super::io::{ConnId, SessionNo};
+
+/// What becomes due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// The connection never sent a valid command.
+    Silent(ConnId),
+    /// The connection's command has waited for long enough.
+    Wait(ConnId),
+    /// The session did not return.
+    Grace(SessionNo),
+    /// The session's staged changes were not applied.
+    Stage(SessionNo),
+    /// The store refused to forget the session; ask again.
+    Forget(SessionNo),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    due: BTreeSet<(Instant, Timer)>,
+    at: HashMap<Timer, Instant>,
+}
+
+impl Timers {
+    /// Sets or moves a deadline.
+    pub(super) fn set(&mut self, timer: Timer, at: Instant) {
+        if let Some(before) = self.at.insert(timer, at) {
+            self.due.remove(&(before, timer));
+        }
+        self.due.insert((at, timer));
+    }
+
+    pub(super) fn cancel(&mut self, timer: Timer) {
+        if let Some(at) = self.at.remove(&timer) {
+            self.due.remove(&(at, timer));
+        }
+    }
+
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
+        self.at.contains_key(&timer)
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the earliest deadline that has passed.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
+        let (at, timer) = *self.due.first()?;
+        if at > now {
+            return None;
+        }
+        self.cancel(timer);
+        Some(timer)
+    }
+}

@@ -1,0 +1,160 @@
+//! Puts the server together: the registry on its port, the proxy on its own, and the probes between them.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::protocol::BackendUrl;
+use crate::protocol::report::BackendReport;
+
+use super::config::Config;
+use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
+use super::proxy::{self, ProberHandle, Proxy, ProxyConfig, test_backend};
+use super::registry::{Limits, RegistryConfig};
+use super::routing::{BackendPolicy, Probe, Table};
+use super::store::MemoryStore;
+
+/// How long requests in flight may take at the end. Engines kill after ten seconds unless told otherwise.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// A running registry with its proxy.
+#[derive(Debug)]
+pub struct Server {
+    registry: RegistryHandle,
+    proxy: Proxy,
+}
+
+/// Why a server did not start: which of its listeners, and the system's words.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {variable}={address}: {error}")]
+pub struct StartError {
+    variable: &'static str,
+    address: SocketAddr,
+    #[source]
+    error: io::Error,
+}
+
+impl Server {
+    /// Starts both listeners; when it returns, both take connections. Must be called within a tokio runtime,
+    /// which the registry and the probes use; the proxy has threads of its own.
+    ///
+    /// # Errors
+    /// Where a listener's address is taken or not ours.
+    pub async fn start(config: &Config) -> Result<Server, StartError> {
+        config.warnings.iter().for_each(|line| warn!("{line}"));
+        let failed = |variable, address| move |error| StartError { variable, address, error };
+        let no_registry = || failed("REGISTRY_LISTEN", config.registry_listen);
+        let listener = TcpListener::bind(config.registry_listen).await.map_err(no_registry())?;
+        let registry_address = listener.local_addr().map_err(no_registry())?;
+        let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
+        let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+        let proxy = Proxy::start(proxy_config(config, &policy), Arc::clone(&table))
+            .map_err(failed("HTTP_LISTEN", config.http_listen))?;
+        policy.own.push(proxy.local_addr());
+        let (probes, results) = proxy::Prober::start(policy.clone());
+        let prober = Arc::new(Prober { probes, policy: policy.clone() });
+        let store = Box::new(MemoryStore::default());
+        let registry =
+            RegistryServer::start(listener, listener_config(config, policy), table, store, prober, results)
+                .map_err(no_registry())?;
+        let server = Server { registry, proxy };
+        info!(
+            "registry-server {}: proxy on {}, registry on {}",
+            env!("CARGO_PKG_VERSION"),
+            server.http_address(),
+            server.registry_address()
+        );
+        Ok(server)
+    }
+
+    /// Where the proxy takes requests.
+    pub fn http_address(&self) -> SocketAddr {
+        self.proxy.local_addr()
+    }
+
+    /// Where clients register.
+    pub fn registry_address(&self) -> SocketAddr {
+        self.registry.address()
+    }
+
+    /// Tells every client `SHUTDOWN`, and lets requests in flight finish for at most 8 s; ends earlier when
+    /// there are none. Dropping the future does not call the stop off.
+    pub async fn stop(self) {
+        self.registry.stop().await;
+        let stopped = self.proxy.stop(DRAIN).await;
+        match stopped.cut_off {
+            0 => info!("stopped, every request was finished"),
+            cut_off => warn!("stopped, {cut_off} connections were cut off after {DRAIN:?}"),
+        }
+    }
+}
+
+fn proxy_config(config: &Config, policy: &BackendPolicy) -> ProxyConfig {
+    ProxyConfig {
+        listen: config.http_listen,
+        workers: config.proxy_threads.map_or(0, usize::from),
+        max_connections: config.max_connections,
+        trusted_proxies: config.trusted_proxies.clone(),
+        policy: policy.clone(),
+        ..ProxyConfig::default()
+    }
+}
+
+fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
+    let defaults = ListenerConfig::default();
+    let limits = Limits {
+        sessions: config.max_sessions,
+        routes: config.max_routes_per_session,
+        ..defaults.registry.limits
+    };
+    ListenerConfig {
+        allow: config.registry_allow.clone().unwrap_or(defaults.allow),
+        registry: RegistryConfig {
+            grace: config.session_grace.get(),
+            stage_ttl: config.stage_ttl.get(),
+            backends,
+            limits,
+            ..defaults.registry
+        },
+    }
+}
+
+/// The data plane's prober, as the registry wants it.
+struct Prober {
+    probes: ProberHandle,
+    policy: BackendPolicy,
+}
+
+impl listener::Prober for Prober {
+    fn watch(&self, probe: Probe) {
+        self.probes.watch(probe);
+    }
+
+    fn forget(&self, probe: &Probe) {
+        self.probes.forget(probe);
+    }
+
+    fn test(&self, url: BackendUrl, peer: IpAddr) -> BoxFuture<'static, Result<BackendReport, String>> {
+        let policy = self.policy.clone();
+        async move {
+            let test = test_backend(&url, &policy, peer).await;
+            match test.error {
+                Some(error) => Err(error),
+                None => Ok(BackendReport {
+                    reachable: test.reachable,
+                    response_time_ms: test.response_time.as_secs_f64() * 1000.0,
+                    status_code: test.status_code.unwrap_or(0),
+                    tls_valid: false,
+                }),
+            }
+        }
+        .boxed()
+    }
+}
