@@ -200,6 +200,9 @@ fn backend_host(seen: &[&Interface], backend: &BackendHost, inputs: &Inputs) -> 
     });
     Ok(match own {
         Some(own) => choice(seen, own.ip, Reason::OwnBesideBackendHost(backend.host.clone(), theirs)),
+        None if theirs.is_loopback() && inputs.registry_local.is_some_and(|ip| ip.is_loopback()) => {
+            choice(seen, theirs, Reason::RegistryOnLoopback)
+        }
         None => choice(seen, theirs, Reason::BackendHost(backend.host.clone())),
     })
 }

@@ -126,9 +126,11 @@ pub(super) async fn choose(config: &AddressConfig, registries: &[Endpoint]) -> R
         }
     };
     let has_web_net = interfaces.iter().any(|interface| config.web_net.contains(&interface.ip));
-    // Only asked where nothing better decides: it needs the registry's name resolved.
-    let registry_local = match (&backend_host, has_web_net) {
-        (None, false) => local_end(registries).await,
+    // Only asked where it matters, because it needs the registry's name resolved: where nothing better
+    // decides, and where a loopback address is right only if the registry is on loopback too.
+    let registry_local = match &backend_host {
+        None if !has_web_net => local_end(registries).await,
+        Some(backend) if backend.addresses.iter().any(IpAddr::is_loopback) => local_end(registries).await,
         _ => None,
     };
     let inputs = Inputs { backend_host, web_net: config.web_net, registry_local, wrapped: false };
