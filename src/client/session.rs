@@ -18,7 +18,7 @@ use super::backoff::Backoff;
 use super::connect::ConnectError;
 use super::event::{Cause, Event, Phase, Registry, RouteStatus, Status};
 use super::handle::BackendTestError;
-use super::intent::{Intent, Route, RouteKey, Routes};
+use super::intent::{Intent, Route, RouteKey, Routes, Wanted};
 use super::plan::{Applied, Batch, Dialect, Unsupported};
 use super::sync::Sync;
 use crate::protocol::report::BackendReport;
@@ -49,6 +49,8 @@ pub(super) struct Session {
     timing: Timing,
     registration: Registration,
     wanted: Routes,
+    /// How many changes of the intent `wanted` reflects.
+    intent: u64,
     state: State,
     link: Option<Link>,
     /// Commands without their replies, oldest first.
@@ -178,6 +180,7 @@ impl Session {
             name,
             registration,
             wanted: intent.routes,
+            intent: 0,
             state: State::Disconnected { retry_at: now },
             link: None,
             outstanding: VecDeque::new(),
@@ -286,8 +289,9 @@ impl Session {
     }
 
     /// These routes are wanted from now on, whatever the state of the connection.
-    pub(super) fn set_routes(&mut self, routes: Routes, now: Instant) {
-        let before = std::mem::replace(&mut self.wanted, routes);
+    pub(super) fn want(&mut self, wanted: Wanted, now: Instant) {
+        self.intent = wanted.change;
+        let before = std::mem::replace(&mut self.wanted, wanted.routes);
         // What was refused as it was may be accepted as it is.
         self.refused.retain(|key, _| before.get(key) == self.wanted.get(key));
         if before != self.wanted {
@@ -373,6 +377,7 @@ impl Session {
             session_known: known.is_some(),
             revision: known.and_then(|known| known.revision),
             ours: known.is_some_and(|known| matches!(known.dialect, Some(Dialect::Ours { .. }))),
+            intent: self.intent,
             live: bound && phase == Phase::Live && in_force && nothing_else,
             routes,
         }

@@ -72,7 +72,8 @@ impl Story {
     }
 
     pub(super) fn want(&mut self, wanted: &[(&str, Route)]) {
-        self.session.set_routes(routes(wanted), self.now);
+        let change = self.session.intent + 1;
+        self.session.want(Wanted { change, routes: routes(wanted) }, self.now);
     }
 
     /// The names of the events that no script has consumed.

@@ -82,7 +82,7 @@ const INPUTS: [(&str, Input); 16] = [
     ("SHUTDOWN", |session, now| says(session, "SHUTDOWN", now)),
     ("HTTP", |session, now| session.receive(Received::Http, now)),
     ("garbage", |session, now| session.receive(Received::Garbage("220 smtp".to_owned()), now)),
-    ("other routes", |session, now| session.set_routes(routes(&[]), now)),
+    ("other routes", |session, now| session.want(Wanted { change: 1, routes: routes(&[]) }, now)),
     ("take over", Session::take_over),
     ("leave", Session::leave),
 ];
