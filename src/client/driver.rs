@@ -15,7 +15,7 @@ use tokio_util::codec::{Encoder, FramedRead};
 use super::connect::Connector;
 use super::event::{Cause, Event, Status};
 use super::handle::BackendTestError;
-use super::intent::Routes;
+use super::intent::Wanted;
 use super::session::{Effect, Received, Session, Ticket};
 use crate::protocol::report::BackendReport;
 use crate::protocol::{BackendUrl, Command, Line, LineCodec, MAX_CLIENT_LINE, ServerLine, looks_like_http};
@@ -33,7 +33,7 @@ pub(super) type TestReply = oneshot::Sender<Result<BackendReport, BackendTestErr
 
 /// What a handle holds the other ends of.
 pub(super) struct Inputs {
-    pub(super) routes: watch::Receiver<Routes>,
+    pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) leave: watch::Receiver<bool>,
     pub(super) asks: mpsc::Receiver<Ask>,
     /// The task knows that it is to leave.
@@ -71,7 +71,7 @@ enum Want {
 /// What woke the task beside the network.
 enum Wake {
     Tick,
-    Routes(Routes),
+    Wanted(Wanted),
     Ask(Ask),
     Leave,
 }
@@ -145,7 +145,7 @@ impl Inputs {
                 self.left = true;
                 Wake::Leave
             }
-            Ok(()) = self.routes.changed() => Wake::Routes(self.routes.borrow_and_update().clone()),
+            Ok(()) = self.wanted.changed() => Wake::Wanted(self.wanted.borrow_and_update().clone()),
             Some(ask) = self.asks.recv() => Wake::Ask(ask),
             () = sleep_until(deadline) => Wake::Tick,
         }
@@ -178,7 +178,7 @@ impl Core {
         match wake {
             Wake::Tick => self.tick(),
             Wake::Leave => self.crank(Session::leave),
-            Wake::Routes(routes) => self.crank(|session, now| session.set_routes(routes, now)),
+            Wake::Wanted(wanted) => self.crank(|session, now| session.want(wanted, now)),
             Wake::Ask(Ask::TakeOver) => self.crank(Session::take_over),
             Wake::Ask(Ask::Test(url, reply)) => {
                 self.tickets += 1;

@@ -317,6 +317,8 @@ pub struct Status {
     pub revision: Option<u64>,
     /// The registry is this project's own.
     pub ours: bool,
+    /// How many changes of the intent this reflects.
+    pub intent: u64,
     /// The session is bound and all that is wanted is in force, and nothing else.
     pub live: bool,
     /// How each wanted route stands.

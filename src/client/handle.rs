@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::connect::{Connector, Endpoint, TcpConnector};
 use super::driver::{Ask, Core, Driver, Inputs};
 use super::event::{EVENT_BUFFER, Event, EventStream, Phase, Status};
-use super::intent::{Intent, Route, RouteKey, Routes};
+use super::intent::{Intent, Route, RouteKey, Routes, Wanted};
 use super::session::{Session, Timing};
 use crate::protocol::report::BackendReport;
 use crate::protocol::{BackendUrl, Refusal};
@@ -45,7 +45,7 @@ pub struct Client {
 }
 
 struct Shared {
-    routes: watch::Sender<Routes>,
+    wanted: watch::Sender<Wanted>,
     leave: watch::Sender<bool>,
     asks: mpsc::Sender<Ask>,
     status: watch::Receiver<Status>,
@@ -141,7 +141,7 @@ impl Client {
             reconnect_max: config.reconnect_max,
         };
         let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
-        let (routes, routes_seen) = watch::channel(intent.routes.clone());
+        let (wanted, wanted_seen) = watch::channel(Wanted { change: 0, routes: intent.routes.clone() });
         let now = tokio::time::Instant::now().into_std();
         let session = Session::new(config.endpoint.name(), timing, intent, seed, now);
         let (leave, leave_seen) = watch::channel(false);
@@ -149,10 +149,10 @@ impl Client {
         let (events, listener) = broadcast::channel(EVENT_BUFFER);
         let (status_shown, status) = watch::channel(session.status());
         let weak_events = events.downgrade();
-        let inputs = Inputs { routes: routes_seen, leave: leave_seen, asks: asked, left: false };
+        let inputs = Inputs { wanted: wanted_seen, leave: leave_seen, asks: asked, left: false };
         let core = Core::new(session, events, status_shown);
         tokio::spawn(Driver { connector, core, inputs }.run());
-        let shared = Shared { routes, leave, asks, status, events: weak_events };
+        let shared = Shared { wanted, leave, asks, status, events: weak_events };
         (Client { shared: Arc::new(shared) }, EventStream::new(listener))
     }
 
@@ -176,7 +176,7 @@ impl Client {
 
     /// The routes that are wanted.
     pub fn routes(&self) -> Routes {
-        self.shared.routes.borrow().clone()
+        self.shared.wanted.borrow().routes.clone()
     }
 
     /// These routes are wanted from now on and no others. Never waits.
@@ -233,16 +233,18 @@ impl Client {
         })
     }
 
-    /// Waits until everything that is wanted is in force ([`Status::live`]).
+    /// Waits until everything that is wanted now is in force ([`Status::live`]).
     ///
     /// Cancel safe. It may wait for ever: a registry may be away, or refuse a route.
     ///
     /// # Errors
     /// [`Stopped`]
     pub async fn wait_live(&self) -> Result<(), Stopped> {
+        let change = self.shared.wanted.borrow().change;
         let mut status = self.shared.status.clone();
-        let reached = status.wait_for(|status| status.live || status.phase == Phase::Stopped).await;
-        reached.is_ok_and(|status| status.live).then_some(()).ok_or(Stopped)
+        let live = |status: &Status| status.live && status.intent >= change;
+        let reached = status.wait_for(|status| live(status) || status.phase == Phase::Stopped).await;
+        reached.is_ok_and(|status| live(&status)).then_some(()).ok_or(Stopped)
     }
 
     /// Asks the proxy to try a URL (BACKEND_TEST): whether the proxy, not we, can reach it.
@@ -283,12 +285,13 @@ impl Client {
     }
 
     fn change<E: From<Stopped>>(&self, change: impl FnOnce(&mut Routes) -> Result<(), E>) -> Result<(), E> {
-        if self.shared.routes.is_closed() {
+        if self.shared.wanted.is_closed() {
             return Err(Stopped.into());
         }
         let mut result = Ok(());
-        self.shared.routes.send_if_modified(|routes| {
-            result = change(routes);
+        self.shared.wanted.send_if_modified(|wanted| {
+            result = change(&mut wanted.routes);
+            wanted.change += u64::from(result.is_ok());
             result.is_ok()
         });
         result

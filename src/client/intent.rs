@@ -30,6 +30,13 @@ pub struct Intent {
 /// Wanted routes by key. They are staged in the order of their keys.
 pub type Routes = BTreeMap<RouteKey, Route>;
 
+/// The wanted routes with the number of changes that made them so: a status says up to which it is true.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) change: u64,
+    pub(super) routes: Routes,
+}
+
 /// The caller's name for a route. It never reaches the wire: ids come and go with sessions, keys stay.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteKey(Arc<str>);

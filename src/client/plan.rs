@@ -78,6 +78,7 @@ pub struct Unsupported {
 
 /// What an apply leaves behind.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most of them are the large one")]
 pub(super) enum After {
     Present { at: RouteRef, key: RouteKey, route: Route },
     Absent(RouteId),

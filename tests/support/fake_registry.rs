@@ -54,7 +54,9 @@ impl FakeRegistry {
 
     pub(crate) async fn accept(&self) -> FakeLink<TcpStream> {
         let accepted = timeout(PATIENCE, self.listener.accept()).await.expect("the client did not connect");
-        FakeLink { stream: BufReader::new(accepted.unwrap().0), patience: PATIENCE }
+        let (stream, _) = accepted.unwrap();
+        stream.set_nodelay(true).unwrap();
+        FakeLink { stream: BufReader::new(stream), patience: PATIENCE }
     }
 }
 

@@ -1,0 +1,221 @@
+//! What each reply means.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Effect, Expect, Known, Refused, Sent, Session, State, Ticket};
+use crate::client::backoff::Backoff;
+use crate::client::event::{Cause, Event};
+use crate::client::handle::BackendTestError;
+use crate::client::intent::RouteKey;
+use crate::client::plan::{After, Applied, Batch, Dialect};
+use crate::client::sync::{Blame, Failure, checks_set, outcome_ids, owner_named_by};
+use crate::protocol::report::SessionInfo;
+use crate::protocol::{Refusal, Reply, Request, RouteId, SessionId};
+
+impl Session {
+    pub(super) fn answer(&mut self, reply: Reply, now: Instant) {
+        let Some(Sent { expect, command, .. }) = self.outstanding.pop_front() else {
+            return self.lose(Cause::Unexpected { command: "", reply: reply.redacted() }, now);
+        };
+        match (expect, reply) {
+            // In order, so whatever answers CLIENT_SHUTDOWN ends the session, for us.
+            (Expect::Shutdown, _) => self.stop(),
+            (Expect::Ignore, _) => self.pump(now),
+            (_, _) if matches!(self.state, State::Leaving { .. }) => {}
+            (Expect::Register, Reply::Registered(id)) => self.registered(id, now),
+            (Expect::Register, Reply::Error(refusal)) => self.lose(Cause::Refused { command, refusal }, now),
+            (Expect::Reconnect, Reply::Ok) => {
+                self.bound(true, now);
+                self.enter(State::Resuming);
+                self.send(Request::ConfigRollback, Expect::Rollback, now);
+            }
+            (_, Reply::Error(Refusal::SessionReplaced)) => self.go_dormant(now),
+            (Expect::Reconnect, Reply::Reregister) => self.register(now),
+            (Expect::Reconnect, Reply::Error(refusal)) => self.not_resumed(refusal, now),
+            (_, Reply::Error(refusal @ (Refusal::NoSession | Refusal::SessionNotFound))) => {
+                self.session_lost(command, refusal, now);
+            }
+            (Expect::Rollback, Reply::Ok) => self.rolled_back(now),
+            (Expect::Info, Reply::SessionInfo(info)) => self.informed(&info, now),
+            // A server that does not even have this command is not ours.
+            (Expect::Info, Reply::Error(Refusal::UnknownCommand(_))) => {
+                self.informed(&SessionInfo::default(), now);
+            }
+            (Expect::List { revision }, Reply::RouteList(entries)) => {
+                self.rebuilt(Applied::from_list(&entries), revision, now);
+            }
+            // Too long to be listed: a new session replaces this one without a gap.
+            (Expect::List { .. }, _) => self.register(now),
+            (Expect::Stage(step), reply) => self.staged(step, command, &reply, now),
+            (Expect::Apply, Reply::Ok) => self.applied(now),
+            (Expect::Apply, Reply::Error(refusal)) => self.apply_refused(&refusal, now),
+            (Expect::Ping, Reply::Pong) => {
+                self.link_backoff.reset();
+                self.converge(now);
+            }
+            (Expect::Test(ticket), reply) => self.tested(ticket, command, reply, now),
+            (_, Reply::Error(refusal)) => self.lose(Cause::Refused { command, refusal }, now),
+            (_, reply) => self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
+        }
+    }
+
+    /// Any refusal means a new session (PROTOCOL section 2), but for two cases: a store that is away says
+    /// nothing about the session, and who was replaced registers only when the session is known to be gone.
+    fn not_resumed(&mut self, refusal: Refusal, now: Instant) {
+        match refusal {
+            Refusal::NoSession | Refusal::SessionNotFound => self.register(now),
+            _ if self.replaced => self.go_dormant(now),
+            Refusal::StoreUnavailable => self.lose(Cause::Refused { command: "RECONNECT", refusal }, now),
+            _ => self.register(now),
+        }
+    }
+
+    fn registered(&mut self, id: SessionId, now: Instant) {
+        let (dialect, revision) = (None, None);
+        self.known = Some(Known { id, dialect, revision, applied: Applied::default(), in_doubt: None });
+        self.bound(false, now);
+        self.send(Request::SessionInfo, Expect::Info, now);
+    }
+
+    /// The stage is empty: of a resumed session, or after a refusal.
+    fn rolled_back(&mut self, now: Instant) {
+        match &self.state {
+            State::Syncing(sync) => {
+                let failures = sync.failures().to_vec();
+                failures.into_iter().for_each(|failure| self.blame(failure, now));
+                self.converge(now);
+            }
+            _ => self.send(Request::SessionInfo, Expect::Info, now),
+        }
+    }
+
+    /// SESSION_INFO tells which server this is, and whether its revision is the one we expect.
+    fn informed(&mut self, info: &SessionInfo, now: Instant) {
+        let resumed = matches!(self.state, State::Resuming);
+        let Some(known) = &mut self.known else { return };
+        let expected = std::mem::replace(&mut known.revision, info.revision);
+        known.dialect = Some(Dialect::of(info));
+        self.version += 1;
+        if !resumed {
+            return self.converge(now);
+        }
+        let in_doubt = known.in_doubt.take();
+        match (expected, info.revision, in_doubt) {
+            (Some(expected), Some(actual), _) if actual == expected => self.converge(now),
+            (Some(expected), Some(actual), Some((batch, ids))) if actual == expected + 1 => {
+                self.commit(&batch, &ids);
+                self.converge(now);
+            }
+            (_, revision, _) => {
+                let list = Request::RouteList { compressed: false, after: None };
+                self.send(list, Expect::List { revision }, now);
+            }
+        }
+    }
+
+    /// The session was changed behind our back.
+    fn rebuilt(&mut self, applied: Applied, revision: Option<u64>, now: Instant) {
+        if let Some(known) = &mut self.known {
+            (known.applied, known.revision) = (applied, revision);
+        }
+        self.converge(now);
+    }
+
+    fn staged(&mut self, step: usize, command: &'static str, reply: &Reply, now: Instant) {
+        let (State::Syncing(sync), Some(known)) = (&mut self.state, &self.known) else { return };
+        match sync.staged(step, reply, &known.applied) {
+            Ok(()) => self.pump(now),
+            Err(_) => self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
+        }
+    }
+
+    fn applied(&mut self, now: Instant) {
+        let State::Syncing(sync) = &self.state else { return };
+        let (batch, ids) = sync.as_ref().clone().outcome();
+        if let Some(revision) = self.known.as_mut().and_then(|known| known.revision.as_mut()) {
+            *revision += 1;
+        }
+        self.commit(&batch, &ids);
+        self.converge(now);
+    }
+
+    /// The batch is in force.
+    fn commit(&mut self, batch: &Batch, ids: &BTreeMap<RouteKey, RouteId>) {
+        self.apply_backoff.reset();
+        self.version += 1;
+        let Some(known) = &mut self.known else { return };
+        let mut events = Vec::new();
+        for (id, after) in outcome_ids(batch, ids) {
+            match after {
+                After::Absent(_) => {
+                    events.push(Event::RouteRemoved { key: known.applied.key_of(id).cloned(), id });
+                }
+                After::Present { at, key, route } => {
+                    let (key, route) = (key.clone(), route.clone());
+                    let check = checks_set(batch, at).then(|| Event::HealthCheckSet { key: key.clone(), id });
+                    self.refused.remove(&key);
+                    events.push(match ids.contains_key(&key) {
+                        true => Event::RouteAdded { key, id, route },
+                        false => Event::RouteUpdated { key, id, route },
+                    });
+                    events.extend(check);
+                }
+            }
+        }
+        known.applied.commit(batch, ids);
+        let (routes, revision) = (known.applied.len(), known.revision);
+        events.push(Event::ConfigApplied { routes, revision });
+        events.into_iter().for_each(|event| self.tell(event));
+    }
+
+    fn apply_refused(&mut self, refusal: &Refusal, now: Instant) {
+        if let (State::Syncing(sync), Some(known)) = (&mut self.state, &self.known) {
+            sync.apply_refused(refusal, &known.applied);
+        }
+        self.pump(now);
+    }
+
+    /// What was refused waits for its next try, alone where one route is to blame (SEMANTICS section 1).
+    fn blame(&mut self, Failure { blame, refusal }: Failure, now: Instant) {
+        match blame {
+            Blame::Missing(id) => {
+                if let Some(known) = &mut self.known {
+                    known.applied.forget(id);
+                }
+            }
+            Blame::Route(key) => {
+                let (min, max) = (self.timing.reconnect_min, self.timing.reconnect_max);
+                let entry = self.refused.entry(key.clone()).or_insert_with(|| Refused {
+                    refusal: refusal.clone(),
+                    backoff: Backoff::new(min, max, self.rng.u64(..)),
+                    retry_at: now,
+                });
+                let delay = entry.backoff.next().wait;
+                (entry.retry_at, entry.refusal) = (now + delay, refusal.clone());
+                let owner = owner_named_by(&refusal);
+                self.tell(Event::RouteRefused { key, refusal, owner, delay });
+            }
+            Blame::Batch => {
+                let delay = self.apply_backoff.next().wait;
+                self.hold_until = Some(now + delay);
+                self.tell(Event::ApplyRefused { refusal, delay });
+            }
+        }
+    }
+
+    fn tested(&mut self, ticket: Ticket, command: &'static str, reply: Reply, now: Instant) {
+        let result = match reply {
+            Reply::BackendOk(report) => Ok(report),
+            Reply::BackendFail(error) => Err(BackendTestError::Unreachable(error)),
+            Reply::Error(refusal) => Err(BackendTestError::Refused(refusal)),
+            reply => {
+                let error = Err(BackendTestError::NoSession);
+                self.effects.push(Effect::Tested(ticket, error));
+                return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now);
+            }
+        };
+        self.effects.push(Effect::Tested(ticket, result));
+        self.pump(now);
+    }
+}

@@ -1,0 +1,749 @@
+//! Stories of the machine in virtual time. A script has a line for each thing that happens:
+//!
+//! ```text
+//! > LINE      the client must have sent exactly this, next
+//! < LINE      the registry sends this; INFO|n is our server's SESSION_OK at revision n, REFERENCE the other's
+//! ! NAME      this event came (others before it are skipped)
+//! + 10s       time passes
+//! ~ dial      the client must dial, and is connected      ~ refused   it must dial, in vain
+//! ~ eof       the connection ends                         ~ hangup    the client must have given it up
+//! ```
+//!
+//! At the end of each script nothing may be left that the client has sent.
+
+mod story;
+mod table;
+
+use std::time::Duration;
+
+use super::*;
+use story::{Story, intent, route, secs};
+
+const MAIN: &str = "http://10.2.2.7:8080/";
+
+/// Registered at our server, with one route in force: session S1, revision 1, route r1.
+fn live() -> Story {
+    let mut story = Story::new(intent(&[("main", route("example.com", MAIN))]));
+    story.play(
+        "~ dial
+         > REGISTER|web|web-1|0|{}
+         < ACK|S1
+         ! CONNECTED
+         > SESSION_INFO|S1
+         < INFO|0
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r1
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_ADDED
+         ! CONFIG_APPLIED",
+    );
+    assert!(story.session.status().live);
+    story
+}
+
+#[test]
+fn registers_stages_and_applies_in_one_step() {
+    let story = live();
+    let status = story.session.status();
+    assert_eq!((status.revision, status.ours, status.bound), (Some(1), true, true));
+    assert_eq!(status.routes["main"], RouteStatus::Applied(RouteId(1)));
+}
+
+#[test]
+fn pings_every_keepalive_interval() {
+    live().play(
+        "+ 29s
+         + 1s
+         > PING|S1
+         < PONG
+         + 29s
+         + 1s
+         > PING|S1
+         < PONG",
+    );
+}
+
+#[test]
+fn silence_is_noticed_within_keepalive_interval_and_request_timeout() {
+    let mut story = live();
+    story.play(
+        "+ 30s
+         > PING|S1
+         + 9999ms",
+    );
+    assert_eq!(story.session.status().phase, Phase::Live);
+    story.play(
+        "+ 1ms
+         ~ hangup
+         ! DISCONNECTED
+         ! RETRYING",
+    );
+    assert_eq!(story.session.status().phase, Phase::Disconnected);
+}
+
+#[test]
+fn every_command_has_a_deadline() {
+    let mut story = Story::new(intent(&[("main", route("example.com", MAIN))]));
+    story.play(
+        "~ dial
+         > REGISTER|web|web-1|0|{}
+         + 10s
+         ~ hangup
+         ! RETRYING
+         + 100ms
+         ~ dial
+         > REGISTER|web|web-1|0|{}
+         < ACK|S1
+         > SESSION_INFO|S1
+         < INFO|0
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         + 10s
+         ~ hangup
+         ! DISCONNECTED",
+    );
+}
+
+#[test]
+fn a_lost_connection_is_dialled_again_after_the_least_delay_and_the_session_resumed() {
+    live().play(
+        "~ eof
+         ! DISCONNECTED
+         ! RETRYING
+         + 99ms
+         + 1ms
+         ~ dial
+         > RECONNECT|S1
+         < OK
+         ! RECONNECTED
+         > CONFIG_ROLLBACK|S1
+         < OK
+         > SESSION_INFO|S1
+         < INFO|1
+         + 30s
+         > PING|S1",
+    );
+}
+
+/// Up to the moment when a second route's apply was sent, and its reply is lost.
+fn reply_lost() -> Story {
+    let mut story = live();
+    story.want(&[("main", route("example.com", MAIN)), ("more", route("example.org", MAIN))]);
+    story.play(
+        "> ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r2
+         > CONFIG_APPLY|S1
+         ~ eof
+         + 100ms
+         ~ dial
+         > RECONNECT|S1
+         < OK
+         > CONFIG_ROLLBACK|S1
+         < OK
+         > SESSION_INFO|S1",
+    );
+    story
+}
+
+#[test]
+fn an_apply_whose_reply_was_lost_is_not_doubled() {
+    let mut story = reply_lost();
+    story.play(
+        "< INFO|2
+         ! ROUTE_ADDED
+         ! CONFIG_APPLIED",
+    );
+    let status = story.session.status();
+    assert!(status.live);
+    assert_eq!(status.routes["more"], RouteStatus::Applied(RouteId(2)));
+}
+
+#[test]
+fn an_apply_that_never_arrived_is_not_lost() {
+    let mut story = reply_lost();
+    story.play(
+        "< INFO|1
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r3
+         > CONFIG_APPLY|S1
+         < OK",
+    );
+    assert!(story.session.status().live);
+}
+
+#[test]
+fn a_revision_that_nobody_expected_is_cleared_up_from_the_list() {
+    let mut story = reply_lost();
+    story.play(
+        r#"< INFO|7
+         > ROUTE_LIST|S1
+         < ROUTE_LIST_OK|[{"route_id":"r1","domains":["x"],"path":"/","backend":"http://h/","priority":1,"status":"active"}]
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r4
+         < ROUTE_OK|r5
+         > CONFIG_APPLY|S1
+         < OK
+         > ROUTE_REMOVE|S1|r1
+         < ROUTE_OK
+         > CONFIG_APPLY|S1
+         < OK"#,
+    );
+    let status = story.session.status();
+    assert_eq!((status.live, status.revision), (true, Some(9)));
+}
+
+#[test]
+fn a_list_that_cannot_be_had_leads_to_a_new_session() {
+    reply_lost().play(
+        "< INFO|7
+         > ROUTE_LIST|S1
+         < ERROR|response too large
+         > REGISTER|web|web-1|0|{}",
+    );
+}
+
+#[test]
+fn on_anything_but_ok_everything_is_registered_again() {
+    for answer in
+        ["REREGISTER", "ERROR|no session", "ERROR|session not found", "ERROR|unknown command: RECONNECT"]
+    {
+        let mut story = live();
+        story.play("~ eof\n+ 100ms\n~ dial\n> RECONNECT|S1");
+        story.play(&format!("< {answer}\n> REGISTER|web|web-1|0|{{}}"));
+        story.play(
+            "< ACK|S2
+             ! RECONNECTED
+             > SESSION_INFO|S2
+             < INFO|0
+             > ROUTE_ADD|S2|example.com|/|http://10.2.2.7:8080/|10
+             < ROUTE_OK|r1
+             > CONFIG_APPLY|S2
+             < OK
+             ! ROUTE_ADDED",
+        );
+        assert!(story.session.status().live, "{answer}");
+    }
+}
+
+#[test]
+fn a_session_that_ends_under_a_live_connection_is_replaced_without_a_hot_loop() {
+    let mut story = live();
+    story.play(
+        "+ 30s
+         > PING|S1
+         < ERROR|session not found
+         ~ hangup
+         ! ERROR
+         ! RETRYING
+         + 100ms",
+    );
+    for _ in 0..5 {
+        story.play(
+            "~ dial
+             > REGISTER|web|web-1|0|{}
+             < ACK|S2
+             > SESSION_INFO|S2
+             < ERROR|session not found
+             ~ hangup
+             + 10s",
+        );
+    }
+}
+
+#[test]
+fn a_replaced_session_is_dormant_and_never_fights() {
+    let mut story = live();
+    story.play(
+        "+ 30s
+         > PING|S1
+         < ERROR|session replaced
+         ! ERROR",
+    );
+    let Some(Event::Replaced { service, instance, .. }) = &story.last_event else { panic!("not said") };
+    assert_eq!((service.as_str(), instance.as_str()), ("web", "web-1"));
+    assert_eq!(story.session.status().phase, Phase::Dormant);
+    // The first question after the least delay; whatever comes, nothing but questions.
+    story.play("+ 100ms\n> RECONNECT|S1\n< ERROR|session replaced");
+    for _ in 0..20 {
+        story.play("+ 10s\n> RECONNECT|S1\n< ERROR|session replaced");
+    }
+    assert!(!story.events().contains(&"ERROR"), "it says so once");
+    // Over a new connection too.
+    story.play("~ eof\n+ 10s\n~ dial\n> RECONNECT|S1\n< ERROR|session replaced");
+    // The other one is gone.
+    story.play("+ 10s\n> RECONNECT|S1\n< REREGISTER\n> REGISTER|web|web-1|0|{}");
+}
+
+#[test]
+fn a_dormant_client_resumes_when_its_name_is_free() {
+    let mut story = live();
+    story.play(
+        "+ 30s
+         > PING|S1
+         < ERROR|session replaced
+         + 100ms
+         > RECONNECT|S1
+         < OK
+         ! RECONNECTED
+         > CONFIG_ROLLBACK|S1
+         < OK
+         > SESSION_INFO|S1
+         < INFO|1",
+    );
+    assert!(story.session.status().live);
+}
+
+#[test]
+fn a_store_that_is_away_costs_no_session_and_frees_no_name() {
+    live().play(
+        "~ eof
+         + 100ms
+         ~ dial
+         > RECONNECT|S1
+         < ERROR|store unavailable
+         ~ hangup
+         + 10s
+         ~ dial
+         > RECONNECT|S1",
+    );
+    live().play(
+        "+ 30s
+         > PING|S1
+         < ERROR|session replaced
+         + 100ms
+         > RECONNECT|S1
+         < ERROR|store unavailable
+         + 10s
+         > RECONNECT|S1",
+    );
+}
+
+#[test]
+fn a_dormant_client_takes_over_when_told_to() {
+    let mut story = live();
+    story.play("+ 30s\n> PING|S1\n< ERROR|session replaced");
+    story.session.take_over(story.now);
+    story.play("> REGISTER|web|web-1|0|{}\n< ACK|S2\n! RECONNECTED\n> SESSION_INFO|S2");
+
+    let mut asking = live();
+    asking.play("+ 30s\n> PING|S1\n< ERROR|session replaced\n+ 100ms\n> RECONNECT|S1");
+    asking.session.take_over(asking.now);
+    asking.play("> REGISTER|web|web-1|0|{}\n< ERROR|session replaced\n< ACK|S2\n> SESSION_INFO|S2");
+
+    let mut offline = live();
+    offline.play("+ 30s\n> PING|S1\n< ERROR|session replaced\n~ eof");
+    offline.session.take_over(offline.now);
+    offline.play("+ 10s\n~ dial\n> REGISTER|web|web-1|0|{}");
+
+    let mut nothing_to_take = live();
+    nothing_to_take.session.take_over(nothing_to_take.now);
+    nothing_to_take.play("");
+}
+
+#[test]
+fn a_refused_route_does_not_keep_the_others_out() {
+    let mut story =
+        Story::new(intent(&[("a", route("example.org", MAIN)), ("b", route("example.com", MAIN))]));
+    story.play(
+        "~ dial
+         > REGISTER|web|web-1|0|{}
+         < ACK|S1
+         > SESSION_INFO|S1
+         < INFO|0
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r1
+         < ROUTE_OK|r2
+         > CONFIG_APPLY|S1
+         < ERROR|route r2: example.com/ belongs to service shop
+         > CONFIG_ROLLBACK|S1
+         < OK
+         ! ERROR
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r3
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_ADDED",
+    );
+    let status = story.session.status();
+    assert!(!status.live);
+    assert_eq!(status.routes["a"], RouteStatus::Applied(RouteId(3)));
+    assert!(
+        matches!(&status.routes["b"], RouteStatus::Refused(refusal) if refusal.to_string().contains("shop"))
+    );
+
+    // Tried again after a while; then the owner is gone.
+    story.play(
+        "+ 100ms
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r4
+         > CONFIG_APPLY|S1
+         < ERROR|route r4: example.com/ belongs to service shop
+         > CONFIG_ROLLBACK|S1
+         < OK
+         ! ERROR
+         + 10s
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r5
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_ADDED",
+    );
+    assert!(story.session.status().live);
+}
+
+#[test]
+fn the_refusal_names_the_owner() {
+    let mut story = Story::new(intent(&[("main", route("example.com", MAIN))]));
+    story.play(
+        "~ dial
+         > REGISTER|web|web-1|0|{}
+         < ACK|S1
+         > SESSION_INFO|S1
+         < INFO|0
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r1
+         > CONFIG_APPLY|S1
+         < ERROR|route r1: example.com/ belongs to service shop
+         > CONFIG_ROLLBACK|S1
+         < OK
+         ! ERROR",
+    );
+    let Some(Event::RouteRefused { key, owner, delay, .. }) = &story.last_event else { panic!("not said") };
+    assert_eq!((key.as_str(), owner.as_deref(), *delay), ("main", Some("shop"), Duration::from_millis(100)));
+    // The session stays alive meanwhile, and another intent is tried at once.
+    story.want(&[("main", route("example.net", MAIN))]);
+    story.play("> ROUTE_ADD|S1|example.net|/|http://10.2.2.7:8080/|10");
+}
+
+#[test]
+fn a_route_that_is_refused_while_it_is_staged_is_left_out_as_well() {
+    let mut story = Story::new(intent(&[
+        ("a", route("example.org", MAIN)),
+        ("b", route("example.com", "http://8.8.8.8")),
+    ]));
+    story.play(
+        "~ dial
+         > REGISTER|web|web-1|0|{}
+         < ACK|S1
+         > SESSION_INFO|S1
+         < INFO|0
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         > ROUTE_ADD|S1|example.com|/|http://8.8.8.8/|10
+         < ROUTE_OK|r1
+         < ERROR|not allowed: http://8.8.8.8/
+         > CONFIG_ROLLBACK|S1
+         < OK
+         ! ERROR
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r2
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_ADDED",
+    );
+}
+
+#[test]
+fn a_refused_change_leaves_the_route_as_it_was() {
+    let mut story = live();
+    story.want(&[("main", route("example.net", MAIN))]);
+    story.play(
+        "> ROUTE_UPDATE|S1|r1|domains|example.net
+         < ROUTE_OK
+         > CONFIG_APPLY|S1
+         < ERROR|route r1: example.net/ belongs to service shop
+         > CONFIG_ROLLBACK|S1
+         < OK
+         ! ERROR",
+    );
+    // Wanted as it was before, there is nothing to do.
+    story.want(&[("main", route("example.com", MAIN))]);
+    story.play("");
+    assert!(story.session.status().live);
+}
+
+#[test]
+fn an_apply_that_is_refused_as_a_whole_is_tried_again_later() {
+    let mut story = live();
+    story.want(&[]);
+    story.play(
+        "> ROUTE_REMOVE|S1|r1
+         < ROUTE_OK
+         > CONFIG_APPLY|S1
+         < ERROR|store unavailable
+         > CONFIG_ROLLBACK|S1
+         < OK
+         ! ERROR
+         + 99ms
+         + 1ms
+         > ROUTE_REMOVE|S1|r1
+         < ROUTE_OK
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_REMOVED",
+    );
+}
+
+#[test]
+fn a_route_that_the_server_does_not_have_is_added_again() {
+    let mut story = live();
+    story.want(&[("main", route("example.net", MAIN))]);
+    story.play(
+        "> ROUTE_UPDATE|S1|r1|domains|example.net
+         < ERROR|route not found
+         > CONFIG_ROLLBACK|S1
+         < OK
+         > ROUTE_ADD|S1|example.net|/|http://10.2.2.7:8080/|10",
+    );
+}
+
+#[test]
+fn another_backend_is_in_before_the_former_is_out() {
+    let mut story = live();
+    story.want(&[("main", route("example.com", "http://10.2.2.8:8080"))]);
+    story.play(
+        "> ROUTE_ADD|S1|example.com|/|http://10.2.2.8:8080/|10
+         < ROUTE_OK|r2
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_ADDED
+         > ROUTE_REMOVE|S1|r1
+         < ROUTE_OK
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_REMOVED",
+    );
+    assert!(story.session.status().live);
+}
+
+#[test]
+fn what_changes_while_offline_is_made_true_by_the_next_session() {
+    let mut story = live();
+    story.play("~ eof");
+    story.want(&[("other", route("example.org", MAIN))]);
+    story.play(
+        "+ 100ms
+         ~ dial
+         > RECONNECT|S1
+         < OK
+         > CONFIG_ROLLBACK|S1
+         < OK
+         > SESSION_INFO|S1
+         < INFO|1
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         > ROUTE_REMOVE|S1|r1
+         < ROUTE_OK|r2
+         < ROUTE_OK
+         > CONFIG_APPLY|S1
+         < OK
+         ! ROUTE_ADDED
+         ! ROUTE_REMOVED",
+    );
+    assert!(story.session.status().live);
+}
+
+#[test]
+fn what_changes_in_the_middle_of_a_sync_follows_it() {
+    let mut story = live();
+    story.want(&[("main", route("example.net", MAIN))]);
+    story.play("> ROUTE_UPDATE|S1|r1|domains|example.net");
+    story.want(&[("main", route("example.org", MAIN))]);
+    story.play(
+        "< ROUTE_OK
+         > CONFIG_APPLY|S1
+         < OK
+         > ROUTE_UPDATE|S1|r1|domains|example.org
+         < ROUTE_OK
+         > CONFIG_APPLY|S1
+         < OK",
+    );
+    assert!(story.session.status().live);
+}
+
+#[test]
+fn a_reference_server_gets_one_command_at_a_time_and_its_own_order() {
+    let compressed =
+        |domain| route(domain, MAIN).with_option(crate::protocol::RouteOption::Compression(true));
+    let mut story = Story::new(intent(&[("a", compressed("a.de")), ("b", compressed("b.de"))]));
+    story.play(
+        "~ dial
+         > REGISTER|web|web-1|0|{}
+         < ACK|S1
+         > SESSION_INFO|S1
+         < REFERENCE
+         > ROUTE_ADD|S1|a.de|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r1
+         > ROUTE_ADD|S1|b.de|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r2
+         > OPTIONS_SET|S1|ALL|compression|true
+         < OPTIONS_OK
+         > CONFIG_APPLY|S1
+         < OK
+         ~ eof
+         + 100ms
+         ~ dial
+         > RECONNECT|S1
+         < ERROR|no session
+         > REGISTER|web|web-1|0|{}",
+    );
+}
+
+#[test]
+fn shutdown_announced_means_reconnect_after_the_least_delay() {
+    live().play(
+        "+ 10s\n< SHUTDOWN\n~ hangup\n! DISCONNECTED\n! RETRYING\n+ 99ms\n+ 1ms\n~ dial\n> RECONNECT|S1",
+    );
+}
+
+#[test]
+fn whatever_is_no_registry_is_named_and_tried_again() {
+    for (received, words) in [
+        (Received::Http, "HTTP"),
+        (Received::Garbage("220 smtp ready".to_owned()), "220 smtp"),
+        (Received::TooLong, "longer than 1048576"),
+        (
+            Received::Line(ServerLine::Reply(crate::protocol::Reply::Pong)),
+            "unexpected answer to REGISTER: PONG",
+        ),
+    ] {
+        let mut story = Story::new(intent(&[]));
+        story.play("~ dial\n> REGISTER|web|web-1|0|{}");
+        story.session.receive(received, story.now);
+        story.play("~ hangup\n! ERROR");
+        let said = story.last_event.take().unwrap().to_string();
+        assert!(said.contains(words), "{said}");
+        story.play("! RETRYING\n+ 100ms\n~ dial\n> REGISTER|web|web-1|0|{}");
+    }
+}
+
+#[test]
+fn a_refused_registration_is_named_and_tried_again() {
+    let mut story = Story::new(intent(&[]));
+    story.play("~ dial\n> REGISTER|web|web-1|0|{}\n< ERROR|not allowed: token\n~ hangup\n! ERROR");
+    assert!(story.last_event.take().unwrap().to_string().contains("not allowed: token"));
+    story.play("+ 100ms\n~ dial\n> REGISTER|web|web-1|0|{}");
+}
+
+#[test]
+fn a_reply_that_nobody_waits_for_ends_the_connection() {
+    live().play("< OK\n~ hangup\n! ERROR\n! DISCONNECTED");
+}
+
+#[test]
+fn asynchronous_lines_answer_nothing() {
+    live().play("+ 30s\n> PING|S1\n< MAINT_OK|r1\n< EVENT|all|{}\n< PONG\n+ 30s\n> PING|S1");
+}
+
+#[test]
+fn delays_grow_to_the_greatest_and_say_so() {
+    let mut story = Story::new(intent(&[]));
+    let mut names = Vec::new();
+    for _ in 0..12 {
+        story.play("~ refused");
+        names.extend(story.events());
+        story.play("+ 10s");
+    }
+    assert_eq!(names[..7], ["RETRYING"; 7]);
+    assert_eq!(names[7..], ["EXTENDED_RETRY"; 5]);
+}
+
+#[test]
+fn delays_start_anew_only_after_a_session_that_held() {
+    // A session of less than 10 s without a PONG: the delays go on growing.
+    let mut story = live();
+    for attempt in 1..=6 {
+        story.play("+ 9s\n~ eof\n! RETRYING");
+        let Some(Event::Retrying(retry)) = story.last_event.take() else { panic!("no retry") };
+        assert_eq!(retry.attempt, attempt);
+        story.play(
+            "+ 10s\n~ dial\n> RECONNECT|S1\n< OK\n> CONFIG_ROLLBACK|S1\n< OK\n> SESSION_INFO|S1\n< INFO|1",
+        );
+    }
+    // One of 10 s: from the least again.
+    story.play("+ 10s\n~ eof\n! RETRYING\n+ 99ms\n+ 1ms\n~ dial\n> RECONNECT|S1");
+
+    // A PONG does the same, however young the session.
+    let mut eager = Story::with(intent(&[]), |timing| timing.keepalive_interval = secs(2));
+    eager.play("~ refused\n+ 10s\n~ refused\n+ 10s\n~ dial\n> REGISTER|web|web-1|0|{}\n< ACK|S1\n> SESSION_INFO|S1\n< INFO|0");
+    eager.play("+ 2s\n> PING|S1\n< PONG\n~ eof\n! RETRYING\n+ 99ms\n+ 1ms\n~ dial\n> RECONNECT|S1");
+}
+
+#[test]
+fn leaves_in_order_and_waits_at_most_half_a_second() {
+    let mut story = live();
+    story.session.leave(story.now);
+    story.play("> CLIENT_SHUTDOWN|S1\n< SHUTDOWN_OK\n~ hangup");
+    assert!(story.session.is_stopped());
+
+    let mut closed = live();
+    closed.session.leave(closed.now);
+    closed.play("> CLIENT_SHUTDOWN|S1\n~ eof");
+    assert!(closed.session.is_stopped());
+
+    let mut silent = live();
+    silent.session.leave(silent.now);
+    silent.play("> CLIENT_SHUTDOWN|S1\n+ 499ms");
+    assert!(!silent.session.is_stopped());
+    silent.play("+ 1ms\n~ hangup");
+    assert!(silent.session.is_stopped());
+}
+
+#[test]
+fn leaves_in_the_middle_of_a_sync_behind_the_replies_that_are_due() {
+    let mut story = live();
+    story.want(&[]);
+    story.play("> ROUTE_REMOVE|S1|r1");
+    story.session.leave(story.now);
+    story.play("> CLIENT_SHUTDOWN|S1\n< ROUTE_OK");
+    assert!(!story.session.is_stopped());
+    story.play("< SHUTDOWN_OK");
+    assert!(story.session.is_stopped());
+}
+
+#[test]
+fn leaving_a_session_that_is_being_registered_takes_it_back() {
+    let mut story = Story::new(intent(&[]));
+    story.play("~ dial\n> REGISTER|web|web-1|0|{}");
+    story.session.leave(story.now);
+    story.play("> CLIENT_SHUTDOWN|\n< ACK|S1\n< SHUTDOWN_OK");
+    assert!(story.session.is_stopped());
+}
+
+#[test]
+fn leaving_without_a_session_ends_at_once() {
+    let mut disconnected = live();
+    disconnected.play("~ eof");
+    disconnected.session.leave(disconnected.now);
+    assert!(disconnected.session.is_stopped());
+
+    let mut connecting = Story::new(intent(&[]));
+    connecting.session.tick(connecting.now);
+    connecting.session.leave(connecting.now);
+    assert!(connecting.session.is_stopped());
+
+    let mut dormant = live();
+    dormant.play("+ 30s\n> PING|S1\n< ERROR|session replaced");
+    dormant.session.leave(dormant.now);
+    assert!(dormant.session.is_stopped());
+}
+
+#[test]
+fn a_backend_test_waits_for_its_turn_and_is_always_answered() {
+    let url = || MAIN.parse::<BackendUrl>().unwrap();
+    let mut story = live();
+    story.want(&[]);
+    story.play("> ROUTE_REMOVE|S1|r1");
+    story.session.test_backend(Ticket(1), url(), story.now);
+    story.play("< ROUTE_OK\n> CONFIG_APPLY|S1\n< OK\n> BACKEND_TEST|S1|http://10.2.2.7:8080/");
+    story.play(r#"< BACKEND_FAIL|{"reachable":false,"error":"connection refused"}"#);
+    assert_eq!(story.tested, [(1, Err(BackendTestError::Unreachable("connection refused".to_owned())))]);
+    story.session.test_backend(Ticket(2), url(), story.now);
+    story.session.test_backend(Ticket(3), url(), story.now);
+    story.play("> BACKEND_TEST|S1|http://10.2.2.7:8080/\n~ eof");
+    story.session.test_backend(Ticket(4), url(), story.now);
+    story.play("");
+    let mut unanswered: Vec<_> = story.tested[1..].to_vec();
+    unanswered.sort_by_key(|(ticket, _)| *ticket);
+    assert_eq!(unanswered, [2, 3, 4].map(|ticket| (ticket, Err(BackendTestError::NoSession))));
+}
