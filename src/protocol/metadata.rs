@@ -75,6 +75,12 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_passed_on_stays_the_same() {
+        let once = Metadata::parse(r#"{"n":18497063801434691850,"f":0.1234567890123456789}"#).unwrap();
+        assert_eq!(Metadata::parse(&once.encode()), Ok(once));
+    }
+
+    #[test]
     fn separators_are_escaped_and_secrets_not_shown() {
         let metadata = Metadata::parse(r#"{"note":"a|b","token":"t0p","service_token":"s3c"}"#).unwrap();
         assert!(!metadata.encode().contains('|'));
