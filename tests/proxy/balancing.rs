@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::support::{Backend, Peer, Stage, member, ok, refusing, until};
+use crate::support::{Backend, Peer, Stage, member, ok, refusing, soon, until};
 
 #[tokio::test]
 async fn members_share_the_requests() {
@@ -105,9 +105,15 @@ async fn a_broken_request_that_may_have_done_something_is_not_repeated() {
 
 #[tokio::test]
 async fn a_kept_connection_that_the_backend_closed_costs_no_request() {
-    let backend = Backend::new(|mut peer: Peer| async move {
-        peer.head().await;
-        peer.send(ok("once")).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Backend::new(move |mut peer: Peer| {
+        let tell = tell.clone();
+        async move {
+            peer.head().await;
+            peer.send(ok("once")).await;
+            drop(peer);
+            tell.send("closed").unwrap();
+        }
     })
     .await;
     let stage = Stage::with(|config| config.workers = 1);
@@ -115,8 +121,8 @@ async fn a_kept_connection_that_the_backend_closed_costs_no_request() {
     for _ in 0..20 {
         let post = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(stage.raw(post).await.body, "once");
-        // The close must have arrived; while it travels nobody can know.
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        // While the close travels nobody can know of it.
+        assert_eq!(soon(told.recv()).await, Some("closed"));
     }
     assert_eq!(backend.accepts(), 20);
 }

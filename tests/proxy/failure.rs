@@ -70,16 +70,17 @@ async fn a_name_is_resolved_and_judged_by_its_address() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_ends_the_request_at_the_backend() {
-    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let backend = Backend::new(move |mut peer: Peer| {
-        let ended = ended.clone();
+        let tell = tell.clone();
         async move {
             let head = peer.head().await.unwrap();
             if head.starts_with("GET /body") {
                 peer.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome").await;
             }
+            tell.send("began").unwrap();
             peer.gone().await;
-            ended.send(()).unwrap();
+            tell.send("ended").unwrap();
         }
     })
     .await;
@@ -90,25 +91,26 @@ async fn a_client_that_goes_away_ends_the_request_at_the_backend() {
     for path in ["/waiting", "/body"] {
         let mut client = stage.client().await;
         client.send(format!("GET {path} HTTP/1.1\r\nHost: example.com\r\n\r\n")).await;
-        until(|| load.in_flight.load(Ordering::SeqCst) == 1).await;
+        assert_eq!(soon(told.recv()).await, Some("began"));
+        assert_eq!(load.in_flight.load(Ordering::SeqCst), 1);
         if path == "/body" {
             client.head().await.unwrap();
         }
         drop(client);
-        soon(end.recv()).await.unwrap();
+        assert_eq!(soon(told.recv()).await, Some("ended"));
         until(|| load.in_flight.load(Ordering::SeqCst) == 0).await;
     }
 }
 
 #[tokio::test]
 async fn a_client_that_breaks_its_upload_off_ends_the_request_at_the_backend() {
-    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let backend = Backend::new(move |mut peer: Peer| {
-        let ended = ended.clone();
+        let tell = tell.clone();
         async move {
             peer.head().await;
-            let got = peer.rest().await.unwrap_or_default();
-            ended.send(got).unwrap();
+            tell.send(peer.exactly(8).await).unwrap();
+            tell.send(peer.rest().await.unwrap_or_default()).unwrap();
         }
     })
     .await;
@@ -117,10 +119,9 @@ async fn a_client_that_breaks_its_upload_off_ends_the_request_at_the_backend() {
     client
         .send("POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
         .await;
-    until(|| backend.accepts() == 1).await;
+    assert_eq!(soon(told.recv()).await.unwrap(), "3\r\none\r\n");
     drop(client);
-    let got = soon(end.recv()).await.unwrap();
-    assert!(!got.contains("0\r\n\r\n"), "half a request must not look like a whole one: {got:?}");
+    assert_eq!(soon(told.recv()).await.unwrap(), "", "half a request must not look like a whole one");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -111,10 +112,8 @@ impl ClientConnection {
 pub(super) async fn run(stream: TcpStream, client: Rc<ClientConnection>) {
     let io = ClientIo { stream: TokioIo::new(stream), socket: Arc::clone(&client.socket) };
     let serving = Rc::clone(&client);
-    let service = service_fn(move |request| {
-        let exchange = exchange::serve(Rc::clone(&serving), request);
-        async move { Ok::<_, Infallible>(exchange.await) }
-    });
+    let service =
+        service_fn(move |request| exchange::serve(Rc::clone(&serving), request).map(Ok::<_, Infallible>));
     let mut connection = pin!(http().serve_connection(io, service).with_upgrades());
     let mut told_to_leave = false;
     poll_fn(|cx| {

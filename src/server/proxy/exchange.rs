@@ -1,7 +1,7 @@
 //! One request, from its head to the head of its response.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,29 +24,24 @@ use super::upstream::{self, ConnectError, Upstream};
 use super::{headers, hygiene, tunnel};
 
 /// Answers a client's request: with a backend's response, or with a page of ours.
-pub(super) async fn serve(client: Rc<ClientConnection>, request: Request<Incoming>) -> Response<Reply> {
+///
+/// What needs no waiting is done before there is a future: hyper moves it about, and it should be small.
+pub(super) fn serve(
+    client: Rc<ClientConnection>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<Reply>> {
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
-    match forward(&client, request, &mut record).await {
-        Ok(answer) => answer.into_response(record),
-        Err(page) => page.response(record),
+    let mut attempts = Attempts::prepare(client, request, record.started());
+    async move {
+        let answer = match &mut attempts {
+            Ok(attempts) => attempts.run(&mut record).await,
+            Err(page) => Err(*page),
+        };
+        match answer {
+            Ok(answer) => answer.into_response(attempts.ok().and_then(|done| done.tunnel), record),
+            Err(page) => page.response(record),
+        }
     }
-}
-
-async fn forward(
-    client: &ClientConnection,
-    mut request: Request<Incoming>,
-    record: &mut Record,
-) -> Result<Answer, Page> {
-    let host = hygiene::host_of(&request)?;
-    let claim = find(client, &host, request.uri())?;
-    // Maintenance, drain, limits and breakers will be asked here, between finding and choosing.
-    let upgrade =
-        headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
-    let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let outgoing = Outgoing::new(client, request, host, upgrade, record.started());
-    let mut answer = Attempts { client, claim, record, outgoing }.run().await?;
-    answer.tunnel = tunnel;
-    Ok(answer)
 }
 
 fn find(client: &ClientConnection, host: &HeaderValue, uri: &Uri) -> Result<Arc<Claim>, Page> {
@@ -139,11 +134,12 @@ impl Outgoing {
 
 /// The tries to get one request answered: a second member where the first could not be connected to or, if
 /// that loses nothing, broke the connection; a new connection where a kept one turned out to be closed.
-struct Attempts<'a> {
-    client: &'a ClientConnection,
+struct Attempts {
+    client: Rc<ClientConnection>,
     claim: Arc<Claim>,
-    record: &'a mut Record,
     outgoing: Outgoing,
+    /// The client's side of the upgrade that it asks for.
+    tunnel: Option<OnUpgrade>,
 }
 
 /// Why an attempt did not come to a response.
@@ -156,22 +152,38 @@ enum Failure {
     Final(Page),
 }
 
-impl Attempts<'_> {
-    async fn run(mut self) -> Result<Answer, Page> {
-        let mut member = self.choose(None).ok_or(Page::NoMember)?;
+impl Attempts {
+    fn prepare(
+        client: Rc<ClientConnection>,
+        mut request: Request<Incoming>,
+        now: Instant,
+    ) -> Result<Self, Page> {
+        let host = hygiene::host_of(&request)?;
+        let claim = find(&client, &host, request.uri())?;
+        let upgrade =
+            headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
+        let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let outgoing = Outgoing::new(&client, request, host, upgrade, now);
+        Ok(Attempts { client, claim, outgoing, tunnel })
+    }
+
+    async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
+        // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
+        let now = record.started();
+        let mut member = self.choose(None, now).ok_or(Page::NoMember)?;
         let (mut tried, mut fresh) = (None, false);
         loop {
             if self.outgoing.upgrade && !member.settings.websocket {
                 return Err(Page::NoUpgrade);
             }
-            self.record.sent_to(InFlight::new(Arc::clone(&member)));
+            record.sent_to(InFlight::new(Arc::clone(&member)));
             self.outgoing.address_to(&member)?;
-            match self.attempt(&member, fresh).await {
+            match self.attempt(&member, fresh, record).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Stale) => fresh = true,
                 Err(Failure::Member(page)) if tried.is_none() => {
                     tried = Some(member.id);
-                    member = self.choose(tried).ok_or(page)?;
+                    member = self.choose(tried, Instant::now()).ok_or(page)?;
                     fresh = false;
                 }
                 Err(Failure::Member(page) | Failure::Final(page)) => return Err(page),
@@ -179,47 +191,55 @@ impl Attempts<'_> {
         }
     }
 
-    fn choose(&self, tried: Option<MemberId>) -> Option<Arc<Member>> {
-        self.claim.choose(tried, Instant::now(), &mut |n| fastrand::usize(..n)).cloned()
+    fn choose(&self, tried: Option<MemberId>, now: Instant) -> Option<Arc<Member>> {
+        self.claim.choose(tried, now, &mut |n| fastrand::usize(..n)).cloned()
     }
 
-    async fn attempt(&mut self, member: &Member, fresh: bool) -> Result<Answer, Failure> {
-        let Upstream { mut sender, reused } = self.connection(member, fresh).await?;
+    async fn attempt(&mut self, member: &Member, fresh: bool, record: &Record) -> Result<Answer, Failure> {
+        let Upstream { mut sender, reused } = self.connection(member, fresh, record).await?;
         let spare = self.outgoing.spare();
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
-        match within(limit, progress, sender.try_send_request(request)).await.map_err(Failure::Final)? {
+        let head = pin!(sender.try_send_request(request));
+        match within(limit, progress, head).await.map_err(Failure::Final)? {
             Ok(response) => {
-                self.record.note(Outcome::Answered);
-                Ok(Answer { response, sender, idle_limit: limit, tunnel: None })
+                record.note(Outcome::Answered);
+                Ok(Answer { response, sender, idle_limit: limit })
             }
             Err(mut error) => {
                 let whole = error.take_message().or(spare);
-                Err(self.failure(&error.into_error(), whole, reused))
+                Err(self.failure(&error.into_error(), whole, reused, record))
             }
         }
     }
 
     /// A connection to `member`: a kept one, or a new one.
-    async fn connection(&self, member: &Member, fresh: bool) -> Result<Upstream, Failure> {
+    async fn connection(&self, member: &Member, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
         let worker = &self.client.worker;
-        let kept = if fresh { None } else { worker.pool.take(member.id, Instant::now()) };
+        let kept = if fresh { None } else { worker.pool.take(member.id, record.started()) };
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        upstream::connect(&worker.dialer, member).await.map_err(|error| {
+        // In a box of its own, because it is seldom needed and large.
+        Box::pin(upstream::connect(&worker.dialer, member)).await.map_err(|error| {
             tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
             if let ConnectError::Scheme(_) = error {
                 return Failure::Final(Page::Unsupported);
             }
-            self.record.note(Outcome::Failed);
+            record.note(Outcome::Failed);
             Failure::Member(Page::Unreachable)
         })
     }
 
     /// What a broken exchange means. `whole`: the request, if it may be sent once more.
-    fn failure(&mut self, error: &hyper::Error, whole: Option<Request<Upload>>, reused: bool) -> Failure {
+    fn failure(
+        &mut self,
+        error: &hyper::Error,
+        whole: Option<Request<Upload>>,
+        reused: bool,
+        record: &Record,
+    ) -> Failure {
         tracing::debug!(%error, reused, "a request was not answered");
         if error.is_user() {
             // Our own body failed, which is the client's.
@@ -229,7 +249,7 @@ impl Attempts<'_> {
             return Failure::Final(Page::Unintelligible);
         }
         if !reused {
-            self.record.note(Outcome::Failed);
+            record.note(Outcome::Failed);
         }
         match whole {
             None => Failure::Final(Page::Unreachable),
@@ -245,9 +265,8 @@ impl Attempts<'_> {
 async fn within<F: Future>(
     limit: Duration,
     progress: Option<Rc<Progress>>,
-    head: F,
+    mut head: Pin<&mut F>,
 ) -> Result<F::Output, Page> {
-    let mut head = pin!(head);
     let mut wait = limit;
     loop {
         if let Ok(head) = timeout(wait, head.as_mut()).await {
@@ -266,14 +285,12 @@ struct Answer {
     response: Response<Incoming>,
     sender: SendRequest<Upload>,
     idle_limit: Duration,
-    /// Set where the client asked for an upgrade.
-    tunnel: Option<OnUpgrade>,
 }
 
 impl Answer {
-    fn into_response(self, mut record: Record) -> Response<Reply> {
+    fn into_response(self, tunnel: Option<OnUpgrade>, mut record: Record) -> Response<Reply> {
         if self.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.into_tunnel(record);
+            return self.into_tunnel(tunnel, record);
         }
         let (mut parts, incoming) = self.response.into_parts();
         record.answered(parts.status);
@@ -283,10 +300,10 @@ impl Answer {
         Response::from_parts(parts, Reply::Stream(download))
     }
 
-    fn into_tunnel(mut self, mut record: Record) -> Response<Reply> {
+    fn into_tunnel(mut self, client: Option<OnUpgrade>, mut record: Record) -> Response<Reply> {
         let upgrade = self.response.headers().get(UPGRADE).cloned();
         // A backend must not switch unasked, nor to what it does not name.
-        let (Some(client), Some(upgrade)) = (self.tunnel, upgrade) else {
+        let (Some(client), Some(upgrade)) = (client, upgrade) else {
             return Page::Unintelligible.response(record);
         };
         let backend = hyper::upgrade::on(&mut self.response);

@@ -174,6 +174,7 @@ fn strip_other_spellings(headers: &mut HeaderMap) {
             && name.contains('_')
             && OURS.iter().any(|ours| name.replace('_', "-") == ours.as_str())
     };
+    // Nearly always there is none, and an empty Vec costs nothing.
     let disguised: Vec<HeaderName> = headers.keys().filter(|name| is_disguised(name)).cloned().collect();
     for name in disguised {
         headers.remove(name);

@@ -27,11 +27,10 @@ pub(super) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 pub(super) fn strip_request(headers: &mut HeaderMap) {
     let trailers =
         headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
-    strip_named(headers);
-    headers.remove(TE);
-    headers.remove(EXPECT);
-    headers.remove(PROXY_AUTHORIZATION);
-    headers.remove(HTTP2_SETTINGS);
+    strip(headers, |name| match *name {
+        TE | EXPECT | PROXY_AUTHORIZATION => true,
+        _ => is_for_neighbour(name) || *name == HTTP2_SETTINGS,
+    });
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -39,24 +38,34 @@ pub(super) fn strip_request(headers: &mut HeaderMap) {
 
 /// Takes out of a response what is meant for us.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
-    strip_named(headers);
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(PROXY_AUTHENTICATE);
+    strip(headers, |name| match *name {
+        TRANSFER_ENCODING | PROXY_AUTHENTICATE => true,
+        _ => is_for_neighbour(name),
+    });
 }
 
-/// What both directions have in common: Connection, what it names, and what is always meant for a
-/// neighbour.
-fn strip_named(headers: &mut HeaderMap) {
-    // Nearly always there is nothing to collect, which allocates nothing.
-    let naming: Vec<HeaderValue> =
-        headers.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).cloned().collect();
-    for connection in &naming {
-        strip_tokens(headers, connection);
+fn is_for_neighbour(name: &HeaderName) -> bool {
+    match *name {
+        CONNECTION | UPGRADE => true,
+        _ => *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
     }
-    headers.remove(CONNECTION);
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(UPGRADE);
+}
+
+/// Takes out what Connection names and what `unwanted` says.
+///
+/// One look at each name is cheaper than one search for each unwanted header, most of which are not there.
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
+    if unwanted.contains(&CONNECTION) {
+        let naming: Vec<HeaderValue> =
+            headers.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).cloned().collect();
+        for connection in &naming {
+            strip_tokens(headers, connection);
+        }
+    }
+    for name in &unwanted {
+        headers.remove(name);
+    }
 }
 
 fn is_plain(connection: &HeaderValue) -> bool {

@@ -30,7 +30,7 @@ mod upstream;
 mod worker;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -140,6 +140,3 @@ impl Proxy {
         Stopped { cut_off }
     }
 }
-
-/// The listeners of one start: a listener for each worker, all on one port.
-type Listeners = Vec<TcpListener>;

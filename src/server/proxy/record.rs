@@ -88,6 +88,9 @@ impl Record {
     /// Tells the member's ejection what was found out.
     pub(super) fn note(&self, outcome: Outcome) {
         let Some(member) = &self.lease else { return };
+        if outcome == Outcome::Answered && member.load.is_well() {
+            return;
+        }
         let now = Instant::now();
         if member.load.record(outcome, now).is_some() && member.load.is_ejected(now) {
             let (instance, backend) = (&member.instance, &member.backend);
@@ -112,6 +115,9 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.client.request_ends();
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
         tracing::debug!(
             request = self.line.as_deref(),
             member = self.lease.as_ref().map(|member| member.instance.as_str()),

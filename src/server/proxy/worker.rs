@@ -19,10 +19,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use crate::server::routing::Table;
 
+use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
 use super::dial::Dialer;
 use super::upstream::Pool;
-use super::{Listeners, ProxyConfig};
 
 /// Connections that the kernel keeps for us until we accept them.
 const BACKLOG: i32 = 4096;
@@ -41,7 +41,7 @@ const RESOLVER_THREADS: usize = 4;
 ///
 /// # Errors
 /// When the address is in use, even by another process that would share it.
-pub(super) fn listen(addr: SocketAddr, workers: usize) -> io::Result<Listeners> {
+pub(super) fn listen(addr: SocketAddr, workers: usize) -> io::Result<Vec<StdListener>> {
     if addr.port() != 0 {
         // SO_REUSEPORT would let two servers of one user take turns on a port. Ask once without it.
         bound(addr, false)?;

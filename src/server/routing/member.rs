@@ -93,6 +93,11 @@ pub struct MemberLoad {
 }
 
 impl MemberLoad {
+    /// Whether nothing is held against it, so that one more answer would change nothing.
+    pub fn is_well(&self) -> bool {
+        self.ejection.load(Ordering::Relaxed) == 0
+    }
+
     /// Takes note of what a request found out. Returns the state that came of it if it is a new one.
     pub fn record(&self, outcome: Outcome, now: Instant) -> Option<Ejection> {
         let bits = self.ejection.load(Ordering::Relaxed);
