@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
 
+use crate::server::routing::MemberId;
+
 use super::apply::Pending;
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo};
 use super::lifecycle::{SessionEvent, SessionState};
@@ -215,11 +217,7 @@ impl Registry {
     }
 
     /// Takes members out of their claims and their sessions.
-    pub(super) fn drop_members(
-        &mut self,
-        now: Now,
-        members: Vec<(crate::server::routing::MemberId, SessionNo)>,
-    ) {
+    pub(super) fn drop_members(&mut self, now: Now, members: Vec<(MemberId, SessionNo)>) {
         for (id, owner) in members {
             self.pools.remove(id);
             if let Some(session) = self.sessions.get_mut(owner) {

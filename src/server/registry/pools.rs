@@ -430,7 +430,7 @@ impl Record {
     /// The backend's address, where it is given as one.
     fn ip(&self) -> Option<IpAddr> {
         match self.shown.backend.host() {
-            Host::Ip(ip) => Some(*ip),
+            Host::Ip(ip) => Some(ip.to_canonical()),
             Host::Name(_) => None,
         }
     }

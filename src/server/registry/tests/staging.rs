@@ -259,6 +259,62 @@ fn a_claim_that_is_on_its_way_to_the_store_is_taken_already() {
 }
 
 #[test]
+fn an_owner_that_returns_while_the_store_decides_is_told_to_register_afresh() {
+    let mut world = World::new();
+    let (owner, id) = world.live("shop", "shop-1", "10.2.2.8", "a.de", "http://10.2.2.8:80");
+    world.hang_up(owner);
+    world.fails("http://10.2.2.8:80");
+    world.store_answers = false;
+    let (conn, _) = world.register("web", "web-1", A);
+    world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.7:80|0"]);
+    world.say(conn, "CONFIG_APPLY|");
+    let back = world.connect("10.2.2.8");
+    assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "OK");
+    let (tx, _) = world.commits.remove(0);
+    world.happens(Input::Committed(tx));
+    assert_eq!(world.pool("a.de"), ["10.2.2.7:80"]);
+    assert!(world.closed.contains(&back));
+    let again = world.connect("10.2.2.8");
+    assert_eq!(world.ask(again, &format!("RECONNECT|{id}")), "REREGISTER");
+}
+
+#[test]
+fn a_session_that_the_store_is_forgetting_does_not_come_back() {
+    let mut world = World::new();
+    let (conn, id) = world.live("web", "web-1", A, "a.de", WEB);
+    world.hang_up(conn);
+    world.store_answers = false;
+    world.after(seconds(300));
+    let back = world.connect(A);
+    world.say(back, &format!("RECONNECT|{id}"));
+    assert_eq!(world.read(back), [""; 0]);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "nothing changes before the store agrees");
+    let (tx, _) = world.commits.remove(0);
+    world.happens(Input::Committed(tx));
+    assert_eq!(world.read(back), ["REREGISTER"]);
+    assert_eq!(world.pool("a.de"), [""; 0]);
+}
+
+#[test]
+fn a_session_that_the_store_cannot_forget_is_asked_about_again() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB);
+    world.store_answers = false;
+    world.say(conn, "CLIENT_SHUTDOWN|");
+    let (tx, _) = world.commits.remove(0);
+    world.happens(Input::Rejected(tx));
+    assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
+    world.hang_up(conn);
+    world.after(seconds(300));
+    let (tx, _) = world.commits.remove(0);
+    world.happens(Input::Rejected(tx));
+    world.store_answers = true;
+    world.after(seconds(5));
+    assert_eq!(world.pool("a.de"), [""; 0]);
+    assert!(world.registry.is_empty());
+}
+
+#[test]
 fn a_slow_store_is_answered_for_within_five_seconds_and_its_verdict_still_counts() {
     let mut world = World::new();
     world.store_answers = false;
@@ -266,8 +322,9 @@ fn a_slow_store_is_answered_for_within_five_seconds_and_its_verdict_still_counts
     world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.7:80|0"]);
     world.say(conn, "CONFIG_APPLY|");
     let other = world.connect(A);
-    world.say(other, &format!("ROUTE_LIST|{id}"));
-    assert_eq!(world.read(other), [""; 0], "commands for the session wait for it wherever they come from");
+    assert_eq!(world.ask(other, &format!("PING|{id}")), "PONG", "a slow store costs nobody a PONG");
+    world.say(other, &format!("ROUTE_REMOVE|{id}|r1"));
+    assert_eq!(world.read(other), [""; 0], "changes for the session wait for it wherever they come from");
     world.after(seconds(5));
     assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
     assert_eq!(world.read(other), ["ERROR|store unavailable"]);
