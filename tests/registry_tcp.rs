@@ -1,5 +1,6 @@
 //! The registry over real sockets: what a peer, or somebody with `nc`, sees on port 81.
 #![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -141,4 +142,209 @@ async fn a_session_registers_applies_and_leaves() {
     assert_eq!(peer.line().await, "SHUTDOWN_OK");
     assert!(server.claims().is_empty(), "its members are gone when the reply is sent");
     assert_eq!(peer.rest().await, "", "EOF on the bound connection");
+}
+
+/// What the reference client sends first, byte for byte (PROTOCOL section 9, item 1).
+#[tokio::test]
+async fn the_reference_clients_opening_is_served_verbatim() {
+    let server = server().await;
+    let mut peer = server.connect().await;
+    let ack = peer.ask("REGISTER|app|127.0.0.1|3001|null").await;
+    let id = ack.strip_prefix("ACK|").unwrap();
+    assert_eq!(peer.ask(&format!("ROUTE_LIST|{id}")).await, "ROUTE_LIST_OK|[]");
+    let add = format!("ROUTE_ADD|{id}|app.example.com|/|http://127.0.0.1:3000|10");
+    assert_eq!(peer.ask(&add).await, "ROUTE_OK|r1");
+    assert_eq!(peer.ask(&format!("HEALTH_SET|{id}|r1|/|30s|5s")).await, "HEALTH_OK");
+    assert_eq!(peer.ask(&format!("OPTIONS_SET|{id}|ALL|compression|true")).await, "OPTIONS_OK");
+    assert_eq!(peer.ask(&format!("CONFIG_APPLY|{id}")).await, "OK");
+    assert_eq!(peer.ask(&format!("PING|{id}")).await, "PONG");
+    assert_eq!(server.claims(), ["app.example.com/"]);
+}
+
+#[tokio::test]
+async fn a_script_may_run_one_nc_for_each_command() {
+    let server = server().await;
+    let id = server.nc("REGISTER|web|web-1|0|\n").await;
+    let id = id.trim_end().strip_prefix("ACK|").unwrap().to_owned();
+    let add = format!("ROUTE_ADD|{id}|example.com|/|http://127.0.0.1:8080|10");
+    assert_eq!(server.nc(&add).await, "ROUTE_OK|r1\n", "a last line without its end is executed");
+    assert_eq!(server.nc(&format!("CONFIG_APPLY|{id}\r\n")).await, "OK\n");
+    assert_eq!(server.claims(), ["example.com/"]);
+    assert_eq!(server.nc(&format!("CLIENT_SHUTDOWN|{id}\n")).await, "SHUTDOWN_OK\n");
+    assert!(server.claims().is_empty());
+}
+
+#[tokio::test]
+async fn replies_do_not_wait_for_eof_and_a_half_closed_connection_still_gets_its_own() {
+    let server = server().await;
+    let mut peer = server.connect().await;
+    let id = peer.register("web").await;
+    peer.write(&format!("PING|{id}\nBACKEND_TEST|{id}|http://127.0.0.1:9\nSESSION_INFO|{id}")).await;
+    assert_eq!(peer.line().await, "PONG");
+    peer.stream.get_mut().shutdown().await.unwrap();
+    assert_eq!(peer.line().await, r#"BACKEND_FAIL|{"error":"connection refused","reachable":false}"#);
+    assert!(peer.line().await.starts_with("SESSION_OK|"));
+    assert_eq!(peer.rest().await, "");
+}
+
+#[tokio::test]
+async fn thousands_of_pipelined_commands_are_answered_in_order() {
+    let server = server().await;
+    let mut peer = server.connect().await;
+    peer.register("web").await;
+    let (mut reader, mut writer) = peer.stream.into_inner().into_split();
+    let commands: String = (1..=5000)
+        .map(|number| format!("ROUTE_ADD||d{number}.de|/|http://127.0.0.1:80|0\n"))
+        .chain(["CONFIG_APPLY|\nBACKEND_TEST||http://127.0.0.1:80\nPING|\n".to_owned()])
+        .collect();
+    let writing = tokio::spawn(async move {
+        writer.write_all(commands.as_bytes()).await.unwrap();
+        writer.shutdown().await.unwrap();
+    });
+    let mut replies = String::new();
+    soon(reader.read_to_string(&mut replies)).await.unwrap();
+    writing.await.unwrap();
+    let replies: Vec<&str> = replies.lines().collect();
+    let expected: Vec<String> = (1..=5000).map(|number| format!("ROUTE_OK|r{number}")).collect();
+    assert_eq!(replies[..5000], expected);
+    assert_eq!(replies[5000], "OK");
+    assert!(replies[5001].starts_with("BACKEND_OK|"));
+    assert_eq!(replies[5002..], ["PONG"]);
+}
+
+#[tokio::test]
+async fn a_line_that_is_too_long_or_no_text_is_answered_and_survived() {
+    let server = server().await;
+    let mut peer = server.connect().await;
+    let id = peer.register("web").await;
+    assert_eq!(peer.ask(&"x".repeat(1024 * 1024)).await, "ERROR|line too long");
+    peer.stream.get_mut().write_all(b"\xff\xfe\n\n\r\n").await.unwrap();
+    assert_eq!(peer.line().await, "ERROR|invalid format");
+    assert_eq!(peer.ask("NONSENSE|x").await, "ERROR|unknown command: NONSENSE");
+    assert_eq!(peer.ask(&format!("PING|{id}")).await, "PONG");
+}
+
+#[tokio::test]
+async fn garbage_half_lines_endless_lines_and_silence_disturb_no_other_session() {
+    let server = server().await;
+    let mut good = server.connect().await;
+    let id = good.register("web").await;
+    let mut bad = Vec::new();
+    for number in 0..20 {
+        let mut peer = server.connect().await;
+        match number % 4 {
+            0 => peer.stream.get_mut().write_all(&[number; 5000]).await.unwrap(),
+            1 => peer.write("PI").await,
+            2 => peer.write(&"y".repeat(1024 * 1024)).await,
+            _ => {}
+        }
+        bad.push(peer);
+    }
+    assert_eq!(good.ask(&format!("PING|{id}")).await, "PONG");
+    // Resets instead of ends, too.
+    for peer in &bad {
+        socket2::SockRef::from(peer.stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    drop(bad);
+    assert_eq!(good.ask(&format!("PING|{id}")).await, "PONG");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_not_read_from_and_costs_a_bounded_amount() {
+    let server = server().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut greedy = socket.connect(server.address()).await.unwrap();
+    greedy.write_all(b"REGISTER|web|web-1|0|{}\n").await.unwrap();
+    let (chunk, before) = ("SESSION_INFO|\n".repeat(5000), resident());
+    // As much as the sockets' buffers hold, and not the 2 GB of replies that it asks for.
+    let mut written = 0;
+    while written < 1000 {
+        match tokio::time::timeout(Duration::from_millis(500), greedy.write_all(chunk.as_bytes())).await {
+            Ok(result) => result.unwrap(),
+            Err(_) => break,
+        }
+        written += 1;
+    }
+    let mut good = server.connect().await;
+    let id = good.register("shop").await;
+    assert_eq!(good.ask(&format!("PING|{id}")).await, "PONG");
+    assert!(written < 1000, "the server went on reading");
+    assert!(resident() - before < 16 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_http_is_let_go() {
+    let server = server().await;
+    let mut browser = server.connect().await;
+    browser.write("GET / HTTP/1.1\r\nHost: proxy:81\r\n\r\n").await;
+    assert_eq!(browser.rest().await, "");
+    let mut good = server.connect().await;
+    good.register("web").await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_in_the_list_is_let_go() {
+    let config = ListenerConfig { allow: vec!["10.0.0.0/8".parse().unwrap()], ..ListenerConfig::default() };
+    let server = server_with(config).await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let mut rest = Vec::new();
+    // A reset is as good as an end.
+    let _ = soon(stream.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_noticed_at_once_and_its_session_may_return() {
+    let server = server().await;
+    let mut peer = server.connect().await;
+    let id = peer.register("web").await;
+    assert_eq!(peer.ask("ROUTE_ADD||a.de|/|http://127.0.0.1:80|0").await, "ROUTE_OK|r1");
+    assert_eq!(peer.ask("CONFIG_APPLY|").await, "OK");
+    socket2::SockRef::from(peer.stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    let mut again = server.connect().await;
+    assert_eq!(again.ask(&format!("RECONNECT|{id}")).await, "OK");
+    assert_eq!(server.claims(), ["a.de/"]);
+}
+
+#[tokio::test]
+async fn a_stop_says_shutdown_to_everybody_and_then_eof() {
+    let server = server().await;
+    let (mut bound, silent) = (server.connect().await, server.connect().await);
+    bound.register("web").await;
+    // So that the other one is known to be accepted as well.
+    let mut later = server.connect().await;
+    later.register("shop").await;
+    let address = server.address();
+    soon(server.handle.stop()).await;
+    for peer in [bound, silent, later] {
+        assert_eq!(peer.rest().await, "SHUTDOWN\n");
+    }
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+/// 64 KiB without an end, ten thousand times: what a peer can make the server hold is one line.
+#[tokio::test]
+async fn an_endless_line_takes_bounded_memory() {
+    let before = resident();
+    let server = server().await;
+    let mut peers = Vec::new();
+    for _ in 0..8 {
+        let mut peer = server.connect().await;
+        for _ in 0..64 {
+            peer.write(&"z".repeat(128 * 1024)).await;
+        }
+        peers.push(peer);
+    }
+    let mut good = server.connect().await;
+    good.register("web").await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 16 * 1024 * 1024, "64 MiB were sent, and {grown} bytes are held");
+}
+
+/// Bytes of memory that this process has.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }

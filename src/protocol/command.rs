@@ -309,8 +309,11 @@ fn parse_route_list(fields: &mut Fields<'_>) -> Result<Request, Refusal> {
     let after = match fields.next() {
         None | Some("") => None,
         Some(page) => {
-            let id = page.strip_prefix("after=").ok_or(Refusal::InvalidFormat)?;
-            Some(id.parse().map_err(|_| Refusal::InvalidFormat)?)
+            match page.strip_prefix("after=").ok_or(Refusal::InvalidFormat)? {
+                // No route has this id: it asks for the first page.
+                "r0" => Some(RouteId(0)),
+                id => Some(id.parse().map_err(|_| Refusal::InvalidFormat)?),
+            }
         }
     };
     Ok(Request::RouteList { compressed, after })

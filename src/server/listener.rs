@@ -96,7 +96,7 @@ pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
 #[derive(Debug)]
 pub struct RegistryServer;
 
-/// A running registry. Dropping it stops nothing.
+/// A running registry. Dropping it stops the registry without waiting for its end.
 #[derive(Debug)]
 pub struct RegistryHandle {
     address: SocketAddr,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::protocol::report::BackendReport;
 use crate::protocol::{Command, Refusal, ServerLine};
-use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId};
+use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
 use crate::server::routing::Table;
 use crate::server::store::{Store, Verdict};
 
@@ -21,6 +21,10 @@ use super::{ProbeResults, Prober, log};
 
 /// How many messages are taken before what they lead to is done.
 const BATCH: usize = 256;
+/// How many BACKEND_TESTs run at once. A peer that leaves does not end its own.
+const TESTS: usize = 1024;
+/// How long one may take (PROTOCOL section 1).
+const TEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// From a connection to the registry.
 pub(super) enum Message {
@@ -42,8 +46,8 @@ pub(super) struct Core {
     /// Where the lines of each connection go. Dropping the sender closes the connection once they are written.
     connections: HashMap<ConnId, mpsc::Sender<ServerLine>>,
     tests: JoinSet<(TestId, Result<BackendReport, String>)>,
-    /// What the store decided at once, to be told to the registry next.
-    verdicts: VecDeque<Input>,
+    /// What came of effects at once, to be told to the registry next.
+    outcomes: VecDeque<Input>,
 }
 
 impl Core {
@@ -53,8 +57,8 @@ impl Core {
         store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
     ) -> Self {
-        let (connections, tests, verdicts) = (HashMap::new(), JoinSet::new(), VecDeque::new());
-        Core { registry, table, store, prober, connections, tests, verdicts }
+        let (connections, tests, outcomes) = (HashMap::new(), JoinSet::new(), VecDeque::new());
+        Core { registry, table, store, prober, connections, tests, outcomes }
     }
 
     /// Runs until it is stopped and every connection has been told.
@@ -80,7 +84,7 @@ impl Core {
                 Some((probe, result)) = results.recv() => self.turn(Input::Probed(probe, result)),
                 Some(Ok((test, result))) = self.tests.join_next() => self.turn(Input::Tested(test, result)),
                 (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_verdict(cx)) => {
-                    self.turn(input(tx, verdict));
+                    self.turn(told(tx, verdict));
                 }
                 () = sleep_until(deadline) => self.turn(Input::Tick),
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
@@ -130,26 +134,33 @@ impl Core {
                     }
                     Effect::Commit(tx, change) => {
                         if let Poll::Ready(verdict) = self.store.commit(tx, change) {
-                            self.verdicts.push_back(super::core::input(tx, verdict));
+                            self.outcomes.push_back(told(tx, verdict));
                         }
                     }
                     Effect::Publish(table) => self.table.store(Arc::new(table)),
                     Effect::Watch(probe) => self.prober.watch(probe),
                     Effect::Forget(probe) => self.prober.forget(&probe),
                     Effect::Test { test, url, peer } => {
-                        let answer = self.prober.test(url, peer);
-                        self.tests.spawn(async move { (test, answer.await) });
+                        if self.tests.len() >= TESTS {
+                            let busy = Err("too many tests at once".to_owned());
+                            self.outcomes.push_back(Input::Tested(test, busy));
+                            continue;
+                        }
+                        let answer = tokio::time::timeout(TEST_TIMEOUT, self.prober.test(url, peer));
+                        self.tests.spawn(async move {
+                            (test, answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned())))
+                        });
                     }
                     Effect::Happened(happening) => log::happened(&happening),
                 }
             }
-            self.verdicts.extend(unreachable.into_iter().map(Input::Closed));
-            next = self.verdicts.pop_front();
+            self.outcomes.extend(unreachable.into_iter().map(Input::Closed));
+            next = self.outcomes.pop_front();
         }
     }
 }
 
-fn input(tx: crate::server::registry::Tx, verdict: Verdict) -> Input {
+fn told(tx: Tx, verdict: Verdict) -> Input {
     match verdict {
         Verdict::Committed => Input::Committed(tx),
         Verdict::Rejected => Input::Rejected(tx),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::protocol::{Domain, Host, PathPrefix, Refusal, Reply, RouteId, ServiceName};
-use crate::server::routing::Claim;
+use crate::server::routing::{Claim, MemberId};
 
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
 use super::lifecycle::{SessionEvent, SessionState};
@@ -221,6 +221,7 @@ impl Registry {
         let before = take_over(session, delta);
         let wanted = wanted(session, delta);
         let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
+        self.let_robbed_go(now, &robbed);
         self.drop_members(now, robbed);
 
         // First what stays, so that a member lives on whose route has a new id; then what goes, so that a
@@ -244,11 +245,7 @@ impl Registry {
 
     /// The members of other services that stand where `wanted` is to stand. Their owners do not live, or the
     /// apply would have been refused.
-    fn evict_owners(
-        &mut self,
-        wanted: &[Wanted],
-        no: SessionNo,
-    ) -> Vec<(crate::server::routing::MemberId, SessionNo)> {
+    fn evict_owners(&mut self, wanted: &[Wanted], no: SessionNo) -> Vec<(MemberId, SessionNo)> {
         let Some(by) = self.sessions.get(no).map(Session::who) else { return Vec::new() };
         let mut evicted = Vec::new();
         for (domain, path) in wanted.iter().flat_map(|wanted| places(&wanted.route)) {
@@ -269,6 +266,16 @@ impl Registry {
             }
         }
         evicted
+    }
+
+    /// An owner that came back while the store was deciding finds out as one does that comes back later: it is
+    /// told to register afresh.
+    fn let_robbed_go(&mut self, now: Now, robbed: &[(MemberId, SessionNo)]) {
+        for (_, no) in robbed {
+            if let Some(conn) = self.sessions.get(*no).and_then(|session| session.conn) {
+                self.close(now, conn);
+            }
+        }
     }
 
     /// Gives the members that are there what their routes say now. Returns the claims without a member.
@@ -352,9 +359,9 @@ impl Registry {
             let member = self.pools.join(&owner, wanted.id, (domain, path), &wanted.plan, self.applies);
             session.members.insert(member);
             if let Host::Ip(ip) = wanted.plan.backend.host()
-                && addresses.last() != Some(ip)
+                && addresses.last() != Some(&ip.to_canonical())
             {
-                addresses.push(*ip);
+                addresses.push(ip.to_canonical());
             }
         }
         if let Some((domain, path)) = joined {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
 
+use crate::server::routing::MemberId;
+
 use super::apply::Pending;
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo};
 use super::lifecycle::{SessionEvent, SessionState};
@@ -31,7 +33,10 @@ impl Registry {
         if registration.metadata.encode().len() > self.config.limits.metadata_bytes {
             return other("metadata too large");
         }
-        if self.sessions.active() >= self.config.limits.sessions {
+        // One that replaces another may still come when no more are let in; both serve for a while.
+        let namesakes = self.sessions.namesakes(&registration, peer);
+        let most = self.config.limits.sessions.saturating_mul(if namesakes.is_empty() { 1 } else { 2 });
+        if self.sessions.active() >= most {
             return other("too many sessions");
         }
         let Some(random) = (self.random)() else { return other("no randomness to be had, try again") };
@@ -39,7 +44,6 @@ impl Registry {
         if let Some(former) = self.connections.get_mut(&conn).and_then(|connection| connection.bound.take()) {
             self.unbind(now, former);
         }
-        let namesakes = self.sessions.namesakes(&registration, peer);
         let no = self.sessions.add(now, registration, peer, random);
         for old in namesakes {
             self.replace(now, old, no);
@@ -213,11 +217,7 @@ impl Registry {
     }
 
     /// Takes members out of their claims and their sessions.
-    pub(super) fn drop_members(
-        &mut self,
-        now: Now,
-        members: Vec<(crate::server::routing::MemberId, SessionNo)>,
-    ) {
+    pub(super) fn drop_members(&mut self, now: Now, members: Vec<(MemberId, SessionNo)>) {
         for (id, owner) in members {
             self.pools.remove(id);
             if let Some(session) = self.sessions.get_mut(owner) {

@@ -29,17 +29,22 @@ impl Registry {
         }
     }
 
-    /// The session that the command is for, if a change of it is on its way to the store.
+    /// The session that the command is for, if a change of it is on its way to the store and the command could
+    /// get in its way.
     fn must_wait_for(&self, conn: ConnId, command: &Command) -> Option<SessionNo> {
         if self.pending.is_empty() {
             return None;
         }
         let no = match command {
             Command::Register(_) => return None,
+            Command::Request(_, request) if only_asks(request) => return None,
             Command::Reconnect(id) => self.resolve(conn, &SessionRef::Id(id.clone())),
             Command::Request(session, _) => self.resolve(conn, session),
         };
-        no.ok().filter(|no| self.sessions.get(*no).is_some_and(|session| session.pending.is_some()))
+        let session = self.sessions.get(no.ok()?)?;
+        // An apply may end on another connection than it began on; a session that ends may not come back.
+        let is_apply = matches!(self.pending.get(&session.pending?)?, Pending::Apply { .. });
+        (!is_apply || !matches!(command, Command::Reconnect(_))).then_some(session.no)
     }
 
     fn request(&mut self, now: Now, conn: ConnId, session: &SessionRef, request: Request) -> Outcome {
@@ -267,6 +272,19 @@ fn is_served(request: &Request) -> bool {
             | Request::ConfigValidate
             | Request::ConfigApply
             | Request::ConfigRollback
+            | Request::ConfigDiff
+            | Request::BackendTest(_)
+    )
+}
+
+/// Whether a command leaves its session as it is. A slow store must not cost anybody a PONG.
+fn only_asks(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Ping
+            | Request::SessionInfo
+            | Request::RouteList { .. }
+            | Request::ConfigValidate
             | Request::ConfigDiff
             | Request::BackendTest(_)
     )

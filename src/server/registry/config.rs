@@ -28,7 +28,8 @@ pub struct RegistryConfig {
 pub struct Limits {
     /// Open connections (MAX_CONNECTIONS): `ERROR|too many connections`, then EOF.
     pub connections: usize,
-    /// Sessions that live or whose routes still serve (MAX_SESSIONS): `ERROR|too many sessions`.
+    /// Sessions that live or whose routes still serve (MAX_SESSIONS): `ERROR|too many sessions`. Twice as many
+    /// for those that replace another.
     pub sessions: usize,
     /// Routes of a session, applied and staged (MAX_ROUTES_PER_SESSION): `ERROR|too many routes`.
     pub routes: usize,

@@ -142,6 +142,16 @@ impl Registry {
         self.timers.next()
     }
 
+    /// Whether nothing is kept of anybody.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+            && self.pending.is_empty()
+            && self.tests.is_empty()
+            && self.sessions.is_empty()
+            && self.pools.is_empty()
+    }
+
     fn opened(&mut self, now: Now, conn: ConnId, peer: IpAddr) {
         let full = self.connections.len() >= self.config.limits.connections;
         let (bound, heard, waiting, queue) = (None, false, None, VecDeque::new());

@@ -76,6 +76,11 @@ impl Pools {
         self.effects.drain(..)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.watched.is_empty() && self.lost_at.is_empty()
+    }
+
     pub(super) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
         self.table.get(domain, path)
     }
@@ -425,7 +430,7 @@ impl Record {
     /// The backend's address, where it is given as one.
     fn ip(&self) -> Option<IpAddr> {
         match self.shown.backend.host() {
-            Host::Ip(ip) => Some(*ip),
+            Host::Ip(ip) => Some(ip.to_canonical()),
             Host::Name(_) => None,
         }
     }

@@ -137,6 +137,16 @@ impl Sessions {
         self.ids.get(id).copied()
     }
 
+    /// Whether every index is empty; shared addresses are remembered on purpose.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+            && self.ids.is_empty()
+            && self.names.is_empty()
+            && self.connected.is_empty()
+            && self.active == 0
+    }
+
     /// How many live or still serve.
     pub(super) fn active(&self) -> usize {
         self.active

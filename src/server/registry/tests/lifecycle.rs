@@ -1,0 +1,39 @@
+//! The transition tables, so that a changed transition is a changed line.
+
+use std::fmt::Debug;
+
+use crate::server::registry::lifecycle::{MemberEvent, MemberState, SessionEvent, SessionState};
+
+fn table<S: Debug + Copy + PartialEq, E: Debug + Copy>(
+    states: &[S],
+    events: &[E],
+    next: impl Fn(S, E) -> S,
+) -> String {
+    let mut lines = Vec::new();
+    for state in states {
+        for event in events {
+            let then = next(*state, *event);
+            let then = if then == *state { "-".to_owned() } else { format!("{then:?}") };
+            lines.push(format!("{:<10} {:<14} {then}", format!("{state:?}"), format!("{event:?}")));
+        }
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn what_becomes_of_a_session() {
+    use SessionEvent::*;
+    use SessionState::{Connected, Gone, Grace, Retired};
+    let states = [Connected, Grace, SessionState::Replaced, Retired, Gone];
+    let events = [Bound, Lost, Replaced, Succeeded, GraceOver, ShutDown, Forgotten];
+    insta::assert_snapshot!(table(&states, &events, SessionState::next));
+}
+
+#[test]
+fn what_becomes_of_a_member() {
+    use MemberEvent::*;
+    use MemberState::*;
+    let states = [Hopeful, Joining, Usable, Failed, Dormant, Suspended];
+    let events = [Passed, FailedThrice, FailedInGrace, AddressTaken, Returned];
+    insta::assert_snapshot!(table(&states, &events, MemberState::next));
+}

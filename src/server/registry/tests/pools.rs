@@ -1,0 +1,257 @@
+//! SEMANTICS sections 1, 3 and 4: claims, pools, members, health, grace.
+
+use super::*;
+
+const A: &str = "10.2.2.7";
+const B: &str = "10.2.2.8";
+const WEB_A: &str = "http://10.2.2.7:80";
+const WEB_B: &str = "http://10.2.2.8:80";
+
+#[test]
+fn a_claims_first_member_serves_at_once_and_a_further_one_when_it_has_been_reached() {
+    let mut world = World::new();
+    let (first, _) = world.register("web", "web-1", A);
+    assert_eq!(world.apply(first, "a.de", WEB_A), "OK");
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    let (second, _) = world.register("web", "web-2", B);
+    assert_eq!(world.apply(second, "a.de", WEB_B), "OK");
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    assert_eq!(world.questions(WEB_B), ["connect every 1s"], "which is asked at once");
+    world.fails(WEB_B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    world.passes(WEB_B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80", "10.2.2.8:80"]);
+    assert_eq!(world.questions(WEB_B), [""; 0], "without a check it is not asked again");
+}
+
+#[test]
+fn the_same_url_from_two_routes_of_one_session_counts_once_and_goes_with_the_last_of_them() {
+    let mut world = World::new();
+    let (conn, _) = world.register("web", "web-1", A);
+    world.do_all(
+        conn,
+        &[
+            "ROUTE_ADD||a.de|/|http://10.2.2.7:80|0",
+            "ROUTE_ADD||a.de|/|http://10.2.2.7:80/|0",
+            "CONFIG_APPLY|",
+        ],
+    );
+    assert_eq!(world.pool("a.de"), ["10.2.2.7:80"]);
+    world.do_all(conn, &["ROUTE_REMOVE||r2", "CONFIG_APPLY|"]);
+    assert_eq!(world.pool("a.de"), ["10.2.2.7:80"]);
+    world.do_all(conn, &["ROUTE_REMOVE||r1", "CONFIG_APPLY|"]);
+    assert_eq!(world.pool("a.de"), [""; 0]);
+}
+
+#[test]
+fn settings_come_from_the_members_own_route_and_priority_from_the_member_applied_last() {
+    let mut world = World::new();
+    let (first, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.do_all(first, &["OPTIONS_SET||r1|timeout|5s", "ROUTE_UPDATE||r1|priority|5", "CONFIG_APPLY|"]);
+    let (second, _) = world.live("web", "web-2", B, "a.de", WEB_B);
+    world.do_all(second, &["ROUTE_UPDATE||r1|priority|9", "CONFIG_APPLY|"]);
+    let claim =
+        |world: &World| world.table.get(&"a.de".parse().unwrap(), &"/".parse().unwrap()).unwrap().clone();
+    assert_eq!(claim(&world).priority, 9);
+    assert_eq!(claim(&world).members[0].settings.timeout, seconds(5));
+    assert_eq!(claim(&world).members[1].settings.timeout, seconds(60));
+    world.do_all(second, &["CLIENT_SHUTDOWN|"]);
+    assert_eq!(claim(&world).priority, 5);
+}
+
+#[test]
+fn a_second_service_is_refused_while_the_owner_lives_and_told_who_that_is() {
+    let mut world = World::new();
+    let (owner, _) = world.live("shop", "shop-1", A, "a.de", WEB_A);
+    let (conn, _) = world.register("web", "web-1", B);
+    assert_eq!(world.apply(conn, "a.de", WEB_B), "ERROR|route r1: a.de/ belongs to service shop");
+    world.hang_up(owner);
+    assert_eq!(
+        world.ask(conn, "CONFIG_APPLY|"),
+        "ERROR|route r1: a.de/ belongs to service shop",
+        "in grace with a member that passes its probe"
+    );
+    world.fails(WEB_A);
+    assert_eq!(world.ask(conn, "CONFIG_APPLY|"), "OK");
+    assert_eq!(world.pool("a.de"), ["10.2.2.8:80"]);
+}
+
+#[test]
+fn a_connected_owner_keeps_its_claim_even_when_its_backend_fails() {
+    let mut world = World::new();
+    let (owner, _) = world.live("shop", "shop-1", A, "a.de", WEB_A);
+    world.do_all(owner, &["HEALTH_SET||r1|/|10s|1s", "CONFIG_APPLY|"]);
+    (0..3).for_each(|_| world.fails(WEB_A));
+    assert_eq!(world.serving("a.de"), [""; 0]);
+    let (conn, _) = world.register("web", "web-1", B);
+    assert_eq!(world.apply(conn, "a.de", WEB_B), "ERROR|route r1: a.de/ belongs to service shop");
+}
+
+#[test]
+fn a_session_that_lost_a_claim_while_it_was_away_registers_afresh_and_hears_who_has_it() {
+    let mut world = World::new();
+    let (owner, id) = world.live("shop", "shop-1", A, "a.de", WEB_A);
+    world.do_all(owner, &["ROUTE_ADD||b.de|/|http://10.2.2.7:81|0", "CONFIG_APPLY|"]);
+    world.passes("http://10.2.2.7:81");
+    world.hang_up(owner);
+    world.fails(WEB_A);
+    let (conn, _) = world.register("web", "web-1", B);
+    assert_eq!(world.apply(conn, "a.de", WEB_B), "OK");
+    assert_eq!(world.serving("b.de"), ["10.2.2.7:81"], "its other claims are its own");
+    let back = world.connect(A);
+    assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "REREGISTER");
+    world.register_on(back, "shop", "shop-1");
+    assert_eq!(world.apply(back, "a.de", WEB_A), "ERROR|route r1: a.de/ belongs to service web");
+    assert_eq!(world.serving("b.de"), ["10.2.2.7:81"]);
+}
+
+#[test]
+fn a_join_under_an_existing_service_name_from_a_new_address_is_logged() {
+    let mut world = World::new();
+    let joins = |world: &World| world.log.iter().filter(|h| matches!(h, Happening::Joined { .. })).count();
+    world.live("web", "web-1", A, "a.de", WEB_A);
+    assert_eq!(joins(&world), 0);
+    world.live("web", "web-2", B, "a.de", WEB_B);
+    assert_eq!(joins(&world), 1);
+}
+
+#[test]
+fn three_failures_take_a_member_out_and_one_pass_brings_it_back() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.do_all(conn, &["HEALTH_SET||r1|/health|10s|1s", "CONFIG_APPLY|"]);
+    world.fails(WEB_A);
+    world.fails(WEB_A);
+    world.passes(WEB_A);
+    world.fails(WEB_A);
+    world.fails(WEB_A);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "three in a row");
+    world.fails(WEB_A);
+    assert_eq!(world.serving("a.de"), [""; 0]);
+    assert_eq!(world.pool("a.de"), ["10.2.2.7:80"], "claimed, and nobody serves it");
+    assert_eq!(world.questions(WEB_A), ["GET a.de/health every 10s within 1s"]);
+    world.passes(WEB_A);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+}
+
+#[test]
+fn a_first_member_that_never_answers_is_taken_out_and_joins_when_it_does() {
+    let mut world = World::new();
+    let (conn, _) = world.register("web", "web-1", A);
+    assert_eq!(world.apply(conn, "a.de", WEB_A), "OK");
+    (0..3).for_each(|_| world.fails(WEB_A));
+    assert_eq!(world.serving("a.de"), [""; 0]);
+    assert_eq!(world.questions(WEB_A), ["connect every 1s"]);
+    world.passes(WEB_A);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+}
+
+#[test]
+fn the_members_of_a_lost_session_are_probed_every_second_by_their_check_or_a_connect() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.do_all(
+        conn,
+        &["ROUTE_ADD||b.de|/|http://10.2.2.7:81|0", "HEALTH_SET||r2|/health|10s|1s", "CONFIG_APPLY|"],
+    );
+    world.passes("http://10.2.2.7:81");
+    world.hang_up(conn);
+    assert_eq!(world.questions(WEB_A), ["connect every 1s"]);
+    assert_eq!(world.questions("http://10.2.2.7:81"), ["GET b.de/health every 1s within 1s"]);
+    world.passes(WEB_A);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "while the probe passes they serve");
+}
+
+#[test]
+fn a_member_that_fails_in_grace_comes_back_only_with_its_own_session() {
+    let mut world = World::new();
+    let (conn, id) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.hang_up(conn);
+    world.fails(WEB_A);
+    assert_eq!(world.serving("a.de"), [""; 0]);
+    assert_eq!(world.questions(WEB_A), [""; 0], "whoever answers there now may be somebody else");
+    let back = world.connect(A);
+    assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "OK");
+    world.passes(WEB_A);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+}
+
+#[test]
+fn a_lost_sessions_member_is_suspended_when_another_registers_from_its_address() {
+    let mut world = World::new();
+    let (conn, id) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.hang_up(conn);
+    let (stranger, _) = world.register("shop", "shop-1", A);
+    assert_eq!(world.serving("a.de"), [""; 0]);
+    world.passes(WEB_A);
+    assert_eq!(world.serving("a.de"), [""; 0]);
+    world.hang_up(stranger);
+    let back = world.connect(A);
+    assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "OK");
+    world.passes(WEB_A);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "until its session returns");
+}
+
+#[test]
+fn a_lost_sessions_member_is_suspended_when_another_applies_a_backend_on_its_address() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.hang_up(conn);
+    let (other, _) = world.register("shop", "shop-1", B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    assert_eq!(world.apply(other, "b.de", "http://10.2.2.7:90"), "OK");
+    assert_eq!(world.serving("a.de"), [""; 0]);
+}
+
+#[test]
+fn the_address_rule_spares_loopback_and_addresses_of_several_sessions() {
+    let mut world = World::new();
+    for (host, shared) in [("127.0.0.1", false), ("10.2.2.9", true)] {
+        let backend = format!("http://{host}:80");
+        let (conn, _) = world.live("web", "web-1", host, "a.de", &backend);
+        if shared {
+            let (other, _) = world.register("db", "db-1", host);
+            world.hang_up(other);
+        }
+        world.hang_up(conn);
+        let (stranger, _) = world.register("shop", "shop-1", host);
+        assert_eq!(world.apply(stranger, "shop.de", &backend), "OK");
+        assert_eq!(world.serving("a.de").len(), 1, "{host}");
+        world.do_all(stranger, &["CLIENT_SHUTDOWN|"]);
+        world.after(seconds(300));
+    }
+}
+
+#[test]
+fn the_address_rule_spares_the_replaced_session_of_the_same_instance() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.hang_up(conn);
+    let (new, _) = world.register("web", "web-1", A);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    assert_eq!(world.apply(new, "b.de", WEB_A), "OK");
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+}
+
+#[test]
+fn a_changed_backend_of_the_only_member_serves_at_once() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.do_all(conn, &["ROUTE_UPDATE||r1|backend_url|http://10.2.2.7:81", "CONFIG_APPLY|"]);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:81"], "no moment without a route");
+}
+
+#[test]
+fn a_member_lives_on_when_its_route_is_replaced_by_one_with_the_same_backend() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.live("web", "web-2", B, "a.de", WEB_B);
+    let member = |world: &World| {
+        let claim = world.table.get(&"a.de".parse().unwrap(), &"/".parse().unwrap()).unwrap();
+        claim.members.iter().find(|member| member.backend.to_string().contains("10.2.2.7")).unwrap().id
+    };
+    let before = member(&world);
+    world.do_all(conn, &["ROUTE_REMOVE||r1", "ROUTE_ADD||a.de|/|http://10.2.2.7:80|3", "CONFIG_APPLY|"]);
+    assert_eq!(member(&world), before);
+    assert_eq!(world.serving("a.de").len(), 2);
+}
