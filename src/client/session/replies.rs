@@ -94,16 +94,21 @@ impl Session {
     fn informed(&mut self, info: &SessionInfo, now: Instant) {
         let resumed = matches!(self.state, State::Resuming);
         let Some(known) = &mut self.known else { return };
-        let expected = std::mem::replace(&mut known.revision, info.revision);
         known.dialect = Some(Dialect::of(info));
         self.version += 1;
         if !resumed {
+            known.revision = info.revision;
             return self.converge(now);
         }
-        let in_doubt = known.in_doubt.take();
+        // Until it is clear what is in force, no revision is the right one: the connection may end again.
+        let (expected, in_doubt) = (known.revision.take(), known.in_doubt.take());
         match (expected, info.revision, in_doubt) {
-            (Some(expected), Some(actual), _) if actual == expected => self.converge(now),
+            (Some(expected), Some(actual), _) if actual == expected => {
+                known.revision = info.revision;
+                self.converge(now);
+            }
             (Some(expected), Some(actual), Some((batch, ids))) if actual == expected + 1 => {
+                known.revision = info.revision;
                 self.commit(&batch, &ids);
                 self.converge(now);
             }

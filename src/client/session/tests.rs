@@ -11,6 +11,7 @@
 //!
 //! At the end of each script nothing may be left that the client has sent.
 
+mod chaos;
 mod story;
 mod table;
 
@@ -191,6 +192,24 @@ fn a_revision_that_nobody_expected_is_cleared_up_from_the_list() {
     );
     let status = story.session.status();
     assert_eq!((status.live, status.revision), (true, Some(9)));
+}
+
+#[test]
+fn a_list_that_was_interrupted_is_asked_for_again() {
+    reply_lost().play(
+        "< INFO|7
+         > ROUTE_LIST|S1
+         ~ eof
+         + 10s
+         ~ dial
+         > RECONNECT|S1
+         < OK
+         > CONFIG_ROLLBACK|S1
+         < OK
+         > SESSION_INFO|S1
+         < INFO|7
+         > ROUTE_LIST|S1",
+    );
 }
 
 #[test]
