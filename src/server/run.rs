@@ -60,7 +60,7 @@ impl Server {
         policy.own.push(proxy.local_addr());
         let (probes, results) = proxy::Prober::start(policy.clone());
         let prober = Arc::new(Prober { probes, policy: policy.clone() });
-        let store = Box::new(MemoryStore::default());
+        let store = Box::new(MemoryStore);
         let registry =
             RegistryServer::start(listener, listener_config(config, policy), table, store, prober, results)
                 .map_err(no_registry())?;
