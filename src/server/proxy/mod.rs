@@ -83,7 +83,7 @@ pub struct Proxy {
     local_addr: SocketAddr,
     /// `Some(deadline)`: finish what is in flight until then.
     stop: watch::Sender<Option<Instant>>,
-    /// Each worker sends the number of requests that it cut off and hangs up.
+    /// Each worker sends the number of connections that it cut off and hangs up.
     ended: mpsc::Receiver<usize>,
 }
 

@@ -150,8 +150,11 @@ impl Seat {
         let cut_off = runtime.block_on(self.work(stopping));
         // Whatever was not waited for ends with its runtime, before anybody is told that this is over.
         runtime.shutdown_background();
-        if let Ok(cut_off) = cut_off {
-            let _ = end.try_send(cut_off);
+        match cut_off {
+            Ok(cut_off) => {
+                let _ = end.try_send(cut_off);
+            }
+            Err(error) => tracing::error!(%error, "a proxy thread ended"),
         }
     }
 
