@@ -338,7 +338,6 @@ fn a_slow_store_is_answered_for_within_five_seconds_and_its_verdict_still_counts
 }
 
 #[test]
-#[ignore = "BackendPolicy::permits allows everything so far"]
 fn a_backend_that_is_not_allowed_is_refused_when_it_is_staged() {
     let mut world = World::new();
     let (conn, _) = world.live("web", "web-1", A, "a.de", WEB);
