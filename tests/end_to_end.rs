@@ -162,3 +162,21 @@ fn a_registry_whose_name_does_not_resolve_is_named_and_does_not_delay_the_stop()
     assert_eq!(sidecar.wait().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(2), "the stop took {:?}", asked.elapsed());
 }
+
+#[test]
+fn a_second_signal_ends_the_sidecar_at_once() {
+    // A registry that takes the connection and never answers: the orderly leave has to wait for it.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = free_address();
+    let _caddy = caddy(backend, "hello");
+    let server = Server::start(SERVER, &[]);
+    let port = silent.local_addr().unwrap().port().to_string();
+    let mut sidecar = sidecar(&server, backend.port(), &[("REGISTRY_PORT", &port)]);
+    let _accepted = silent.accept().unwrap();
+
+    sidecar.signal("INT");
+    sidecar.wait_for_log("SIGINT");
+    sidecar.signal("TERM");
+    let code = sidecar.wait().code();
+    assert!(code == Some(128 + 15) || code == Some(0), "{code:?}");
+}
