@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
-use registry_sidecar::server::routing::{BackendPolicy, Claim, Member, MemberId, Settings, Table};
+use registry_sidecar::server::routing::{BackendPolicy, Claim, Extras, Member, MemberId, Settings, Table};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -283,6 +283,7 @@ pub(crate) fn member(id: u64, url: &str) -> Member {
         backend: url.parse().unwrap(),
         peer: "127.0.0.1".parse().unwrap(),
         settings: Settings::default(),
+        extras: Extras::default(),
         usable: true,
         load: Arc::default(),
     }

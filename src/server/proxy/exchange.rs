@@ -295,6 +295,9 @@ impl Answer {
         let (mut parts, incoming) = self.response.into_parts();
         record.answered(parts.status);
         headers::strip_response(&mut parts.headers);
+        if let Some(headers) = record.extras().and_then(|extras| extras.headers.as_ref()) {
+            headers.put_into(&mut parts.headers);
+        }
         parts.version = Version::HTTP_11;
         let download = Download::new(incoming, self.sender, self.idle_limit, record);
         Response::from_parts(parts, Reply::Stream(download))

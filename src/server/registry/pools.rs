@@ -163,6 +163,7 @@ impl Pools {
             backend: plan.backend.clone(),
             peer: owner.peer,
             settings: plan.settings,
+            extras: plan.extras.clone(),
             usable: state.serves(),
             load: Arc::new(MemberLoad::default()),
         });
@@ -227,8 +228,9 @@ impl Pools {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.priority = plan.priority;
         record.check.clone_from(&plan.check);
-        if record.shown.settings != plan.settings {
-            record.shown = Arc::new(Member { settings: plan.settings, ..Member::clone(&record.shown) });
+        if record.shown.settings != plan.settings || record.shown.extras != plan.extras {
+            let (settings, extras) = (plan.settings, plan.extras.clone());
+            record.shown = Arc::new(Member { settings, extras, ..Member::clone(&record.shown) });
         }
         self.show(id);
         self.ask(id);

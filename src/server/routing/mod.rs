@@ -5,6 +5,7 @@
 
 mod choose;
 mod ejection;
+mod extras;
 mod member;
 mod policy;
 mod probe;
@@ -12,6 +13,7 @@ mod table;
 mod target;
 
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
+pub use extras::{Extras, ResponseHeaders};
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};
