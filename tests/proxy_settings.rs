@@ -10,6 +10,8 @@ mod support;
 
 #[path = "proxy_settings/headers.rs"]
 mod headers;
+#[path = "proxy_settings/limits.rs"]
+mod limits;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

@@ -248,6 +248,7 @@ impl Stage {
             path: path.parse().unwrap(),
             service: "web".parse().unwrap(),
             priority: 10,
+            limit: None,
             members: members.into_iter().map(Arc::new).collect(),
         });
         self.table.store(Arc::new(table));

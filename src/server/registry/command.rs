@@ -74,6 +74,7 @@ impl Registry {
             }
             Request::HeadersRemove { target, name } => self.headers(now, no, &target, &name, None).into(),
             Request::HealthSet { route, check } => self.health_set(now, no, route, check).into(),
+            Request::RateLimitSet { target, limit } => self.limit_set(now, no, target, limit).into(),
             Request::ConfigValidate => self.validate(no).into(),
             Request::ConfigApply => self.apply(no, conn),
             Request::ConfigRollback => self.rollback(no).into(),
@@ -275,6 +276,7 @@ fn is_served(request: &Request) -> bool {
             | Request::HeadersSet { .. }
             | Request::HeadersRemove { .. }
             | Request::HealthSet { .. }
+            | Request::RateLimitSet { .. }
             | Request::ConfigValidate
             | Request::ConfigApply
             | Request::ConfigRollback

@@ -49,6 +49,7 @@ pub struct Cells {
 pub(super) struct Plan {
     pub(super) backend: BackendUrl,
     pub(super) priority: i32,
+    pub(super) limit: Option<RateLimit>,
     pub(super) settings: Settings,
     pub(super) extras: Extras,
     pub(super) check: Option<Check>,
@@ -72,6 +73,7 @@ impl Plan {
         Plan {
             backend: spec.backend.clone(),
             priority: spec.priority,
+            limit: route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0),
             settings,
             extras: Extras { headers: headers(&route.cells, defaults) },
             check: check(route, &option),

@@ -1,6 +1,7 @@
 //! The commands that set how a route's requests are treated (PROTOCOL section 3): headers, limits, breakers.
 
-use crate::protocol::{HeaderName, HeaderValue, Refusal, Reply, Target};
+use crate::protocol::{HeaderName, HeaderValue, RateLimit, Refusal, Reply, RouteOrAll, Target};
+use crate::server::routing::MOST_REQUESTS;
 
 use super::Registry;
 use super::command::slots;
@@ -61,6 +62,36 @@ impl Registry {
             }
             Ok(Reply::HeadersOk)
         })
+    }
+
+    /// RATELIMIT_SET.
+    pub(super) fn limit_set(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        target: RouteOrAll,
+        limit: RateLimit,
+    ) -> Result<Reply, Refusal> {
+        check_count("number of requests", limit.requests, MOST_REQUESTS)?;
+        self.staging(now, no, 0, |session| {
+            session.stage.set_limit(slot(session, target)?, limit);
+            Ok(Reply::RateLimitOk)
+        })
+    }
+}
+
+fn check_count(what: &str, count: u32, most: u32) -> Result<(), Refusal> {
+    if count > most {
+        return Err(Refusal::Other(format!("{what} {count} is too large: at most {most}")));
+    }
+    Ok(())
+}
+
+/// Where RATELIMIT_SET and CIRCUIT_BREAKER_SET write.
+fn slot(session: &Session, target: RouteOrAll) -> Result<Slot, Refusal> {
+    match target {
+        RouteOrAll::All => Ok(Slot::All),
+        RouteOrAll::Route(id) => session.spec(id).map(|_| Slot::Route(id)).ok_or(Refusal::RouteNotFound),
     }
 }
 

@@ -144,6 +144,10 @@ impl Stage {
         }
     }
 
+    pub(super) fn set_limit(&mut self, slot: Slot, limit: RateLimit) {
+        self.patch(slot).limit = Some(limit);
+    }
+
     /// A slot's settings as an apply would leave them.
     pub(super) fn cells(&self, slot: Slot, before: &Cells) -> Cells {
         self.patches.get(&slot).map_or_else(|| before.clone(), |patch| patch.applied_to(before))

@@ -28,6 +28,7 @@ pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
         path: path.parse().unwrap(),
         service: "web".parse().unwrap(),
         priority,
+        limit: None,
         members: vec![member(1)],
     }
 }

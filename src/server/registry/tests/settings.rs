@@ -89,3 +89,35 @@ fn the_headers_of_a_route_are_bounded_in_number_and_bytes_whatever_is_staged_or_
     assert_eq!(world.ask(conn, &format!("HEADERS_SET||ALL|a|{long}")), "ERROR|too many headers");
     world.do_all(conn, &["HEADERS_SET||ALL|A|another", "HEADERS_REMOVE||ALL|a", "HEADERS_SET||ALL|c|1"]);
 }
+
+fn limit(world: &World, domain: &str) -> Option<u32> {
+    let claim = world.table.get(&domain.parse().unwrap(), &"/".parse().unwrap()).unwrap();
+    claim.limit.as_ref().map(|limit| limit.figure().requests)
+}
+
+#[test]
+fn a_limit_is_the_routes_own_or_the_sessions_and_that_of_the_member_applied_last() {
+    let (mut world, conn) = world();
+    world.do_all(conn, &["RATELIMIT_SET||ALL|10|1m", "RATELIMIT_SET||r2|5|1m"]);
+    assert_eq!(diff(&mut world, conn, "ratelimit"), serde_json::json!({"modified": 2}));
+    assert_eq!(limit(&world, "a.de"), None);
+    world.do_all(conn, &["CONFIG_APPLY|"]);
+    assert_eq!((limit(&world, "a.de"), limit(&world, "b.de")), (Some(10), Some(5)));
+    let (sibling, _) = world.register("web", "web-2", "10.2.2.8");
+    world.do_all(
+        sibling,
+        &["ROUTE_ADD||a.de|/|http://10.2.2.8:80|0", "RATELIMIT_SET||r1|7|1m", "CONFIG_APPLY|"],
+    );
+    assert_eq!(limit(&world, "a.de"), Some(7));
+    world.do_all(conn, &["RATELIMIT_SET||r2|0|0s", "CONFIG_APPLY|"]);
+    assert_eq!((limit(&world, "a.de"), limit(&world, "b.de")), (Some(7), None));
+    world.do_all(sibling, &["CLIENT_SHUTDOWN|"]);
+    assert_eq!(limit(&world, "a.de"), Some(10));
+    world.do_all(conn, &["RATELIMIT_SET||ALL|10|1m", "CONFIG_VALIDATE|"]);
+    assert_eq!(diff(&mut world, conn, "ratelimit"), serde_json::json!({"modified": 0}), "it is so already");
+    assert_eq!(world.ask(conn, "RATELIMIT_SET||r9|5|1m"), "ERROR|route not found");
+    assert_eq!(
+        world.ask(conn, "RATELIMIT_SET||ALL|1000001|1m"),
+        "ERROR|number of requests 1000001 is too large: at most 1000000"
+    );
+}
