@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -14,7 +14,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
-use crate::server::routing::{Claim, InFlight, Member, MemberId, Outcome, normalise};
+use crate::server::routing::{AddressLimit, Claim, InFlight, Member, MemberId, Outcome, normalise};
 
 use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
@@ -160,6 +160,9 @@ impl Attempts {
     ) -> Result<Self, Page> {
         let host = hygiene::host_of(&request)?;
         let claim = find(&client, &host, request.uri())?;
+        if let Some(limit) = &claim.limit {
+            within_limit(limit, &client, request.headers(), now)?;
+        }
         let upgrade =
             headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -261,6 +264,19 @@ impl Attempts {
     }
 }
 
+/// Counts a request of the client against its claim's limit.
+fn within_limit(
+    limit: &AddressLimit,
+    client: &ClientConnection,
+    headers: &HeaderMap,
+    now: Instant,
+) -> Result<(), Page> {
+    limit.take(client.forwarding.client(headers), now).map_err(|wait| {
+        client.worker.notice_crowd(&client.forwarding);
+        Page::TooMany(u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1))
+    })
+}
+
 /// Waits for a response's head, at most `limit` after the client last sent a part of the request.
 async fn within<F: Future>(
     limit: Duration,
@@ -295,6 +311,9 @@ impl Answer {
         let (mut parts, incoming) = self.response.into_parts();
         record.answered(parts.status);
         headers::strip_response(&mut parts.headers);
+        if let Some(headers) = record.extras().and_then(|extras| extras.headers.as_ref()) {
+            headers.put_into(&mut parts.headers);
+        }
         parts.version = Version::HTTP_11;
         let download = Download::new(incoming, self.sender, self.idle_limit, record);
         Response::from_parts(parts, Reply::Stream(download))

@@ -29,6 +29,8 @@ pub(super) enum Page {
     NotClaimed,
     /// Claimed, and no usable member.
     NoMember,
+    /// The client has used up its rate; it may ask again in so many seconds.
+    TooMany(u32),
     /// The backend could not be connected to, or broke the connection.
     Unreachable,
     /// The backend's answer could not be understood.
@@ -49,6 +51,7 @@ impl Page {
             Page::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Page::NotClaimed => StatusCode::NOT_FOUND,
             Page::NoMember => StatusCode::SERVICE_UNAVAILABLE,
+            Page::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Page::Unreachable | Page::Unintelligible | Page::Unsupported => StatusCode::BAD_GATEWAY,
             Page::Late => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -65,6 +68,7 @@ impl Page {
             Page::NoMember => {
                 "A service has registered this address, but none of its instances is usable now."
             }
+            Page::TooMany(_) => "From your address there were more requests than this service allows.",
             Page::Unreachable => {
                 "The service behind this address could not be reached, or broke the connection."
             }
@@ -101,6 +105,9 @@ impl Page {
         match self {
             Page::NoMember => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+            }
+            Page::TooMany(seconds) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             Page::NotAllowed => {
                 headers

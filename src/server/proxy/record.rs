@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::{Request, StatusCode, Version};
 use hyper::client::conn::http1::SendRequest;
 
-use crate::server::routing::{InFlight, Outcome};
+use crate::server::routing::{Extras, InFlight, Outcome};
 
 use super::body::Upload;
 use super::connection::ClientConnection;
@@ -83,6 +83,11 @@ impl Record {
         if end == End::Broken && self.ends_with_connection {
             self.client.reset();
         }
+    }
+
+    /// What the route of the member that got it says.
+    pub(super) fn extras(&self) -> Option<&Extras> {
+        self.lease.as_ref().map(|member| &member.extras)
     }
 
     /// Tells the member's ejection what was found out.

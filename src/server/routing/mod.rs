@@ -5,6 +5,8 @@
 
 mod choose;
 mod ejection;
+mod extras;
+mod limit;
 mod member;
 mod policy;
 mod probe;
@@ -12,6 +14,8 @@ mod table;
 mod target;
 
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
+pub use extras::{Extras, ResponseHeaders};
+pub use limit::{AddressLimit, Buckets, MOST_BUCKETS, MOST_REQUESTS};
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::protocol::{Domain, PathPrefix, ServiceName};
 
-use super::Member;
 use super::target::hostname;
+use super::{AddressLimit, Member};
 
 /// (domain, path, service) and the members that serve it (SEMANTICS section 1).
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Claim {
     pub service: ServiceName,
     /// From the member applied last; higher wins over a longer path.
     pub priority: i32,
+    /// How often each client may ask; from the member applied last.
+    pub limit: Option<AddressLimit>,
     /// In the order in which they joined; usable or not. Empty: claimed, and nobody serves it.
     pub members: Vec<Arc<Member>>,
 }
