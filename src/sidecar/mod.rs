@@ -7,8 +7,10 @@ mod check;
 pub mod config;
 mod daemon;
 mod intent;
+mod os;
 mod reach;
 pub mod readiness;
+pub mod reaper;
 mod registration;
 
 pub use check::check;
