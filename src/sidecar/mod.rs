@@ -12,6 +12,7 @@ mod reach;
 pub mod readiness;
 pub mod reaper;
 mod registration;
+pub mod supervisor;
 
 pub use check::check;
 pub use daemon::run;
