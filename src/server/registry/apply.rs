@@ -323,7 +323,7 @@ impl Registry {
             Detached::Nothing => {}
             Detached::Shows(member, next) => {
                 if let Some(route) = session.applied.get(&next) {
-                    self.pools.set_plan(member, &Plan::new(route, &session.defaults));
+                    self.pools.set_plan(member, &session.plan(next, route));
                 }
             }
             Detached::Gone(member) => {
@@ -384,8 +384,18 @@ fn take_over(session: &mut Session, delta: &Delta) -> Vec<(RouteId, Arc<Route>)>
     }
     let change = |(id, after): &(RouteId, Option<Arc<Route>>)| {
         let before = match after {
-            Some(route) => session.applied.insert(*id, route.clone()),
-            None => session.applied.remove(id),
+            Some(route) => {
+                let state = session.states.entry(*id).or_default();
+                let before = session.applied.insert(*id, route.clone());
+                if before.as_ref().is_some_and(|before| before.spec.backend != route.spec.backend) {
+                    state.breaker.reset();
+                }
+                before
+            }
+            None => {
+                session.states.remove(id);
+                session.applied.remove(id)
+            }
         };
         before.map(|before| (*id, before))
     };
@@ -395,7 +405,11 @@ fn take_over(session: &mut Session, delta: &Delta) -> Vec<(RouteId, Arc<Route>)>
 /// The routes whose members may have to change.
 fn wanted(session: &Session, delta: &Delta) -> Vec<Wanted> {
     let wanted = |id: RouteId, route: &Arc<Route>| {
-        let plan = Plan::new(route, &session.defaults);
+        let plan = session.plan(id, route);
+        if plan.extras.breaker.is_none() {
+            // One that is set again later begins anew.
+            plan.extras.route.breaker.reset();
+        }
         Wanted { id, route: route.clone(), plan }
     };
     if delta.defaults.is_some() {

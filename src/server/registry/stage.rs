@@ -148,6 +148,10 @@ impl Stage {
         self.patch(slot).limit = Some(limit);
     }
 
+    pub(super) fn set_breaker(&mut self, slot: Slot, breaker: CircuitBreaker) {
+        self.patch(slot).breaker = Some(breaker);
+    }
+
     /// A slot's settings as an apply would leave them.
     pub(super) fn cells(&self, slot: Slot, before: &Cells) -> Cells {
         self.patches.get(&slot).map_or_else(|| before.clone(), |patch| patch.applied_to(before))

@@ -1,7 +1,7 @@
 //! PROTOCOL sections 3 and 4: headers, limits and breakers, from the stage to the members.
 
 use super::*;
-use crate::server::routing::Member;
+use crate::server::routing::{Admission, Member};
 
 const A: &str = "10.2.2.7";
 
@@ -119,5 +119,42 @@ fn a_limit_is_the_routes_own_or_the_sessions_and_that_of_the_member_applied_last
     assert_eq!(
         world.ask(conn, "RATELIMIT_SET||ALL|1000001|1m"),
         "ERROR|number of requests 1000001 is too large: at most 1000000"
+    );
+}
+
+#[test]
+fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
+    let (mut world, conn) = world();
+    world.do_all(conn, &["CIRCUIT_BREAKER_SET||ALL|1|10s|1"]);
+    assert_eq!(diff(&mut world, conn, "circuit"), serde_json::json!({"modified": 1}));
+    world.do_all(conn, &["ROUTE_ADD||c.de|/|http://10.2.2.7:82|0"]);
+    assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r3"), "ERROR|circuit breaker not found");
+    assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r4"), "ERROR|route not found");
+    world.do_all(conn, &["CONFIG_APPLY|"]);
+    let fail = |world: &World, domain: &str| {
+        let extras = &member(world, domain).extras;
+        let admission = Admission::ask(&extras.route, extras.breaker.unwrap(), world.now.mono).unwrap();
+        assert!(admission.failed(world.now.mono));
+    };
+    fail(&world, "a.de");
+    let open = r#"CIRCUIT_STATUS_OK|{"state":"open","failures":1,"successes":0,"last_failure":"2023-11-14T22:13:20Z","next_attempt":"2023-11-14T22:13:30Z","healthy":true,"in_maintenance":false,"draining":false}"#;
+    assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1"), open);
+    assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r2").contains("closed"));
+    world.after(seconds(4));
+    world.do_all(conn, &["HEADERS_SET||r1|X-A|1", "CONFIG_APPLY|"]);
+    assert_eq!(
+        world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1"),
+        open,
+        "an apply of something else changes nothing"
+    );
+    world.do_all(conn, &["ROUTE_UPDATE||r1|backend_url|http://10.2.2.7:90", "CONFIG_APPLY|"]);
+    assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"));
+    fail(&world, "a.de");
+    world.do_all(conn, &["CIRCUIT_BREAKER_SET||ALL|0|0s|0", "CONFIG_APPLY|"]);
+    assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1"), "ERROR|circuit breaker not found");
+    world.do_all(conn, &["CIRCUIT_BREAKER_SET||r1|1|10s|1", "CONFIG_APPLY|"]);
+    assert!(
+        world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"),
+        "one that is set again begins anew"
     );
 }
