@@ -81,7 +81,8 @@ impl Registry {
             Request::CircuitBreakerStatus(route) => self.breaker_status(now, no, route).into(),
             Request::CircuitBreakerReset(route) => self.breaker_reset(no, route).into(),
             Request::ConfigValidate => self.validate(no).into(),
-            Request::ConfigApply => self.apply(no, conn),
+            Request::ConfigApply => self.apply(no, conn, None),
+            Request::ConfigApplyPartial(scopes) => self.apply(no, conn, Some(scopes)),
             Request::ConfigRollback => self.rollback(no).into(),
             Request::ConfigDiff => self.config_diff(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
@@ -287,6 +288,7 @@ fn is_served(request: &Request) -> bool {
             | Request::CircuitBreakerReset(_)
             | Request::ConfigValidate
             | Request::ConfigApply
+            | Request::ConfigApplyPartial(_)
             | Request::ConfigRollback
             | Request::ConfigDiff
             | Request::BackendTest(_)

@@ -158,3 +158,93 @@ fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
         "one that is set again begins anew"
     );
 }
+
+/// A session with r1 applied, r2 staged, and a setting of every kind staged for each of the two and for all.
+fn everything_staged() -> (World, ConnId) {
+    let mut world = World::new();
+    let (conn, _) = world.register("web", "web-1", A);
+    world.do_all(
+        conn,
+        &[
+            "ROUTE_ADD||a.de|/|http://10.2.2.7:80|0",
+            "CONFIG_APPLY|",
+            "ROUTE_ADD||b.de|/|http://10.2.2.7:81|0",
+        ],
+    );
+    for target in ["ALL", "r1", "r2"] {
+        world.do_all(
+            conn,
+            &[
+                &format!("HEADERS_SET||{target}|X-{target}|1"),
+                &format!("OPTIONS_SET||{target}|timeout|7s"),
+                &format!("RATELIMIT_SET||{target}|9|1m"),
+                &format!("CIRCUIT_BREAKER_SET||{target}|9|1m|1"),
+            ],
+        );
+    }
+    world.do_all(conn, &["HEALTH_SET||r1|/health|30s|5s", "HEALTH_SET||r2|/health|30s|5s"]);
+    (world, conn)
+}
+
+/// How many changes of each kind wait: routes, headers, options, health, ratelimit, circuit.
+fn staged(world: &mut World, conn: ConnId) -> [u64; 6] {
+    let reply = world.ask(conn, "CONFIG_DIFF|");
+    let diff: serde_json::Value = serde_json::from_str(reply.strip_prefix("DIFF_OK|").unwrap()).unwrap();
+    let routes = diff["routes"].as_object().unwrap().values().map(|ids| ids.as_array().unwrap().len() as u64);
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let headers = number(&diff["headers"]["added"]) + number(&diff["headers"]["removed"]);
+    let modified = |kind: &str| number(&diff[kind]["modified"]);
+    [
+        routes.sum(),
+        headers,
+        modified("options"),
+        modified("health"),
+        modified("ratelimit"),
+        modified("circuit"),
+    ]
+}
+
+#[test]
+fn a_partial_apply_takes_its_scope_and_leaves_the_rest_staged() {
+    for (scope, left) in [
+        ("headers", [1, 1, 3, 2, 3, 3]),
+        ("options", [1, 3, 1, 2, 3, 3]),
+        ("health", [1, 3, 3, 1, 3, 3]),
+        ("ratelimit", [1, 3, 3, 2, 1, 3]),
+        ("circuit", [1, 3, 3, 2, 3, 1]),
+        ("routes", [0, 3, 3, 2, 3, 3]),
+        ("routes,headers", [0, 0, 3, 2, 3, 3]),
+        ("health,headers,circuit", [1, 1, 3, 1, 3, 1]),
+        ("routes,headers,options,health,ratelimit,circuit", [0; 6]),
+    ] {
+        let (mut world, conn) = everything_staged();
+        assert_eq!(staged(&mut world, conn), [1, 3, 3, 2, 3, 3]);
+        world.do_all(conn, &[&format!("CONFIG_APPLY_PARTIAL||{scope}")]);
+        assert_eq!(staged(&mut world, conn), left, "{scope}: what a route needs that is not active stays");
+        let sets_headers = scope.contains("headers");
+        assert_eq!(headers(&world, "a.de").len(), if sets_headers { 2 } else { 0 }, "{scope}");
+        assert_eq!(!world.pool("b.de").is_empty(), scope.contains("routes"), "{scope}");
+        world.do_all(conn, &["CONFIG_APPLY|"]);
+        assert_eq!(staged(&mut world, conn), [0; 6]);
+        assert_eq!((headers(&world, "b.de").len(), limit(&world, "b.de")), (2, Some(9)), "{scope}");
+    }
+    let (mut world, conn) = everything_staged();
+    let refusal = world.ask(conn, "CONFIG_APPLY_PARTIAL||headers,colours");
+    assert!(refusal.starts_with("ERROR|") && refusal.contains("colours"), "{refusal}");
+    assert_eq!(staged(&mut world, conn), [1, 3, 3, 2, 3, 3]);
+}
+
+#[test]
+fn what_a_partial_apply_left_expires_like_any_stage_and_a_rejected_one_left_everything() {
+    let (mut world, conn) = everything_staged();
+    world.store_answers = false;
+    world.say(conn, "CONFIG_APPLY_PARTIAL||headers");
+    let (tx, _) = world.commits.remove(0);
+    world.happens(Input::Rejected(tx));
+    assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
+    assert_eq!(staged(&mut world, conn), [1, 3, 3, 2, 3, 3]);
+    world.store_answers = true;
+    world.do_all(conn, &["CONFIG_APPLY_PARTIAL||headers"]);
+    world.after(seconds(1801));
+    assert_eq!(staged(&mut world, conn), [0; 6]);
+}
