@@ -8,6 +8,8 @@
 #[path = "proxy/support.rs"]
 mod support;
 
+#[path = "proxy_settings/breakers.rs"]
+mod breakers;
 #[path = "proxy_settings/headers.rs"]
 mod headers;
 #[path = "proxy_settings/limits.rs"]

@@ -51,3 +51,17 @@ async fn headers_are_those_of_the_chosen_members_route() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_partial_apply_of_headers_shows_headers_and_leaves_limits_for_later() {
+    let backend = Backend::saying("hi").await;
+    let mut world = World::before(&backend).await;
+    world.all_ok(&["HEADERS_SET||r1|X-A|1", "RATELIMIT_SET||r1|1|1h", "CONFIG_APPLY_PARTIAL||headers"]).await;
+    for _ in 0..3 {
+        let response = world.get("/").await;
+        assert_eq!((response.status(), response.field("x-a")), (200, Some("1")));
+    }
+    world.ok("CONFIG_APPLY|").await;
+    assert_eq!(world.get("/").await.status(), 200);
+    assert_eq!(world.get("/").await.status(), 429);
+}

@@ -75,8 +75,14 @@ impl Registry {
             Request::HeadersRemove { target, name } => self.headers(now, no, &target, &name, None).into(),
             Request::HealthSet { route, check } => self.health_set(now, no, route, check).into(),
             Request::RateLimitSet { target, limit } => self.limit_set(now, no, target, limit).into(),
+            Request::CircuitBreakerSet { target, breaker } => {
+                self.breaker_set(now, no, target, breaker).into()
+            }
+            Request::CircuitBreakerStatus(route) => self.breaker_status(now, no, route).into(),
+            Request::CircuitBreakerReset(route) => self.breaker_reset(no, route).into(),
             Request::ConfigValidate => self.validate(no).into(),
-            Request::ConfigApply => self.apply(no, conn),
+            Request::ConfigApply => self.apply(no, conn, None),
+            Request::ConfigApplyPartial(scopes) => self.apply(no, conn, Some(scopes)),
             Request::ConfigRollback => self.rollback(no).into(),
             Request::ConfigDiff => self.config_diff(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
@@ -277,8 +283,12 @@ fn is_served(request: &Request) -> bool {
             | Request::HeadersRemove { .. }
             | Request::HealthSet { .. }
             | Request::RateLimitSet { .. }
+            | Request::CircuitBreakerSet { .. }
+            | Request::CircuitBreakerStatus(_)
+            | Request::CircuitBreakerReset(_)
             | Request::ConfigValidate
             | Request::ConfigApply
+            | Request::ConfigApplyPartial(_)
             | Request::ConfigRollback
             | Request::ConfigDiff
             | Request::BackendTest(_)
@@ -292,6 +302,7 @@ fn only_asks(request: &Request) -> bool {
         Request::Ping
             | Request::SessionInfo
             | Request::RouteList { .. }
+            | Request::CircuitBreakerStatus(_)
             | Request::ConfigValidate
             | Request::ConfigDiff
             | Request::BackendTest(_)

@@ -105,6 +105,12 @@ impl Pools {
         self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
     }
 
+    /// Whether one of these members is there for the route, and serves.
+    pub(super) fn is_served(&self, members: &BTreeSet<MemberId>, route: RouteId) -> bool {
+        let mut records = members.iter().filter_map(|id| self.members.get(id));
+        records.any(|record| record.routes.contains(&route) && record.state.serves())
+    }
+
     /// Which claim a member is in.
     pub(super) fn place(&self, id: MemberId) -> Option<(&Domain, &PathPrefix)> {
         self.members.get(&id).map(|record| (&record.domain, &record.path))

@@ -8,7 +8,7 @@ use crate::protocol::{
     BackendUrl, CircuitBreaker, Domain, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit,
     RouteOption, RouteSpec,
 };
-use crate::server::routing::{Extras, Probe, ProbeKind, ResponseHeaders, Settings};
+use crate::server::routing::{Extras, Probe, ProbeKind, ResponseHeaders, RouteState, Settings};
 
 /// How often and how long a check asks where only a part of it was said (DESIGN: HEALTH_INTERVAL and
 /// HEALTH_TIMEOUT of the sidecar have the same).
@@ -65,7 +65,7 @@ pub(super) struct Check {
 }
 
 impl Plan {
-    pub(super) fn new(route: &Route, defaults: &Cells) -> Self {
+    pub(super) fn new(route: &Route, defaults: &Cells, state: Arc<RouteState>) -> Self {
         let option = |key| route.cells.options.get(&key).or_else(|| defaults.options.get(&key)).copied();
         let settings =
             OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
@@ -75,10 +75,19 @@ impl Plan {
             priority: spec.priority,
             limit: route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0),
             settings,
-            extras: Extras { headers: headers(&route.cells, defaults) },
+            extras: Extras {
+                headers: headers(&route.cells, defaults),
+                breaker: breaker(&route.cells, defaults),
+                route: state,
+            },
             check: check(route, &option),
         }
     }
+}
+
+/// The breaker that is in force.
+pub(super) fn breaker(own: &Cells, defaults: &Cells) -> Option<CircuitBreaker> {
+    own.breaker.or(defaults.breaker).filter(|breaker| breaker.threshold > 0)
 }
 
 /// The response headers that are in force: the route's own before the session's.

@@ -1,12 +1,18 @@
 //! The commands that set how a route's requests are treated (PROTOCOL section 3): headers, limits, breakers.
 
-use crate::protocol::{HeaderName, HeaderValue, RateLimit, Refusal, Reply, RouteOrAll, Target};
-use crate::server::routing::MOST_REQUESTS;
+use std::time::Instant;
+
+use crate::protocol::report::CircuitStatus;
+use crate::protocol::{
+    CircuitBreaker, HeaderName, HeaderValue, RateLimit, Refusal, Reply, RouteId, RouteOrAll, Target,
+};
+use crate::server::routing::{MOST_FAILURES, MOST_REQUESTS, MOST_TRIALS, RouteState};
 
 use super::Registry;
 use super::command::slots;
 use super::io::{Now, SessionNo};
-use super::route::Cells;
+use super::report::rfc3339;
+use super::route::{self, Cells};
 use super::session::Session;
 use super::stage::Slot;
 
@@ -78,6 +84,56 @@ impl Registry {
             Ok(Reply::RateLimitOk)
         })
     }
+
+    /// CIRCUIT_BREAKER_SET.
+    pub(super) fn breaker_set(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        target: RouteOrAll,
+        breaker: CircuitBreaker,
+    ) -> Result<Reply, Refusal> {
+        check_count("threshold", breaker.threshold, MOST_FAILURES)?;
+        check_count("number of half-open requests", breaker.half_open_requests, MOST_TRIALS)?;
+        self.staging(now, no, 0, |session| {
+            session.stage.set_breaker(slot(session, target)?, breaker);
+            Ok(Reply::CircuitOk)
+        })
+    }
+
+    /// CIRCUIT_BREAKER_STATUS.
+    pub(super) fn breaker_status(&self, now: Now, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        let status = breaker(session, id)?.breaker.status(now.mono);
+        let ago = |at: Instant| now.wall - now.mono.saturating_duration_since(at);
+        let ahead = |at: Instant| now.wall + at.saturating_duration_since(now.mono);
+        Ok(Reply::CircuitStatus(CircuitStatus {
+            state: status.state,
+            failures: status.failures.into(),
+            successes: status.successes.into(),
+            last_failure: status.last_failure.map(ago).map(rfc3339).unwrap_or_default(),
+            next_attempt: status.next_attempt.map(ahead).map(rfc3339).unwrap_or_default(),
+            healthy: self.pools.is_served(&session.members, id),
+            in_maintenance: false,
+            draining: false,
+        }))
+    }
+
+    /// CIRCUIT_BREAKER_RESET: at once, because it is no setting.
+    pub(super) fn breaker_reset(&self, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        breaker(session, id)?.breaker.reset();
+        Ok(Reply::CircuitOk)
+    }
+}
+
+/// What is known of a route that has a breaker in force.
+fn breaker(session: &Session, id: RouteId) -> Result<&RouteState, Refusal> {
+    let Some(route) = session.applied.get(&id) else {
+        return Err(session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound));
+    };
+    route::breaker(&route.cells, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
+    session.states.get(&id).map(|state| &**state).ok_or(Refusal::CircuitBreakerNotFound)
 }
 
 fn check_count(what: &str, count: u32, most: u32) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
 use crate::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
-    RouteSpec,
+    RouteSpec, Scope,
 };
 
 use super::apply::Delta;
@@ -41,7 +41,7 @@ pub(super) enum Slot {
 }
 
 /// Settings to be written or, where there is no value, taken away.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Patch {
     options: BTreeMap<OptionKey, Option<RouteOption>>,
     health_path: Option<HealthPath>,
@@ -71,6 +71,22 @@ impl Patch {
         cells.limit = self.limit.or(cells.limit);
         cells.breaker = self.breaker.or(cells.breaker);
         cells
+    }
+
+    /// What an apply of the scopes that `takes` knows takes, and what it leaves.
+    fn split(&self, takes: impl Fn(Scope) -> bool) -> (Patch, Patch) {
+        let scope = |key: &OptionKey| if is_health(*key) { Scope::Health } else { Scope::Options };
+        let mut parts = [Patch::default(), Patch::default()];
+        let part = |scope| usize::from(takes(scope));
+        for (key, value) in &self.options {
+            parts[part(scope(key))].options.insert(*key, *value);
+        }
+        parts[part(Scope::Health)].health_path.clone_from(&self.health_path);
+        parts[part(Scope::Headers)].headers.clone_from(&self.headers);
+        parts[part(Scope::RateLimit)].limit = self.limit;
+        parts[part(Scope::Circuit)].breaker = self.breaker;
+        let [later, now] = parts;
+        (now, later)
     }
 
     fn cost(&self) -> usize {
@@ -148,6 +164,10 @@ impl Stage {
         self.patch(slot).limit = Some(limit);
     }
 
+    pub(super) fn set_breaker(&mut self, slot: Slot, breaker: CircuitBreaker) {
+        self.patch(slot).breaker = Some(breaker);
+    }
+
     /// A slot's settings as an apply would leave them.
     pub(super) fn cells(&self, slot: Slot, before: &Cells) -> Cells {
         self.patches.get(&slot).map_or_else(|| before.clone(), |patch| patch.applied_to(before))
@@ -158,6 +178,36 @@ impl Stage {
             self.bytes += OVERHEAD;
             Patch::default()
         })
+    }
+
+    /// What CONFIG_APPLY_PARTIAL of `scopes` takes, and what it leaves. Settings of a route that is not active,
+    /// and will not be with it, are left.
+    pub(super) fn split(&self, scopes: &[Scope], applied: &BTreeMap<RouteId, Arc<Route>>) -> (Stage, Stage) {
+        let (mut now, mut later) = (Stage::default(), Stage::default());
+        let part = if scopes.contains(&Scope::Routes) { &mut now } else { &mut later };
+        for (id, staged) in &self.routes {
+            match staged {
+                Staged::Put(spec) => part.put(*id, spec.clone(), applied.contains_key(id)),
+                Staged::Remove => part.remove(*id, true),
+            }
+        }
+        for (slot, patch) in &self.patches {
+            let is_active = match slot {
+                Slot::All => true,
+                Slot::Route(id) => applied.contains_key(id) || now.routes.contains_key(id),
+            };
+            let (taken, left) = patch.split(|scope| is_active && scopes.contains(&scope));
+            now.add(*slot, taken);
+            later.add(*slot, left);
+        }
+        (now, later)
+    }
+
+    fn add(&mut self, slot: Slot, patch: Patch) {
+        if patch != Patch::default() {
+            self.bytes += patch.cost();
+            self.patches.insert(slot, patch);
+        }
     }
 
     /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
