@@ -2,7 +2,11 @@
 //! dumb-init's own suites, and around real servers.
 
 #![cfg(feature = "server")]
-#![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failed assumption ends the test, one that cannot run says so"
+)]
 
 #[path = "support/programs.rs"]
 mod programs;
