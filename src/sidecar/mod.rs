@@ -7,9 +7,12 @@ mod check;
 pub mod config;
 mod daemon;
 mod intent;
+mod os;
 mod reach;
 pub mod readiness;
+pub mod reaper;
 mod registration;
+pub mod supervisor;
 
 pub use check::check;
 pub use daemon::run;

@@ -113,7 +113,7 @@ impl Outgoing {
         }
         let host = match member.settings.preserve_host {
             true => self.host.clone(),
-            false => HeaderValue::try_from(member.backend.authority()).map_err(|_| Page::Unreachable)?,
+            false => HeaderValue::try_from(member.backend.host_header()).map_err(|_| Page::Unreachable)?,
         };
         self.request.headers_mut().insert(HOST, host);
         Ok(())

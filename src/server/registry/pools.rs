@@ -30,7 +30,7 @@ pub(super) struct Pools {
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
-    members: HashMap<MemberId, Record>,
+    members: HashMap<MemberId, Record, foldhash::fast::RandomState>,
     /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
     watched: HashMap<Probe, BTreeSet<MemberId>>,
     /// Members whose session is lost, by the address of their backend where it is known.

@@ -28,8 +28,17 @@ pub struct Claim {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     /// By the domain's text (`*.` included); each host's claims in the order in which they are tried.
-    hosts: imbl::HashMap<Domain, Arc<Vec<Arc<Claim>>>>,
+    hosts: Hosts,
 }
+
+/// Keyed by a hasher that is seeded at random for each process: a request's Host is anybody's text, and
+/// hashing it is part of every request.
+type Hosts = imbl::GenericHashMap<
+    Domain,
+    Arc<Vec<Arc<Claim>>>,
+    foldhash::quality::RandomState,
+    imbl::shared_ptr::DefaultSharedPtr,
+>;
 
 /// No domain is longer (RFC 1035).
 const MAX_HOST: usize = 253;
