@@ -165,18 +165,29 @@ fn a_registry_whose_name_does_not_resolve_is_named_and_does_not_delay_the_stop()
 
 #[test]
 fn a_second_signal_ends_the_sidecar_at_once() {
-    // A registry that takes the connection and never answers: the orderly leave has to wait for it.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let backend = free_address();
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
     let _caddy = caddy(backend, "hello");
-    let server = Server::start(SERVER, &[]);
-    let port = silent.local_addr().unwrap().port().to_string();
-    let mut sidecar = sidecar(&server, backend.port(), &[("REGISTRY_PORT", &port)]);
-    let _accepted = silent.accept().unwrap();
+    let mut sidecar = sidecar(&server, backend.port(), &[]);
+    sidecar.wait_for_log("live");
 
-    sidecar.signal("INT");
-    sidecar.wait_for_log("SIGINT");
+    // A registry that does not answer any more: the orderly leave would wait for it for 500 ms.
+    server.program.signal("STOP");
     sidecar.signal("TERM");
-    let code = sidecar.wait().code();
-    assert!(code == Some(128 + 15) || code == Some(0), "{code:?}");
+    sidecar.wait_for_log("SIGTERM");
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(128 + 15));
+}
+
+#[test]
+fn a_registry_that_does_not_answer_delays_the_stop_by_half_a_second_at_most() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let mut sidecar = sidecar(&server, backend.port(), &[]);
+    sidecar.wait_for_log("live");
+
+    server.program.signal("STOP");
+    let asked = Instant::now();
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_millis(900), "the stop took {:?}", asked.elapsed());
 }

@@ -78,6 +78,11 @@ impl BackendUrl {
         &self.base_path
     }
 
+    /// What stands in a request's Host header: without the port where it is the scheme's own.
+    pub fn host_header(&self) -> String {
+        if self.port == self.scheme.default_port() { self.host.to_string() } else { self.authority() }
+    }
+
     /// `host:port`, with brackets around an IPv6 address; the port always given.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
