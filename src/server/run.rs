@@ -151,7 +151,7 @@ impl listener::Prober for Prober {
                     reachable: test.reachable,
                     response_time_ms: test.response_time.as_secs_f64() * 1000.0,
                     status_code: test.status_code.unwrap_or(0),
-                    tls_valid: false,
+                    tls_valid: test.tls_valid,
                 }),
             }
         }

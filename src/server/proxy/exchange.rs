@@ -10,17 +10,17 @@ use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
+use crate::protocol::Scheme;
 use crate::server::routing::{Claim, InFlight, Member, MemberId, Outcome, normalise};
 
 use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
 use super::page::Page;
 use super::record::Record;
-use super::upstream::{self, ConnectError, Upstream};
+use super::upstream::{self, ConnectError, Sender, Upstream};
 use super::{headers, hygiene, tunnel};
 
 /// Answers a client's request: with a backend's response, or with a page of ours.
@@ -109,6 +109,8 @@ impl Outgoing {
             *self.request.uri_mut() = Uri::from(self.target.clone());
             self.rebased = false;
         }
+        // HTTP/2 makes the target absolute, and the next member may not want that.
+        self.rebased |= member.backend.scheme() != Scheme::Http;
         let host = match member.settings.preserve_host {
             true => self.host.clone(),
             false => HeaderValue::try_from(member.backend.authority()).map_err(|_| Page::Unreachable)?,
@@ -201,8 +203,11 @@ impl Attempts {
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
-        let head = pin!(sender.try_send_request(request));
-        match within(limit, progress, head).await.map_err(Failure::Final)? {
+        let answered = {
+            let head = pin!(sender.send(request));
+            within(limit, progress, head).await
+        };
+        match answered.map_err(Failure::Final)? {
             Ok(response) => {
                 record.note(Outcome::Answered);
                 Ok(Answer { response, sender, idle_limit: limit })
@@ -217,15 +222,12 @@ impl Attempts {
     /// A connection to `member`: a kept one, or a new one.
     async fn connection(&self, member: &Member, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
         let worker = &self.client.worker;
-        let kept = if fresh { None } else { worker.pool.take(member.id, record.started()) };
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        // In a box of its own, because it is seldom needed and large.
-        Box::pin(upstream::connect(&worker.dialer, member)).await.map_err(|error| {
+        let (from, how) = ((&worker.pool, &worker.dialer), (self.outgoing.upgrade, fresh));
+        let request = &self.outgoing.request;
+        upstream::obtain(from, member, request, how, record.started()).await.map_err(|error| {
             tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
-            if let ConnectError::Scheme(_) = error {
-                return Failure::Final(Page::Unsupported);
+            if let ConnectError::NoUpgrade = error {
+                return Failure::Final(Page::NoUpgrade);
             }
             record.note(Outcome::Failed);
             Failure::Member(Page::Unreachable)
@@ -283,7 +285,7 @@ async fn within<F: Future>(
 /// A backend's response.
 struct Answer {
     response: Response<Incoming>,
-    sender: SendRequest<Upload>,
+    sender: Sender,
     idle_limit: Duration,
 }
 

@@ -7,6 +7,7 @@
 //! | `exchange` | one request from its head to the response's head |
 //! | `hygiene`, `headers`, `forwarded` | what is refused, removed and added |
 //! | `upstream`, `dial` | kept-alive connections to members; making new ones |
+//! | `tls` | to backends: whom we trust |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `tunnel` | after an upgrade |
 //! | `page` | what we say ourselves |
@@ -25,6 +26,7 @@ mod page;
 mod prober;
 mod record;
 mod schedule;
+mod tls;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -42,7 +44,8 @@ use tokio::time::Instant;
 
 use crate::server::routing::{BackendPolicy, Table};
 
-pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend};
+pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting};
+pub use tls::{Trust, TrustError};
 
 /// What a [`Proxy`] is told once, at its start.
 #[derive(Debug, Clone)]
@@ -61,6 +64,8 @@ pub struct ProxyConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Which backends may be connected to. The proxy adds its own listener to those it refuses.
     pub policy: BackendPolicy,
+    /// Who may vouch for backends that have a name and TLS.
+    pub trust: Trust,
 }
 
 impl Default for ProxyConfig {
@@ -73,6 +78,7 @@ impl Default for ProxyConfig {
             write_timeout: Duration::from_secs(60),
             trusted_proxies: Vec::new(),
             policy: BackendPolicy::default(),
+            trust: Trust::system(),
         }
     }
 }

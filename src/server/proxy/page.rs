@@ -33,8 +33,6 @@ pub(super) enum Page {
     Unreachable,
     /// The backend's answer could not be understood.
     Unintelligible,
-    /// https and h2c backends.
-    Unsupported,
     /// The backend did not answer in time.
     Late,
 }
@@ -49,7 +47,7 @@ impl Page {
             Page::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Page::NotClaimed => StatusCode::NOT_FOUND,
             Page::NoMember => StatusCode::SERVICE_UNAVAILABLE,
-            Page::Unreachable | Page::Unintelligible | Page::Unsupported => StatusCode::BAD_GATEWAY,
+            Page::Unreachable | Page::Unintelligible => StatusCode::BAD_GATEWAY,
             Page::Late => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -59,7 +57,9 @@ impl Page {
             Page::BadRequest(why) => why,
             Page::NotAllowed => "This is a reverse proxy: it makes no tunnels.",
             Page::NotImplemented => "Of the transfer codings only \"chunked\" is understood.",
-            Page::NoUpgrade => "This route does not take upgrades (option websocket=false).",
+            Page::NoUpgrade => {
+                "This route does not take upgrades (option websocket=false, or an h2c backend)."
+            }
             Page::UploadStalled => "The rest of the request did not arrive in time.",
             Page::NotClaimed => "No service has registered this host and path.",
             Page::NoMember => {
@@ -70,9 +70,6 @@ impl Page {
             }
             Page::Unintelligible => {
                 "The service behind this address answered with something that is no HTTP."
-            }
-            Page::Unsupported => {
-                "The service behind this address wants https or h2c, which this version cannot do."
             }
             Page::Late => "The service behind this address did not answer in time.",
         }

@@ -4,12 +4,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use http::{Request, StatusCode, Version};
-use hyper::client::conn::http1::SendRequest;
 
 use crate::server::routing::{InFlight, Outcome};
 
-use super::body::Upload;
 use super::connection::ClientConnection;
+use super::upstream::Sender;
 
 /// One request, from its head to the last byte of its response. Written when it is dropped, however the
 /// request came to its end.
@@ -99,7 +98,7 @@ impl Record {
     }
 
     /// The connection that the response came on is free.
-    pub(super) fn give_back(&self, sender: SendRequest<Upload>) {
+    pub(super) fn give_back(&self, sender: Sender) {
         if let Some(member) = &self.lease {
             self.client.worker.pool.put(member.id, sender, Instant::now());
         }

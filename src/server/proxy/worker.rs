@@ -227,7 +227,7 @@ impl Worker {
     fn new(shared: Arc<Shared>, number: usize) -> Self {
         Worker {
             pool: Pool::default(),
-            dialer: Dialer::new(Arc::new(shared.config.policy.clone())),
+            dialer: Dialer::new(Arc::new(shared.config.policy.clone()), shared.config.trust.clone()),
             shared,
             number,
             started: StdInstant::now(),
