@@ -17,7 +17,7 @@ use registry_sidecar::client::{
 use registry_sidecar::protocol::{Domains, HealthCheck, PathPrefix, RouteId, RouteOption};
 use support::fake_registry::{FakeLink, FakeRegistry, MemoryRegistry};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 fn route(domain: &str, backend: &str) -> Route {
     let domains = Domains::new([domain.parse().unwrap()]).unwrap();
@@ -72,10 +72,21 @@ async fn register<S: AsyncRead + AsyncWrite + Unpin>(link: &mut FakeLink<S>, id:
     .await;
 }
 
+/// More than anything here takes, real or virtual: a test that waits in vain fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn in_time<T>(waiting: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, waiting).await.expect("it takes too long")
+}
+
+async fn live(client: &Client) {
+    in_time(client.wait_live()).await.unwrap();
+}
+
 /// Reads events until the one of this name.
 async fn until(events: &mut EventStream, name: &str) -> Event {
     loop {
-        let event = events.next().await.unwrap_or_else(|| panic!("no {name}"));
+        let event = in_time(events.next()).await.unwrap_or_else(|| panic!("no {name}"));
         if event.name() == name {
             return event;
         }
@@ -111,7 +122,7 @@ async fn registers_stages_applies_and_leaves_in_order() {
         info(0)
     ))
     .await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     assert_eq!(client.status().routes["main"], RouteStatus::Applied(RouteId(1)));
 
     let leaving = tokio::spawn({
@@ -119,10 +130,10 @@ async fn registers_stages_applies_and_leaves_in_order() {
         async move { client.shutdown().await }
     });
     link.play("> CLIENT_SHUTDOWN|S1\n< SHUTDOWN_OK").await;
-    leaving.await.unwrap();
+    in_time(leaving).await.unwrap();
     link.expect_end().await;
     let mut names = Vec::new();
-    while let Some(event) = events.next().await {
+    while let Some(event) = in_time(events.next()).await {
         names.push(event.name());
     }
     assert_eq!(names, ["CONNECTED", "ROUTE_ADDED", "HEALTH_CHECK_SET", "CONFIG_APPLIED"]);
@@ -154,7 +165,7 @@ async fn a_reset_in_the_middle_of_a_sync_is_noticed_at_once_and_the_session_resu
         info(0)
     ))
     .await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
 }
 
 #[tokio::test]
@@ -167,7 +178,7 @@ async fn an_apply_whose_reply_was_lost_is_not_doubled() {
     let mut link = registry.accept().await;
     link.play(&format!("> RECONNECT|S1\n< OK\n> CONFIG_ROLLBACK|S1\n< OK\n> SESSION_INFO|S1\n< {}", info(1)))
         .await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     assert_eq!(client.status().revision, Some(1));
 }
 
@@ -178,7 +189,7 @@ async fn a_restarted_registry_without_memory_gets_everything_again() {
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     link.send("OK").await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     link.send("SHUTDOWN").await;
     let Event::Disconnected { cause: Cause::ServerShutdown, .. } = until(&mut events, "DISCONNECTED").await
     else {
@@ -191,7 +202,7 @@ async fn a_restarted_registry_without_memory_gets_everything_again() {
     let Event::Reconnected { resumed: false, .. } = until(&mut events, "RECONNECTED").await else {
         panic!("it is a new session");
     };
-    client.wait_live().await.unwrap();
+    live(&client).await;
 }
 
 #[tokio::test]
@@ -225,7 +236,7 @@ async fn a_silent_registry_is_noticed_within_keepalive_interval_and_request_time
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     link.send("OK").await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     let live = Instant::now();
     link.expect("PING|S1").await;
     let Event::Disconnected { cause, .. } = until(&mut events, "DISCONNECTED").await else {
@@ -242,7 +253,7 @@ async fn a_registry_that_never_answers_delays_a_stop_by_half_a_second() {
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     let before = Instant::now();
-    client.shutdown().await;
+    in_time(client.shutdown()).await;
     assert!((500..=510).contains(&before.elapsed().as_millis()), "{:?}", before.elapsed());
     link.expect("CLIENT_SHUTDOWN|S1").await;
     link.expect_end().await;
@@ -262,7 +273,7 @@ async fn the_last_handle_dropped_leaves_in_order() {
     drop(client);
     link.play("> CLIENT_SHUTDOWN|S1\n< OK\n< SHUTDOWN_OK").await;
     link.expect_end().await;
-    while events.next().await.is_some() {}
+    while in_time(events.next()).await.is_some() {}
 }
 
 /// Answers after a number of failures, or never.
@@ -305,15 +316,15 @@ async fn a_name_that_does_not_resolve_is_tried_until_it_does() {
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     link.send("OK").await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_name_resolution_that_hangs_never_delays_a_stop() {
     let (client, _events) = start_resolving(Scripted { failures: Arc::default(), then: None });
-    client.watch().wait_for(|status| status.phase == Phase::Connecting).await.unwrap();
+    in_time(client.watch().wait_for(|status| status.phase == Phase::Connecting)).await.unwrap();
     let before = Instant::now();
-    client.shutdown().await;
+    in_time(client.shutdown()).await;
     assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
@@ -353,7 +364,7 @@ async fn what_is_wanted_while_offline_is_made_true_afterwards() {
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     link.send("OK").await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     drop(link);
     until(&mut events, "DISCONNECTED").await;
 
@@ -383,7 +394,7 @@ async fn what_is_wanted_while_offline_is_made_true_afterwards() {
         info(1)
     ))
     .await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     assert_eq!(client.status().routes["main"], RouteStatus::Applied(RouteId(2)));
 }
 
@@ -394,17 +405,17 @@ async fn live_means_what_is_wanted_now_not_what_was_wanted_before() {
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     link.send("OK").await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     client.remove_route("main").unwrap();
-    let live = client.wait_live();
+    let reached = client.wait_live();
     let script = async {
         link.play("> ROUTE_REMOVE|S1|r1\n< ROUTE_OK\n> CONFIG_APPLY|S1").await;
         let removed = client.status().routes.is_empty() && !client.status().live;
         link.send("OK").await;
         removed
     };
-    let (live, removed) = tokio::join!(live, script);
-    assert!(live.is_ok() && removed);
+    let (reached, removed) = in_time(async { tokio::join!(reached, script) }).await;
+    assert!(reached.is_ok() && removed);
     assert!(client.status().live);
 }
 
@@ -417,7 +428,7 @@ async fn a_backend_is_tested_by_the_proxy() {
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     link.send("OK").await;
-    client.wait_live().await.unwrap();
+    live(&client).await;
     let test = async { client.backend_test(url()).await };
     let script = link.play(
         r#"> BACKEND_TEST|S1|http://10.2.2.7:8080/
@@ -457,7 +468,7 @@ async fn every_line_is_logged_at_debug_and_no_secret_is() {
     let mut link = registry.accept().await;
     link.play(r#"> REGISTER|web|web-1|0|{"token":"t0p-secret"}"#).await;
     link.play(&format!("< ACK|s3ssion\n> SESSION_INFO|s3ssion\n< {}\n> ROUTE_ADD|*", info(0))).await;
-    client.watch().wait_for(|status| status.phase == Phase::Syncing).await.unwrap();
+    in_time(client.watch().wait_for(|status| status.phase == Phase::Syncing)).await.unwrap();
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for shown in
         ["REGISTER|web|web-1|0|{}", "ACK|[redacted]", "SESSION_INFO|[redacted]", "ROUTE_ADD|[redacted]|"]

@@ -162,3 +162,32 @@ fn a_registry_whose_name_does_not_resolve_is_named_and_does_not_delay_the_stop()
     assert_eq!(sidecar.wait().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(2), "the stop took {:?}", asked.elapsed());
 }
+
+#[test]
+fn a_second_signal_ends_the_sidecar_at_once() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let mut sidecar = sidecar(&server, backend.port(), &[]);
+    sidecar.wait_for_log("live");
+
+    // A registry that does not answer any more: the orderly leave would wait for it for 500 ms.
+    server.program.signal("STOP");
+    sidecar.signal("TERM");
+    sidecar.wait_for_log("SIGTERM");
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(128 + 15));
+}
+
+#[test]
+fn a_registry_that_does_not_answer_delays_the_stop_by_half_a_second_at_most() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let mut sidecar = sidecar(&server, backend.port(), &[]);
+    sidecar.wait_for_log("live");
+
+    server.program.signal("STOP");
+    let asked = Instant::now();
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_millis(900), "the stop took {:?}", asked.elapsed());
+}

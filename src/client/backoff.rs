@@ -1,5 +1,5 @@
-//! How long to wait before trying again (DESIGN rule: the first retry after the least delay, then
-//! exponential with full jitter between the least and the greatest). No clock: it only deals in durations.
+//! How long to wait before trying again: the least delay first, then exponential with full jitter between the
+//! least and the greatest. No clock: it only deals in durations.
 
 use std::time::Duration;
 

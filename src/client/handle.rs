@@ -100,7 +100,7 @@ pub enum BackendTestError {
 const MAX_ASKS: usize = 16;
 
 impl ClientConfig {
-    /// The registry at `endpoint`, with the times of DESIGN section 5.
+    /// The registry at `endpoint`, with the times given above.
     pub fn new(endpoint: Endpoint) -> Self {
         ClientConfig {
             endpoint,

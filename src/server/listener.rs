@@ -60,17 +60,7 @@ pub struct ListenerConfig {
 impl Default for ListenerConfig {
     /// Private ranges and loopback.
     fn default() -> Self {
-        let private = [
-            "127.0.0.0/8",
-            "10.0.0.0/8",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "169.254.0.0/16",
-            "100.64.0.0/10",
-            "::1/128",
-            "fc00::/7",
-            "fe80::/10",
-        ];
+        let private = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
         let allow = private.iter().filter_map(|net| net.parse().ok()).collect();
         ListenerConfig { allow, registry: RegistryConfig::default() }
     }

@@ -147,6 +147,11 @@ impl Sessions {
             && self.active == 0
     }
 
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.all.values()
+    }
+
     /// How many live or still serve.
     pub(super) fn active(&self) -> usize {
         self.active

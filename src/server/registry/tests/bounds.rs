@@ -1,6 +1,7 @@
 //! DESIGN rule 5: whatever a peer can fill has a limit with an error of its own.
 
 use super::*;
+use crate::server::registry::lifecycle::SessionState;
 
 const A: &str = "10.2.2.7";
 
@@ -95,4 +96,96 @@ fn without_random_bits_nobody_is_registered() {
     world.registry = Registry::new(RegistryConfig::default(), Box::new(|| None));
     let conn = world.connect(A);
     assert_eq!(world.ask(conn, "REGISTER|web|web-1|0|"), "ERROR|no randomness to be had, try again");
+}
+
+/// Whatever happens in whatever order: nothing panics, probes are watched and forgotten in pairs, nothing is
+/// sent after EOF (all of which the world checks), and in the end nothing is left.
+#[test]
+fn random_walks_leave_nothing_behind() {
+    let base = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in base.map_or(0..150, |seed: u64| seed..seed + 1) {
+        println!("SEED={seed}");
+        walk(&mut fastrand::Rng::with_seed(seed));
+    }
+}
+
+fn walk(random: &mut fastrand::Rng) {
+    let mut world = World::with(|config| config.limits.predecessors = 3);
+    let (mut open, mut ids) = (Vec::new(), vec!["nobody".to_owned()]);
+    for _ in 0..300 {
+        let backend = format!("http://10.2.2.{}:80", random.u8(1..4));
+        let domain = ["a.de", "b.de", "c.de"][random.usize(..3)];
+        let id = if random.bool() { "" } else { &ids[random.usize(..ids.len())] };
+        let conn = if open.is_empty() { None } else { Some(open[random.usize(..open.len())]) };
+        let line = match random.u8(..12) {
+            0 => format!("REGISTER|s{}|i{}|0|", random.u8(..2), random.u8(..2)),
+            1 => format!("RECONNECT|{}", ids[random.usize(..ids.len())]),
+            2 => format!("CLIENT_SHUTDOWN|{id}"),
+            3..6 => format!("ROUTE_ADD|{id}|{domain}|/|{backend}|0"),
+            6 => format!("ROUTE_REMOVE|{id}|r{}", random.u8(1..5)),
+            7 => format!("ROUTE_UPDATE|{id}|r{}|backend_url|{backend}", random.u8(1..5)),
+            8 => format!("HEALTH_SET|{id}|r{}|/|{}s|1s", random.u8(1..5), random.u8(..3)),
+            _ => format!("CONFIG_APPLY|{id}"),
+        };
+        match (random.u8(..20), conn) {
+            (0..2, _) => open.push(world.connect(&format!("10.2.2.{}", random.u8(1..4)))),
+            (2, Some(conn)) => {
+                world.hang_up(conn);
+                open.retain(|other| *other != conn);
+            }
+            (3, _) => world.passes(&backend),
+            (4, _) => world.fails(&backend),
+            (5, _) => world.after(seconds(random.u64(..200))),
+            (6, _) => world.store_answers = random.bool(),
+            (7..9, _) if !world.commits.is_empty() => {
+                let (tx, _) = world.commits.swap_remove(random.usize(..world.commits.len()));
+                world.happens(if random.u8(..3) == 0 { Input::Rejected(tx) } else { Input::Committed(tx) });
+            }
+            (_, Some(conn)) => world.say(conn, &line),
+            _ => {}
+        }
+        let lines = std::mem::take(&mut world.lines);
+        ids.extend(lines.values().flatten().filter_map(|line| line.strip_prefix("ACK|").map(str::to_owned)));
+        open.retain(|conn| !world.closed.contains(conn));
+        world.check();
+    }
+    world.store_answers = true;
+    for (tx, _) in std::mem::take(&mut world.commits) {
+        world.happens(Input::Committed(tx));
+    }
+    open.into_iter().for_each(|conn| world.hang_up(conn));
+    world.after(seconds(1000));
+    assert!(world.registry.is_empty() && world.watched.is_empty() && world.table.claims().count() == 0);
+}
+
+impl World {
+    /// What holds between any two inputs: a claim has members, all of its service, each backend of a session
+    /// once.
+    fn check(&self) {
+        for claim in self.table.claims() {
+            assert!(!claim.members.is_empty());
+            let mut seen = HashSet::new();
+            for (member, session, serves) in self.registry.pools.members(claim) {
+                let session = self.registry.sessions.get(session).expect("members belong to somebody");
+                assert_eq!(session.registration.service, claim.service);
+                assert!(session.members.contains(&member.id));
+                assert!(seen.insert((session.no, member.backend.clone())));
+                assert_eq!(member.usable, serves);
+            }
+            assert_eq!(seen.len().min(1), 1);
+            assert_eq!(seen.len(), claim.members.len(), "every member is known");
+        }
+        for session in self.registry.sessions.iter() {
+            let known = |id| self.registry.pools.place(id).is_some();
+            assert!(session.members.iter().all(|id| known(*id)), "no session has a member that is gone");
+            assert!(session.state != SessionState::Retired || session.members.is_empty());
+            for (_, route) in session.applied.iter().filter(|_| session.state.lives() && !session.robbed) {
+                for domain in route.spec.domains.as_slice() {
+                    let claim = self.table.get(domain, &route.spec.path).expect("what is applied is claimed");
+                    let mut own = self.registry.pools.members(claim).filter(|(_, no, _)| *no == session.no);
+                    assert!(own.any(|(member, ..)| member.backend == route.spec.backend));
+                }
+            }
+        }
+    }
 }

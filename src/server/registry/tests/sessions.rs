@@ -149,6 +149,25 @@ fn a_replaced_session_whose_replacer_never_applies_serves_until_its_own_grace_en
 }
 
 #[test]
+fn a_replaced_session_outlives_its_replacer_only_until_its_own_grace_ends() {
+    let mut world = World::new();
+    let (old, id) = world.live("web", "web-1", A, "a.de", WEB);
+    world.hang_up(old);
+    let (new, _) = world.register("web", "web-1", A);
+    world.do_all(new, &["CLIENT_SHUTDOWN|"]);
+    let asking = world.connect(B);
+    assert_eq!(world.ask(asking, &format!("RECONNECT|{id}")), "REREGISTER");
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    let (third, _) = world.register("web", "web-1", A);
+    assert_eq!(world.ask(asking, &format!("RECONNECT|{id}")), "ERROR|session replaced");
+    world.do_all(third, &["CLIENT_SHUTDOWN|"]);
+    world.after(seconds(300));
+    world.hang_up(asking);
+    assert_eq!(world.pool("a.de"), [""; 0]);
+    assert!(world.registry.is_empty());
+}
+
+#[test]
 fn make_before_break_holds_for_each_claim() {
     let mut world = World::new();
     let (old, _) = world.live("web", "web-1", A, "a.de", WEB);
