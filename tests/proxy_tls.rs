@@ -11,5 +11,7 @@ mod support;
 mod authority;
 #[path = "proxy_tls/backends.rs"]
 mod backends;
+#[path = "proxy_tls/clients.rs"]
+mod clients;
 #[path = "proxy_tls/upstream.rs"]
 mod upstream;

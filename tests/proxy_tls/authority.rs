@@ -1,13 +1,14 @@
 //! A certificate authority of the test's own.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use registry_sidecar::server::proxy::Trust;
-use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{RootCertStore, ServerConfig};
 
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -35,9 +36,22 @@ impl Authority {
     pub(crate) fn trust(&self) -> Trust {
         Trust::only(self.0.pem().as_bytes()).unwrap()
     }
+
+    /// For clients that trust it.
+    pub(crate) fn roots(&self) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        Arc::new(roots)
+    }
 }
 
 impl Pair {
+    /// As `NAME.crt` and `NAME.key`.
+    pub(crate) fn write(&self, folder: &Path, name: &str) {
+        std::fs::write(folder.join(format!("{name}.key")), &self.key).unwrap();
+        std::fs::write(folder.join(format!("{name}.crt")), &self.certificate).unwrap();
+    }
+
     /// For servers that present it.
     pub(crate) fn server_config(&self, alpn: &[&str]) -> ServerConfig {
         let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()];

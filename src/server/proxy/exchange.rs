@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -20,6 +20,7 @@ use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
 use super::page::Page;
 use super::record::Record;
+use super::redirect::{self, Redirect};
 use super::upstream::{self, ConnectError, Sender, Upstream};
 use super::{headers, hygiene, tunnel};
 
@@ -31,8 +32,14 @@ pub(super) fn serve(
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<Reply>> {
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
+    let redirect = redirect::wanted(&client, &request);
     let mut attempts = Attempts::prepare(client, request, record.started());
     async move {
+        if let Some(Redirect { status, location }) = redirect {
+            let mut response = Page::Redirected(status).response(record);
+            response.headers_mut().insert(LOCATION, location);
+            return response;
+        }
         let answer = match &mut attempts {
             Ok(attempts) => attempts.run(&mut record).await,
             Err(page) => Err(*page),
@@ -78,6 +85,9 @@ impl Outgoing {
     ) -> Self {
         let (mut parts, incoming) = request.into_parts();
         headers::strip_request(&mut parts.headers);
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(&mut parts.headers);
+        }
         client.forwarding.apply(&mut parts.headers, &host);
         let is_upgrade = upgrade.is_some();
         if let Some(upgrade) = upgrade {
@@ -163,7 +173,7 @@ impl Attempts {
         let host = hygiene::host_of(&request)?;
         let claim = find(&client, &host, request.uri())?;
         let upgrade =
-            headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
+            headers::wanted_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let outgoing = Outgoing::new(&client, request, host, upgrade, now);
         Ok(Attempts { client, claim, outgoing, tunnel })

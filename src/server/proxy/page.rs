@@ -15,6 +15,8 @@ const RETRY_SECONDS: u16 = 5;
 /// Every answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Page {
+    /// The host is served over TLS; the location comes from the caller.
+    Redirected(StatusCode),
     /// The request is no good; the text says why.
     BadRequest(&'static str),
     /// A method that a reverse proxy has no use for.
@@ -40,6 +42,7 @@ pub(super) enum Page {
 impl Page {
     fn status(self) -> StatusCode {
         match self {
+            Page::Redirected(status) => status,
             Page::BadRequest(_) => StatusCode::BAD_REQUEST,
             Page::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Page::NotImplemented => StatusCode::NOT_IMPLEMENTED,
@@ -54,6 +57,7 @@ impl Page {
 
     fn explanation(self) -> &'static str {
         match self {
+            Page::Redirected(_) => "This host is served over https.",
             Page::BadRequest(why) => why,
             Page::NotAllowed => "This is a reverse proxy: it makes no tunnels.",
             Page::NotImplemented => "Of the transfer codings only \"chunked\" is understood.",

@@ -25,6 +25,7 @@ use crate::server::routing::{Member, MemberId};
 use super::body::Upload;
 use super::dial::{DialError, Dialer};
 use super::tls::{TlsError, Wanted, dns_name};
+pub(super) use shared::OnThisThread;
 use shared::{Shared, Stream};
 
 /// How long a connection may be idle: Node closes its own after 5 s (SEMANTICS section 9).
