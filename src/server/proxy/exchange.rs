@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderValue, LOCATION, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -14,7 +14,9 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
 use crate::protocol::Scheme;
-use crate::server::routing::{Claim, InFlight, Member, MemberId, Outcome, normalise};
+use crate::server::routing::{
+    AddressLimit, Admission, Claim, InFlight, Member, MemberId, Outcome, normalise,
+};
 
 use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
@@ -32,21 +34,22 @@ pub(super) fn serve(
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<Reply>> {
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
-    let redirect = redirect::wanted(&client, &request);
-    let mut attempts = Attempts::prepare(client, request, record.started());
+    let (mut attempts, location) = match redirect::wanted(&client, &request) {
+        Some(Redirect { status, location }) => (Err(Page::Redirected(status)), Some(location)),
+        None => (Attempts::prepare(client, request, record.started()), None),
+    };
     async move {
-        if let Some(Redirect { status, location }) = redirect {
-            let mut response = Page::Redirected(status).response(record);
-            response.headers_mut().insert(LOCATION, location);
-            return response;
-        }
         let answer = match &mut attempts {
             Ok(attempts) => attempts.run(&mut record).await,
             Err(page) => Err(*page),
         };
         match answer {
             Ok(answer) => answer.into_response(attempts.ok().and_then(|done| done.tunnel), record),
-            Err(page) => page.response(record),
+            Err(page) => {
+                let mut response = page.response(record);
+                response.headers_mut().extend(location.map(|location| (LOCATION, location)));
+                response
+            }
         }
     }
 }
@@ -123,7 +126,7 @@ impl Outgoing {
         self.rebased |= member.backend.scheme() != Scheme::Http;
         let host = match member.settings.preserve_host {
             true => self.host.clone(),
-            false => HeaderValue::try_from(member.backend.authority()).map_err(|_| Page::Unreachable)?,
+            false => HeaderValue::try_from(member.backend.host_header()).map_err(|_| Page::Unreachable)?,
         };
         self.request.headers_mut().insert(HOST, host);
         Ok(())
@@ -172,6 +175,9 @@ impl Attempts {
     ) -> Result<Self, Page> {
         let host = hygiene::host_of(&request)?;
         let claim = find(&client, &host, request.uri())?;
+        if let Some(limit) = &claim.limit {
+            within_limit(limit, &client, request.headers(), now)?;
+        }
         let upgrade =
             headers::wanted_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -182,7 +188,7 @@ impl Attempts {
     async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
         // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
         let now = record.started();
-        let mut member = self.choose(None, now).ok_or(Page::NoMember)?;
+        let mut member = self.choose(None, now, record).ok_or_else(|| self.nobody(now))?;
         let (mut tried, mut fresh) = (None, false);
         loop {
             if self.outgoing.upgrade && !member.settings.websocket {
@@ -195,7 +201,7 @@ impl Attempts {
                 Err(Failure::Stale) => fresh = true,
                 Err(Failure::Member(page)) if tried.is_none() => {
                     tried = Some(member.id);
-                    member = self.choose(tried, Instant::now()).ok_or(page)?;
+                    member = self.choose(tried, Instant::now(), record).ok_or(page)?;
                     fresh = false;
                 }
                 Err(Failure::Member(page) | Failure::Final(page)) => return Err(page),
@@ -203,8 +209,32 @@ impl Attempts {
         }
     }
 
-    fn choose(&self, tried: Option<MemberId>, now: Instant) -> Option<Arc<Member>> {
-        self.claim.choose(tried, now, &mut |n| fastrand::usize(..n)).cloned()
+    /// A member that may have the request, which its circuit breaker, if it has one, then expects to hear about.
+    fn choose(&self, tried: Option<MemberId>, now: Instant, record: &mut Record) -> Option<Arc<Member>> {
+        let mut random = |n| fastrand::usize(..n);
+        loop {
+            let member = self.claim.choose(tried, now, &mut random)?;
+            let extras = &member.extras;
+            let Some(rule) = extras.breaker else {
+                record.admitted(None);
+                return Some(Arc::clone(member));
+            };
+            // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
+            if let Some(admission) = Admission::ask(&extras.route, rule, now) {
+                record.admitted(Some(admission));
+                return Some(Arc::clone(member));
+            }
+        }
+    }
+
+    /// Why no member may have the request.
+    fn nobody(&self, now: Instant) -> Page {
+        let usable = self.claim.members.iter().filter(|member| member.usable);
+        let broken = usable.filter(|member| !member.extras.may_pass(now));
+        match broken.map(|member| member.extras.route.breaker.wait(now).unwrap_or_default()).min() {
+            Some(wait) => Page::CircuitOpen(seconds(wait)),
+            None => Page::NoMember,
+        }
     }
 
     async fn attempt(&mut self, member: &Member, fresh: bool, record: &Record) -> Result<Answer, Failure> {
@@ -213,13 +243,17 @@ impl Attempts {
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
-        let answered = {
+        let head = {
             let head = pin!(sender.send(request));
             within(limit, progress, head).await
         };
-        match answered.map_err(Failure::Final)? {
+        if let Err(Page::Late) = head {
+            record.failed();
+        }
+        match head.map_err(Failure::Final)? {
             Ok(response) => {
                 record.note(Outcome::Answered);
+                record.judge(response.status());
                 Ok(Answer { response, sender, idle_limit: limit })
             }
             Err(mut error) => {
@@ -258,6 +292,7 @@ impl Attempts {
             return Failure::Final(Page::BadRequest("The request's body could not be read."));
         }
         if error.is_parse() {
+            record.failed();
             return Failure::Final(Page::Unintelligible);
         }
         if !reused {
@@ -271,6 +306,24 @@ impl Attempts {
             }
         }
     }
+}
+
+/// Counts a request of the client against its claim's limit.
+fn within_limit(
+    limit: &AddressLimit,
+    client: &ClientConnection,
+    headers: &HeaderMap,
+    now: Instant,
+) -> Result<(), Page> {
+    limit.take(client.forwarding.client(headers), now).map_err(|wait| {
+        client.worker.notice_crowd(&client.forwarding);
+        Page::TooMany(seconds(wait))
+    })
+}
+
+/// For Retry-After: rounded up, and never now.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Waits for a response's head, at most `limit` after the client last sent a part of the request.
@@ -307,6 +360,9 @@ impl Answer {
         let (mut parts, incoming) = self.response.into_parts();
         record.answered(parts.status);
         headers::strip_response(&mut parts.headers);
+        if let Some(headers) = record.extras().and_then(|extras| extras.headers.as_ref()) {
+            headers.put_into(&mut parts.headers);
+        }
         parts.version = Version::HTTP_11;
         let download = Download::new(incoming, self.sender, self.idle_limit, record);
         Response::from_parts(parts, Reply::Stream(download))

@@ -205,7 +205,7 @@ async fn get(
     path: &str,
     host: Option<String>,
 ) -> Result<Answer, String> {
-    let host = host.unwrap_or_else(|| backend.authority());
+    let host = host.unwrap_or_else(|| backend.host_header());
     let target = format!("{}{path}", backend.base_path());
     let request = |target: String| Request::get(target).header(USER_AGENT, USER_AGENT_TEXT);
     let in_http1 = || request(target.clone()).header(HOST, &host).body(Empty::new());

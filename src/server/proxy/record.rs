@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::{Request, StatusCode, Version};
 
-use crate::server::routing::{InFlight, Outcome};
+use crate::server::routing::{Admission, Extras, InFlight, Outcome};
 
 use super::connection::ClientConnection;
 use super::upstream::Sender;
@@ -17,6 +17,8 @@ pub(super) struct Record {
     started: Instant,
     /// The member that got it, if any; it counts as in flight there.
     lease: Option<InFlight>,
+    /// What the member's circuit breaker is to hear about.
+    admission: Option<Admission>,
     status: StatusCode,
     bytes: u64,
     end: End,
@@ -52,6 +54,7 @@ impl Record {
             client,
             started: now,
             lease: None,
+            admission: None,
             status,
             bytes: 0,
             end: End::Cancelled,
@@ -69,6 +72,31 @@ impl Record {
         self.lease = Some(lease);
     }
 
+    /// The circuit breaker of the member that gets the request next let it through.
+    pub(super) fn admitted(&mut self, admission: Option<Admission>) {
+        self.admission = admission;
+    }
+
+    /// Tells the member's circuit breaker about a response's head: a server error is a failure.
+    pub(super) fn judge(&self, status: StatusCode) {
+        match &self.admission {
+            Some(_) if status.is_server_error() => self.failed(),
+            Some(admission) => admission.answered(Instant::now()),
+            None => {}
+        }
+    }
+
+    /// Tells the member's circuit breaker that the request failed.
+    pub(super) fn failed(&self) {
+        let Some(admission) = &self.admission else { return };
+        if admission.failed(Instant::now())
+            && let Some(member) = &self.lease
+        {
+            let (instance, backend) = (&member.instance, &member.backend);
+            tracing::warn!(%instance, %backend, "the circuit breaker is open");
+        }
+    }
+
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = status;
     }
@@ -79,14 +107,27 @@ impl Record {
 
     pub(super) fn end(&mut self, end: End) {
         self.end = end;
+        if end == End::Complete
+            && let Some(admission) = &self.admission
+        {
+            admission.completed(Instant::now());
+        }
         if end == End::Broken && self.ends_with_connection {
             self.client.reset();
         }
     }
 
+    /// What the route of the member that got it says.
+    pub(super) fn extras(&self) -> Option<&Extras> {
+        self.lease.as_ref().map(|member| &member.extras)
+    }
+
     /// Tells the member's ejection what was found out.
     pub(super) fn note(&self, outcome: Outcome) {
         let Some(member) = &self.lease else { return };
+        if outcome == Outcome::Failed {
+            self.failed();
+        }
         if outcome == Outcome::Answered && member.load.is_well() {
             return;
         }
@@ -107,6 +148,9 @@ impl Record {
     /// The request became a tunnel, which is counted on its own.
     pub(super) fn into_lease(mut self) -> Option<InFlight> {
         self.end = End::Upgraded;
+        if let Some(admission) = &self.admission {
+            admission.completed(Instant::now());
+        }
         self.lease.take()
     }
 }

@@ -119,7 +119,7 @@ fn bounded(reply: Reply) -> Result<Reply, Refusal> {
 }
 
 /// Whole seconds in UTC. A clock that is out of all bounds is shown as nothing.
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     let timestamp = jiff::Timestamp::try_from(time).and_then(|t| t.round(jiff::Unit::Second));
     timestamp.map(|t| t.to_string()).unwrap_or_default()
 }
