@@ -1,5 +1,7 @@
 //! One request, from its head to the head of its response.
 
+mod hold;
+
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -14,7 +16,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
-use crate::server::routing::{Claim, InFlight, Member, MemberId, Outcome, normalise};
+use crate::server::routing::{Claim, Member, Outcome, normalise};
 
 use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
@@ -22,6 +24,9 @@ use super::page::Page;
 use super::record::Record;
 use super::upstream::{self, ConnectError, Upstream};
 use super::{headers, hygiene, tunnel};
+
+/// To how many members a request is given, of which each but two must have left under it.
+const MAX_MEMBERS: usize = 16;
 
 /// Answers a client's request: with a backend's response, or with a page of ours.
 ///
@@ -44,8 +49,8 @@ pub(super) fn serve(
     }
 }
 
-fn find(client: &ClientConnection, host: &HeaderValue, uri: &Uri) -> Result<Arc<Claim>, Page> {
-    let path = match uri.path() {
+fn find(client: &ClientConnection, host: &HeaderValue, path: &str) -> Result<Arc<Claim>, Page> {
+    let path = match path {
         // `OPTIONS *` is about the host as a whole.
         "*" => "/",
         path => path,
@@ -159,7 +164,7 @@ impl Attempts {
         now: Instant,
     ) -> Result<Self, Page> {
         let host = hygiene::host_of(&request)?;
-        let claim = find(&client, &host, request.uri())?;
+        let claim = find(&client, &host, request.uri().path())?;
         let upgrade =
             headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -169,30 +174,40 @@ impl Attempts {
 
     async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
         // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
-        let now = record.started();
-        let mut member = self.choose(None, now).ok_or(Page::NoMember)?;
-        let (mut tried, mut fresh) = (None, false);
-        loop {
-            if self.outgoing.upgrade && !member.settings.websocket {
-                return Err(Page::NoUpgrade);
-            }
-            record.sent_to(InFlight::new(Arc::clone(&member)));
-            self.outgoing.address_to(&member)?;
-            match self.attempt(&member, fresh, record).await {
+        let mut lease = self.member(None, record.started()).await?;
+        let mut tried = None;
+        for _ in 0..MAX_MEMBERS {
+            let member = Arc::clone(&lease);
+            record.sent_to(lease);
+            let page = match self.ask(&member, record).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Stale) => fresh = true,
-                Err(Failure::Member(page)) if tried.is_none() => {
-                    tried = Some(member.id);
-                    member = self.choose(tried, Instant::now()).ok_or(page)?;
-                    fresh = false;
-                }
-                Err(Failure::Member(page) | Failure::Final(page)) => return Err(page),
-            }
+                Err(Failure::Member(page)) => page,
+                Err(Failure::Final(page)) => return Err(page),
+                Err(Failure::Stale) => return Err(Page::Unreachable),
+            };
+            record.taken_back();
+            lease = if member.load.is_closed() {
+                // It has not failed, it has left.
+                self.member(tried, Instant::now()).await?
+            } else if tried.replace(member.id).is_none() {
+                self.member(tried, Instant::now()).await.map_err(|_| page)?
+            } else {
+                return Err(page);
+            };
         }
+        Err(Page::Unreachable)
     }
 
-    fn choose(&self, tried: Option<MemberId>, now: Instant) -> Option<Arc<Member>> {
-        self.claim.choose(tried, now, &mut |n| fastrand::usize(..n)).cloned()
+    /// One member: on a kept connection, and on a new one where that turned out to be closed.
+    async fn ask(&mut self, member: &Member, record: &Record) -> Result<Answer, Failure> {
+        if self.outgoing.upgrade && !member.settings.websocket {
+            return Err(Failure::Final(Page::NoUpgrade));
+        }
+        self.outgoing.address_to(member).map_err(Failure::Final)?;
+        match self.attempt(member, false, record).await {
+            Err(Failure::Stale) => self.attempt(member, true, record).await,
+            other => other,
+        }
     }
 
     async fn attempt(&mut self, member: &Member, fresh: bool, record: &Record) -> Result<Answer, Failure> {

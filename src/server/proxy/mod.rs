@@ -35,12 +35,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::server::routing::{BackendPolicy, Table};
+use crate::server::live_table::LiveTable;
+use crate::server::routing::BackendPolicy;
 
 pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend};
 
@@ -100,7 +100,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
-    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> io::Result<Proxy> {
+    pub fn start(config: ProxyConfig, table: Arc<LiveTable>) -> io::Result<Proxy> {
         let workers = match config.workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
             given => given,

@@ -70,6 +70,11 @@ impl Record {
         self.lease = Some(lease);
     }
 
+    /// The member that had the request has it no longer.
+    pub(super) fn taken_back(&mut self) {
+        self.lease = None;
+    }
+
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = status;
     }

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant as StdInstant};
 
-use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
-use crate::server::routing::Table;
+use crate::server::live_table::LiveTable;
 
 use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
@@ -71,7 +70,7 @@ fn bound(addr: SocketAddr, share: bool) -> io::Result<Socket> {
 /// What the workers of a proxy share.
 pub(super) struct Shared {
     pub(super) config: ProxyConfig,
-    pub(super) table: Arc<ArcSwap<Table>>,
+    pub(super) table: Arc<LiveTable>,
     connections: Arc<Semaphore>,
     seats: Vec<Load>,
 }
@@ -115,7 +114,7 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    pub(super) fn new(config: ProxyConfig, table: Arc<ArcSwap<Table>>, workers: usize) -> Self {
+    pub(super) fn new(config: ProxyConfig, table: Arc<LiveTable>, workers: usize) -> Self {
         let (seats, inboxes) = (0..workers)
             .map(|_| {
                 let (inbox, receiver) = mpsc::channel(MAX_HANDED_OVER);

@@ -96,11 +96,11 @@ impl Registry {
     /// A registry without sessions.
     pub fn new(config: RegistryConfig, random: Random) -> Self {
         Registry {
+            pools: Pools::new(config.hold),
             config,
             random,
             connections: HashMap::new(),
             sessions: Sessions::default(),
-            pools: Pools::default(),
             timers: Timers::default(),
             pending: HashMap::new(),
             tests: HashMap::new(),
@@ -114,6 +114,7 @@ impl Registry {
 
     /// Takes what happened. What is to be done about it is in [`Registry::effects`].
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.pools.set_time(now.mono);
         match input {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
             Input::Line(conn, line) => self.line(now, conn, line),
@@ -139,7 +140,7 @@ impl Registry {
 
     /// When to say [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
     }
 
     /// Whether nothing is kept of anybody.
@@ -245,6 +246,7 @@ impl Registry {
     }
 
     fn tick(&mut self, now: Now) {
+        self.pools.tick();
         while let Some(timer) = self.timers.pop(now.mono) {
             match timer {
                 Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),

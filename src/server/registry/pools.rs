@@ -1,12 +1,15 @@
 //! The members of all claims: who serves what, whether requests may go there, and which probes decide it
 //! (SEMANTICS sections 1, 3 and 4). It knows sessions only by their numbers.
 
+mod hold;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RouteId, ServiceName};
-use crate::server::routing::{Claim, Member, MemberId, MemberLoad, Probe, Table};
+use crate::server::routing::{Claim, Hold, Member, MemberId, MemberLoad, Probe, Table};
 
 use super::io::{Effect, Happening, SessionNo};
 use super::lifecycle::{MemberEvent, MemberState};
@@ -25,8 +28,13 @@ pub(super) struct Owner<'a> {
     pub(super) lost: bool,
 }
 
-#[derive(Default)]
 pub(super) struct Pools {
+    /// The time of what is being handled.
+    now: Option<Instant>,
+    /// HOLD: how long a claim is held whose routes do not say it.
+    hold: Duration,
+    /// Claims without members, by the time at which they go.
+    held: BTreeSet<(Instant, Domain, PathPrefix)>,
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
@@ -52,6 +60,8 @@ struct Record {
     lost: bool,
     check: Option<Check>,
     priority: i32,
+    /// How long the claim is held after a loss, where the route says it.
+    hold: Option<Duration>,
     /// Which apply of all it was applied with last.
     applied: u64,
     asked: Option<Probe>,
@@ -66,6 +76,27 @@ pub(super) struct Answered {
 }
 
 impl Pools {
+    /// No claims yet; `hold` is for those whose routes do not say how long they are held.
+    pub(super) fn new(hold: Duration) -> Self {
+        Pools {
+            now: None,
+            hold,
+            held: BTreeSet::new(),
+            table: Table::default(),
+            dirty: false,
+            members: HashMap::new(),
+            watched: HashMap::new(),
+            lost_at: HashMap::new(),
+            last_member: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    /// From now on it is this late.
+    pub(super) fn set_time(&mut self, now: Instant) {
+        self.now = Some(now);
+    }
+
     /// The table, if it has changed since the last call.
     pub(super) fn take_table(&mut self) -> Option<Table> {
         std::mem::take(&mut self.dirty).then(|| self.table.clone())
@@ -78,7 +109,7 @@ impl Pools {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.watched.is_empty() && self.lost_at.is_empty()
+        self.members.is_empty() && self.watched.is_empty() && self.lost_at.is_empty() && self.held.is_empty()
     }
 
     pub(super) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
@@ -171,11 +202,12 @@ impl Pools {
             path: path.clone(),
             service: owner.service.clone(),
             priority: plan.priority,
+            hold: Hold::default(),
             members: Vec::with_capacity(1),
         });
+        // One that is held without members is anybody's.
+        claim.service.clone_from(owner.service);
         claim.members.push(shown.clone());
-        claim.priority = plan.priority;
-        self.put(claim);
         let record = Record {
             session: owner.no,
             domain: domain.clone(),
@@ -186,6 +218,7 @@ impl Pools {
             lost: owner.lost,
             check: plan.check.clone(),
             priority: plan.priority,
+            hold: plan.hold,
             applied,
             asked: None,
             shown,
@@ -196,6 +229,7 @@ impl Pools {
             self.lost_at.entry(ip).or_default().insert(id);
         }
         self.members.insert(id, record);
+        self.put(claim);
         self.ask(id);
         id
     }
@@ -214,7 +248,7 @@ impl Pools {
         record.routes.retain(|other| *other != route);
         match record.routes.last() {
             None => {
-                self.remove(id);
+                self.remove(id, Leaving::Unwanted);
                 Detached::Gone(id)
             }
             Some(next) if was_last => Detached::Shows(id, *next),
@@ -226,6 +260,7 @@ impl Pools {
     pub(super) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.priority = plan.priority;
+        record.hold = plan.hold;
         record.check.clone_from(&plan.check);
         if record.shown.settings != plan.settings {
             record.shown = Arc::new(Member { settings: plan.settings, ..Member::clone(&record.shown) });
@@ -235,8 +270,9 @@ impl Pools {
     }
 
     /// Takes a member out of its claim for good.
-    pub(super) fn remove(&mut self, id: MemberId) -> Option<SessionNo> {
+    pub(super) fn remove(&mut self, id: MemberId, leaving: Leaving) -> Option<SessionNo> {
         let mut record = self.members.remove(&id)?;
+        record.shown.load.close();
         self.stop_asking(id, record.asked.take());
         if let Some(ip) = record.ip() {
             self.forget_lost(ip, id);
@@ -244,12 +280,11 @@ impl Pools {
         if let Some(claim) = self.table.get(&record.domain, &record.path) {
             let mut claim = Claim::clone(claim);
             claim.members.retain(|member| member.id != id);
-            if claim.members.is_empty() {
-                self.table.remove(&record.domain, &record.path);
-                self.dirty = true;
-            } else {
-                claim.priority = self.priority(&claim);
-                self.put(claim);
+            match leaving {
+                Leaving::Unwanted if claim.members.is_empty() => {
+                    self.remove_claim(&record.domain, &record.path);
+                }
+                _ => self.put(claim),
             }
         }
         Some(record.session)
@@ -343,7 +378,6 @@ impl Pools {
         let (was, is) = (record.state, record.state.next(event));
         record.state = is;
         if was.serves() != is.serves() {
-            record.shown = Arc::new(Member { usable: is.serves(), ..Member::clone(&record.shown) });
             let (session, member) = (record.session, record.shown.clone());
             let (domain, path) = (record.domain.clone(), record.path.clone());
             self.effects.push(Effect::Happened(if is.serves() {
@@ -388,27 +422,24 @@ impl Pools {
     fn show(&mut self, id: MemberId) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
-        let priority = self.priority(claim);
-        let Some(at) = claim.members.iter().position(|member| member.id == id) else { return };
-        if Arc::ptr_eq(&claim.members[at], &record.shown) && claim.priority == priority {
-            return;
+        let before = claim.clone();
+        let mut claim = Claim::clone(&before);
+        self.settle(&mut claim);
+        let same = |(one, other): (&Arc<Member>, &Arc<Member>)| Arc::ptr_eq(one, other);
+        let same_members = claim.members.iter().zip(&before.members).all(same);
+        if !same_members || claim.priority != before.priority || claim.hold.time != before.hold.time {
+            self.put(claim);
         }
-        let mut claim = Claim::clone(claim);
-        claim.members[at] = record.shown.clone();
-        claim.priority = priority;
-        self.put(claim);
     }
+}
 
-    fn put(&mut self, claim: Claim) {
-        self.table.put(claim);
-        self.dirty = true;
-    }
-
-    /// The priority of the member applied last (SEMANTICS section 1).
-    fn priority(&self, claim: &Claim) -> i32 {
-        let records = claim.members.iter().filter_map(|member| self.members.get(&member.id));
-        records.max_by_key(|record| record.applied).map_or(claim.priority, |record| record.priority)
-    }
+/// Why a member goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// Its session is over: whoever takes its place is waited for.
+    Ended,
+    /// Nobody wants it any more, or somebody else has its place already.
+    Unwanted,
 }
 
 /// What became of a member that lost a route.

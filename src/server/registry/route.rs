@@ -40,6 +40,8 @@ pub(super) struct Plan {
     pub(super) backend: BackendUrl,
     pub(super) priority: i32,
     pub(super) settings: Settings,
+    /// How long the claim is held after a loss, where that was said.
+    pub(super) hold: Option<Duration>,
     pub(super) check: Option<Check>,
 }
 
@@ -62,6 +64,10 @@ impl Plan {
             backend: spec.backend.clone(),
             priority: spec.priority,
             settings,
+            hold: match option(OptionKey::Hold) {
+                Some(RouteOption::Hold(time)) => Some(time.get()),
+                _ => None,
+            },
             check: check(route, &option),
         }
     }

@@ -18,7 +18,8 @@ impl Claim {
         now: Instant,
         draw: &mut impl FnMut(usize) -> usize,
     ) -> Option<&Arc<Member>> {
-        let possible = |member: &Member| member.usable && Some(member.id) != tried;
+        let possible =
+            |member: &Member| member.usable && Some(member.id) != tried && !member.load.is_closed();
         let good = |member: &Member| possible(member) && !member.load.is_ejected(now);
         if let [only] = self.members.as_slice() {
             return possible(only).then_some(only);
@@ -26,6 +27,11 @@ impl Claim {
         self.draw_two_blindly(good, draw)
             .or_else(|| self.draw_two_among(good, draw))
             .or_else(|| self.draw_two_among(possible, draw))
+    }
+
+    /// Whether a member takes no new requests though this snapshot shows it as usable: the next one will not.
+    pub fn is_closing(&self) -> bool {
+        self.members.iter().any(|member| member.usable && member.load.is_closed())
     }
 
     /// Whether any member may be chosen at all.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::{Claim, Member, MemberId, Settings};
+use super::{Claim, Hold, Member, MemberId, Settings};
 
 pub(super) fn member(id: u64) -> Arc<Member> {
     Arc::new(Member {
@@ -27,6 +27,7 @@ pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
         path: path.parse().unwrap(),
         service: "web".parse().unwrap(),
         priority,
+        hold: Hold::default(),
         members: vec![member(1)],
     }
 }

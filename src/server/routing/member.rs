@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,8 @@ pub struct MemberLoad {
     pub in_flight: AtomicUsize,
     /// Upgraded connections (websockets), which are not counted above (SEMANTICS section 6).
     pub upgraded: AtomicUsize,
+    /// It takes no new requests. Set before the table says so, which makes `in_flight` exact.
+    closed: AtomicBool,
     /// An [`Ejection`], packed.
     ejection: AtomicU64,
     /// The moment that the ejection's times count from: the first that was recorded.
@@ -93,6 +95,21 @@ pub struct MemberLoad {
 }
 
 impl MemberLoad {
+    /// Lets no more requests in. Whoever reads `in_flight` after this counts every request that is in.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets requests in again.
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether no more requests are let in.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Whether nothing is held against it, so that one more answer would change nothing.
     pub fn is_well(&self) -> bool {
         self.ejection.load(Ordering::Relaxed) == 0
@@ -127,6 +144,14 @@ impl MemberLoad {
 pub struct InFlight(Arc<Member>);
 
 impl InFlight {
+    /// Counts one more request at `member`, unless it takes none any more. Either this sees that it was closed,
+    /// or whoever closed it sees the request.
+    pub fn admit(member: Arc<Member>) -> Option<Self> {
+        member.load.in_flight.fetch_add(1, Ordering::SeqCst);
+        let admitted = InFlight(member);
+        (!admitted.load.is_closed()).then_some(admitted)
+    }
+
     /// Counts one more request at `member`.
     pub fn new(member: Arc<Member>) -> Self {
         member.load.in_flight.fetch_add(1, Ordering::Relaxed);

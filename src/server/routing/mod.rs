@@ -5,6 +5,7 @@
 
 mod choose;
 mod ejection;
+mod hold;
 mod member;
 mod policy;
 mod probe;
@@ -12,6 +13,7 @@ mod table;
 mod target;
 
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
+pub use hold::{Hold, MAX_WAITING, Waiting};
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::protocol::{Domain, PathPrefix, ServiceName};
 
-use super::Member;
 use super::target::hostname;
+use super::{Hold, Member};
 
 /// (domain, path, service) and the members that serve it (SEMANTICS section 1).
 #[derive(Debug, Clone)]
@@ -18,7 +18,9 @@ pub struct Claim {
     pub service: ServiceName,
     /// From the member applied last; higher wins over a longer path.
     pub priority: i32,
-    /// In the order in which they joined; usable or not. Empty: claimed, and nobody serves it.
+    /// Whether requests wait while nobody is usable.
+    pub hold: Hold,
+    /// In the order in which they joined; usable or not. Empty: all have left, and the claim is held.
     pub members: Vec<Arc<Member>>,
 }
 

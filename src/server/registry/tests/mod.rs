@@ -1,6 +1,7 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
 mod bounds;
+mod hold;
 mod lifecycle;
 mod pools;
 mod replies;
