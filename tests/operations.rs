@@ -2,6 +2,8 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[path = "operations/drain.rs"]
+mod drain;
 #[path = "operations/hold.rs"]
 mod hold;
 #[path = "operations/support.rs"]

@@ -15,12 +15,14 @@ use crate::server::routing::Table;
 pub struct LiveTable {
     table: ArcSwap<Table>,
     changed: watch::Sender<()>,
+    left: watch::Sender<()>,
 }
 
 impl Default for LiveTable {
     /// Without a claim.
     fn default() -> Self {
-        LiveTable { table: ArcSwap::from_pointee(Table::default()), changed: watch::Sender::new(()) }
+        let (changed, left) = (watch::Sender::new(()), watch::Sender::new(()));
+        LiveTable { table: ArcSwap::from_pointee(Table::default()), changed, left }
     }
 }
 
@@ -34,6 +36,16 @@ impl LiveTable {
     pub fn store(&self, table: Arc<Table>) {
         self.table.store(table);
         self.changed.send_replace(());
+    }
+
+    /// Tells those who have upgraded connections that members have left.
+    pub fn tell_departure(&self) {
+        self.left.send_replace(());
+    }
+
+    /// Tells from now on when members have left; which, their loads say.
+    pub fn departures(&self) -> watch::Receiver<()> {
+        self.left.subscribe()
     }
 
     /// Tells of every change from now on. Whoever loads the table after this call and waits then misses none.

@@ -131,6 +131,8 @@ struct Shared {
     open: AtomicUsize,
     requests: AtomicUsize,
     last_head: std::sync::Mutex<String>,
+    /// The last bytes of an upgraded connection, which else sends back what it gets.
+    farewell: std::sync::Mutex<Vec<u8>>,
 }
 
 impl Backend {
@@ -153,6 +155,7 @@ impl Backend {
             open: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             last_head: std::sync::Mutex::default(),
+            farewell: std::sync::Mutex::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(listen(listener, Arc::clone(&shared), stopped));
@@ -176,6 +179,10 @@ impl Backend {
 
     pub(crate) fn last_head(&self) -> String {
         self.shared.last_head.lock().unwrap().clone()
+    }
+
+    pub(crate) fn farewell(&self) -> Vec<u8> {
+        self.shared.farewell.lock().unwrap().clone()
     }
 
     /// Stops listening, lets requests finish, closes idle connections.
@@ -226,6 +233,9 @@ async fn serve(stream: TcpStream, shared: &Shared, mut stop: watch::Receiver<boo
         stream.read_exact(&mut body).await?;
         shared.requests.fetch_add(1, Ordering::SeqCst);
         *shared.last_head.lock().unwrap() = head.clone();
+        if field(&head, "upgrade").is_some() {
+            return echo(stream, shared).await;
+        }
         let go = shared.go.notified();
         if shared.slow.load(Ordering::SeqCst) {
             go.await;
@@ -234,6 +244,21 @@ async fn serve(stream: TcpStream, shared: &Shared, mut stop: watch::Receiver<boo
         let answer =
             format!("HTTP/1.1 {} Status\r\nContent-Length: {}\r\n\r\n{text}", shared.status, text.len());
         stream.get_mut().write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// Switches, and sends back what it gets; the end of it is remembered.
+async fn echo(mut stream: BufReader<TcpStream>, shared: &Shared) -> std::io::Result<()> {
+    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.get_mut().write_all(head.as_bytes()).await?;
+    let mut bytes = [0; 1024];
+    loop {
+        let count = stream.read(&mut bytes).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        *shared.farewell.lock().unwrap() = bytes[..count].to_vec();
+        stream.get_mut().write_all(&bytes[..count]).await?;
     }
 }
 
@@ -271,6 +296,12 @@ impl Client {
 
     pub(crate) async fn send(&mut self, text: &str) -> std::io::Result<()> {
         self.0.get_mut().write_all(text.as_bytes()).await
+    }
+
+    pub(crate) async fn exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        soon(self.0.read_exact(&mut bytes)).await.unwrap();
+        bytes
     }
 
     /// Bytes until the other end closes.

@@ -249,6 +249,7 @@ impl Stage {
             service: "web".parse().unwrap(),
             priority: 10,
             hold: Hold::default(),
+            draining: false,
             members: members.into_iter().map(Arc::new).collect(),
         });
         self.table.store(Arc::new(table));
@@ -285,6 +286,7 @@ pub(crate) fn member(id: u64, url: &str) -> Member {
         peer: "127.0.0.1".parse().unwrap(),
         settings: Settings::default(),
         usable: true,
+        drain: None,
         load: Arc::default(),
     }
 }

@@ -322,9 +322,12 @@ impl Answer {
             return Page::Unintelligible.response(record);
         };
         let backend = hyper::upgrade::on(&mut self.response);
+        let departures = record.departures();
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
         if let Some(lease) = record.into_lease() {
-            tunnel::spawn(client, backend, lease.into_upgraded());
+            let is_websocket = upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
+            let counted = lease.into_upgraded();
+            tunnel::Tunnel { client, backend, is_websocket, counted, departures }.spawn();
         }
         let (mut parts, _) = self.response.into_parts();
         headers::strip_response(&mut parts.headers);

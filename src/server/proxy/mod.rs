@@ -8,7 +8,7 @@
 //! | `hygiene`, `headers`, `forwarded` | what is refused, removed and added |
 //! | `upstream`, `dial` | kept-alive connections to members; making new ones |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
-//! | `tunnel` | after an upgrade |
+//! | `tunnel`, `websocket` | after an upgrade |
 //! | `page` | what we say ourselves |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
 //!
@@ -27,6 +27,7 @@ mod record;
 mod schedule;
 mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::io;

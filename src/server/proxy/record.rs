@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use http::{Request, StatusCode, Version};
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::watch;
 
 use crate::server::routing::{InFlight, Outcome};
 
@@ -108,6 +109,11 @@ impl Record {
         if let Some(member) = &self.lease {
             self.client.worker.pool.put(member.id, sender, Instant::now());
         }
+    }
+
+    /// Tells when members have left.
+    pub(super) fn departures(&self) -> watch::Receiver<()> {
+        self.client.worker.shared.table.departures()
     }
 
     /// The request became a tunnel, which is counted on its own.

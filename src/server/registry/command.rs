@@ -74,6 +74,9 @@ impl Registry {
             Request::ConfigApply => self.apply(no, conn),
             Request::ConfigRollback => self.rollback(no).into(),
             Request::ConfigDiff => self.config_diff(no).into(),
+            Request::DrainStart(time) => self.drain_start(now, no, time.get()).into(),
+            Request::DrainStatus => self.drain_status(now, no).into(),
+            Request::DrainCancel => self.drain_cancel(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
             later => Err(Refusal::UnknownCommand(later.name().to_owned())).into(),
         }
@@ -273,6 +276,9 @@ fn is_served(request: &Request) -> bool {
             | Request::ConfigApply
             | Request::ConfigRollback
             | Request::ConfigDiff
+            | Request::DrainStart(_)
+            | Request::DrainStatus
+            | Request::DrainCancel
             | Request::BackendTest(_)
     )
 }
@@ -286,6 +292,7 @@ fn only_asks(request: &Request) -> bool {
             | Request::RouteList { .. }
             | Request::ConfigValidate
             | Request::ConfigDiff
+            | Request::DrainStatus
             | Request::BackendTest(_)
     )
 }

@@ -14,12 +14,14 @@
 //! | `pools` | members of claims: who serves, what is probed, the routing table |
 //! | `session`, `timers` | finding sessions; finding what is due |
 //! | `lifecycle` | the two transition tables |
+//! | `drain` | a session's members get less and less |
 //! | `report` | the bodies of longer replies |
 
 mod apply;
 mod binding;
 mod command;
 mod config;
+mod drain;
 mod io;
 mod lifecycle;
 mod pools;
@@ -254,6 +256,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Drain(no) => self.drain_over(no),
             }
         }
     }
@@ -329,6 +332,9 @@ impl Registry {
         self.effects.extend(self.pools.take_effects());
         if publish && let Some(table) = self.pools.take_table() {
             self.effects.push(Effect::Publish(table));
+            if self.pools.take_departure() {
+                self.effects.push(Effect::Departure);
+            }
         }
     }
 }

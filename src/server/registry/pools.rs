@@ -1,6 +1,7 @@
 //! The members of all claims: who serves what, whether requests may go there, and which probes decide it
 //! (SEMANTICS sections 1, 3 and 4). It knows sessions only by their numbers.
 
+mod drain;
 mod hold;
 
 use std::collections::{BTreeSet, HashMap};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RouteId, ServiceName};
-use crate::server::routing::{Claim, Hold, Member, MemberId, MemberLoad, Probe, Table};
+use crate::server::routing::{Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table};
 
 use super::io::{Effect, Happening, SessionNo};
 use super::lifecycle::{MemberEvent, MemberState};
@@ -26,6 +27,8 @@ pub(super) struct Owner<'a> {
     pub(super) peer: IpAddr,
     /// Whether it is without a connection.
     pub(super) lost: bool,
+    /// Whether it is being drained.
+    pub(super) drain: Option<Drain>,
 }
 
 pub(super) struct Pools {
@@ -44,6 +47,8 @@ pub(super) struct Pools {
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
     last_member: u64,
+    /// Members have left whose upgraded connections are to be closed.
+    departure: bool,
     effects: Vec<Effect>,
 }
 
@@ -58,6 +63,7 @@ struct Record {
     /// Failed probes in a row.
     failures: u32,
     lost: bool,
+    drain: Option<Drain>,
     check: Option<Check>,
     priority: i32,
     /// How long the claim is held after a loss, where the route says it.
@@ -88,6 +94,7 @@ impl Pools {
             watched: HashMap::new(),
             lost_at: HashMap::new(),
             last_member: 0,
+            departure: false,
             effects: Vec::new(),
         }
     }
@@ -100,6 +107,11 @@ impl Pools {
     /// The table, if it has changed since the last call.
     pub(super) fn take_table(&mut self) -> Option<Table> {
         std::mem::take(&mut self.dirty).then(|| self.table.clone())
+    }
+
+    /// Whether members have left since the last call.
+    pub(super) fn take_departure(&mut self) -> bool {
+        std::mem::take(&mut self.departure)
     }
 
     /// What is to be done besides, in order.
@@ -186,7 +198,7 @@ impl Pools {
         self.last_member += 1;
         let id = MemberId(self.last_member);
         let claim = self.table.get(domain, path);
-        let served = claim.is_some_and(|claim| self.members(claim).any(|(_, _, serves)| serves));
+        let served = claim.is_some_and(|claim| claim.has_usable());
         let state = if served { MemberState::Joining } else { MemberState::Hopeful };
         let shown = Arc::new(Member {
             id,
@@ -195,6 +207,7 @@ impl Pools {
             peer: owner.peer,
             settings: plan.settings,
             usable: state.serves(),
+            drain: owner.drain,
             load: Arc::new(MemberLoad::default()),
         });
         let mut claim = claim.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
@@ -203,6 +216,7 @@ impl Pools {
             service: owner.service.clone(),
             priority: plan.priority,
             hold: Hold::default(),
+            draining: false,
             members: Vec::with_capacity(1),
         });
         // One that is held without members is anybody's.
@@ -216,6 +230,7 @@ impl Pools {
             state,
             failures: 0,
             lost: owner.lost,
+            drain: owner.drain,
             check: plan.check.clone(),
             priority: plan.priority,
             hold: plan.hold,
@@ -272,7 +287,13 @@ impl Pools {
     /// Takes a member out of its claim for good.
     pub(super) fn remove(&mut self, id: MemberId, leaving: Leaving) -> Option<SessionNo> {
         let mut record = self.members.remove(&id)?;
-        record.shown.load.close();
+        match leaving {
+            Leaving::Ended => {
+                record.shown.load.leave();
+                self.departure = true;
+            }
+            Leaving::Unwanted => record.shown.load.close(),
+        }
         self.stop_asking(id, record.asked.take());
         if let Some(ip) = record.ip() {
             self.forget_lost(ip, id);

@@ -14,7 +14,8 @@ use super::session::{Session, uptime};
 use super::stage::Staged;
 
 /// What this server understands beyond the reference. Only what works.
-const CAPABILITIES: [&str; 7] = ["bulk", "compressed", "h2c", "health_off", "hold", "pages", "targets"];
+const CAPABILITIES: [&str; 8] =
+    ["bulk", "compressed", "drain", "h2c", "health_off", "hold", "pages", "targets"];
 /// A compressed list is made from at most this much JSON: it is made between two commands of other peers.
 const MAX_JSON: usize = 4 * 1024 * 1024;
 
@@ -119,7 +120,7 @@ fn bounded(reply: Reply) -> Result<Reply, Refusal> {
 }
 
 /// Whole seconds in UTC. A clock that is out of all bounds is shown as nothing.
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     let timestamp = jiff::Timestamp::try_from(time).and_then(|t| t.round(jiff::Unit::Second));
     timestamp.map(|t| t.to_string()).unwrap_or_default()
 }

@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use super::{Claim, Member, MemberId};
 
+/// How finely the weight of a member that is drained is divided.
+const DICE: usize = 1 << 16;
+
 impl Claim {
     /// A usable member, other than `tried`; `None` where there is none.
     ///
@@ -20,7 +23,10 @@ impl Claim {
     ) -> Option<&Arc<Member>> {
         let possible =
             |member: &Member| member.usable && Some(member.id) != tried && !member.load.is_closed();
-        let good = |member: &Member| possible(member) && !member.load.is_ejected(now);
+        // Drawn once for all members, and only where it matters.
+        let dice = if self.draining { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
+        let lets_in = |member: &Member| member.drain.is_none_or(|drain| drain.weight(now) > dice);
+        let good = |member: &Member| possible(member) && lets_in(member) && !member.load.is_ejected(now);
         if let [only] = self.members.as_slice() {
             return possible(only).then_some(only);
         }

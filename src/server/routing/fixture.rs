@@ -13,6 +13,7 @@ pub(super) fn member(id: u64) -> Arc<Member> {
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
         settings: Settings::default(),
         usable: true,
+        drain: None,
         load: Arc::default(),
     })
 }
@@ -28,6 +29,7 @@ pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
         service: "web".parse().unwrap(),
         priority,
         hold: Hold::default(),
+        draining: false,
         members: vec![member(1)],
     }
 }

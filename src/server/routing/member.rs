@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, InstanceName, RouteOption};
 
+use super::drain::Drain;
 use super::ejection::{Ejection, Outcome};
 
 /// Which member this is; the same in every snapshot of the table for as long as the member lives.
@@ -29,6 +30,8 @@ pub struct Member {
     pub settings: Settings,
     /// Whether the registry lets requests to it: its checks pass, it is not suspended.
     pub usable: bool,
+    /// It is being drained: its share of the requests falls.
+    pub drain: Option<Drain>,
     /// What the data plane knows of it, shared by all cores and by every snapshot.
     pub load: Arc<MemberLoad>,
 }
@@ -88,6 +91,8 @@ pub struct MemberLoad {
     pub upgraded: AtomicUsize,
     /// It takes no new requests. Set before the table says so, which makes `in_flight` exact.
     closed: AtomicBool,
+    /// Its session is over: upgraded connections are to be closed.
+    left: AtomicBool,
     /// An [`Ejection`], packed.
     ejection: AtomicU64,
     /// The moment that the ejection's times count from: the first that was recorded.
@@ -103,6 +108,12 @@ impl MemberLoad {
     /// Lets requests in again.
     pub fn open(&self) {
         self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// It is gone for good: whoever still has an upgraded connection to it closes that.
+    pub fn leave(&self) {
+        self.close();
+        self.left.store(true, Ordering::SeqCst);
     }
 
     /// Whether no more requests are let in.
@@ -182,6 +193,13 @@ impl Drop for InFlight {
 /// An upgraded connection at a member: it counts until this is dropped.
 #[derive(Debug)]
 pub struct Upgraded(Arc<Member>);
+
+impl Upgraded {
+    /// Whether the member's session is over, so that the connection is to be closed.
+    pub fn has_left(&self) -> bool {
+        self.0.load.left.load(Ordering::SeqCst)
+    }
+}
 
 impl Drop for Upgraded {
     fn drop(&mut self) {

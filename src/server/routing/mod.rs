@@ -4,6 +4,7 @@
 //! a snapshot of it for each request. Neither knows the other. Nothing here does I/O or reads a clock.
 
 mod choose;
+mod drain;
 mod ejection;
 mod hold;
 mod member;
@@ -12,6 +13,7 @@ mod probe;
 mod table;
 mod target;
 
+pub use drain::Drain;
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
 pub use hold::{Hold, MAX_WAITING, Waiting};
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};

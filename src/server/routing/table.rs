@@ -20,6 +20,8 @@ pub struct Claim {
     pub priority: i32,
     /// Whether requests wait while nobody is usable.
     pub hold: Hold,
+    /// Some member is being drained.
+    pub draining: bool,
     /// In the order in which they joined; usable or not. Empty: all have left, and the claim is held.
     pub members: Vec<Arc<Member>>,
 }

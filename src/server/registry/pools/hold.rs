@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::protocol::{Domain, PathPrefix};
-use crate::server::routing::{Claim, Member, MemberId};
+use crate::server::routing::{Claim, Drain, Member, MemberId};
 
 use super::{Pools, Record};
 
@@ -62,8 +62,11 @@ impl Pools {
             claim.priority = newest.priority;
             claim.hold.time = newest.hold.unwrap_or(self.hold);
         }
+        let records = || claim.members.iter().filter_map(|member| self.members.get(&member.id));
+        let has_steady = records().any(|record| record.state.serves() && record.drain.is_none());
+        claim.draining = records().any(|record| record.drain.is_some());
         for member in &mut claim.members {
-            if let Some(shown) = self.shown(member.id) {
+            if let Some(shown) = self.shown(member.id, has_steady) {
                 *member = shown;
             }
         }
@@ -76,12 +79,15 @@ impl Pools {
     }
 
     /// The member as the proxy is to see it. Nobody lets a request in at one that is not usable, not even by an
-    /// older table.
-    fn shown(&mut self, id: MemberId) -> Option<Arc<Member>> {
+    /// older table. One that is drained serves only beside another that is not.
+    fn shown(&mut self, id: MemberId, has_steady: bool) -> Option<Arc<Member>> {
+        let now = self.now;
         let record = self.members.get_mut(&id)?;
-        let usable = record.state.serves();
-        if record.shown.usable != usable {
-            record.shown = Arc::new(Member { usable, ..Member::clone(&record.shown) });
+        let is_over = |drain: Drain| !has_steady || now.is_some_and(|now| drain.is_over(now));
+        let usable = record.state.serves() && !record.drain.is_some_and(is_over);
+        let drain = record.drain;
+        if record.shown.usable != usable || record.shown.drain != drain {
+            record.shown = Arc::new(Member { usable, drain, ..Member::clone(&record.shown) });
         }
         if usable {
             record.shown.load.open()

@@ -9,7 +9,7 @@ const WEB_B: &str = "http://10.2.2.8:80";
 
 impl World {
     /// How long requests for a domain still wait; `None`: they do not.
-    fn held(&self, domain: &str) -> Option<Duration> {
+    pub(super) fn held(&self, domain: &str) -> Option<Duration> {
         let claim = self.table.get(&domain.parse().unwrap(), &"/".parse().unwrap())?;
         Some(claim.hold.deadline(self.now.mono)? - self.now.mono)
     }
