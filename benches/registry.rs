@@ -10,6 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 use registry_sidecar::protocol::{Command, Reply, ServerLine};
 use registry_sidecar::server::registry::{ConnId, Effect, Input, Now, Registry, RegistryConfig};
 
+/// The server's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let thousand = median(7, || sessions(1_000));
     let ten_thousand = median(7, || sessions(10_000));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
-use registry_sidecar::server::routing::{BackendPolicy, Claim, Hold, Member, MemberId, Settings};
+use registry_sidecar::server::routing::{BackendPolicy, Claim, Extras, Hold, Member, MemberId, Settings};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -250,6 +250,7 @@ impl Stage {
             priority: 10,
             hold: Hold::default(),
             draining: false,
+            limit: None,
             members: members.into_iter().map(Arc::new).collect(),
         });
         self.table.store(Arc::new(table));
@@ -285,6 +286,7 @@ pub(crate) fn member(id: u64, url: &str) -> Member {
         backend: url.parse().unwrap(),
         peer: "127.0.0.1".parse().unwrap(),
         settings: Settings::default(),
+        extras: Extras::default(),
         usable: true,
         drain: None,
         load: Arc::default(),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -16,7 +16,9 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
-use crate::server::routing::{Claim, Member, Outcome, normalise};
+use crate::server::routing::{
+    AddressLimit, Admission, Claim, InFlight, Member, MemberId, Outcome, normalise,
+};
 
 use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
@@ -116,7 +118,7 @@ impl Outgoing {
         }
         let host = match member.settings.preserve_host {
             true => self.host.clone(),
-            false => HeaderValue::try_from(member.backend.authority()).map_err(|_| Page::Unreachable)?,
+            false => HeaderValue::try_from(member.backend.host_header()).map_err(|_| Page::Unreachable)?,
         };
         self.request.headers_mut().insert(HOST, host);
         Ok(())
@@ -165,6 +167,9 @@ impl Attempts {
     ) -> Result<Self, Page> {
         let host = hygiene::host_of(&request)?;
         let claim = find(&client, &host, request.uri().path())?;
+        if let Some(limit) = &claim.limit {
+            within_limit(limit, &client, request.headers(), now)?;
+        }
         let upgrade =
             headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -174,7 +179,7 @@ impl Attempts {
 
     async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
         // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
-        let mut lease = self.member(None, record.started()).await?;
+        let mut lease = self.member(None, record.started(), record).await?;
         let mut tried = None;
         for _ in 0..MAX_MEMBERS {
             let member = Arc::clone(&lease);
@@ -188,9 +193,9 @@ impl Attempts {
             record.taken_back();
             lease = if member.load.is_closed() {
                 // It has not failed, it has left.
-                self.member(tried, Instant::now()).await?
+                self.member(tried, Instant::now(), record).await?
             } else if tried.replace(member.id).is_none() {
-                self.member(tried, Instant::now()).await.map_err(|_| page)?
+                self.member(tried, Instant::now(), record).await.map_err(|_| page)?
             } else {
                 return Err(page);
             };
@@ -210,6 +215,37 @@ impl Attempts {
         }
     }
 
+    /// A member that may have the request, at which it counts from now on, and whose circuit breaker, if it has
+    /// one, then expects to hear about it.
+    fn choose(&self, tried: Option<MemberId>, now: Instant, record: &mut Record) -> Option<InFlight> {
+        let mut random = |n| fastrand::usize(..n);
+        loop {
+            let member = self.claim.choose(tried, now, &mut random)?;
+            // `None`: it was closed since it was looked at, and it will not be chosen again.
+            let Some(lease) = InFlight::admit(Arc::clone(member)) else { continue };
+            let extras = &member.extras;
+            let Some(rule) = extras.breaker else {
+                record.admitted(None);
+                return Some(lease);
+            };
+            // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
+            if let Some(admission) = Admission::ask(&extras.route, rule, now) {
+                record.admitted(Some(admission));
+                return Some(lease);
+            }
+        }
+    }
+
+    /// Why no member may have the request.
+    fn nobody(&self, now: Instant) -> Page {
+        let usable = self.claim.members.iter().filter(|member| member.usable);
+        let broken = usable.filter(|member| !member.extras.may_pass(now));
+        match broken.map(|member| member.extras.route.breaker.wait(now).unwrap_or_default()).min() {
+            Some(wait) => Page::CircuitOpen(seconds(wait)),
+            None => Page::NoMember,
+        }
+    }
+
     async fn attempt(&mut self, member: &Member, fresh: bool, record: &Record) -> Result<Answer, Failure> {
         let Upstream { mut sender, reused } = self.connection(member, fresh, record).await?;
         let spare = self.outgoing.spare();
@@ -217,9 +253,14 @@ impl Attempts {
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
         let head = pin!(sender.try_send_request(request));
-        match within(limit, progress, head).await.map_err(Failure::Final)? {
+        let head = within(limit, progress, head).await;
+        if let Err(Page::Late) = head {
+            record.failed();
+        }
+        match head.map_err(Failure::Final)? {
             Ok(response) => {
                 record.note(Outcome::Answered);
+                record.judge(response.status());
                 Ok(Answer { response, sender, idle_limit: limit })
             }
             Err(mut error) => {
@@ -261,6 +302,7 @@ impl Attempts {
             return Failure::Final(Page::BadRequest("The request's body could not be read."));
         }
         if error.is_parse() {
+            record.failed();
             return Failure::Final(Page::Unintelligible);
         }
         if !reused {
@@ -274,6 +316,24 @@ impl Attempts {
             }
         }
     }
+}
+
+/// Counts a request of the client against its claim's limit.
+fn within_limit(
+    limit: &AddressLimit,
+    client: &ClientConnection,
+    headers: &HeaderMap,
+    now: Instant,
+) -> Result<(), Page> {
+    limit.take(client.forwarding.client(headers), now).map_err(|wait| {
+        client.worker.notice_crowd(&client.forwarding);
+        Page::TooMany(seconds(wait))
+    })
+}
+
+/// For Retry-After: rounded up, and never now.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Waits for a response's head, at most `limit` after the client last sent a part of the request.
@@ -310,6 +370,9 @@ impl Answer {
         let (mut parts, incoming) = self.response.into_parts();
         record.answered(parts.status);
         headers::strip_response(&mut parts.headers);
+        if let Some(headers) = record.extras().and_then(|extras| extras.headers.as_ref()) {
+            headers.put_into(&mut parts.headers);
+        }
         parts.version = Version::HTTP_11;
         let download = Download::new(incoming, self.sender, self.idle_limit, record);
         Response::from_parts(parts, Reply::Stream(download))

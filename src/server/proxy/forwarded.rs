@@ -54,6 +54,23 @@ impl Forwarding {
         }
     }
 
+    /// Who is at the other end, or is said to be by the proxies that are.
+    pub(super) fn client(&self, headers: &HeaderMap) -> IpAddr {
+        match &self.trusted_proxies {
+            None => self.peer,
+            Some(trusted) => self.client_behind(&joined(headers, &X_FORWARDED_FOR), headers, trusted),
+        }
+    }
+
+    fn client_behind(&self, chain: &str, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+        client_of(chain, trusted).or_else(|| single_ip(headers, &CF_CONNECTING_IP)).unwrap_or(self.peer)
+    }
+
+    /// The address of the connection, if it is no trusted proxy's.
+    pub(super) fn direct_peer(&self) -> Option<IpAddr> {
+        self.trusted_proxies.is_none().then_some(self.peer)
+    }
+
     /// Puts our headers in the place of the client's. `host` is what the request is for.
     pub(super) fn apply(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         strip_other_spellings(headers);
@@ -88,8 +105,7 @@ impl Forwarding {
     /// The peer is a proxy that is believed: what it says is continued.
     fn apply_chain(&self, headers: &mut HeaderMap, host: &HeaderValue, trusted: &[IpNet]) {
         let chain = joined(headers, &X_FORWARDED_FOR);
-        let client =
-            client_of(&chain, trusted).or_else(|| single_ip(headers, &CF_CONNECTING_IP)).unwrap_or(self.peer);
+        let client = self.client_behind(&chain, headers, trusted);
         let chain = if chain.is_empty() && client != self.peer { client.to_string() } else { chain };
         let for_value =
             if chain.is_empty() { self.peer.to_string() } else { format!("{chain}, {}", self.peer) };

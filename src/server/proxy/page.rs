@@ -29,6 +29,10 @@ pub(super) enum Page {
     NotClaimed,
     /// Claimed, and no usable member.
     NoMember,
+    /// The circuit breakers of all usable members are open; trials begin in so many seconds.
+    CircuitOpen(u32),
+    /// The client has used up its rate; it may ask again in so many seconds.
+    TooMany(u32),
     /// The backend could not be connected to, or broke the connection.
     Unreachable,
     /// The backend's answer could not be understood.
@@ -48,7 +52,8 @@ impl Page {
             Page::NoUpgrade => StatusCode::FORBIDDEN,
             Page::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Page::NotClaimed => StatusCode::NOT_FOUND,
-            Page::NoMember => StatusCode::SERVICE_UNAVAILABLE,
+            Page::NoMember | Page::CircuitOpen(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Page::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Page::Unreachable | Page::Unintelligible | Page::Unsupported => StatusCode::BAD_GATEWAY,
             Page::Late => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -65,6 +70,10 @@ impl Page {
             Page::NoMember => {
                 "A service has registered this address, but none of its instances is usable now."
             }
+            Page::CircuitOpen(_) => {
+                "The service behind this address has failed too often and is left alone for a while."
+            }
+            Page::TooMany(_) => "From your address there were more requests than this service allows.",
             Page::Unreachable => {
                 "The service behind this address could not be reached, or broke the connection."
             }
@@ -90,6 +99,8 @@ impl Page {
             status.as_u16(),
             self.explanation()
         );
+        // What is to be said about a member was said; that this page is complete says nothing.
+        record.admitted(None);
         record.answered(status);
         record.end(End::Complete);
         let mut response = Response::new(Reply::Page { text: Some(Bytes::from(text)), record });
@@ -101,6 +112,9 @@ impl Page {
         match self {
             Page::NoMember => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+            }
+            Page::TooMany(seconds) | Page::CircuitOpen(seconds) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             Page::NotAllowed => {
                 headers

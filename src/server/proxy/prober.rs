@@ -176,7 +176,7 @@ async fn get(
         return Err(format!("{} backends are not supported yet", scheme.as_str()));
     }
     let request = Request::get(format!("{}{path}", backend.base_path()))
-        .header(HOST, host.unwrap_or_else(|| backend.authority()))
+        .header(HOST, host.unwrap_or_else(|| backend.host_header()))
         .header(USER_AGENT, USER_AGENT_TEXT)
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ use http::{Request, StatusCode, Version};
 use hyper::client::conn::http1::SendRequest;
 use tokio::sync::watch;
 
-use crate::server::routing::{InFlight, Outcome};
+use crate::server::routing::{Admission, Extras, InFlight, Outcome};
 
 use super::body::Upload;
 use super::connection::ClientConnection;
@@ -19,6 +19,8 @@ pub(super) struct Record {
     started: Instant,
     /// The member that got it, if any; it counts as in flight there.
     lease: Option<InFlight>,
+    /// What the member's circuit breaker is to hear about.
+    admission: Option<Admission>,
     status: StatusCode,
     bytes: u64,
     end: End,
@@ -54,6 +56,7 @@ impl Record {
             client,
             started: now,
             lease: None,
+            admission: None,
             status,
             bytes: 0,
             end: End::Cancelled,
@@ -74,6 +77,32 @@ impl Record {
     /// The member that had the request has it no longer.
     pub(super) fn taken_back(&mut self) {
         self.lease = None;
+        self.admission = None;
+    }
+
+    /// The circuit breaker of the member that gets the request next let it through.
+    pub(super) fn admitted(&mut self, admission: Option<Admission>) {
+        self.admission = admission;
+    }
+
+    /// Tells the member's circuit breaker about a response's head: a server error is a failure.
+    pub(super) fn judge(&self, status: StatusCode) {
+        match &self.admission {
+            Some(_) if status.is_server_error() => self.failed(),
+            Some(admission) => admission.answered(Instant::now()),
+            None => {}
+        }
+    }
+
+    /// Tells the member's circuit breaker that the request failed.
+    pub(super) fn failed(&self) {
+        let Some(admission) = &self.admission else { return };
+        if admission.failed(Instant::now())
+            && let Some(member) = &self.lease
+        {
+            let (instance, backend) = (&member.instance, &member.backend);
+            tracing::warn!(%instance, %backend, "the circuit breaker is open");
+        }
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {
@@ -86,14 +115,27 @@ impl Record {
 
     pub(super) fn end(&mut self, end: End) {
         self.end = end;
+        if end == End::Complete
+            && let Some(admission) = &self.admission
+        {
+            admission.completed(Instant::now());
+        }
         if end == End::Broken && self.ends_with_connection {
             self.client.reset();
         }
     }
 
+    /// What the route of the member that got it says.
+    pub(super) fn extras(&self) -> Option<&Extras> {
+        self.lease.as_ref().map(|member| &member.extras)
+    }
+
     /// Tells the member's ejection what was found out.
     pub(super) fn note(&self, outcome: Outcome) {
         let Some(member) = &self.lease else { return };
+        if outcome == Outcome::Failed {
+            self.failed();
+        }
         if outcome == Outcome::Answered && member.load.is_well() {
             return;
         }
@@ -119,6 +161,9 @@ impl Record {
     /// The request became a tunnel, which is counted on its own.
     pub(super) fn into_lease(mut self) -> Option<InFlight> {
         self.end = End::Upgraded;
+        if let Some(admission) = &self.admission {
+            admission.completed(Instant::now());
+        }
         self.lease.take()
     }
 }

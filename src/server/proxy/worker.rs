@@ -4,10 +4,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant as StdInstant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
@@ -21,6 +21,7 @@ use crate::server::live_table::LiveTable;
 use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
 use super::dial::Dialer;
+use super::forwarded::Forwarding;
 use super::upstream::Pool;
 
 /// Connections that the kernel keeps for us until we accept them.
@@ -33,6 +34,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long, when stopping, the first request of a new connection is waited for.
 const FRESH_GRACE: Duration = Duration::from_millis(100);
+/// So many connections of one address at one worker are those of many clients: a browser opens six in all.
+const CROWD: usize = 8;
 /// How many blocking threads a worker has, for name resolution.
 const RESOLVER_THREADS: usize = 4;
 
@@ -73,6 +76,8 @@ pub(super) struct Shared {
     pub(super) table: Arc<LiveTable>,
     connections: Arc<Semaphore>,
     seats: Vec<Load>,
+    /// That many clients seem to share an address was said already.
+    crowd_noticed: AtomicBool,
 }
 
 /// What workers know of each other.
@@ -122,7 +127,16 @@ impl Crew {
             })
             .unzip();
         let connections = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        Crew { shared: Arc::new(Shared { config, table, connections, seats }), inboxes }
+        Crew {
+            shared: Arc::new(Shared {
+                config,
+                table,
+                connections,
+                seats,
+                crowd_noticed: AtomicBool::new(false),
+            }),
+            inboxes,
+        }
     }
 }
 
@@ -217,6 +231,8 @@ pub(super) struct Worker {
     number: usize,
     started: StdInstant,
     stopping: Cell<Stopping>,
+    /// When connections are counted by address again, at the earliest.
+    crowd_due: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
     next_id: Cell<u64>,
     gone: Notify,
@@ -231,6 +247,7 @@ impl Worker {
             number,
             started: StdInstant::now(),
             stopping: Cell::new(Stopping::No),
+            crowd_due: Cell::new(0),
             open: RefCell::default(),
             next_id: Cell::new(0),
             gone: Notify::new(),
@@ -275,6 +292,28 @@ impl Worker {
             Err(error) => tracing::debug!(%error, "a connection was lost between two workers"),
         }
         None
+    }
+
+    /// Says once, with the cure, that a rate limit hits many clients as one: those of an inner network's address
+    /// with more connections than one client has.
+    pub(super) fn notice_crowd(&self, forwarding: &Forwarding) {
+        let Some(address) = forwarding.direct_peer().filter(|ip| is_inside(*ip)) else { return };
+        // At most once a second, because it looks at every connection.
+        let now = self.millis();
+        if now < self.crowd_due.get() || self.shared.crowd_noticed.load(Ordering::Relaxed) {
+            return;
+        }
+        self.crowd_due.set(now + 1000);
+        let open = self.open.borrow();
+        let same = open.values().filter(|other| other.forwarding.direct_peer() == Some(address));
+        if same.take(CROWD).count() == CROWD && !self.shared.crowd_noticed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %address,
+                "a rate limit refuses requests from an address that many clients seem to share. Behind swarm's \
+                 ingress, publish the proxy's ports with `mode: host`; behind another proxy, put that into \
+                 TRUSTED_PROXIES"
+            );
+        }
     }
 
     /// Waits while MAX_CONNECTIONS are open.
@@ -335,6 +374,14 @@ impl Worker {
         while !self.open.borrow().is_empty() {
             self.gone.notified().await;
         }
+    }
+}
+
+/// Whether an address is one at which many clients may appear: a proxy's or a network's own.
+fn is_inside(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
     }
 }
 

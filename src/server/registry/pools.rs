@@ -9,8 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RouteId, ServiceName};
-use crate::server::routing::{Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table};
+use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RateLimit, RouteId, ServiceName};
+use crate::server::routing::{
+    AddressLimit, Buckets, Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table,
+};
 
 use super::io::{Effect, Happening, SessionNo};
 use super::lifecycle::{MemberEvent, MemberState};
@@ -41,11 +43,13 @@ pub(super) struct Pools {
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
-    members: HashMap<MemberId, Record>,
+    members: HashMap<MemberId, Record, foldhash::fast::RandomState>,
     /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
     watched: HashMap<Probe, BTreeSet<MemberId>>,
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
+    /// Of all rate limits, once there was one.
+    buckets: Option<Arc<Buckets>>,
     last_member: u64,
     /// Members have left whose upgraded connections are to be closed.
     departure: bool,
@@ -68,6 +72,7 @@ struct Record {
     priority: i32,
     /// How long the claim is held after a loss, where the route says it.
     hold: Option<Duration>,
+    limit: Option<RateLimit>,
     /// Which apply of all it was applied with last.
     applied: u64,
     asked: Option<Probe>,
@@ -90,9 +95,10 @@ impl Pools {
             held: BTreeSet::new(),
             table: Table::default(),
             dirty: false,
-            members: HashMap::new(),
+            members: HashMap::default(),
             watched: HashMap::new(),
             lost_at: HashMap::new(),
+            buckets: None,
             last_member: 0,
             departure: false,
             effects: Vec::new(),
@@ -143,6 +149,12 @@ impl Pools {
     pub(super) fn members_of(&self, sessions: &[SessionNo], claim: &Claim) -> Vec<(MemberId, SessionNo)> {
         let of = |(member, session, _): (&Arc<Member>, SessionNo, bool)| (member.id, session);
         self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
+    }
+
+    /// Whether one of these members is there for the route, and serves.
+    pub(super) fn is_served(&self, members: &BTreeSet<MemberId>, route: RouteId) -> bool {
+        let mut records = members.iter().filter_map(|id| self.members.get(id));
+        records.any(|record| record.routes.contains(&route) && record.state.serves())
     }
 
     /// Which claim a member is in.
@@ -206,6 +218,7 @@ impl Pools {
             backend: plan.backend.clone(),
             peer: owner.peer,
             settings: plan.settings,
+            extras: plan.extras.clone(),
             usable: state.serves(),
             drain: owner.drain,
             load: Arc::new(MemberLoad::default()),
@@ -217,10 +230,14 @@ impl Pools {
             priority: plan.priority,
             hold: Hold::default(),
             draining: false,
+            limit: None,
             members: Vec::with_capacity(1),
         });
         // One that is held without members is anybody's.
-        claim.service.clone_from(owner.service);
+        if claim.service != *owner.service {
+            claim.service.clone_from(owner.service);
+            claim.limit = None;
+        }
         claim.members.push(shown.clone());
         let record = Record {
             session: owner.no,
@@ -234,6 +251,7 @@ impl Pools {
             check: plan.check.clone(),
             priority: plan.priority,
             hold: plan.hold,
+            limit: plan.limit,
             applied,
             asked: None,
             shown,
@@ -276,9 +294,11 @@ impl Pools {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.priority = plan.priority;
         record.hold = plan.hold;
+        record.limit = plan.limit;
         record.check.clone_from(&plan.check);
-        if record.shown.settings != plan.settings {
-            record.shown = Arc::new(Member { settings: plan.settings, ..Member::clone(&record.shown) });
+        if record.shown.settings != plan.settings || record.shown.extras != plan.extras {
+            let (settings, extras) = (plan.settings, plan.extras.clone());
+            record.shown = Arc::new(Member { settings, extras, ..Member::clone(&record.shown) });
         }
         self.show(id);
         self.ask(id);
@@ -448,7 +468,9 @@ impl Pools {
         self.settle(&mut claim);
         let same = |(one, other): (&Arc<Member>, &Arc<Member>)| Arc::ptr_eq(one, other);
         let same_members = claim.members.iter().zip(&before.members).all(same);
-        if !same_members || claim.priority != before.priority || claim.hold.time != before.hold.time {
+        let figures =
+            |claim: &Claim| (claim.priority, claim.hold.time, claim.limit.as_ref().map(AddressLimit::figure));
+        if !same_members || figures(&claim) != figures(&before) {
             self.put(claim);
         }
     }

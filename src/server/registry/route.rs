@@ -1,10 +1,14 @@
 //! A route with its own settings, and what they mean together with the session's defaults.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RouteOption, RouteSpec};
-use crate::server::routing::{Probe, ProbeKind, Settings};
+use crate::protocol::{
+    BackendUrl, CircuitBreaker, Domain, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit,
+    RouteOption, RouteSpec,
+};
+use crate::server::routing::{Extras, Probe, ProbeKind, ResponseHeaders, RouteState, Settings};
 
 /// How often and how long a check asks where only a part of it was said (DESIGN: HEALTH_INTERVAL and
 /// HEALTH_TIMEOUT of the sidecar have the same).
@@ -32,6 +36,12 @@ pub struct Cells {
     pub options: BTreeMap<OptionKey, RouteOption>,
     /// The path of HEALTH_SET.
     pub health_path: Option<HealthPath>,
+    /// HEADERS_SET. The names are in lower case, so that one header has one cell.
+    pub headers: BTreeMap<HeaderName, HeaderValue>,
+    /// RATELIMIT_SET. Zero requests: no limit, whatever the session's default says.
+    pub limit: Option<RateLimit>,
+    /// CIRCUIT_BREAKER_SET. A threshold of zero: no breaker, whatever the session's default says.
+    pub breaker: Option<CircuitBreaker>,
 }
 
 /// What a route's members get from it.
@@ -39,9 +49,11 @@ pub struct Cells {
 pub(super) struct Plan {
     pub(super) backend: BackendUrl,
     pub(super) priority: i32,
+    pub(super) limit: Option<RateLimit>,
     pub(super) settings: Settings,
     /// How long the claim is held after a loss, where that was said.
     pub(super) hold: Option<Duration>,
+    pub(super) extras: Extras,
     pub(super) check: Option<Check>,
 }
 
@@ -55,7 +67,7 @@ pub(super) struct Check {
 }
 
 impl Plan {
-    pub(super) fn new(route: &Route, defaults: &Cells) -> Self {
+    pub(super) fn new(route: &Route, defaults: &Cells, state: Arc<RouteState>) -> Self {
         let option = |key| route.cells.options.get(&key).or_else(|| defaults.options.get(&key)).copied();
         let settings =
             OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
@@ -63,14 +75,35 @@ impl Plan {
         Plan {
             backend: spec.backend.clone(),
             priority: spec.priority,
+            limit: route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0),
             settings,
             hold: match option(OptionKey::Hold) {
                 Some(RouteOption::Hold(time)) => Some(time.get()),
                 _ => None,
             },
+            extras: Extras {
+                headers: headers(&route.cells, defaults),
+                breaker: breaker(&route.cells, defaults),
+                route: state,
+            },
             check: check(route, &option),
         }
     }
+}
+
+/// The breaker that is in force.
+pub(super) fn breaker(own: &Cells, defaults: &Cells) -> Option<CircuitBreaker> {
+    own.breaker.or(defaults.breaker).filter(|breaker| breaker.threshold > 0)
+}
+
+/// The response headers that are in force: the route's own before the session's.
+fn headers(own: &Cells, defaults: &Cells) -> Option<Arc<ResponseHeaders>> {
+    if own.headers.is_empty() && defaults.headers.is_empty() {
+        return None;
+    }
+    let mut all = defaults.headers.clone();
+    all.extend(own.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Some(Arc::new(ResponseHeaders::new(&all)))
 }
 
 /// The check that is in force: there is one as soon as a path or an interval was said, and none where the

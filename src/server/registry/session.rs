@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::protocol::{InstanceName, Registration, RouteId, RouteSpec, ServiceName, SessionId};
-use crate::server::routing::MemberId;
+use crate::server::routing::{MemberId, RouteState};
 
 use super::drain::Draining;
 use super::io::{ConnId, Now, SessionNo, Tx, Who};
 use super::lifecycle::SessionState;
 use super::pools::Owner;
-use super::route::{Cells, Route};
+use super::route::{Cells, Plan, Route};
 use super::stage::{Stage, Staged};
 
 /// How much of an instance's name stands in its sessions' ids.
@@ -36,6 +36,8 @@ pub(super) struct Session {
     /// It lost a claim to another service while it was away, so that it cannot be resumed as it was.
     pub(super) robbed: bool,
     pub(super) applied: BTreeMap<RouteId, Arc<Route>>,
+    /// What the data plane finds out about each of `applied`.
+    pub(super) states: BTreeMap<RouteId, Arc<RouteState>>,
     pub(super) defaults: Cells,
     pub(super) revision: u64,
     /// How many route ids were given out.
@@ -86,6 +88,12 @@ impl Session {
             Some(Staged::Remove) => None,
             None => self.applied.get(&id).map(|route| &route.spec),
         }
+    }
+
+    /// What the members of an applied route get from it.
+    pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
+        let state = self.states.get(&id).map(Arc::clone).unwrap_or_default();
+        Plan::new(route, &self.defaults, state)
     }
 
     /// Its routes, applied and staged, in order.
@@ -183,6 +191,7 @@ impl Sessions {
             answered: false,
             robbed: false,
             applied: BTreeMap::new(),
+            states: BTreeMap::new(),
             defaults: Cells::default(),
             revision: 0,
             last_route: 0,

@@ -10,7 +10,8 @@ use super::{Claim, Member, MemberId};
 const DICE: usize = 1 << 16;
 
 impl Claim {
-    /// A usable member, other than `tried`; `None` where there is none.
+    /// A usable member, other than `tried`, whose circuit breaker lets requests through; `None` where there is
+    /// none.
     ///
     /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly
     /// as well as asking all of them. Ejected members are left out as long as there are others; a member
@@ -21,8 +22,12 @@ impl Claim {
         now: Instant,
         draw: &mut impl FnMut(usize) -> usize,
     ) -> Option<&Arc<Member>> {
-        let possible =
-            |member: &Member| member.usable && Some(member.id) != tried && !member.load.is_closed();
+        let possible = |member: &Member| {
+            member.usable
+                && Some(member.id) != tried
+                && !member.load.is_closed()
+                && member.extras.may_pass(now)
+        };
         // Drawn once for all members, and only where it matters.
         let dice = if self.draining { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
         let lets_in = |member: &Member| member.drain.is_none_or(|drain| drain.weight(now) > dice);

@@ -10,6 +10,7 @@ use crate::protocol::{BackendUrl, InstanceName, RouteOption};
 
 use super::drain::Drain;
 use super::ejection::{Ejection, Outcome};
+use super::extras::Extras;
 
 /// Which member this is; the same in every snapshot of the table for as long as the member lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +29,8 @@ pub struct Member {
     pub peer: IpAddr,
     /// The settings of its own route.
     pub settings: Settings,
+    /// What else its own route says.
+    pub extras: Extras,
     /// Whether the registry lets requests to it: its checks pass, it is not suspended.
     pub usable: bool,
     /// It is being drained: its share of the requests falls.

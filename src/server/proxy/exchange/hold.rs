@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use crate::server::routing::{InFlight, MemberId};
 
 use super::super::connection::ClientConnection;
 use super::super::page::Page;
+use super::super::record::Record;
 use super::super::worker::Stopping;
 use super::{Attempts, find};
 
@@ -23,20 +23,20 @@ impl Attempts {
     /// A member other than `tried`, at which the request counts from now on; it waits for one where the claim
     /// is held. Its body is not read meanwhile. Dropping the future, which hyper does when the client is gone,
     /// ends the wait.
-    pub(super) async fn member(&mut self, tried: Option<MemberId>, now: Instant) -> Result<InFlight, Page> {
-        match self.admitted(tried, now) {
+    pub(super) async fn member(
+        &mut self,
+        tried: Option<MemberId>,
+        now: Instant,
+        record: &mut Record,
+    ) -> Result<InFlight, Page> {
+        match self.choose(tried, now, record) {
             Some(member) => Ok(member),
             // In a box of its own, because it is seldom needed and large.
-            None => Box::pin(self.wait(tried)).await,
+            None => Box::pin(self.wait(tried, record)).await,
         }
     }
 
-    fn admitted(&self, tried: Option<MemberId>, now: Instant) -> Option<InFlight> {
-        let chosen = self.claim.choose(tried, now, &mut |n| fastrand::usize(..n))?;
-        InFlight::admit(Arc::clone(chosen))
-    }
-
-    async fn wait(&mut self, tried: Option<MemberId>) -> Result<InFlight, Page> {
+    async fn wait(&mut self, tried: Option<MemberId>, record: &mut Record) -> Result<InFlight, Page> {
         // Before the table is looked at, so that no change is missed.
         let mut changes = self.client.worker.shared.table.changes();
         let closing = Instant::now() + CLOSING;
@@ -49,11 +49,11 @@ impl Attempts {
                 Err(Page::NotClaimed) => return Err(Page::NoMember),
                 Err(page) => return Err(page),
             };
-            if let Some(member) = self.admitted(tried, now) {
+            if let Some(member) = self.choose(tried, now, record) {
                 return Ok(member);
             }
             let closing = (self.claim.is_closing() && now < closing).then_some(closing);
-            let until = self.claim.hold.deadline(now).or(closing).ok_or(Page::NoMember)?;
+            let until = self.claim.hold.deadline(now).or(closing).ok_or_else(|| self.nobody(now))?;
             if place.is_none() {
                 place = Some(self.claim.hold.enter().ok_or(Page::NoMember)?);
             }

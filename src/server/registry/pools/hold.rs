@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::protocol::{Domain, PathPrefix};
-use crate::server::routing::{Claim, Drain, Member, MemberId};
+use crate::protocol::{Domain, PathPrefix, RateLimit};
+use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId};
 
 use super::{Pools, Record};
 
@@ -59,8 +59,12 @@ impl Pools {
     /// requests wait.
     pub(super) fn settle(&mut self, claim: &mut Claim) {
         if let Some(newest) = self.applied_last(claim) {
-            claim.priority = newest.priority;
-            claim.hold.time = newest.hold.unwrap_or(self.hold);
+            let (priority, hold, limit) = (newest.priority, newest.hold, newest.limit);
+            claim.priority = priority;
+            claim.hold.time = hold.unwrap_or(self.hold);
+            if claim.limit.as_ref().map(AddressLimit::figure) != limit {
+                claim.limit = self.limit(claim, limit);
+            }
         }
         let records = || claim.members.iter().filter_map(|member| self.members.get(&member.id));
         let has_steady = records().any(|record| record.state.serves() && record.drain.is_none());
@@ -76,6 +80,12 @@ impl Pools {
         } else if lost && !claim.hold.time.is_zero() {
             claim.hold.until = self.now.and_then(|now| now.checked_add(claim.hold.time));
         }
+    }
+
+    fn limit(&mut self, claim: &Claim, limit: Option<RateLimit>) -> Option<AddressLimit> {
+        let limit = limit?;
+        let buckets = self.buckets.get_or_insert_default();
+        Some(AddressLimit::new(limit, (&claim.domain, &claim.path, &claim.service), Arc::clone(buckets)))
     }
 
     /// The member as the proxy is to see it. Nobody lets a request in at one that is not usable, not even by an

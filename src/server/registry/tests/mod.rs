@@ -7,6 +7,7 @@ mod lifecycle;
 mod pools;
 mod replies;
 mod sessions;
+mod settings;
 mod staging;
 
 use std::collections::{HashMap, HashSet};
