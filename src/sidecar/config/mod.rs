@@ -32,7 +32,7 @@ use crate::protocol::{
 };
 use crate::telemetry::{Format, Level};
 
-pub use command::{CommandConfig, CommandLine};
+pub use command::{CommandConfig, CommandLine, FOR_COMMANDS};
 pub use secrets::Environment;
 pub use user::RunAs;
 pub use variables::{PREFIX, TABLE, VARIABLES};
