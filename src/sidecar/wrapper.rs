@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 use crate::client::Wanted;
 use crate::shutdown::{self, ShutdownTrigger};
 
+use super::agent::Agent;
 use super::config::{CommandConfig, Config, ReadyCheck};
 use super::daemon;
 use super::readiness::{try_all, wait_until_ready};
@@ -58,6 +59,8 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     }
     launch::hand_streams_over(&command);
     let machine = Supervisor::new(policy(&command));
+    let agent = Agent::new();
+    let beside = daemon::beside(&config, &agent);
     let wrapper = Wrapper {
         config: Arc::new(config),
         command: Arc::new(command),
@@ -66,8 +69,11 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
         process: None,
         serving: None,
         waits: Waits::default(),
+        agent,
     };
-    Ok(wrapper.run(signals).await)
+    let code = wrapper.run(signals).await;
+    drop(beside);
+    Ok(code)
 }
 
 fn policy(command: &CommandConfig) -> Policy {
@@ -93,6 +99,7 @@ struct Wrapper {
     process: Option<ChildHandle>,
     serving: Option<Serving>,
     waits: Waits,
+    agent: Agent,
 }
 
 /// The task that keeps the routes with the registries.
@@ -210,10 +217,10 @@ impl Wrapper {
         match wanted {
             Wanted::Live => {
                 let (leave, left) = shutdown::shutdown();
-                let config = Arc::clone(&self.config);
+                let (config, agent) = (Arc::clone(&self.config), self.agent.clone());
                 let (running, task) = watch::channel(());
                 tokio::spawn(async move {
-                    daemon::serve(&config, left).await;
+                    daemon::serve(&config, &agent, left).await;
                     drop(running);
                 });
                 self.serving = Some(Serving { leave, task });
