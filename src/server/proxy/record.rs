@@ -1,12 +1,16 @@
 //! What is known of a request when it is over: the one place for logs and statistics.
 
+use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use http::header::HeaderMap;
 use http::{Request, StatusCode, Version};
 
-use crate::server::routing::{Admission, Extras, InFlight, Outcome};
+use crate::server::routing::{Admission, Claim, Extras, InFlight, Outcome};
 
+use super::access_log::{Ending, Entry, X_REQUEST_ID};
 use super::connection::ClientConnection;
 use super::upstream::Sender;
 
@@ -26,6 +30,10 @@ pub(super) struct Record {
     ends_with_connection: bool,
     /// `GET example.com/path`, only when somebody reads it.
     line: Option<Box<str>>,
+    /// For the access log, if there is one.
+    entry: Option<Box<Entry>>,
+    /// When a backend's response began; only for the access log.
+    head_after: Cell<Option<Duration>>,
 }
 
 /// How a request came to its end.
@@ -48,6 +56,8 @@ impl Record {
             let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
             format!("{} {}{}", request.method(), host.unwrap_or_default(), request.uri().path()).into()
         });
+        let log = client.worker.shared.config.access_log.as_ref();
+        let entry = log.map(|_| Box::new(Entry::of(request, &client.forwarding, client.is_tls)));
         let status = StatusCode::OK;
         let ends_with_connection = request.version() < Version::HTTP_11;
         Record {
@@ -60,11 +70,27 @@ impl Record {
             end: End::Cancelled,
             ends_with_connection,
             line,
+            entry,
+            head_after: Cell::new(None),
         }
     }
 
     pub(super) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Tells the backend the id that the access log has.
+    pub(super) fn pass_id_on(&self, headers: &mut HeaderMap) {
+        if let Some(entry) = &self.entry {
+            headers.insert(X_REQUEST_ID, entry.id());
+        }
+    }
+
+    /// Whom the request is for.
+    pub(super) fn claimed(&mut self, claim: &Claim) {
+        if let Some(entry) = &mut self.entry {
+            entry.service = Some(claim.service.clone());
+        }
     }
 
     /// `lease`'s member gets the request; the one before, if any, has it no longer.
@@ -128,6 +154,9 @@ impl Record {
         if outcome == Outcome::Failed {
             self.failed();
         }
+        if outcome == Outcome::Answered && self.entry.is_some() {
+            self.head_after.set(Some(self.started.elapsed()));
+        }
         if outcome == Outcome::Answered && member.load.is_well() {
             return;
         }
@@ -151,13 +180,40 @@ impl Record {
         if let Some(admission) = &self.admission {
             admission.completed(Instant::now());
         }
+        if let (Some(entry), Some(member)) = (&mut self.entry, &self.lease) {
+            entry.member = Some(Arc::clone(member));
+        }
         self.lease.take()
+    }
+
+    fn log(&self) {
+        let (Some(log), Some(entry)) = (&self.client.worker.shared.config.access_log, &self.entry) else {
+            return;
+        };
+        let member = self.lease.as_deref().or(entry.member.as_ref());
+        let outcome = match (self.end, self.head_after.get()) {
+            (End::Complete, Some(_)) => "complete",
+            (End::Complete, None) => "page",
+            (End::Cancelled, _) => "cancelled",
+            (End::Broken, _) => "broken",
+            (End::Upgraded, _) => "upgraded",
+        };
+        let end = Ending {
+            status: self.status,
+            bytes: self.bytes,
+            duration: self.started.elapsed(),
+            head_after: self.head_after.get(),
+            member: member.map(Arc::as_ref),
+            outcome,
+        };
+        log.log(entry, &end);
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         self.client.request_ends();
+        self.log();
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
