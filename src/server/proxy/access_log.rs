@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, REFERER, USER_AGENT};
-use http::{Method, Request, StatusCode, Version};
+use http::{Method, Request, Version};
 use jiff::Timestamp;
 use jiff::fmt::strtime;
 use serde::Serialize;
@@ -138,7 +138,7 @@ pub(super) struct Entry {
 
 /// What is known when it is over.
 pub(super) struct Ending<'a> {
-    pub(super) status: StatusCode,
+    pub(super) status: u16,
     pub(super) bytes: u64,
     pub(super) duration: Duration,
     /// When a backend's response began.
@@ -189,7 +189,7 @@ impl Entry {
             host: &self.host,
             path: &self.path,
             protocol: format!("{:?}", self.version),
-            status: end.status.as_u16(),
+            status: end.status,
             bytes: end.bytes,
             duration_ms: millis(end.duration),
             upstream_ms: end.head_after.map(millis),
@@ -214,7 +214,7 @@ impl Entry {
             self.method,
             Quoted(self.path.clone()),
             self.version,
-            end.status.as_u16(),
+            end.status,
             end.bytes,
             or_dash(&self.referer),
             or_dash(&self.agent),

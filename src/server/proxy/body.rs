@@ -27,6 +27,8 @@ pub(super) enum Upload {
 pub(super) struct Progress {
     /// When the client last sent something.
     last: Cell<Instant>,
+    /// How many bytes it sent.
+    pub(super) received: Cell<u64>,
     /// Whether we are waiting for the client.
     pub(super) waiting: Cell<bool>,
 }
@@ -42,7 +44,8 @@ impl Upload {
         if incoming.is_end_stream() {
             return Upload::Empty;
         }
-        let progress = Rc::new(Progress { last: Cell::new(now), waiting: Cell::new(false) });
+        let progress =
+            Rc::new(Progress { last: Cell::new(now), received: Cell::new(0), waiting: Cell::new(false) });
         Upload::Stream { incoming, progress }
     }
 
@@ -73,6 +76,10 @@ impl Body for Upload {
                 progress.waiting.set(polled.is_pending());
                 if polled.is_ready() {
                     progress.last.set(Instant::now());
+                }
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    let more = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    progress.received.set(progress.received.get() + more);
                 }
                 polled
             }

@@ -193,6 +193,7 @@ impl Attempts {
         // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
         let now = record.started();
         let mut member = self.choose(None, now, record).ok_or_else(|| self.nobody(now))?;
+        record.uploads(self.outgoing.request.body().progress());
         let (mut tried, mut fresh) = (None, false);
         loop {
             if self.outgoing.upgrade && !member.settings.websocket {

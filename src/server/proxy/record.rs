@@ -1,6 +1,5 @@
 //! What is known of a request when it is over: the one place for logs and statistics.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,11 +7,15 @@ use std::time::{Duration, Instant};
 use http::header::HeaderMap;
 use http::{Request, StatusCode, Version};
 
-use crate::server::routing::{Admission, Claim, Extras, InFlight, Outcome};
+use crate::server::routing::{Admission, Claim, Extras, InFlight, Outcome, Seen};
 
 use super::access_log::{Ending, Entry, X_REQUEST_ID};
+use super::body::Progress;
 use super::connection::ClientConnection;
 use super::upstream::Sender;
+
+/// What the access log has for a client that went away before there was an answer; nginx's number for it.
+const CLIENT_GONE: u16 = 499;
 
 /// One request, from its head to the last byte of its response. Written when it is dropped, however the
 /// request came to its end.
@@ -23,7 +26,10 @@ pub(super) struct Record {
     lease: Option<InFlight>,
     /// What the member's circuit breaker is to hear about.
     admission: Option<Admission>,
-    status: StatusCode,
+    /// The response's status, and when it was known.
+    answer: Option<(StatusCode, Duration)>,
+    /// The request's body, if it has one.
+    upload: Option<Rc<Progress>>,
     bytes: u64,
     end: End,
     /// The response may end with its connection (HTTP/1.0).
@@ -32,8 +38,8 @@ pub(super) struct Record {
     line: Option<Box<str>>,
     /// For the access log, if there is one.
     entry: Option<Box<Entry>>,
-    /// When a backend's response began; only for the access log.
-    head_after: Cell<Option<Duration>>,
+    /// The response is a page of ours.
+    is_page: bool,
 }
 
 /// How a request came to its end.
@@ -58,20 +64,20 @@ impl Record {
         });
         let log = client.worker.shared.config.access_log.as_ref();
         let entry = log.map(|_| Box::new(Entry::of(request, &client.forwarding, client.is_tls)));
-        let status = StatusCode::OK;
         let ends_with_connection = request.version() < Version::HTTP_11;
         Record {
             client,
             started: now,
             lease: None,
             admission: None,
-            status,
+            answer: None,
+            upload: None,
             bytes: 0,
             end: End::Cancelled,
             ends_with_connection,
             line,
             entry,
-            head_after: Cell::new(None),
+            is_page: false,
         }
     }
 
@@ -96,6 +102,11 @@ impl Record {
     /// `lease`'s member gets the request; the one before, if any, has it no longer.
     pub(super) fn sent_to(&mut self, lease: InFlight) {
         self.lease = Some(lease);
+    }
+
+    /// What is known of the request's body while it goes up.
+    pub(super) fn uploads(&mut self, progress: Option<Rc<Progress>>) {
+        self.upload = progress;
     }
 
     /// The circuit breaker of the member that gets the request next let it through.
@@ -124,7 +135,13 @@ impl Record {
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.status = status;
+        self.answer = Some((status, self.started.elapsed()));
+    }
+
+    /// The response is a page of ours.
+    pub(super) fn answered_by_us(&mut self, status: StatusCode) {
+        self.is_page = true;
+        self.answered(status);
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
@@ -154,9 +171,6 @@ impl Record {
         if outcome == Outcome::Failed {
             self.failed();
         }
-        if outcome == Outcome::Answered && self.entry.is_some() {
-            self.head_after.set(Some(self.started.elapsed()));
-        }
         if outcome == Outcome::Answered && member.load.is_well() {
             return;
         }
@@ -183,6 +197,7 @@ impl Record {
         if let (Some(entry), Some(member)) = (&mut self.entry, &self.lease) {
             entry.member = Some(Arc::clone(member));
         }
+        self.count();
         self.lease.take()
     }
 
@@ -191,28 +206,40 @@ impl Record {
             return;
         };
         let member = self.lease.as_deref().or(entry.member.as_ref());
-        let outcome = match (self.end, self.head_after.get()) {
-            (End::Complete, Some(_)) => "complete",
-            (End::Complete, None) => "page",
-            (End::Cancelled, _) => "cancelled",
-            (End::Broken, _) => "broken",
-            (End::Upgraded, _) => "upgraded",
+        let outcome = match self.end {
+            End::Complete if self.is_page => "page",
+            End::Complete => "complete",
+            End::Cancelled => "cancelled",
+            End::Broken => "broken",
+            End::Upgraded => "upgraded",
         };
         let end = Ending {
-            status: self.status,
+            status: self.answer.map_or(CLIENT_GONE, |(status, _)| status.as_u16()),
             bytes: self.bytes,
             duration: self.started.elapsed(),
-            head_after: self.head_after.get(),
+            head_after: self.answer.filter(|_| !self.is_page).map(|(_, latency)| latency),
             member: member.map(Arc::as_ref),
             outcome,
         };
         log.log(entry, &end);
+    }
+
+    /// Counts the request for the route of the member that got it.
+    fn count(&self) {
+        let Some(member) = &self.lease else { return };
+        member.extras.route.record(&Seen {
+            answer: self.answer.map(|(status, latency)| (status.as_u16(), latency)),
+            sent: self.bytes,
+            received: self.upload.as_ref().map_or(0, |progress| progress.received.get()),
+            broken: self.end == End::Broken,
+        });
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         self.client.request_ends();
+        self.count();
         self.log();
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
@@ -220,7 +247,7 @@ impl Drop for Record {
         tracing::debug!(
             request = self.line.as_deref(),
             member = self.lease.as_ref().map(|member| member.instance.as_str()),
-            status = self.status.as_u16(),
+            status = self.answer.map(|(status, _)| status.as_u16()),
             millis = self.started.elapsed().as_millis() as u64,
             bytes = self.bytes,
             end = ?self.end,

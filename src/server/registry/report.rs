@@ -114,7 +114,7 @@ fn compress(entries: &[RouteEntry]) -> Result<Reply, Refusal> {
     Ok(Reply::RouteListCompressed(text))
 }
 
-fn bounded(reply: Reply) -> Result<Reply, Refusal> {
+pub(super) fn bounded(reply: Reply) -> Result<Reply, Refusal> {
     if reply.encode().len() > MAX_LINE { Err(Refusal::ResponseTooLarge) } else { Ok(reply) }
 }
 

@@ -11,6 +11,7 @@ mod limit;
 mod member;
 mod policy;
 mod probe;
+mod stats;
 mod table;
 mod target;
 
@@ -21,6 +22,7 @@ pub use limit::{AddressLimit, Buckets, MOST_BUCKETS, MOST_REQUESTS};
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};
+pub use stats::{RouteStats, Seen, Summary};
 pub use table::{Claim, Table};
 pub use target::{AmbiguousPath, normalise};
 

@@ -77,7 +77,7 @@ pub(super) struct Origin<'a> {
 }
 
 /// Which of the variables do nothing without a command.
-const FOR_COMMANDS: &[&str] = &[
+pub const FOR_COMMANDS: &[&str] = &[
     "APP_DIR",
     "RUN_AS",
     "WAIT_FOR",
