@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::client::{Dialect, dry_run};
 
-use super::config::{Config, Endpoint, Off, RegistrationConfig};
+use super::config::{CommandConfig, CommandLine, Config, Endpoint, Off, RegistrationConfig};
 use super::daemon;
 use super::intent::intent;
 
@@ -15,6 +15,7 @@ pub async fn check(config: &Config) -> String {
     let mut report = String::new();
     // Writing to a String cannot fail.
     let _ = config.warnings.iter().try_for_each(|line| writeln!(report, "warning: {line}"));
+    config.command.iter().for_each(|command| describe_command(&mut report, command));
     let Some(registration) = &config.registration else {
         let _ = writeln!(report, "{}", config.off.unwrap_or(Off::Disabled));
         return report;
@@ -40,6 +41,20 @@ pub async fn check(config: &Config) -> String {
         let _ = dry_run(&intent, &dialect).iter().try_for_each(|line| writeln!(report, "    {line}"));
     }
     report
+}
+
+/// What runs. The values of its environment stay where they are.
+fn describe_command(report: &mut String, command: &CommandConfig) {
+    let _ = match &command.line {
+        CommandLine::Shell(line) => writeln!(report, "command      sh -c {line:?}"),
+        CommandLine::Program(program, arguments) => {
+            writeln!(report, "command      {program:?} {arguments:?}")
+        }
+    };
+    let _ = command.steps.iter().try_for_each(|step| writeln!(report, "step         {step}"));
+    if let Some(user) = &command.run_as {
+        let _ = writeln!(report, "runs as      {}:{}, HOME {}", user.uid, user.gid, user.home);
+    }
 }
 
 fn describe(report: &mut String, config: &Config, registration: &RegistrationConfig) {
