@@ -8,6 +8,7 @@
 //! | `hygiene`, `headers`, `forwarded` | what is refused, removed and added |
 //! | `upstream`, `dial` | kept-alive connections to members; making new ones |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
+//! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
 //! | `tunnel` | after an upgrade |
 //! | `page` | what we say ourselves |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
@@ -15,6 +16,8 @@
 //! It reads a snapshot of the routing table for each request, and must not know the registry.
 
 mod body;
+mod coding;
+mod compress;
 mod connection;
 mod dial;
 mod exchange;

@@ -10,6 +10,7 @@ use crate::server::routing::{Admission, Extras, InFlight, Outcome, Seen};
 
 use super::body::{Progress, Upload};
 use super::connection::ClientConnection;
+use super::worker::Worker;
 
 /// One request, from its head to the last byte of its response. Written when it is dropped, however the
 /// request came to its end.
@@ -124,6 +125,15 @@ impl Record {
         if end == End::Broken && self.ends_with_connection {
             self.client.reset();
         }
+    }
+
+    /// Whether the client speaks HTTP/1.0 and knows no chunks.
+    pub(super) fn is_old(&self) -> bool {
+        self.ends_with_connection
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.client.worker
     }
 
     /// What the route of the member that got it says.
