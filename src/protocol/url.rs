@@ -52,6 +52,12 @@ impl BackendUrl {
         BackendUrl { scheme, host, port, base_path: String::new() }
     }
 
+    /// The same at another host.
+    #[must_use]
+    pub fn at_host(&self, host: Host) -> Self {
+        BackendUrl { host, ..self.clone() }
+    }
+
     /// The scheme.
     pub fn scheme(&self) -> Scheme {
         self.scheme

@@ -12,7 +12,10 @@ mod reach;
 pub mod readiness;
 pub mod reaper;
 mod registration;
+pub mod signals;
 pub mod supervisor;
+mod wrapper;
 
 pub use check::check;
 pub use daemon::run;
+pub use wrapper::wrap;

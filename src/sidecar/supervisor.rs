@@ -56,7 +56,7 @@ pub enum Input {
     StepEnded(Exit),
     /// The command runs.
     Spawned,
-    /// The command cannot be started: 126 or 127, or 1 where the cause is another.
+    /// The command cannot be started: 126 or 127.
     NotSpawned(u8),
     /// The application answers.
     Ready,

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Sleep, sleep};
 
 use crate::server::routing::Outcome;
 
 use super::compress::Compressed;
 use super::record::{End, Record};
+use super::upstream::Sender;
 
 /// A request's body on its way to a backend.
 pub(super) enum Upload {
@@ -117,7 +117,7 @@ pub(super) enum Reply {
 /// A backend's response body. When it is over, its connection goes back to the pool.
 pub(super) struct Download {
     incoming: Incoming,
-    sender: Option<SendRequest<Upload>>,
+    sender: Option<Sender>,
     idle: IdleLimit,
     record: Record,
 }
@@ -143,12 +143,7 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Download {
-    pub(super) fn new(
-        incoming: Incoming,
-        sender: SendRequest<Upload>,
-        idle_limit: Duration,
-        record: Record,
-    ) -> Self {
+    pub(super) fn new(incoming: Incoming, sender: Sender, idle_limit: Duration, record: Record) -> Self {
         Download { incoming, sender: Some(sender), idle: IdleLimit::new(idle_limit), record }
     }
 

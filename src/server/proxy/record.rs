@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode, Version};
-use hyper::client::conn::http1::SendRequest;
 
 use crate::server::routing::{Admission, Extras, InFlight, Outcome, Seen};
 
-use super::body::{Progress, Upload};
+use super::body::Progress;
 use super::connection::ClientConnection;
+use super::upstream::Sender;
 use super::worker::Worker;
 
 /// One request, from its head to the last byte of its response. Written when it is dropped, however the
@@ -158,7 +158,7 @@ impl Record {
     }
 
     /// The connection that the response came on is free.
-    pub(super) fn give_back(&self, sender: SendRequest<Upload>) {
+    pub(super) fn give_back(&self, sender: Sender) {
         if let Some(member) = &self.lease {
             self.client.worker.pool.put(member.id, sender, Instant::now());
         }
