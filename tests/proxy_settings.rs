@@ -10,6 +10,8 @@ mod support;
 
 #[path = "proxy_settings/breakers.rs"]
 mod breakers;
+#[path = "proxy_settings/compression.rs"]
+mod compression;
 #[path = "proxy_settings/headers.rs"]
 mod headers;
 #[path = "proxy_settings/limits.rs"]

@@ -160,6 +160,9 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
     let limits = Limits {
         sessions: config.max_sessions,
         routes: config.max_routes_per_session,
+        headers: config.max_headers_per_route,
+        staged_bytes: config.max_staged_bytes,
+        connections_per_address: config.max_connections_per_address,
         ..defaults.registry.limits
     };
     ListenerConfig {

@@ -11,6 +11,7 @@
 //! | `redirect` | from HTTP to HTTPS |
 //! | `access_log` | one line a request |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
+//! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
 //! | `tunnel`, `websocket` | after an upgrade |
 //! | `page` | what we say ourselves |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
@@ -19,6 +20,8 @@
 
 mod access_log;
 mod body;
+mod coding;
+mod compress;
 mod connection;
 mod dial;
 mod exchange;

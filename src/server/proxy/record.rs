@@ -14,6 +14,7 @@ use super::access_log::{Ending, Entry, X_REQUEST_ID};
 use super::body::Progress;
 use super::connection::ClientConnection;
 use super::upstream::Sender;
+use super::worker::Worker;
 
 /// What the access log has for a client that went away before there was an answer; nginx's number for it.
 const CLIENT_GONE: u16 = 499;
@@ -165,6 +166,15 @@ impl Record {
         if end == End::Broken && self.ends_with_connection {
             self.client.reset();
         }
+    }
+
+    /// Whether the client speaks HTTP/1.0 and knows no chunks.
+    pub(super) fn is_old(&self) -> bool {
+        self.ends_with_connection
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.client.worker
     }
 
     /// What the route of the member that got it says.

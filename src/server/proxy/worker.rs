@@ -273,6 +273,8 @@ pub(super) struct Worker {
     number: usize,
     started: StdInstant,
     stopping: Cell<Stopping>,
+    /// How many responses are compressed just now.
+    pub(super) compressing: Cell<usize>,
     /// When connections are counted by address again, at the earliest.
     crowd_due: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
@@ -289,6 +291,7 @@ impl Worker {
             number,
             started: StdInstant::now(),
             stopping: Cell::new(Stopping::No),
+            compressing: Cell::new(0),
             crowd_due: Cell::new(0),
             open: RefCell::default(),
             next_id: Cell::new(0),
