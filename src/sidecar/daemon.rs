@@ -89,7 +89,7 @@ pub(super) async fn serve(config: &Config, agent: &Agent, shutdown: Shutdown) {
     agent.change(|conditions| conditions.ready = false);
     for client in clients {
         let limit = config.drain_timeout.get();
-        sessions.spawn(leave(client, limit));
+        sessions.spawn(leave(client, limit, shutdown.clone()));
     }
     while sessions.join_next().await.is_some() {}
 }
