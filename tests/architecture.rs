@@ -22,6 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server::store", &["protocol", "server::registry"]),
     ("server::proxy", &["protocol", "server::routing", "shutdown"]),
     ("server::listener", &["protocol", "server::registry", "server::routing", "server::store", "shutdown"]),
+    ("server::admin", &["protocol", "server::proxy", "server::routing"]),
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 
