@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -18,12 +17,13 @@ use crate::protocol::report::BackendReport;
 use super::admin::{Admin, Sources};
 use super::config::{self, Config};
 use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
+use super::live_table::LiveTable;
 use super::proxy::{
     self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, Meters,
     ProberHandle, Proxy, ProxyConfig, ProxyError, test_backend,
 };
 use super::registry::{Limits, RegistryConfig};
-use super::routing::{BackendPolicy, Probe, Table};
+use super::routing::{BackendPolicy, Probe};
 use super::store::MemoryStore;
 
 /// How long requests in flight may take at the end. Engines kill after ten seconds unless told otherwise.
@@ -77,8 +77,8 @@ impl Server {
         let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
         let started = Instant::now();
         let admin = admin_listener(config).await?;
-        policy.own.extend(admin.as_ref().and_then(|listener| listener.local_addr().ok()));
-        let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+        policy.own.extend(admin.as_ref().map(|(_, address)| *address));
+        let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
         let access_log = access_log(config).map_err(failed("HTTP_LISTEN", config.http_listen))?;
         let mut proxy_config = proxy_config(config, https, &policy);
@@ -102,19 +102,17 @@ impl Server {
         )
         .map_err(no_registry())?;
         let ready = Arc::new(AtomicBool::new(true));
-        let sources = Sources {
+        let sources = |ready| Sources {
             table,
             meters,
             load: proxy.load(),
             prober: probes,
             sessions: registry.sessions(),
             access_log: access_log.clone(),
-            ready: Arc::clone(&ready),
+            ready,
             started,
         };
-        let address = config.admin.map_or(config.http_listen, |admin| admin.address);
-        let admin = admin.map(|listener| Admin::start(listener, sources)).transpose();
-        let admin = admin.map_err(failed("ADMIN_LISTEN", address))?;
+        let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&ready))));
         let server = Server { registry, proxy, access_log, admin, ready };
         info!(
             "registry-server {}: proxy on {}{}, registry on {}",
@@ -163,9 +161,10 @@ impl Server {
 }
 
 /// Where nobody asked for it, a port that is taken is no reason not to start.
-async fn admin_listener(config: &Config) -> Result<Option<TcpListener>, StartError> {
+async fn admin_listener(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
     let Some(admin) = config.admin else { return Ok(None) };
-    match TcpListener::bind(admin.address).await {
+    let bound = TcpListener::bind(admin.address).await;
+    match bound.and_then(|listener| listener.local_addr().map(|address| (listener, address))) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if admin.is_default => {
             warn!("no metrics and no status: cannot listen on {}: {error} (ADMIN_LISTEN)", admin.address);
@@ -214,6 +213,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
         allow: config.registry_allow.clone().unwrap_or(defaults.allow),
         registry: RegistryConfig {
             grace: config.session_grace.get(),
+            hold: config.hold.get(),
             stage_ttl: config.stage_ttl.get(),
             backends,
             limits,

@@ -52,13 +52,9 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves on `listener`. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// When the listener has no address.
-    pub fn start(listener: TcpListener, sources: Sources) -> std::io::Result<Admin> {
-        let address = listener.local_addr()?;
-        Ok(Admin { address, task: tokio::spawn(accept(listener, Arc::new(sources))) })
+    /// Serves on `listener`, which is at `address`. Must be called within a tokio runtime.
+    pub fn start((listener, address): (TcpListener, SocketAddr), sources: Sources) -> Admin {
+        Admin { address, task: tokio::spawn(accept(listener, Arc::new(sources))) }
     }
 
     /// Where it listens.

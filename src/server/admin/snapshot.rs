@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::server::live_table::LiveTable;
 use crate::server::proxy::{AccessLog, Counted, Meters, ProbeCounts, ProberHandle, ProxyLoad, Requests};
-use crate::server::routing::{Claim, Table};
+use crate::server::routing::Claim;
 
 /// Where answers come from.
 #[derive(Debug)]
 pub struct Sources {
     /// The routing table.
-    pub table: Arc<ArcSwap<Table>>,
+    pub table: Arc<LiveTable>,
     /// What the proxy counted.
     pub meters: Arc<Meters>,
     /// The proxy's connections.

@@ -11,7 +11,7 @@
 //! | `redirect` | from HTTP to HTTPS |
 //! | `access_log`, `meter` | one line a request; what is counted |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
-//! | `tunnel` | after an upgrade |
+//! | `tunnel`, `websocket` | after an upgrade |
 //! | `page` | what we say ourselves |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
 //!
@@ -34,6 +34,7 @@ mod schedule;
 mod tls;
 mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::fmt;
@@ -43,12 +44,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::server::routing::{BackendPolicy, Table};
+use crate::server::live_table::LiveTable;
+use crate::server::routing::BackendPolicy;
 
 pub use access_log::{AccessFormat, AccessLog};
 pub use meter::{Counted, Meters, Requests};
@@ -164,7 +165,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
-    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> Result<Proxy, ProxyError> {
+    pub fn start(config: ProxyConfig, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
         let workers = match config.workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
             given => given,
