@@ -27,7 +27,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("LOG_FORMAT", Text("text"), "json", "text for people, json for collectors").bare(),
     Variable::new("HTTPS_LISTEN", Unset, "0.0.0.0:443", "where the proxy takes TLS; needs CERT_DIR").bare(),
     Variable::new("CERT_DIR", Unset, "/certs", "where the certificates are: NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem").bare(),
-    Variable::new("ADMIN_LISTEN", Text("127.0.0.1:8081"), "127.0.0.1:8081", "where metrics and status are served").bare().later(),
+    Variable::new("ADMIN_LISTEN", Text("127.0.0.1:8081"), "127.0.0.1:8081", "where metrics and status are served; off for nowhere").bare(),
     Variable::new("STATE_FILE", Unset, "/state/registry.redb", "where applied state survives a restart").bare().later(),
     Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "shared state of several servers").bare().later(),
     Variable::new("HOLD", Text("30s"), "30s", "how long requests wait for a service without instances").bare(),

@@ -22,6 +22,7 @@ use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
 use super::dial::Dialer;
 use super::forwarded::Forwarding;
+use super::meter::WorkerMeters;
 use super::tls::{Certificates, ClientTls};
 use super::upstream::Pool;
 
@@ -80,6 +81,13 @@ pub(super) struct Shared {
     seats: Vec<Load>,
     /// That many clients seem to share an address was said already.
     crowd_noticed: AtomicBool,
+}
+
+impl Shared {
+    /// Connections of clients, over all workers.
+    pub(super) fn open_connections(&self) -> usize {
+        self.seats.iter().map(|seat| seat.connections.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// TLS to clients.
@@ -270,6 +278,7 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Pool,
     pub(super) dialer: Dialer,
+    pub(super) meters: Option<WorkerMeters>,
     number: usize,
     started: StdInstant,
     stopping: Cell<Stopping>,
@@ -286,6 +295,7 @@ impl Worker {
     fn new(shared: Arc<Shared>, number: usize) -> Self {
         Worker {
             pool: Pool::default(),
+            meters: shared.config.meters.as_ref().map(|meters| meters.join()),
             dialer: Dialer::new(Arc::new(shared.config.policy.clone()), shared.config.trust.clone()),
             shared,
             number,

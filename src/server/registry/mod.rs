@@ -144,6 +144,11 @@ impl Registry {
         self.effects.drain(..)
     }
 
+    /// How many sessions there are, lost ones in grace included.
+    pub fn session_count(&self) -> usize {
+        self.sessions.active()
+    }
+
     /// When to say [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
