@@ -34,6 +34,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// SESSION_GRACE
     pub session_grace: GoDuration,
+    /// HOLD; zero turns it off.
+    pub hold: GoDuration,
     /// STAGE_TTL, more than zero.
     pub stage_ttl: GoDuration,
     /// MAX_CONNECTIONS, at least one.
@@ -48,6 +50,8 @@ pub struct Config {
     pub max_staged_bytes: usize,
     /// MAX_CONNECTIONS_PER_ADDRESS, at least one.
     pub max_connections_per_address: usize,
+    /// ACCESS_LOG; `None`: off.
+    pub access_log: Option<AccessLog>,
     /// PROXY_THREADS; `None`: one a processor.
     pub proxy_threads: Option<NonZeroUsize>,
     /// LOG_LEVEL
@@ -67,6 +71,15 @@ pub struct Https {
     pub cert_dir: PathBuf,
 }
 
+/// How the lines of the access log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    /// An object a line.
+    Json,
+    /// The combined format of Apache and nginx.
+    Combined,
+}
+
 /// One text for each variable that this version acts on.
 #[derive(Debug, Default, Deserialize)]
 struct Raw {
@@ -78,6 +91,7 @@ struct Raw {
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
+    hold: Option<String>,
     stage_ttl: Option<String>,
     max_connections: Option<String>,
     max_sessions: Option<String>,
@@ -86,6 +100,7 @@ struct Raw {
     max_staged_bytes: Option<String>,
     max_connections_per_address: Option<String>,
     proxy_threads: Option<String>,
+    access_log: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
 }
@@ -124,6 +139,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
+    let hold = reader.value("HOLD", raw.hold, values::duration);
     let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
@@ -132,6 +148,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let max_staged_bytes = reader.value("MAX_STAGED_BYTES", raw.max_staged_bytes, count);
     let max_per_address = reader.value("MAX_CONNECTIONS_PER_ADDRESS", raw.max_connections_per_address, count);
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
+    let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
     Ok(Config {
@@ -142,6 +159,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
+        hold: hold?,
         stage_ttl: stage_ttl?,
         max_connections: max_connections? as usize,
         max_sessions: max_sessions? as usize,
@@ -150,6 +168,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         max_staged_bytes: max_staged_bytes? as usize,
         max_connections_per_address: max_per_address? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
+        access_log: access_log?.flatten(),
         log_level: log_level?,
         log_format: log_format?,
         warnings: Vec::new(),
@@ -181,6 +200,15 @@ fn listen(text: &str) -> Result<SocketAddr, Invalid> {
     whole
         .parse()
         .map_err(|_| Invalid::new("listen address", text, "it is no IP address with a port", "0.0.0.0:8080"))
+}
+
+fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
+    match text {
+        "json" => Ok(Some(AccessLog::Json)),
+        "combined" => Ok(Some(AccessLog::Combined)),
+        "off" => Ok(None),
+        _ => Err(Invalid::new("access log", text, "it is none of json, combined, off", "json")),
+    }
 }
 
 /// Networks or single addresses, separated by commas, blanks or both.
@@ -242,6 +270,7 @@ mod tests {
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),
+            ("HOLD", "a while"),
             ("STAGE_TTL", "0s"),
             ("MAX_CONNECTIONS", "0"),
             ("MAX_SESSIONS", "many"),
@@ -250,6 +279,7 @@ mod tests {
             ("MAX_STAGED_BYTES", "8MB"),
             ("MAX_CONNECTIONS_PER_ADDRESS", "some"),
             ("PROXY_THREADS", "0"),
+            ("ACCESS_LOG", "xml"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),
         ])

@@ -9,14 +9,16 @@
 //! | `upstream`, `dial` | kept-alive connections to members; making new ones |
 //! | `tls` | to backends: whom we trust; to clients: which certificate |
 //! | `redirect` | from HTTP to HTTPS |
+//! | `access_log` | one line a request |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
-//! | `tunnel` | after an upgrade |
+//! | `tunnel`, `websocket` | after an upgrade |
 //! | `page` | what we say ourselves |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
 //!
 //! It reads a snapshot of the routing table for each request, and must not know the registry.
 
+mod access_log;
 mod body;
 mod coding;
 mod compress;
@@ -34,6 +36,7 @@ mod schedule;
 mod tls;
 mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::io;
@@ -42,13 +45,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::server::routing::{BackendPolicy, Table};
+use crate::server::live_table::LiveTable;
+use crate::server::routing::BackendPolicy;
 
+pub use access_log::{AccessFormat, AccessLog};
 pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting};
 pub use tls::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, Trust, TrustError};
 
@@ -73,6 +77,8 @@ pub struct ProxyConfig {
     pub trust: Trust,
     /// HTTPS_LISTEN and CERT_DIR; `None`: plain HTTP only.
     pub https: Option<HttpsConfig>,
+    /// ACCESS_LOG; with one, requests have an X-Request-Id too.
+    pub access_log: Option<AccessLog>,
 }
 
 /// Where TLS is taken, and with which certificates.
@@ -107,6 +113,7 @@ impl Default for ProxyConfig {
             policy: BackendPolicy::default(),
             trust: Trust::system(),
             https: None,
+            access_log: None,
         }
     }
 }
@@ -135,7 +142,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
-    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> Result<Proxy, ProxyError> {
+    pub fn start(config: ProxyConfig, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
         let workers = match config.workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
             given => given,
