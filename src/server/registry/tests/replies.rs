@@ -220,8 +220,8 @@ fn a_backend_test_is_answered_within_five_seconds() {
 fn commands_of_a_later_issue_are_unknown_and_lines_that_are_none_are_answered() {
     let mut world = World::new();
     let (conn, _) = world.register("web", "web-1", A);
-    for command in ["MAINT_STATUS"] {
-        assert_eq!(world.ask(conn, &format!("{command}|")), format!("ERROR|unknown command: {command}"));
+    for (line, command) in [("MAINT_STATUS|", "MAINT_STATUS"), ("SUBSCRIBE||all", "SUBSCRIBE")] {
+        assert_eq!(world.ask(conn, line), format!("ERROR|unknown command: {command}"));
     }
     world.happens(Input::Line(conn, Err(Refusal::LineTooLong)));
     world.happens(Input::Line(conn, Err(Refusal::InvalidFormat)));
