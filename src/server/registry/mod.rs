@@ -14,12 +14,14 @@
 //! | `pools` | members of claims: who serves, what is probed, the routing table |
 //! | `session`, `timers` | finding sessions; finding what is due |
 //! | `lifecycle` | the two transition tables |
+//! | `drain` | a session's members get less and less |
 //! | `report` | the bodies of longer replies |
 
 mod apply;
 mod binding;
 mod command;
 mod config;
+mod drain;
 mod io;
 mod lifecycle;
 mod pools;
@@ -97,11 +99,11 @@ impl Registry {
     /// A registry without sessions.
     pub fn new(config: RegistryConfig, random: Random) -> Self {
         Registry {
+            pools: Pools::new(config.hold),
             config,
             random,
             connections: HashMap::new(),
             sessions: Sessions::default(),
-            pools: Pools::default(),
             timers: Timers::default(),
             pending: HashMap::new(),
             tests: HashMap::new(),
@@ -115,6 +117,7 @@ impl Registry {
 
     /// Takes what happened. What is to be done about it is in [`Registry::effects`].
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.pools.set_time(now.mono);
         match input {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
             Input::Line(conn, line) => self.line(now, conn, line),
@@ -140,7 +143,7 @@ impl Registry {
 
     /// When to say [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
     }
 
     /// Whether nothing is kept of anybody.
@@ -246,6 +249,7 @@ impl Registry {
     }
 
     fn tick(&mut self, now: Now) {
+        self.pools.tick();
         while let Some(timer) = self.timers.pop(now.mono) {
             match timer {
                 Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
@@ -253,6 +257,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Drain(no) => self.drain_over(no),
             }
         }
     }
@@ -328,6 +333,9 @@ impl Registry {
         self.effects.extend(self.pools.take_effects());
         if publish && let Some(table) = self.pools.take_table() {
             self.effects.push(Effect::Publish(table));
+            if self.pools.take_departure() {
+                self.effects.push(Effect::Departure);
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
 mod bounds;
+mod drain;
+mod hold;
 mod lifecycle;
 mod pools;
 mod replies;
@@ -80,6 +82,7 @@ impl World {
                     Effect::Commit(tx, _) if self.store_answers => inputs.push(Input::Committed(tx)),
                     Effect::Commit(tx, change) => self.commits.push((tx, change)),
                     Effect::Publish(table) => self.table = table,
+                    Effect::Departure => {}
                     Effect::Watch(probe) => {
                         assert!(!self.watched.contains(&probe), "watched once");
                         self.watched.push(probe);
