@@ -138,6 +138,22 @@ fn the_maintenance_page_shows_the_progress_that_the_operator_tells() {
 }
 
 #[test]
+fn the_daemon_is_drained_before_it_leaves() {
+    let (server, backend) = (Server::start(SERVER, &[("HOLD", "0s")]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let relay = Relay::start(server.registry);
+    let port = relay.address.port().to_string();
+    let mut agent = Agent::start(&server, backend.port(), &[("REGISTRY_PORT", &port)]);
+    agent.program.wait_for_log("live:");
+    agent.program.signal("TERM");
+    assert_eq!(agent.program.wait().code(), Some(0));
+    let sent = relay.sent();
+    let (drain, shutdown) = (sent.find("\nDRAIN_START|"), sent.find("\nCLIENT_SHUTDOWN|"));
+    assert!(drain.is_some() && drain < shutdown, "{sent}");
+    assert!(agent.program.log().iter().any(|line| line.contains("nothing is in flight")));
+}
+
+#[test]
 fn headers_and_limits_from_the_environment_reach_the_registry() {
     let (server, backend) = (Server::start(SERVER, &[]), free_address());
     let _caddy = caddy(backend, "hello");

@@ -32,8 +32,8 @@ use super::reaper::{ChildHandle, Exit, Reaper, Target};
 use super::signals::{self, HEARD, Meaning};
 use super::supervisor::{Effect, Input, Notice, Policy, Supervisor};
 
-/// How long the drain and the leave that follows it may take together.
-const DRAIN: Duration = Duration::from_secs(6);
+/// What leaving the registries may take beyond DRAIN_TIMEOUT.
+const LEAVE: Duration = Duration::from_secs(1);
 /// How long one try to reach a dependency may take.
 const DEPENDENCY_TRY: Duration = Duration::from_secs(2);
 /// Between two of them: the first pause, and the longest.
@@ -58,7 +58,7 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
         (None, None) => {}
     }
     launch::hand_streams_over(&command);
-    let machine = Supervisor::new(policy(&command));
+    let machine = Supervisor::new(policy(&command, config.drain_timeout.get()));
     let agent = Agent::new();
     let beside = daemon::beside(&config, &agent);
     let wrapper = Wrapper {
@@ -76,7 +76,7 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     Ok(code)
 }
 
-fn policy(command: &CommandConfig) -> Policy {
+fn policy(command: &CommandConfig, drain: Duration) -> Policy {
     Policy {
         wait: (!command.wait_for.is_empty()).then(|| command.wait_for_timeout.get()),
         steps: command.steps.len(),
@@ -85,7 +85,7 @@ fn policy(command: &CommandConfig) -> Policy {
         restart: command.restart,
         delay: command.restart_delay.get(),
         every: command.run_every.map(|every| every.get()),
-        drain: DRAIN,
+        drain: drain + LEAVE,
         grace: command.grace.map(|grace| grace.get()),
     }
 }
