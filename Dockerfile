@@ -34,4 +34,6 @@ ENTRYPOINT ["/registry-server"]
 FROM scratch AS sidecar
 COPY --from=build-sidecar /out/registry-sidecar /registry-sidecar
 USER 65532:65532
+# As ready as the application; a registry that is away makes nobody unhealthy.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/registry-sidecar", "healthcheck"]
 ENTRYPOINT ["/registry-sidecar"]
