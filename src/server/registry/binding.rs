@@ -300,6 +300,7 @@ impl Registry {
     }
 
     fn became_replaced(&mut self, no: SessionNo, grace: std::time::Instant) {
+        self.drop_verdicts(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.stage = Stage::default();
         let happened = session.replaced_by.map(|by| Happening::Replaced(session.who(), by));
@@ -333,6 +334,7 @@ impl Registry {
     }
 
     fn became_gone(&mut self, now: Now, no: SessionNo, retired: bool) {
+        self.drop_verdicts(no);
         let Some(session) = self.sessions.remove(no, retired) else { return };
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));

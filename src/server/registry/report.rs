@@ -14,8 +14,8 @@ use super::session::{Session, uptime};
 use super::stage::Staged;
 
 /// What this server understands beyond the reference. Only what works.
-const CAPABILITIES: [&str; 8] =
-    ["bulk", "compressed", "drain", "h2c", "health_off", "hold", "pages", "targets"];
+const CAPABILITIES: [&str; 9] =
+    ["bulk", "compressed", "drain", "h2c", "health_off", "hold", "maintenance", "pages", "targets"];
 /// A compressed list is made from at most this much JSON: it is made between two commands of other peers.
 const MAX_JSON: usize = 4 * 1024 * 1024;
 
@@ -115,7 +115,7 @@ fn compress(entries: &[RouteEntry]) -> Result<Reply, Refusal> {
     Ok(Reply::RouteListCompressed(text))
 }
 
-fn bounded(reply: Reply) -> Result<Reply, Refusal> {
+pub(super) fn bounded(reply: Reply) -> Result<Reply, Refusal> {
     if reply.encode().len() > MAX_LINE { Err(Refusal::ResponseTooLarge) } else { Ok(reply) }
 }
 
