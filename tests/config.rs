@@ -570,8 +570,16 @@ fn readiness_asks_where_it_is_told_to_else_where_the_routes_lead() {
     };
     assert_eq!(checks(&[("BACKEND_HOST", "app"), ("PORT", "3000")]), ["tcp://app:3000"]);
     assert_eq!(checks(&[("SIDECAR_READY_CHECK", "tcp://a:1 tcp://[::1]:2")]), ["tcp://a:1", "tcp://[::1]:2"]);
+    let kinds = "http://a/up fastcgi://a:9000/ping unix:/run/app.sock file:/run/ready";
+    assert_eq!(
+        checks(&[("SIDECAR_READY_CHECK", kinds)]),
+        ["http://a:80/up", "fastcgi://a:9000/ping", "unix:/run/app.sock", "file:/run/ready"]
+    );
     for (text, reason) in [
-        ("exec:true", "one kind only: tcp://host:port"),
+        ("exec:true", "runs no command as a check"),
+        ("https://a/", "no TLS for checks"),
+        ("ping", "it is none of tcp://host:port"),
+        ("unix:app.sock", "must start with '/'"),
         ("tcp://a", "port is missing"),
         ("tcp://a:0", "no number from 1"),
         ("tcp://", "empty"),

@@ -14,6 +14,8 @@ mod breakers;
 mod headers;
 #[path = "proxy_settings/limits.rs"]
 mod limits;
+#[path = "proxy_settings/statistics.rs"]
+mod statistics;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

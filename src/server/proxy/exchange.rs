@@ -8,14 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
+use crate::protocol::Scheme;
 use crate::server::routing::{
     AddressLimit, Admission, Claim, InFlight, Member, MemberId, Outcome, normalise,
 };
@@ -24,7 +24,8 @@ use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
 use super::page::Page;
 use super::record::Record;
-use super::upstream::{self, ConnectError, Upstream};
+use super::redirect::{self, Redirect};
+use super::upstream::{self, ConnectError, Sender, Upstream};
 use super::{headers, hygiene, tunnel};
 
 /// To how many members a request is given, of which each but two must have left under it.
@@ -38,7 +39,10 @@ pub(super) fn serve(
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<Reply>> {
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
-    let mut attempts = Attempts::prepare(client, request, record.started());
+    let (mut attempts, location) = match redirect::wanted(&client, &request) {
+        Some(Redirect { status, location }) => (Err(Page::Redirected(status)), Some(location)),
+        None => (Attempts::prepare(client, request, record.started()), None),
+    };
     async move {
         let answer = match &mut attempts {
             Ok(attempts) => attempts.run(&mut record).await,
@@ -46,7 +50,11 @@ pub(super) fn serve(
         };
         match answer {
             Ok(answer) => answer.into_response(attempts.ok().and_then(|done| done.tunnel), record),
-            Err(page) => page.response(record),
+            Err(page) => {
+                let mut response = page.response(record);
+                response.headers_mut().extend(location.map(|location| (LOCATION, location)));
+                response
+            }
         }
     }
 }
@@ -85,6 +93,9 @@ impl Outgoing {
     ) -> Self {
         let (mut parts, incoming) = request.into_parts();
         headers::strip_request(&mut parts.headers);
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(&mut parts.headers);
+        }
         client.forwarding.apply(&mut parts.headers, &host);
         let is_upgrade = upgrade.is_some();
         if let Some(upgrade) = upgrade {
@@ -116,6 +127,8 @@ impl Outgoing {
             *self.request.uri_mut() = Uri::from(self.target.clone());
             self.rebased = false;
         }
+        // HTTP/2 makes the target absolute, and the next member may not want that.
+        self.rebased |= member.backend.scheme() != Scheme::Http;
         let host = match member.settings.preserve_host {
             true => self.host.clone(),
             false => HeaderValue::try_from(member.backend.host_header()).map_err(|_| Page::Unreachable)?,
@@ -171,7 +184,7 @@ impl Attempts {
             within_limit(limit, &client, request.headers(), now)?;
         }
         let upgrade =
-            headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
+            headers::wanted_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let outgoing = Outgoing::new(&client, request, host, upgrade, now);
         Ok(Attempts { client, claim, outgoing, tunnel })
@@ -180,6 +193,7 @@ impl Attempts {
     async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
         // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
         let mut lease = self.member(None, record.started(), record).await?;
+        record.uploads(self.outgoing.request.body().progress());
         let mut tried = None;
         for _ in 0..MAX_MEMBERS {
             let member = Arc::clone(&lease);
@@ -254,8 +268,10 @@ impl Attempts {
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
-        let head = pin!(sender.try_send_request(request));
-        let head = within(limit, progress, head).await;
+        let head = {
+            let head = pin!(sender.send(request));
+            within(limit, progress, head).await
+        };
         if let Err(Page::Late) = head {
             record.failed();
         }
@@ -275,15 +291,12 @@ impl Attempts {
     /// A connection to `member`: a kept one, or a new one.
     async fn connection(&self, member: &Member, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
         let worker = &self.client.worker;
-        let kept = if fresh { None } else { worker.pool.take(member.id, record.started()) };
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        // In a box of its own, because it is seldom needed and large.
-        Box::pin(upstream::connect(&worker.dialer, member)).await.map_err(|error| {
+        let (from, how) = ((&worker.pool, &worker.dialer), (self.outgoing.upgrade, fresh));
+        let request = &self.outgoing.request;
+        upstream::obtain(from, member, request, how, record.started()).await.map_err(|error| {
             tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
-            if let ConnectError::Scheme(_) = error {
-                return Failure::Final(Page::Unsupported);
+            if let ConnectError::NoUpgrade = error {
+                return Failure::Final(Page::NoUpgrade);
             }
             record.note(Outcome::Failed);
             Failure::Member(Page::Unreachable)
@@ -360,7 +373,7 @@ async fn within<F: Future>(
 /// A backend's response.
 struct Answer {
     response: Response<Incoming>,
-    sender: SendRequest<Upload>,
+    sender: Sender,
     idle_limit: Duration,
 }
 

@@ -21,6 +21,8 @@ const MAINTENANCE_MODE: HeaderName = HeaderName::from_static("x-maintenance-mode
 /// Every answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Page {
+    /// The host is served over TLS; the location comes from the caller.
+    Redirected(StatusCode),
     /// The request is no good; the text says why.
     BadRequest(&'static str),
     /// A method that a reverse proxy has no use for.
@@ -45,8 +47,6 @@ pub(super) enum Page {
     Unreachable,
     /// The backend's answer could not be understood.
     Unintelligible,
-    /// https and h2c backends.
-    Unsupported,
     /// The backend did not answer in time.
     Late,
 }
@@ -54,6 +54,7 @@ pub(super) enum Page {
 impl Page {
     fn status(self) -> StatusCode {
         match self {
+            Page::Redirected(status) => status,
             Page::BadRequest(_) => StatusCode::BAD_REQUEST,
             Page::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Page::NotImplemented => StatusCode::NOT_IMPLEMENTED,
@@ -62,17 +63,20 @@ impl Page {
             Page::NotClaimed => StatusCode::NOT_FOUND,
             Page::NoMember | Page::CircuitOpen(_) | Page::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
             Page::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-            Page::Unreachable | Page::Unintelligible | Page::Unsupported => StatusCode::BAD_GATEWAY,
+            Page::Unreachable | Page::Unintelligible => StatusCode::BAD_GATEWAY,
             Page::Late => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
     fn explanation(self) -> &'static str {
         match self {
+            Page::Redirected(_) => "This host is served over https.",
             Page::BadRequest(why) => why,
             Page::NotAllowed => "This is a reverse proxy: it makes no tunnels.",
             Page::NotImplemented => "Of the transfer codings only \"chunked\" is understood.",
-            Page::NoUpgrade => "This route does not take upgrades (option websocket=false).",
+            Page::NoUpgrade => {
+                "This route does not take upgrades (option websocket=false, or an h2c backend)."
+            }
             Page::UploadStalled => "The rest of the request did not arrive in time.",
             Page::NotClaimed => "No service has registered this host and path.",
             Page::NoMember => {
@@ -88,9 +92,6 @@ impl Page {
             }
             Page::Unintelligible => {
                 "The service behind this address answered with something that is no HTTP."
-            }
-            Page::Unsupported => {
-                "The service behind this address wants https or h2c, which this version cannot do."
             }
             Page::Late => "The service behind this address did not answer in time.",
         }

@@ -1,16 +1,16 @@
 //! What is known of a request when it is over: the one place for logs and statistics.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode, Version};
-use hyper::client::conn::http1::SendRequest;
 use tokio::sync::watch;
 
-use crate::server::routing::{Admission, Extras, InFlight, Outcome};
+use crate::server::routing::{Admission, Extras, InFlight, Outcome, Seen};
 
-use super::body::Upload;
+use super::body::Progress;
 use super::connection::ClientConnection;
+use super::upstream::Sender;
 
 /// One request, from its head to the last byte of its response. Written when it is dropped, however the
 /// request came to its end.
@@ -21,7 +21,10 @@ pub(super) struct Record {
     lease: Option<InFlight>,
     /// What the member's circuit breaker is to hear about.
     admission: Option<Admission>,
-    status: StatusCode,
+    /// The response's status, and when it was known.
+    answer: Option<(StatusCode, Duration)>,
+    /// The request's body, if it has one.
+    upload: Option<Rc<Progress>>,
     bytes: u64,
     end: End,
     /// The response may end with its connection (HTTP/1.0).
@@ -50,14 +53,14 @@ impl Record {
             let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
             format!("{} {}{}", request.method(), host.unwrap_or_default(), request.uri().path()).into()
         });
-        let status = StatusCode::OK;
         let ends_with_connection = request.version() < Version::HTTP_11;
         Record {
             client,
             started: now,
             lease: None,
             admission: None,
-            status,
+            answer: None,
+            upload: None,
             bytes: 0,
             end: End::Cancelled,
             ends_with_connection,
@@ -72,6 +75,11 @@ impl Record {
     /// `lease`'s member gets the request; the one before, if any, has it no longer.
     pub(super) fn sent_to(&mut self, lease: InFlight) {
         self.lease = Some(lease);
+    }
+
+    /// What is known of the request's body while it goes up.
+    pub(super) fn uploads(&mut self, progress: Option<Rc<Progress>>) {
+        self.upload = progress;
     }
 
     /// The member that had the request has it no longer.
@@ -106,7 +114,7 @@ impl Record {
     }
 
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.status = status;
+        self.answer = Some((status, self.started.elapsed()));
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
@@ -147,7 +155,7 @@ impl Record {
     }
 
     /// The connection that the response came on is free.
-    pub(super) fn give_back(&self, sender: SendRequest<Upload>) {
+    pub(super) fn give_back(&self, sender: Sender) {
         if let Some(member) = &self.lease {
             self.client.worker.pool.put(member.id, sender, Instant::now());
         }
@@ -164,20 +172,35 @@ impl Record {
         if let Some(admission) = &self.admission {
             admission.completed(Instant::now());
         }
+        self.count();
         self.lease.take()
+    }
+}
+
+impl Record {
+    /// Counts the request for the route of the member that got it.
+    fn count(&self) {
+        let Some(member) = &self.lease else { return };
+        member.extras.route.record(&Seen {
+            answer: self.answer.map(|(status, latency)| (status.as_u16(), latency)),
+            sent: self.bytes,
+            received: self.upload.as_ref().map_or(0, |progress| progress.received.get()),
+            broken: self.end == End::Broken,
+        });
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         self.client.request_ends();
+        self.count();
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
         tracing::debug!(
             request = self.line.as_deref(),
             member = self.lease.as_ref().map(|member| member.instance.as_str()),
-            status = self.status.as_u16(),
+            status = self.answer.map(|(status, _)| status.as_u16()),
             millis = self.started.elapsed().as_millis() as u64,
             bytes = self.bytes,
             end = ?self.end,

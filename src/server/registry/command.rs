@@ -79,6 +79,7 @@ impl Registry {
                 self.breaker_set(now, no, target, breaker).into()
             }
             Request::CircuitBreakerStatus(route) => self.breaker_status(now, no, route).into(),
+            Request::StatsGet(which) => self.stats(no, which).into(),
             Request::CircuitBreakerReset(route) => self.breaker_reset(no, route).into(),
             Request::ConfigValidate => self.validate(no).into(),
             Request::ConfigApply => self.apply(no, conn, None),
@@ -292,6 +293,7 @@ fn is_served(request: &Request) -> bool {
             | Request::CircuitBreakerSet { .. }
             | Request::CircuitBreakerStatus(_)
             | Request::CircuitBreakerReset(_)
+            | Request::StatsGet(_)
             | Request::ConfigValidate
             | Request::ConfigApply
             | Request::ConfigApplyPartial(_)
@@ -315,6 +317,7 @@ fn only_asks(request: &Request) -> bool {
             | Request::SessionInfo
             | Request::RouteList { .. }
             | Request::CircuitBreakerStatus(_)
+            | Request::StatsGet(_)
             | Request::ConfigValidate
             | Request::ConfigDiff
             | Request::DrainStatus

@@ -1,8 +1,9 @@
 //! The commands that set how a route's requests are treated (PROTOCOL section 3): headers, limits, breakers.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::protocol::report::CircuitStatus;
+use crate::protocol::report::{CircuitStatus, Stats};
 use crate::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, RateLimit, Refusal, Reply, RouteId, RouteOrAll, Target,
 };
@@ -11,7 +12,7 @@ use crate::server::routing::{MOST_FAILURES, MOST_REQUESTS, MOST_TRIALS, RouteSta
 use super::Registry;
 use super::command::slots;
 use super::io::{Now, SessionNo};
-use super::report::rfc3339;
+use super::report::{bounded, rfc3339};
 use super::route::{self, Cells};
 use super::session::Session;
 use super::stage::Slot;
@@ -101,6 +102,21 @@ impl Registry {
         })
     }
 
+    /// STATS_GET: of one route, or of all that are active.
+    pub(super) fn stats(&self, no: SessionNo, which: RouteOrAll) -> Result<Reply, Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        bounded(match which {
+            RouteOrAll::All => {
+                let all = session.applied.keys().map(|id| stats(*id, session.states.get(id)));
+                Reply::StatsAll(all.collect())
+            }
+            RouteOrAll::Route(id) if session.applied.contains_key(&id) || session.spec(id).is_some() => {
+                Reply::Stats(Box::new(stats(id, session.states.get(&id))))
+            }
+            RouteOrAll::Route(_) => return Err(Refusal::RouteNotFound),
+        })
+    }
+
     /// CIRCUIT_BREAKER_STATUS.
     pub(super) fn breaker_status(&self, now: Now, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
@@ -124,6 +140,27 @@ impl Registry {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         breaker(session, id)?.breaker.reset();
         Ok(Reply::CircuitOk)
+    }
+}
+
+/// STATS_GET's body for a route.
+fn stats(route_id: RouteId, state: Option<&Arc<RouteState>>) -> Stats {
+    let counted = state.map(|state| state.summary()).unwrap_or_default();
+    let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+    Stats {
+        route_id,
+        requests: counted.requests,
+        errors: counted.errors,
+        avg_latency_ms: millis(counted.average),
+        p95_latency_ms: millis(counted.p95),
+        p99_latency_ms: millis(counted.p99),
+        bytes_sent: counted.sent,
+        bytes_received: counted.received,
+        status_codes: counted
+            .statuses
+            .iter()
+            .map(|(code, count)| (code.to_string(), (*count).into()))
+            .collect(),
     }
 }
 

@@ -1,14 +1,14 @@
 //! What a member's own route says beyond its options. Most routes say nothing of it, which costs one look.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::HeaderMap;
 
 use crate::protocol::{CircuitBreaker, HeaderName, HeaderValue};
 
-use super::{Maintenance, SharedBreaker};
+use super::{Maintenance, RouteStats, Seen, SharedBreaker, Summary};
 
 /// The seldom used settings of a member's own route, and what is known of the route (SEMANTICS section 1).
 #[derive(Debug, Clone, Default)]
@@ -29,6 +29,20 @@ pub struct Extras {
 pub struct RouteState {
     /// Where its circuit breaker is at.
     pub breaker: SharedBreaker,
+    /// Once there was a request.
+    stats: OnceLock<Box<RouteStats>>,
+}
+
+impl RouteState {
+    /// Counts a request that is over.
+    pub fn record(&self, seen: &Seen) {
+        self.stats.get_or_init(Box::default).record(seen);
+    }
+
+    /// What was counted so far.
+    pub fn summary(&self) -> Summary {
+        self.stats.get().map(|stats| stats.summary()).unwrap_or_default()
+    }
 }
 
 impl Extras {

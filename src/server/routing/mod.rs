@@ -14,6 +14,7 @@ mod maintenance;
 mod member;
 mod policy;
 mod probe;
+mod stats;
 mod table;
 mod target;
 
@@ -27,6 +28,7 @@ pub use maintenance::Maintenance;
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};
+pub use stats::{RouteStats, Seen, Summary};
 pub use table::{Claim, Table};
 pub use target::{AmbiguousPath, normalise};
 

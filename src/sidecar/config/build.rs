@@ -177,29 +177,33 @@ fn readiness(
     let interval = reader.value("READY_INTERVAL", raw.ready_interval.take(), values::positive);
     let timeout = reader.value("READY_TIMEOUT", raw.ready_timeout.take(), values::positive);
     let rise = reader.value("READY_RISE", raw.ready_rise.take(), values::count);
+    let fall = reader.value("READY_FALL", raw.ready_fall.take(), values::count);
     Ok(ReadinessConfig {
         wait: wait?,
         checks: checks?.unwrap_or_else(|| derived_checks(routes, fallback_port, backend_host)),
         interval: interval?,
         timeout: timeout?,
         rise: rise?,
+        fall: fall?,
         overdue: overdue?,
     })
 }
 
 /// One check for each distinct place to which the routes lead.
 fn derived_checks(routes: &[RouteConfig], fallback_port: u16, backend_host: Option<Host>) -> Vec<ReadyCheck> {
-    let here = backend_host.unwrap_or(Host::Ip(std::net::Ipv4Addr::LOCALHOST.into()));
+    let at = |host: Option<Host>, port| match host {
+        Some(host) => ReadyCheck::Tcp(Endpoint { host, port }),
+        None => ReadyCheck::Own(port),
+    };
     let mut checks = Vec::new();
     for route in routes {
-        let host = route.host.clone().unwrap_or_else(|| here.clone());
-        let check = ReadyCheck::Tcp(Endpoint { host, port: route.port });
+        let check = at(route.host.clone().or_else(|| backend_host.clone()), route.port);
         if !checks.contains(&check) {
             checks.push(check);
         }
     }
     if checks.is_empty() {
-        checks.push(ReadyCheck::Tcp(Endpoint { host: here, port: fallback_port }));
+        checks.push(at(backend_host, fallback_port));
     }
     checks
 }

@@ -20,13 +20,14 @@ mod variables;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::environment::{self, ConfigErrors, Context, Secret, Source};
 use crate::protocol::{
-    BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host,
+    BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, HealthPath, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
 use crate::telemetry::{Format, Level};
@@ -209,21 +210,51 @@ pub struct ReadinessConfig {
     pub timeout: GoDuration,
     /// READY_RISE: so many tries in a row must pass. At least one.
     pub rise: u32,
+    /// READY_FALL: so many in a row must fail to take the routes out. At least one.
+    pub fall: u32,
     /// PORT_WAIT_TIMEOUT: waiting longer is warned about, and goes on. More than zero.
     pub overdue: GoDuration,
 }
 
-/// One thing that must hold before the application counts as ready.
+/// One thing that must hold before the application counts as ready, and from then on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReadyCheck {
+    /// Something in this network namespace accepts connections on the port: at 127.0.0.1, or at an address of
+    /// its own. What holds when nobody said otherwise.
+    Own(u16),
     /// Something accepts connections there.
     Tcp(Endpoint),
+    /// An HTTP server answers a GET of the path as the proxy's check would want it (SEMANTICS section 3).
+    Http(Endpoint, HealthPath),
+    /// A FastCGI server answers a GET of the path with success: PHP-FPM's `ping.path`.
+    FastCgi(Endpoint, HealthPath),
+    /// Something accepts connections at the path of a unix socket.
+    Unix(PathBuf),
+    /// The file is there.
+    File(PathBuf),
+}
+
+impl ReadyCheck {
+    /// Whether each try asks a name server.
+    pub fn asks_a_name_server(&self) -> bool {
+        match self {
+            ReadyCheck::Tcp(place) | ReadyCheck::Http(place, _) | ReadyCheck::FastCgi(place, _) => {
+                matches!(place.host, Host::Name(_))
+            }
+            ReadyCheck::Own(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for ReadyCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ReadyCheck::Own(port) => write!(f, "tcp://127.0.0.1:{port}"),
             ReadyCheck::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
+            ReadyCheck::Http(endpoint, path) => write!(f, "http://{endpoint}{path}"),
+            ReadyCheck::FastCgi(endpoint, path) => write!(f, "fastcgi://{endpoint}{path}"),
+            ReadyCheck::Unix(path) => write!(f, "unix:{}", path.display()),
+            ReadyCheck::File(path) => write!(f, "file:{}", path.display()),
         }
     }
 }

@@ -24,7 +24,7 @@ raw! {
     compression enable_websocket preserve_host backend_http2 backend_timeout
     response_headers rate_limit circuit_breaker
     enable_socketio_route socketio_path
-    wait_for_port port_wait_timeout ready_check ready_interval ready_timeout ready_rise
+    wait_for_port port_wait_timeout ready_check ready_interval ready_timeout ready_rise ready_fall
     keepalive_interval request_timeout reconnect_min reconnect_max
     log_level log_format
     entry_command app_dir run_as

@@ -220,7 +220,7 @@ fn a_backend_test_is_answered_within_five_seconds() {
 fn commands_of_a_later_issue_are_unknown_and_lines_that_are_none_are_answered() {
     let mut world = World::new();
     let (conn, _) = world.register("web", "web-1", A);
-    assert_eq!(world.ask(conn, "STATS_GET|"), "ERROR|unknown command: STATS_GET");
+    assert_eq!(world.ask(conn, "NONSENSE|"), "ERROR|unknown command: NONSENSE");
     world.happens(Input::Line(conn, Err(Refusal::LineTooLong)));
     world.happens(Input::Line(conn, Err(Refusal::InvalidFormat)));
     assert_eq!(world.read(conn), ["ERROR|line too long", "ERROR|invalid format"]);
