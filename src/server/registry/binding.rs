@@ -30,6 +30,12 @@ impl Registry {
             return Err(Refusal::NoSession);
         };
         let other = |text: &str| Err(Refusal::Other(text.to_owned()));
+        // Before anything is kept of it.
+        let given = registration.metadata.text("token").unwrap_or_default();
+        if self.config.token.as_ref().is_some_and(|token| !token.is(given)) {
+            self.push(Effect::Happened(Happening::WrongToken(peer)));
+            return other("wrong registry token");
+        }
         if registration.metadata.encode().len() > self.config.limits.metadata_bytes {
             return other("metadata too large");
         }

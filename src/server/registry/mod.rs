@@ -35,6 +35,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod token;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -49,6 +50,7 @@ pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
 pub use route::{Cells, Route};
+pub use token::Token;
 
 use apply::Pending;
 use pools::Pools;
