@@ -22,7 +22,7 @@ use super::proxy::{
     self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, Meters,
     ProberHandle, Proxy, ProxyConfig, ProxyError, test_backend,
 };
-use super::registry::{Limits, RegistryConfig};
+use super::registry::{Limits, RegistryConfig, Token};
 use super::routing::{BackendPolicy, Probe};
 use super::store::MemoryStore;
 
@@ -217,6 +217,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
         registry: RegistryConfig {
             grace: config.session_grace.get(),
             hold: config.hold.get(),
+            token: config.registry_token.as_ref().map(|token| Token::new(token.reveal())),
             stage_ttl: config.stage_ttl.get(),
             backends,
             limits,

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::environment::values::{self, count, positive};
-use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Source};
+use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Secret, Source};
 use crate::protocol::{GoDuration, Invalid};
 use crate::telemetry::{Format, Level};
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub registry_listen: SocketAddr,
     /// REGISTRY_ALLOW; `None`: loopback and private ranges.
     pub registry_allow: Option<Vec<IpNet>>,
+    /// REGISTRY_TOKEN; `None`: everybody may register.
+    pub registry_token: Option<Secret>,
     /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
     pub backend_allow: Option<Vec<IpNet>>,
     /// TRUSTED_PROXIES
@@ -99,6 +101,7 @@ struct Raw {
     cert_dir: Option<String>,
     registry_listen: Option<String>,
     registry_allow: Option<String>,
+    registry_token: Option<String>,
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
@@ -148,6 +151,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let https = https(raw.https_listen, raw.cert_dir, reader);
     let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
     let registry_allow = reader.optional("REGISTRY_ALLOW", raw.registry_allow, networks);
+    let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
@@ -170,6 +174,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         https: https?,
         registry_listen: registry_listen?,
         registry_allow: registry_allow?,
+        registry_token: registry_token?,
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
@@ -286,6 +291,7 @@ mod tests {
             ("HTTPS_LISTEN", "443"),
             ("REGISTRY_LISTEN", "81"),
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
+            ("REGISTRY_TOKEN", "a\nb"),
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),

@@ -31,7 +31,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("STATE_FILE", Unset, "/state/registry.redb", "where applied state survives a restart").bare().later(),
     Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "shared state of several servers").bare().later(),
     Variable::new("HOLD", Text("30s"), "30s", "how long requests wait for a service without instances").bare(),
-    Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare().later(),
+    Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare(),
     Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "which service may claim which domains").bare().later(),
     Variable::new("ACCESS_LOG", Unset, "json", "one line a request on the standard output: json or combined").bare(),
 ];

@@ -215,7 +215,9 @@ impl Attempts {
                 // It has not failed, it has left.
                 self.member(tried, Instant::now(), record).await?
             } else if tried.replace(member.id).is_none() {
-                self.member(tried, Instant::now(), record).await.map_err(|_| page)?
+                self.member(tried, Instant::now(), record)
+                    .await
+                    .map_err(|then| if then == Page::Maintenance { then } else { page })?
             } else {
                 return Err(page);
             };

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::server::routing::BackendPolicy;
 
+use super::token::Token;
+
 /// How a registry behaves.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
@@ -21,6 +23,8 @@ pub struct RegistryConfig {
     pub backends: BackendPolicy,
     /// What servers that share their state share; random per start unless the operator gives one.
     pub cluster_id: String,
+    /// What everybody must give who registers (SEMANTICS section 9, REGISTRY_TOKEN); `None`: nothing.
+    pub token: Option<Token>,
     /// What a peer may fill.
     pub limits: Limits,
 }
@@ -86,6 +90,7 @@ impl Default for RegistryConfig {
             longest_wait: Duration::from_secs(5),
             backends: BackendPolicy::default(),
             cluster_id: String::new(),
+            token: None,
             limits: Limits::default(),
         }
     }

@@ -14,6 +14,7 @@
 //! | `pools` | members of claims: who serves, what is probed, the routing table |
 //! | `session`, `timers` | finding sessions; finding what is due |
 //! | `lifecycle` | the two transition tables |
+//! | `maintenance` | pages instead of members, and the verdicts on them |
 //! | `drain` | a session's members get less and less |
 //! | `report` | the bodies of longer replies |
 
@@ -24,6 +25,7 @@ mod config;
 mod drain;
 mod io;
 mod lifecycle;
+mod maintenance;
 mod pools;
 mod report;
 mod route;
@@ -33,6 +35,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod token;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -40,12 +43,14 @@ use std::time::Instant;
 
 use crate::protocol::report::BackendReport;
 use crate::protocol::{Command, Push, Refusal, Reply, ServerLine};
+use crate::server::routing::MemberId;
 
 pub use apply::Delta;
 pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
 pub use route::{Cells, Route};
+pub use token::Token;
 
 use apply::Pending;
 use pools::Pools;
@@ -67,6 +72,8 @@ pub struct Registry {
     timers: Timers,
     pending: HashMap<Tx, Pending>,
     tests: HashMap<TestId, ConnId>,
+    /// Questions that maintenance requests wait for, and whose they are.
+    verdicts: HashMap<MemberId, SessionNo>,
     last_tx: u64,
     last_test: u64,
     /// How many applies there were, of all sessions.
@@ -110,6 +117,7 @@ impl Registry {
             timers: Timers::default(),
             pending: HashMap::new(),
             tests: HashMap::new(),
+            verdicts: HashMap::new(),
             last_tx: 0,
             last_test: 0,
             applies: 0,
@@ -129,6 +137,9 @@ impl Registry {
             Input::Committed(tx) => self.decided(now, tx, true),
             Input::Rejected(tx) => self.decided(now, tx, false),
             Input::Probed(probe, result) => {
+                if result.is_ok() {
+                    self.page_answered(now, self.pools.waiting_for(&probe));
+                }
                 for answered in self.pools.probed(&probe, &result) {
                     self.answered(now, &answered);
                 }
@@ -161,6 +172,7 @@ impl Registry {
             && self.addresses.is_empty()
             && self.pending.is_empty()
             && self.tests.is_empty()
+            && self.verdicts.is_empty()
             && self.sessions.is_empty()
             && self.pools.is_empty()
     }
@@ -271,6 +283,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
             }
         }

@@ -14,7 +14,7 @@ use super::session::{Session, uptime};
 use super::stage::Staged;
 
 /// What this server understands beyond the reference. Only what works.
-const CAPABILITIES: [&str; 10] = [
+const CAPABILITIES: [&str; 11] = [
     "breaker_off",
     "bulk",
     "compressed",
@@ -22,6 +22,7 @@ const CAPABILITIES: [&str; 10] = [
     "h2c",
     "health_off",
     "hold",
+    "maintenance",
     "pages",
     "ratelimit_off",
     "targets",
