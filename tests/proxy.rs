@@ -6,6 +6,8 @@
 #[path = "proxy/support.rs"]
 mod support;
 
+#[path = "proxy/access_log.rs"]
+mod access_log;
 #[path = "proxy/balancing.rs"]
 mod balancing;
 #[path = "proxy/failure.rs"]

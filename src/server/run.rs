@@ -13,12 +13,12 @@ use tracing::{info, warn};
 use crate::protocol::BackendUrl;
 use crate::protocol::report::BackendReport;
 
-use super::config::Config;
+use super::config::{self, Config};
 use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
 use super::live_table::LiveTable;
 use super::proxy::{
-    self, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, ProberHandle, Proxy, ProxyConfig,
-    ProxyError, test_backend,
+    self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, ProberHandle,
+    Proxy, ProxyConfig, ProxyError, test_backend,
 };
 use super::registry::{Limits, RegistryConfig, Token};
 use super::routing::{BackendPolicy, Probe};
@@ -32,6 +32,7 @@ const DRAIN: Duration = Duration::from_secs(8);
 pub struct Server {
     registry: RegistryHandle,
     proxy: Proxy,
+    access_log: Option<AccessLog>,
 }
 
 /// Why a server did not start: which of its listeners, and the system's words.
@@ -72,7 +73,10 @@ impl Server {
         let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
         let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
-        let proxy = Proxy::start(proxy_config(config, https, &policy), Arc::clone(&table))
+        let access_log = access_log(config).map_err(failed("HTTP_LISTEN", config.http_listen))?;
+        let mut proxy_config = proxy_config(config, https, &policy);
+        proxy_config.access_log.clone_from(&access_log);
+        let proxy = Proxy::start(proxy_config, Arc::clone(&table))
             .map_err(|error| StartError::of_proxy(config, error))?;
         policy.own.push(proxy.local_addr());
         policy.own.extend(proxy.https_addr());
@@ -82,7 +86,7 @@ impl Server {
         let registry =
             RegistryServer::start(listener, listener_config(config, policy), table, store, prober, results)
                 .map_err(no_registry())?;
-        let server = Server { registry, proxy };
+        let server = Server { registry, proxy, access_log };
         info!(
             "registry-server {}: proxy on {}{}, registry on {}",
             env!("CARGO_PKG_VERSION"),
@@ -113,11 +117,23 @@ impl Server {
     pub async fn stop(self) {
         self.registry.stop().await;
         let stopped = self.proxy.stop(DRAIN).await;
+        if let Some(log) = &self.access_log {
+            log.flush().await;
+        }
         match stopped.cut_off {
             0 => info!("stopped, every request was finished"),
             cut_off => warn!("stopped, {cut_off} connections were cut off after {DRAIN:?}"),
         }
     }
+}
+
+fn access_log(config: &Config) -> io::Result<Option<AccessLog>> {
+    let format = match config.access_log {
+        None => return Ok(None),
+        Some(config::AccessLog::Json) => AccessFormat::Json,
+        Some(config::AccessLog::Combined) => AccessFormat::Combined,
+    };
+    AccessLog::to(io::stdout(), format).map(Some)
 }
 
 fn https_config(config: &Config) -> Result<Option<HttpsConfig>, StartError> {

@@ -46,6 +46,8 @@ pub struct Config {
     pub max_sessions: usize,
     /// MAX_ROUTES_PER_SESSION, at least one.
     pub max_routes_per_session: usize,
+    /// ACCESS_LOG; `None`: off.
+    pub access_log: Option<AccessLog>,
     /// PROXY_THREADS; `None`: one a processor.
     pub proxy_threads: Option<NonZeroUsize>,
     /// LOG_LEVEL
@@ -63,6 +65,15 @@ pub struct Https {
     pub listen: SocketAddr,
     /// CERT_DIR
     pub cert_dir: PathBuf,
+}
+
+/// How the lines of the access log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    /// An object a line.
+    Json,
+    /// The combined format of Apache and nginx.
+    Combined,
 }
 
 /// One text for each variable that this version acts on.
@@ -83,6 +94,7 @@ struct Raw {
     max_sessions: Option<String>,
     max_routes_per_session: Option<String>,
     proxy_threads: Option<String>,
+    access_log: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
 }
@@ -128,6 +140,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
+    let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
     Ok(Config {
@@ -145,6 +158,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         max_sessions: max_sessions? as usize,
         max_routes_per_session: max_routes? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
+        access_log: access_log?.flatten(),
         log_level: log_level?,
         log_format: log_format?,
         warnings: Vec::new(),
@@ -176,6 +190,15 @@ fn listen(text: &str) -> Result<SocketAddr, Invalid> {
     whole
         .parse()
         .map_err(|_| Invalid::new("listen address", text, "it is no IP address with a port", "0.0.0.0:8080"))
+}
+
+fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
+    match text {
+        "json" => Ok(Some(AccessLog::Json)),
+        "combined" => Ok(Some(AccessLog::Combined)),
+        "off" => Ok(None),
+        _ => Err(Invalid::new("access log", text, "it is none of json, combined, off", "json")),
+    }
 }
 
 /// Networks or single addresses, separated by commas, blanks or both.
@@ -244,6 +267,7 @@ mod tests {
             ("MAX_SESSIONS", "many"),
             ("MAX_ROUTES_PER_SESSION", "-5"),
             ("PROXY_THREADS", "0"),
+            ("ACCESS_LOG", "xml"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),
         ])

@@ -30,5 +30,5 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("HOLD", Text("30s"), "30s", "how long requests wait for a service without instances").bare(),
     Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare(),
     Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "which service may claim which domains").bare().later(),
-    Variable::new("ACCESS_LOG", Unset, "json", "one line a request: json or combined").bare().later(),
+    Variable::new("ACCESS_LOG", Unset, "json", "one line a request on the standard output: json or combined").bare(),
 ];

@@ -36,13 +36,17 @@ const MAX_MEMBERS: usize = 16;
 /// What needs no waiting is done before there is a future: hyper moves it about, and it should be small.
 pub(super) fn serve(
     client: Rc<ClientConnection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> impl Future<Output = Response<Reply>> {
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
+    record.pass_id_on(request.headers_mut());
     let (mut attempts, location) = match redirect::wanted(&client, &request) {
         Some(Redirect { status, location }) => (Err(Page::Redirected(status)), Some(location)),
         None => (Attempts::prepare(client, request, record.started()), None),
     };
+    if let Ok(attempts) = &attempts {
+        record.claimed(&attempts.claim);
+    }
     async move {
         let answer = match &mut attempts {
             Ok(attempts) => attempts.run(&mut record).await,

@@ -9,6 +9,7 @@
 //! | `upstream`, `dial` | kept-alive connections to members; making new ones |
 //! | `tls` | to backends: whom we trust; to clients: which certificate |
 //! | `redirect` | from HTTP to HTTPS |
+//! | `access_log` | one line a request |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `tunnel`, `websocket` | after an upgrade |
 //! | `page` | what we say ourselves |
@@ -16,6 +17,7 @@
 //!
 //! It reads a snapshot of the routing table for each request, and must not know the registry.
 
+mod access_log;
 mod body;
 mod connection;
 mod dial;
@@ -47,6 +49,7 @@ use tokio::time::Instant;
 use crate::server::live_table::LiveTable;
 use crate::server::routing::BackendPolicy;
 
+pub use access_log::{AccessFormat, AccessLog};
 pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting};
 pub use tls::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, Trust, TrustError};
 
@@ -71,6 +74,8 @@ pub struct ProxyConfig {
     pub trust: Trust,
     /// HTTPS_LISTEN and CERT_DIR; `None`: plain HTTP only.
     pub https: Option<HttpsConfig>,
+    /// ACCESS_LOG; with one, requests have an X-Request-Id too.
+    pub access_log: Option<AccessLog>,
 }
 
 /// Where TLS is taken, and with which certificates.
@@ -105,6 +110,7 @@ impl Default for ProxyConfig {
             policy: BackendPolicy::default(),
             trust: Trust::system(),
             https: None,
+            access_log: None,
         }
     }
 }

@@ -111,7 +111,7 @@ impl Page {
         );
         // What is to be said about a member was said; that this page is complete says nothing.
         record.admitted(None);
-        record.answered(status);
+        record.answered_by_us(status);
         record.end(End::Complete);
         let mut response = Response::new(Reply::Page { text: Some(Bytes::from(text)), record });
         *response.status_mut() = status;

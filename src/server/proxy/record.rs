@@ -1,16 +1,22 @@
 //! What is known of a request when it is over: the one place for logs and statistics.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::header::HeaderMap;
 use http::{Request, StatusCode, Version};
 use tokio::sync::watch;
 
-use crate::server::routing::{Admission, Extras, InFlight, Outcome, Seen};
+use crate::server::routing::{Admission, Claim, Extras, InFlight, Outcome, Seen};
 
+use super::access_log::{Ending, Entry, X_REQUEST_ID};
 use super::body::Progress;
 use super::connection::ClientConnection;
 use super::upstream::Sender;
+
+/// What the access log has for a client that went away before there was an answer; nginx's number for it.
+const CLIENT_GONE: u16 = 499;
 
 /// One request, from its head to the last byte of its response. Written when it is dropped, however the
 /// request came to its end.
@@ -31,6 +37,10 @@ pub(super) struct Record {
     ends_with_connection: bool,
     /// `GET example.com/path`, only when somebody reads it.
     line: Option<Box<str>>,
+    /// For the access log, if there is one.
+    entry: Option<Box<Entry>>,
+    /// The response is a page of ours.
+    is_page: bool,
 }
 
 /// How a request came to its end.
@@ -53,6 +63,8 @@ impl Record {
             let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
             format!("{} {}{}", request.method(), host.unwrap_or_default(), request.uri().path()).into()
         });
+        let log = client.worker.shared.config.access_log.as_ref();
+        let entry = log.map(|_| Box::new(Entry::of(request, &client.forwarding, client.is_tls)));
         let ends_with_connection = request.version() < Version::HTTP_11;
         Record {
             client,
@@ -65,11 +77,27 @@ impl Record {
             end: End::Cancelled,
             ends_with_connection,
             line,
+            entry,
+            is_page: false,
         }
     }
 
     pub(super) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Tells the backend the id that the access log has.
+    pub(super) fn pass_id_on(&self, headers: &mut HeaderMap) {
+        if let Some(entry) = &self.entry {
+            headers.insert(X_REQUEST_ID, entry.id());
+        }
+    }
+
+    /// Whom the request is for.
+    pub(super) fn claimed(&mut self, claim: &Claim) {
+        if let Some(entry) = &mut self.entry {
+            entry.service = Some(claim.service.clone());
+        }
     }
 
     /// `lease`'s member gets the request; the one before, if any, has it no longer.
@@ -115,6 +143,12 @@ impl Record {
 
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.answer = Some((status, self.started.elapsed()));
+    }
+
+    /// The response is a page of ours.
+    pub(super) fn answered_by_us(&mut self, status: StatusCode) {
+        self.is_page = true;
+        self.answered(status);
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {
@@ -172,12 +206,36 @@ impl Record {
         if let Some(admission) = &self.admission {
             admission.completed(Instant::now());
         }
+        if let (Some(entry), Some(member)) = (&mut self.entry, &self.lease) {
+            entry.member = Some(Arc::clone(member));
+        }
         self.count();
         self.lease.take()
     }
-}
 
-impl Record {
+    fn log(&self) {
+        let (Some(log), Some(entry)) = (&self.client.worker.shared.config.access_log, &self.entry) else {
+            return;
+        };
+        let member = self.lease.as_deref().or(entry.member.as_ref());
+        let outcome = match self.end {
+            End::Complete if self.is_page => "page",
+            End::Complete => "complete",
+            End::Cancelled => "cancelled",
+            End::Broken => "broken",
+            End::Upgraded => "upgraded",
+        };
+        let end = Ending {
+            status: self.answer.map_or(CLIENT_GONE, |(status, _)| status.as_u16()),
+            bytes: self.bytes,
+            duration: self.started.elapsed(),
+            head_after: self.answer.filter(|_| !self.is_page).map(|(_, latency)| latency),
+            member: member.map(Arc::as_ref),
+            outcome,
+        };
+        log.log(entry, &end);
+    }
+
     /// Counts the request for the route of the member that got it.
     fn count(&self) {
         let Some(member) = &self.lease else { return };
@@ -194,6 +252,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.client.request_ends();
         self.count();
+        self.log();
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
