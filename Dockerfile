@@ -28,9 +28,12 @@ FROM scratch AS server
 COPY --from=build-server /out/registry-server /registry-server
 USER 65532:65532
 EXPOSE 80 81 443
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["/registry-server", "healthcheck"]
 ENTRYPOINT ["/registry-server"]
 
 FROM scratch AS sidecar
 COPY --from=build-sidecar /out/registry-sidecar /registry-sidecar
 USER 65532:65532
+# As ready as the application; a registry that is away makes nobody unhealthy.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/registry-sidecar", "healthcheck"]
 ENTRYPOINT ["/registry-sidecar"]

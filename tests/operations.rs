@@ -6,6 +6,8 @@
 mod drain;
 #[path = "operations/hold.rs"]
 mod hold;
+#[path = "operations/maintenance.rs"]
+mod maintenance;
 #[path = "operations/support.rs"]
 #[allow(dead_code, reason = "shared with tests/redeploy.rs")]
 mod support;

@@ -10,6 +10,20 @@ use crate::shutdown::Shutdown;
 
 /// Between two questions how far the drain is.
 const POLL: Duration = Duration::from_millis(50);
+/// How long an unanswered command may delay the stop (SEMANTICS section 8).
+const SILENCE: Duration = Duration::from_millis(500);
+/// A registry that was silent for that long is told of the end and not waited for any more.
+const FAREWELL: Duration = Duration::from_millis(20);
+
+/// How a drain ended.
+enum Drained {
+    /// Nothing is in flight.
+    Over,
+    /// There is nobody to ask any more.
+    Gone,
+    /// The registry does not answer.
+    Silent,
+}
 
 /// Drains where the registry announces `drain`: no new requests once that is acknowledged, then the end of
 /// those in flight, both together within `limit`. Then CLIENT_SHUTDOWN, which has its own 500 ms. At a
@@ -23,34 +37,40 @@ pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) {
         let registry = status.registry;
         let drained = tokio::select! {
             drained = timeout(limit, drained(&client)) => drained,
-            _ = shutdown.forced() => Ok(false),
+            _ = shutdown.forced() => Ok(Drained::Gone),
         };
         match drained {
-            Ok(true) => info!("{registry}: drained, nothing is in flight"),
-            // There is nobody to ask any more.
-            Ok(false) => {}
+            Ok(Drained::Over) => info!("{registry}: drained, nothing is in flight"),
+            Ok(Drained::Gone) => {}
+            Ok(Drained::Silent) => {
+                warn!("{registry}: no answer within {SILENCE:?}; leaving without one");
+                // Whether the end was noticed makes no difference any more.
+                return drop(timeout(FAREWELL, client.shutdown()).await);
+            }
             Err(_) => warn!("{registry}: requests are still in flight after {limit:?}; leaving"),
         }
     }
     client.shutdown().await;
 }
 
-/// Whether the drain was acknowledged and is over; not, if the session ended before.
-async fn drained(client: &Client) -> bool {
+async fn drained(client: &Client) -> Drained {
     if client.set_visibility(Wanted::Draining).is_err() {
-        return false;
+        return Drained::Gone;
     }
     let mut status = client.watch();
-    let settled = status.wait_for(|status| !status.bound || status.shown == Wanted::Draining).await;
-    if !settled.is_ok_and(|status| status.bound) {
-        return false;
+    let settled = status.wait_for(|status| !status.bound || status.shown == Wanted::Draining);
+    match timeout(SILENCE, settled).await {
+        Err(_) => return Drained::Silent,
+        Ok(Ok(status)) if status.bound => {}
+        Ok(_) => return Drained::Gone,
     }
     loop {
-        match client.drain_status().await {
-            Ok(drain) if drain.in_flight.is_some_and(|count| count > 0) => {}
-            Ok(drain) if drain.in_flight.is_none() && drain.remaining_seconds > 0.0 => {}
-            Ok(_) => return true,
-            Err(_) => return false,
+        match timeout(SILENCE, client.drain_status()).await {
+            Err(_) => return Drained::Silent,
+            Ok(Err(_)) => return Drained::Gone,
+            Ok(Ok(drain)) if drain.in_flight.is_some_and(|count| count > 0) => {}
+            Ok(Ok(drain)) if drain.in_flight.is_none() && drain.remaining_seconds > 0.0 => {}
+            Ok(Ok(_)) => return Drained::Over,
         }
         sleep(POLL).await;
     }

@@ -179,6 +179,7 @@ impl Server {
             ("REGISTRY_LISTEN", registry.to_string()),
             ("HTTP_LISTEN", http.to_string()),
             ("HOLD", "0s".to_owned()),
+            ("ADMIN_LISTEN", "off".to_owned()),
         ];
         env.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let program = Program::start("server", path, &[], &env);

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::environment::values::{self, count, positive};
-use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Source};
+use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Secret, Source};
 use crate::protocol::{GoDuration, Invalid};
 use crate::telemetry::{Format, Level};
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub registry_listen: SocketAddr,
     /// REGISTRY_ALLOW; `None`: loopback and private ranges.
     pub registry_allow: Option<Vec<IpNet>>,
+    /// REGISTRY_TOKEN; `None`: everybody may register.
+    pub registry_token: Option<Secret>,
     /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
     pub backend_allow: Option<Vec<IpNet>>,
     /// TRUSTED_PROXIES
@@ -44,8 +46,16 @@ pub struct Config {
     pub max_sessions: usize,
     /// MAX_ROUTES_PER_SESSION, at least one.
     pub max_routes_per_session: usize,
+    /// ADMIN_LISTEN; `None`: off.
+    pub admin: Option<AdminListen>,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
+    /// MAX_HEADERS_PER_ROUTE, at least one.
+    pub max_headers_per_route: usize,
+    /// MAX_STAGED_BYTES, at least one.
+    pub max_staged_bytes: usize,
+    /// MAX_CONNECTIONS_PER_ADDRESS, at least one.
+    pub max_connections_per_address: usize,
     /// PROXY_THREADS; `None`: one a processor.
     pub proxy_threads: Option<NonZeroUsize>,
     /// LOG_LEVEL
@@ -65,6 +75,15 @@ pub struct Https {
     pub cert_dir: PathBuf,
 }
 
+/// Where metrics and status are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminListen {
+    /// Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Nobody asked for just this one, so the server runs without where it is taken.
+    pub is_default: bool,
+}
+
 /// How the lines of the access log look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLog {
@@ -82,6 +101,7 @@ struct Raw {
     cert_dir: Option<String>,
     registry_listen: Option<String>,
     registry_allow: Option<String>,
+    registry_token: Option<String>,
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
@@ -90,7 +110,11 @@ struct Raw {
     max_connections: Option<String>,
     max_sessions: Option<String>,
     max_routes_per_session: Option<String>,
+    max_headers_per_route: Option<String>,
+    max_staged_bytes: Option<String>,
+    max_connections_per_address: Option<String>,
     proxy_threads: Option<String>,
+    admin_listen: Option<String>,
     access_log: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
@@ -127,6 +151,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let https = https(raw.https_listen, raw.cert_dir, reader);
     let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
     let registry_allow = reader.optional("REGISTRY_ALLOW", raw.registry_allow, networks);
+    let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
@@ -135,7 +160,12 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
+    let max_headers = reader.value("MAX_HEADERS_PER_ROUTE", raw.max_headers_per_route, count);
+    let max_staged_bytes = reader.value("MAX_STAGED_BYTES", raw.max_staged_bytes, count);
+    let max_per_address = reader.value("MAX_CONNECTIONS_PER_ADDRESS", raw.max_connections_per_address, count);
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
+    let is_default = raw.admin_listen.is_none();
+    let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
@@ -144,6 +174,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         https: https?,
         registry_listen: registry_listen?,
         registry_allow: registry_allow?,
+        registry_token: registry_token?,
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
@@ -152,7 +183,11 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         max_connections: max_connections? as usize,
         max_sessions: max_sessions? as usize,
         max_routes_per_session: max_routes? as usize,
+        max_headers_per_route: max_headers? as usize,
+        max_staged_bytes: max_staged_bytes? as usize,
+        max_connections_per_address: max_per_address? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
+        admin: admin?.map(|address| AdminListen { address, is_default }),
         access_log: access_log?.flatten(),
         log_level: log_level?,
         log_format: log_format?,
@@ -185,6 +220,10 @@ fn listen(text: &str) -> Result<SocketAddr, Invalid> {
     whole
         .parse()
         .map_err(|_| Invalid::new("listen address", text, "it is no IP address with a port", "0.0.0.0:8080"))
+}
+
+fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, Invalid> {
+    if text == "off" { Ok(None) } else { listen(text).map(Some) }
 }
 
 fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
@@ -252,6 +291,7 @@ mod tests {
             ("HTTPS_LISTEN", "443"),
             ("REGISTRY_LISTEN", "81"),
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
+            ("REGISTRY_TOKEN", "a\nb"),
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),
@@ -260,7 +300,11 @@ mod tests {
             ("MAX_CONNECTIONS", "0"),
             ("MAX_SESSIONS", "many"),
             ("MAX_ROUTES_PER_SESSION", "-5"),
+            ("MAX_HEADERS_PER_ROUTE", "0"),
+            ("MAX_STAGED_BYTES", "8MB"),
+            ("MAX_CONNECTIONS_PER_ADDRESS", "some"),
             ("PROXY_THREADS", "0"),
+            ("ADMIN_LISTEN", "yes"),
             ("ACCESS_LOG", "xml"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),

@@ -137,6 +137,10 @@ impl Connection {
             }
             let Some(line) = self.next_line()? else { break true };
             self.refuse_http(&line)?;
+            // Some clients acknowledge a verdict, because the documentation of the reference says so.
+            if matches!(&line, Line::Text(text) if text == "ACK" || text.starts_with("ACK|")) {
+                continue;
+            }
             self.unanswered += 1;
             let command = self.parse(&line);
             if first.is_none() { first = Some(command) } else { more.push(command) }

@@ -7,6 +7,7 @@ use crate::server::registry::{Happening, MemberEvent};
 
 pub(super) fn happened(happening: &Happening) {
     match happening {
+        Happening::WrongToken(peer) => warn!(%peer, "refused: without the REGISTRY_TOKEN"),
         Happening::Registered(who, peer) => info!(session = %who, %peer, "registered"),
         Happening::Resumed(who, peer) => info!(session = %who, %peer, "session resumed"),
         Happening::Lost(who, grace) => {

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Response, StatusCode};
 
 use super::body::Reply;
@@ -11,6 +13,10 @@ use super::record::{End, Record};
 
 /// When a client may ask again, in seconds.
 const RETRY_SECONDS: u16 = 5;
+/// The same during a maintenance.
+const MAINTENANCE_SECONDS: u16 = 30;
+/// By this monitoring knows a maintenance from an outage.
+const MAINTENANCE_MODE: HeaderName = HeaderName::from_static("x-maintenance-mode");
 
 /// Every answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +39,8 @@ pub(super) enum Page {
     NoMember,
     /// The circuit breakers of all usable members are open; trials begin in so many seconds.
     CircuitOpen(u32),
+    /// In maintenance, and there is no other page.
+    Maintenance,
     /// The client has used up its rate; it may ask again in so many seconds.
     TooMany(u32),
     /// The backend could not be connected to, or broke the connection.
@@ -53,7 +61,7 @@ impl Page {
             Page::NoUpgrade => StatusCode::FORBIDDEN,
             Page::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Page::NotClaimed => StatusCode::NOT_FOUND,
-            Page::NoMember | Page::CircuitOpen(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Page::NoMember | Page::CircuitOpen(_) | Page::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
             Page::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Page::Unreachable | Page::Unintelligible => StatusCode::BAD_GATEWAY,
             Page::Late => StatusCode::GATEWAY_TIMEOUT,
@@ -74,6 +82,7 @@ impl Page {
             Page::NoMember => {
                 "A service has registered this address, but none of its instances is usable now."
             }
+            Page::Maintenance => "The service behind this address is being maintained and will be back.",
             Page::CircuitOpen(_) => {
                 "The service behind this address has failed too often and is left alone for a while."
             }
@@ -111,6 +120,10 @@ impl Page {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self {
+            Page::Maintenance => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(MAINTENANCE_SECONDS));
+                headers.insert(MAINTENANCE_MODE, HeaderValue::from_static("true"));
+            }
             Page::NoMember => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
             }

@@ -30,6 +30,12 @@ impl Registry {
             return Err(Refusal::NoSession);
         };
         let other = |text: &str| Err(Refusal::Other(text.to_owned()));
+        // Before anything is kept of it.
+        let given = registration.metadata.text("token").unwrap_or_default();
+        if self.config.token.as_ref().is_some_and(|token| !token.is(given)) {
+            self.push(Effect::Happened(Happening::WrongToken(peer)));
+            return other("wrong registry token");
+        }
         if registration.metadata.encode().len() > self.config.limits.metadata_bytes {
             return other("metadata too large");
         }
@@ -300,6 +306,7 @@ impl Registry {
     }
 
     fn became_replaced(&mut self, no: SessionNo, grace: std::time::Instant) {
+        self.drop_verdicts(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.stage = Stage::default();
         let happened = session.replaced_by.map(|by| Happening::Replaced(session.who(), by));
@@ -333,6 +340,7 @@ impl Registry {
     }
 
     fn became_gone(&mut self, now: Now, no: SessionNo, retired: bool) {
+        self.drop_verdicts(no);
         let Some(session) = self.sessions.remove(no, retired) else { return };
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));

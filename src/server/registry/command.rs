@@ -89,6 +89,9 @@ impl Registry {
             Request::DrainStart(time) => self.drain_start(now, no, time.get()).into(),
             Request::DrainStatus => self.drain_status(now, no).into(),
             Request::DrainCancel => self.drain_cancel(no).into(),
+            Request::MaintEnter { target, page } => self.maint_enter(now, conn, no, target, page),
+            Request::MaintExit(target) => self.maint_exit(now, conn, no, target),
+            Request::MaintStatus => self.maint_status(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
             later => Err(Refusal::UnknownCommand(later.name().to_owned())).into(),
         }
@@ -259,7 +262,7 @@ impl Registry {
 
     /// BACKEND_ALLOW for a backend whose address is known here and now (SEMANTICS section 9). A name is checked
     /// when it is resolved.
-    fn check_backend(&self, no: SessionNo, backend: &BackendUrl) -> Result<(), Refusal> {
+    pub(super) fn check_backend(&self, no: SessionNo, backend: &BackendUrl) -> Result<(), Refusal> {
         let Host::Ip(ip) = backend.host() else { return Ok(()) };
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         if self.config.backends.permits(session.peer, SocketAddr::new(*ip, backend.port())) {
@@ -299,6 +302,9 @@ fn is_served(request: &Request) -> bool {
             | Request::DrainStart(_)
             | Request::DrainStatus
             | Request::DrainCancel
+            | Request::MaintEnter { .. }
+            | Request::MaintExit(_)
+            | Request::MaintStatus
             | Request::BackendTest(_)
     )
 }
@@ -315,6 +321,7 @@ fn only_asks(request: &Request) -> bool {
             | Request::ConfigValidate
             | Request::ConfigDiff
             | Request::DrainStatus
+            | Request::MaintStatus
             | Request::BackendTest(_)
     )
 }

@@ -126,6 +126,8 @@ pub struct Who {
 /// What is worth a line in the log.
 #[derive(Debug, Clone)]
 pub enum Happening {
+    /// Somebody wanted to register without the registry's token.
+    WrongToken(IpAddr),
     /// A new session.
     Registered(Who, IpAddr),
     /// A session was bound to a connection again.

@@ -14,6 +14,7 @@
 //! | `pools` | members of claims: who serves, what is probed, the routing table |
 //! | `session`, `timers` | finding sessions; finding what is due |
 //! | `lifecycle` | the two transition tables |
+//! | `maintenance` | pages instead of members, and the verdicts on them |
 //! | `drain` | a session's members get less and less |
 //! | `report` | the bodies of longer replies |
 
@@ -24,6 +25,7 @@ mod config;
 mod drain;
 mod io;
 mod lifecycle;
+mod maintenance;
 mod pools;
 mod report;
 mod route;
@@ -33,6 +35,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod token;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -40,12 +43,14 @@ use std::time::Instant;
 
 use crate::protocol::report::BackendReport;
 use crate::protocol::{Command, Push, Refusal, Reply, ServerLine};
+use crate::server::routing::MemberId;
 
 pub use apply::Delta;
 pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
 pub use route::{Cells, Route};
+pub use token::Token;
 
 use apply::Pending;
 use pools::Pools;
@@ -60,11 +65,15 @@ pub struct Registry {
     config: RegistryConfig,
     random: Random,
     connections: HashMap<ConnId, Connection>,
+    /// How many of them come from an address.
+    addresses: HashMap<IpAddr, usize>,
     sessions: Sessions,
     pools: Pools,
     timers: Timers,
     pending: HashMap<Tx, Pending>,
     tests: HashMap<TestId, ConnId>,
+    /// Questions that maintenance requests wait for, and whose they are.
+    verdicts: HashMap<MemberId, SessionNo>,
     last_tx: u64,
     last_test: u64,
     /// How many applies there were, of all sessions.
@@ -103,10 +112,12 @@ impl Registry {
             config,
             random,
             connections: HashMap::new(),
+            addresses: HashMap::new(),
             sessions: Sessions::default(),
             timers: Timers::default(),
             pending: HashMap::new(),
             tests: HashMap::new(),
+            verdicts: HashMap::new(),
             last_tx: 0,
             last_test: 0,
             applies: 0,
@@ -126,6 +137,9 @@ impl Registry {
             Input::Committed(tx) => self.decided(now, tx, true),
             Input::Rejected(tx) => self.decided(now, tx, false),
             Input::Probed(probe, result) => {
+                if result.is_ok() {
+                    self.page_answered(now, self.pools.waiting_for(&probe));
+                }
                 for answered in self.pools.probed(&probe, &result) {
                     self.answered(now, &answered);
                 }
@@ -141,6 +155,11 @@ impl Registry {
         self.effects.drain(..)
     }
 
+    /// How many sessions there are, lost ones in grace included.
+    pub fn session_count(&self) -> usize {
+        self.sessions.active()
+    }
+
     /// When to say [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
@@ -150,8 +169,10 @@ impl Registry {
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.connections.is_empty()
+            && self.addresses.is_empty()
             && self.pending.is_empty()
             && self.tests.is_empty()
+            && self.verdicts.is_empty()
             && self.sessions.is_empty()
             && self.pools.is_empty()
     }
@@ -160,11 +181,16 @@ impl Registry {
         let full = self.connections.len() >= self.config.limits.connections;
         let (bound, heard, waiting, queue) = (None, false, None, VecDeque::new());
         self.connections.insert(conn, Connection { peer, bound, heard, waiting, queue });
+        let from_there = self.addresses.entry(peer).or_default();
+        *from_there += 1;
+        let crowded = *from_there > self.config.limits.connections_per_address && !peer.is_loopback();
         if self.stopping {
             self.send(conn, Push::Shutdown);
             self.close(now, conn);
         } else if full {
             self.drop_connection(now, conn, "too many connections");
+        } else if crowded {
+            self.drop_connection(now, conn, "too many connections from this address");
         } else {
             self.timers.set(Timer::Silent(conn), now.mono + self.config.silent_connection);
         }
@@ -257,6 +283,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
             }
         }
@@ -280,6 +307,12 @@ impl Registry {
     /// The peer is gone.
     fn closed(&mut self, now: Now, conn: ConnId) {
         let Some(connection) = self.connections.remove(&conn) else { return };
+        if let Some(from_there) = self.addresses.get_mut(&connection.peer) {
+            *from_there -= 1;
+            if *from_there == 0 {
+                self.addresses.remove(&connection.peer);
+            }
+        }
         self.timers.cancel(Timer::Silent(conn));
         self.timers.cancel(Timer::Wait(conn));
         if let Some(Wait::Test(test)) = connection.waiting {

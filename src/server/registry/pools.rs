@@ -3,6 +3,7 @@
 
 mod drain;
 mod hold;
+mod maintenance;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -50,6 +51,8 @@ pub(super) struct Pools {
     lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
     /// Of all rate limits, once there was one.
     buckets: Option<Arc<Buckets>>,
+    /// Questions that decide about maintenance requests.
+    tokens: HashMap<MemberId, Probe>,
     last_member: u64,
     /// Members have left whose upgraded connections are to be closed.
     departure: bool,
@@ -99,6 +102,7 @@ impl Pools {
             watched: HashMap::new(),
             lost_at: HashMap::new(),
             buckets: None,
+            tokens: HashMap::default(),
             last_member: 0,
             departure: false,
             effects: Vec::new(),
@@ -127,7 +131,11 @@ impl Pools {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.watched.is_empty() && self.lost_at.is_empty() && self.held.is_empty()
+        self.members.is_empty()
+            && self.tokens.is_empty()
+            && self.watched.is_empty()
+            && self.lost_at.is_empty()
+            && self.held.is_empty()
     }
 
     pub(super) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
@@ -207,8 +215,7 @@ impl Pools {
         plan: &Plan,
         applied: u64,
     ) -> MemberId {
-        self.last_member += 1;
-        let id = MemberId(self.last_member);
+        let id = self.next_id();
         let claim = self.table.get(domain, path);
         let served = claim.is_some_and(|claim| claim.has_usable());
         let state = if served { MemberState::Joining } else { MemberState::Hopeful };
@@ -441,11 +448,7 @@ impl Pools {
         let before = std::mem::replace(&mut record.asked, wanted.clone());
         self.stop_asking(id, before);
         if let Some(probe) = wanted {
-            let watchers = self.watched.entry(probe.clone()).or_default();
-            if watchers.is_empty() {
-                self.effects.push(Effect::Watch(probe));
-            }
-            watchers.insert(id);
+            self.start_asking(id, probe);
         }
     }
 
@@ -496,6 +499,11 @@ pub(super) enum Detached {
 }
 
 impl Record {
+    /// Whether requests may go to it, its siblings aside.
+    fn serves(&self) -> bool {
+        self.state.serves() && self.shown.extras.maintenance.is_none()
+    }
+
     /// Whether it has not answered since it joined.
     fn is_new(&self) -> bool {
         matches!(self.state, MemberState::Hopeful | MemberState::Joining)

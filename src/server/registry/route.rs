@@ -84,6 +84,7 @@ impl Plan {
             extras: Extras {
                 headers: headers(&route.cells, defaults),
                 breaker: breaker(&route.cells, defaults),
+                maintenance: None,
                 route: state,
             },
             check: check(route, &option),
@@ -125,6 +126,15 @@ fn check(route: &Route, option: &dyn Fn(OptionKey) -> Option<RouteOption>) -> Op
         interval,
         timeout: duration(OptionKey::HealthCheckTimeout).unwrap_or(CHECK_TIMEOUT),
     })
+}
+
+/// What decides about a maintenance request: whether a page or a backend answers with a status below 500.
+pub(super) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<&Domain>) -> Probe {
+    let kind = match "/".parse() {
+        Ok(path) => ProbeKind::Get { path, host: host.cloned() },
+        Err(_) => ProbeKind::Connect,
+    };
+    Probe { backend: url.clone(), peer, kind, interval: QUICK_INTERVAL, timeout: CHECK_TIMEOUT }
 }
 
 /// The question to a backend: its check, or whether it accepts a connection. `quick` where the answer

@@ -11,6 +11,7 @@ use crate::server::routing::{MemberId, RouteState};
 use super::drain::Draining;
 use super::io::{ConnId, Now, SessionNo, Tx, Who};
 use super::lifecycle::SessionState;
+use super::maintenance::Maintained;
 use super::pools::Owner;
 use super::route::{Cells, Plan, Route};
 use super::stage::{Stage, Staged};
@@ -45,6 +46,7 @@ pub(super) struct Session {
     pub(super) stage: Stage,
     pub(super) members: BTreeSet<MemberId>,
     pub(super) drain: Option<Draining>,
+    pub(super) maintained: Maintained,
     /// A change of it that the store has not decided on; commands wait behind it.
     pub(super) pending: Option<Tx>,
     /// Connections that wait for `pending`.
@@ -93,7 +95,9 @@ impl Session {
     /// What the members of an applied route get from it.
     pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
         let state = self.states.get(&id).map(Arc::clone).unwrap_or_default();
-        Plan::new(route, &self.defaults, state)
+        let mut plan = Plan::new(route, &self.defaults, state);
+        plan.extras.maintenance = self.maintained.of(id);
+        plan
     }
 
     /// Its routes, applied and staged, in order.
@@ -198,6 +202,7 @@ impl Sessions {
             stage: Stage::default(),
             members: BTreeSet::new(),
             drain: None,
+            maintained: Maintained::default(),
             pending: None,
             waiting: Vec::new(),
             connected_at: now,
@@ -209,6 +214,14 @@ impl Sessions {
         self.active += 1;
         self.all.insert(no, session);
         no
+    }
+
+    /// The sessions of a service that are not retired, oldest first.
+    pub(super) fn of_service(&self, service: &ServiceName) -> Vec<SessionNo> {
+        let all = self.names.iter().filter(|(name, _)| name.0 == *service);
+        let mut all: Vec<SessionNo> = all.flat_map(|(_, sessions)| sessions.iter().copied()).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Those that a registration of this name from this address replaces, oldest first.

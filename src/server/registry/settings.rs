@@ -130,8 +130,8 @@ impl Registry {
             last_failure: status.last_failure.map(ago).map(rfc3339).unwrap_or_default(),
             next_attempt: status.next_attempt.map(ahead).map(rfc3339).unwrap_or_default(),
             healthy: self.pools.is_served(&session.members, id),
-            in_maintenance: false,
-            draining: false,
+            in_maintenance: session.maintained.of(id).is_some(),
+            draining: session.drain.is_some(),
         }))
     }
 

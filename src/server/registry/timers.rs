@@ -20,6 +20,8 @@ pub(super) enum Timer {
     Forget(SessionNo),
     /// The session's drain is over.
     Drain(SessionNo),
+    /// A maintenance request of the session gets its verdict.
+    Verdict(SessionNo),
 }
 
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use crate::protocol::{CircuitBreaker, HeaderName, HeaderValue};
 
-use super::{RouteStats, Seen, SharedBreaker, Summary};
+use super::{Maintenance, RouteStats, Seen, SharedBreaker, Summary};
 
 /// The seldom used settings of a member's own route, and what is known of the route (SEMANTICS section 1).
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,8 @@ pub struct Extras {
     pub headers: Option<Arc<ResponseHeaders>>,
     /// CIRCUIT_BREAKER_SET.
     pub breaker: Option<CircuitBreaker>,
+    /// MAINT_ENTER: no requests go there.
+    pub maintenance: Option<Arc<Maintenance>>,
     /// What the data plane found out about the route.
     pub route: Arc<RouteState>,
 }
@@ -54,7 +56,10 @@ impl PartialEq for Extras {
     /// The route is the same only if it is that one.
     fn eq(&self, other: &Self) -> bool {
         let settings = |extras: &Extras| (extras.headers.clone(), extras.breaker);
-        settings(self) == settings(other) && Arc::ptr_eq(&self.route, &other.route)
+        let page = |extras: &Extras| extras.maintenance.as_ref().map(Arc::as_ptr);
+        settings(self) == settings(other)
+            && page(self) == page(other)
+            && Arc::ptr_eq(&self.route, &other.route)
     }
 }
 

@@ -10,6 +10,7 @@ mod ejection;
 mod extras;
 mod hold;
 mod limit;
+mod maintenance;
 mod member;
 mod policy;
 mod probe;
@@ -23,6 +24,7 @@ pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION
 pub use extras::{Extras, ResponseHeaders, RouteState};
 pub use hold::{Hold, MAX_WAITING, Waiting};
 pub use limit::{AddressLimit, Buckets, MOST_BUCKETS, MOST_REQUESTS};
+pub use maintenance::Maintenance;
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};

@@ -2,13 +2,14 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
-use crate::server::routing::{InFlight, MemberId};
+use crate::server::routing::{InFlight, Member, MemberId};
 
 use super::super::connection::ClientConnection;
 use super::super::page::Page;
@@ -36,6 +37,19 @@ impl Attempts {
         }
     }
 
+    /// The backend that has the maintenance page, unless it has failed.
+    fn page(
+        &self,
+        page: Option<Arc<Member>>,
+        tried: Option<MemberId>,
+        record: &mut Record,
+    ) -> Result<InFlight, Page> {
+        let page = page.filter(|page| Some(page.id) != tried && !self.outgoing.upgrade);
+        let lease = page.and_then(InFlight::admit).ok_or(Page::Maintenance)?;
+        record.admitted(None);
+        Ok(lease)
+    }
+
     async fn wait(&mut self, tried: Option<MemberId>, record: &mut Record) -> Result<InFlight, Page> {
         // Before the table is looked at, so that no change is missed.
         let mut changes = self.client.worker.shared.table.changes();
@@ -51,6 +65,9 @@ impl Attempts {
             };
             if let Some(member) = self.choose(tried, now, record) {
                 return Ok(member);
+            }
+            if let Some(page) = self.claim.maintenance().map(|maintenance| maintenance.page.clone()) {
+                return self.page(page, tried, record);
             }
             let closing = (self.claim.is_closing() && now < closing).then_some(closing);
             let until = self.claim.hold.deadline(now).or(closing).ok_or_else(|| self.nobody(now))?;

@@ -67,15 +67,18 @@ impl Pools {
             }
         }
         let records = || claim.members.iter().filter_map(|member| self.members.get(&member.id));
-        let has_steady = records().any(|record| record.state.serves() && record.drain.is_none());
+        let has_steady = records().any(|record| record.serves() && record.drain.is_none());
         claim.draining = records().any(|record| record.drain.is_some());
         for member in &mut claim.members {
             if let Some(shown) = self.shown(member.id, has_steady) {
                 *member = shown;
             }
         }
-        let lost = self.table.get(&claim.domain, &claim.path).is_some_and(|before| before.has_usable());
-        if claim.has_usable() {
+        let lost = self
+            .table
+            .get(&claim.domain, &claim.path)
+            .is_some_and(|before| before.has_usable() || before.maintenance().is_some());
+        if claim.has_usable() || claim.maintenance().is_some() {
             claim.hold.until = None;
         } else if lost && !claim.hold.time.is_zero() {
             claim.hold.until = self.now.and_then(|now| now.checked_add(claim.hold.time));
@@ -94,7 +97,7 @@ impl Pools {
         let now = self.now;
         let record = self.members.get_mut(&id)?;
         let is_over = |drain: Drain| !has_steady || now.is_some_and(|now| drain.is_over(now));
-        let usable = record.state.serves() && !record.drain.is_some_and(is_over);
+        let usable = record.serves() && !record.drain.is_some_and(is_over);
         let drain = record.drain;
         if record.shown.usable != usable || record.shown.drain != drain {
             record.shown = Arc::new(Member { usable, drain, ..Member::clone(&record.shown) });

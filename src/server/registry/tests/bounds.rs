@@ -18,6 +18,24 @@ fn connections_are_bounded() {
 }
 
 #[test]
+fn connections_from_one_address_are_bounded_but_not_those_of_this_host() {
+    let mut world = World::with(|config| config.limits.connections_per_address = 2);
+    let (one, _) = (world.connect(A), world.connect(A));
+    let third = world.connect(A);
+    assert_eq!(world.read(third), ["ERROR|too many connections from this address"]);
+    assert!(world.closed.contains(&third));
+    let other = world.connect("10.2.2.8");
+    assert!(!world.closed.contains(&other));
+    for _ in 0..5 {
+        let local = world.connect("127.0.0.1");
+        assert!(!world.closed.contains(&local));
+    }
+    world.hang_up(one);
+    let again = world.connect(A);
+    assert!(!world.closed.contains(&again));
+}
+
+#[test]
 fn sessions_are_bounded_and_retired_ones_do_not_count() {
     let mut world = World::with(|config| config.limits.sessions = 2);
     world.register("web", "web-1", A);
@@ -109,6 +127,10 @@ fn random_walks_leave_nothing_behind() {
     }
 }
 
+fn target(random: &mut fastrand::Rng) -> &'static str {
+    ["ALL", "SERVICE", "r1", "r2", "a.de", "/", "r1,b.de"][random.usize(..7)]
+}
+
 fn walk(random: &mut fastrand::Rng) {
     let mut world = World::with(|config| config.limits.predecessors = 3);
     let (mut open, mut ids) = (Vec::new(), vec!["nobody".to_owned()]);
@@ -117,13 +139,16 @@ fn walk(random: &mut fastrand::Rng) {
         let domain = ["a.de", "b.de", "c.de"][random.usize(..3)];
         let id = if random.bool() { "" } else { &ids[random.usize(..ids.len())] };
         let conn = if open.is_empty() { None } else { Some(open[random.usize(..open.len())]) };
-        let line = match random.u8(..16) {
+        let line = match random.u8(..20) {
             0 => format!("REGISTER|s{}|i{}|0|", random.u8(..2), random.u8(..2)),
             1 => format!("RECONNECT|{}", ids[random.usize(..ids.len())]),
             2 => format!("CLIENT_SHUTDOWN|{id}"),
             3..6 => format!("ROUTE_ADD|{id}|{domain}|/|{backend}|0"),
             6 => format!("ROUTE_REMOVE|{id}|r{}", random.u8(1..5)),
             7 => format!("ROUTE_UPDATE|{id}|r{}|backend_url|{backend}", random.u8(1..5)),
+            11 => format!("MAINT_ENTER|{id}|{}|{}", target(random), ["", &backend][random.usize(..2)]),
+            12 => format!("MAINT_EXIT|{id}|{}", target(random)),
+            13 => format!("MAINT_STATUS|{id}"),
             9 => format!("DRAIN_START|{id}|{}s", random.u8(..3) * 20),
             10 => format!("DRAIN_{}|{id}", ["STATUS", "CANCEL"][random.usize(..2)]),
             8 => format!("HEALTH_SET|{id}|r{}|/|{}s|1s", random.u8(1..5), random.u8(..3)),
@@ -174,6 +199,7 @@ impl World {
                 assert!(session.members.contains(&member.id));
                 assert!(seen.insert((session.no, member.backend.clone())));
                 assert!(serves || !member.usable);
+                assert!(member.extras.maintenance.is_none() || !member.usable);
                 assert_eq!(member.usable, !member.load.is_closed());
             }
             assert_eq!(seen.len(), claim.members.len(), "every member is known");

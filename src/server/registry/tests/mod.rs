@@ -4,6 +4,7 @@ mod bounds;
 mod drain;
 mod hold;
 mod lifecycle;
+mod maintenance;
 mod pools;
 mod replies;
 mod sessions;

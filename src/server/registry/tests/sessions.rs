@@ -319,3 +319,18 @@ fn a_session_that_comes_back_from_another_address_is_registered_there() {
     let (_, _) = world.register("web", "web-1", B);
     assert_eq!(world.ask(moved, "PING|"), "ERROR|session replaced");
 }
+
+#[test]
+fn whoever_registers_without_the_token_is_refused_and_nothing_is_kept() {
+    let mut world = World::with(|config| config.token = Some(crate::server::registry::Token::new("hush")));
+    let conn = world.connect(A);
+    for metadata in ["", "{}", r#"{"token":"hus"}"#, r#"{"token":["hush"]}"#] {
+        let line = format!("REGISTER|web|web-1|0|{metadata}");
+        assert_eq!(world.ask(conn, &line), "ERROR|wrong registry token");
+    }
+    assert_eq!(world.ask(conn, "PING|"), "ERROR|no session");
+    assert!(world.registry.sessions.is_empty());
+    assert!(!format!("{:?}", world.log).contains("hus"));
+    assert!(world.ask(conn, r#"REGISTER|web|web-1|0|{"token":"hush"}"#).starts_with("ACK|"));
+    assert!(!world.ask(conn, "SESSION_INFO|").contains("hush"));
+}

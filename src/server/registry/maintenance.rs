@@ -1,0 +1,328 @@
+//! MAINT_ENTER, MAINT_EXIT and MAINT_STATUS (PROTOCOL sections 3 and 6, SEMANTICS section 5).
+//!
+//! Entering is in force from the ACK on, leaving from the verdict on, so that nobody sees the error of a backend
+//! that is not up yet. A request waits for its verdict in a queue of its session, in the order of the requests.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::protocol::report::MaintenanceStatus;
+use crate::protocol::{BackendUrl, Push, Refusal, Reply, RouteId, Target, TargetItem};
+use crate::server::routing::{Maintenance, MemberId, Probe};
+
+use super::command::slots;
+use super::io::{ConnId, Now, SessionNo};
+use super::report::{bounded, rfc3339};
+use super::route::page_probe;
+use super::session::Session;
+use super::stage::Slot;
+use super::timers::Timer;
+use super::{Outcome, Registry};
+
+/// How long a page or a backend has to answer (PROTOCOL section 6).
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests of a session that are without a verdict: beyond it they are refused.
+const MAX_WITHOUT_VERDICT: usize = 64;
+/// Backends that one MAINT_EXIT waits for; of more, the first ones.
+const MAX_BACKENDS: usize = 64;
+
+/// Where a session's routes are, as far as maintenance goes.
+#[derive(Debug, Default)]
+pub(super) struct Maintained {
+    /// `ALL`: routes that are added later too.
+    all: Option<Entered>,
+    /// Those for which something else holds than for all.
+    routes: BTreeMap<RouteId, Option<Entered>>,
+    asked: VecDeque<Asked>,
+}
+
+/// A maintenance that was entered.
+#[derive(Debug, Clone)]
+struct Entered {
+    shown: Arc<Maintenance>,
+    at: SystemTime,
+}
+
+/// Whose maintenance: a route's of a session, or everything of it.
+type Place = (SessionNo, Slot);
+
+/// A request whose verdict has not been given.
+#[derive(Debug)]
+struct Asked {
+    target: Target,
+    conn: ConnId,
+    enters: bool,
+    places: Vec<Place>,
+    /// Questions that have not been answered well.
+    waits: BTreeSet<MemberId>,
+    until: Instant,
+    verdict: Option<Push>,
+}
+
+impl Maintained {
+    /// The maintenance that a route is in.
+    pub(super) fn of(&self, id: RouteId) -> Option<Arc<Maintenance>> {
+        self.entered(id).map(|entered| entered.shown.clone())
+    }
+
+    fn entered(&self, id: RouteId) -> Option<&Entered> {
+        self.routes.get(&id).map_or(self.all.as_ref(), Option::as_ref)
+    }
+
+    fn set(&mut self, slot: Slot, entered: Option<Entered>) {
+        match slot {
+            Slot::All => {
+                self.routes.clear();
+                self.all = entered;
+            }
+            Slot::Route(id) => {
+                self.routes.insert(id, entered);
+            }
+        }
+    }
+}
+
+impl Registry {
+    /// MAINT_ENTER: in force before the ACK is sent. The verdict comes when the page answers.
+    pub(super) fn maint_enter(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        no: SessionNo,
+        target: Target,
+        page: Option<BackendUrl>,
+    ) -> Outcome {
+        let places = match self.check_request(no, &target, page.as_ref()) {
+            Ok(places) => places,
+            Err(refusal) => return Err(refusal).into(),
+        };
+        self.supersede(no, &places);
+        let peer = self.sessions.get(no).map(|session| (session.owner().instance.clone(), session.peer));
+        let page = page.zip(peer).map(|(url, (instance, peer))| self.pools.page(url, instance, peer));
+        let mut waits = BTreeSet::new();
+        if let Some(page) = &page {
+            let probe = page_probe(&page.backend, page.peer, None);
+            waits.insert(self.ask_for(no, probe));
+        }
+        let entered = Entered { shown: Arc::new(Maintenance { page }), at: now.wall };
+        for (session, slot) in &places {
+            self.set_maintenance(*session, *slot, Some(entered.clone()));
+        }
+        self.acknowledge(now, conn, no, Asked::new(target, conn, true, places, waits, now));
+        Outcome::Done
+    }
+
+    /// MAINT_EXIT: in force when the backends have answered, or their time is over.
+    pub(super) fn maint_exit(&mut self, now: Now, conn: ConnId, no: SessionNo, target: Target) -> Outcome {
+        let places = match self.check_request(no, &target, None) {
+            Ok(places) => places,
+            Err(refusal) => return Err(refusal).into(),
+        };
+        self.supersede(no, &places);
+        let mut probes = Vec::new();
+        for probe in places.iter().flat_map(|place| self.probes_on_exit(*place)) {
+            if probes.len() < MAX_BACKENDS && !probes.contains(&probe) {
+                probes.push(probe);
+            }
+        }
+        let waits = probes.into_iter().map(|probe| self.ask_for(no, probe)).collect();
+        self.acknowledge(now, conn, no, Asked::new(target, conn, false, places, waits, now));
+        Outcome::Done
+    }
+
+    /// MAINT_STATUS.
+    pub(super) fn maint_status(&self, no: SessionNo) -> Result<Reply, Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        let routes: Vec<(RouteId, &Entered)> =
+            session.route_ids().filter_map(|id| Some((id, session.maintained.entered(id)?))).collect();
+        let first = routes.first().map(|(_, entered)| *entered);
+        let page = first.and_then(|entered| entered.shown.page.as_ref());
+        bounded(Reply::MaintenanceStatus(MaintenanceStatus {
+            in_maintenance: routes.iter().map(|(id, _)| id.to_string()).collect(),
+            maintenance_backend: page.map(|page| page.backend.to_string()).unwrap_or_default(),
+            entered_at: first.map(|entered| rfc3339(entered.at)).unwrap_or_default(),
+        }))
+    }
+
+    /// A probe of somebody's passed: verdicts may come of it.
+    pub(super) fn page_answered(&mut self, now: Now, waiting: Vec<MemberId>) {
+        for token in waiting {
+            let Some(no) = self.verdicts.get(&token).copied() else { continue };
+            self.stop_asking_for(token);
+            let Some(session) = self.sessions.get_mut(no) else { continue };
+            for asked in &mut session.maintained.asked {
+                asked.waits.remove(&token);
+            }
+            self.decide(now, no);
+        }
+    }
+
+    /// Time is over for a request of this session.
+    pub(super) fn verdict_due(&mut self, now: Now, no: SessionNo) {
+        self.decide(now, no);
+    }
+
+    /// Nobody waits for this session's verdicts any more.
+    pub(super) fn drop_verdicts(&mut self, no: SessionNo) {
+        self.timers.cancel(Timer::Verdict(no));
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let asked = std::mem::take(&mut session.maintained.asked);
+        for token in asked.into_iter().flat_map(|asked| asked.waits) {
+            self.stop_asking_for(token);
+        }
+    }
+
+    /// Whether a request may be made, and for what it is.
+    fn check_request(
+        &mut self,
+        no: SessionNo,
+        target: &Target,
+        page: Option<&BackendUrl>,
+    ) -> Result<Vec<Place>, Refusal> {
+        if let Some(page) = page {
+            self.check_backend(no, page)?;
+        }
+        let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
+        if session.maintained.asked.len() >= MAX_WITHOUT_VERDICT {
+            return Err(Refusal::Other("too many maintenance requests".to_owned()));
+        }
+        // What was entered for routes that were never applied goes with them.
+        let mut routes = std::mem::take(&mut session.maintained.routes);
+        routes.retain(|id, _| session.spec(*id).is_some() || session.applied.contains_key(id));
+        session.maintained.routes = routes;
+        self.places(no, target)
+    }
+
+    fn places(&self, no: SessionNo, target: &Target) -> Result<Vec<Place>, Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        let Target::Some(items) = target else { return Ok(vec![(no, Slot::All)]) };
+        let mut places = Vec::new();
+        for item in items {
+            if *item == TargetItem::Service {
+                let all = self.sessions.of_service(&session.registration.service);
+                places.extend(all.into_iter().map(|no| (no, Slot::All)));
+            } else {
+                let slots = slots(session, &Target::Some(vec![item.clone()]))?;
+                places.extend(slots.into_iter().map(|slot| (no, slot)));
+            }
+        }
+        Ok(places)
+    }
+
+    /// Earlier requests that this one makes pointless get their verdict, and have no effect any more.
+    fn supersede(&mut self, no: SessionNo, places: &[Place]) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let covered = |(session, slot): &Place| {
+            places.contains(&(*session, *slot)) || places.contains(&(*session, Slot::All))
+        };
+        let mut done = BTreeSet::new();
+        for asked in session.maintained.asked.iter_mut().filter(|asked| asked.verdict.is_none()) {
+            if asked.places.iter().all(covered) {
+                asked.verdict = Some(Push::MaintenanceSuperseded);
+                done.append(&mut asked.waits);
+            }
+        }
+        done.into_iter().for_each(|token| self.stop_asking_for(token));
+    }
+
+    fn acknowledge(&mut self, now: Now, conn: ConnId, no: SessionNo, asked: Asked) {
+        if let Some(session) = self.sessions.get_mut(no) {
+            session.maintained.asked.push_back(asked);
+        }
+        self.send(conn, Reply::MaintenanceAck);
+        self.decide(now, no);
+    }
+
+    /// Gives the verdicts that are due, in the order of the requests.
+    fn decide(&mut self, now: Now, no: SessionNo) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let (mut left, mut done) = (Vec::new(), BTreeSet::new());
+        for asked in session.maintained.asked.iter_mut().filter(|asked| asked.verdict.is_none()) {
+            let Some(verdict) = asked.judge(now.mono) else { continue };
+            asked.verdict = Some(verdict);
+            done.append(&mut asked.waits);
+            if !asked.enters {
+                left.append(&mut asked.places.clone());
+            }
+        }
+        done.into_iter().for_each(|token| self.stop_asking_for(token));
+        left.into_iter().for_each(|(session, slot)| self.set_maintenance(session, slot, None));
+        while let Some((conn, verdict)) = self.sessions.get_mut(no).and_then(next_verdict) {
+            if self.connections.contains_key(&conn) {
+                self.send(conn, verdict);
+            }
+        }
+        let asked = self.sessions.get(no).map(|session| &session.maintained.asked);
+        let due = asked.and_then(|asked| asked.iter().filter(|a| a.verdict.is_none()).map(|a| a.until).min());
+        match due {
+            Some(due) => self.timers.set(Timer::Verdict(no), due),
+            None => self.timers.cancel(Timer::Verdict(no)),
+        }
+    }
+
+    fn set_maintenance(&mut self, no: SessionNo, slot: Slot, entered: Option<Entered>) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        session.maintained.set(slot, entered);
+        let session = &*session;
+        let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
+        for (id, route) in touched {
+            let plan = session.plan(*id, route);
+            for domain in route.spec.domains.as_slice() {
+                self.pools.replan(no, *id, (domain, &route.spec.path), &plan);
+            }
+        }
+    }
+
+    /// What is asked before people see the backends again: none where no page was given.
+    fn probes_on_exit(&self, (no, slot): Place) -> Vec<Probe> {
+        let Some(session) = self.sessions.get(no) else { return Vec::new() };
+        let has_page =
+            |id| session.maintained.entered(id).is_some_and(|entered| entered.shown.page.is_some());
+        let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
+        let probe = |(_, route): (&RouteId, &Arc<super::Route>)| {
+            page_probe(&route.spec.backend, session.peer, route.spec.domains.first_exact())
+        };
+        touched.filter(|(id, _)| has_page(**id)).map(probe).collect()
+    }
+
+    fn ask_for(&mut self, no: SessionNo, probe: Probe) -> MemberId {
+        let token = self.pools.ask_once_for(probe);
+        self.verdicts.insert(token, no);
+        token
+    }
+
+    fn stop_asking_for(&mut self, token: MemberId) {
+        self.verdicts.remove(&token);
+        self.pools.answer_for(token);
+    }
+}
+
+impl Asked {
+    fn new(
+        target: Target,
+        conn: ConnId,
+        enters: bool,
+        places: Vec<Place>,
+        waits: BTreeSet<MemberId>,
+        now: Now,
+    ) -> Self {
+        Asked { target, conn, enters, places, waits, until: now.mono + VERDICT_TIMEOUT, verdict: None }
+    }
+
+    fn judge(&self, now: Instant) -> Option<Push> {
+        match self.enters {
+            _ if self.waits.is_empty() => Some(Push::MaintenanceOk(self.target.clone())),
+            _ if now < self.until => None,
+            true => Some(Push::PageTimeout),
+            false => Some(Push::BackendTimeout),
+        }
+    }
+}
+
+/// The oldest request's verdict, once there is one.
+fn next_verdict(session: &mut Session) -> Option<(ConnId, Push)> {
+    let asked = &mut session.maintained.asked;
+    let verdict = asked.front()?.verdict.clone()?;
+    asked.pop_front().map(|asked| (asked.conn, verdict))
+}

@@ -1,0 +1,81 @@
+//! Members that are in maintenance, and questions that are asked until they are answered well (SEMANTICS
+//! section 5).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::protocol::{BackendUrl, Domain, InstanceName, PathPrefix, RouteId};
+use crate::server::routing::{Extras, Member, MemberId, MemberLoad, Probe, Settings};
+
+use super::super::io::{Effect, SessionNo};
+use super::super::route::Plan;
+use super::Pools;
+
+impl Pools {
+    /// A backend that serves a maintenance page: a member of no claim.
+    pub(in super::super) fn page(
+        &mut self,
+        url: BackendUrl,
+        instance: InstanceName,
+        peer: IpAddr,
+    ) -> Arc<Member> {
+        Arc::new(Member {
+            id: self.next_id(),
+            instance,
+            backend: url,
+            peer,
+            settings: Settings::default(),
+            extras: Extras::default(),
+            usable: true,
+            drain: None,
+            load: Arc::new(MemberLoad::default()),
+        })
+    }
+
+    /// Gives the member that a route leads to what the route says now, if it is the route that counts there.
+    pub(in super::super) fn replan(
+        &mut self,
+        session: SessionNo,
+        route: RouteId,
+        (domain, path): (&Domain, &PathPrefix),
+        plan: &Plan,
+    ) {
+        let Some(id) = self.find(session, domain, path, &plan.backend) else { return };
+        if self.members.get(&id).is_some_and(|record| record.routes.last() == Some(&route)) {
+            self.set_plan(id, plan);
+        }
+    }
+
+    /// Asks until [`Pools::answer_for`] is called with what this returns.
+    pub(in super::super) fn ask_once_for(&mut self, probe: Probe) -> MemberId {
+        let token = self.next_id();
+        self.tokens.insert(token, probe.clone());
+        self.start_asking(token, probe);
+        token
+    }
+
+    /// Stops to ask.
+    pub(in super::super) fn answer_for(&mut self, token: MemberId) {
+        let probe = self.tokens.remove(&token);
+        self.stop_asking(token, probe);
+    }
+
+    /// Who waits for this probe to pass.
+    pub(in super::super) fn waiting_for(&self, probe: &Probe) -> Vec<MemberId> {
+        let watchers = self.watched.get(probe).into_iter().flatten();
+        watchers.filter(|id| self.tokens.contains_key(id)).copied().collect()
+    }
+
+    pub(super) fn start_asking(&mut self, id: MemberId, probe: Probe) {
+        let watchers = self.watched.entry(probe.clone()).or_default();
+        if watchers.is_empty() {
+            self.effects.push(Effect::Watch(probe));
+        }
+        watchers.insert(id);
+    }
+
+    pub(super) fn next_id(&mut self) -> MemberId {
+        self.last_member += 1;
+        MemberId(self.last_member)
+    }
+}

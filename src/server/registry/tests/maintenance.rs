@@ -1,0 +1,171 @@
+//! PROTOCOL section 6 and SEMANTICS section 5: maintenance.
+
+use super::*;
+
+const A: &str = "10.2.2.7";
+const B: &str = "10.2.2.8";
+const WEB_A: &str = "http://10.2.2.7:80";
+const WEB_B: &str = "http://10.2.2.8:80";
+const PAGE: &str = "http://10.2.2.7:3001";
+
+impl World {
+    /// Where people get a domain's page; `None`: it is not in maintenance. Empty: the proxy's own.
+    fn page(&self, domain: &str) -> Option<String> {
+        let claim = self.table.get(&domain.parse().unwrap(), &"/".parse().unwrap())?;
+        let maintenance = claim.maintenance().filter(|_| !claim.has_usable())?;
+        Some(maintenance.page.as_ref().map(|page| page.backend.authority()).unwrap_or_default())
+    }
+}
+
+fn one() -> (World, ConnId, String) {
+    let mut world = World::new();
+    let (conn, id) = world.live("web", "web-1", A, "a.de", WEB_A);
+    (world, conn, id)
+}
+
+#[test]
+fn without_a_page_url_the_verdict_comes_at_once_both_ways() {
+    let (mut world, conn, _) = one();
+    world.say(conn, "MAINT_ENTER||ALL");
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|ALL"]);
+    assert_eq!((world.page("a.de"), world.held("a.de")), (Some(String::new()), None));
+    assert_eq!(
+        world.ask(conn, "MAINT_STATUS|"),
+        r#"MAINT_STATUS_OK|{"in_maintenance":["r1"],"maintenance_backend":"","entered_at":"2023-11-14T22:13:20Z"}"#
+    );
+    world.say(conn, "MAINT_EXIT||r1");
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|r1"]);
+    assert_eq!((world.page("a.de"), world.serving("a.de").len()), (None, 1));
+    assert_eq!(
+        world.ask(conn, "MAINT_STATUS|"),
+        r#"MAINT_STATUS_OK|{"in_maintenance":[],"maintenance_backend":"","entered_at":""}"#
+    );
+    world.do_all(conn, &["ROUTE_ADD||b.de|/|http://10.2.2.7:80|0", "CONFIG_APPLY|"]);
+    assert!(world.page("b.de").is_some(), "what is added later is in maintenance, like all but r1");
+}
+
+#[test]
+fn the_page_is_shown_from_the_ack_on_and_the_verdict_comes_when_it_answers() {
+    let (mut world, conn, _) = one();
+    assert_eq!(world.ask(conn, &format!("MAINT_ENTER||r1|{PAGE}")), "ACK");
+    assert_eq!(world.page("a.de").as_deref(), Some("10.2.2.7:3001"));
+    assert_eq!(world.questions(PAGE), ["GET / every 1s within 5s"]);
+    world.fails(PAGE);
+    assert_eq!(world.read(conn), [""; 0]);
+    world.after(seconds(59));
+    world.passes(PAGE);
+    assert_eq!(world.read(conn), ["MAINT_OK|r1"]);
+    assert_eq!(world.questions(PAGE), [""; 0]);
+    assert_eq!(world.ask(conn, "MAINT_EXIT||r1"), "ACK");
+    assert!(world.page("a.de").is_some(), "until the backend is there");
+    world.passes(WEB_A);
+    assert_eq!(world.read(conn), ["MAINT_OK|r1"]);
+    assert_eq!(world.page("a.de"), None);
+}
+
+#[test]
+fn after_sixty_seconds_the_verdict_is_an_error_and_what_was_asked_for_holds() {
+    let (mut world, conn, _) = one();
+    assert_eq!(world.ask(conn, &format!("MAINT_ENTER||r1|{PAGE}")), "ACK");
+    world.after(seconds(60));
+    assert_eq!(world.read(conn), ["ERROR|timeout waiting for maintenance page to become reachable"]);
+    assert!(world.page("a.de").is_some());
+    assert_eq!(world.ask(conn, "MAINT_EXIT||r1"), "ACK");
+    world.after(seconds(60));
+    assert_eq!(world.read(conn), ["ERROR|timeout waiting for backend to become reachable"]);
+    assert_eq!(world.page("a.de"), None);
+    assert!(world.questions(PAGE).is_empty() && world.questions(WEB_A).is_empty());
+}
+
+#[test]
+fn verdicts_come_in_the_order_of_the_requests_and_a_later_one_supersedes() {
+    let (mut world, conn, _) = one();
+    world.do_all(conn, &["ROUTE_ADD||b.de|/|http://10.2.2.7:80|0", "CONFIG_APPLY|"]);
+    assert_eq!(world.ask(conn, &format!("MAINT_ENTER||r1|{PAGE}")), "ACK");
+    assert_eq!(world.ask(conn, "MAINT_ENTER||r2"), "ACK", "whose verdict is there, and waits");
+    world.passes(PAGE);
+    assert_eq!(world.read(conn), ["MAINT_OK|r1", "MAINT_OK|r2"]);
+    assert_eq!(world.ask(conn, &format!("MAINT_ENTER||r1|{PAGE}/two")), "ACK");
+    world.say(conn, "MAINT_ENTER||r1,r2");
+    let superseded = "ERROR|maintenance request superseded";
+    assert_eq!(world.read(conn), ["ACK", superseded, "MAINT_OK|r1,r2"]);
+    assert_eq!(world.page("a.de").as_deref(), Some(""));
+    assert!(world.registry.verdicts.is_empty());
+}
+
+#[test]
+fn an_exit_that_is_superseded_has_no_effect() {
+    let (mut world, conn, _) = one();
+    assert_eq!(world.ask(conn, &format!("MAINT_ENTER||ALL|{PAGE}")), "ACK");
+    world.passes(PAGE);
+    assert_eq!(world.read(conn), ["MAINT_OK|ALL"]);
+    assert_eq!(world.ask(conn, "MAINT_EXIT||ALL"), "ACK");
+    world.say(conn, &format!("MAINT_ENTER||ALL|{PAGE}"));
+    assert_eq!(world.read(conn), ["ACK", "ERROR|maintenance request superseded"]);
+    world.passes(WEB_A);
+    world.passes(PAGE);
+    assert_eq!(world.read(conn), ["MAINT_OK|ALL"]);
+    assert!(world.page("a.de").is_some());
+}
+
+#[test]
+fn people_see_the_page_only_while_no_sibling_is_usable_and_service_stops_them_all() {
+    let (mut world, first, _) = one();
+    let (second, _) = world.live("web", "web-2", B, "a.de", WEB_B);
+    world.say(first, "MAINT_ENTER||ALL");
+    assert_eq!((world.page("a.de"), world.serving("a.de")), (None, vec!["10.2.2.8:80".to_owned()]));
+    world.say(second, "MAINT_ENTER||SERVICE");
+    assert_eq!(world.read(second), ["ACK", "MAINT_OK|SERVICE"]);
+    assert!(world.page("a.de").is_some());
+    world.say(second, "MAINT_EXIT||SERVICE");
+    assert_eq!(world.serving("a.de").len(), 2);
+}
+
+#[test]
+fn a_route_may_start_its_life_in_maintenance_and_it_survives_a_lost_connection() {
+    let mut world = World::new();
+    let (conn, id) = world.register("web", "web-1", A);
+    world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.7:80|0"]);
+    world.say(conn, "MAINT_ENTER||r1");
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|r1"]);
+    world.do_all(conn, &["CONFIG_APPLY|"]);
+    assert!(world.page("a.de").is_some());
+    world.hang_up(conn);
+    let back = world.connect(A);
+    assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "OK");
+    world.do_all(back, &["ROUTE_UPDATE||r1|priority|5", "CONFIG_APPLY|"]);
+    assert!(world.page("a.de").is_some());
+    world.do_all(back, &["CLIENT_SHUTDOWN|"]);
+    assert_eq!((world.page("a.de"), world.held("a.de")), (None, Some(seconds(30))));
+}
+
+#[test]
+fn a_request_by_id_gets_its_verdict_where_it_was_made() {
+    let (mut world, conn, id) = one();
+    let script = world.connect(B);
+    assert_eq!(world.ask(script, &format!("MAINT_ENTER|{id}|/|{PAGE}")), "ACK");
+    world.passes(PAGE);
+    assert_eq!((world.read(script), world.read(conn)), (vec!["MAINT_OK|/".to_owned()], vec![]));
+    assert_eq!(world.ask(script, &format!("MAINT_EXIT|{id}|/")), "ACK");
+    world.hang_up(script);
+    world.passes(WEB_A);
+    assert_eq!((world.read(conn), world.page("a.de")), (vec![], None));
+}
+
+#[test]
+fn what_is_unknown_or_forbidden_is_refused_and_requests_are_bounded() {
+    let (mut world, conn, _) = one();
+    assert_eq!(world.ask(conn, "MAINT_ENTER||r9"), "ERROR|unknown target: r9");
+    assert_eq!(
+        world.ask(conn, "MAINT_ENTER||r1|http://169.254.1.1"),
+        "ERROR|not allowed: http://169.254.1.1/"
+    );
+    world.do_all(conn, &["ROUTE_ADD||b.de|/|http://10.2.2.7:80|0", "CONFIG_APPLY|"]);
+    assert_eq!(world.ask(conn, &format!("MAINT_ENTER||r1|{PAGE}")), "ACK");
+    for _ in 0..63 {
+        assert_eq!(world.ask(conn, "MAINT_ENTER||r2"), "ACK");
+    }
+    assert_eq!(world.ask(conn, "MAINT_ENTER||r2"), "ERROR|too many maintenance requests");
+    world.do_all(conn, &["CLIENT_SHUTDOWN|"]);
+    assert!(world.registry.verdicts.is_empty() && world.questions(PAGE).is_empty());
+}

@@ -1,0 +1,220 @@
+//! The sidecar as its operator meets it: an application that comes and goes, the commands that talk to the
+//! daemon, the maintenance page. The real binaries.
+
+#![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
+
+#[path = "support/programs.rs"]
+mod programs;
+#[path = "support/relay.rs"]
+mod relay;
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+
+use programs::{Program, Server, caddy, free_address, get, status, wait_until};
+use relay::Relay;
+
+const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
+const SIDECAR: &str = env!("CARGO_BIN_EXE_registry-sidecar");
+const HOST: &str = "shop.example.com";
+
+/// A sidecar with a control socket of its own.
+struct Agent {
+    program: Program,
+    socket: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Agent {
+    fn start(server: &Server, port: u16, more: &[(&'static str, &str)]) -> Agent {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control.sock").to_str().unwrap().to_owned();
+        let mut env = server.sidecar_env(port, more);
+        env.push(("SIDECAR_CONTROL_SOCKET", socket.clone()));
+        Agent { program: Program::start("sidecar", SIDECAR, &[], &env), socket, _folder: folder }
+    }
+
+    fn say(&self, words: &str) -> Output {
+        let mut command = Command::new(SIDECAR);
+        command.args(words.split(' ')).env_clear().env("SIDECAR_CONTROL_SOCKET", &self.socket);
+        command.output().unwrap()
+    }
+
+    fn text(&self, words: &str) -> String {
+        String::from_utf8(self.say(words).stdout).unwrap()
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.say("healthcheck").status.success()
+    }
+}
+
+const FAST: [(&str, &str); 3] =
+    [("SIDECAR_READY_INTERVAL", "50ms"), ("SIDECAR_READY_FALL", "2"), ("SIDECAR_HEALTH_INTERVAL", "0")];
+
+#[test]
+fn an_application_that_stops_answering_is_noticed_and_comes_back_by_itself() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let agent = Agent::start(&server, backend.port(), &FAST);
+    wait_until("it answers", || agent.text("status").contains("not ready"));
+    assert!(!agent.is_healthy());
+
+    let mut first = caddy(backend, "first");
+    agent.program.wait_for_log("live:");
+    assert!(agent.is_healthy());
+    first.kill();
+    agent.program.wait_for_log("the application is not ready any more");
+    wait_until("it is unhealthy", || !agent.is_healthy());
+    assert!(agent.text("status").contains("wanted       draining"), "{}", agent.text("status"));
+
+    let _second = caddy(backend, "second");
+    wait_until("it is healthy", || agent.is_healthy());
+    wait_until("it serves", || status(server.http, HOST, "/") == 200);
+    assert!(agent.text("status").contains("wanted       live"), "{}", agent.text("status"));
+}
+
+#[test]
+fn the_daemon_tells_its_status_routes_and_events() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let agent = Agent::start(&server, backend.port(), &[]);
+    agent.program.wait_for_log("live:");
+
+    let told = agent.text("status");
+    assert!(told.contains("application  ready") && told.contains("(registry-server): live, live"), "{told}");
+    assert!(
+        agent.text("routes").contains("shop.example.com / -> http://127.0.0.1:"),
+        "{}",
+        agent.text("routes")
+    );
+    let told: serde_json::Value = serde_json::from_str(&agent.text("status --json")).unwrap();
+    assert_eq!((&told["wanted"], &told["sessions"][0]["live"]), (&"live".into(), &true.into()));
+    let events = agent.text("events --json");
+    let names: Vec<String> = events
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(names, ["CONNECTED", "ROUTE_ADDED", "HEALTH_CHECK_SET", "CONFIG_APPLIED"]);
+    assert!(agent.say("healthcheck --registered").status.success());
+}
+
+#[test]
+fn without_a_daemon_the_commands_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("nobody.sock");
+    let say = |words: &[&str]| {
+        Command::new(SIDECAR).args(words).env_clear().env("SIDECAR_CONTROL_SOCKET", &socket).output().unwrap()
+    };
+    let told = say(&["status"]);
+    assert_eq!(told.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&told.stdout).contains("no registry-sidecar is running here"));
+    assert_eq!(say(&["healthcheck"]).status.code(), Some(1));
+    assert_eq!(say(&["maintenance", "explode"]).status.code(), Some(64));
+}
+
+#[test]
+fn the_maintenance_page_shows_the_progress_that_the_operator_tells() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let page: SocketAddr = free_address();
+    let port = page.port().to_string();
+    let agent = Agent::start(&server, backend.port(), &[("MAINTENANCE_PORT", &port)]);
+    agent.program.wait_for_log("live:");
+
+    let told = agent.text("maintenance enter");
+    assert!(told.contains("maintenance  on"), "{told}");
+    agent.program.wait_for_log("maintenance was asked for");
+    agent.say("maintenance progress 40 moving the data");
+    let told = get(page, HOST, "/api/status").unwrap();
+    assert!(told.body.contains("\"progress\":40") && told.body.contains("moving the data"), "{}", told.body);
+    let shown = get(page, HOST, "/").unwrap();
+    assert!(shown.status == 200 && shown.body.contains("We will be right back"), "{}", shown.body);
+    assert!(agent.is_healthy(), "an orchestrator must not kill what is being maintained");
+
+    assert!(agent.text("maintenance exit").contains("maintenance  off"));
+    wait_until("it serves", || status(server.http, HOST, "/") == 200);
+}
+
+#[test]
+fn the_daemon_is_drained_before_it_leaves() {
+    let (server, backend) = (Server::start(SERVER, &[("HOLD", "0s")]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let relay = Relay::start(server.registry);
+    let port = relay.address.port().to_string();
+    let mut agent = Agent::start(&server, backend.port(), &[("REGISTRY_PORT", &port)]);
+    agent.program.wait_for_log("live:");
+    agent.program.signal("TERM");
+    assert_eq!(agent.program.wait().code(), Some(0));
+    let sent = relay.sent();
+    let (drain, shutdown) = (sent.find("\nDRAIN_START|"), sent.find("\nCLIENT_SHUTDOWN|"));
+    assert!(drain.is_some() && drain < shutdown, "{sent}");
+    assert!(agent.program.log().iter().any(|line| line.contains("nothing is in flight")));
+}
+
+#[test]
+fn headers_and_limits_from_the_environment_reach_the_registry() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let relay = Relay::start(server.registry);
+    let port = relay.address.port().to_string();
+    let agent = Agent::start(
+        &server,
+        backend.port(),
+        &[
+            ("REGISTRY_PORT", &port),
+            ("SIDECAR_RESPONSE_HEADERS", r#"{"X-Frame-Options":"DENY"}"#),
+            ("SIDECAR_RATE_LIMIT", "1000/1m"),
+            ("SIDECAR_CIRCUIT_BREAKER", "5/30s/3"),
+        ],
+    );
+    agent.program.wait_for_log("live:");
+    for line in
+        ["HEADERS_SET|", "|X-Frame-Options|DENY", "RATELIMIT_SET|", "|1000|1m", "CIRCUIT_BREAKER_SET|"]
+    {
+        assert!(relay.sent().contains(line), "{line}: {}", relay.sent());
+    }
+    assert_eq!(status(server.http, HOST, "/"), 200);
+}
+
+#[test]
+fn a_ping_of_php_fpm_is_spoken_for_real() {
+    let fpm = std::fs::read_dir("/usr/sbin")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("php-fpm")));
+    let Some(fpm) = fpm else {
+        println!("not run: there is no php-fpm here");
+        return;
+    };
+    let (server, backend, pool) = (Server::start(SERVER, &[]), free_address(), free_address());
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = folder.path().join("fpm.conf");
+    let log = folder.path().join("fpm.log");
+    std::fs::write(
+        &configuration,
+        format!(
+            "[global]\nerror_log = {}\ndaemonize = no\n[www]\nlisten = {pool}\npm = static\npm.max_children = 1\n\
+             ping.path = /ping\nuser = nobody\ngroup = nogroup\n",
+            log.display()
+        ),
+    )
+    .unwrap();
+    let _caddy = caddy(backend, "hello");
+    let check = format!("fastcgi://{pool}/ping");
+    let mut more = FAST.to_vec();
+    more.push(("SIDECAR_READY_CHECK", &check));
+    let agent = Agent::start(&server, backend.port(), &more);
+    agent.program.wait_for_log("waiting for fastcgi://");
+    assert_eq!(status(server.http, HOST, "/"), 404);
+
+    let file = configuration.to_str().unwrap();
+    let mut php = Program::start("php-fpm", fpm.to_str().unwrap(), &["-F", "-n", "-y", file], &[]);
+    agent.program.wait_for_log("live:");
+    // Its master takes its worker along, which a killed one would leave behind.
+    php.signal("TERM");
+    php.wait();
+    agent.program.wait_for_log("the application is not ready any more");
+}
