@@ -28,6 +28,7 @@ FROM scratch AS server
 COPY --from=build-server /out/registry-server /registry-server
 USER 65532:65532
 EXPOSE 80 81 443
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["/registry-server", "healthcheck"]
 ENTRYPOINT ["/registry-server"]
 
 FROM scratch AS sidecar

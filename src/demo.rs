@@ -70,8 +70,11 @@ async fn show(shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 async fn start_server() -> anyhow::Result<Server> {
-    let variables =
-        [("HTTP_LISTEN", "127.0.0.1:0".to_owned()), ("REGISTRY_LISTEN", "127.0.0.1:0".to_owned())];
+    let variables = [
+        ("HTTP_LISTEN", "127.0.0.1:0".to_owned()),
+        ("REGISTRY_LISTEN", "127.0.0.1:0".to_owned()),
+        ("ADMIN_LISTEN", "off".to_owned()),
+    ];
     let config = server::config::Config::from_env(in_os_strings(&variables), context())?;
     Ok(Server::start(&config).await?)
 }

@@ -104,6 +104,15 @@ impl ShutdownTrigger {
         });
     }
 
+    /// Asks for the immediate stop without a signal: what is still to be waited for is left out.
+    pub fn hurry(&self) {
+        self.0.send_if_modified(|state| {
+            let first = !matches!(state, State::Forced { .. });
+            *state = State::Forced { signal: SIGTERM };
+            first
+        });
+    }
+
     /// Asks for the orderly stop without a signal; changes nothing where that has been asked for.
     pub fn request(&self) {
         self.0.send_if_modified(|state| {
@@ -154,6 +163,15 @@ mod tests {
         shutdown.requested().await;
         assert!(shutdown.forced().now_or_never().is_none());
         trigger.signal(SIGTERM);
+        assert_eq!(shutdown.forced().await, 143);
+    }
+
+    #[tokio::test]
+    async fn haste_can_be_asked_for_without_a_signal() {
+        let (trigger, shutdown) = shutdown();
+        trigger.request();
+        trigger.hurry();
+        shutdown.requested().await;
         assert_eq!(shutdown.forced().await, 143);
     }
 

@@ -33,6 +33,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "shutdown",
         ],
     ),
+    ("server::admin", &["protocol", "server::live_table", "server::proxy", "server::routing"]),
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 

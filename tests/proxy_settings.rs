@@ -10,6 +10,8 @@ mod support;
 
 #[path = "proxy_settings/breakers.rs"]
 mod breakers;
+#[path = "proxy_settings/compression.rs"]
+mod compression;
 #[path = "proxy_settings/headers.rs"]
 mod headers;
 #[path = "proxy_settings/limits.rs"]
@@ -38,7 +40,8 @@ impl World {
     }
 
     async fn with(vars: &[(&str, &str)]) -> Self {
-        let listen = [("HTTP_LISTEN", "127.0.0.1:0"), ("REGISTRY_LISTEN", "127.0.0.1:0")];
+        let listen =
+            [("HTTP_LISTEN", "127.0.0.1:0"), ("REGISTRY_LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "off")];
         let vars =
             listen.iter().chain(vars).map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let no_file = |_: &std::path::Path| Err("there is no such file".to_owned());

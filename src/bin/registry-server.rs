@@ -7,8 +7,8 @@ use anyhow::Context;
 use lexopt::Parser;
 use lexopt::prelude::*;
 
-use registry_sidecar::server::Server;
 use registry_sidecar::server::config::Config;
+use registry_sidecar::server::{Server, admin};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
 
@@ -20,6 +20,8 @@ A Registry V2 registry, and the HTTP reverse proxy whose routing it controls.
 
 registry-server           run
 registry-server check     report what is wrong with the configuration, and change nothing
+registry-server healthcheck   exit with 0 if the server of this environment is alive, else with 1
+registry-server status    what it does at the moment, as JSON
 registry-server --help | --version
 
 Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (info).
@@ -34,6 +36,8 @@ const USAGE: u8 = 64;
 enum Call {
     Run,
     Check,
+    Healthcheck,
+    Status,
     Print(String),
 }
 
@@ -57,6 +61,8 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
                 Call::Print(format!("registry-server {}\n", env!("CARGO_PKG_VERSION")))
             }
             Value(word) if word == "check" => Call::Check,
+            Value(word) if word == "healthcheck" => Call::Healthcheck,
+            Value(word) if word == "status" => Call::Status,
             other => return Err(other.unexpected()),
         };
         if call.replace(wanted).is_some() {
@@ -82,8 +88,16 @@ fn run(call: Call) -> anyhow::Result<u8> {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
             print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
         }
-        _ => serve(&config),
+        Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
+        Call::Status => print(&ask(&config, "/status")?),
+        Call::Run | Call::Print(_) => serve(&config),
     }
+}
+
+/// Asks the server that runs with the same environment.
+fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
+    let admin = config.admin.context("ADMIN_LISTEN is off, so nothing can be asked")?;
+    Ok(admin::ask(admin.address, path)?)
 }
 
 fn serve(config: &Config) -> anyhow::Result<u8> {

@@ -91,6 +91,7 @@ pub struct RegistryServer;
 pub struct RegistryHandle {
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    sessions: watch::Receiver<usize>,
     accepting: JoinHandle<()>,
     core: JoinHandle<()>,
 }
@@ -116,13 +117,14 @@ impl RegistryServer {
         }
         let registry = Registry::new(config.registry.clone(), Box::new(random));
         let (stop, stopped) = watch::channel(false);
+        let (count, sessions) = watch::channel(0);
         let (inbox, messages) = mpsc::channel(INBOX);
-        let core = core::Core::new(registry, table, store, prober);
+        let core = core::Core::new(registry, table, store, prober, count);
         let core = tokio::spawn(core.run(messages, results, stopped.clone()));
         let queue = config.registry.limits.queue;
         let door = Door { allow: config.allow, queue, complained: HashSet::new() };
         let accepting = tokio::spawn(door.accept(listener, inbox, stopped));
-        Ok(RegistryHandle { address, stop, accepting, core })
+        Ok(RegistryHandle { address, stop, sessions, accepting, core })
     }
 }
 
@@ -130,6 +132,11 @@ impl RegistryHandle {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many sessions there are, lost ones in grace included.
+    pub fn sessions(&self) -> watch::Receiver<usize> {
+        self.sessions.clone()
     }
 
     /// Sends `SHUTDOWN` and then EOF to every connection (PROTOCOL section 2), and waits until that is done,

@@ -3,6 +3,7 @@
 //! | module | what it is | what it must not know |
 //! |---|---|---|
 //! | `run` | puts the others together | what each of them decides |
+//! | [`admin`] | metrics, status, health: what is asked about a running server | how any of it comes about |
 //! | [`config`] | what the environment says | the others |
 //! | [`registry`] | sessions, staging, apply: one pure state machine | sockets, clocks, tasks, the proxy |
 //! | [`store`] | where applied state lives | what the registry does with it |
@@ -11,6 +12,7 @@
 //! | [`routing`] | the immutable table: match a request, choose a member, replace a part | both of its users |
 //! | [`proxy`] | the data plane: listeners, forwarding, upstream connections, probes | the registry |
 
+pub mod admin;
 pub mod config;
 pub mod listener;
 pub mod live_table;

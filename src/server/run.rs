@@ -3,7 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -13,12 +14,13 @@ use tracing::{info, warn};
 use crate::protocol::BackendUrl;
 use crate::protocol::report::BackendReport;
 
+use super::admin::{Admin, Sources};
 use super::config::{self, Config};
 use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
 use super::live_table::LiveTable;
 use super::proxy::{
-    self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, ProberHandle,
-    Proxy, ProxyConfig, ProxyError, test_backend,
+    self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, Meters,
+    ProberHandle, Proxy, ProxyConfig, ProxyError, test_backend,
 };
 use super::registry::{Limits, RegistryConfig};
 use super::routing::{BackendPolicy, Probe};
@@ -33,6 +35,8 @@ pub struct Server {
     registry: RegistryHandle,
     proxy: Proxy,
     access_log: Option<AccessLog>,
+    admin: Option<Admin>,
+    ready: Arc<AtomicBool>,
 }
 
 /// Why a server did not start: which of its listeners, and the system's words.
@@ -71,22 +75,45 @@ impl Server {
         let listener = TcpListener::bind(config.registry_listen).await.map_err(no_registry())?;
         let registry_address = listener.local_addr().map_err(no_registry())?;
         let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
+        let started = Instant::now();
+        let admin = admin_listener(config).await?;
+        policy.own.extend(admin.as_ref().map(|(_, address)| *address));
         let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
         let access_log = access_log(config).map_err(failed("HTTP_LISTEN", config.http_listen))?;
         let mut proxy_config = proxy_config(config, https, &policy);
         proxy_config.access_log.clone_from(&access_log);
+        let meters: Arc<Meters> = Arc::default();
+        proxy_config.meters = admin.is_some().then(|| Arc::clone(&meters));
         let proxy = Proxy::start(proxy_config, Arc::clone(&table))
             .map_err(|error| StartError::of_proxy(config, error))?;
         policy.own.push(proxy.local_addr());
         policy.own.extend(proxy.https_addr());
         let (probes, results) = proxy::Prober::start(policy.clone());
-        let prober = Arc::new(Prober { probes, policy: policy.clone() });
+        let prober = Arc::new(Prober { probes: probes.clone(), policy: policy.clone() });
         let store = Box::new(MemoryStore);
-        let registry =
-            RegistryServer::start(listener, listener_config(config, policy), table, store, prober, results)
-                .map_err(no_registry())?;
-        let server = Server { registry, proxy, access_log };
+        let registry = RegistryServer::start(
+            listener,
+            listener_config(config, policy),
+            Arc::clone(&table),
+            store,
+            prober,
+            results,
+        )
+        .map_err(no_registry())?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let sources = |ready| Sources {
+            table,
+            meters,
+            load: proxy.load(),
+            prober: probes,
+            sessions: registry.sessions(),
+            access_log: access_log.clone(),
+            ready,
+            started,
+        };
+        let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&ready))));
+        let server = Server { registry, proxy, access_log, admin, ready };
         info!(
             "registry-server {}: proxy on {}{}, registry on {}",
             env!("CARGO_PKG_VERSION"),
@@ -107,6 +134,11 @@ impl Server {
         self.proxy.https_addr()
     }
 
+    /// Where metrics and status are served, if they are.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
     /// Where clients register.
     pub fn registry_address(&self) -> SocketAddr {
         self.registry.address()
@@ -115,6 +147,7 @@ impl Server {
     /// Tells every client `SHUTDOWN`, and lets requests in flight finish for at most 8 s; ends earlier when
     /// there are none. Dropping the future does not call the stop off.
     pub async fn stop(self) {
+        self.ready.store(false, Ordering::Relaxed);
         self.registry.stop().await;
         let stopped = self.proxy.stop(DRAIN).await;
         if let Some(log) = &self.access_log {
@@ -124,6 +157,20 @@ impl Server {
             0 => info!("stopped, every request was finished"),
             cut_off => warn!("stopped, {cut_off} connections were cut off after {DRAIN:?}"),
         }
+    }
+}
+
+/// Where nobody asked for it, a port that is taken is no reason not to start.
+async fn admin_listener(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    let Some(admin) = config.admin else { return Ok(None) };
+    let bound = TcpListener::bind(admin.address).await;
+    match bound.and_then(|listener| listener.local_addr().map(|address| (listener, address))) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if admin.is_default => {
+            warn!("no metrics and no status: cannot listen on {}: {error} (ADMIN_LISTEN)", admin.address);
+            Ok(None)
+        }
+        Err(error) => Err(StartError { variable: "ADMIN_LISTEN", address: admin.address, error }),
     }
 }
 
@@ -160,6 +207,9 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
     let limits = Limits {
         sessions: config.max_sessions,
         routes: config.max_routes_per_session,
+        headers: config.max_headers_per_route,
+        staged_bytes: config.max_staged_bytes,
+        connections_per_address: config.max_connections_per_address,
         ..defaults.registry.limits
     };
     ListenerConfig {

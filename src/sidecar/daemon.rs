@@ -89,8 +89,9 @@ pub(super) async fn serve(config: &Config, agent: &Agent, shutdown: Shutdown) {
     }
     agent.set_clients(Vec::new());
     agent.change(|conditions| conditions.ready = false);
+    let limit = config.drain_timeout.get();
     let leaves: JoinSet<()> =
-        clients.into_iter().map(|client| leave(client, config.drain_timeout.get())).collect();
+        clients.into_iter().map(|client| leave(client, limit, shutdown.clone())).collect();
     leaves.join_all().await;
     // Whoever left has stopped and tells its last; a registry that was silent is not waited for.
     let told = async { while sessions.join_next().await.is_some() {} };

@@ -6,6 +6,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::client::{Client, Wanted};
+use crate::shutdown::Shutdown;
 
 /// Between two questions how far the drain is.
 const POLL: Duration = Duration::from_millis(50);
@@ -26,15 +27,19 @@ enum Drained {
 
 /// Drains where the registry announces `drain`: no new requests once that is acknowledged, then the end of
 /// those in flight, both together within `limit`. Then CLIENT_SHUTDOWN, which has its own 500 ms. At a
-/// reference server a drain is an outage, so that there is none.
+/// reference server a drain is an outage, so that there is none. Whoever is in a hurry ends the drain.
 ///
 /// Dropping it leaves out what is left to do.
-pub(super) async fn leave(client: Client, limit: Duration) {
+pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) {
     let status = client.status();
     let can_drain = status.bound && status.capabilities.contains("drain") && status.shown != Wanted::Absent;
     if can_drain && !limit.is_zero() {
         let registry = status.registry;
-        match timeout(limit, drained(&client)).await {
+        let drained = tokio::select! {
+            drained = timeout(limit, drained(&client)) => drained,
+            _ = shutdown.forced() => Ok(Drained::Gone),
+        };
+        match drained {
             Ok(Drained::Over) => info!("{registry}: drained, nothing is in flight"),
             Ok(Drained::Gone) => {}
             Ok(Drained::Silent) => {

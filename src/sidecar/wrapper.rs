@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 use crate::client::Wanted;
 use crate::shutdown::{self, ShutdownTrigger};
 
-use super::agent::Agent;
+use super::agent::{Agent, Progress};
 use super::config::{CommandConfig, Config, ReadyCheck};
 use super::daemon;
 use super::readiness::{try_all, wait_until_ready};
@@ -32,8 +32,8 @@ use super::reaper::{ChildHandle, Exit, Reaper, Target};
 use super::signals::{self, HEARD, Meaning};
 use super::supervisor::{Effect, Input, Notice, Policy, Supervisor};
 
-/// What leaving the registries may take beyond DRAIN_TIMEOUT.
-const LEAVE: Duration = Duration::from_secs(1);
+/// The leave follows the drain in one task; so long after DRAIN_TIMEOUT it is not waited for any more.
+const AFTER_DRAIN: Duration = Duration::from_secs(1);
 /// How long one try to reach a dependency may take.
 const DEPENDENCY_TRY: Duration = Duration::from_secs(2);
 /// Between two of them: the first pause, and the longest.
@@ -58,7 +58,7 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
         (None, None) => {}
     }
     launch::hand_streams_over(&command);
-    let machine = Supervisor::new(policy(&command, config.drain_timeout.get()));
+    let machine = Supervisor::new(policy(&config, &command));
     let agent = Agent::new();
     let beside = daemon::beside(&config, &agent);
     let wrapper = Wrapper {
@@ -76,7 +76,7 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     Ok(code)
 }
 
-fn policy(command: &CommandConfig, drain: Duration) -> Policy {
+fn policy(config: &Config, command: &CommandConfig) -> Policy {
     Policy {
         wait: (!command.wait_for.is_empty()).then(|| command.wait_for_timeout.get()),
         steps: command.steps.len(),
@@ -85,7 +85,7 @@ fn policy(command: &CommandConfig, drain: Duration) -> Policy {
         restart: command.restart,
         delay: command.restart_delay.get(),
         every: command.run_every.map(|every| every.get()),
-        drain: drain + LEAVE,
+        drain: config.drain_timeout.get() + AFTER_DRAIN,
         grace: command.grace.map(|grace| grace.get()),
     }
 }
@@ -184,6 +184,7 @@ impl Wrapper {
     }
 
     fn start(&mut self) -> Input {
+        self.agent.set_progress(Progress::default());
         match launch::launch(&self.reaper, &self.command) {
             Ok(mut child) => {
                 self.process = Some(child.handle());
@@ -198,6 +199,12 @@ impl Wrapper {
     }
 
     fn run_step(&mut self, index: usize) -> Option<Input> {
+        let count = self.command.steps.len();
+        self.agent.set_progress(Progress {
+            // The line itself may hold what is not for everybody.
+            message: Some(format!("step {} of {count}", index + 1)),
+            percent: u8::try_from(index * 100 / count.max(1)).ok(),
+        });
         match step::run(&self.reaper, &self.command, index) {
             Ok(step) => {
                 self.process = Some(step.handle());
@@ -211,8 +218,8 @@ impl Wrapper {
         }
     }
 
-    /// A drain is the first part of leaving, so that both begin with the same request; a maintenance page is
-    /// not ours to serve.
+    /// A drain is the first part of leaving, so that both begin with the same request; what is left of it is
+    /// not waited for where nothing is to be seen. The page for the steps is not registered yet.
     fn publish(&mut self, wanted: Wanted) -> Option<Input> {
         match wanted {
             Wanted::Live => {
@@ -230,7 +237,10 @@ impl Wrapper {
                 let Some(Serving { leave, task }) = &self.serving else {
                     return Some(Input::Settled(wanted));
                 };
-                leave.request();
+                match wanted {
+                    Wanted::Draining => leave.request(),
+                    _ => leave.hurry(),
+                }
                 let mut task = task.clone();
                 self.waits.settled = Box::pin(async move {
                     while task.changed().await.is_ok() {}

@@ -45,6 +45,10 @@ fn stopped_while_it_streams(server: &Server, mut sidecar: Program, path: &str, s
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(unchunked(&head, body) == content(), "{} of {SIZE} bytes, or others", body.len());
     assert_eq!(sidecar.wait().code(), Some(0));
+    // The command heard of it when nothing was in flight any more.
+    let log = sidecar.log().join("\n");
+    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no {what:?} in\n{log}"));
+    assert!(at("drained, nothing is in flight") < at("to the command"), "{log}");
 }
 
 fn unchunked(head: &str, body: &[u8]) -> Vec<u8> {
@@ -90,9 +94,9 @@ fn stream_slowly(mut client: TcpStream) -> Option<()> {
     Some(())
 }
 
-fn caddy_is_stopped_by(signal: &str) {
-    let (server, port, origin) = (Server::start(SERVER, &[]), free_address().port(), slow_origin());
-    let directory = tempfile::tempdir().unwrap();
+/// Caddy, wrapped and registered with `server`, in front of an origin that is slow.
+fn wrapped_caddy(server: &Server, directory: &TempDir, more: &[(&'static str, &str)]) -> Program {
+    let (port, origin) = (free_address().port(), slow_origin());
     let file = directory.path().join("Caddyfile");
     let site = format!(
         "{{\n admin off\n auto_https off\n}}\nhttp://:{port} {{\n bind 127.0.0.1\n \
@@ -100,13 +104,31 @@ fn caddy_is_stopped_by(signal: &str) {
     );
     std::fs::write(&file, site).unwrap();
     let words = ["caddy", "run", "--adapter", "caddyfile", "--config", file.to_str().unwrap()];
-    let sidecar = wrap_registered(&server, port, &[("HOME", directory.path().to_str().unwrap())], &words);
-    stopped_while_it_streams(&server, sidecar, "/slow", signal);
+    let env = [&[("HOME", directory.path().to_str().unwrap())], more].concat();
+    wrap_registered(server, port, &env, &words)
 }
 
 #[test]
 fn caddy_finishes_a_download_when_it_is_stopped() {
-    caddy_is_stopped_by("TERM");
+    let (server, directory) = (Server::start(SERVER, &[]), tempfile::tempdir().unwrap());
+    let sidecar = wrapped_caddy(&server, &directory, &[]);
+    stopped_while_it_streams(&server, sidecar, "/slow", "TERM");
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_a_download() {
+    let (server, directory) = (Server::start(SERVER, &[("HOLD", "0s")]), tempfile::tempdir().unwrap());
+    let sidecar = wrapped_caddy(&server, &directory, &[("SIDECAR_DRAIN_TIMEOUT", "1h")]);
+    sidecar.wait_for_log("live");
+    let mut stream = TcpStream::connect(server.http).unwrap();
+    write!(stream, "GET /slow HTTP/1.1\r\nHost: {HOST}\r\n\r\n").unwrap();
+    stream.read_exact(&mut vec![0; SIZE / 20]).unwrap();
+    sidecar.signal("TERM");
+    wait_until("no new requests come", || status(server.http, HOST, "/") != 200);
+    assert!(!sidecar.log().iter().any(|line| line.contains("to the command")), "{:?}", sidecar.log());
+    sidecar.signal("TERM");
+    sidecar.wait_for_log("sending SIGTERM to the command");
+    assert!(!sidecar.log().iter().any(|line| line.contains("in flight")), "{:?}", sidecar.log());
 }
 
 /// A directory that any worker may read, with the download in it.

@@ -31,7 +31,7 @@ fn the_route_comes_when_the_command_answers_and_goes_before_it_is_stopped() {
     let relay = Relay::start(server.registry);
     let relayed = relay.address.port().to_string();
     // What it does on SIGTERM shows whether the route was gone by then.
-    let script = format!("trap 'echo told; exit 5' TERM; ({}) & wait; wait", slow_starter(port));
+    let script = format!("trap 'echo told; kill $!; exit 5' TERM; ({}) & wait; wait", slow_starter(port));
     let env = [("REGISTRY_PORT", relayed.as_str())];
     let mut sidecar = wrap_registered(&server, port, &env, &["sh", "-c", &script]);
     sidecar.wait_for_log("live");

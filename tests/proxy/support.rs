@@ -67,9 +67,20 @@ impl Peer {
     }
 
     pub(crate) async fn exactly(&mut self, count: usize) -> String {
+        String::from_utf8(self.bytes(count).await).unwrap()
+    }
+
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         soon(self.stream.read_exact(&mut bytes)).await.unwrap();
-        String::from_utf8(bytes).unwrap()
+        bytes
+    }
+
+    /// Everything until the other end is gone, however it goes.
+    pub(crate) async fn all(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let _ = soon(self.stream.read_to_end(&mut all)).await;
+        all
     }
 
     /// Everything until the other end closes; an error if it breaks.
@@ -90,8 +101,7 @@ impl Peer {
 
     /// Waits until the other end is gone, however it goes.
     pub(crate) async fn gone(&mut self) {
-        let mut sink = Vec::new();
-        let _ = soon(self.stream.read_to_end(&mut sink)).await;
+        self.all().await;
     }
 
     /// Breaks the connection off with a reset.

@@ -65,3 +65,16 @@ async fn a_partial_apply_of_headers_shows_headers_and_leaves_limits_for_later() 
     assert_eq!(world.get("/").await.status(), 200);
     assert_eq!(world.get("/").await.status(), 429);
 }
+
+#[tokio::test]
+async fn an_operator_may_bound_headers_and_staged_bytes() {
+    let backend = Backend::saying("hi").await;
+    let mut world = World::with(&[("MAX_HEADERS_PER_ROUTE", "1"), ("MAX_STAGED_BYTES", "1000")]).await;
+    world.route("example.com", &backend).await;
+    world.ok("HEADERS_SET||ALL|X-A|1").await;
+    assert_eq!(world.ask("HEADERS_SET||ALL|X-B|1").await, "ERROR|too many headers");
+    let long = "x".repeat(1000);
+    assert_eq!(world.ask(&format!("HEADERS_SET||r1|X-B|{long}")).await, "ERROR|too many staged changes");
+    world.ok("CONFIG_APPLY|").await;
+    assert_eq!(world.get("/").await.field("x-a"), Some("1"));
+}

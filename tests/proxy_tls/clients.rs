@@ -298,3 +298,20 @@ async fn a_stop_lets_http2_requests_finish_and_does_not_wait_for_handshakes() {
     assert_eq!(stopped.cut_off, 0);
     assert_eq!(response.await.unwrap().unwrap().status(), 200);
 }
+
+#[tokio::test]
+async fn an_idle_http2_connection_ends_in_order() {
+    let secure = Secure::with(&[("a", &["a.example"])], |config| {
+        config.header_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let stream = secure.connect("a.example", &["h2"]).await.unwrap();
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) =
+        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+    let over = tokio::spawn(connection);
+    let request = Request::get("https://a.example/").body(Full::default()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    // GOAWAY without an error, not a connection that breaks.
+    soon(over).await.unwrap().unwrap();
+}

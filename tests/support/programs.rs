@@ -73,10 +73,18 @@ impl Program {
         ended.unwrap_or_else(|| panic!("{} does not end:\n{}", self.name, self.log().join("\n")))
     }
 
-    /// SIGKILL, and gone when it returns.
+    /// SIGKILL, and gone when it returns; so is what it has started.
     pub fn kill(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let below = descendants(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in below {
+            let _ =
+                Command::new("kill").args(["-s", "KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
     }
 }
 
@@ -87,6 +95,13 @@ impl Drop for Program {
             eprintln!("[{}]\n{}", self.name, self.log().join("\n"));
         }
     }
+}
+
+/// The children of a process, their children, and so on.
+fn descendants(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = text.split_whitespace().filter_map(|pid| pid.parse().ok());
+    children.flat_map(|child| [vec![child], descendants(child)].concat()).collect()
 }
 
 fn collect(_name: &'static str, from: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) {
@@ -164,6 +179,7 @@ impl Server {
             ("REGISTRY_LISTEN", registry.to_string()),
             ("HTTP_LISTEN", http.to_string()),
             ("HOLD", "0s".to_owned()),
+            ("ADMIN_LISTEN", "off".to_owned()),
         ];
         env.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let program = Program::start("server", path, &[], &env);

@@ -44,8 +44,16 @@ pub struct Config {
     pub max_sessions: usize,
     /// MAX_ROUTES_PER_SESSION, at least one.
     pub max_routes_per_session: usize,
+    /// ADMIN_LISTEN; `None`: off.
+    pub admin: Option<AdminListen>,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
+    /// MAX_HEADERS_PER_ROUTE, at least one.
+    pub max_headers_per_route: usize,
+    /// MAX_STAGED_BYTES, at least one.
+    pub max_staged_bytes: usize,
+    /// MAX_CONNECTIONS_PER_ADDRESS, at least one.
+    pub max_connections_per_address: usize,
     /// PROXY_THREADS; `None`: one a processor.
     pub proxy_threads: Option<NonZeroUsize>,
     /// LOG_LEVEL
@@ -63,6 +71,15 @@ pub struct Https {
     pub listen: SocketAddr,
     /// CERT_DIR
     pub cert_dir: PathBuf,
+}
+
+/// Where metrics and status are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminListen {
+    /// Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Nobody asked for just this one, so the server runs without where it is taken.
+    pub is_default: bool,
 }
 
 /// How the lines of the access log look.
@@ -90,7 +107,11 @@ struct Raw {
     max_connections: Option<String>,
     max_sessions: Option<String>,
     max_routes_per_session: Option<String>,
+    max_headers_per_route: Option<String>,
+    max_staged_bytes: Option<String>,
+    max_connections_per_address: Option<String>,
     proxy_threads: Option<String>,
+    admin_listen: Option<String>,
     access_log: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
@@ -135,7 +156,12 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
+    let max_headers = reader.value("MAX_HEADERS_PER_ROUTE", raw.max_headers_per_route, count);
+    let max_staged_bytes = reader.value("MAX_STAGED_BYTES", raw.max_staged_bytes, count);
+    let max_per_address = reader.value("MAX_CONNECTIONS_PER_ADDRESS", raw.max_connections_per_address, count);
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
+    let is_default = raw.admin_listen.is_none();
+    let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
@@ -152,7 +178,11 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         max_connections: max_connections? as usize,
         max_sessions: max_sessions? as usize,
         max_routes_per_session: max_routes? as usize,
+        max_headers_per_route: max_headers? as usize,
+        max_staged_bytes: max_staged_bytes? as usize,
+        max_connections_per_address: max_per_address? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
+        admin: admin?.map(|address| AdminListen { address, is_default }),
         access_log: access_log?.flatten(),
         log_level: log_level?,
         log_format: log_format?,
@@ -185,6 +215,10 @@ fn listen(text: &str) -> Result<SocketAddr, Invalid> {
     whole
         .parse()
         .map_err(|_| Invalid::new("listen address", text, "it is no IP address with a port", "0.0.0.0:8080"))
+}
+
+fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, Invalid> {
+    if text == "off" { Ok(None) } else { listen(text).map(Some) }
 }
 
 fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
@@ -260,7 +294,11 @@ mod tests {
             ("MAX_CONNECTIONS", "0"),
             ("MAX_SESSIONS", "many"),
             ("MAX_ROUTES_PER_SESSION", "-5"),
+            ("MAX_HEADERS_PER_ROUTE", "0"),
+            ("MAX_STAGED_BYTES", "8MB"),
+            ("MAX_CONNECTIONS_PER_ADDRESS", "some"),
             ("PROXY_THREADS", "0"),
+            ("ADMIN_LISTEN", "yes"),
             ("ACCESS_LOG", "xml"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),

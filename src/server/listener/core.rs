@@ -45,6 +45,8 @@ pub(super) struct Core {
     /// Where the lines of each connection go. Dropping the sender closes the connection once they are written.
     connections: HashMap<ConnId, mpsc::Sender<ServerLine>>,
     tests: JoinSet<(TestId, Result<BackendReport, String>)>,
+    /// How many sessions there are, for whoever wants to know.
+    sessions: watch::Sender<usize>,
     /// What came of effects at once, to be told to the registry next.
     outcomes: VecDeque<Input>,
 }
@@ -55,9 +57,10 @@ impl Core {
         table: Arc<LiveTable>,
         store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
+        sessions: watch::Sender<usize>,
     ) -> Self {
         let (connections, tests, outcomes) = (HashMap::new(), JoinSet::new(), VecDeque::new());
-        Core { registry, table, store, prober, connections, tests, outcomes }
+        Core { registry, table, store, prober, connections, tests, sessions, outcomes }
     }
 
     /// Runs until it is stopped and every connection has been told.
@@ -157,6 +160,8 @@ impl Core {
             self.outcomes.extend(unreachable.into_iter().map(Input::Closed));
             next = self.outcomes.pop_front();
         }
+        let count = self.registry.session_count();
+        self.sessions.send_if_modified(|known| std::mem::replace(known, count) != count);
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::server::routing::Outcome;
 
+use super::compress::Compressed;
 use super::record::{End, Record};
 use super::upstream::Sender;
 
@@ -109,6 +110,8 @@ pub(super) enum Reply {
     Empty,
     /// A backend's.
     Stream(Download),
+    /// A backend's, compressed.
+    Compressed(Box<Compressed>),
 }
 
 /// A backend's response body. When it is over, its connection goes back to the pool.
@@ -124,12 +127,14 @@ pub(super) struct Download {
 pub(super) enum Broken {
     Upstream(hyper::Error),
     Silent(Duration),
+    Coding(std::io::Error),
 }
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Broken::Upstream(error) => write!(f, "the backend broke off: {error}"),
+            Broken::Coding(error) => write!(f, "the response could not be compressed: {error}"),
             Broken::Silent(limit) => write!(f, "the backend was silent for {limit:?}"),
         }
     }
@@ -215,6 +220,7 @@ impl Body for Reply {
             })),
             Reply::Empty => Poll::Ready(None),
             Reply::Stream(download) => Pin::new(download).poll_frame(cx),
+            Reply::Compressed(compressed) => compressed.poll(cx),
         }
     }
 
@@ -223,6 +229,7 @@ impl Body for Reply {
             Reply::Page { text, .. } => text.is_none(),
             Reply::Empty => true,
             Reply::Stream(download) => download.is_end_stream(),
+            Reply::Compressed(compressed) => compressed.is_over(),
         }
     }
 
@@ -231,6 +238,7 @@ impl Body for Reply {
             Reply::Page { text, .. } => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Reply::Empty => SizeHint::with_exact(0),
             Reply::Stream(download) => download.size_hint(),
+            Reply::Compressed(_) => SizeHint::default(),
         }
     }
 }

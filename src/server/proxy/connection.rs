@@ -50,8 +50,17 @@ pub(super) struct ClientConnection {
     had_request: Cell<bool>,
     /// Since when there is no request, by the worker's clock.
     quiet_since: Cell<u64>,
-    expired: Cell<bool>,
+    expired: Cell<Expired>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// Whether the client owes us something for too long. It is told so first, which lets an HTTP/2 client know
+/// which of its requests were taken; when we look again, the connection is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expired {
+    No,
+    Now,
+    Long,
 }
 
 impl ClientConnection {
@@ -63,7 +72,7 @@ impl ClientConnection {
             requests: Cell::new(0),
             had_request: Cell::new(false),
             quiet_since: Cell::new(worker.millis()),
-            expired: Cell::new(false),
+            expired: Cell::new(Expired::No),
             waker: RefCell::new(None),
             worker,
         }
@@ -91,7 +100,8 @@ impl ClientConnection {
             }
         };
         if overdue {
-            self.expired.set(true);
+            let before = self.expired.get();
+            self.expired.set(if before == Expired::No { Expired::Now } else { Expired::Long });
             self.wake();
         }
     }
@@ -117,6 +127,9 @@ impl ClientConnection {
     }
 
     fn should_leave(&self) -> bool {
+        if self.expired.get() != Expired::No {
+            return true;
+        }
         match self.worker.stopping() {
             Stopping::No => false,
             Stopping::Used => self.had_request.get(),
@@ -178,7 +191,7 @@ async fn drive<C: Future>(mut connection: Pin<&mut C>, client: &ClientConnection
     let mut told_to_leave = false;
     poll_fn(|cx| {
         client.listen(cx);
-        if client.expired.get() {
+        if client.expired.get() == Expired::Long {
             return Poll::Ready(());
         }
         let mut polled = connection.as_mut().poll(cx);

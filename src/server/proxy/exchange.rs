@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
@@ -21,6 +21,8 @@ use crate::server::routing::{
 };
 
 use super::body::{Download, Progress, Reply, Upload};
+use super::coding::{self, Accepted};
+use super::compress::{Compressed, Slot};
 use super::connection::ClientConnection;
 use super::page::Page;
 use super::record::Record;
@@ -267,6 +269,8 @@ impl Attempts {
     async fn attempt(&mut self, member: &Member, fresh: bool, record: &Record) -> Result<Answer, Failure> {
         let Upstream { mut sender, reused } = self.connection(member, fresh, record).await?;
         let spare = self.outgoing.spare();
+        let compression = member.settings.compression;
+        let accepted = compression.then(|| Accepted::by(&self.outgoing.request, record.is_old()));
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
@@ -281,7 +285,7 @@ impl Attempts {
             Ok(response) => {
                 record.note(Outcome::Answered);
                 record.judge(response.status());
-                Ok(Answer { response, sender, idle_limit: limit })
+                Ok(Answer { response, sender, idle_limit: limit, accepted })
             }
             Err(mut error) => {
                 let whole = error.take_message().or(spare);
@@ -377,6 +381,8 @@ struct Answer {
     response: Response<Incoming>,
     sender: Sender,
     idle_limit: Duration,
+    /// What the client accepts, where the route wants its responses compressed.
+    accepted: Option<Accepted>,
 }
 
 impl Answer {
@@ -391,8 +397,19 @@ impl Answer {
             headers.put_into(&mut parts.headers);
         }
         parts.version = Version::HTTP_11;
+        let compression = self.accepted.and_then(|accepted| {
+            let slot = if accepted.is_nothing() { None } else { Slot::take(record.worker()) };
+            let accepted = if slot.is_some() { accepted } else { Accepted::NOTHING };
+            let coding =
+                coding::prepare(parts.status, &mut parts.headers, accepted, incoming.size_hint().exact());
+            coding.zip(slot)
+        });
         let download = Download::new(incoming, self.sender, self.idle_limit, record);
-        Response::from_parts(parts, Reply::Stream(download))
+        let body = match compression {
+            None => Reply::Stream(download),
+            Some((coding, slot)) => Reply::Compressed(Box::new(Compressed::new(download, coding, slot))),
+        };
+        Response::from_parts(parts, body)
     }
 
     fn into_tunnel(mut self, client: Option<OnUpgrade>, mut record: Record) -> Response<Reply> {

@@ -9,8 +9,9 @@
 //! | `upstream`, `dial` | kept-alive connections to members; making new ones |
 //! | `tls` | to backends: whom we trust; to clients: which certificate |
 //! | `redirect` | from HTTP to HTTPS |
-//! | `access_log` | one line a request |
+//! | `access_log`, `meter` | one line a request; what is counted |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
+//! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
 //! | `tunnel`, `websocket` | after an upgrade |
 //! | `page` | what we say ourselves |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
@@ -19,12 +20,15 @@
 
 mod access_log;
 mod body;
+mod coding;
+mod compress;
 mod connection;
 mod dial;
 mod exchange;
 mod forwarded;
 mod headers;
 mod hygiene;
+mod meter;
 mod page;
 mod prober;
 mod record;
@@ -36,6 +40,7 @@ mod upstream;
 mod websocket;
 mod worker;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +55,10 @@ use crate::server::live_table::LiveTable;
 use crate::server::routing::BackendPolicy;
 
 pub use access_log::{AccessFormat, AccessLog};
-pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting};
+pub use meter::{Counted, Meters, Requests};
+pub use prober::{
+    BackendTest, ProbeCounts, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting,
+};
 pub use tls::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, Trust, TrustError};
 
 /// What a [`Proxy`] is told once, at its start.
@@ -76,6 +84,8 @@ pub struct ProxyConfig {
     pub https: Option<HttpsConfig>,
     /// ACCESS_LOG; with one, requests have an X-Request-Id too.
     pub access_log: Option<AccessLog>,
+    /// Where requests are counted; `None`: nowhere.
+    pub meters: Option<Arc<Meters>>,
 }
 
 /// Where TLS is taken, and with which certificates.
@@ -111,6 +121,7 @@ impl Default for ProxyConfig {
             trust: Trust::system(),
             https: None,
             access_log: None,
+            meters: None,
         }
     }
 }
@@ -119,11 +130,29 @@ impl Default for ProxyConfig {
 #[derive(Debug)]
 pub struct Proxy {
     local_addr: SocketAddr,
+    load: ProxyLoad,
     https_addr: Option<SocketAddr>,
     /// `Some(deadline)`: finish what is in flight until then.
     stop: watch::Sender<Option<Instant>>,
     /// Each worker sends the number of connections that it cut off and hangs up.
     ended: mpsc::Receiver<usize>,
+}
+
+/// How much a proxy has to do, for whoever wants to know. Cheap to clone.
+#[derive(Clone)]
+pub struct ProxyLoad(Arc<worker::Shared>);
+
+impl ProxyLoad {
+    /// Connections of clients that are open.
+    pub fn connections(&self) -> usize {
+        self.0.open_connections()
+    }
+}
+
+impl fmt::Debug for ProxyLoad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyLoad").field("connections", &self.connections()).finish()
+    }
 }
 
 /// How a stop went.
@@ -165,12 +194,18 @@ impl Proxy {
             let run = move || worker.run(stopping, end);
             thread::Builder::new().name(format!("proxy-{number}")).spawn(run)?;
         }
-        Ok(Proxy { local_addr, https_addr, stop, ended })
+        let load = ProxyLoad(Arc::clone(&crew.shared));
+        Ok(Proxy { local_addr, load, https_addr, stop, ended })
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Watches how much it has to do.
+    pub fn load(&self) -> ProxyLoad {
+        self.load.clone()
     }
 
     /// Where it takes TLS, if it does.

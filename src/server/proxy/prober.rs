@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,17 @@ pub type ProbeResult = (Probe, Result<(), String>);
 #[derive(Debug)]
 pub struct Prober;
 
+/// What became of probes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    /// Different ones that somebody wants.
+    pub watched: usize,
+    /// Those that passed, since the start.
+    pub passed: u64,
+    /// Those that did not.
+    pub failed: u64,
+}
+
 /// Says what is wanted to be known. Cheap to clone; safe from any thread, with or without a runtime.
 #[derive(Debug, Clone)]
 pub struct ProberHandle(Arc<Inner>);
@@ -45,6 +57,8 @@ pub struct ProberHandle(Arc<Inner>);
 struct Inner {
     schedule: Mutex<Schedule>,
     changed: Notify,
+    passed: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl Prober {
@@ -77,6 +91,15 @@ impl ProberHandle {
     pub fn watch(&self, probe: Probe) {
         self.0.schedule().watch(probe, Instant::now());
         self.0.changed.notify_one();
+    }
+
+    /// What became of all of them.
+    pub fn counts(&self) -> ProbeCounts {
+        ProbeCounts {
+            watched: self.0.schedule().len(),
+            passed: self.0.passed.load(Ordering::Relaxed),
+            failed: self.0.failed.load(Ordering::Relaxed),
+        }
     }
 
     /// Takes one [`ProberHandle::watch`] back.
@@ -114,6 +137,8 @@ async fn run(inner: Arc<Inner>, dialer: Arc<Dialer>, results: mpsc::Sender<Probe
             () = alarm => {}
             () = results.closed() => return,
             Some(Ok((number, result))) = running.join_next() => {
+                let counter = if result.is_ok() { &inner.passed } else { &inner.failed };
+                counter.fetch_add(1, Ordering::Relaxed);
                 let wanted = inner.schedule().finish(number, Instant::now());
                 if let Some(probe) = wanted
                     && results.send((Probe::clone(&probe), result)).await.is_err()

@@ -13,7 +13,9 @@ use crate::server::routing::{Admission, Claim, Extras, InFlight, Outcome, Seen};
 use super::access_log::{Ending, Entry, X_REQUEST_ID};
 use super::body::Progress;
 use super::connection::ClientConnection;
+use super::meter::Meter;
 use super::upstream::Sender;
+use super::worker::Worker;
 
 /// What the access log has for a client that went away before there was an answer; nginx's number for it.
 const CLIENT_GONE: u16 = 499;
@@ -41,6 +43,8 @@ pub(super) struct Record {
     entry: Option<Box<Entry>>,
     /// The response is a page of ours.
     is_page: bool,
+    /// Where the request is counted, if somebody owns its host and path and anybody counts.
+    meter: Option<Arc<Meter>>,
 }
 
 /// How a request came to its end.
@@ -79,6 +83,7 @@ impl Record {
             line,
             entry,
             is_page: false,
+            meter: None,
         }
     }
 
@@ -95,6 +100,7 @@ impl Record {
 
     /// Whom the request is for.
     pub(super) fn claimed(&mut self, claim: &Claim) {
+        self.meter = self.client.worker.meters.as_ref().map(|meters| meters.of(&claim.service));
         if let Some(entry) = &mut self.entry {
             entry.service = Some(claim.service.clone());
         }
@@ -167,6 +173,15 @@ impl Record {
         }
     }
 
+    /// Whether the client speaks HTTP/1.0 and knows no chunks.
+    pub(super) fn is_old(&self) -> bool {
+        self.ends_with_connection
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.client.worker
+    }
+
     /// What the route of the member that got it says.
     pub(super) fn extras(&self) -> Option<&Extras> {
         self.lease.as_ref().map(|member| &member.extras)
@@ -213,6 +228,14 @@ impl Record {
         self.lease.take()
     }
 
+    /// Counts the request for its service.
+    fn meter(&self) {
+        let nobody = || self.client.worker.meters.as_ref().map(|meters| &meters.nobody);
+        if let Some(meter) = self.meter.as_ref().or_else(nobody) {
+            meter.record(self.answer.map(|(status, _)| status.as_u16()), self.started.elapsed());
+        }
+    }
+
     fn log(&self) {
         let (Some(log), Some(entry)) = (&self.client.worker.shared.config.access_log, &self.entry) else {
             return;
@@ -252,6 +275,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.client.request_ends();
         self.count();
+        self.meter();
         self.log();
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;

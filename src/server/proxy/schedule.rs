@@ -76,6 +76,11 @@ impl Schedule {
         }
     }
 
+    /// How many different ones are wanted.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The probe to start now, if one is due and there is room. `draw()` is a random number from 0 to 1.
     pub(super) fn start(
         &mut self,

@@ -22,6 +22,7 @@ use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
 use super::dial::Dialer;
 use super::forwarded::Forwarding;
+use super::meter::WorkerMeters;
 use super::tls::{Certificates, ClientTls};
 use super::upstream::Pool;
 
@@ -80,6 +81,13 @@ pub(super) struct Shared {
     seats: Vec<Load>,
     /// That many clients seem to share an address was said already.
     crowd_noticed: AtomicBool,
+}
+
+impl Shared {
+    /// Connections of clients, over all workers.
+    pub(super) fn open_connections(&self) -> usize {
+        self.seats.iter().map(|seat| seat.connections.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// TLS to clients.
@@ -270,9 +278,12 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Pool,
     pub(super) dialer: Dialer,
+    pub(super) meters: Option<WorkerMeters>,
     number: usize,
     started: StdInstant,
     stopping: Cell<Stopping>,
+    /// How many responses are compressed just now.
+    pub(super) compressing: Cell<usize>,
     /// When connections are counted by address again, at the earliest.
     crowd_due: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
@@ -284,11 +295,13 @@ impl Worker {
     fn new(shared: Arc<Shared>, number: usize) -> Self {
         Worker {
             pool: Pool::default(),
+            meters: shared.config.meters.as_ref().map(|meters| meters.join()),
             dialer: Dialer::new(Arc::new(shared.config.policy.clone()), shared.config.trust.clone()),
             shared,
             number,
             started: StdInstant::now(),
             stopping: Cell::new(Stopping::No),
+            compressing: Cell::new(0),
             crowd_due: Cell::new(0),
             open: RefCell::default(),
             next_id: Cell::new(0),

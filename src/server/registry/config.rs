@@ -30,6 +30,9 @@ pub struct RegistryConfig {
 pub struct Limits {
     /// Open connections (MAX_CONNECTIONS): `ERROR|too many connections`, then EOF.
     pub connections: usize,
+    /// Open connections from one address (MAX_CONNECTIONS_PER_ADDRESS): `ERROR|too many connections from this
+    /// address`, then EOF. Loopback is exempt: who is there needs no connection to do harm.
+    pub connections_per_address: usize,
     /// Sessions that live or whose routes still serve (MAX_SESSIONS): `ERROR|too many sessions`. Twice as many
     /// for those that replace another.
     pub sessions: usize,
@@ -37,9 +40,9 @@ pub struct Limits {
     pub routes: usize,
     /// Domains of a route: `ERROR|too many domains`.
     pub domains: usize,
-    /// Bytes of a session's staged changes: `ERROR|too many staged changes`.
+    /// Bytes of a session's staged changes (MAX_STAGED_BYTES): `ERROR|too many staged changes`.
     pub staged_bytes: usize,
-    /// Response headers of a route, or of a session's defaults: `ERROR|too many headers`.
+    /// Response headers of a route, or of a session's defaults (MAX_HEADERS_PER_ROUTE): `ERROR|too many headers`.
     pub headers: usize,
     /// Bytes of those headers, names and values: the same error.
     pub header_bytes: usize,
@@ -58,6 +61,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 20_000,
+            connections_per_address: 1_000,
             sessions: 20_000,
             routes: 10_000,
             domains: 256,

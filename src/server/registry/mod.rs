@@ -60,6 +60,8 @@ pub struct Registry {
     config: RegistryConfig,
     random: Random,
     connections: HashMap<ConnId, Connection>,
+    /// How many of them come from an address.
+    addresses: HashMap<IpAddr, usize>,
     sessions: Sessions,
     pools: Pools,
     timers: Timers,
@@ -103,6 +105,7 @@ impl Registry {
             config,
             random,
             connections: HashMap::new(),
+            addresses: HashMap::new(),
             sessions: Sessions::default(),
             timers: Timers::default(),
             pending: HashMap::new(),
@@ -141,6 +144,11 @@ impl Registry {
         self.effects.drain(..)
     }
 
+    /// How many sessions there are, lost ones in grace included.
+    pub fn session_count(&self) -> usize {
+        self.sessions.active()
+    }
+
     /// When to say [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
@@ -150,6 +158,7 @@ impl Registry {
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.connections.is_empty()
+            && self.addresses.is_empty()
             && self.pending.is_empty()
             && self.tests.is_empty()
             && self.sessions.is_empty()
@@ -160,11 +169,16 @@ impl Registry {
         let full = self.connections.len() >= self.config.limits.connections;
         let (bound, heard, waiting, queue) = (None, false, None, VecDeque::new());
         self.connections.insert(conn, Connection { peer, bound, heard, waiting, queue });
+        let from_there = self.addresses.entry(peer).or_default();
+        *from_there += 1;
+        let crowded = *from_there > self.config.limits.connections_per_address && !peer.is_loopback();
         if self.stopping {
             self.send(conn, Push::Shutdown);
             self.close(now, conn);
         } else if full {
             self.drop_connection(now, conn, "too many connections");
+        } else if crowded {
+            self.drop_connection(now, conn, "too many connections from this address");
         } else {
             self.timers.set(Timer::Silent(conn), now.mono + self.config.silent_connection);
         }
@@ -280,6 +294,12 @@ impl Registry {
     /// The peer is gone.
     fn closed(&mut self, now: Now, conn: ConnId) {
         let Some(connection) = self.connections.remove(&conn) else { return };
+        if let Some(from_there) = self.addresses.get_mut(&connection.peer) {
+            *from_there -= 1;
+            if *from_there == 0 {
+                self.addresses.remove(&connection.peer);
+            }
+        }
         self.timers.cancel(Timer::Silent(conn));
         self.timers.cancel(Timer::Wait(conn));
         if let Some(Wait::Test(test)) = connection.waiting {

@@ -131,7 +131,7 @@ impl Registry {
             next_attempt: status.next_attempt.map(ahead).map(rfc3339).unwrap_or_default(),
             healthy: self.pools.is_served(&session.members, id),
             in_maintenance: false,
-            draining: false,
+            draining: session.drain.is_some(),
         }))
     }
 

@@ -18,6 +18,24 @@ fn connections_are_bounded() {
 }
 
 #[test]
+fn connections_from_one_address_are_bounded_but_not_those_of_this_host() {
+    let mut world = World::with(|config| config.limits.connections_per_address = 2);
+    let (one, _) = (world.connect(A), world.connect(A));
+    let third = world.connect(A);
+    assert_eq!(world.read(third), ["ERROR|too many connections from this address"]);
+    assert!(world.closed.contains(&third));
+    let other = world.connect("10.2.2.8");
+    assert!(!world.closed.contains(&other));
+    for _ in 0..5 {
+        let local = world.connect("127.0.0.1");
+        assert!(!world.closed.contains(&local));
+    }
+    world.hang_up(one);
+    let again = world.connect(A);
+    assert!(!world.closed.contains(&again));
+}
+
+#[test]
 fn sessions_are_bounded_and_retired_ones_do_not_count() {
     let mut world = World::with(|config| config.limits.sessions = 2);
     world.register("web", "web-1", A);

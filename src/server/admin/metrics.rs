@@ -1,0 +1,113 @@
+//! `/metrics`, in the text format of Prometheus. Labels are services and a few fixed words: no host, path or
+//! address that a client could make up.
+
+use std::fmt::{Display, Write};
+
+use crate::server::proxy::{Counted, Requests};
+
+use super::snapshot::{Service, Snapshot};
+
+pub(super) const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Services that are shown; the rest is left out, the smallest names first.
+const MAX_SERVICES: usize = 500;
+
+pub(super) fn render(snapshot: &Snapshot) -> String {
+    let mut page = Page::default();
+    let version = env!("CARGO_PKG_VERSION");
+    page.family("registry_server_info", "gauge", "Which version runs.");
+    page.line("registry_server_info", &[("version", version)], 1);
+    page.single("registry_server_uptime_seconds", "gauge", "Since the start.", snapshot.uptime.as_secs_f64());
+    page.single("registry_sessions", "gauge", "Sessions, lost ones in grace included.", snapshot.sessions);
+    page.single("registry_probes", "gauge", "Backends that are probed.", snapshot.probes.watched);
+    page.family("registry_probe_results_total", "counter", "What came of probes.");
+    page.line("registry_probe_results_total", &[("result", "passed")], snapshot.probes.passed);
+    page.line("registry_probe_results_total", &[("result", "failed")], snapshot.probes.failed);
+    page.single("proxy_connections", "gauge", "Connections of clients.", snapshot.connections);
+    let lost = snapshot.lost_lines;
+    page.single("proxy_access_log_dropped_total", "counter", "Lines of the access log that were lost.", lost);
+    members(&mut page, snapshot);
+    requests(&mut page, snapshot);
+    page.0
+}
+
+fn members(page: &mut Page, snapshot: &Snapshot) {
+    page.family("proxy_members", "gauge", "Members of a service.");
+    for (name, service) in shown(snapshot) {
+        page.line("proxy_members", &[("service", name), ("state", "usable")], service.usable);
+        page.line("proxy_members", &[("service", name), ("state", "unusable")], service.unusable);
+    }
+    page.family("proxy_requests_in_flight", "gauge", "Requests whose response is not over.");
+    for (name, service) in shown(snapshot) {
+        page.line("proxy_requests_in_flight", &[("service", name)], service.in_flight);
+    }
+    page.family("proxy_upgraded_connections", "gauge", "Websockets and the like.");
+    for (name, service) in shown(snapshot) {
+        page.line("proxy_upgraded_connections", &[("service", name)], service.upgraded);
+    }
+}
+
+fn shown(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &Service)> {
+    snapshot.services.iter().map(|(name, service)| (name.as_str(), service)).take(MAX_SERVICES)
+}
+
+fn requests(page: &mut Page, snapshot: &Snapshot) {
+    page.family("proxy_requests_total", "counter", "Requests that are over, by class of status.");
+    for (whose, requests) in &snapshot.requests {
+        for (class, count) in Requests::CLASSES.iter().zip(requests.classes) {
+            if count > 0 {
+                page.line("proxy_requests_total", &[("service", label(whose)), ("class", class)], count);
+            }
+        }
+    }
+    let name = "proxy_request_duration_seconds";
+    page.family(name, "histogram", "From a request's head to the end of its response.");
+    for (whose, requests) in snapshot.requests.iter().filter(|(_, requests)| requests.count() > 0) {
+        histogram(page, name, label(whose), requests);
+    }
+}
+
+fn histogram(page: &mut Page, name: &str, service: &str, requests: &Requests) {
+    let bucket = format!("{name}_bucket");
+    let ends = Requests::bounds().map(|end| end.to_string()).chain(["+Inf".to_owned()]);
+    let mut so_far = 0;
+    for (end, count) in ends.zip(requests.buckets) {
+        so_far += count;
+        page.line(&bucket, &[("service", service), ("le", &end)], so_far);
+    }
+    page.line(&format!("{name}_sum"), &[("service", service)], requests.total.as_secs_f64());
+    page.line(&format!("{name}_count"), &[("service", service)], so_far);
+}
+
+/// A service's name; what is nobody's has none, and no service is called like the others together.
+fn label(whose: &Counted) -> &str {
+    match whose {
+        Counted::Service(name) => name.as_str(),
+        Counted::Others => "(others)",
+        Counted::Nobody => "",
+    }
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.line(name, &[], value);
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (number, (key, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{key}=\"{text}\"", if number == 0 { '{' } else { ',' });
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{end} {value}");
+    }
+}

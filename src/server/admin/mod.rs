@@ -1,0 +1,128 @@
+//! ADMIN_LISTEN: what operators and their programs ask about a running server.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `snapshot` | what is known at one moment, gathered from the others |
+//! | `metrics`, `status` | the same for Prometheus, and as JSON |
+//! | `ask` | the other end: `registry-server healthcheck` and `status` |
+//!
+//! It only looks. Nothing here changes anything, and nothing secret is shown; still it is on loopback unless
+//! told otherwise.
+
+mod ask;
+mod metrics;
+mod snapshot;
+mod status;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+pub use ask::{AskError, ask};
+pub use snapshot::Sources;
+
+/// Connections at once; further ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection lives, whatever happens on it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// After an accept that failed, before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The pages, while this lives.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Admin {
+    /// Serves on `listener`, which is at `address`. Must be called within a tokio runtime.
+    pub fn start((listener, address): (TcpListener, SocketAddr), sources: Sources) -> Admin {
+        Admin { address, task: tokio::spawn(accept(listener, Arc::new(sources))) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, sources: Arc<Sources>) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let sources = Arc::clone(&sources);
+                tokio::spawn(async move {
+                    let _ = timeout(CONNECTION_TIMEOUT, serve(stream, sources)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a connection to the admin port");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, sources: Arc<Sources>) {
+    let service = service_fn(move |request| {
+        let response = answer(&request, &sources);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    // What goes wrong on such a connection is its client's affair.
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
+
+fn answer<B>(request: &Request<B>, sources: &Sources) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match request.uri().path() {
+        "/healthz" => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" if sources.ready.load(Ordering::Relaxed) => {
+            page(StatusCode::OK, TEXT, "ready\n".to_owned())
+        }
+        "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned()),
+        "/metrics" => page(StatusCode::OK, metrics::CONTENT, metrics::render(&sources.look())),
+        "/status" => page(StatusCode::OK, "application/json", status::render(&sources.look())),
+        _ => page(StatusCode::NOT_FOUND, TEXT, "/metrics /status /healthz /readyz\n".to_owned()),
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn page(status: StatusCode, content: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,92 @@
+//! What is known of the server at one moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::server::live_table::LiveTable;
+use crate::server::proxy::{AccessLog, Counted, Meters, ProbeCounts, ProberHandle, ProxyLoad, Requests};
+use crate::server::routing::Claim;
+
+/// Where answers come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The routing table.
+    pub table: Arc<LiveTable>,
+    /// What the proxy counted.
+    pub meters: Arc<Meters>,
+    /// The proxy's connections.
+    pub load: ProxyLoad,
+    /// Probes and what came of them.
+    pub prober: ProberHandle,
+    /// How many sessions the registry has.
+    pub sessions: watch::Receiver<usize>,
+    /// The access log, where there is one.
+    pub access_log: Option<AccessLog>,
+    /// Whether the server takes requests, and goes on to.
+    pub ready: Arc<AtomicBool>,
+    /// When it started.
+    pub started: Instant,
+}
+
+/// What was found out.
+pub(super) struct Snapshot {
+    pub(super) uptime: Duration,
+    pub(super) is_ready: bool,
+    pub(super) connections: usize,
+    pub(super) sessions: usize,
+    pub(super) probes: ProbeCounts,
+    pub(super) lost_lines: u64,
+    pub(super) requests: BTreeMap<Counted, Requests>,
+    pub(super) services: BTreeMap<String, Service>,
+    pub(super) claims: Vec<Arc<Claim>>,
+    pub(super) now: Instant,
+}
+
+/// A service's members, each counted once however many claims it is in.
+#[derive(Debug, Default)]
+pub(super) struct Service {
+    pub(super) usable: usize,
+    pub(super) unusable: usize,
+    pub(super) in_flight: usize,
+    pub(super) upgraded: usize,
+}
+
+impl Sources {
+    pub(super) fn look(&self) -> Snapshot {
+        let now = Instant::now();
+        let claims: Vec<_> = self.table.load().claims().cloned().collect();
+        Snapshot {
+            uptime: self.started.elapsed(),
+            is_ready: self.ready.load(Ordering::Relaxed),
+            connections: self.load.connections(),
+            sessions: *self.sessions.borrow(),
+            probes: self.prober.counts(),
+            lost_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
+            requests: self.meters.read(),
+            services: services(&claims, now),
+            claims,
+            now,
+        }
+    }
+}
+
+fn services(claims: &[Arc<Claim>], now: Instant) -> BTreeMap<String, Service> {
+    let mut services: BTreeMap<String, Service> = BTreeMap::new();
+    let mut seen = std::collections::HashSet::new();
+    for claim in claims {
+        let service = services.entry(claim.service.to_string()).or_default();
+        for member in claim.members.iter().filter(|member| seen.insert(Arc::as_ptr(&member.load))) {
+            match member.usable && !member.load.is_ejected(now) {
+                true => service.usable += 1,
+                false => service.unusable += 1,
+            }
+            service.in_flight += member.load.in_flight.load(Ordering::Relaxed);
+            service.upgraded += member.load.upgraded.load(Ordering::Relaxed);
+        }
+    }
+    services
+}

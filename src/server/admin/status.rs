@@ -1,0 +1,76 @@
+//! `/status`: the same as JSON, with every claim and its members.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use crate::server::proxy::{Counted, Requests};
+use crate::server::routing::{Claim, Member};
+
+use super::snapshot::Snapshot;
+
+/// Claims that are listed.
+const MAX_CLAIMS: usize = 1000;
+/// Members of each that are listed.
+const MAX_MEMBERS: usize = 100;
+
+pub(super) fn render(snapshot: &Snapshot) -> String {
+    let claims: Vec<_> =
+        snapshot.claims.iter().take(MAX_CLAIMS).map(|found| claim(found, snapshot)).collect();
+    let status = json!({
+        "server": concat!("registry-server/", env!("CARGO_PKG_VERSION")),
+        "uptime_seconds": snapshot.uptime.as_secs(),
+        "ready": snapshot.is_ready,
+        "sessions": snapshot.sessions,
+        "connections": snapshot.connections,
+        "probes": {
+            "watched": snapshot.probes.watched,
+            "passed": snapshot.probes.passed,
+            "failed": snapshot.probes.failed,
+        },
+        "access_log_dropped": snapshot.lost_lines,
+        "requests": requests(snapshot),
+        "claims_total": snapshot.claims.len(),
+        "claims": claims,
+    });
+    format!("{status:#}\n")
+}
+
+fn claim(claim: &Claim, snapshot: &Snapshot) -> Value {
+    let members: Vec<_> =
+        claim.members.iter().take(MAX_MEMBERS).map(|found| member(found, snapshot)).collect();
+    json!({
+        "domain": claim.domain.to_string(),
+        "path": claim.path.to_string(),
+        "service": claim.service.to_string(),
+        "priority": claim.priority,
+        "members_total": claim.members.len(),
+        "members": members,
+    })
+}
+
+fn member(member: &Member, snapshot: &Snapshot) -> Value {
+    json!({
+        "instance": member.instance.to_string(),
+        "backend": member.backend.to_string(),
+        "usable": member.usable,
+        "ejected": member.load.is_ejected(snapshot.now),
+        "in_flight": member.load.in_flight.load(Ordering::Relaxed),
+        "upgraded": member.load.upgraded.load(Ordering::Relaxed),
+    })
+}
+
+fn requests(snapshot: &Snapshot) -> Value {
+    let mut all = serde_json::Map::new();
+    for (whose, requests) in &snapshot.requests {
+        let name = match whose {
+            Counted::Service(name) => name.to_string(),
+            Counted::Others => "(others)".to_owned(),
+            Counted::Nobody => String::new(),
+        };
+        let classes = Requests::CLASSES.iter().zip(requests.classes).filter(|(_, count)| *count > 0);
+        let classes = classes.map(|(class, count)| ((*class).to_owned(), count.into()));
+        all.insert(name, Value::Object(classes.collect()));
+    }
+    Value::Object(all)
+}
