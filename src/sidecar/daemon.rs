@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::client::Client;
@@ -22,6 +22,8 @@ use super::{control, maintenance};
 
 /// How long a name may take to resolve while the address is chosen.
 const RESOLVE: Duration = Duration::from_secs(2);
+/// How long the sessions may take to tell what became of them, once they were left.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 /// Between two tries to find an address: the first pause, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -87,11 +89,13 @@ pub(super) async fn serve(config: &Config, agent: &Agent, shutdown: Shutdown) {
     }
     agent.set_clients(Vec::new());
     agent.change(|conditions| conditions.ready = false);
-    for client in clients {
-        let limit = config.drain_timeout.get();
-        sessions.spawn(leave(client, limit, shutdown.clone()));
-    }
-    while sessions.join_next().await.is_some() {}
+    let limit = config.drain_timeout.get();
+    let leaves: JoinSet<()> =
+        clients.into_iter().map(|client| leave(client, limit, shutdown.clone())).collect();
+    leaves.join_all().await;
+    // Whoever left has stopped and tells its last; a registry that was silent is not waited for.
+    let told = async { while sessions.join_next().await.is_some() {} };
+    let _ = timeout(LAST_WORDS, told).await;
 }
 
 pub(super) fn announce(config: &RegistrationConfig) {
