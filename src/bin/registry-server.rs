@@ -1,6 +1,6 @@
 //! `registry-server`: arguments to one call each, results to exit codes.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -9,6 +9,7 @@ use lexopt::prelude::*;
 
 use registry_sidecar::server::Server;
 use registry_sidecar::server::config::Config;
+use registry_sidecar::server::store;
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
 
@@ -20,6 +21,8 @@ A Registry V2 registry, and the HTTP reverse proxy whose routing it controls.
 
 registry-server           run
 registry-server check     report what is wrong with the configuration, and change nothing
+registry-server export    write what STATE_FILE holds to the standard output, as JSON
+registry-server import    make STATE_FILE from such JSON on the standard input
 registry-server --help | --version
 
 Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (info).
@@ -34,6 +37,8 @@ const USAGE: u8 = 64;
 enum Call {
     Run,
     Check,
+    Export,
+    Import,
     Print(String),
 }
 
@@ -57,6 +62,8 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
                 Call::Print(format!("registry-server {}\n", env!("CARGO_PKG_VERSION")))
             }
             Value(word) if word == "check" => Call::Check,
+            Value(word) if word == "export" => Call::Export,
+            Value(word) if word == "import" => Call::Import,
             other => return Err(other.unexpected()),
         };
         if call.replace(wanted).is_some() {
@@ -82,8 +89,28 @@ fn run(call: Call) -> anyhow::Result<u8> {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
             print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
         }
+        Call::Export => export(&config),
+        Call::Import => import(&config),
         _ => serve(&config),
     }
+}
+
+fn export(config: &Config) -> anyhow::Result<u8> {
+    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    print(&format!("{}\n", store::export(path)?))
+}
+
+fn import(config: &Config) -> anyhow::Result<u8> {
+    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    let mut json = String::new();
+    std::io::stdin().read_to_string(&mut json).context("cannot read the standard input")?;
+    let sessions = store::import(path, &json)?;
+    print(&format!("{} holds {sessions} sessions\n", path.display()))
+}
+
+fn no_state_file() -> u8 {
+    complain(USAGE, "registry-server: STATE_FILE is not set\n");
+    USAGE
 }
 
 fn serve(config: &Config) -> anyhow::Result<u8> {

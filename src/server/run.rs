@@ -19,7 +19,7 @@ use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
 use super::proxy::{self, ProberHandle, Proxy, ProxyConfig, test_backend};
 use super::registry::{Limits, RegistryConfig};
 use super::routing::{BackendPolicy, Probe, Table};
-use super::store::MemoryStore;
+use super::store::{FileStore, MemoryStore, StateError, Store};
 
 /// How long requests in flight may take at the end. Engines kill after ten seconds unless told otherwise.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -31,14 +31,22 @@ pub struct Server {
     proxy: Proxy,
 }
 
-/// Why a server did not start: which of its listeners, and the system's words.
+/// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {variable}={address}: {error}")]
-pub struct StartError {
-    variable: &'static str,
-    address: SocketAddr,
-    #[source]
-    error: io::Error,
+pub enum StartError {
+    /// Which of its listeners, and the system's words.
+    #[error("cannot listen on {variable}={address}: {error}")]
+    Listen {
+        /// The variable that says where.
+        variable: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// What was applied before cannot be taken up, or what will be cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 impl Server {
@@ -46,24 +54,28 @@ impl Server {
     /// which the registry and the probes use; the proxy has threads of its own.
     ///
     /// # Errors
-    /// Where a listener's address is taken or not ours.
+    /// Where a listener's address is taken or not ours, or STATE_FILE cannot be used.
     pub async fn start(config: &Config) -> Result<Server, StartError> {
         config.warnings.iter().for_each(|line| warn!("{line}"));
-        let failed = |variable, address| move |error| StartError { variable, address, error };
+        let failed = |variable, address| move |error| StartError::Listen { variable, address, error };
         let no_registry = || failed("REGISTRY_LISTEN", config.registry_listen);
         let listener = TcpListener::bind(config.registry_listen).await.map_err(no_registry())?;
         let registry_address = listener.local_addr().map_err(no_registry())?;
         let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
-        let proxy = Proxy::start(proxy_config(config, &policy), Arc::clone(&table))
-            .map_err(failed("HTTP_LISTEN", config.http_listen))?;
+        let no_proxy = || failed("HTTP_LISTEN", config.http_listen);
+        let proxy = Proxy::bind(proxy_config(config, &policy)).map_err(no_proxy())?;
         policy.own.push(proxy.local_addr());
         let (probes, results) = proxy::Prober::start(policy.clone());
         let prober = Arc::new(Prober { probes, policy: policy.clone() });
-        let store = Box::new(MemoryStore);
-        let registry =
-            RegistryServer::start(listener, listener_config(config, policy), table, store, prober, results)
-                .map_err(no_registry())?;
+        let boot_id = boot_id().await;
+        let store = store(config, &boot_id).await?;
+        let mut settings = listener_config(config, policy);
+        settings.registry.boot_id = boot_id;
+        let registry = RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results)
+            .map_err(no_registry())?;
+        // Last, so that the first request meets the routes that were restored.
+        let proxy = proxy.serve(table).map_err(no_proxy())?;
         let server = Server { registry, proxy };
         info!(
             "registry-server {}: proxy on {}, registry on {}",
@@ -94,6 +106,24 @@ impl Server {
             cut_off => warn!("stopped, {cut_off} connections were cut off after {DRAIN:?}"),
         }
     }
+}
+
+/// Where applied state is kept.
+async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
+    let Some(path) = config.state_file.clone() else { return Ok(Box::new(MemoryStore)) };
+    let (boot_id, grace) = (boot_id.to_owned(), config.session_grace.get());
+    let (shown, error) = (path.clone(), "the task that opens it broke off");
+    let opening = tokio::task::spawn_blocking(move || FileStore::open(&path, &boot_id, grace));
+    match opening.await {
+        Ok(opened) => Ok(Box::new(opened?)),
+        Err(_) => Err(StateError::unusable(&shown, io::Error::other(error)).into()),
+    }
+}
+
+/// Which boot of which machine this is; empty where the kernel does not say.
+async fn boot_id() -> String {
+    let read = tokio::task::spawn_blocking(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id"));
+    read.await.ok().and_then(Result::ok).unwrap_or_default().trim().to_owned()
 }
 
 fn proxy_config(config: &Config, policy: &BackendPolicy) -> ProxyConfig {

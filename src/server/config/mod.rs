@@ -5,6 +5,7 @@ mod variables;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -41,6 +42,8 @@ pub struct Config {
     pub max_routes_per_session: usize,
     /// PROXY_THREADS; `None`: one a processor.
     pub proxy_threads: Option<NonZeroUsize>,
+    /// STATE_FILE; `None`: a restarted server knows nothing.
+    pub state_file: Option<PathBuf>,
     /// LOG_LEVEL
     pub log_level: Level,
     /// LOG_FORMAT
@@ -63,6 +66,7 @@ struct Raw {
     max_sessions: Option<String>,
     max_routes_per_session: Option<String>,
     proxy_threads: Option<String>,
+    state_file: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
 }
@@ -105,6 +109,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
+    let state_file = reader.optional("STATE_FILE", raw.state_file, file_path);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
     Ok(Config {
@@ -119,6 +124,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         max_sessions: max_sessions? as usize,
         max_routes_per_session: max_routes? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
+        state_file: state_file?,
         log_level: log_level?,
         log_format: log_format?,
         warnings: Vec::new(),
@@ -131,6 +137,14 @@ fn listen(text: &str) -> Result<SocketAddr, Invalid> {
     whole
         .parse()
         .map_err(|_| Invalid::new("listen address", text, "it is no IP address with a port", "0.0.0.0:8080"))
+}
+
+/// The path of a file, not of a directory.
+fn file_path(text: &str) -> Result<PathBuf, Invalid> {
+    if text.ends_with('/') || text.contains('\0') {
+        return Err(Invalid::new("file", text, "it is no path of a file", "/state/registry.redb"));
+    }
+    Ok(PathBuf::from(text))
 }
 
 /// Networks or single addresses, separated by commas, blanks or both.
@@ -181,6 +195,7 @@ mod tests {
             ("MAX_SESSIONS", "many"),
             ("MAX_ROUTES_PER_SESSION", "-5"),
             ("PROXY_THREADS", "0"),
+            ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),
         ])

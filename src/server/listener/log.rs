@@ -8,6 +8,10 @@ use crate::server::registry::{Happening, MemberEvent};
 pub(super) fn happened(happening: &Happening) {
     match happening {
         Happening::Registered(who, peer) => info!(session = %who, %peer, "registered"),
+        Happening::Restored { sessions, routes, serves } => {
+            let how = if *serves { "they serve" } else { "they wait for their sessions" };
+            info!(sessions, routes, "restored what was applied before the start: {how}");
+        }
         Happening::Resumed(who, peer) => info!(session = %who, %peer, "session resumed"),
         Happening::Lost(who, grace) => {
             info!(session = %who, ?grace, "connection lost: the routes stay while their backends answer");

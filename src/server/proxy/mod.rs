@@ -94,21 +94,27 @@ pub struct Stopped {
     pub cut_off: usize,
 }
 
-impl Proxy {
-    /// Binds the listener and starts the workers; requests are served when this returns. Several may run in
-    /// one process. Needs no runtime.
+/// A proxy whose clients wait in the kernel's queue until it serves.
+#[derive(Debug)]
+pub struct BoundProxy {
+    config: ProxyConfig,
+    local_addr: SocketAddr,
+    listeners: Vec<std::net::TcpListener>,
+}
+
+impl BoundProxy {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Starts the workers; requests are served by `table` when this returns. Needs no runtime.
     ///
     /// # Errors
-    /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
-    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> io::Result<Proxy> {
-        let workers = match config.workers {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            given => given,
-        };
-        let listeners = worker::listen(config.listen, workers)?;
-        let local_addr = listeners[0].local_addr()?;
-        let mut config = config;
-        config.policy.own.push(local_addr);
+    /// When a thread cannot start.
+    pub fn serve(self, table: Arc<ArcSwap<Table>>) -> io::Result<Proxy> {
+        let BoundProxy { config, local_addr, listeners } = self;
+        let workers = listeners.len();
         let (stop, stopping) = watch::channel(None);
         let (end, ended) = mpsc::channel(workers);
         let crew = worker::Crew::new(config, table, workers);
@@ -119,6 +125,32 @@ impl Proxy {
             thread::Builder::new().name(format!("proxy-{number}")).spawn(run)?;
         }
         Ok(Proxy { local_addr, stop, ended })
+    }
+}
+
+impl Proxy {
+    /// Binds the listener and starts the workers; requests are served when this returns. Several may run in
+    /// one process. Needs no runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
+    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> io::Result<Proxy> {
+        Proxy::bind(config)?.serve(table)
+    }
+
+    /// Binds the listener and serves nobody yet. Needs no runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on (in use, not ours, no permission).
+    pub fn bind(mut config: ProxyConfig) -> io::Result<BoundProxy> {
+        let workers = match config.workers {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            given => given,
+        };
+        let listeners = worker::listen(config.listen, workers)?;
+        let local_addr = listeners[0].local_addr()?;
+        config.policy.own.push(local_addr);
+        Ok(BoundProxy { config, local_addr, listeners })
     }
 
     /// Where it listens.

@@ -19,6 +19,8 @@ pub struct RegistryConfig {
     pub backends: BackendPolicy,
     /// What servers that share their state share; random per start unless the operator gives one.
     pub cluster_id: String,
+    /// Which boot of which machine this is; empty where that is not known (SEMANTICS section 4).
+    pub boot_id: String,
     /// What a peer may fill.
     pub limits: Limits,
 }
@@ -73,6 +75,7 @@ impl Default for RegistryConfig {
             longest_wait: Duration::from_secs(5),
             backends: BackendPolicy::default(),
             cluster_id: String::new(),
+            boot_id: String::new(),
             limits: Limits::default(),
         }
     }

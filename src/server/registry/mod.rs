@@ -15,6 +15,7 @@
 //! | `session`, `timers` | finding sessions; finding what is due |
 //! | `lifecycle` | the two transition tables |
 //! | `report` | the bodies of longer replies |
+//! | `persist`, `restore` | the form in which sessions outlive the server; taking it up again |
 
 mod apply;
 mod binding;
@@ -22,8 +23,10 @@ mod command;
 mod config;
 mod io;
 mod lifecycle;
+pub mod persist;
 mod pools;
 mod report;
+mod restore;
 mod route;
 mod session;
 mod stage;
@@ -44,7 +47,7 @@ pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, T
 pub use lifecycle::MemberEvent;
 pub use route::{Cells, Route};
 
-use apply::Pending;
+use apply::{Claimed, Pending};
 use pools::Pools;
 use session::Sessions;
 use timers::{Timer, Timers};
@@ -61,11 +64,10 @@ pub struct Registry {
     pools: Pools,
     timers: Timers,
     pending: HashMap<Tx, Pending>,
+    claimed: Claimed,
     tests: HashMap<TestId, ConnId>,
     last_tx: u64,
     last_test: u64,
-    /// How many applies there were, of all sessions.
-    applies: u64,
     stopping: bool,
     effects: Vec<Effect>,
 }
@@ -103,10 +105,10 @@ impl Registry {
             pools: Pools::default(),
             timers: Timers::default(),
             pending: HashMap::new(),
+            claimed: Claimed::default(),
             tests: HashMap::new(),
             last_tx: 0,
             last_test: 0,
-            applies: 0,
             stopping: false,
             effects: Vec::new(),
         }
@@ -147,6 +149,7 @@ impl Registry {
     fn is_empty(&self) -> bool {
         self.connections.is_empty()
             && self.pending.is_empty()
+            && self.claimed.is_empty()
             && self.tests.is_empty()
             && self.sessions.is_empty()
             && self.pools.is_empty()

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RouteOption, RouteSpec};
 use crate::server::routing::{Probe, ProbeKind, Settings};
+
+use super::persist;
 
 /// How often and how long a check asks where only a part of it was said (DESIGN: HEALTH_INTERVAL and
 /// HEALTH_TIMEOUT of the sidecar have the same).
@@ -25,13 +29,24 @@ pub struct Route {
     pub cells: Cells,
 }
 
-/// Settings of one route, or a session's defaults for all of them. What is not there is not set.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Settings of one route, or a session's defaults for all of them. What is not there is not set. Each field
+/// says how it is written down (`persist`).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Cells {
     /// OPTIONS_SET, and the interval and time-out of HEALTH_SET: the last writer of a cell wins.
+    #[serde(with = "persist::options", skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<OptionKey, RouteOption>,
     /// The path of HEALTH_SET.
+    #[serde(with = "persist::text_or_none", skip_serializing_if = "Option::is_none")]
     pub health_path: Option<HealthPath>,
+}
+
+impl Cells {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Cells::default()
+    }
 }
 
 /// What a route's members get from it.
