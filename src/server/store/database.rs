@@ -74,13 +74,21 @@ impl Tables {
         Ok(Tables { database: opened.map_err(|error| refused(error.into()))? })
     }
 
-    /// Reads every checksum, not only those on the way to what is asked for.
-    pub(super) fn check(&mut self) -> Result<(), ReadError> {
-        match self.database.check_integrity() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(ReadError::Damaged("its checksums do not fit".to_owned())),
-            Err(error) => Err(refused(error.into())),
+    /// Reads everything, and every checksum. Repairs what it can, so that it is for copies.
+    pub(super) fn check(&mut self) -> Result<Option<Saved>, ReadError> {
+        let read = self.read();
+        let is_clean = self.database.check_integrity().map_err(|error| refused(error.into()))?;
+        // A file in which only the book-keeping of free pages was not up to date is sound. One that goes back
+        // to an older transaction because of the checksums of the newer one is not.
+        let is_same = match (&read, is_clean) {
+            (_, true) => true,
+            (Ok(before), false) => self.read().is_ok_and(|after| after == *before),
+            (Err(before), false) => self.read().is_err_and(|after| after.to_string() == before.to_string()),
+        };
+        if !is_same {
+            return Err(ReadError::Damaged("the checksums of its last changes do not fit".to_owned()));
         }
+        read
     }
 
     /// Everything in it; `None` where nothing was ever written.

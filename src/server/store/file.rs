@@ -20,6 +20,7 @@ use tracing::{error, info};
 use crate::server::registry::persist::Saved;
 use crate::server::registry::{Change, Tx};
 
+use super::copy::Copy;
 use super::database::{ReadError, Tables, WriteError};
 use super::{Store, Verdict};
 
@@ -116,14 +117,13 @@ impl FileStore {
     /// # Errors
     /// See [`StateError`].
     pub fn open(path: &Path, boot_id: &str, grace: Duration) -> Result<Self, StateError> {
-        let tables = match open(path) {
+        let (tables, mut saved) = match open(path) {
             Err(StateError::Unusable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 create(path, &nothing_yet())?;
                 open(path)?
             }
             opened => opened?,
         };
-        let mut saved = read(path, &tables)?;
         if saved.is_none() {
             // An empty file, as one makes it for a bind mount.
             let nothing = nothing_yet();
@@ -298,8 +298,7 @@ impl Writer {
 /// # Errors
 /// See [`StateError`].
 pub(super) fn load(path: &Path) -> Result<Saved, StateError> {
-    let tables = open(path)?;
-    Ok(read(path, &tables)?.unwrap_or_default())
+    Ok(examine(path)?.1.unwrap_or_default())
 }
 
 /// Makes a file that holds `saved`. It has its name only once it is complete and on the disk.
@@ -341,21 +340,29 @@ fn nothing_yet() -> Saved {
     Saved { cluster_id, ..Saved::default() }
 }
 
-fn open(path: &Path) -> Result<Tables, StateError> {
+/// Opens an existing file, and reads what it holds; `None`: nothing yet.
+fn open(path: &Path) -> Result<(Tables, Option<Saved>), StateError> {
+    let (backend, saved) = examine(path)?;
+    Ok((guarded(path, || Tables::open(backend))?, saved))
+}
+
+/// Reads and checks a copy in memory: opening a file may repair it, and one that is refused must stay as it
+/// is, or the next try would take for good what the first one left.
+fn examine(path: &Path) -> Result<(FileBackend, Option<Saved>), StateError> {
     guarded(path, || {
-        let mut tables = open_tables(path)?;
-        tables.check()?;
-        Ok(tables)
+        let backend = lock(path)?;
+        let mut tables = Tables::open(Copy::of(&backend).map_err(ReadError::Io)?)?;
+        Ok((backend, tables.check()?))
     })
 }
 
-fn read(path: &Path, tables: &Tables) -> Result<Option<Saved>, StateError> {
-    guarded(path, || tables.read())
+fn open_tables(path: &Path) -> Result<Tables, ReadError> {
+    Tables::open(lock(path)?)
 }
 
-fn open_tables(path: &Path) -> Result<Tables, ReadError> {
+fn lock(path: &Path) -> Result<FileBackend, ReadError> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(ReadError::Io)?;
-    Tables::open(FileBackend::new(file).map_err(database_error)?)
+    FileBackend::new(file).map_err(database_error)
 }
 
 fn database_error(error: redb::DatabaseError) -> ReadError {

@@ -5,10 +5,12 @@
 //! | `mod` (this) | what a store is; one that is nowhere beyond this process |
 //! | `file` | STATE_FILE: the thread that owns it; when it cannot be used |
 //! | `database` | its tables |
+//! | `copy` | a file in memory, to look at it without changing it |
 //! | `portable` | the same as JSON, for `registry-server export` and `import` |
 //!
 //! Etcd comes behind the same trait.
 
+mod copy;
 mod database;
 mod file;
 mod portable;
