@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/src/target,id=registry-server-target \
 FROM scratch AS server
 COPY --from=build-server /out/registry-server /registry-server
 USER 65532:65532
-EXPOSE 80 81
+EXPOSE 80 81 443
 ENTRYPOINT ["/registry-server"]
 
 FROM scratch AS sidecar

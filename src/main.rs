@@ -3,6 +3,7 @@
 #[cfg(feature = "server")]
 mod demo;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use lexopt::Parser;
 use lexopt::prelude::*;
 
 use registry_sidecar::shutdown::Shutdown;
-use registry_sidecar::sidecar::config::Config;
+use registry_sidecar::sidecar::config::{CommandConfig, Config};
 use registry_sidecar::{sidecar, telemetry};
 
 #[cfg(feature = "server")]
@@ -21,7 +22,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const HELP: &str = "\
 Puts a container behind a Registry V2 reverse proxy, by environment variables alone.
 
-registry-sidecar          run as a daemon
+registry-sidecar          run as a daemon, or around the command of ENTRY_COMMAND
+registry-sidecar -- CMD   run CMD, register it when it is ready, stop it in order; its exit code is ours
 registry-sidecar check    dry run: the configuration as understood, the address and why, the lines to be sent
 registry-sidecar demo     registry, proxy, a small backend and a sidecar on loopback; prints a curl line
                           (not in the lean build)
@@ -31,6 +33,7 @@ Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_
 All variables: docs/CONFIGURATION.md
 
 Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 128+n ended at once by signal n.
+Around a command: the command's own, 126 not executable, 127 not found, 69 WAIT_FOR in vain.
 ";
 
 /// The exit code for wrong usage, by the convention of sysexits.
@@ -44,14 +47,25 @@ enum Call {
 }
 
 fn main() -> ExitCode {
-    let call = match parse(Parser::from_env()) {
+    let (ours, command) = split(std::env::args_os().collect());
+    let call = match parse(Parser::from_iter(ours)) {
         Ok(call) => call,
         Err(error) => return complain(USAGE, &format!("registry-sidecar: {error}\n\n{HELP}")),
     };
-    match run(call) {
+    match run(call, command.as_deref()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => complain(1, &format!("registry-sidecar: {error:#}\n")),
     }
+}
+
+/// What stands before `--`, and what stands after it.
+fn split(mut arguments: Vec<OsString>) -> (Vec<OsString>, Option<Vec<OsString>>) {
+    let command = arguments.iter().position(|word| word == "--").map(|at| {
+        let behind = arguments.split_off(at + 1);
+        arguments.truncate(at);
+        behind
+    });
+    (arguments, command)
 }
 
 fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
@@ -73,19 +87,23 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
     Ok(call.unwrap_or(Call::Daemon))
 }
 
-fn run(call: Call) -> anyhow::Result<u8> {
+fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
     match call {
         Call::Print(text) => print(&text),
         Call::Demo => demo(),
         Call::Daemon | Call::Check => {
-            let config = match Config::load() {
+            let config = match Config::load(command) {
                 Ok(config) => config,
                 Err(errors) => {
                     complain(USAGE, &format!("{errors}\n"));
                     return Ok(USAGE);
                 }
             };
-            if matches!(call, Call::Check) { check(&config) } else { daemon(config) }
+            match (call, config.command.clone()) {
+                (Call::Check, _) => check(&config),
+                (_, Some(command)) => wrapper(config, command),
+                (_, None) => daemon(config),
+            }
         }
     }
 }
@@ -101,6 +119,14 @@ fn daemon(config: Config) -> anyhow::Result<u8> {
         }
     });
     // A name resolution that hangs must not delay the exit.
+    runtime.shutdown_background();
+    code
+}
+
+fn wrapper(config: Config, command: CommandConfig) -> anyhow::Result<u8> {
+    telemetry::init(config.log.level, config.log.format).map_err(anyhow::Error::from_boxed)?;
+    let runtime = runtime()?;
+    let code = runtime.block_on(sidecar::wrap(config, command)).context("cannot listen to signals");
     runtime.shutdown_background();
     code
 }

@@ -26,7 +26,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 ];
 
 /// These decide and do nothing else: no socket, no clock, no task, no lock, no environment (rule 1).
-const PURE: &[&str] = &["protocol", "client::plan", "client::session", "server::registry", "server::routing"];
+const PURE: &[&str] = &[
+    "protocol",
+    "client::plan",
+    "client::session",
+    "server::registry",
+    "server::routing",
+    "sidecar::supervisor",
+];
 
 /// What a pure module may not say outside its tests.
 const IMPURE_WORDS: &[&str] = &[

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use registry_sidecar::environment::{ConfigErrors, Context, Fallback};
+use registry_sidecar::environment::{ConfigErrors, Context, Fallback, Variable};
 use registry_sidecar::protocol::{GoDuration, RouteOption, Scheme};
-use registry_sidecar::sidecar::config::{Config, RegistrationConfig, VARIABLES};
+use registry_sidecar::sidecar::config::{Config, FOR_COMMANDS, RegistrationConfig, VARIABLES};
 use registry_sidecar::telemetry::{Format, Level};
 
 /// What `vars` mean on the host `web-1`, where `files` exist.
@@ -229,6 +229,11 @@ fn booleans_and_durations_are_read_as_people_write_them() {
     }
 }
 
+/// What means something only where a command is wrapped; `config_command` is about those.
+fn is_for_commands(known: &Variable) -> bool {
+    ["ENTRY_COMMAND", "ENV_*"].contains(&known.name) || FOR_COMMANDS.contains(&known.name)
+}
+
 #[test]
 fn every_variable_has_a_value_that_is_refused_by_its_name() {
     let long_token = "x".repeat(5000);
@@ -276,7 +281,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
     ];
-    for known in VARIABLES.iter().filter(|known| known.implemented) {
+    for known in VARIABLES.iter().filter(|known| known.implemented && !is_for_commands(known)) {
         let (name, value) = refusals.iter().find(|(name, _)| *name == known.name).expect(known.name);
         let spelled = format!("SIDECAR_{name}");
         let errors = with(&[(spelled.as_str(), *value)]).unwrap_err();
@@ -292,7 +297,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
 
 #[test]
 fn every_example_and_every_default_of_the_table_is_accepted() {
-    for known in VARIABLES.iter().filter(|known| known.implemented) {
+    for known in VARIABLES.iter().filter(|known| known.implemented && !is_for_commands(known)) {
         let spelled = format!("SIDECAR_{}", known.name);
         with(&[(spelled.as_str(), known.example)]).unwrap_or_else(|errors| panic!("{errors}"));
         if let Fallback::Text(text) = known.default {
@@ -355,8 +360,7 @@ fn an_unknown_name_with_our_prefix_is_pointed_out_with_the_nearest_one() {
 #[test]
 fn what_a_later_version_will_do_is_known_and_said_to_have_no_effect() {
     let warnings = with(&[
-        ("SIDECAR_RESTART", "always"),
-        ("SIDECAR_ENV_DATABASE_URL", "x"),
+        ("SIDECAR_UPDATE_CHECK", "always"),
         ("SIDECAR_ETCD_PASSWORD_FILE", "/x"),
         ("MAINTENANCE_PORT", "3001"),
     ])
@@ -365,9 +369,8 @@ fn what_a_later_version_will_do_is_known_and_said_to_have_no_effect() {
     assert_eq!(
         warnings,
         [
-            "SIDECAR_ENV_DATABASE_URL has no effect in this version",
             "SIDECAR_ETCD_PASSWORD_FILE has no effect in this version",
-            "SIDECAR_RESTART has no effect in this version",
+            "SIDECAR_UPDATE_CHECK has no effect in this version",
         ]
     );
 }
@@ -567,8 +570,16 @@ fn readiness_asks_where_it_is_told_to_else_where_the_routes_lead() {
     };
     assert_eq!(checks(&[("BACKEND_HOST", "app"), ("PORT", "3000")]), ["tcp://app:3000"]);
     assert_eq!(checks(&[("SIDECAR_READY_CHECK", "tcp://a:1 tcp://[::1]:2")]), ["tcp://a:1", "tcp://[::1]:2"]);
+    let kinds = "http://a/up fastcgi://a:9000/ping unix:/run/app.sock file:/run/ready";
+    assert_eq!(
+        checks(&[("SIDECAR_READY_CHECK", kinds)]),
+        ["http://a:80/up", "fastcgi://a:9000/ping", "unix:/run/app.sock", "file:/run/ready"]
+    );
     for (text, reason) in [
-        ("exec:true", "one kind only: tcp://host:port"),
+        ("exec:true", "runs no command as a check"),
+        ("https://a/", "no TLS for checks"),
+        ("ping", "it is none of tcp://host:port"),
+        ("unix:app.sock", "must start with '/'"),
         ("tcp://a", "port is missing"),
         ("tcp://a:0", "no number from 1"),
         ("tcp://", "empty"),

@@ -12,28 +12,34 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::codec::{Encoder, FramedRead};
 
+use super::call::CallError;
 use super::connect::Connector;
 use super::event::{Cause, Event, Status};
-use super::handle::BackendTestError;
-use super::intent::Wanted;
+use super::intent::Goal;
+use super::maintenance::{Action, MaintenanceTarget};
 use super::session::{Effect, Received, Session, Ticket};
-use crate::protocol::report::BackendReport;
-use crate::protocol::{BackendUrl, Command, Line, LineCodec, MAX_CLIENT_LINE, ServerLine, looks_like_http};
+use crate::protocol::{
+    Command, EventKind, Line, LineCodec, MAX_CLIENT_LINE, Reply, Request, ServerLine, looks_like_http,
+};
 
 /// What a handle asks of the task.
 #[derive(Debug)]
 pub(super) enum Ask {
-    /// BACKEND_TEST
-    Test(BackendUrl, TestReply),
+    /// A command whose reply somebody waits for.
+    Call(Request, CallReply),
+    /// Maintenance is wanted, or no longer.
+    Maintain(MaintenanceTarget, Action),
+    /// SUBSCRIBE, or UNSUBSCRIBE.
+    Subscribe(EventKind, bool),
     /// Register although the name was taken.
     TakeOver,
 }
 
-pub(super) type TestReply = oneshot::Sender<Result<BackendReport, BackendTestError>>;
+pub(super) type CallReply = oneshot::Sender<Result<Reply, CallError>>;
 
 /// What a handle holds the other ends of.
 pub(super) struct Inputs {
-    pub(super) wanted: watch::Receiver<Wanted>,
+    pub(super) goal: watch::Receiver<Goal>,
     pub(super) leave: watch::Receiver<bool>,
     pub(super) asks: mpsc::Receiver<Ask>,
     /// The task knows that it is to leave.
@@ -53,7 +59,7 @@ pub(super) struct Core {
     events: broadcast::Sender<Event>,
     status: watch::Sender<Status>,
     published: u64,
-    tests: HashMap<Ticket, TestReply>,
+    calls: HashMap<Ticket, CallReply>,
     tickets: u64,
     /// Lines that are not on the wire yet: the machine bounds how many commands wait for a reply.
     outgoing: BytesMut,
@@ -71,7 +77,7 @@ enum Want {
 /// What woke the task beside the network.
 enum Wake {
     Tick,
-    Wanted(Wanted),
+    Goal(Goal),
     Ask(Ask),
     Leave,
 }
@@ -145,7 +151,7 @@ impl Inputs {
                 self.left = true;
                 Wake::Leave
             }
-            Ok(()) = self.wanted.changed() => Wake::Wanted(self.wanted.borrow_and_update().clone()),
+            Ok(()) = self.goal.changed() => Wake::Goal(self.goal.borrow_and_update().clone()),
             Some(ask) = self.asks.recv() => Wake::Ask(ask),
             () = sleep_until(deadline) => Wake::Tick,
         }
@@ -163,7 +169,7 @@ impl Core {
             events,
             status,
             published: 0,
-            tests: HashMap::new(),
+            calls: HashMap::new(),
             tickets: 0,
             outgoing: BytesMut::new(),
             want: Want::Nothing,
@@ -178,13 +184,19 @@ impl Core {
         match wake {
             Wake::Tick => self.tick(),
             Wake::Leave => self.crank(Session::leave),
-            Wake::Wanted(wanted) => self.crank(|session, now| session.want(wanted, now)),
+            Wake::Goal(goal) => self.crank(|session, now| session.want(goal, now)),
             Wake::Ask(Ask::TakeOver) => self.crank(Session::take_over),
-            Wake::Ask(Ask::Test(url, reply)) => {
+            Wake::Ask(Ask::Maintain(target, action)) => {
+                self.crank(|session, now| session.maintain(target, action, now));
+            }
+            Wake::Ask(Ask::Subscribe(kind, on)) => {
+                self.crank(|session, now| session.subscribe(kind, on, now));
+            }
+            Wake::Ask(Ask::Call(request, reply)) => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
-                self.tests.insert(ticket, reply);
-                self.crank(|session, now| session.test_backend(ticket, url, now));
+                self.calls.insert(ticket, reply);
+                self.crank(|session, now| session.call(ticket, request, now));
             }
         }
     }
@@ -228,8 +240,8 @@ impl Core {
                 Effect::Send(command) => self.push(&command),
                 // Nobody listens: that is their business.
                 Effect::Event(event) => drop(self.events.send(event)),
-                Effect::Tested(ticket, result) => {
-                    if let Some(reply) = self.tests.remove(&ticket) {
+                Effect::Answer(ticket, result) => {
+                    if let Some(reply) = self.calls.remove(&ticket) {
                         // Whoever asked may have gone.
                         drop(reply.send(result));
                     }

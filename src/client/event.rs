@@ -1,16 +1,19 @@
 //! What a client tells about itself: events by the names that users of the Go client know, and a status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 
 use super::connect::ConnectError;
-use super::intent::{Route, RouteKey};
-use crate::protocol::{InstanceName, Refusal, RouteId, ServiceName};
+use super::intent::{Route, RouteKey, Wanted};
+use super::maintenance::MaintenanceTarget;
+use crate::protocol::{EventKind, InstanceName, Refusal, RouteId, ServiceName};
+
+mod data;
 
 /// Something that happened. [`Event::name`] gives the name, `Display` a sentence for a log.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,8 +123,73 @@ pub enum Event {
         /// What is left out.
         what: String,
     },
+    /// `MAINT_REQUESTED`: maintenance is wanted, and the registry is about to be told.
+    MaintenanceRequested {
+        /// Of what.
+        target: MaintenanceTarget,
+    },
+    /// `MAINT_PROXY_ENTERED`: the proxy shows the page and has reached it. `MAINT_LOCAL_ENTERED`: it has not
+    /// said so within 30 s, or cannot; its word may still come.
+    MaintenanceEntered {
+        /// Of what.
+        target: MaintenanceTarget,
+        /// Whose word this is.
+        mode: Mode,
+    },
+    /// `MAINT_EXIT_REQUESTED`: maintenance is wanted no longer, and the registry is about to be told.
+    MaintenanceExitRequested {
+        /// Of what.
+        target: MaintenanceTarget,
+    },
+    /// `MAINT_PROXY_EXITED`: the proxy has reached the backend again. `MAINT_LOCAL_EXITED`: it has not said so
+    /// within 30 s; its word may still come.
+    MaintenanceExited {
+        /// Of what.
+        target: MaintenanceTarget,
+        /// Whose word this is.
+        mode: Mode,
+    },
+    /// `ERROR`: the proxy could not reach the page, or the backend, within its time, or refused to try.
+    MaintenanceFailed {
+        /// Whether it was entered or left.
+        entering: bool,
+        /// The registry's words.
+        refusal: String,
+    },
+    /// `LOG`: the registry sends no new requests here, or sends them again (SEMANTICS section 6).
+    Drained(bool),
+    /// `CONFIG_VALIDATED`: CONFIG_VALIDATE found nothing wrong with the stage.
+    ConfigValidated,
+    /// `CONFIG_INVALID`: it did.
+    ConfigInvalid {
+        /// The registry's words.
+        refusal: Refusal,
+    },
+    /// `IP_CHANGED`: the address behind the routes is another one; the routes follow.
+    IpChanged {
+        /// The former.
+        old: IpAddr,
+        /// The present.
+        new: IpAddr,
+    },
+    /// `REGISTRY_EVENT`: what was subscribed to ([`Client::subscribe`](super::Client::subscribe)).
+    Registry {
+        /// Which kind.
+        kind: EventKind,
+        /// What the registry says about it.
+        data: serde_json::Value,
+    },
     /// `LOG`: this listener was too slow, and that many events are lost to it.
     Missed(u64),
+}
+
+/// Whose word it is that maintenance was entered or left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The proxy's.
+    Proxy,
+    /// Ours: the proxy's did not come in time.
+    Local,
 }
 
 /// A registry: as configured, and the address that a connection was made to.
@@ -232,8 +300,19 @@ impl Event {
             Event::RouteRefused { .. }
             | Event::ApplyRefused { .. }
             | Event::Replaced { .. }
+            | Event::MaintenanceFailed { .. }
             | Event::Error { .. } => "ERROR",
-            Event::Unsupported { .. } | Event::Missed(_) => "LOG",
+            Event::MaintenanceRequested { .. } => "MAINT_REQUESTED",
+            Event::MaintenanceEntered { mode: Mode::Proxy, .. } => "MAINT_PROXY_ENTERED",
+            Event::MaintenanceEntered { mode: Mode::Local, .. } => "MAINT_LOCAL_ENTERED",
+            Event::MaintenanceExitRequested { .. } => "MAINT_EXIT_REQUESTED",
+            Event::MaintenanceExited { mode: Mode::Proxy, .. } => "MAINT_PROXY_EXITED",
+            Event::MaintenanceExited { mode: Mode::Local, .. } => "MAINT_LOCAL_EXITED",
+            Event::ConfigValidated => "CONFIG_VALIDATED",
+            Event::ConfigInvalid { .. } => "CONFIG_INVALID",
+            Event::IpChanged { .. } => "IP_CHANGED",
+            Event::Registry { .. } => "REGISTRY_EVENT",
+            Event::Unsupported { .. } | Event::Drained(_) | Event::Missed(_) => "LOG",
         }
     }
 }
@@ -272,6 +351,34 @@ impl fmt::Display for Event {
             ),
             Event::Error { registry, cause } => write!(f, "{registry}: {cause}"),
             Event::Unsupported { key, what } => write!(f, "route {key}: {what}"),
+            Event::MaintenanceRequested { target } => write!(f, "maintenance of {target} requested"),
+            Event::MaintenanceEntered { target, mode: Mode::Proxy } => {
+                write!(f, "maintenance of {target} entered: the proxy shows the page")
+            }
+            Event::MaintenanceEntered { target, mode: Mode::Local } => {
+                write!(f, "maintenance of {target} entered here; the proxy has not confirmed it")
+            }
+            Event::MaintenanceExitRequested { target } => {
+                write!(f, "end of maintenance of {target} requested")
+            }
+            Event::MaintenanceExited { target, mode: Mode::Proxy } => {
+                write!(f, "maintenance of {target} has ended: the proxy reaches the application")
+            }
+            Event::MaintenanceExited { target, mode: Mode::Local } => {
+                write!(f, "maintenance of {target} has ended here; the proxy has not confirmed it")
+            }
+            Event::MaintenanceFailed { entering: true, refusal } => {
+                write!(f, "the proxy did not enter maintenance as asked: {refusal}")
+            }
+            Event::MaintenanceFailed { entering: false, refusal } => {
+                write!(f, "the proxy did not leave maintenance as asked: {refusal}")
+            }
+            Event::Drained(true) => f.write_str("drained: the registry sends no new requests here"),
+            Event::Drained(false) => f.write_str("no longer drained: the registry sends requests here again"),
+            Event::ConfigValidated => f.write_str("the registry finds nothing wrong with the stage"),
+            Event::ConfigInvalid { refusal } => write!(f, "the registry would refuse the stage: {refusal}"),
+            Event::IpChanged { old, new } => write!(f, "address changed from {old} to {new}"),
+            Event::Registry { kind, data } => write!(f, "{kind}: {data}"),
             Event::Missed(count) => write!(f, "{count} events were missed by a slow listener"),
         }
     }
@@ -317,6 +424,15 @@ pub struct Status {
     pub revision: Option<u64>,
     /// The registry is this project's own.
     pub ours: bool,
+    /// What it announces beyond the reference (PROTOCOL section 7).
+    pub capabilities: BTreeSet<String>,
+    /// What of the routes people see, as far as the registry has confirmed it: [`Wanted::Maintenance`] where
+    /// every route is in maintenance, [`Wanted::Draining`] where DRAIN_START was answered.
+    pub shown: Wanted,
+    /// Of what maintenance is wanted.
+    pub maintenance_wanted: Vec<MaintenanceTarget>,
+    /// The routes that the registry was told to keep in maintenance, and whether it has confirmed that.
+    pub maintenance: BTreeMap<RouteKey, bool>,
     /// How many changes of the intent this reflects.
     pub intent: u64,
     /// The session is bound and all that is wanted is in force, and nothing else.

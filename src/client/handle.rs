@@ -1,18 +1,19 @@
 //! The handle: cheap to clone, safe from any task.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
+use super::call::CallError;
 use super::connect::{Connector, Endpoint, TcpConnector};
 use super::driver::{Ask, Core, Driver, Inputs};
 use super::event::{EVENT_BUFFER, Event, EventStream, Phase, Status};
-use super::intent::{Intent, Route, RouteKey, Routes, Wanted};
+use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted};
 use super::session::{Session, Timing};
-use crate::protocol::report::BackendReport;
-use crate::protocol::{BackendUrl, Refusal};
+use crate::protocol::{BackendUrl, Host};
 
 /// How to reach a registry, and how patiently.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct Client {
 }
 
 struct Shared {
-    wanted: watch::Sender<Wanted>,
+    goal: watch::Sender<Goal>,
     leave: watch::Sender<bool>,
     asks: mpsc::Sender<Ask>,
     status: watch::Receiver<Status>,
@@ -70,30 +71,6 @@ pub enum RouteError {
     /// The client has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-}
-
-/// Why BACKEND_TEST brought no report.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BackendTestError {
-    /// The proxy cannot reach the backend.
-    #[error("the proxy cannot reach the backend: {0}")]
-    Unreachable(String),
-    /// The registry refused to try.
-    #[error("the registry refused the test: {0}")]
-    Refused(Refusal),
-    /// This registry does not know this kind of URL.
-    #[error("this registry does not know the scheme h2c")]
-    Unsupported,
-    /// There is no session, or it ended before the answer.
-    #[error("there is no session with a registry")]
-    NoSession,
-    /// Too many tests are waiting.
-    #[error("too many backend tests are waiting")]
-    TooMany,
-    /// The client has stopped.
-    #[error("the client has stopped")]
-    Stopped,
 }
 
 /// How many questions may wait for the task.
@@ -141,7 +118,12 @@ impl Client {
             reconnect_max: config.reconnect_max,
         };
         let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
-        let (wanted, wanted_seen) = watch::channel(Wanted { change: 0, routes: intent.routes.clone() });
+        let (goal, goal_seen) = watch::channel(Goal {
+            change: 0,
+            routes: intent.routes.clone(),
+            visibility: intent.visibility,
+            page: intent.maintenance_page.clone(),
+        });
         let now = tokio::time::Instant::now().into_std();
         let session = Session::new(config.endpoint.name(), timing, intent, seed, now);
         let (leave, leave_seen) = watch::channel(false);
@@ -149,10 +131,10 @@ impl Client {
         let (events, listener) = broadcast::channel(EVENT_BUFFER);
         let (status_shown, status) = watch::channel(session.status());
         let weak_events = events.downgrade();
-        let inputs = Inputs { wanted: wanted_seen, leave: leave_seen, asks: asked, left: false };
+        let inputs = Inputs { goal: goal_seen, leave: leave_seen, asks: asked, left: false };
         let core = Core::new(session, events, status_shown);
         tokio::spawn(Driver { connector, core, inputs }.run());
-        let shared = Shared { wanted, leave, asks, status, events: weak_events };
+        let shared = Shared { goal, leave, asks, status, events: weak_events };
         (Client { shared: Arc::new(shared) }, EventStream::new(listener))
     }
 
@@ -176,7 +158,7 @@ impl Client {
 
     /// The routes that are wanted.
     pub fn routes(&self) -> Routes {
-        self.shared.wanted.borrow().routes.clone()
+        self.shared.goal.borrow().routes.clone()
     }
 
     /// These routes are wanted from now on and no others. Never waits.
@@ -240,26 +222,11 @@ impl Client {
     /// # Errors
     /// [`Stopped`]
     pub async fn wait_live(&self) -> Result<(), Stopped> {
-        let change = self.shared.wanted.borrow().change;
+        let change = self.shared.goal.borrow().change;
         let mut status = self.shared.status.clone();
         let live = |status: &Status| status.live && status.intent >= change;
         let reached = status.wait_for(|status| live(status) || status.phase == Phase::Stopped).await;
         reached.is_ok_and(|status| live(&status)).then_some(()).ok_or(Stopped)
-    }
-
-    /// Asks the proxy to try a URL (BACKEND_TEST): whether the proxy, not we, can reach it.
-    ///
-    /// Dropping the call gives up the answer, not the test. It ends within REQUEST_TIMEOUT of its turn.
-    ///
-    /// # Errors
-    /// [`BackendTestError`]
-    pub async fn backend_test(&self, url: BackendUrl) -> Result<BackendReport, BackendTestError> {
-        let (reply, answer) = oneshot::channel();
-        self.shared.asks.try_send(Ask::Test(url, reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => BackendTestError::TooMany,
-            mpsc::error::TrySendError::Closed(_) => BackendTestError::Stopped,
-        })?;
-        answer.await.unwrap_or(Err(BackendTestError::Stopped))
     }
 
     /// Registers although another process has taken our name (see [`Event::Replaced`]): that one is replaced
@@ -270,7 +237,49 @@ impl Client {
     /// # Errors
     /// [`Stopped`]
     pub async fn take_over(&self) -> Result<(), Stopped> {
-        self.shared.asks.send(Ask::TakeOver).await.map_err(|_| Stopped)
+        self.ask(Ask::TakeOver).await
+    }
+
+    /// What of the routes people are to see from now on. Never waits.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub fn set_visibility(&self, visibility: Wanted) -> Result<(), Stopped> {
+        self.alter(|goal| {
+            goal.visibility = visibility;
+            Ok::<_, Stopped>(())
+        })
+    }
+
+    /// The URL of the maintenance page for [`Wanted::Maintenance`], as the proxy reaches it. Never waits.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub fn set_maintenance_page(&self, page: Option<BackendUrl>) -> Result<(), Stopped> {
+        self.alter(|goal| {
+            goal.page = page;
+            Ok::<_, Stopped>(())
+        })
+    }
+
+    /// The application has moved: every route and the maintenance page that lead to the address `old` lead to
+    /// `new` from now on. Where the registry is this project's own there is no moment without a route
+    /// (SEMANTICS section 8). Tells [`Event::IpChanged`]. Never waits.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub fn change_address(&self, old: IpAddr, new: IpAddr) -> Result<(), Stopped> {
+        self.announce(Event::IpChanged { old, new });
+        self.alter(|goal| {
+            let moved = |url: &mut BackendUrl| {
+                if *url.host() == Host::Ip(old) {
+                    *url = url.at_host(Host::Ip(new));
+                }
+            };
+            goal.routes.values_mut().for_each(|route| moved(&mut route.backend));
+            goal.page.iter_mut().for_each(moved);
+            Ok::<_, Stopped>(())
+        })
     }
 
     /// Leaves in order: CLIENT_SHUTDOWN, and its answer or the end of the connection for at most 500 ms; at once
@@ -285,16 +294,39 @@ impl Client {
     }
 
     fn change<E: From<Stopped>>(&self, change: impl FnOnce(&mut Routes) -> Result<(), E>) -> Result<(), E> {
-        if self.shared.wanted.is_closed() {
+        self.alter(|goal| change(&mut goal.routes))
+    }
+
+    fn alter<E: From<Stopped>>(&self, change: impl FnOnce(&mut Goal) -> Result<(), E>) -> Result<(), E> {
+        if self.shared.goal.is_closed() {
             return Err(Stopped.into());
         }
         let mut result = Ok(());
-        self.shared.wanted.send_if_modified(|wanted| {
-            result = change(&mut wanted.routes);
-            wanted.change += u64::from(result.is_ok());
+        self.shared.goal.send_if_modified(|goal| {
+            result = change(goal);
+            goal.change += u64::from(result.is_ok());
             result.is_ok()
         });
         result
+    }
+
+    pub(super) async fn ask(&self, ask: Ask) -> Result<(), Stopped> {
+        self.shared.asks.send(ask).await.map_err(|_| Stopped)
+    }
+
+    pub(super) fn try_ask(&self, ask: Ask) -> Result<(), CallError> {
+        self.shared.asks.try_send(ask).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CallError::TooMany,
+            mpsc::error::TrySendError::Closed(_) => CallError::Stopped,
+        })
+    }
+
+    /// An event that the session does not know of.
+    pub(super) fn announce(&self, event: Event) {
+        if let Some(events) = self.shared.events.upgrade() {
+            // Nobody listens: that is their business.
+            drop(events.send(event));
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::protocol::{
-    BackendUrl, Domain, Domains, HealthCheck, InstanceName, Metadata, OptionKey, PathPrefix, Registration,
-    RouteOption, RouteSpec, ServiceName,
+    BackendUrl, CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthCheck, InstanceName,
+    Metadata, OptionKey, PathPrefix, RateLimit, Registration, RouteOption, RouteSpec, ServiceName,
 };
 
 /// Everything that a client keeps true at its registry, whatever happens to the connection.
@@ -21,6 +21,10 @@ pub struct Intent {
     pub instance: InstanceName,
     /// Where this instance serves a maintenance page.
     pub maintenance_port: Option<u16>,
+    /// The URL of that page as the proxy reaches it; `None`: the proxy shows its own.
+    pub maintenance_page: Option<BackendUrl>,
+    /// What of the routes people are to see, to begin with.
+    pub visibility: Wanted,
     /// Sent with REGISTER; the values of `token` and `service_token` are never shown.
     pub metadata: Metadata,
     /// The routes, by the caller's own names for them.
@@ -30,11 +34,31 @@ pub struct Intent {
 /// Wanted routes by key. They are staged in the order of their keys.
 pub type Routes = BTreeMap<RouteKey, Route>;
 
-/// The wanted routes with the number of changes that made them so: a status says up to which it is true.
+/// What of the routes people are to see. Whoever decides that (a process, its readiness, maintenance, a stop)
+/// meets in this one value, and the session knows nothing else of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Wanted {
+    /// Nothing: there is a session without routes.
+    Absent,
+    /// The maintenance page on all of them (PROTOCOL section 6).
+    Maintenance,
+    /// The application.
+    #[default]
+    Live,
+    /// No new requests, as long as the registry can do that without an outage: by DRAIN_START `0s` where it
+    /// announces `drain`; at a reference server by maintenance if there is a page, and else not at all
+    /// (SEMANTICS section 6). Routes that are not there yet do not come.
+    Draining,
+}
+
+/// The intent as far as it changes, with the number of changes that made it so: a status says up to which it
+/// is true.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct Goal {
     pub(super) change: u64,
     pub(super) routes: Routes,
+    pub(super) visibility: Wanted,
+    pub(super) page: Option<BackendUrl>,
 }
 
 /// The caller's name for a route. It never reaches the wire: ids come and go with sessions, keys stay.
@@ -57,7 +81,17 @@ pub struct Route {
     pub health: Option<HealthCheck>,
     /// Options that differ from what holds when nothing is set (PROTOCOL section 5).
     pub options: Options,
+    /// What the proxy sets on responses.
+    pub headers: Headers,
+    /// How many requests each client address has.
+    pub rate_limit: Option<RateLimit>,
+    /// When the proxy stops asking a backend that fails.
+    pub circuit_breaker: Option<CircuitBreaker>,
 }
+
+/// A set of response headers, at most one of each name, whatever its case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(BTreeMap<String, (HeaderName, HeaderValue)>);
 
 /// A set of options, at most one of each name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,6 +107,8 @@ impl Intent {
             service,
             instance,
             maintenance_port: None,
+            maintenance_page: None,
+            visibility: Wanted::Live,
             metadata: Metadata::default(),
             routes: Routes::new(),
         }
@@ -108,8 +144,17 @@ impl Intent {
 impl Route {
     /// All of `domains` below `path` go to `backend`, at priority 10, without a check or options.
     pub fn new(domains: Domains, path: PathPrefix, backend: BackendUrl) -> Self {
-        let (priority, options) = (DEFAULT_PRIORITY, Options::default());
-        Route { domains, path, backend, priority, health: None, options }
+        Route {
+            domains,
+            path,
+            backend,
+            priority: DEFAULT_PRIORITY,
+            health: None,
+            options: Options::default(),
+            headers: Headers::default(),
+            rate_limit: None,
+            circuit_breaker: None,
+        }
     }
 
     /// The same with a health check.
@@ -127,6 +172,24 @@ impl Route {
     /// The same with an option set, over one of the same name.
     pub fn with_option(mut self, option: RouteOption) -> Self {
         self.options.set(option);
+        self
+    }
+
+    /// The same with a response header set, over one of the same name.
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.set(name, value);
+        self
+    }
+
+    /// The same with a rate limit for each client address.
+    pub fn with_rate_limit(mut self, limit: RateLimit) -> Self {
+        self.rate_limit = Some(limit);
+        self
+    }
+
+    /// The same with a circuit breaker.
+    pub fn with_circuit_breaker(mut self, breaker: CircuitBreaker) -> Self {
+        self.circuit_breaker = Some(breaker);
         self
     }
 
@@ -162,6 +225,32 @@ impl Options {
     /// The options, in the order of [`OptionKey`].
     pub fn iter(&self) -> impl Iterator<Item = RouteOption> + '_ {
         self.0.values().copied()
+    }
+}
+
+impl Headers {
+    /// Puts a header in, over one of the same name.
+    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.insert(name.as_str().to_ascii_lowercase(), (name, value));
+    }
+
+    /// The value of the header of this name.
+    pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.0.get(&name.as_str().to_ascii_lowercase()).map(|(_, value)| value)
+    }
+
+    /// The headers, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + '_ {
+        self.0.values().map(|(name, value)| (name, value))
+    }
+}
+
+impl FromIterator<(HeaderName, HeaderValue)> for Headers {
+    /// Of several with one name the last is kept.
+    fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(headers: I) -> Self {
+        let mut set = Headers::default();
+        headers.into_iter().for_each(|(name, value)| set.set(name, value));
+        set
     }
 }
 

@@ -30,17 +30,21 @@
 //! ```
 
 mod backoff;
+mod call;
 mod connect;
 mod driver;
 mod event;
 mod handle;
 mod intent;
+mod maintenance;
 mod plan;
 mod session;
 mod sync;
 
+pub use call::{BackendTestError, CallError};
 pub use connect::{ConnectError, Connector, Endpoint, Resolver, SystemResolver, TcpConnector};
-pub use event::{Cause, Event, EventStream, Phase, Registry, Retry, RouteStatus, Status};
-pub use handle::{BackendTestError, Client, ClientConfig, RouteError, Stopped};
-pub use intent::{Intent, Options, Route, RouteKey, Routes};
+pub use event::{Cause, Event, EventStream, Mode, Phase, Registry, Retry, RouteStatus, Status};
+pub use handle::{Client, ClientConfig, RouteError, Stopped};
+pub use intent::{Headers, Intent, Options, Route, RouteKey, Routes, Wanted};
+pub use maintenance::MaintenanceTarget;
 pub use plan::{Applied, Batch, Dialect, Plan, RouteRef, Step, Unsupported, dry_run, plan};

@@ -1,14 +1,23 @@
 //! `(wanted, applied, dialect) -> batches`: which commands make the one into the other. Pure, and the only
 //! place that knows how the reference server differs (PROTOCOL section 8).
 
+mod dialect;
+mod reference;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::intent::{Intent, Options, Route, RouteKey, Routes};
-use crate::protocol::report::{RouteEntry, RouteStatus, SessionInfo};
+use super::intent::{Intent, Route, RouteKey, Routes};
+use crate::protocol::report::{RouteEntry, RouteStatus};
 use crate::protocol::{
-    Command, GoDuration, HealthCheck, OptionKey, Request, RouteChange, RouteId, RouteOption, RouteSpec,
-    Scheme, SessionRef, Target,
+    BackendUrl, CircuitBreaker, Command, Domain, GoDuration, HeaderName, HeaderValue, HealthCheck, OptionKey,
+    PathPrefix, RateLimit, Request, RouteChange, RouteId, RouteOption, RouteOrAll, RouteSpec, SessionRef,
+    Target, TargetItem,
 };
+
+/// How many routes one MAINT_ENTER or MAINT_EXIT names, so that the line stays short enough.
+pub(super) const MAX_TARGETS: usize = 1_000;
+/// How many batches a dry run shows.
+const MAX_DRY_BATCHES: usize = 64;
 
 /// Which server is at the other end: SESSION_INFO tells (PROTOCOL section 7).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +26,8 @@ pub enum Dialect {
     Ours {
         /// What it understands beyond the reference.
         capabilities: BTreeSet<String>,
+        /// The commands that it has answered with `unknown command`, because it is older than we are.
+        lacks: BTreeSet<&'static str>,
     },
     /// The Go `go-proxy`, or anything else that does not say that it is ours.
     Reference,
@@ -25,8 +36,8 @@ pub enum Dialect {
 /// The way from what is applied to what is wanted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
-    /// To be staged and applied one after the other; empty where nothing differs. Planning anew after each
-    /// gives the same rest, so whoever carries it out needs to remember only the one in progress.
+    /// The first is to be staged and applied, and then it is planned anew; empty where nothing differs. So
+    /// whoever carries it out needs to remember only the one in progress.
     pub batches: Vec<Batch>,
     /// What this server cannot do, left out.
     pub unsupported: Vec<Unsupported>,
@@ -57,6 +68,16 @@ pub enum Step {
     RemoveOption { id: RouteId, option: OptionKey },
     /// HEALTH_SET
     SetHealth { route: RouteRef, check: HealthCheck },
+    /// HEADERS_SET; `None` is `ALL`.
+    SetHeader { route: Option<RouteRef>, name: HeaderName, value: HeaderValue },
+    /// HEADERS_REMOVE
+    RemoveHeader { id: RouteId, name: HeaderName },
+    /// RATELIMIT_SET
+    SetRateLimit { route: RouteRef, limit: RateLimit },
+    /// CIRCUIT_BREAKER_SET
+    SetCircuitBreaker { route: RouteRef, breaker: CircuitBreaker },
+    /// MAINT_ENTER of routes that are to start their life in maintenance (ours).
+    Maintain { keys: Vec<RouteKey>, page: Option<BackendUrl> },
 }
 
 /// A route that has an id, or one that gets its id from a ROUTE_ADD of the same batch.
@@ -80,7 +101,7 @@ pub struct Unsupported {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "most of them are the large one")]
 pub(super) enum After {
-    Present { at: RouteRef, key: RouteKey, route: Route },
+    Present { at: RouteRef, key: RouteKey, route: Route, provisional: bool },
     Absent(RouteId),
 }
 
@@ -90,6 +111,9 @@ pub struct Applied {
     routes: BTreeMap<RouteId, AppliedRoute>,
     /// The same, by key: more than one id while an old route waits for its removal.
     ids: BTreeMap<RouteKey, BTreeSet<RouteId>>,
+    /// The claims of which a removal has taken every entry that a reference server may have had
+    /// (PROTOCOL section 8, 6).
+    clean: BTreeSet<(Domain, PathPrefix)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -98,19 +122,20 @@ struct AppliedRoute {
     key: Option<RouteKey>,
     /// `None`: its settings are not known.
     route: Option<Route>,
+    /// It was only added so that its removal takes along what former sessions have left.
+    provisional: bool,
 }
 
 /// What would be done to `wanted` and `applied` to make them one. The routes of `held` keys are left as they
 /// are, because the server refused them just now.
 pub fn plan(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>, dialect: &Dialect) -> Plan {
+    let understood: Routes =
+        wanted.iter().map(|(key, route)| (key.clone(), dialect.understood(route).into_owned())).collect();
     let batches = match dialect {
-        Dialect::Ours { .. } => plan_for_ours(wanted, applied, held),
-        Dialect::Reference => plan_for_reference(wanted, applied, held),
+        Dialect::Ours { .. } => plan_for_ours(&understood, applied, held),
+        Dialect::Reference => reference::plan(&understood, applied, held),
     };
-    let unsupported = match dialect {
-        Dialect::Ours { .. } => Vec::new(),
-        Dialect::Reference => unsupported_by_reference(wanted),
-    };
+    let unsupported = dialect.unsupported(wanted);
     Plan { batches: batches.into_iter().filter(|batch| !batch.steps.is_empty()).collect(), unsupported }
 }
 
@@ -123,17 +148,22 @@ pub fn dry_run(intent: &Intent, dialect: &Dialect) -> Vec<String> {
         lines.push(line.replacen('|', "|S", 1));
     };
     show(Request::SessionInfo);
-    let mut ids = BTreeMap::new();
-    for batch in plan(&intent.routes, &Applied::default(), &BTreeSet::new(), dialect).batches {
+    let (mut applied, mut next_id) = (Applied::default(), 0);
+    for _ in 0..MAX_DRY_BATCHES {
+        let batches = plan(&intent.routes, &applied, &BTreeSet::new(), dialect).batches;
+        let Some(batch) = batches.into_iter().next() else { break };
+        let mut ids = BTreeMap::new();
         for step in &batch.steps {
+            if let Step::Add { key, .. } = step {
+                next_id += 1;
+                ids.insert(key.clone(), RouteId(next_id));
+            }
             if let Some(request) = step.request(&ids) {
                 show(request);
             }
-            if let Step::Add { key, .. } = step {
-                ids.insert(key.clone(), RouteId(ids.len() as u32 + 1));
-            }
         }
         show(Request::ConfigApply);
+        applied.commit(&batch, &ids);
     }
     lines
 }
@@ -156,6 +186,9 @@ fn plan_for_ours(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>) 
                 first.steps.extend(options.map(|option| Step::SetOption { route: Some(at.clone()), option }));
                 // After the options: a check's interval is one cell with an option, and the last one counts.
                 first.set_health(&at, route);
+                let headers = route.headers.iter();
+                first.steps.extend(headers.map(|(name, value)| set_header(Some(at.clone()), name, value)));
+                first.set_limits(&at, route);
                 added.push(route);
             }
         }
@@ -170,96 +203,62 @@ fn plan_for_ours(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>) 
     vec![first, second]
 }
 
-/// Old before new: removal is by domain and path and takes every entry, and removing and adding one of them
-/// in a single apply leaves nothing. Options only work for all routes of an apply (PROTOCOL section 8).
-fn plan_for_reference(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>) -> Vec<Batch> {
-    let candidates = || wanted.iter().filter(|(key, route)| !held.contains(*key) && !needs_h2c(route));
-    let mut kept: BTreeSet<RouteId> = candidates()
-        .filter_map(|(key, route)| {
-            applied.best_match(key, route).filter(|(_, old)| same_for_reference(old, route))
-        })
-        .map(|(id, _)| id)
-        .collect();
-    let mut removals = Batch::default();
-    loop {
-        let gone: Vec<_> = applied.others(&kept, held).collect();
-        let torn = kept.iter().copied().find(|id| gone.iter().any(|(_, old)| applied.share_claim(*id, old)));
-        let Some(torn) = torn else {
-            gone.iter().for_each(|(id, _)| removals.remove(*id));
-            break;
-        };
-        kept.remove(&torn);
-    }
-    let mut groups: Vec<(Options, Batch)> = Vec::new();
-    for (key, route) in candidates().filter(|(key, _)| !applied.holds(key, &kept)) {
-        let options = options_for_reference(route);
-        let index = groups.iter().position(|(same, _)| *same == options).unwrap_or_else(|| {
-            groups.push((options, Batch::default()));
-            groups.len() - 1
-        });
-        let batch = &mut groups[index].1;
-        let at = batch.add(key, route);
-        batch.set_health(&at, route);
-    }
-    let with_options = |(options, mut batch): (Options, Batch)| {
-        batch.steps.extend(options.iter().map(|option| Step::SetOption { route: None, option }));
-        batch
-    };
-    std::iter::once(removals).chain(groups.into_iter().map(with_options)).collect()
-}
-
-/// It ignores priorities, and the options of a backend that it knows never change.
-fn same_for_reference(old: &Route, new: &Route) -> bool {
-    (&old.domains, &old.path, &old.backend, &old.health)
-        == (&new.domains, &new.path, &new.backend, &new.health)
-}
-
-fn options_for_reference(route: &Route) -> Options {
-    route.options.iter().filter(|option| option.key() != OptionKey::Hold).collect()
-}
-
-fn needs_h2c(route: &Route) -> bool {
-    route.backend.scheme() == Scheme::H2c
-}
-
-fn unsupported_by_reference(wanted: &Routes) -> Vec<Unsupported> {
-    let note = |key: &RouteKey, what: &str| Unsupported { key: key.clone(), what: what.to_owned() };
-    let h2c = wanted.iter().filter(|(_, route)| needs_h2c(route));
-    let h2c = h2c.map(|(key, _)| note(key, "h2c backends are not understood: the route is left out"));
-    let hold = wanted.iter().filter(|(_, route)| route.options.get(OptionKey::Hold).is_some());
-    let hold = hold.map(|(key, _)| note(key, "the option hold is not understood: the route has none"));
-    h2c.chain(hold).collect()
-}
-
-impl Dialect {
-    /// Ours, as far as this version knows without having asked.
-    pub fn ours() -> Self {
-        Dialect::Ours { capabilities: BTreeSet::new() }
-    }
-
-    /// Whom SESSION_INFO shows.
-    pub(super) fn of(info: &SessionInfo) -> Self {
-        match info.server {
-            Some(_) => Dialect::Ours { capabilities: info.capabilities.iter().cloned().collect() },
-            None => Dialect::Reference,
-        }
-    }
-
-    /// How many commands may wait for their replies at once.
-    pub(super) fn window(&self) -> usize {
-        match self {
-            Dialect::Ours { .. } => 32,
-            Dialect::Reference => 1,
-        }
-    }
+fn set_header(route: Option<RouteRef>, name: &HeaderName, value: &HeaderValue) -> Step {
+    Step::SetHeader { route, name: name.clone(), value: value.clone() }
 }
 
 impl Batch {
     fn add(&mut self, key: &RouteKey, route: &Route) -> RouteRef {
+        self.put(key, route, false)
+    }
+
+    fn put(&mut self, key: &RouteKey, route: &Route, provisional: bool) -> RouteRef {
         self.steps.push(Step::Add { key: key.clone(), spec: route.spec() });
         let at = RouteRef::New(key.clone());
-        self.after.push(After::Present { at: at.clone(), key: key.clone(), route: route.clone() });
+        let (key, route) = (key.clone(), route.clone());
+        self.after.push(After::Present { at: at.clone(), key, route, provisional });
         at
+    }
+
+    /// Lets the routes that are added start their life in maintenance, where that is wanted of them, with
+    /// the page of the first. The others follow after the apply.
+    pub(super) fn maintain(&mut self, page_of: impl Fn(&RouteKey, &Route) -> Option<Option<BackendUrl>>) {
+        let mut page = None;
+        let mut keys = Vec::new();
+        for after in &self.after {
+            let After::Present { at: RouteRef::New(_), key, route, .. } = after else { continue };
+            let Some(wanted) = page_of(key, route) else { continue };
+            if *page.get_or_insert_with(|| wanted.clone()) == wanted && keys.len() < MAX_TARGETS {
+                keys.push(key.clone());
+            }
+        }
+        self.steps.extend(page.map(|page| Step::Maintain { keys, page }));
+    }
+
+    fn set_limits(&mut self, at: &RouteRef, route: &Route) {
+        let limit = route.rate_limit.map(|limit| Step::SetRateLimit { route: at.clone(), limit });
+        let breaker = route.circuit_breaker;
+        let breaker = breaker.map(|breaker| Step::SetCircuitBreaker { route: at.clone(), breaker });
+        self.steps.extend(limit.into_iter().chain(breaker));
+    }
+
+    /// The headers and limits that differ; a zero removes a limit (PROTOCOL section 3).
+    fn change_limits(&mut self, id: RouteId, old: &Route, new: &Route) {
+        let at = RouteRef::Id(id);
+        let gone = old.headers.iter().filter(|(name, _)| new.headers.get(name).is_none());
+        self.steps.extend(gone.map(|(name, _)| Step::RemoveHeader { id, name: name.clone() }));
+        let set = new.headers.iter().filter(|(name, value)| old.headers.get(name) != Some(*value));
+        self.steps.extend(set.map(|(name, value)| set_header(Some(at.clone()), name, value)));
+        if old.rate_limit != new.rate_limit {
+            let none = old.rate_limit.map(|old| RateLimit { requests: 0, ..old });
+            let limit = new.rate_limit.or(none);
+            self.steps.extend(limit.map(|limit| Step::SetRateLimit { route: at.clone(), limit }));
+        }
+        if old.circuit_breaker != new.circuit_breaker {
+            let none = old.circuit_breaker.map(|old| CircuitBreaker { threshold: 0, ..old });
+            let breaker = new.circuit_breaker.or(none);
+            self.steps.extend(breaker.map(|breaker| Step::SetCircuitBreaker { route: at, breaker }));
+        }
     }
 
     fn remove(&mut self, id: RouteId) {
@@ -301,8 +300,10 @@ impl Batch {
             }
             (None, None) => {}
         }
+        self.change_limits(id, old, new);
         if self.steps.len() > before {
-            self.after.push(After::Present { at, key: key.clone(), route: new.clone() });
+            let (key, route) = (key.clone(), new.clone());
+            self.after.push(After::Present { at, key, route, provisional: false });
         }
     }
 }
@@ -326,18 +327,56 @@ impl Step {
             Step::SetHealth { route, check } => {
                 Request::HealthSet { route: route.resolve(ids)?, check: check.clone() }
             }
+            Step::SetHeader { route, name, value } => {
+                let target = match route {
+                    None => Target::All,
+                    Some(route) => Target::route(route.resolve(ids)?),
+                };
+                Request::HeadersSet { target, name: name.clone(), value: value.clone() }
+            }
+            Step::RemoveHeader { id, name } => {
+                Request::HeadersRemove { target: Target::route(*id), name: name.clone() }
+            }
+            Step::SetRateLimit { route, limit } => {
+                let target = RouteOrAll::Route(route.resolve(ids)?);
+                Request::RateLimitSet { target, limit: *limit }
+            }
+            Step::SetCircuitBreaker { route, breaker } => {
+                let target = RouteOrAll::Route(route.resolve(ids)?);
+                Request::CircuitBreakerSet { target, breaker: *breaker }
+            }
+            Step::Maintain { keys, page } => {
+                let ids: Option<Vec<_>> =
+                    keys.iter().map(|key| ids.get(key).copied().map(TargetItem::Route)).collect();
+                Request::MaintEnter { target: Target::Some(ids?), page: page.clone() }
+            }
         })
+    }
+
+    /// The command, where a server of ours may be too old for it, and the route can do without.
+    pub(super) fn may_be_lacking(&self) -> Option<&'static str> {
+        match self {
+            Step::SetHeader { .. } | Step::RemoveHeader { .. } => Some("HEADERS_SET"),
+            Step::SetRateLimit { .. } => Some("RATELIMIT_SET"),
+            Step::SetCircuitBreaker { .. } => Some("CIRCUIT_BREAKER_SET"),
+            Step::Maintain { .. } => Some("MAINT_ENTER"),
+            _ => None,
+        }
     }
 
     /// The route it is about; `None` is all of them.
     pub(super) fn route(&self) -> Option<RouteRef> {
         match self {
             Step::Add { key, .. } => Some(RouteRef::New(key.clone())),
-            Step::Update { id, .. } | Step::Remove { id } | Step::RemoveOption { id, .. } => {
-                Some(RouteRef::Id(*id))
-            }
-            Step::SetOption { route, .. } => route.clone(),
-            Step::SetHealth { route, .. } => Some(route.clone()),
+            Step::Update { id, .. }
+            | Step::Remove { id }
+            | Step::RemoveOption { id, .. }
+            | Step::RemoveHeader { id, .. } => Some(RouteRef::Id(*id)),
+            Step::SetOption { route, .. } | Step::SetHeader { route, .. } => route.clone(),
+            Step::SetHealth { route, .. }
+            | Step::SetRateLimit { route, .. }
+            | Step::SetCircuitBreaker { route, .. } => Some(route.clone()),
+            Step::Maintain { .. } => None,
         }
     }
 }
@@ -355,20 +394,25 @@ impl Applied {
     /// What ROUTE_LIST shows, where it is not what was expected: nothing of it can be built upon, because
     /// the list does not show settings.
     pub(super) fn from_list(entries: &[RouteEntry]) -> Self {
-        let unknown = AppliedRoute { key: None, route: None };
+        let unknown = AppliedRoute { key: None, route: None, provisional: false };
         let active = entries.iter().filter(|entry| entry.status != RouteStatus::Staged);
         let routes = active.map(|entry| (entry.route_id, unknown.clone())).collect();
-        Applied { routes, ids: BTreeMap::new() }
+        Applied { routes, ..Applied::default() }
     }
 
     /// What holds when `batch` was applied, with the ids that its routes were given.
     pub(super) fn commit(&mut self, batch: &Batch, given: &BTreeMap<RouteKey, RouteId>) {
         for after in &batch.after {
             match after {
-                After::Absent(id) => self.forget(*id),
-                After::Present { at, key, route } => {
+                After::Absent(id) => {
+                    let gone = self.routes.get(id).and_then(|applied| applied.route.as_ref());
+                    self.clean.extend(gone.map(claims).into_iter().flatten());
+                    self.forget(*id);
+                }
+                After::Present { at, key, route, provisional } => {
                     let Some(id) = at.resolve(given) else { continue };
-                    let applied = AppliedRoute { key: Some(key.clone()), route: Some(route.clone()) };
+                    let (key, route) = (key.clone(), Some(route.clone()));
+                    let applied = AppliedRoute { key: Some(key.clone()), route, provisional: *provisional };
                     self.routes.insert(id, applied);
                     self.ids.entry(key.clone()).or_default().insert(id);
                 }
@@ -394,12 +438,36 @@ impl Applied {
 
     /// The id under which exactly this is in force, as far as the server can tell the difference.
     pub(super) fn id_of(&self, key: &RouteKey, route: &Route, dialect: &Dialect) -> Option<RouteId> {
+        let route = &*dialect.understood(route);
         let (id, old) = self.best_match(key, route)?;
         let same = match dialect {
             Dialect::Ours { .. } => old == route,
-            Dialect::Reference => same_for_reference(old, route),
+            Dialect::Reference => reference::same(old, route) && !self.is_provisional(id),
         };
         same.then_some(id)
+    }
+
+    /// Every route that is somebody's, with its id; several of one key while an old one waits for its
+    /// removal.
+    pub(super) fn known(&self) -> impl Iterator<Item = (RouteId, &RouteKey, &Route)> {
+        self.routes
+            .iter()
+            .filter_map(|(id, applied)| Some((*id, applied.key.as_ref()?, applied.route.as_ref()?)))
+    }
+
+    /// Whether it is only there to be removed.
+    pub(super) fn is_provisional(&self, id: RouteId) -> bool {
+        self.routes.get(&id).is_some_and(|applied| applied.provisional)
+    }
+
+    /// Whether a removal has taken everything that was ever there for this route.
+    fn is_clean(&self, route: &Route) -> bool {
+        claims(route).all(|claim| self.clean.contains(&claim))
+    }
+
+    /// Whether there is a route of this id.
+    pub(super) fn has(&self, id: RouteId) -> bool {
+        self.routes.contains_key(&id)
     }
 
     /// How many routes are in force.
@@ -441,6 +509,10 @@ impl Applied {
     fn holds(&self, key: &RouteKey, kept: &BTreeSet<RouteId>) -> bool {
         kept.iter().any(|id| self.key_of(*id) == Some(key))
     }
+}
+
+fn claims(route: &Route) -> impl Iterator<Item = (Domain, PathPrefix)> + '_ {
+    route.domains.as_slice().iter().map(|domain| (domain.clone(), route.path.clone()))
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 //! It knows the protocol and the rules of PROTOCOL section 2 and SEMANTICS sections 1 and 8. It has no clock,
 //! socket or task: the driver turns its crank. One function, `enter`, changes its state. In this file: what it
 //! is told and what it remembers; in `link` how a session is got and lost, in `replies` what each reply means,
-//! in `pump` what is sent next.
+//! in `pump` what is sent next, in `visibility` drain and maintenance, in `calls` what others ask through it.
 
+mod calls;
 mod link;
 mod pump;
 mod replies;
+mod visibility;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -15,16 +17,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::call::CallError;
 use super::connect::ConnectError;
 use super::event::{Cause, Event, Phase, Registry, RouteStatus, Status};
-use super::handle::BackendTestError;
-use super::intent::{Intent, Route, RouteKey, Routes, Wanted};
+use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted};
+use super::maintenance::Requests;
 use super::plan::{Applied, Batch, Dialect, Unsupported};
 use super::sync::Sync;
-use crate::protocol::report::BackendReport;
 use crate::protocol::{
-    BackendUrl, Command, Push, Refusal, Registration, Request, RouteId, Scheme, ServerLine, SessionId,
+    BackendUrl, Command, EventKind, Push, Refusal, Registration, Reply, Request, RouteId, Scheme, ServerLine,
+    SessionId,
 };
+use visibility::{Drain, Held, Verdict};
 
 /// The times that steer a session.
 #[derive(Debug, Clone)]
@@ -39,8 +43,8 @@ pub(super) struct Timing {
 pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// A session that has lived this long makes the next back-off start anew.
 const LIVED: Duration = Duration::from_secs(10);
-/// How many backend tests may wait for their turn.
-const MAX_TESTS: usize = 16;
+/// How many questions of others may wait for their turn.
+const MAX_CALLS: usize = 16;
 
 /// A session and everything it has to remember, across connections.
 #[derive(Debug, Clone)]
@@ -60,7 +64,17 @@ pub(super) struct Session {
     noted: BTreeSet<Unsupported>,
     /// No new try before this, because an apply was refused as a whole.
     hold_until: Option<Instant>,
-    tests: VecDeque<(Ticket, BackendUrl)>,
+    calls: VecDeque<(Ticket, Request)>,
+    visibility: Wanted,
+    page: Option<BackendUrl>,
+    maintenance: Requests,
+    /// The maintenance request that is under way (PROTOCOL section 6: at most one).
+    verdict: Option<Verdict>,
+    /// No new maintenance request before this, because one was refused or not confirmed.
+    maintain_at: Option<Instant>,
+    subscriptions: BTreeSet<EventKind>,
+    /// The routes whose entries a reference server is asked about at each keepalive.
+    watched: Vec<RouteId>,
     /// Our name belongs to somebody else until a RECONNECT says otherwise.
     replaced: bool,
     ever_bound: bool,
@@ -84,10 +98,10 @@ pub(super) enum Effect {
     /// Tell the listeners.
     Event(Event),
     /// Answer whoever asked.
-    Tested(Ticket, Result<BackendReport, BackendTestError>),
+    Answer(Ticket, Result<Reply, CallError>),
 }
 
-/// Names a backend test.
+/// Names a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Ticket(pub(super) u64);
 
@@ -143,7 +157,16 @@ enum Expect {
     Stage(usize),
     Apply,
     Ping,
-    Test(Ticket),
+    /// DRAIN_START, or DRAIN_CANCEL.
+    Drain(bool),
+    /// MAINT_ENTER or MAINT_EXIT, the one that is under way.
+    Maintain,
+    Subscribe(EventKind),
+    /// CIRCUIT_BREAKER_STATUS, to see whether a reference server still knows the route.
+    Watch(RouteId),
+    /// ROUTE_UPDATE and CONFIG_APPLY that change nothing, which repair that.
+    Repair,
+    Call(Ticket),
     Shutdown,
     /// The session has changed meanwhile.
     Ignore,
@@ -159,6 +182,10 @@ struct Known {
     applied: Applied,
     /// A batch whose apply was sent and whose reply was lost: the revision will tell.
     in_doubt: Option<(Batch, BTreeMap<RouteKey, RouteId>)>,
+    drain: Drain,
+    /// The routes that it was told to keep in maintenance.
+    maintained: BTreeMap<RouteId, Held>,
+    subscribed: BTreeSet<EventKind>,
 }
 
 #[derive(Debug, Clone)]
@@ -176,7 +203,7 @@ impl Session {
         let registration = intent.registration();
         let mut backoff = || Backoff::new(timing.reconnect_min, timing.reconnect_max, rng.u64(..));
         let (link_backoff, apply_backoff, ask_backoff) = (backoff(), backoff(), backoff());
-        Session {
+        let mut session = Session {
             name,
             registration,
             wanted: intent.routes,
@@ -188,7 +215,14 @@ impl Session {
             refused: BTreeMap::new(),
             noted: BTreeSet::new(),
             hold_until: None,
-            tests: VecDeque::new(),
+            calls: VecDeque::new(),
+            visibility: intent.visibility,
+            page: intent.maintenance_page,
+            maintenance: Requests::default(),
+            verdict: None,
+            maintain_at: None,
+            subscriptions: BTreeSet::new(),
+            watched: Vec::new(),
             replaced: false,
             ever_bound: false,
             link_backoff,
@@ -198,7 +232,9 @@ impl Session {
             timing,
             effects: Vec::new(),
             version: 0,
-        }
+        };
+        session.see_visibility(now);
+        session
     }
 
     /// There is a connection.
@@ -240,8 +276,10 @@ impl Session {
         let fault = match received {
             Received::Line(ServerLine::Reply(reply)) => return self.answer(reply, now),
             Received::Line(ServerLine::Push(Push::Shutdown)) => Cause::ServerShutdown,
-            // Verdicts and subscribed events: nothing here asks for them.
-            Received::Line(ServerLine::Push(_)) => return,
+            Received::Line(ServerLine::Push(Push::Event(kind, data))) => {
+                return self.tell(Event::Registry { kind, data });
+            }
+            Received::Line(ServerLine::Push(verdict)) => return self.judged(&verdict, now),
             Received::Http => Cause::SpeaksHttp,
             Received::Garbage(text) => Cause::NotARegistry(text),
             Received::TooLong => Cause::LineTooLong,
@@ -251,6 +289,7 @@ impl Session {
 
     /// Time has passed: at or after [`Session::deadline`].
     pub(super) fn tick(&mut self, now: Instant) {
+        self.settle(now);
         let silent = self.outstanding.front().filter(|sent| sent.deadline <= now).map(|sent| sent.command);
         match self.state {
             State::Disconnected { retry_at } if retry_at <= now => {
@@ -270,6 +309,13 @@ impl Session {
 
     /// When [`Session::tick`] must be called at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Leaving { .. } | State::Stopped => self.state_deadline(),
+            _ => self.state_deadline().into_iter().chain(self.maintenance_deadline()).min(),
+        }
+    }
+
+    fn state_deadline(&self) -> Option<Instant> {
         let oldest = self.outstanding.front().map(|sent| sent.deadline);
         match self.state {
             State::Disconnected { retry_at } => Some(retry_at),
@@ -288,35 +334,19 @@ impl Session {
         }
     }
 
-    /// These routes are wanted from now on, whatever the state of the connection.
-    pub(super) fn want(&mut self, wanted: Wanted, now: Instant) {
-        self.intent = wanted.change;
-        let before = std::mem::replace(&mut self.wanted, wanted.routes);
+    /// This is wanted from now on, whatever the state of the connection.
+    pub(super) fn want(&mut self, goal: Goal, now: Instant) {
+        self.intent = goal.change;
+        let before = std::mem::replace(&mut self.wanted, goal.routes);
         // What was refused as it was may be accepted as it is.
         self.refused.retain(|key, _| before.get(key) == self.wanted.get(key));
         if before != self.wanted {
             self.hold_until = None;
         }
+        (self.visibility, self.page) = (goal.visibility, goal.page);
+        self.see_visibility(now);
         self.version += 1;
         self.pump(now);
-    }
-
-    /// The proxy is to try this URL; the ticket is answered in any case.
-    pub(super) fn test_backend(&mut self, ticket: Ticket, url: BackendUrl, now: Instant) {
-        let error = match &self.state {
-            State::Live { .. } | State::Syncing(_) if self.tests.len() < MAX_TESTS => match self.dialect() {
-                // A URL that it does not understand crashes it (PROTOCOL section 8).
-                Dialect::Reference if url.scheme() == Scheme::H2c => BackendTestError::Unsupported,
-                _ => {
-                    self.tests.push_back((ticket, url));
-                    return self.pump(now);
-                }
-            },
-            State::Live { .. } | State::Syncing(_) => BackendTestError::TooMany,
-            State::Stopped | State::Leaving { .. } => BackendTestError::Stopped,
-            _ => BackendTestError::NoSession,
-        };
-        self.effects.push(Effect::Tested(ticket, Err(error)));
     }
 
     /// The name is ours again, whoever has it: the one case in which a dormant client registers.
@@ -339,7 +369,7 @@ impl Session {
             State::Leaving { .. } | State::Stopped => {}
             State::Disconnected { .. } | State::Connecting | State::Dormant { .. } => self.stop(),
             State::Registering | State::Resuming | State::Syncing(_) | State::Live { .. } => {
-                self.fail_tests(&BackendTestError::Stopped);
+                self.fail_calls(&CallError::Stopped);
                 self.enter(State::Leaving { until: now + SHUTDOWN_TIMEOUT });
                 self.send(Request::ClientShutdown, Expect::Shutdown, now);
             }
@@ -376,7 +406,14 @@ impl Session {
             bound,
             session_known: known.is_some(),
             revision: known.and_then(|known| known.revision),
-            ours: known.is_some_and(|known| matches!(known.dialect, Some(Dialect::Ours { .. }))),
+            ours: matches!(self.dialect(), Dialect::Ours { .. }),
+            capabilities: match self.dialect() {
+                Dialect::Ours { capabilities, .. } => capabilities.clone(),
+                Dialect::Reference => BTreeSet::new(),
+            },
+            shown: self.shown(),
+            maintenance_wanted: self.maintenance.entered().cloned().collect(),
+            maintenance: self.maintenance_status(),
             intent: self.intent,
             live: bound && phase == Phase::Live && in_force && nothing_else,
             routes,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::intent::RouteKey;
 use super::plan::{After, Applied, Batch, RouteRef, Step};
-use crate::protocol::{Refusal, Reply, Request, RouteId};
+use crate::protocol::{BackendUrl, Refusal, Reply, Request, RouteId};
 
 /// A batch that is being staged and applied.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub(super) enum Blame {
     Route(RouteKey),
     /// This id, which the server does not have.
     Missing(RouteId),
+    /// This command, which the server does not know.
+    Command(&'static str),
     /// The apply as a whole.
     Batch,
 }
@@ -97,6 +99,10 @@ impl Sync {
             (Step::Update { .. } | Step::Remove { .. }, Reply::RouteAdded(_)) => {}
             (Step::SetOption { .. } | Step::RemoveOption { .. }, Reply::OptionsOk) => {}
             (Step::SetHealth { .. }, Reply::HealthOk) => {}
+            (Step::SetHeader { .. } | Step::RemoveHeader { .. }, Reply::HeadersOk) => {}
+            (Step::SetRateLimit { .. }, Reply::RateLimitOk) => {}
+            (Step::SetCircuitBreaker { .. }, Reply::CircuitOk) => {}
+            (Step::Maintain { .. }, Reply::MaintenanceAck) => {}
             _ => return Err(WrongReply),
         }
         Ok(())
@@ -113,6 +119,12 @@ impl Sync {
     fn key_of(&self, id: RouteId, applied: &Applied) -> Option<RouteKey> {
         let new = self.ids.iter().find(|(_, given)| **given == id).map(|(key, _)| key);
         new.or_else(|| applied.key_of(id)).cloned()
+    }
+
+    /// The routes that this step of the batch lets start in maintenance, with the page.
+    pub(super) fn maintained_by(&self, step: usize) -> Option<(Vec<RouteId>, Option<BackendUrl>)> {
+        let Some(Step::Maintain { keys, page }) = self.batch.steps.get(step) else { return None };
+        Some((keys.iter().filter_map(|key| self.ids.get(key).copied()).collect(), page.clone()))
     }
 
     pub(super) fn is_applying(&self) -> bool {
@@ -150,6 +162,9 @@ pub(super) fn outcome_ids<'a>(
 /// Who is to blame where a step is refused.
 fn blame(step: &Step, refusal: &Refusal, applied: &Applied) -> Failure {
     let blame = match (step.route(), refusal) {
+        (_, Refusal::UnknownCommand(_)) if step.may_be_lacking().is_some() => {
+            step.may_be_lacking().map_or(Blame::Batch, Blame::Command)
+        }
         (Some(RouteRef::New(key)), _) => Blame::Route(key),
         (Some(RouteRef::Id(id)), Refusal::RouteNotFound) => Blame::Missing(id),
         (Some(RouteRef::Id(id)), _) => applied.key_of(id).cloned().map_or(Blame::Batch, Blame::Route),

@@ -102,6 +102,12 @@ impl Reader {
         self.report(name, problem)
     }
 
+    /// Reports what is wrong with something that belongs to `name` and has another name itself. It is not
+    /// quoted.
+    pub fn refuse_named(&mut self, name: &'static str, shown: &str, reason: String) -> Reported {
+        self.report(name, Problem::new(shown, None, reason))
+    }
+
     fn find(&self, name: &str) -> Option<&'static Variable> {
         self.source.table.find(name)
     }

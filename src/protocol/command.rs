@@ -211,6 +211,13 @@ fn parse_maintenance_port(text: &str) -> Result<Option<u16>, Invalid> {
     }
 }
 
+impl Request {
+    /// The command of this name as a constant, if there is one that is addressed to a session.
+    pub fn name_of(text: &str) -> Option<&'static str> {
+        REQUESTS.iter().map(|(name, ..)| *name).find(|name| *name == text)
+    }
+}
+
 type RequestParser = fn(&mut Fields<'_>) -> Result<Request, Refusal>;
 
 /// Every command that is addressed to a session, how many fields must follow the session's id, and how

@@ -136,6 +136,9 @@ impl FromStr for PathPrefix {
         if !text.bytes().all(is_path_byte) {
             return refuse("only what may stand in a URL's path, without '?', '#', '|' and spaces");
         }
+        if has_needless_escape(text) {
+            return refuse("an escaped letter, digit, '-', '.', '_' or '~' never matches: write it plainly");
+        }
         let trimmed = text.trim_end_matches('/');
         if trimmed.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")) {
             return refuse("it has an empty segment, \".\" or \"..\": requests are matched without them");
@@ -148,6 +151,16 @@ impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether a character is escaped that needs no escape. Requests are matched without such escapes, so a
+/// prefix with one would never match.
+fn has_needless_escape(path: &str) -> bool {
+    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    path.match_indices('%').any(|(at, _)| {
+        let digits = path.get(at + 1..at + 3);
+        digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).is_some_and(unreserved)
+    })
 }
 
 /// The characters of RFC 3986's path, percent signs included; never the protocol's separator.
@@ -221,6 +234,8 @@ mod tests {
             ("/a/../b", "\"..\""),
             ("/a//b", "empty segment"),
             ("/./a", "\".\""),
+            ("/%61pi", "plainly"),
+            ("/a%2E", "plainly"),
         ] {
             let error = given.parse::<PathPrefix>().unwrap_err();
             assert!(error.reason.contains(reason), "{given:?}: {error}");

@@ -52,6 +52,12 @@ impl BackendUrl {
         BackendUrl { scheme, host, port, base_path: String::new() }
     }
 
+    /// The same at another host.
+    #[must_use]
+    pub fn at_host(&self, host: Host) -> Self {
+        BackendUrl { host, ..self.clone() }
+    }
+
     /// The scheme.
     pub fn scheme(&self) -> Scheme {
         self.scheme
@@ -70,6 +76,11 @@ impl BackendUrl {
     /// What is put before a request's path: empty, or starting with `/` and not ending with it.
     pub fn base_path(&self) -> &str {
         &self.base_path
+    }
+
+    /// What stands in a request's Host header: without the port where it is the scheme's own.
+    pub fn host_header(&self) -> String {
+        if self.port == self.scheme.default_port() { self.host.to_string() } else { self.authority() }
     }
 
     /// `host:port`, with brackets around an IPv6 address; the port always given.

@@ -16,7 +16,10 @@ use crate::protocol::report::BackendReport;
 
 use super::config::Config;
 use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
-use super::proxy::{self, ProberHandle, Proxy, ProxyConfig, test_backend};
+use super::proxy::{
+    self, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, ProberHandle, Proxy, ProxyConfig,
+    ProxyError, test_backend,
+};
 use super::registry::{Limits, RegistryConfig};
 use super::routing::{BackendPolicy, Probe, Table};
 use super::store::{FileStore, MemoryStore, StateError, Store};
@@ -49,6 +52,19 @@ pub enum StartError {
     State(#[from] StateError),
 }
 
+impl StartError {
+    fn of_proxy(config: &Config, error: ProxyError) -> StartError {
+        match (error, &config.https) {
+            (ProxyError::Https(error), Some(https)) => {
+                StartError::Listen { variable: "HTTPS_LISTEN", address: https.listen, error }
+            }
+            (ProxyError::Https(error) | ProxyError::Http(error), _) => {
+                StartError::Listen { variable: "HTTP_LISTEN", address: config.http_listen, error }
+            }
+        }
+    }
+}
+
 impl Server {
     /// Starts both listeners; when it returns, both take connections. Must be called within a tokio runtime,
     /// which the registry and the probes use; the proxy has threads of its own.
@@ -63,9 +79,11 @@ impl Server {
         let registry_address = listener.local_addr().map_err(no_registry())?;
         let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
-        let no_proxy = || failed("HTTP_LISTEN", config.http_listen);
-        let proxy = Proxy::bind(proxy_config(config, &policy)).map_err(no_proxy())?;
+        let https = https_config(config)?;
+        let no_proxy = |error| StartError::of_proxy(config, error);
+        let proxy = Proxy::bind(proxy_config(config, https, &policy)).map_err(no_proxy)?;
         policy.own.push(proxy.local_addr());
+        policy.own.extend(proxy.https_addr());
         let (probes, results) = proxy::Prober::start(policy.clone());
         let prober = Arc::new(Prober { probes, policy: policy.clone() });
         let boot_id = boot_id().await;
@@ -75,12 +93,13 @@ impl Server {
         let registry = RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results)
             .map_err(no_registry())?;
         // Last, so that the first request meets the routes that were restored.
-        let proxy = proxy.serve(table).map_err(no_proxy())?;
+        let proxy = proxy.serve(table).map_err(no_proxy)?;
         let server = Server { registry, proxy };
         info!(
-            "registry-server {}: proxy on {}, registry on {}",
+            "registry-server {}: proxy on {}{}, registry on {}",
             env!("CARGO_PKG_VERSION"),
             server.http_address(),
+            server.https_address().map(|address| format!(" and with TLS on {address}")).unwrap_or_default(),
             server.registry_address()
         );
         Ok(server)
@@ -89,6 +108,11 @@ impl Server {
     /// Where the proxy takes requests.
     pub fn http_address(&self) -> SocketAddr {
         self.proxy.local_addr()
+    }
+
+    /// Where the proxy takes TLS, if it does.
+    pub fn https_address(&self) -> Option<SocketAddr> {
+        self.proxy.https_addr()
     }
 
     /// Where clients register.
@@ -126,13 +150,21 @@ async fn boot_id() -> String {
     read.await.ok().and_then(Result::ok).unwrap_or_default().trim().to_owned()
 }
 
-fn proxy_config(config: &Config, policy: &BackendPolicy) -> ProxyConfig {
+fn https_config(config: &Config) -> Result<Option<HttpsConfig>, StartError> {
+    let Some(https) = &config.https else { return Ok(None) };
+    let failed = |error| StartError::Listen { variable: "HTTPS_LISTEN", address: https.listen, error };
+    let certificates = Certificates::watch(&https.cert_dir, CERTIFICATE_CHECK_INTERVAL).map_err(failed)?;
+    Ok(Some(HttpsConfig { listen: https.listen, certificates }))
+}
+
+fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPolicy) -> ProxyConfig {
     ProxyConfig {
         listen: config.http_listen,
         workers: config.proxy_threads.map_or(0, usize::from),
         max_connections: config.max_connections,
         trusted_proxies: config.trusted_proxies.clone(),
         policy: policy.clone(),
+        https,
         ..ProxyConfig::default()
     }
 }
@@ -181,7 +213,7 @@ impl listener::Prober for Prober {
                     reachable: test.reachable,
                     response_time_ms: test.response_time.as_secs_f64() * 1000.0,
                     status_code: test.status_code.unwrap_or(0),
-                    tls_valid: false,
+                    tls_valid: test.tls_valid,
                 }),
             }
         }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::client::{Dialect, dry_run};
 
-use super::config::{Config, Endpoint, RegistrationConfig};
+use super::config::{Config, Endpoint, Off, RegistrationConfig};
 use super::daemon;
 use super::intent::intent;
 
@@ -16,21 +16,24 @@ pub async fn check(config: &Config) -> String {
     // Writing to a String cannot fail.
     let _ = config.warnings.iter().try_for_each(|line| writeln!(report, "warning: {line}"));
     let Some(registration) = &config.registration else {
-        report.push_str("registration is off (ENABLE_REGISTRY=false)\n");
+        let _ = writeln!(report, "{}", config.off.unwrap_or(Off::Disabled));
         return report;
     };
     describe(&mut report, config, registration);
-    let advertised = match daemon::choose(&config.address, &registration.registry.endpoints).await {
-        Ok(choice) => {
-            let _ = writeln!(report, "address      {choice}");
-            choice.ip
-        }
-        Err(trouble) => {
-            let _ = writeln!(report, "address      none yet: {trouble}");
-            let _ = writeln!(report, "             (0.0.0.0 stands for it below)");
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        }
-    };
+    let advertised =
+        match daemon::choose(&config.address, &registration.registry.endpoints, config.command.is_some())
+            .await
+        {
+            Ok(choice) => {
+                let _ = writeln!(report, "address      {choice}");
+                choice.ip
+            }
+            Err(trouble) => {
+                let _ = writeln!(report, "address      none yet: {trouble}");
+                let _ = writeln!(report, "             (0.0.0.0 stands for it below)");
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            }
+        };
     let intent = intent(registration, advertised);
     for (registry, dialect) in [("registry-server", Dialect::ours()), ("go-proxy", Dialect::Reference)] {
         let _ = writeln!(report, "\nto a {registry} it would send:");

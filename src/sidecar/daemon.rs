@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::shutdown::Shutdown;
 
 use super::address::{self, BackendHost, Choice, Inputs};
-use super::config::{AddressConfig, Config, Endpoint, RegistrationConfig, RouteConfig};
+use super::config::{AddressConfig, Config, Endpoint, Off, RegistrationConfig, RouteConfig};
 use super::intent::intent;
 use super::readiness::wait_until_ready;
 use super::registration::Registration;
@@ -29,16 +29,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, shutdown: Shutdown) {
     config.warnings.iter().for_each(|line| warn!("{line}"));
     let Some(registration) = &config.registration else {
-        info!("registration is off (ENABLE_REGISTRY=false): there is nothing to do");
+        let off = config.off.unwrap_or(Off::Disabled);
+        info!("{off}: there is nothing to do");
         return shutdown.requested().await;
     };
     announce(registration);
-    let ready = async {
-        wait_until_ready(&config.readiness).await;
-        find_address(&config.address, &registration.registry.endpoints).await
-    };
+    tokio::select! {
+        () = wait_until_ready(&config.readiness) => serve(&config, shutdown).await,
+        () = shutdown.requested() => info!("nothing was registered yet"),
+    }
+    info!("stopped");
+}
+
+/// Registers an application that is ready and keeps it registered until asked to stop; has left every registry
+/// when it returns, like [`run`].
+pub(super) async fn serve(config: &Config, shutdown: Shutdown) {
+    let Some(registration) = &config.registration else { return };
+    let wrapped = config.command.is_some();
     let choice = tokio::select! {
-        choice = ready => choice,
+        choice = find_address(&config.address, &registration.registry.endpoints, wrapped) => choice,
         () = shutdown.requested() => return info!("nothing was registered yet"),
     };
     let (clients, mut sessions) = register(registration, choice.ip);
@@ -47,10 +56,9 @@ pub async fn run(config: Config, shutdown: Shutdown) {
         sessions.spawn(async move { client.shutdown().await });
     }
     while sessions.join_next().await.is_some() {}
-    info!("stopped");
 }
 
-fn announce(config: &RegistrationConfig) {
+pub(super) fn announce(config: &RegistrationConfig) {
     let registries: Vec<String> = config.registry.endpoints.iter().map(Endpoint::to_string).collect();
     info!(
         "registry-sidecar {}: service {}, instance {}, registry {}",
@@ -89,10 +97,10 @@ fn register(config: &RegistrationConfig, advertised: IpAddr) -> (Vec<Client>, Jo
 
 /// The address to advertise. What stands in the way may pass, so it is tried for ever; the same trouble is
 /// told once.
-async fn find_address(config: &AddressConfig, registries: &[Endpoint]) -> Choice {
+async fn find_address(config: &AddressConfig, registries: &[Endpoint], wrapped: bool) -> Choice {
     let (mut pause, mut told) = (FIRST_PAUSE, String::new());
     loop {
-        match choose(config, registries).await {
+        match choose(config, registries, wrapped).await {
             Ok(choice) if choice.is_doubtful() => {
                 warn!("{choice}");
                 return choice;
@@ -112,11 +120,15 @@ async fn find_address(config: &AddressConfig, registries: &[Endpoint]) -> Choice
     }
 }
 
-/// One try to choose the address; the error is what a person is told.
+/// One try to choose the address, beside an application or (`wrapped`) around it; the error is what a person is told.
 ///
 /// # Errors
 /// Where the interfaces cannot be listed or none has an address that the proxy could reach.
-pub(super) async fn choose(config: &AddressConfig, registries: &[Endpoint]) -> Result<Choice, String> {
+pub(super) async fn choose(
+    config: &AddressConfig,
+    registries: &[Endpoint],
+    wrapped: bool,
+) -> Result<Choice, String> {
     let interfaces = address::interfaces().map_err(|error| format!("cannot list the interfaces: {error}"))?;
     let backend_host = match &config.backend_host {
         None => None,
@@ -133,7 +145,7 @@ pub(super) async fn choose(config: &AddressConfig, registries: &[Endpoint]) -> R
         Some(backend) if backend.addresses.iter().any(IpAddr::is_loopback) => local_end(registries).await,
         _ => None,
     };
-    let inputs = Inputs { backend_host, web_net: config.web_net, registry_local, wrapped: false };
+    let inputs = Inputs { backend_host, web_net: config.web_net, registry_local, wrapped };
     address::choose(&interfaces, &inputs).map_err(|error| error.to_string())
 }
 

@@ -7,9 +7,15 @@ mod check;
 pub mod config;
 mod daemon;
 mod intent;
+mod os;
 mod reach;
 pub mod readiness;
+pub mod reaper;
 mod registration;
+pub mod signals;
+pub mod supervisor;
+mod wrapper;
 
 pub use check::check;
 pub use daemon::run;
+pub use wrapper::wrap;

@@ -1,16 +1,16 @@
 //! Whether the application is ready: asked often while it starts, told in the log while it is waited for.
 //!
-//! [`Gate`] counts and decides when to ask again and what to say; [`wait_until_ready`] asks. Neither knows
-//! what readiness is used for.
+//! [`Gate`] counts and decides when to ask again and what to say; [`wait_until_ready`] and [`watch`] ask, each
+//! kind of check in its own way (`probe`, `fastcgi`). None of them knows what readiness is used for.
 
+mod fastcgi;
+mod probe;
+
+use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tracing::{info, warn};
-
-use crate::protocol::Host;
 
 use super::config::{ReadinessConfig, ReadyCheck};
 
@@ -25,6 +25,13 @@ const PAUSE_PART: u32 = 100;
 const FIRST_REMINDER: Duration = Duration::from_secs(5);
 /// But after no more than this.
 const LONGEST_REMINDER: Duration = Duration::from_secs(300);
+
+/// An application that is lost this often within this time comes and goes: it is believed to be back only
+/// when it has been ready for longer each time.
+const FLAP_WINDOW: Duration = Duration::from_secs(600);
+const MAX_LOSSES: usize = 16;
+/// But no longer than this.
+const LONGEST_STEADY: Duration = Duration::from_secs(60);
 
 /// How a [`Gate`] counts and how fast it asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +59,10 @@ pub struct Gate {
     since: Instant,
     next_reminder: Duration,
     overdue_told: bool,
+    /// When it was shut lately; at most [`MAX_LOSSES`].
+    losses: VecDeque<Instant>,
+    /// Since when every try has passed, while it is shut.
+    passing: Option<Instant>,
 }
 
 /// What follows from a try.
@@ -70,6 +81,15 @@ pub enum Notice {
     Ready(Duration),
     /// It has shut.
     Lost(Duration),
+    /// It has shut, not for the first time lately.
+    Flapping {
+        /// How long it was open.
+        lasted: Duration,
+        /// How often it has shut lately.
+        losses: usize,
+        /// How long every try must pass before it opens again.
+        steady: Duration,
+    },
     /// It is still shut.
     Waiting(Duration),
     /// It is still shut, longer than anybody meant it to be.
@@ -80,7 +100,21 @@ impl Gate {
     /// A gate that is shut, and has been since `now`.
     pub fn new(pace: Pace, now: Instant) -> Self {
         let next_reminder = FIRST_REMINDER;
-        Gate { pace, open: false, against: 0, since: now, next_reminder, overdue_told: false }
+        Gate {
+            pace,
+            open: false,
+            against: 0,
+            since: now,
+            next_reminder,
+            overdue_told: false,
+            losses: VecDeque::new(),
+            passing: None,
+        }
+    }
+
+    /// A gate that has just opened.
+    pub fn opened(pace: Pace, now: Instant) -> Self {
+        Gate { open: true, ..Gate::new(pace, now) }
     }
 
     /// Whether it is open.
@@ -93,15 +127,45 @@ impl Gate {
         let lasted = now.saturating_duration_since(self.since);
         self.against = if passed == self.open { 0 } else { self.against + 1 };
         let enough = if self.open { self.pace.fall } else { self.pace.rise };
-        let notice = if self.against >= enough.max(1) {
-            *self = Gate { open: !self.open, ..Gate::new(self.pace, now) };
-            Some(if self.open { Notice::Ready(lasted) } else { Notice::Lost(lasted) })
+        self.passing = if passed && !self.open { self.passing.or(Some(now)) } else { None };
+        let notice = if self.against >= enough.max(1) && (self.open || self.is_steady(now)) {
+            Some(self.turn(lasted, now))
         } else if self.open {
             None
         } else {
             self.reminder(lasted)
         };
         Step { pause: self.pause(now), notice }
+    }
+
+    fn turn(&mut self, lasted: Duration, now: Instant) -> Notice {
+        let losses = std::mem::take(&mut self.losses);
+        *self = Gate { open: !self.open, losses, ..Gate::new(self.pace, now) };
+        if self.open {
+            return Notice::Ready(lasted);
+        }
+        self.losses.retain(|loss| now.saturating_duration_since(*loss) < FLAP_WINDOW);
+        if self.losses.len() >= MAX_LOSSES {
+            self.losses.pop_front();
+        }
+        self.losses.push_back(now);
+        match self.losses.len() {
+            1 => Notice::Lost(lasted),
+            losses => Notice::Flapping { lasted, losses, steady: self.steady() },
+        }
+    }
+
+    /// How long every try must pass before it opens: nothing the first time, an interval the second, and twice
+    /// as long each further time.
+    fn steady(&self) -> Duration {
+        match u32::try_from(self.losses.len()).unwrap_or(u32::MAX) {
+            0 | 1 => Duration::ZERO,
+            losses => self.pace.interval.saturating_mul(1 << (losses - 2).min(16)).min(LONGEST_STEADY),
+        }
+    }
+
+    fn is_steady(&self, now: Instant) -> bool {
+        self.passing.is_some_and(|since| now.saturating_duration_since(since) >= self.steady())
     }
 
     fn pause(&self, now: Instant) -> Duration {
@@ -131,20 +195,42 @@ pub async fn wait_until_ready(config: &ReadinessConfig) {
     if !config.wait {
         return;
     }
-    info!("waiting for {} to accept connections", Checks(&config.checks));
+    info!("waiting for {} to answer", Checks(&config.checks));
     until_open(pace(config), || try_all(&config.checks, config.timeout.get())).await;
 }
 
-/// The pace at which `config` has us ask. It never shuts the gate again before three failures.
+/// Asks for as long as it lives, beginning with an application that is ready, and tells `changed` each time it
+/// is no longer or is again (READY_RISE, READY_FALL). Without WAIT_FOR_PORT it never asks.
+///
+/// Cancel-safe: what was counted is lost, nothing else.
+pub async fn watch(config: &ReadinessConfig, mut changed: impl FnMut(bool)) {
+    if !config.wait {
+        return std::future::pending().await;
+    }
+    let pace = pace(config);
+    let mut gate = Gate::opened(pace, now());
+    let mut pause = pace.interval;
+    loop {
+        tokio::time::sleep(pause).await;
+        let was_ready = gate.is_ready();
+        let outcome = try_all(&config.checks, config.timeout.get()).await;
+        let step = gate.on_try(outcome.is_ok(), now());
+        tell(step.notice, outcome.err().as_deref().unwrap_or("it passes now"));
+        if gate.is_ready() != was_ready {
+            changed(gate.is_ready());
+        }
+        pause = step.pause;
+    }
+}
+
+/// The pace at which `config` has us ask.
 pub fn pace(config: &ReadinessConfig) -> Pace {
-    let by_name = |check: &ReadyCheck| match check {
-        ReadyCheck::Tcp(endpoint) => matches!(endpoint.host, Host::Name(_)),
-    };
+    let by_name = config.checks.iter().any(ReadyCheck::asks_a_name_server);
     Pace {
-        shortest: if config.checks.iter().any(by_name) { SHORTEST_PAUSE_BY_NAME } else { SHORTEST_PAUSE },
+        shortest: if by_name { SHORTEST_PAUSE_BY_NAME } else { SHORTEST_PAUSE },
         interval: config.interval.get(),
         rise: config.rise,
-        fall: 3,
+        fall: config.fall,
         overdue: config.overdue.get(),
     }
 }
@@ -176,12 +262,15 @@ fn tell(notice: Option<Notice>, state: &str) {
         Some(Notice::Lost(lasted)) => {
             warn!("the application is not ready any more, after {lasted:.0?}: {state}")
         }
+        Some(Notice::Flapping { lasted, losses, steady }) => warn!(
+            "the application is not ready any more, after {lasted:.0?}, for the {losses}th time within \
+             {FLAP_WINDOW:.0?}: {state}; its routes come back when it has been ready for {steady:.0?}"
+        ),
         Some(Notice::Waiting(waited)) => {
             info!("still waiting for the application, for {waited:.0?}: {state}")
         }
         Some(Notice::Overdue(waited)) => warn!(
-            "the application is not ready after {waited:.0?}: {state}; its routes are not registered until it \
-             is. Does it listen on that address, and is PORT its port?"
+            "the application is not ready after {waited:.0?}: {state}; its routes wait until it is. Does it listen on that address, and is PORT its port?"
         ),
     }
 }
@@ -192,34 +281,13 @@ fn tell(notice: Option<Notice>, state: &str) {
 /// Says which failed and why.
 pub async fn try_all(checks: &[ReadyCheck], limit: Duration) -> Result<(), String> {
     for check in checks {
-        let ReadyCheck::Tcp(endpoint) = check;
-        let failed = |why: &dyn fmt::Display| format!("{check}: {why}");
-        match tokio::time::timeout(limit, connect(&endpoint.host, endpoint.port)).await {
-            Ok(Ok(stream)) if is_connected_to_itself(&stream) => return Err(failed(&"nobody listens")),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(failed(&error)),
-            Err(_) => return Err(failed(&format_args!("no answer within {limit:?}"))),
+        match tokio::time::timeout(limit, probe::probe(check)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return Err(format!("{check}: {why}")),
+            Err(_) => return Err(format!("{check}: no answer within {limit:?}")),
         }
     }
     Ok(())
-}
-
-async fn connect(host: &Host, port: u16) -> std::io::Result<TcpStream> {
-    match host {
-        Host::Ip(ip) => TcpStream::connect(SocketAddr::new(*ip, port)).await,
-        Host::Name(name) => TcpStream::connect((name.as_str(), port)).await,
-    }
-}
-
-/// On the way to a local port that nobody listens on, the kernel sometimes chooses that very port as ours,
-/// and the connection succeeds, with ourselves. It then keeps the application from its port, so it must go
-/// without the usual minute of TIME_WAIT.
-fn is_connected_to_itself(stream: &TcpStream) -> bool {
-    let itself = matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer);
-    if itself && let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        warn!("a connection to itself cannot be reset: {error}");
-    }
-    itself
 }
 
 struct Checks<'a>(&'a [ReadyCheck]);
@@ -238,7 +306,10 @@ impl fmt::Display for Checks<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+    use crate::protocol::Host;
     use crate::sidecar::config::Endpoint;
 
     const PACE: Pace = Pace {
@@ -342,7 +413,7 @@ mod tests {
 
     fn config(checks: Vec<ReadyCheck>, wait: bool) -> ReadinessConfig {
         let second = crate::protocol::GoDuration::from_secs(1);
-        ReadinessConfig { wait, checks, interval: second, timeout: second, rise: 1, overdue: second }
+        ReadinessConfig { wait, checks, interval: second, timeout: second, rise: 1, fall: 3, overdue: second }
     }
 
     /// A port that is taken and refuses connections until `listen`.
@@ -389,15 +460,29 @@ mod tests {
         wait_until_ready(&config(vec![tcp(shut)], false)).await;
     }
 
-    #[tokio::test]
-    async fn a_connection_to_itself_is_no_application() {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let own = socket.local_addr().unwrap();
-        let stream = socket.connect(own).await.unwrap();
-        assert!(is_connected_to_itself(&stream));
-        drop(stream);
-        // And its port is free at once.
-        std::net::TcpListener::bind(own).unwrap();
+    #[test]
+    fn an_application_that_comes_and_goes_must_stay_longer_each_time() {
+        let mut now = Instant::now();
+        let mut gate = Gate::opened(Pace { fall: 1, ..PACE }, now);
+        let mut came_back_after = Vec::new();
+        for round in 0..7 {
+            let notice = gate.on_try(false, now).notice;
+            match round {
+                0 => assert!(matches!(notice, Some(Notice::Lost(_))), "{notice:?}"),
+                _ => assert!(
+                    matches!(notice, Some(Notice::Flapping { losses, .. }) if losses == round + 1),
+                    "{notice:?}"
+                ),
+            }
+            let lost = now;
+            while !gate.is_ready() {
+                now += Duration::from_secs(1);
+                gate.on_try(true, now);
+            }
+            came_back_after.push((now - lost).as_secs());
+        }
+        assert_eq!(came_back_after, [1, 6, 11, 21, 41, 61, 61]);
+        now += FLAP_WINDOW;
+        assert!(matches!(gate.on_try(false, now).notice, Some(Notice::Lost(_))));
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use registry_sidecar::server::proxy::{Proxy, ProxyError};
 use tokio::sync::Notify;
 
 use crate::support::{Backend, Peer, Stage, field, member, ok, soon, until};
@@ -115,7 +116,8 @@ async fn a_port_that_is_taken_is_an_error_even_if_the_other_would_share_it() {
         workers: 1,
         ..Default::default()
     };
-    let error = registry_sidecar::server::proxy::Proxy::start(config, Arc::default()).unwrap_err();
+    let error = Proxy::start(config, Arc::default()).unwrap_err();
+    let ProxyError::Http(error) = error else { panic!("{error}") };
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
-use registry_sidecar::server::routing::{BackendPolicy, Claim, Member, MemberId, Settings, Table};
+use registry_sidecar::server::routing::{BackendPolicy, Claim, Extras, Member, MemberId, Settings, Table};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -248,6 +248,7 @@ impl Stage {
             path: path.parse().unwrap(),
             service: "web".parse().unwrap(),
             priority: 10,
+            limit: None,
             members: members.into_iter().map(Arc::new).collect(),
         });
         self.table.store(Arc::new(table));
@@ -283,6 +284,7 @@ pub(crate) fn member(id: u64, url: &str) -> Member {
         backend: url.parse().unwrap(),
         peer: "127.0.0.1".parse().unwrap(),
         settings: Settings::default(),
+        extras: Extras::default(),
         usable: true,
         load: Arc::default(),
     }

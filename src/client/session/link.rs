@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use super::{Effect, Expect, LIVED, Session, State};
+use crate::client::call::CallError;
 use crate::client::event::{Cause, Event, Registry, Retry};
-use crate::client::handle::BackendTestError;
 use crate::protocol::{Command, Refusal, Registration};
 
 impl Session {
     pub(super) fn register(&mut self, now: Instant) {
         self.known = None;
+        self.forget_requests();
         self.refused.clear();
         self.noted.clear();
         self.hold_until = None;
@@ -47,6 +48,9 @@ impl Session {
         }
         self.replaced = false;
         self.ask_backoff.reset();
+        if resumed {
+            self.doubt_what_does_not_survive();
+        }
         let registry = self.registry();
         let event = match std::mem::replace(&mut self.ever_bound, true) {
             false => Event::Connected { registry },
@@ -94,8 +98,9 @@ impl Session {
         {
             known.in_doubt = Some(sync.as_ref().clone().outcome());
         }
-        self.fail_tests(&BackendTestError::NoSession);
+        self.fail_calls(&CallError::NoSession);
         self.outstanding.clear();
+        self.forget_requests();
         let was_bound = self.unbind(now);
         if let Some(link) = self.link.take() {
             self.effects.push(Effect::Hangup);
@@ -111,7 +116,7 @@ impl Session {
     }
 
     pub(super) fn stop(&mut self) {
-        self.fail_tests(&BackendTestError::Stopped);
+        self.fail_calls(&CallError::Stopped);
         self.outstanding.clear();
         self.link = None;
         self.effects.push(Effect::Hangup);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{Effect, Expect, Known, Sent, Session, State};
+use crate::client::call::CallError;
 use crate::client::event::Event;
-use crate::client::handle::BackendTestError;
 use crate::client::plan::{Batch, Unsupported, plan};
 use crate::client::sync::{Next, Sync};
 use crate::protocol::{Command, Request, SessionRef};
@@ -29,14 +29,15 @@ impl Session {
         let Known { applied, dialect: Some(dialect), .. } = self.known.as_ref()? else { return None };
         let waiting = self.refused.iter().filter(|(_, refused)| now < refused.retry_at);
         let held: BTreeSet<_> = waiting.map(|(key, _)| key.clone()).collect();
-        let plan = plan(&self.wanted, applied, &held, dialect);
+        let plan = plan(self.desired(), applied, &held, dialect);
         for note in plan.unsupported {
             if self.noted.insert(note.clone()) {
                 let Unsupported { key, what } = note;
                 self.effects.push(Effect::Event(Event::Unsupported { key, what }));
             }
         }
-        let batch = plan.batches.into_iter().next();
+        let mut batch = plan.batches.into_iter().next();
+        self.start_in_maintenance(&mut batch);
         if batch.is_none() {
             // Whoever is due and has nothing left to do is refused no longer.
             self.refused.retain(|_, refused| now < refused.retry_at);
@@ -60,8 +61,10 @@ impl Session {
                     let ping_at = *ping_at;
                     if let Some(batch) = self.next_batch(now) {
                         self.enter(State::Syncing(Box::new(Sync::new(batch))));
-                    } else if let Some((ticket, url)) = self.tests.pop_front() {
-                        self.send(Request::BackendTest(url), Expect::Test(ticket), now);
+                    } else if let Some((request, expect)) = self.next_chore(now) {
+                        self.send(request, expect, now);
+                    } else if let Some((ticket, request)) = self.calls.pop_front() {
+                        self.send(request, Expect::Call(ticket), now);
                     } else if ping_at <= now {
                         self.send(Request::Ping, Expect::Ping, now);
                     } else {
@@ -100,19 +103,8 @@ impl Session {
 
     /// The replies that are still due belong to a session that is no longer ours.
     pub(super) fn ignore_outstanding(&mut self) {
-        self.fail_tests(&BackendTestError::NoSession);
+        self.fail_calls(&CallError::NoSession);
         self.outstanding.iter_mut().for_each(|sent| sent.expect = Expect::Ignore);
-    }
-
-    pub(super) fn fail_tests(&mut self, error: &BackendTestError) {
-        let mut tickets: Vec<_> = self.tests.drain(..).map(|(ticket, _)| ticket).collect();
-        for sent in &mut self.outstanding {
-            if let Expect::Test(ticket) = sent.expect {
-                tickets.push(ticket);
-                sent.expect = Expect::Ignore;
-            }
-        }
-        self.effects.extend(tickets.into_iter().map(|ticket| Effect::Tested(ticket, Err(error.clone()))));
     }
 }
 

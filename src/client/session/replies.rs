@@ -1,12 +1,12 @@
 //! What each reply means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::{Effect, Expect, Known, Refused, Sent, Session, State, Ticket};
+use super::visibility::Drain;
+use super::{Expect, Known, Refused, Sent, Session, State};
 use crate::client::backoff::Backoff;
 use crate::client::event::{Cause, Event};
-use crate::client::handle::BackendTestError;
 use crate::client::intent::RouteKey;
 use crate::client::plan::{After, Applied, Batch, Dialect};
 use crate::client::sync::{Blame, Failure, checks_set, outcome_ids, owner_named_by};
@@ -36,6 +36,13 @@ impl Session {
             (_, Reply::Error(refusal @ (Refusal::NoSession | Refusal::SessionNotFound))) => {
                 self.session_lost(command, refusal, now);
             }
+            (Expect::Call(ticket), reply) => self.called(ticket, reply, now),
+            (Expect::Drain(on), reply) => self.drained(on, command, &reply, now),
+            (Expect::Maintain, reply) => self.maintained(command, &reply, now),
+            (Expect::Subscribe(kind), reply) => self.subscribed(kind, command, &reply, now),
+            (Expect::Watch(id), reply) => self.watched(id, &reply, now),
+            // A repair that is refused is tried again after the next keepalive.
+            (Expect::Repair, _) => self.pump(now),
             (Expect::Rollback, Reply::Ok) => self.rolled_back(now),
             (Expect::Info, Reply::SessionInfo(info)) => self.informed(&info, now),
             // A server that does not even have this command is not ours.
@@ -52,9 +59,9 @@ impl Session {
             (Expect::Apply, Reply::Error(refusal)) => self.apply_refused(&refusal, now),
             (Expect::Ping, Reply::Pong) => {
                 self.link_backoff.reset();
+                self.watch_routes();
                 self.converge(now);
             }
-            (Expect::Test(ticket), reply) => self.tested(ticket, command, reply, now),
             (_, Reply::Error(refusal)) => self.lose(Cause::Refused { command, refusal }, now),
             (_, reply) => self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
         }
@@ -72,8 +79,16 @@ impl Session {
     }
 
     fn registered(&mut self, id: SessionId, now: Instant) {
-        let (dialect, revision) = (None, None);
-        self.known = Some(Known { id, dialect, revision, applied: Applied::default(), in_doubt: None });
+        self.known = Some(Known {
+            id,
+            dialect: None,
+            revision: None,
+            applied: Applied::default(),
+            in_doubt: None,
+            drain: Drain::Off,
+            maintained: BTreeMap::new(),
+            subscribed: BTreeSet::new(),
+        });
         self.bound(false, now);
         self.send(Request::SessionInfo, Expect::Info, now);
     }
@@ -83,6 +98,7 @@ impl Session {
         match &self.state {
             State::Syncing(sync) => {
                 let failures = sync.failures().to_vec();
+                self.rolled_back_maintenance();
                 failures.into_iter().for_each(|failure| self.blame(failure, now));
                 self.converge(now);
             }
@@ -96,6 +112,8 @@ impl Session {
         let Some(known) = &mut self.known else { return };
         known.dialect = Some(Dialect::of(info));
         self.version += 1;
+        self.see_visibility(now);
+        let Some(known) = &mut self.known else { return };
         if !resumed {
             known.revision = info.revision;
             return self.converge(now);
@@ -129,8 +147,12 @@ impl Session {
 
     fn staged(&mut self, step: usize, command: &'static str, reply: &Reply, now: Instant) {
         let (State::Syncing(sync), Some(known)) = (&mut self.state, &self.known) else { return };
+        let maintained = sync.maintained_by(step).filter(|_| *reply == Reply::MaintenanceAck);
         match sync.staged(step, reply, &known.applied) {
-            Ok(()) => self.pump(now),
+            Ok(()) => {
+                self.staged_maintenance(maintained, now);
+                self.pump(now);
+            }
             Err(_) => self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
         }
     }
@@ -153,10 +175,12 @@ impl Session {
         let mut events = Vec::new();
         for (id, after) in outcome_ids(batch, ids) {
             match after {
+                After::Absent(_) if known.applied.is_provisional(id) => {}
+                After::Present { provisional: true, .. } => {}
                 After::Absent(_) => {
                     events.push(Event::RouteRemoved { key: known.applied.key_of(id).cloned(), id });
                 }
-                After::Present { at, key, route } => {
+                After::Present { at, key, route, .. } => {
                     let (key, route) = (key.clone(), route.clone());
                     let check = checks_set(batch, at).then(|| Event::HealthCheckSet { key: key.clone(), id });
                     self.refused.remove(&key);
@@ -170,8 +194,12 @@ impl Session {
         }
         known.applied.commit(batch, ids);
         let (routes, revision) = (known.applied.len(), known.revision);
-        events.push(Event::ConfigApplied { routes, revision });
+        known.maintained.retain(|id, _| known.applied.has(*id));
+        if !events.is_empty() {
+            events.push(Event::ConfigApplied { routes, revision });
+        }
         events.into_iter().for_each(|event| self.tell(event));
+        self.committed_maintenance();
     }
 
     fn apply_refused(&mut self, refusal: &Refusal, now: Instant) {
@@ -187,6 +215,11 @@ impl Session {
             Blame::Missing(id) => {
                 if let Some(known) = &mut self.known {
                     known.applied.forget(id);
+                }
+            }
+            Blame::Command(command) => {
+                if let Some(dialect) = self.known.as_mut().and_then(|known| known.dialect.as_mut()) {
+                    dialect.learn_lack(command);
                 }
             }
             Blame::Route(key) => {
@@ -207,20 +240,5 @@ impl Session {
                 self.tell(Event::ApplyRefused { refusal, delay });
             }
         }
-    }
-
-    fn tested(&mut self, ticket: Ticket, command: &'static str, reply: Reply, now: Instant) {
-        let result = match reply {
-            Reply::BackendOk(report) => Ok(report),
-            Reply::BackendFail(error) => Err(BackendTestError::Unreachable(error)),
-            Reply::Error(refusal) => Err(BackendTestError::Refused(refusal)),
-            reply => {
-                let error = Err(BackendTestError::NoSession);
-                self.effects.push(Effect::Tested(ticket, error));
-                return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now);
-            }
-        };
-        self.effects.push(Effect::Tested(ticket, result));
-        self.pump(now);
     }
 }

@@ -13,6 +13,7 @@
 
 mod chaos;
 mod converging;
+mod showing;
 mod story;
 mod table;
 
@@ -499,21 +500,24 @@ fn leaving_without_a_session_ends_at_once() {
 }
 
 #[test]
-fn a_backend_test_waits_for_its_turn_and_is_always_answered() {
-    let url = || MAIN.parse::<BackendUrl>().unwrap();
+fn a_question_waits_for_its_turn_and_is_always_answered() {
+    let ask = |story: &mut Story, ticket| {
+        let request = Request::BackendTest(MAIN.parse().unwrap());
+        story.session.call(Ticket(ticket), request, story.now);
+    };
     let mut story = live();
     story.want(&[]);
     story.play("> ROUTE_REMOVE|S1|r1");
-    story.session.test_backend(Ticket(1), url(), story.now);
+    ask(&mut story, 1);
     story.play("< ROUTE_OK\n> CONFIG_APPLY|S1\n< OK\n> BACKEND_TEST|S1|http://10.2.2.7:8080/");
     story.play(r#"< BACKEND_FAIL|{"reachable":false,"error":"connection refused"}"#);
-    assert_eq!(story.tested, [(1, Err(BackendTestError::Unreachable("connection refused".to_owned())))]);
-    story.session.test_backend(Ticket(2), url(), story.now);
-    story.session.test_backend(Ticket(3), url(), story.now);
+    assert_eq!(story.answered, [(1, Ok(Reply::BackendFail("connection refused".to_owned())))]);
+    ask(&mut story, 2);
+    ask(&mut story, 3);
     story.play("> BACKEND_TEST|S1|http://10.2.2.7:8080/\n~ eof");
-    story.session.test_backend(Ticket(4), url(), story.now);
+    ask(&mut story, 4);
     story.play("");
-    let mut unanswered: Vec<_> = story.tested[1..].to_vec();
+    let mut unanswered: Vec<_> = story.answered[1..].to_vec();
     unanswered.sort_by_key(|(ticket, _)| *ticket);
-    assert_eq!(unanswered, [2, 3, 4].map(|ticket| (ticket, Err(BackendTestError::NoSession))));
+    assert_eq!(unanswered, [2, 3, 4].map(|ticket| (ticket, Err(CallError::NoSession))));
 }

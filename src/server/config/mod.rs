@@ -22,6 +22,8 @@ pub use variables::{TABLE, VARIABLES};
 pub struct Config {
     /// HTTP_LISTEN. Port 0 takes a free one.
     pub http_listen: SocketAddr,
+    /// HTTPS_LISTEN and CERT_DIR; `None`: plain HTTP only.
+    pub https: Option<Https>,
     /// REGISTRY_LISTEN. Port 0 takes a free one.
     pub registry_listen: SocketAddr,
     /// REGISTRY_ALLOW; `None`: loopback and private ranges.
@@ -52,10 +54,21 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// Where TLS is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Https {
+    /// HTTPS_LISTEN. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// CERT_DIR
+    pub cert_dir: PathBuf,
+}
+
 /// One text for each variable that this version acts on.
 #[derive(Debug, Default, Deserialize)]
 struct Raw {
     http_listen: Option<String>,
+    https_listen: Option<String>,
+    cert_dir: Option<String>,
     registry_listen: Option<String>,
     registry_allow: Option<String>,
     backend_allow: Option<String>,
@@ -99,6 +112,7 @@ impl Config {
 /// Reads every variable before it gives up on one, so that the report is complete.
 fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
+    let https = https(raw.https_listen, raw.cert_dir, reader);
     let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
     let registry_allow = reader.optional("REGISTRY_ALLOW", raw.registry_allow, networks);
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
@@ -114,6 +128,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
     Ok(Config {
         http_listen: http_listen?,
+        https: https?,
         registry_listen: registry_listen?,
         registry_allow: registry_allow?,
         backend_allow: backend_allow?,
@@ -129,6 +144,25 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         log_format: log_format?,
         warnings: Vec::new(),
     })
+}
+
+fn https(
+    listen_on: Option<String>,
+    cert_dir: Option<String>,
+    reader: &mut Reader,
+) -> Result<Option<Https>, Reported> {
+    let is_wanted = listen_on.is_some();
+    let listen = reader.optional("HTTPS_LISTEN", listen_on, listen);
+    let cert_dir = match (is_wanted, cert_dir) {
+        (_, Some(folder)) => Ok(PathBuf::from(folder)),
+        (true, None) => Err(reader.missing("CERT_DIR", "HTTPS_LISTEN needs certificates", &["CERT_DIR"])),
+        (false, None) => return Ok(None),
+    };
+    if !is_wanted {
+        reader.warn("CERT_DIR has no effect without HTTPS_LISTEN".to_owned());
+    }
+    let (listen, cert_dir) = (listen?, cert_dir?);
+    Ok(listen.map(|listen| Https { listen, cert_dir }))
 }
 
 /// `address:port`, or `:port` for every address of IPv4.
@@ -182,9 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn tls_needs_a_place_to_listen_and_certificates() {
+        let https = |vars: &[(&str, &str)]| read(vars).map(|config| (config.https, config.warnings));
+        let (both, warnings) = https(&[("HTTPS_LISTEN", ":443"), ("CERT_DIR", "/certs")]).unwrap();
+        assert_eq!(both.unwrap().listen.to_string(), "0.0.0.0:443");
+        assert_eq!(warnings, Vec::<String>::new());
+        let report = https(&[("HTTPS_LISTEN", ":443")]).unwrap_err().to_string();
+        assert!(
+            report.contains("CERT_DIR") && report.contains("HTTPS_LISTEN needs certificates"),
+            "{report}"
+        );
+        let (none, warnings) = https(&[("CERT_DIR", "/certs")]).unwrap();
+        assert_eq!((none, warnings.len()), (None, 1));
+    }
+
+    #[test]
     fn all_mistakes_are_reported_at_once() {
         let report = read(&[
             ("HTTP_LISTEN", "proxy:80"),
+            ("HTTPS_LISTEN", "443"),
             ("REGISTRY_LISTEN", "81"),
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
             ("BACKEND_ALLOW", "everything"),
@@ -209,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_this_version_does_not_do_is_said() {
-        let config = read(&[("HTTPS_LISTEN", "0.0.0.0:443")]).unwrap();
-        assert_eq!(config.warnings, ["HTTPS_LISTEN has no effect in this version"]);
+        let config = read(&[("ETCD_ENDPOINTS", "http://etcd:2379")]).unwrap();
+        assert_eq!(config.warnings, ["ETCD_ENDPOINTS has no effect in this version"]);
     }
 }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Sleep, sleep};
 
 use crate::server::routing::Outcome;
 
 use super::record::{End, Record};
+use super::upstream::Sender;
 
 /// A request's body on its way to a backend.
 pub(super) enum Upload {
@@ -27,6 +27,8 @@ pub(super) enum Upload {
 pub(super) struct Progress {
     /// When the client last sent something.
     last: Cell<Instant>,
+    /// How many bytes it sent.
+    pub(super) received: Cell<u64>,
     /// Whether we are waiting for the client.
     pub(super) waiting: Cell<bool>,
 }
@@ -42,7 +44,8 @@ impl Upload {
         if incoming.is_end_stream() {
             return Upload::Empty;
         }
-        let progress = Rc::new(Progress { last: Cell::new(now), waiting: Cell::new(false) });
+        let progress =
+            Rc::new(Progress { last: Cell::new(now), received: Cell::new(0), waiting: Cell::new(false) });
         Upload::Stream { incoming, progress }
     }
 
@@ -73,6 +76,10 @@ impl Body for Upload {
                 progress.waiting.set(polled.is_pending());
                 if polled.is_ready() {
                     progress.last.set(Instant::now());
+                }
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    let more = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    progress.received.set(progress.received.get() + more);
                 }
                 polled
             }
@@ -107,7 +114,7 @@ pub(super) enum Reply {
 /// A backend's response body. When it is over, its connection goes back to the pool.
 pub(super) struct Download {
     incoming: Incoming,
-    sender: Option<SendRequest<Upload>>,
+    sender: Option<Sender>,
     idle: IdleLimit,
     record: Record,
 }
@@ -131,12 +138,7 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Download {
-    pub(super) fn new(
-        incoming: Incoming,
-        sender: SendRequest<Upload>,
-        idle_limit: Duration,
-        record: Record,
-    ) -> Self {
+    pub(super) fn new(incoming: Incoming, sender: Sender, idle_limit: Duration, record: Record) -> Self {
         Download { incoming, sender: Some(sender), idle: IdleLimit::new(idle_limit), record }
     }
 

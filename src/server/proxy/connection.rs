@@ -13,21 +13,37 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper::server::conn::http1;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::exchange;
 use super::forwarded::Forwarding;
+use super::tls::ClientTls;
+use super::upstream::OnThisThread;
 use super::worker::{Stopping, Worker};
+
+/// Requests of one HTTP/2 client at once.
+const MAX_STREAMS: u32 = 128;
+/// The largest request head that is taken over HTTP/2.
+const MAX_HEAD: u32 = 64 * 1024;
+/// Of each response so much is taken before an HTTP/2 client has taken what came before.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// An HTTP/2 client that is silent for this long is asked for a sign of life …
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// … and is gone if there is none for this long.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is known of a client connection while it is open.
 pub(super) struct ClientConnection {
     pub(super) worker: Rc<Worker>,
     pub(super) forwarding: Forwarding,
+    /// It speaks TLS to us.
+    pub(super) is_tls: bool,
     socket: Arc<SocketState>,
     /// Requests that are not over.
     requests: Cell<u32>,
@@ -39,9 +55,10 @@ pub(super) struct ClientConnection {
 }
 
 impl ClientConnection {
-    pub(super) fn new(worker: Rc<Worker>, peer: IpAddr) -> Self {
+    pub(super) fn new(worker: Rc<Worker>, peer: IpAddr, is_tls: bool) -> Self {
         ClientConnection {
-            forwarding: Forwarding::new(peer, &worker.shared.config.trusted_proxies),
+            forwarding: Forwarding::new(peer, &worker.shared.config.trusted_proxies, is_tls),
+            is_tls,
             socket: Arc::new(SocketState::new()),
             requests: Cell::new(0),
             had_request: Cell::new(false),
@@ -110,11 +127,54 @@ impl ClientConnection {
 
 /// Serves requests until either side ends the connection, it expires, or it is upgraded.
 pub(super) async fn run(stream: TcpStream, client: Rc<ClientConnection>) {
-    let io = ClientIo { stream: TokioIo::new(stream), socket: Arc::clone(&client.socket) };
-    let serving = Rc::clone(&client);
+    let io = ClientIo { stream, socket: Arc::clone(&client.socket) };
+    match client.worker.shared.secure.as_ref().filter(|_| client.is_tls) {
+        None => serve_http1(TokioIo::new(io), &client).await,
+        // In a box, so that plain connections do not carry what TLS needs.
+        Some(secure) => Box::pin(serve_tls(io, &secure.tls, &client)).await,
+    }
+}
+
+async fn serve_tls(io: ClientIo, tls: &ClientTls, client: &Rc<ClientConnection>) {
+    let mut handshake = pin!(tls.accept(io));
+    let accepted = poll_fn(|cx| {
+        client.listen(cx);
+        match handshake.as_mut().poll(cx) {
+            Poll::Pending if client.should_leave() => Poll::Ready(None),
+            polled => polled,
+        }
+    });
+    match accepted.await {
+        None => {}
+        Some((stream, true)) => serve_http2(TokioIo::new(stream), client).await,
+        Some((stream, false)) => serve_http1(TokioIo::new(stream), client).await,
+    }
+}
+
+async fn serve_http1<T>(io: T, client: &Rc<ClientConnection>)
+where
+    T: Read + Write + Send + Unpin + 'static,
+{
+    let serving = Rc::clone(client);
     let service =
         service_fn(move |request| exchange::serve(Rc::clone(&serving), request).map(Ok::<_, Infallible>));
-    let mut connection = pin!(http().serve_connection(io, service).with_upgrades());
+    let connection = pin!(http().serve_connection(io, service).with_upgrades());
+    drive(connection, client, |connection| connection.graceful_shutdown()).await;
+}
+
+async fn serve_http2<T>(io: T, client: &Rc<ClientConnection>)
+where
+    T: Read + Write + Unpin + 'static,
+{
+    let serving = Rc::clone(client);
+    let service =
+        service_fn(move |request| exchange::serve(Rc::clone(&serving), request).map(Ok::<_, Infallible>));
+    let connection = pin!(http2().serve_connection(io, service));
+    drive(connection, client, |connection| connection.graceful_shutdown()).await;
+}
+
+/// Lets hyper work until the connection is over, and tells it when to end.
+async fn drive<C: Future>(mut connection: Pin<&mut C>, client: &ClientConnection, leave: fn(Pin<&mut C>)) {
     let mut told_to_leave = false;
     poll_fn(|cx| {
         client.listen(cx);
@@ -125,7 +185,7 @@ pub(super) async fn run(stream: TcpStream, client: Rc<ClientConnection>) {
         // After the poll: a request that has arrived already is to be answered.
         if polled.is_pending() && !told_to_leave && client.should_leave() {
             told_to_leave = true;
-            connection.as_mut().graceful_shutdown();
+            leave(connection.as_mut());
             polled = connection.as_mut().poll(cx);
         }
         // What went wrong on a client's connection is the client's affair, or was said in the record.
@@ -138,6 +198,17 @@ fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     // One timer for all connections of a worker takes the place of hyper's, which is one for each request.
     http.header_read_timeout(None);
+    http
+}
+
+fn http2() -> http2::Builder<OnThisThread> {
+    let mut http = http2::Builder::new(OnThisThread);
+    http.timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .max_send_buf_size(MAX_SEND_BUFFER);
     http
 }
 
@@ -177,29 +248,29 @@ impl SocketState {
 
 /// The client's socket. It notes whether the client reads.
 struct ClientIo {
-    stream: TokioIo<TcpStream>,
+    stream: TcpStream,
     socket: Arc<SocketState>,
 }
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
         if self.socket.reset.load(Ordering::Relaxed) {
-            let _ = SockRef::from(self.stream.inner()).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-impl Read for ClientIo {
+impl AsyncRead for ClientIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl Write for ClientIo {
+impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.socket.note(polled.is_pending());

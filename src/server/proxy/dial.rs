@@ -13,6 +13,8 @@ use tokio::time::timeout;
 use crate::protocol::{BackendUrl, Host};
 use crate::server::routing::BackendPolicy;
 
+use super::tls::{BackendTls, Trust};
+
 /// How long it may take to resolve a name and connect.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a resolved name is believed: short, because containers move.
@@ -27,6 +29,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Connects to backends as far as the policy lets it.
 pub(super) struct Dialer {
     policy: Arc<BackendPolicy>,
+    /// For backends that want it.
+    pub(super) tls: BackendTls,
     names: Mutex<HashMap<String, Resolved>>,
 }
 
@@ -49,8 +53,8 @@ pub(super) enum DialError {
 }
 
 impl Dialer {
-    pub(super) fn new(policy: Arc<BackendPolicy>) -> Self {
-        Dialer { policy, names: Mutex::default() }
+    pub(super) fn new(policy: Arc<BackendPolicy>, trust: Trust) -> Self {
+        Dialer { policy, tls: BackendTls::new(trust), names: Mutex::default() }
     }
 
     /// A connection to `backend`, which a session from `peer` registered. Takes at most

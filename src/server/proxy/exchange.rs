@@ -6,21 +6,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
-use crate::server::routing::{Claim, InFlight, Member, MemberId, Outcome, normalise};
+use crate::protocol::Scheme;
+use crate::server::routing::{
+    AddressLimit, Admission, Claim, InFlight, Member, MemberId, Outcome, normalise,
+};
 
 use super::body::{Download, Progress, Reply, Upload};
 use super::connection::ClientConnection;
 use super::page::Page;
 use super::record::Record;
-use super::upstream::{self, ConnectError, Upstream};
+use super::redirect::{self, Redirect};
+use super::upstream::{self, ConnectError, Sender, Upstream};
 use super::{headers, hygiene, tunnel};
 
 /// Answers a client's request: with a backend's response, or with a page of ours.
@@ -31,7 +34,10 @@ pub(super) fn serve(
     request: Request<Incoming>,
 ) -> impl Future<Output = Response<Reply>> {
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
-    let mut attempts = Attempts::prepare(client, request, record.started());
+    let (mut attempts, location) = match redirect::wanted(&client, &request) {
+        Some(Redirect { status, location }) => (Err(Page::Redirected(status)), Some(location)),
+        None => (Attempts::prepare(client, request, record.started()), None),
+    };
     async move {
         let answer = match &mut attempts {
             Ok(attempts) => attempts.run(&mut record).await,
@@ -39,7 +45,11 @@ pub(super) fn serve(
         };
         match answer {
             Ok(answer) => answer.into_response(attempts.ok().and_then(|done| done.tunnel), record),
-            Err(page) => page.response(record),
+            Err(page) => {
+                let mut response = page.response(record);
+                response.headers_mut().extend(location.map(|location| (LOCATION, location)));
+                response
+            }
         }
     }
 }
@@ -78,6 +88,9 @@ impl Outgoing {
     ) -> Self {
         let (mut parts, incoming) = request.into_parts();
         headers::strip_request(&mut parts.headers);
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(&mut parts.headers);
+        }
         client.forwarding.apply(&mut parts.headers, &host);
         let is_upgrade = upgrade.is_some();
         if let Some(upgrade) = upgrade {
@@ -109,9 +122,11 @@ impl Outgoing {
             *self.request.uri_mut() = Uri::from(self.target.clone());
             self.rebased = false;
         }
+        // HTTP/2 makes the target absolute, and the next member may not want that.
+        self.rebased |= member.backend.scheme() != Scheme::Http;
         let host = match member.settings.preserve_host {
             true => self.host.clone(),
-            false => HeaderValue::try_from(member.backend.authority()).map_err(|_| Page::Unreachable)?,
+            false => HeaderValue::try_from(member.backend.host_header()).map_err(|_| Page::Unreachable)?,
         };
         self.request.headers_mut().insert(HOST, host);
         Ok(())
@@ -160,8 +175,11 @@ impl Attempts {
     ) -> Result<Self, Page> {
         let host = hygiene::host_of(&request)?;
         let claim = find(&client, &host, request.uri())?;
+        if let Some(limit) = &claim.limit {
+            within_limit(limit, &client, request.headers(), now)?;
+        }
         let upgrade =
-            headers::wanted_upgrade(request.headers()).filter(|_| request.version() >= Version::HTTP_11);
+            headers::wanted_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let outgoing = Outgoing::new(&client, request, host, upgrade, now);
         Ok(Attempts { client, claim, outgoing, tunnel })
@@ -170,7 +188,8 @@ impl Attempts {
     async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
         // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
         let now = record.started();
-        let mut member = self.choose(None, now).ok_or(Page::NoMember)?;
+        let mut member = self.choose(None, now, record).ok_or_else(|| self.nobody(now))?;
+        record.uploads(self.outgoing.request.body().progress());
         let (mut tried, mut fresh) = (None, false);
         loop {
             if self.outgoing.upgrade && !member.settings.websocket {
@@ -183,7 +202,7 @@ impl Attempts {
                 Err(Failure::Stale) => fresh = true,
                 Err(Failure::Member(page)) if tried.is_none() => {
                     tried = Some(member.id);
-                    member = self.choose(tried, Instant::now()).ok_or(page)?;
+                    member = self.choose(tried, Instant::now(), record).ok_or(page)?;
                     fresh = false;
                 }
                 Err(Failure::Member(page) | Failure::Final(page)) => return Err(page),
@@ -191,8 +210,32 @@ impl Attempts {
         }
     }
 
-    fn choose(&self, tried: Option<MemberId>, now: Instant) -> Option<Arc<Member>> {
-        self.claim.choose(tried, now, &mut |n| fastrand::usize(..n)).cloned()
+    /// A member that may have the request, which its circuit breaker, if it has one, then expects to hear about.
+    fn choose(&self, tried: Option<MemberId>, now: Instant, record: &mut Record) -> Option<Arc<Member>> {
+        let mut random = |n| fastrand::usize(..n);
+        loop {
+            let member = self.claim.choose(tried, now, &mut random)?;
+            let extras = &member.extras;
+            let Some(rule) = extras.breaker else {
+                record.admitted(None);
+                return Some(Arc::clone(member));
+            };
+            // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
+            if let Some(admission) = Admission::ask(&extras.route, rule, now) {
+                record.admitted(Some(admission));
+                return Some(Arc::clone(member));
+            }
+        }
+    }
+
+    /// Why no member may have the request.
+    fn nobody(&self, now: Instant) -> Page {
+        let usable = self.claim.members.iter().filter(|member| member.usable);
+        let broken = usable.filter(|member| !member.extras.may_pass(now));
+        match broken.map(|member| member.extras.route.breaker.wait(now).unwrap_or_default()).min() {
+            Some(wait) => Page::CircuitOpen(seconds(wait)),
+            None => Page::NoMember,
+        }
     }
 
     async fn attempt(&mut self, member: &Member, fresh: bool, record: &Record) -> Result<Answer, Failure> {
@@ -201,10 +244,17 @@ impl Attempts {
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
-        let head = pin!(sender.try_send_request(request));
-        match within(limit, progress, head).await.map_err(Failure::Final)? {
+        let head = {
+            let head = pin!(sender.send(request));
+            within(limit, progress, head).await
+        };
+        if let Err(Page::Late) = head {
+            record.failed();
+        }
+        match head.map_err(Failure::Final)? {
             Ok(response) => {
                 record.note(Outcome::Answered);
+                record.judge(response.status());
                 Ok(Answer { response, sender, idle_limit: limit })
             }
             Err(mut error) => {
@@ -217,15 +267,12 @@ impl Attempts {
     /// A connection to `member`: a kept one, or a new one.
     async fn connection(&self, member: &Member, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
         let worker = &self.client.worker;
-        let kept = if fresh { None } else { worker.pool.take(member.id, record.started()) };
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        // In a box of its own, because it is seldom needed and large.
-        Box::pin(upstream::connect(&worker.dialer, member)).await.map_err(|error| {
+        let (from, how) = ((&worker.pool, &worker.dialer), (self.outgoing.upgrade, fresh));
+        let request = &self.outgoing.request;
+        upstream::obtain(from, member, request, how, record.started()).await.map_err(|error| {
             tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
-            if let ConnectError::Scheme(_) = error {
-                return Failure::Final(Page::Unsupported);
+            if let ConnectError::NoUpgrade = error {
+                return Failure::Final(Page::NoUpgrade);
             }
             record.note(Outcome::Failed);
             Failure::Member(Page::Unreachable)
@@ -246,6 +293,7 @@ impl Attempts {
             return Failure::Final(Page::BadRequest("The request's body could not be read."));
         }
         if error.is_parse() {
+            record.failed();
             return Failure::Final(Page::Unintelligible);
         }
         if !reused {
@@ -259,6 +307,24 @@ impl Attempts {
             }
         }
     }
+}
+
+/// Counts a request of the client against its claim's limit.
+fn within_limit(
+    limit: &AddressLimit,
+    client: &ClientConnection,
+    headers: &HeaderMap,
+    now: Instant,
+) -> Result<(), Page> {
+    limit.take(client.forwarding.client(headers), now).map_err(|wait| {
+        client.worker.notice_crowd(&client.forwarding);
+        Page::TooMany(seconds(wait))
+    })
+}
+
+/// For Retry-After: rounded up, and never now.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Waits for a response's head, at most `limit` after the client last sent a part of the request.
@@ -283,7 +349,7 @@ async fn within<F: Future>(
 /// A backend's response.
 struct Answer {
     response: Response<Incoming>,
-    sender: SendRequest<Upload>,
+    sender: Sender,
     idle_limit: Duration,
 }
 
@@ -295,6 +361,9 @@ impl Answer {
         let (mut parts, incoming) = self.response.into_parts();
         record.answered(parts.status);
         headers::strip_response(&mut parts.headers);
+        if let Some(headers) = record.extras().and_then(|extras| extras.headers.as_ref()) {
+            headers.put_into(&mut parts.headers);
+        }
         parts.version = Version::HTTP_11;
         let download = Download::new(incoming, self.sender, self.idle_limit, record);
         Response::from_parts(parts, Reply::Stream(download))

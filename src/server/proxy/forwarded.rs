@@ -42,16 +42,39 @@ pub(super) struct Forwarding {
 }
 
 impl Forwarding {
-    pub(super) fn new(peer: IpAddr, trusted_proxies: &[IpNet]) -> Self {
+    /// `is_tls`: what the client speaks to us.
+    pub(super) fn new(peer: IpAddr, trusted_proxies: &[IpNet], is_tls: bool) -> Self {
         let peer = peer.to_canonical();
         let trusted = is_trusted(peer, trusted_proxies);
         Forwarding {
             peer,
             peer_text: text(peer),
-            proto: HeaderValue::from_static("http"),
+            proto: HeaderValue::from_static(if is_tls { "https" } else { "http" }),
             trusted_proxies: trusted.then(|| trusted_proxies.to_vec()),
             last: RefCell::new(None),
         }
+    }
+
+    /// Whether a proxy that is believed says that the client speaks TLS to it.
+    pub(super) fn came_over_tls(&self, headers: &HeaderMap) -> bool {
+        self.trusted_proxies.is_some() && headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https")
+    }
+
+    /// Who is at the other end, or is said to be by the proxies that are.
+    pub(super) fn client(&self, headers: &HeaderMap) -> IpAddr {
+        match &self.trusted_proxies {
+            None => self.peer,
+            Some(trusted) => self.client_behind(&joined(headers, &X_FORWARDED_FOR), headers, trusted),
+        }
+    }
+
+    fn client_behind(&self, chain: &str, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+        client_of(chain, trusted).or_else(|| single_ip(headers, &CF_CONNECTING_IP)).unwrap_or(self.peer)
+    }
+
+    /// The address of the connection, if it is no trusted proxy's.
+    pub(super) fn direct_peer(&self) -> Option<IpAddr> {
+        self.trusted_proxies.is_none().then_some(self.peer)
     }
 
     /// Puts our headers in the place of the client's. `host` is what the request is for.
@@ -88,8 +111,7 @@ impl Forwarding {
     /// The peer is a proxy that is believed: what it says is continued.
     fn apply_chain(&self, headers: &mut HeaderMap, host: &HeaderValue, trusted: &[IpNet]) {
         let chain = joined(headers, &X_FORWARDED_FOR);
-        let client =
-            client_of(&chain, trusted).or_else(|| single_ip(headers, &CF_CONNECTING_IP)).unwrap_or(self.peer);
+        let client = self.client_behind(&chain, headers, trusted);
         let chain = if chain.is_empty() && client != self.peer { client.to_string() } else { chain };
         let for_value =
             if chain.is_empty() { self.peer.to_string() } else { format!("{chain}, {}", self.peer) };
@@ -191,7 +213,7 @@ mod tests {
         for (name, value) in sent {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        let forwarding = Forwarding::new(peer.parse().unwrap(), &trusted);
+        let forwarding = Forwarding::new(peer.parse().unwrap(), &trusted, false);
         forwarding.apply(&mut headers, &HeaderValue::from_static("example.com"));
         headers
     }
@@ -305,7 +327,7 @@ mod tests {
 
     #[test]
     fn each_host_on_a_connection_gets_its_own_line() {
-        let forwarding = Forwarding::new("10.2.2.2".parse().unwrap(), &[]);
+        let forwarding = Forwarding::new("10.2.2.2".parse().unwrap(), &[], false);
         for (host, line) in [
             ("a.example", "for=10.2.2.2;host=a.example;proto=http"),
             ("a.example", "for=10.2.2.2;host=a.example;proto=http"),

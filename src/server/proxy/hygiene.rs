@@ -28,7 +28,7 @@ pub(super) fn host_of<B>(request: &Request<B>) -> Result<HeaderValue, Page> {
         (Some(_), Some(_)) => return Err(Page::BadRequest("The request has more than one Host header.")),
         (header, _) => header,
     };
-    if header.is_none() && request.version() >= Version::HTTP_11 {
+    if header.is_none() && request.version() == Version::HTTP_11 {
         return Err(Page::BadRequest("The request has no Host header."));
     }
     // RFC 9112 section 3.2.2: the target's authority replaces the header.

@@ -7,6 +7,8 @@
 //! | `exchange` | one request from its head to the response's head |
 //! | `hygiene`, `headers`, `forwarded` | what is refused, removed and added |
 //! | `upstream`, `dial` | kept-alive connections to members; making new ones |
+//! | `tls` | to backends: whom we trust; to clients: which certificate |
+//! | `redirect` | from HTTP to HTTPS |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `tunnel` | after an upgrade |
 //! | `page` | what we say ourselves |
@@ -24,7 +26,9 @@ mod hygiene;
 mod page;
 mod prober;
 mod record;
+mod redirect;
 mod schedule;
+mod tls;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -42,7 +46,8 @@ use tokio::time::Instant;
 
 use crate::server::routing::{BackendPolicy, Table};
 
-pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend};
+pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting};
+pub use tls::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, Trust, TrustError};
 
 /// What a [`Proxy`] is told once, at its start.
 #[derive(Debug, Clone)]
@@ -61,6 +66,30 @@ pub struct ProxyConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Which backends may be connected to. The proxy adds its own listener to those it refuses.
     pub policy: BackendPolicy,
+    /// Who may vouch for backends that have a name and TLS.
+    pub trust: Trust,
+    /// HTTPS_LISTEN and CERT_DIR; `None`: plain HTTP only.
+    pub https: Option<HttpsConfig>,
+}
+
+/// Where TLS is taken, and with which certificates.
+#[derive(Debug, Clone)]
+pub struct HttpsConfig {
+    /// HTTPS_LISTEN. Port 0: any free one, see [`Proxy::https_addr`].
+    pub listen: SocketAddr,
+    /// Chosen by the name that the client asks for; a client that asks for none of them is refused.
+    pub certificates: Certificates,
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The address for plain HTTP cannot be listened on, or a thread cannot start.
+    #[error(transparent)]
+    Http(#[from] io::Error),
+    /// The address for TLS cannot be listened on.
+    #[error("with TLS: {0}")]
+    Https(#[source] io::Error),
 }
 
 impl Default for ProxyConfig {
@@ -73,6 +102,8 @@ impl Default for ProxyConfig {
             write_timeout: Duration::from_secs(60),
             trusted_proxies: Vec::new(),
             policy: BackendPolicy::default(),
+            trust: Trust::system(),
+            https: None,
         }
     }
 }
@@ -81,6 +112,7 @@ impl Default for ProxyConfig {
 #[derive(Debug)]
 pub struct Proxy {
     local_addr: SocketAddr,
+    https_addr: Option<SocketAddr>,
     /// `Some(deadline)`: finish what is in flight until then.
     stop: watch::Sender<Option<Instant>>,
     /// Each worker sends the number of connections that it cut off and hangs up.
@@ -99,7 +131,10 @@ pub struct Stopped {
 pub struct BoundProxy {
     config: ProxyConfig,
     local_addr: SocketAddr,
+    https_addr: Option<SocketAddr>,
     listeners: Vec<std::net::TcpListener>,
+    /// As many, or none.
+    secure: Vec<std::net::TcpListener>,
 }
 
 impl BoundProxy {
@@ -108,23 +143,30 @@ impl BoundProxy {
         self.local_addr
     }
 
+    /// Where it takes TLS, if it does.
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        self.https_addr
+    }
+
     /// Starts the workers; requests are served by `table` when this returns. Needs no runtime.
     ///
     /// # Errors
     /// When a thread cannot start.
-    pub fn serve(self, table: Arc<ArcSwap<Table>>) -> io::Result<Proxy> {
-        let BoundProxy { config, local_addr, listeners } = self;
+    pub fn serve(self, table: Arc<ArcSwap<Table>>) -> Result<Proxy, ProxyError> {
+        let BoundProxy { config, local_addr, https_addr, listeners, secure } = self;
         let workers = listeners.len();
         let (stop, stopping) = watch::channel(None);
         let (end, ended) = mpsc::channel(workers);
-        let crew = worker::Crew::new(config, table, workers);
-        for (number, (listener, inbox)) in listeners.into_iter().zip(crew.inboxes).enumerate() {
-            let worker = worker::Seat { shared: Arc::clone(&crew.shared), number, listener, inbox };
+        let mut secure = secure.into_iter();
+        let crew = worker::Crew::new(config, https_addr, table, workers)?;
+        for (number, (plain, inbox)) in listeners.into_iter().zip(crew.inboxes).enumerate() {
+            let listeners = worker::Listeners { plain, secure: secure.next() };
+            let worker = worker::Seat { shared: Arc::clone(&crew.shared), number, listeners, inbox };
             let (stopping, end) = (stopping.clone(), end.clone());
             let run = move || worker.run(stopping, end);
             thread::Builder::new().name(format!("proxy-{number}")).spawn(run)?;
         }
-        Ok(Proxy { local_addr, stop, ended })
+        Ok(Proxy { local_addr, https_addr, stop, ended })
     }
 }
 
@@ -134,7 +176,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
-    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> io::Result<Proxy> {
+    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> Result<Proxy, ProxyError> {
         Proxy::bind(config)?.serve(table)
     }
 
@@ -142,7 +184,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When the address cannot be listened on (in use, not ours, no permission).
-    pub fn bind(mut config: ProxyConfig) -> io::Result<BoundProxy> {
+    pub fn bind(mut config: ProxyConfig) -> Result<BoundProxy, ProxyError> {
         let workers = match config.workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
             given => given,
@@ -150,12 +192,23 @@ impl Proxy {
         let listeners = worker::listen(config.listen, workers)?;
         let local_addr = listeners[0].local_addr()?;
         config.policy.own.push(local_addr);
-        Ok(BoundProxy { config, local_addr, listeners })
+        let mut secure = Vec::new();
+        if let Some(https) = &config.https {
+            secure = worker::listen(https.listen, workers).map_err(ProxyError::Https)?;
+        }
+        let https_addr = secure.first().map(|listener| listener.local_addr()).transpose()?;
+        config.policy.own.extend(https_addr);
+        Ok(BoundProxy { config, local_addr, https_addr, listeners, secure })
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where it takes TLS, if it does.
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        self.https_addr
     }
 
     /// Accepts nothing new, tells kept-alive clients to go (`Connection: close`), lets requests in flight

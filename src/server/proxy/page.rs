@@ -15,6 +15,8 @@ const RETRY_SECONDS: u16 = 5;
 /// Every answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Page {
+    /// The host is served over TLS; the location comes from the caller.
+    Redirected(StatusCode),
     /// The request is no good; the text says why.
     BadRequest(&'static str),
     /// A method that a reverse proxy has no use for.
@@ -29,12 +31,14 @@ pub(super) enum Page {
     NotClaimed,
     /// Claimed, and no usable member.
     NoMember,
+    /// The circuit breakers of all usable members are open; trials begin in so many seconds.
+    CircuitOpen(u32),
+    /// The client has used up its rate; it may ask again in so many seconds.
+    TooMany(u32),
     /// The backend could not be connected to, or broke the connection.
     Unreachable,
     /// The backend's answer could not be understood.
     Unintelligible,
-    /// https and h2c backends.
-    Unsupported,
     /// The backend did not answer in time.
     Late,
 }
@@ -42,37 +46,43 @@ pub(super) enum Page {
 impl Page {
     fn status(self) -> StatusCode {
         match self {
+            Page::Redirected(status) => status,
             Page::BadRequest(_) => StatusCode::BAD_REQUEST,
             Page::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Page::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Page::NoUpgrade => StatusCode::FORBIDDEN,
             Page::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Page::NotClaimed => StatusCode::NOT_FOUND,
-            Page::NoMember => StatusCode::SERVICE_UNAVAILABLE,
-            Page::Unreachable | Page::Unintelligible | Page::Unsupported => StatusCode::BAD_GATEWAY,
+            Page::NoMember | Page::CircuitOpen(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Page::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Page::Unreachable | Page::Unintelligible => StatusCode::BAD_GATEWAY,
             Page::Late => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
     fn explanation(self) -> &'static str {
         match self {
+            Page::Redirected(_) => "This host is served over https.",
             Page::BadRequest(why) => why,
             Page::NotAllowed => "This is a reverse proxy: it makes no tunnels.",
             Page::NotImplemented => "Of the transfer codings only \"chunked\" is understood.",
-            Page::NoUpgrade => "This route does not take upgrades (option websocket=false).",
+            Page::NoUpgrade => {
+                "This route does not take upgrades (option websocket=false, or an h2c backend)."
+            }
             Page::UploadStalled => "The rest of the request did not arrive in time.",
             Page::NotClaimed => "No service has registered this host and path.",
             Page::NoMember => {
                 "A service has registered this address, but none of its instances is usable now."
             }
+            Page::CircuitOpen(_) => {
+                "The service behind this address has failed too often and is left alone for a while."
+            }
+            Page::TooMany(_) => "From your address there were more requests than this service allows.",
             Page::Unreachable => {
                 "The service behind this address could not be reached, or broke the connection."
             }
             Page::Unintelligible => {
                 "The service behind this address answered with something that is no HTTP."
-            }
-            Page::Unsupported => {
-                "The service behind this address wants https or h2c, which this version cannot do."
             }
             Page::Late => "The service behind this address did not answer in time.",
         }
@@ -90,6 +100,8 @@ impl Page {
             status.as_u16(),
             self.explanation()
         );
+        // What is to be said about a member was said; that this page is complete says nothing.
+        record.admitted(None);
         record.answered(status);
         record.end(End::Complete);
         let mut response = Response::new(Reply::Page { text: Some(Bytes::from(text)), record });
@@ -101,6 +113,9 @@ impl Page {
         match self {
             Page::NoMember => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+            }
+            Page::TooMany(seconds) | Page::CircuitOpen(seconds) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             Page::NotAllowed => {
                 headers

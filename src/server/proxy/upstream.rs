@@ -1,37 +1,70 @@
-//! Kept-alive connections to members, one pool for each worker.
+//! Connections to members: kept ones and new ones, one pool for each worker.
+//!
+//! HTTP/1.1 has one request at a time on a connection, so idle ones are kept. HTTP/2 has many, so there is one
+//! connection to a member, and another only when it is full.
+
+mod shared;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::{self, SendRequest};
+use http::header::HOST;
+use http::uri::{Authority, Scheme as UriScheme};
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
 use crate::protocol::Scheme;
 use crate::server::routing::{Member, MemberId};
 
 use super::body::Upload;
 use super::dial::{DialError, Dialer};
+use super::tls::{TlsError, Wanted, dns_name};
+pub(super) use shared::OnThisThread;
+use shared::{Shared, Stream};
 
 /// How long a connection may be idle: Node closes its own after 5 s (SEMANTICS section 9).
 const MAX_IDLE: Duration = Duration::from_secs(4);
 /// Idle connections that are kept for one member by one worker.
 const MAX_IDLE_PER_MEMBER: usize = 256;
 
-/// Idle connections, the one used last on top.
+/// Kept connections.
 #[derive(Default)]
 pub(super) struct Pool {
+    /// HTTP/1.1: the one used last on top.
     idle: RefCell<HashMap<MemberId, Vec<Idle>>>,
+    /// HTTP/2.
+    shared: RefCell<HashMap<MemberId, Rc<Shared>>>,
 }
 
 struct Idle {
-    sender: SendRequest<Upload>,
+    sender: Http1,
     since: Instant,
+}
+
+/// The name that TLS was made for; `None` for plain text and for addresses. A connection serves no other.
+type ServerName = Option<Rc<str>>;
+
+/// A connection that has one request at a time.
+pub(super) struct Http1 {
+    sender: http1::SendRequest<Upload>,
+    name: ServerName,
+}
+
+/// A place for one request.
+pub(super) enum Sender {
+    Http1(Http1),
+    Http2(Stream),
 }
 
 /// A connection for one request.
 pub(super) struct Upstream {
-    pub(super) sender: SendRequest<Upload>,
+    pub(super) sender: Sender,
     /// It had a request before, so the backend may have closed it without our knowing yet.
     pub(super) reused: bool,
 }
@@ -39,30 +72,69 @@ pub(super) struct Upstream {
 /// Why there is no connection to a member.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("{0} backends are not supported yet")]
-    Scheme(&'static str),
+    #[error("HTTP/2 without TLS has no upgrades")]
+    NoUpgrade,
+    #[error("the connection that others were waiting for failed")]
+    Shared,
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Handshake(#[from] hyper::Error),
 }
 
+impl Sender {
+    /// Sends `request` and waits for the response's head. Where it was not sent, it is in the error.
+    pub(super) async fn send(
+        &mut self,
+        mut request: Request<Upload>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+        match self {
+            Sender::Http1(http1) => http1.sender.try_send_request(request).await,
+            Sender::Http2(stream) => {
+                make_absolute(&mut request, stream.scheme());
+                stream.sender.try_send_request(request).await
+            }
+        }
+    }
+}
+
+/// HTTP/2 has the host in the target.
+fn make_absolute(request: &mut Request<Upload>, scheme: UriScheme) {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if authority.is_some() {
+        parts.scheme = Some(scheme);
+        parts.authority = authority;
+    }
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
 impl Pool {
     /// An idle connection that is still open, as far as can be known.
-    pub(super) fn take(&self, member: MemberId, now: Instant) -> Option<Upstream> {
+    fn take(&self, member: MemberId, name: &ServerName, now: Instant) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&member)?;
-        while let Some(Idle { sender, since }) = connections.pop() {
-            if now.saturating_duration_since(since) < MAX_IDLE && sender.is_ready() && !sender.is_closed() {
-                return Some(Upstream { sender, reused: true });
+        // Nearly always all of a member's connections are for one name.
+        while let Some(last) = connections.iter().rposition(|idle| idle.sender.name == *name) {
+            let Idle { sender, since } = connections.remove(last);
+            let http1 = &sender.sender;
+            if now.saturating_duration_since(since) < MAX_IDLE && http1.is_ready() && !http1.is_closed() {
+                return Some(sender);
             }
         }
         None
     }
 
     /// Keeps a connection whose response is over.
-    pub(super) fn put(&self, member: MemberId, sender: SendRequest<Upload>, now: Instant) {
-        if sender.is_closed() {
+    pub(super) fn put(&self, member: MemberId, sender: Sender, now: Instant) {
+        // A stream ends by itself when it is dropped.
+        let Sender::Http1(sender) = sender else { return };
+        if sender.sender.is_closed() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -76,24 +148,159 @@ impl Pool {
     pub(super) fn drop_old(&self, now: Instant) {
         self.idle.borrow_mut().retain(|_, connections| {
             connections.retain(|idle| {
-                now.saturating_duration_since(idle.since) < MAX_IDLE && !idle.sender.is_closed()
+                now.saturating_duration_since(idle.since) < MAX_IDLE && !idle.sender.sender.is_closed()
             });
             !connections.is_empty()
         });
+        self.shared.borrow_mut().retain(|_, shared| shared.drop_old(now));
+    }
+
+    fn shared(&self, member: MemberId) -> Rc<Shared> {
+        Rc::clone(self.shared.borrow_mut().entry(member).or_default())
     }
 }
 
-/// A new connection. Takes at most [`super::dial::CONNECT_TIMEOUT`].
-pub(super) async fn connect(dialer: &Dialer, member: &Member) -> Result<Upstream, ConnectError> {
-    // TLS and HTTP/2 to backends will be added here.
-    let stream = match member.backend.scheme() {
-        Scheme::Http => dialer.connect(&member.backend, member.peer).await?,
-        scheme @ (Scheme::Https | Scheme::H2c) => return Err(ConnectError::Scheme(scheme.as_str())),
-    };
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+/// A place for `request` at `member`: on a kept connection unless it must be `fresh`, else on a new one.
+/// Takes at most the times of dialling and of a TLS handshake.
+pub(super) async fn obtain(
+    (pool, dialer): (&Pool, &Dialer),
+    member: &Member,
+    request: &Request<Upload>,
+    (is_upgrade, fresh): (bool, bool),
+    now: Instant,
+) -> Result<Upstream, ConnectError> {
+    if member.backend.scheme() == Scheme::Http {
+        if let Some(kept) = (!fresh).then(|| pool.take(member.id, &None, now)).flatten() {
+            return Ok(Upstream { sender: Sender::Http1(kept), reused: true });
+        }
+        // In a box of its own, because it is seldom needed and large.
+        return Box::pin(connect_plain(dialer, member)).await;
+    }
+    let seeker = Seeker { pool, dialer, member, name: name_for(member, request), fresh, now };
+    Box::pin(seeker.obtain(is_upgrade)).await
+}
+
+async fn connect_plain(dialer: &Dialer, member: &Member) -> Result<Upstream, ConnectError> {
+    let stream = dialer.connect(&member.backend, member.peer).await?;
+    let sender = Sender::Http1(http1_over(TokioIo::new(stream), None).await?);
+    Ok(Upstream { sender, reused: false })
+}
+
+async fn http1_over<T>(io: T, name: ServerName) -> Result<Http1, ConnectError>
+where
+    T: Read + Write + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::Builder::new().handshake(io).await?;
     tokio::task::spawn_local(async move {
         // Whoever waits for the response learns of the error.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Upstream { sender, reused: false })
+    Ok(Http1 { sender, name })
+}
+
+/// SNI is the request's host (SEMANTICS section 3), as the backend is told it.
+fn name_for(member: &Member, request: &Request<Upload>) -> ServerName {
+    if member.backend.scheme() != Scheme::Https {
+        return None;
+    }
+    let host = request.headers().get(HOST)?.to_str().ok()?;
+    dns_name(host).map(|name| Rc::from(name.as_ref()))
+}
+
+/// One request that needs TLS, HTTP/2 or both.
+struct Seeker<'a> {
+    pool: &'a Pool,
+    dialer: &'a Dialer,
+    member: &'a Member,
+    name: ServerName,
+    fresh: bool,
+    now: Instant,
+}
+
+/// A new connection, by what the backend speaks on it.
+enum Connected {
+    Http1(Http1),
+    Http2(http2::SendRequest<Upload>),
+}
+
+impl Seeker<'_> {
+    async fn obtain(self, is_upgrade: bool) -> Result<Upstream, ConnectError> {
+        let is_h2c = self.member.backend.scheme() == Scheme::H2c;
+        if is_h2c && is_upgrade {
+            return Err(ConnectError::NoUpgrade);
+        }
+        let may_http2 = is_h2c || self.member.settings.http2 && !is_upgrade;
+        let shared = self.pool.shared(self.member.id);
+        if may_http2 && (is_h2c || !shared.is_http1(self.now)) {
+            return self.multiplexed(&shared).await;
+        }
+        self.alone(&shared).await
+    }
+
+    /// A connection of its own.
+    async fn alone(&self, shared: &Shared) -> Result<Upstream, ConnectError> {
+        let kept = || self.pool.take(self.member.id, &self.name, self.now);
+        if let Some(kept) = (!self.fresh).then(kept).flatten() {
+            return Ok(Upstream { sender: Sender::Http1(kept), reused: true });
+        }
+        match self.connect(Wanted::Http1).await? {
+            Connected::Http1(sender) => Ok(Upstream { sender: Sender::Http1(sender), reused: false }),
+            Connected::Http2(sender) => Ok(shared.add(sender, self.name.clone(), self.uri_scheme())),
+        }
+    }
+
+    /// A stream. Requests that come while the connection is being made wait for it instead of making one
+    /// each, and fail with it.
+    async fn multiplexed(&self, shared: &Shared) -> Result<Upstream, ConnectError> {
+        let begun = Instant::now();
+        if let Some(stream) = (!self.fresh).then(|| shared.stream(&self.name)).flatten() {
+            return Ok(stream);
+        }
+        let turn = shared.turn().await;
+        if shared.failed_since(begun) {
+            return Err(ConnectError::Shared);
+        }
+        let is_https = self.member.backend.scheme() == Scheme::Https;
+        if is_https && shared.is_http1(begun) {
+            drop(turn);
+            return self.alone(shared).await;
+        }
+        if let Some(stream) = shared.stream_since(&self.name, if self.fresh { Some(begun) } else { None }) {
+            return Ok(stream);
+        }
+        match self.connect(Wanted::Http2).await {
+            Ok(Connected::Http2(sender)) => Ok(shared.add(sender, self.name.clone(), self.uri_scheme())),
+            Ok(Connected::Http1(sender)) => {
+                shared.note_http1(Instant::now());
+                Ok(Upstream { sender: Sender::Http1(sender), reused: false })
+            }
+            Err(error) => {
+                shared.note_failure(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    fn uri_scheme(&self) -> UriScheme {
+        match self.member.backend.scheme() {
+            Scheme::Https => UriScheme::HTTPS,
+            Scheme::Http | Scheme::H2c => UriScheme::HTTP,
+        }
+    }
+
+    async fn connect(&self, wanted: Wanted) -> Result<Connected, ConnectError> {
+        let stream = self.dialer.connect(&self.member.backend, self.member.peer).await?;
+        if self.member.backend.scheme() == Scheme::H2c {
+            return shared::http2_over::<TokioIo<TcpStream>>(TokioIo::new(stream))
+                .await
+                .map(Connected::Http2);
+        }
+        let name = self.name.as_deref().and_then(dns_name);
+        let secured = self.dialer.tls.secure(stream, &self.member.backend, name, wanted).await?;
+        let io = TokioIo::new(secured.stream);
+        if secured.is_http2 {
+            return shared::http2_over(io).await.map(Connected::Http2);
+        }
+        http1_over(io, self.name.clone()).await.map(Connected::Http1)
+    }
 }

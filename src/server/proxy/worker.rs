@@ -4,10 +4,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant as StdInstant};
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,8 @@ use crate::server::routing::Table;
 use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
 use super::dial::Dialer;
+use super::forwarded::Forwarding;
+use super::tls::{Certificates, ClientTls};
 use super::upstream::Pool;
 
 /// Connections that the kernel keeps for us until we accept them.
@@ -34,6 +36,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long, when stopping, the first request of a new connection is waited for.
 const FRESH_GRACE: Duration = Duration::from_millis(100);
+/// So many connections of one address at one worker are those of many clients: a browser opens six in all.
+const CROWD: usize = 8;
 /// How many blocking threads a worker has, for name resolution.
 const RESOLVER_THREADS: usize = 4;
 
@@ -72,8 +76,18 @@ fn bound(addr: SocketAddr, share: bool) -> io::Result<Socket> {
 pub(super) struct Shared {
     pub(super) config: ProxyConfig,
     pub(super) table: Arc<ArcSwap<Table>>,
+    pub(super) secure: Option<Secure>,
     connections: Arc<Semaphore>,
     seats: Vec<Load>,
+    /// That many clients seem to share an address was said already.
+    crowd_noticed: AtomicBool,
+}
+
+/// TLS to clients.
+pub(super) struct Secure {
+    pub(super) tls: ClientTls,
+    pub(super) certificates: Certificates,
+    pub(super) port: u16,
 }
 
 /// What workers know of each other.
@@ -86,6 +100,7 @@ struct Load {
 pub(super) struct Arrival {
     stream: StdStream,
     peer: SocketAddr,
+    is_tls: bool,
     place: Place,
 }
 
@@ -115,7 +130,12 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    pub(super) fn new(config: ProxyConfig, table: Arc<ArcSwap<Table>>, workers: usize) -> Self {
+    pub(super) fn new(
+        config: ProxyConfig,
+        https_addr: Option<SocketAddr>,
+        table: Arc<ArcSwap<Table>>,
+        workers: usize,
+    ) -> io::Result<Self> {
         let (seats, inboxes) = (0..workers)
             .map(|_| {
                 let (inbox, receiver) = mpsc::channel(MAX_HANDED_OVER);
@@ -123,7 +143,43 @@ impl Crew {
             })
             .unzip();
         let connections = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        Crew { shared: Arc::new(Shared { config, table, connections, seats }), inboxes }
+        let secure = match (&config.https, https_addr) {
+            (Some(https), Some(addr)) => Some(Secure {
+                tls: ClientTls::new(&https.certificates, config.header_timeout).map_err(io::Error::other)?,
+                certificates: https.certificates.clone(),
+                port: addr.port(),
+            }),
+            _ => None,
+        };
+        let crowd_noticed = AtomicBool::new(false);
+        let shared = Shared { config, table, secure, connections, seats, crowd_noticed };
+        Ok(Crew { shared: Arc::new(shared), inboxes })
+    }
+}
+
+/// One worker's listeners, of the standard library or of the runtime.
+pub(super) struct Listeners<L> {
+    pub(super) plain: L,
+    pub(super) secure: Option<L>,
+}
+
+impl Listeners<StdListener> {
+    fn into_runtime(self) -> io::Result<Listeners<TcpListener>> {
+        let secure = self.secure.map(TcpListener::from_std).transpose()?;
+        Ok(Listeners { plain: TcpListener::from_std(self.plain)?, secure })
+    }
+}
+
+/// What `accept` said, and whether the connection begins with TLS.
+type Knock = (io::Result<(TcpStream, SocketAddr)>, bool);
+
+impl Listeners<TcpListener> {
+    async fn accept(&self) -> Knock {
+        let Some(secure) = &self.secure else { return (self.plain.accept().await, false) };
+        tokio::select! {
+            accepted = self.plain.accept() => (accepted, false),
+            accepted = secure.accept() => (accepted, true),
+        }
     }
 }
 
@@ -131,7 +187,7 @@ impl Crew {
 pub(super) struct Seat {
     pub(super) shared: Arc<Shared>,
     pub(super) number: usize,
-    pub(super) listener: StdListener,
+    pub(super) listeners: Listeners<StdListener>,
     pub(super) inbox: mpsc::Receiver<Arrival>,
 }
 
@@ -160,14 +216,14 @@ impl Seat {
 
     async fn work(mut self, mut stopping: watch::Receiver<Option<Instant>>) -> io::Result<usize> {
         let worker = Rc::new(Worker::new(self.shared, self.number));
-        let listener = TcpListener::from_std(self.listener)?;
+        let listeners = self.listeners.into_runtime()?;
         tokio::task::spawn_local(sweep(Rc::clone(&worker)));
         let deadline = loop {
             let arrival = tokio::select! {
                 biased;
                 told = stopping.wait_for(Option::is_some) => break told.ok().and_then(|deadline| *deadline),
                 Some(arrival) = self.inbox.recv() => arrival.into(),
-                accepted = listener.accept() => worker.take(accepted).await,
+                accepted = listeners.accept() => worker.take(accepted).await,
             };
             let Some(arrival) = arrival else { continue };
             tokio::select! {
@@ -178,8 +234,8 @@ impl Seat {
         };
         // Without a deadline the proxy was dropped, and nobody waits.
         if let Some(deadline) = deadline {
-            worker.serve_queued(&listener, &mut self.inbox).await;
-            drop(listener);
+            worker.serve_queued(&listeners, &mut self.inbox).await;
+            drop(listeners);
             worker.finish(deadline).await;
         }
         Ok(worker.open.take().len())
@@ -218,6 +274,8 @@ pub(super) struct Worker {
     number: usize,
     started: StdInstant,
     stopping: Cell<Stopping>,
+    /// When connections are counted by address again, at the earliest.
+    crowd_due: Cell<u64>,
     open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
     next_id: Cell<u64>,
     gone: Notify,
@@ -227,11 +285,12 @@ impl Worker {
     fn new(shared: Arc<Shared>, number: usize) -> Self {
         Worker {
             pool: Pool::default(),
-            dialer: Dialer::new(Arc::new(shared.config.policy.clone())),
+            dialer: Dialer::new(Arc::new(shared.config.policy.clone()), shared.config.trust.clone()),
             shared,
             number,
             started: StdInstant::now(),
             stopping: Cell::new(Stopping::No),
+            crowd_due: Cell::new(0),
             open: RefCell::default(),
             next_id: Cell::new(0),
             gone: Notify::new(),
@@ -248,9 +307,9 @@ impl Worker {
     }
 
     /// What to do with what `accept` said. `None`: nothing, or another worker has it.
-    async fn take(&self, accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<Accepted> {
+    async fn take(&self, (accepted, is_tls): Knock) -> Option<Accepted> {
         match accepted {
-            Ok((stream, peer)) => self.keep_or_hand_over(stream, peer),
+            Ok((stream, peer)) => self.keep_or_hand_over(stream, peer, is_tls),
             // The client was gone again before we looked.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => None,
             Err(error) => {
@@ -263,19 +322,41 @@ impl Worker {
 
     /// The kernel spreads connections by a hash, which for a few clients may leave a core with nothing to
     /// do. A new connection therefore goes to the worker with the fewest.
-    fn keep_or_hand_over(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+    fn keep_or_hand_over(&self, stream: TcpStream, peer: SocketAddr, is_tls: bool) -> Option<Accepted> {
         let seats = &self.shared.seats;
         let load = |number: usize| seats[number].connections.load(Ordering::Relaxed);
         let idlest = (0..seats.len()).min_by_key(|number| (load(*number), *number != self.number))?;
         let to_other = (idlest != self.number).then(|| seats[idlest].inbox.try_reserve().ok()).flatten();
         let Some(room) = to_other else {
-            return Some(Accepted { stream, peer, place: Place::at(self.number, &self.shared) });
+            return Some(Accepted { stream, peer, is_tls, place: Place::at(self.number, &self.shared) });
         };
         match stream.into_std() {
-            Ok(stream) => room.send(Arrival { stream, peer, place: Place::at(idlest, &self.shared) }),
+            Ok(stream) => room.send(Arrival { stream, peer, is_tls, place: Place::at(idlest, &self.shared) }),
             Err(error) => tracing::debug!(%error, "a connection was lost between two workers"),
         }
         None
+    }
+
+    /// Says once, with the cure, that a rate limit hits many clients as one: those of an inner network's address
+    /// with more connections than one client has.
+    pub(super) fn notice_crowd(&self, forwarding: &Forwarding) {
+        let Some(address) = forwarding.direct_peer().filter(|ip| is_inside(*ip)) else { return };
+        // At most once a second, because it looks at every connection.
+        let now = self.millis();
+        if now < self.crowd_due.get() || self.shared.crowd_noticed.load(Ordering::Relaxed) {
+            return;
+        }
+        self.crowd_due.set(now + 1000);
+        let open = self.open.borrow();
+        let same = open.values().filter(|other| other.forwarding.direct_peer() == Some(address));
+        if same.take(CROWD).count() == CROWD && !self.shared.crowd_noticed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %address,
+                "a rate limit refuses requests from an address that many clients seem to share. Behind swarm's \
+                 ingress, publish the proxy's ports with `mode: host`; behind another proxy, put that into \
+                 TRUSTED_PROXIES"
+            );
+        }
     }
 
     /// Waits while MAX_CONNECTIONS are open.
@@ -286,7 +367,7 @@ impl Worker {
     fn spawn(self: &Rc<Self>, accepted: Accepted, permit: Option<OwnedSemaphorePermit>) {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
-        let client = Rc::new(ClientConnection::new(Rc::clone(self), accepted.peer.ip()));
+        let client = Rc::new(ClientConnection::new(Rc::clone(self), accepted.peer.ip(), accepted.is_tls));
         self.open.borrow_mut().insert(id, Rc::clone(&client));
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
@@ -299,7 +380,11 @@ impl Worker {
 
     /// Clients whose connection the kernel has accepted have done nothing wrong: they are served, as long
     /// as there is room.
-    async fn serve_queued(self: &Rc<Self>, listener: &TcpListener, inbox: &mut mpsc::Receiver<Arrival>) {
+    async fn serve_queued(
+        self: &Rc<Self>,
+        listeners: &Listeners<TcpListener>,
+        inbox: &mut mpsc::Receiver<Arrival>,
+    ) {
         let permits = &self.shared.connections;
         let permit = || Arc::clone(permits).try_acquire_owned().ok();
         while let Ok(arrival) = inbox.try_recv() {
@@ -308,10 +393,10 @@ impl Worker {
             }
         }
         let at_once = Instant::now();
-        while let Ok(Ok((stream, peer))) = timeout_at(at_once, listener.accept()).await {
+        while let Ok((Ok((stream, peer)), is_tls)) = timeout_at(at_once, listeners.accept()).await {
             let Some(permit) = permit() else { break };
             let place = Place::at(self.number, &self.shared);
-            self.spawn(Accepted { stream, peer, place }, Some(permit));
+            self.spawn(Accepted { stream, peer, is_tls, place }, Some(permit));
         }
     }
 
@@ -339,10 +424,19 @@ impl Worker {
     }
 }
 
+/// Whether an address is one at which many clients may appear: a proxy's or a network's own.
+fn is_inside(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
+    }
+}
+
 /// A client connection that this worker serves.
 struct Accepted {
     stream: TcpStream,
     peer: SocketAddr,
+    is_tls: bool,
     place: Place,
 }
 
@@ -350,6 +444,6 @@ impl From<Arrival> for Option<Accepted> {
     /// `None` where the runtime cannot take the socket, which closes it.
     fn from(arrival: Arrival) -> Self {
         let stream = TcpStream::from_std(arrival.stream).ok()?;
-        Some(Accepted { stream, peer: arrival.peer, place: arrival.place })
+        Some(Accepted { stream, peer: arrival.peer, is_tls: arrival.is_tls, place: arrival.place })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{Domain, Host, PathPrefix, Refusal, Reply, RouteId, ServiceName};
+use crate::protocol::{Domain, Host, PathPrefix, Refusal, Reply, RouteId, Scope, ServiceName};
 use crate::server::routing::{Claim, MemberId};
 
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
@@ -41,6 +41,8 @@ pub(super) enum Pending {
         conn: ConnId,
         service: ServiceName,
         delta: Arc<Delta>,
+        /// What of the stage it takes; `None`: all.
+        scopes: Option<Vec<Scope>>,
     },
     ShutDown {
         session: SessionNo,
@@ -77,12 +79,26 @@ impl Registry {
         self.conflict(no, &delta).map_or(Ok(Reply::Ok), Err)
     }
 
-    /// CONFIG_APPLY, up to the store. The stage stays as it is until that has decided.
-    pub(super) fn apply(&mut self, now: Now, no: SessionNo, conn: ConnId) -> Outcome {
+    /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes, up to the store. The stage stays as it is until that
+    /// has decided.
+    pub(super) fn apply(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        conn: ConnId,
+        scopes: Option<Vec<Scope>>,
+    ) -> Outcome {
         let Some(session) = self.sessions.get(no) else {
             return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
         };
-        let delta = Arc::new(session.stage.delta(&session.applied, &session.defaults));
+        let delta = match &scopes {
+            None => session.stage.delta(&session.applied, &session.defaults),
+            Some(scopes) => {
+                let (now, _) = session.stage.split(scopes, &session.applied);
+                now.delta(&session.applied, &session.defaults)
+            }
+        };
+        let delta = Arc::new(delta);
         if let Some(refusal) = self.conflict(no, &delta) {
             return Outcome::Reply(Reply::Error(refusal));
         }
@@ -91,7 +107,7 @@ impl Registry {
             return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
         };
         let change = Change::Applied { session: Box::new(session), applied, delta: delta.clone() };
-        let pending = Pending::Apply { session: no, conn, service, delta };
+        let pending = Pending::Apply { session: no, conn, service, delta, scopes };
         self.claimed.new.push(Tx(applied));
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
@@ -144,9 +160,9 @@ impl Registry {
         }
         let refused = || Reply::Error(Refusal::StoreUnavailable);
         match pending {
-            Pending::Apply { conn, delta, .. } => {
+            Pending::Apply { conn, delta, scopes, .. } => {
                 if committed {
-                    self.install(now, no, tx.0, &delta);
+                    self.install(now, no, tx.0, &delta, scopes.as_deref());
                 }
                 self.answer_commit(now, conn, tx, if committed { Reply::Ok } else { refused() });
                 if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
@@ -230,12 +246,17 @@ impl Registry {
 
     /// Makes a change that the store holds. It costs what changes: nothing here looks at all routes, unless the
     /// session's defaults changed, which are every route's.
-    fn install(&mut self, now: Now, no: SessionNo, applied: u64, delta: &Delta) {
-        self.timers.cancel(Timer::Stage(no));
+    fn install(&mut self, now: Now, no: SessionNo, applied: u64, delta: &Delta, scopes: Option<&[Scope]>) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.revision += 1;
         session.last_apply = Some(now.wall);
-        session.stage = Stage::default();
+        session.stage = match scopes {
+            None => Stage::default(),
+            Some(scopes) => session.stage.split(scopes, &session.applied).1,
+        };
+        if session.stage.is_empty() {
+            self.timers.cancel(Timer::Stage(no));
+        }
         let before = take_over(session, applied, delta);
         let wanted = wanted(session, delta);
         let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
@@ -346,7 +367,7 @@ impl Registry {
             Detached::Nothing => {}
             Detached::Shows(member, next) => {
                 if let Some(route) = session.applied.get(&next) {
-                    self.pools.set_plan(member, &Plan::new(route, &session.defaults));
+                    self.pools.set_plan(member, &session.plan(next, route));
                 }
             }
             Detached::Gone(member) => {
@@ -408,8 +429,18 @@ fn take_over(session: &mut Session, applied: u64, delta: &Delta) -> Vec<(RouteId
     }
     let change = |(id, after): &(RouteId, Option<Arc<Route>>)| {
         let before = match after {
-            Some(route) => session.applied.insert(*id, route.clone()),
-            None => session.applied.remove(id),
+            Some(route) => {
+                let state = session.states.entry(*id).or_default();
+                let before = session.applied.insert(*id, route.clone());
+                if before.as_ref().is_some_and(|before| before.spec.backend != route.spec.backend) {
+                    state.breaker.reset();
+                }
+                before
+            }
+            None => {
+                session.states.remove(id);
+                session.applied.remove(id)
+            }
         };
         before.map(|before| (*id, before))
     };
@@ -419,7 +450,11 @@ fn take_over(session: &mut Session, applied: u64, delta: &Delta) -> Vec<(RouteId
 /// The routes whose members may have to change.
 fn wanted(session: &Session, delta: &Delta) -> Vec<Wanted> {
     let wanted = |id: RouteId, route: &Arc<Route>| {
-        let plan = Plan::new(route, &session.defaults);
+        let plan = session.plan(id, route);
+        if plan.extras.breaker.is_none() {
+            // One that is set again later begins anew.
+            plan.extras.route.breaker.reset();
+        }
         Wanted { id, route: route.clone(), plan }
     };
     if delta.defaults.is_some() {

@@ -73,9 +73,21 @@ impl Registry {
                 self.options(now, no, &target, option.key(), Some(option)).into()
             }
             Request::OptionsRemove { target, key } => self.options(now, no, &target, key, None).into(),
+            Request::HeadersSet { target, name, value } => {
+                self.headers(now, no, &target, &name, Some(&value)).into()
+            }
+            Request::HeadersRemove { target, name } => self.headers(now, no, &target, &name, None).into(),
             Request::HealthSet { route, check } => self.health_set(now, no, route, check).into(),
+            Request::RateLimitSet { target, limit } => self.limit_set(now, no, target, limit).into(),
+            Request::CircuitBreakerSet { target, breaker } => {
+                self.breaker_set(now, no, target, breaker).into()
+            }
+            Request::CircuitBreakerStatus(route) => self.breaker_status(now, no, route).into(),
+            Request::StatsGet(which) => self.stats(no, which).into(),
+            Request::CircuitBreakerReset(route) => self.breaker_reset(no, route).into(),
             Request::ConfigValidate => self.validate(no).into(),
-            Request::ConfigApply => self.apply(now, no, conn),
+            Request::ConfigApply => self.apply(now, no, conn, None),
+            Request::ConfigApplyPartial(scopes) => self.apply(now, no, conn, Some(scopes)),
             Request::ConfigRollback => self.rollback(no).into(),
             Request::ConfigDiff => self.config_diff(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
@@ -226,7 +238,7 @@ impl Registry {
     }
 
     /// Changes a stage that has room for about `bytes` more. Staged changes expire some time after the last one.
-    fn staging<T>(
+    pub(super) fn staging<T>(
         &mut self,
         now: Now,
         no: SessionNo,
@@ -272,9 +284,17 @@ fn is_served(request: &Request) -> bool {
             | Request::RouteList { .. }
             | Request::OptionsSet { .. }
             | Request::OptionsRemove { .. }
+            | Request::HeadersSet { .. }
+            | Request::HeadersRemove { .. }
             | Request::HealthSet { .. }
+            | Request::RateLimitSet { .. }
+            | Request::CircuitBreakerSet { .. }
+            | Request::CircuitBreakerStatus(_)
+            | Request::CircuitBreakerReset(_)
+            | Request::StatsGet(_)
             | Request::ConfigValidate
             | Request::ConfigApply
+            | Request::ConfigApplyPartial(_)
             | Request::ConfigRollback
             | Request::ConfigDiff
             | Request::BackendTest(_)
@@ -296,7 +316,7 @@ fn check_domains(spec: &RouteSpec, most: usize) -> Result<(), Refusal> {
 }
 
 /// Whose settings a target means. `SERVICE` means other sessions' routes too, whose stages are their own.
-fn slots(session: &Session, target: &Target) -> Result<Vec<Slot>, Refusal> {
+pub(super) fn slots(session: &Session, target: &Target) -> Result<Vec<Slot>, Refusal> {
     let Target::Some(items) = target else { return Ok(vec![Slot::All]) };
     let mut slots = Vec::new();
     for item in items {

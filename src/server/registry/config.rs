@@ -39,6 +39,10 @@ pub struct Limits {
     pub domains: usize,
     /// Bytes of a session's staged changes: `ERROR|too many staged changes`.
     pub staged_bytes: usize,
+    /// Response headers of a route, or of a session's defaults: `ERROR|too many headers`.
+    pub headers: usize,
+    /// Bytes of those headers, names and values: the same error.
+    pub header_bytes: usize,
     /// Bytes of a session's metadata: `ERROR|metadata too large`.
     pub metadata_bytes: usize,
     /// Commands of a connection that wait behind one that takes time. The listener stops reading before;
@@ -58,6 +62,8 @@ impl Default for Limits {
             routes: 10_000,
             domains: 256,
             staged_bytes: 8 * 1024 * 1024,
+            headers: 64,
+            header_bytes: 8 * 1024,
             metadata_bytes: 8 * 1024,
             queue: 256,
             predecessors: 64,

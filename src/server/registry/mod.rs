@@ -7,7 +7,7 @@
 //! | file | what it decides |
 //! |---|---|
 //! | `mod` (this) | which command is next: connections, their queues, deadlines |
-//! | `command` | what each command does |
+//! | `command`, `settings` | what each command does |
 //! | `binding` | which session a connection has; how sessions begin, replace each other and end |
 //! | `stage`, `route` | what an apply would change; what a route's settings mean |
 //! | `apply` | whether a change may be made, and making it |
@@ -29,6 +29,7 @@ mod report;
 mod restore;
 mod route;
 mod session;
+mod settings;
 mod stage;
 #[cfg(test)]
 mod tests;

@@ -24,8 +24,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::protocol::{
-    BackendUrl, Domain, Domains, InstanceName, Metadata, OptionKey, PathPrefix, Registration, RouteId,
-    RouteOption, RouteSpec, ServiceName, SessionId,
+    BackendUrl, CircuitBreaker, Domain, Domains, GoDuration, InstanceName, Metadata, OptionKey, PathPrefix,
+    RateLimit, Registration, RouteId, RouteOption, RouteSpec, ServiceName, SessionId,
 };
 
 use super::route::{Cells, Route};
@@ -289,6 +289,95 @@ pub(super) mod options {
             Ok((key, RouteOption::parse(key, &value).map_err(D::Error::custom)?))
         };
         texts.into_iter().map(option).collect()
+    }
+}
+
+/// A map of values that are their own texts.
+pub(super) mod texts {
+    use super::*;
+
+    pub(in super::super) fn serialize<K: Display, V: Display, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(map.iter().map(|(key, value)| (key.to_string(), value.to_string())))
+    }
+
+    pub(in super::super) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: FromStr<Err: Display> + Ord,
+        V: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let texts = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let entry = |(key, value): (String, String)| {
+            Ok((key.parse().map_err(D::Error::custom)?, value.parse().map_err(D::Error::custom)?))
+        };
+        texts.into_iter().map(entry).collect()
+    }
+}
+
+/// What RATELIMIT_SET says.
+pub(super) mod limit {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Record {
+        requests: u32,
+        #[serde(with = "text")]
+        window: GoDuration,
+    }
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        limit: &Option<RateLimit>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        limit.map(|RateLimit { requests, window }| Record { requests, window }).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<RateLimit>, D::Error> {
+        let record = Option::<Record>::deserialize(deserializer)?;
+        Ok(record.map(|Record { requests, window }| RateLimit { requests, window }))
+    }
+}
+
+/// What CIRCUIT_BREAKER_SET says.
+pub(super) mod breaker {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Record {
+        threshold: u32,
+        #[serde(with = "text")]
+        timeout: GoDuration,
+        half_open_requests: u32,
+    }
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        breaker: &Option<CircuitBreaker>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let record = |CircuitBreaker { threshold, timeout, half_open_requests }| Record {
+            threshold,
+            timeout,
+            half_open_requests,
+        };
+        breaker.map(record).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<CircuitBreaker>, D::Error> {
+        let breaker = |Record { threshold, timeout, half_open_requests }| CircuitBreaker {
+            threshold,
+            timeout,
+            half_open_requests,
+        };
+        Ok(Option::<Record>::deserialize(deserializer)?.map(breaker))
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RouteId, ServiceName};
-use crate::server::routing::{Claim, Member, MemberId, MemberLoad, Probe, Table};
+use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RateLimit, RouteId, ServiceName};
+use crate::server::routing::{AddressLimit, Buckets, Claim, Member, MemberId, MemberLoad, Probe, Table};
 
 use super::io::{Effect, Happening, SessionNo};
 use super::lifecycle::{MemberEvent, MemberState};
@@ -30,11 +30,13 @@ pub(super) struct Pools {
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
-    members: HashMap<MemberId, Record>,
+    members: HashMap<MemberId, Record, foldhash::fast::RandomState>,
     /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
     watched: HashMap<Probe, BTreeSet<MemberId>>,
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
+    /// Of all rate limits, once there was one.
+    buckets: Option<Arc<Buckets>>,
     last_member: u64,
     effects: Vec<Effect>,
 }
@@ -52,6 +54,7 @@ struct Record {
     lost: bool,
     check: Option<Check>,
     priority: i32,
+    limit: Option<RateLimit>,
     /// Which apply of all it was applied with last.
     applied: u64,
     asked: Option<Probe>,
@@ -100,6 +103,12 @@ impl Pools {
     pub(super) fn members_of(&self, sessions: &[SessionNo], claim: &Claim) -> Vec<(MemberId, SessionNo)> {
         let of = |(member, session, _): (&Arc<Member>, SessionNo, bool)| (member.id, session);
         self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
+    }
+
+    /// Whether one of these members is there for the route, and serves.
+    pub(super) fn is_served(&self, members: &BTreeSet<MemberId>, route: RouteId) -> bool {
+        let mut records = members.iter().filter_map(|id| self.members.get(id));
+        records.any(|record| record.routes.contains(&route) && record.state.serves())
     }
 
     /// Which claim a member is in.
@@ -199,6 +208,7 @@ impl Pools {
             backend: plan.backend.clone(),
             peer: owner.peer,
             settings: plan.settings,
+            extras: plan.extras.clone(),
             usable: state.serves(),
             load: Arc::new(MemberLoad::default()),
         });
@@ -207,10 +217,12 @@ impl Pools {
             path: path.clone(),
             service: owner.service.clone(),
             priority: plan.priority,
+            limit: None,
             members: Vec::with_capacity(1),
         });
         claim.members.push(shown.clone());
         claim.priority = plan.priority;
+        claim.limit = self.limit(&claim, plan.limit);
         self.put(claim);
         let record = Record {
             session: owner.no,
@@ -222,6 +234,7 @@ impl Pools {
             lost: owner.lost,
             check: plan.check.clone(),
             priority: plan.priority,
+            limit: plan.limit,
             applied,
             asked: None,
             shown,
@@ -262,9 +275,11 @@ impl Pools {
     pub(super) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.priority = plan.priority;
+        record.limit = plan.limit;
         record.check.clone_from(&plan.check);
-        if record.shown.settings != plan.settings {
-            record.shown = Arc::new(Member { settings: plan.settings, ..Member::clone(&record.shown) });
+        if record.shown.settings != plan.settings || record.shown.extras != plan.extras {
+            let (settings, extras) = (plan.settings, plan.extras.clone());
+            record.shown = Arc::new(Member { settings, extras, ..Member::clone(&record.shown) });
         }
         self.show(id);
         self.ask(id);
@@ -284,7 +299,7 @@ impl Pools {
                 self.table.remove(&record.domain, &record.path);
                 self.dirty = true;
             } else {
-                claim.priority = self.priority(&claim);
+                self.follow_last(&mut claim);
                 self.put(claim);
             }
         }
@@ -424,14 +439,13 @@ impl Pools {
     fn show(&mut self, id: MemberId) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
-        let priority = self.priority(claim);
         let Some(at) = claim.members.iter().position(|member| member.id == id) else { return };
-        if Arc::ptr_eq(&claim.members[at], &record.shown) && claim.priority == priority {
+        if Arc::ptr_eq(&claim.members[at], &record.shown) && self.follows(claim) {
             return;
         }
         let mut claim = Claim::clone(claim);
         claim.members[at] = record.shown.clone();
-        claim.priority = priority;
+        self.follow_last(&mut claim);
         self.put(claim);
     }
 
@@ -440,10 +454,32 @@ impl Pools {
         self.dirty = true;
     }
 
-    /// The priority of the member applied last (SEMANTICS section 1).
-    fn priority(&self, claim: &Claim) -> i32 {
+    /// The member of a claim that was applied last. The claim's priority and limit are its (SEMANTICS section 1).
+    fn last(&self, claim: &Claim) -> Option<&Record> {
         let records = claim.members.iter().filter_map(|member| self.members.get(&member.id));
-        records.max_by_key(|record| record.applied).map_or(claim.priority, |record| record.priority)
+        records.max_by_key(|record| record.applied)
+    }
+
+    fn follows(&self, claim: &Claim) -> bool {
+        let limit = claim.limit.as_ref().map(AddressLimit::figure);
+        self.last(claim).is_none_or(|last| last.priority == claim.priority && last.limit == limit)
+    }
+
+    fn follow_last(&mut self, claim: &mut Claim) {
+        if self.follows(claim) {
+            return;
+        }
+        let Some((priority, limit)) = self.last(claim).map(|last| (last.priority, last.limit)) else {
+            return;
+        };
+        claim.priority = priority;
+        claim.limit = self.limit(claim, limit);
+    }
+
+    fn limit(&mut self, claim: &Claim, limit: Option<RateLimit>) -> Option<AddressLimit> {
+        let limit = limit?;
+        let buckets = self.buckets.get_or_insert_default();
+        Some(AddressLimit::new(limit, (&claim.domain, &claim.path, &claim.service), Arc::clone(buckets)))
     }
 }
 

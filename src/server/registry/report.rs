@@ -114,12 +114,12 @@ fn compress(entries: &[RouteEntry]) -> Result<Reply, Refusal> {
     Ok(Reply::RouteListCompressed(text))
 }
 
-fn bounded(reply: Reply) -> Result<Reply, Refusal> {
+pub(super) fn bounded(reply: Reply) -> Result<Reply, Refusal> {
     if reply.encode().len() > MAX_LINE { Err(Refusal::ResponseTooLarge) } else { Ok(reply) }
 }
 
 /// Whole seconds in UTC. A clock that is out of all bounds is shown as nothing.
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     let timestamp = jiff::Timestamp::try_from(time).and_then(|t| t.round(jiff::Unit::Second));
     timestamp.map(|t| t.to_string()).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use crate::protocol::RouteId;
 use super::Registry;
 use super::io::{Effect, Happening, Now, SessionNo};
 use super::persist::{Saved, SavedSession, SessionRecord};
-use super::route::{Plan, Route};
+use super::route::Route;
 use super::session::Session;
 use super::timers::Timer;
 
@@ -43,6 +43,7 @@ impl Registry {
                 let route = Arc::new(Route::from(route));
                 if let Some(session) = self.sessions.get_mut(no) {
                     session.applied.insert(id, route.clone());
+                    session.states.insert(id, Arc::default());
                 }
                 returning.push(Returning { applied, session: no, id, route });
             }
@@ -95,7 +96,7 @@ impl Registry {
                 }
             }
             let Some(session) = self.sessions.get_mut(*no) else { return };
-            let plan = Plan::new(route, &session.defaults);
+            let plan = session.plan(*id, route);
             let member = self.pools.restore(&session.owner(), *id, place, &plan, *applied, serves);
             session.members.insert(member);
         }

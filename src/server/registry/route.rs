@@ -1,12 +1,16 @@
 //! A route with its own settings, and what they mean together with the session's defaults.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RouteOption, RouteSpec};
-use crate::server::routing::{Probe, ProbeKind, Settings};
+use crate::protocol::{
+    BackendUrl, CircuitBreaker, Domain, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit,
+    RouteOption, RouteSpec,
+};
+use crate::server::routing::{Extras, Probe, ProbeKind, ResponseHeaders, RouteState, Settings};
 
 use super::persist;
 
@@ -40,6 +44,15 @@ pub struct Cells {
     /// The path of HEALTH_SET.
     #[serde(with = "persist::text_or_none", skip_serializing_if = "Option::is_none")]
     pub health_path: Option<HealthPath>,
+    /// HEADERS_SET. The names are in lower case, so that one header has one cell.
+    #[serde(with = "persist::texts", skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<HeaderName, HeaderValue>,
+    /// RATELIMIT_SET. Zero requests: no limit, whatever the session's default says.
+    #[serde(with = "persist::limit", skip_serializing_if = "Option::is_none")]
+    pub limit: Option<RateLimit>,
+    /// CIRCUIT_BREAKER_SET. A threshold of zero: no breaker, whatever the session's default says.
+    #[serde(with = "persist::breaker", skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<CircuitBreaker>,
 }
 
 impl Cells {
@@ -54,7 +67,9 @@ impl Cells {
 pub(super) struct Plan {
     pub(super) backend: BackendUrl,
     pub(super) priority: i32,
+    pub(super) limit: Option<RateLimit>,
     pub(super) settings: Settings,
+    pub(super) extras: Extras,
     pub(super) check: Option<Check>,
 }
 
@@ -68,7 +83,7 @@ pub(super) struct Check {
 }
 
 impl Plan {
-    pub(super) fn new(route: &Route, defaults: &Cells) -> Self {
+    pub(super) fn new(route: &Route, defaults: &Cells, state: Arc<RouteState>) -> Self {
         let option = |key| route.cells.options.get(&key).or_else(|| defaults.options.get(&key)).copied();
         let settings =
             OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
@@ -76,10 +91,31 @@ impl Plan {
         Plan {
             backend: spec.backend.clone(),
             priority: spec.priority,
+            limit: route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0),
             settings,
+            extras: Extras {
+                headers: headers(&route.cells, defaults),
+                breaker: breaker(&route.cells, defaults),
+                route: state,
+            },
             check: check(route, &option),
         }
     }
+}
+
+/// The breaker that is in force.
+pub(super) fn breaker(own: &Cells, defaults: &Cells) -> Option<CircuitBreaker> {
+    own.breaker.or(defaults.breaker).filter(|breaker| breaker.threshold > 0)
+}
+
+/// The response headers that are in force: the route's own before the session's.
+fn headers(own: &Cells, defaults: &Cells) -> Option<Arc<ResponseHeaders>> {
+    if own.headers.is_empty() && defaults.headers.is_empty() {
+        return None;
+    }
+    let mut all = defaults.headers.clone();
+    all.extend(own.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Some(Arc::new(ResponseHeaders::new(&all)))
 }
 
 /// The check that is in force: there is one as soon as a path or an interval was said, and none where the

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::protocol::{InstanceName, Registration, RouteId, RouteSpec, ServiceName, SessionId};
-use crate::server::routing::MemberId;
+use crate::server::routing::{MemberId, RouteState};
 
 use super::io::{ConnId, Now, SessionNo, Tx, Who};
 use super::lifecycle::SessionState;
 use super::persist::{IdHash, Replaced, SessionRecord};
 use super::pools::Owner;
-use super::route::{Cells, Route};
+use super::route::{Cells, Plan, Route};
 use super::stage::{Stage, Staged};
 
 /// How much of an instance's name stands in its sessions' ids.
@@ -36,6 +36,8 @@ pub(super) struct Session {
     /// It lost a claim to another service while it was away, so that it cannot be resumed as it was.
     pub(super) robbed: bool,
     pub(super) applied: BTreeMap<RouteId, Arc<Route>>,
+    /// What the data plane finds out about each of `applied`.
+    pub(super) states: BTreeMap<RouteId, Arc<RouteState>>,
     pub(super) defaults: Cells,
     /// Which apply of all set `defaults`.
     pub(super) defaults_applied: u64,
@@ -112,6 +114,7 @@ impl Session {
             answered: false,
             robbed: false,
             applied: BTreeMap::new(),
+            states: BTreeMap::new(),
             defaults: Cells::default(),
             defaults_applied: 0,
             revision: 0,
@@ -158,6 +161,12 @@ impl Session {
             Some(Staged::Remove) => None,
             None => self.applied.get(&id).map(|route| &route.spec),
         }
+    }
+
+    /// What the members of an applied route get from it.
+    pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
+        let state = self.states.get(&id).map(Arc::clone).unwrap_or_default();
+        Plan::new(route, &self.defaults, state)
     }
 
     /// Its routes, applied and staged, in order.

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::protocol::report::{Diff, Modified, RouteDiff};
-use crate::protocol::{HealthPath, OptionKey, RouteId, RouteOption, RouteSpec};
+use crate::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
+use crate::protocol::{
+    CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
+    RouteSpec, Scope,
+};
 
 use super::apply::Delta;
 use super::route::{Cells, Route};
@@ -38,10 +41,13 @@ pub(super) enum Slot {
 }
 
 /// Settings to be written or, where there is no value, taken away.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Patch {
     options: BTreeMap<OptionKey, Option<RouteOption>>,
     health_path: Option<HealthPath>,
+    headers: BTreeMap<HeaderName, Option<HeaderValue>>,
+    limit: Option<RateLimit>,
+    breaker: Option<CircuitBreaker>,
 }
 
 impl Patch {
@@ -56,8 +62,40 @@ impl Patch {
         if self.health_path.is_some() {
             cells.health_path.clone_from(&self.health_path);
         }
+        for (name, value) in &self.headers {
+            match value {
+                Some(value) => cells.headers.insert(name.clone(), value.clone()),
+                None => cells.headers.remove(name),
+            };
+        }
+        cells.limit = self.limit.or(cells.limit);
+        cells.breaker = self.breaker.or(cells.breaker);
         cells
     }
+
+    /// What an apply of the scopes that `takes` knows takes, and what it leaves.
+    fn split(&self, takes: impl Fn(Scope) -> bool) -> (Patch, Patch) {
+        let scope = |key: &OptionKey| if is_health(*key) { Scope::Health } else { Scope::Options };
+        let mut parts = [Patch::default(), Patch::default()];
+        let part = |scope| usize::from(takes(scope));
+        for (key, value) in &self.options {
+            parts[part(scope(key))].options.insert(*key, *value);
+        }
+        parts[part(Scope::Health)].health_path.clone_from(&self.health_path);
+        parts[part(Scope::Headers)].headers.clone_from(&self.headers);
+        parts[part(Scope::RateLimit)].limit = self.limit;
+        parts[part(Scope::Circuit)].breaker = self.breaker;
+        let [later, now] = parts;
+        (now, later)
+    }
+
+    fn cost(&self) -> usize {
+        OVERHEAD + self.headers.iter().map(|(name, value)| header_cost(name, value.as_ref())).sum::<usize>()
+    }
+}
+
+fn header_cost(name: &HeaderName, value: Option<&HeaderValue>) -> usize {
+    OVERHEAD + name.as_str().len() + value.map_or(0, |value| value.as_str().len())
 }
 
 impl Stage {
@@ -93,8 +131,8 @@ impl Stage {
 
     /// Stages the removal of a route; one that was never applied is simply gone.
     pub(super) fn remove(&mut self, id: RouteId, is_applied: bool) {
-        if self.patches.remove(&Slot::Route(id)).is_some() {
-            self.bytes -= OVERHEAD;
+        if let Some(patch) = self.patches.remove(&Slot::Route(id)) {
+            self.bytes -= patch.cost();
         }
         if let Some(Staged::Put(before)) = self.routes.remove(&id) {
             self.bytes -= cost(&before);
@@ -114,11 +152,62 @@ impl Stage {
         self.patch(slot).health_path = Some(path);
     }
 
+    /// Stages a header, or its removal. The name is in lower case.
+    pub(super) fn set_header(&mut self, slot: Slot, name: &HeaderName, value: Option<&HeaderValue>) {
+        self.bytes += header_cost(name, value);
+        if let Some(before) = self.patch(slot).headers.insert(name.clone(), value.cloned()) {
+            self.bytes -= header_cost(name, before.as_ref());
+        }
+    }
+
+    pub(super) fn set_limit(&mut self, slot: Slot, limit: RateLimit) {
+        self.patch(slot).limit = Some(limit);
+    }
+
+    pub(super) fn set_breaker(&mut self, slot: Slot, breaker: CircuitBreaker) {
+        self.patch(slot).breaker = Some(breaker);
+    }
+
+    /// A slot's settings as an apply would leave them.
+    pub(super) fn cells(&self, slot: Slot, before: &Cells) -> Cells {
+        self.patches.get(&slot).map_or_else(|| before.clone(), |patch| patch.applied_to(before))
+    }
+
     fn patch(&mut self, slot: Slot) -> &mut Patch {
         self.patches.entry(slot).or_insert_with(|| {
             self.bytes += OVERHEAD;
             Patch::default()
         })
+    }
+
+    /// What CONFIG_APPLY_PARTIAL of `scopes` takes, and what it leaves. Settings of a route that is not active,
+    /// and will not be with it, are left.
+    pub(super) fn split(&self, scopes: &[Scope], applied: &BTreeMap<RouteId, Arc<Route>>) -> (Stage, Stage) {
+        let (mut now, mut later) = (Stage::default(), Stage::default());
+        let part = if scopes.contains(&Scope::Routes) { &mut now } else { &mut later };
+        for (id, staged) in &self.routes {
+            match staged {
+                Staged::Put(spec) => part.put(*id, spec.clone(), applied.contains_key(id)),
+                Staged::Remove => part.remove(*id, true),
+            }
+        }
+        for (slot, patch) in &self.patches {
+            let is_active = match slot {
+                Slot::All => true,
+                Slot::Route(id) => applied.contains_key(id) || now.routes.contains_key(id),
+            };
+            let (taken, left) = patch.split(|scope| is_active && scopes.contains(&scope));
+            now.add(*slot, taken);
+            later.add(*slot, left);
+        }
+        (now, later)
+    }
+
+    fn add(&mut self, slot: Slot, patch: Patch) {
+        if patch != Patch::default() {
+            self.bytes += patch.cost();
+            self.patches.insert(slot, patch);
+        }
     }
 
     /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
@@ -171,21 +260,30 @@ impl Stage {
         let before = |id| applied.get(id).map_or(&none, |route| &route.cells);
         let after = delta.routes.iter().filter_map(|(id, after)| Some((before(id), &after.as_ref()?.cells)));
         let cells = after.chain(delta.defaults.iter().map(|after| (defaults, after)));
-        let (mut options, mut health) = (0, 0);
+        let mut diff = Diff { routes, ..Diff::default() };
         for (before, after) in cells {
-            let changed = |key: &OptionKey| before.options.get(key) != after.options.get(key);
-            let (checks, plain): (Vec<_>, Vec<_>) =
-                OptionKey::ALL.into_iter().filter(changed).partition(|key| is_health(*key));
-            options += plain.len() as u64;
-            health += u64::from(!checks.is_empty() || before.health_path != after.health_path);
+            count_changes(&mut diff, before, after);
         }
-        Diff {
-            routes,
-            options: Modified { modified: options },
-            health: Modified { modified: health },
-            ..Diff::default()
-        }
+        diff
     }
+}
+
+/// Adds what differs between a slot's settings before and after an apply.
+fn count_changes(diff: &mut Diff, before: &Cells, after: &Cells) {
+    let changed = |key: &OptionKey| before.options.get(key) != after.options.get(key);
+    let (checks, plain): (Vec<_>, Vec<_>) =
+        OptionKey::ALL.into_iter().filter(changed).partition(|key| is_health(*key));
+    let set = after.headers.iter().filter(|(name, value)| before.headers.get(*name) != Some(*value));
+    let gone = before.headers.keys().filter(|name| !after.headers.contains_key(*name));
+    let add = |counter: &mut Modified, count: usize| counter.modified += count as u64;
+    add(&mut diff.options, plain.len());
+    add(&mut diff.health, usize::from(!checks.is_empty() || before.health_path != after.health_path));
+    add(&mut diff.ratelimit, usize::from(before.limit != after.limit));
+    add(&mut diff.circuit, usize::from(before.breaker != after.breaker));
+    diff.headers = HeaderDiff {
+        added: diff.headers.added + set.count() as u64,
+        removed: diff.headers.removed + gone.count() as u64,
+    };
 }
 
 fn is_health(key: OptionKey) -> bool {

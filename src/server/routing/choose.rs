@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::{Claim, Member, MemberId};
 
 impl Claim {
-    /// A usable member, other than `tried`; `None` where there is none.
+    /// A usable member, other than `tried`, whose circuit breaker lets requests through; `None` where there is
+    /// none.
     ///
     /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly
     /// as well as asking all of them. Ejected members are left out as long as there are others; a member
@@ -18,7 +19,8 @@ impl Claim {
         now: Instant,
         draw: &mut impl FnMut(usize) -> usize,
     ) -> Option<&Arc<Member>> {
-        let possible = |member: &Member| member.usable && Some(member.id) != tried;
+        let possible =
+            |member: &Member| member.usable && Some(member.id) != tried && member.extras.may_pass(now);
         let good = |member: &Member| possible(member) && !member.load.is_ejected(now);
         if let [only] = self.members.as_slice() {
             return possible(only).then_some(only);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::{Claim, Member, MemberId, Settings};
+use super::{Claim, Extras, Member, MemberId, Settings};
 
 pub(super) fn member(id: u64) -> Arc<Member> {
     Arc::new(Member {
@@ -12,6 +12,7 @@ pub(super) fn member(id: u64) -> Arc<Member> {
         backend: format!("http://10.2.2.{id}:8080").parse().unwrap(),
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
         settings: Settings::default(),
+        extras: Extras::default(),
         usable: true,
         load: Arc::default(),
     })
@@ -27,6 +28,7 @@ pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
         path: path.parse().unwrap(),
         service: "web".parse().unwrap(),
         priority,
+        limit: None,
         members: vec![member(1)],
     }
 }

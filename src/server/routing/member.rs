@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::{BackendUrl, InstanceName, RouteOption};
 
 use super::ejection::{Ejection, Outcome};
+use super::extras::Extras;
 
 /// Which member this is; the same in every snapshot of the table for as long as the member lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +28,8 @@ pub struct Member {
     pub peer: IpAddr,
     /// The settings of its own route.
     pub settings: Settings,
+    /// What else its own route says.
+    pub extras: Extras,
     /// Whether the registry lets requests to it: its checks pass, it is not suspended.
     pub usable: bool,
     /// What the data plane knows of it, shared by all cores and by every snapshot.

@@ -3,18 +3,26 @@
 //! The registry derives claims from what sessions applied and puts them into a [`Table`]; the proxy reads
 //! a snapshot of it for each request. Neither knows the other. Nothing here does I/O or reads a clock.
 
+mod breaker;
 mod choose;
 mod ejection;
+mod extras;
+mod limit;
 mod member;
 mod policy;
 mod probe;
+mod stats;
 mod table;
 mod target;
 
+pub use breaker::{Admission, Breaker, BreakerStatus, Event, MOST_FAILURES, MOST_TRIALS, SharedBreaker};
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
+pub use extras::{Extras, ResponseHeaders, RouteState};
+pub use limit::{AddressLimit, Buckets, MOST_BUCKETS, MOST_REQUESTS};
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;
 pub use probe::{Probe, ProbeKind};
+pub use stats::{RouteStats, Seen, Summary};
 pub use table::{Claim, Table};
 pub use target::{AmbiguousPath, normalise};
 

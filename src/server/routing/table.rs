@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::protocol::{Domain, PathPrefix, ServiceName};
 
-use super::Member;
 use super::target::hostname;
+use super::{AddressLimit, Member};
 
 /// (domain, path, service) and the members that serve it (SEMANTICS section 1).
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Claim {
     pub service: ServiceName,
     /// From the member applied last; higher wins over a longer path.
     pub priority: i32,
+    /// How often each client may ask; from the member applied last.
+    pub limit: Option<AddressLimit>,
     /// In the order in which they joined; usable or not. Empty: claimed, and nobody serves it.
     pub members: Vec<Arc<Member>>,
 }
@@ -26,8 +28,17 @@ pub struct Claim {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     /// By the domain's text (`*.` included); each host's claims in the order in which they are tried.
-    hosts: imbl::HashMap<Domain, Arc<Vec<Arc<Claim>>>>,
+    hosts: Hosts,
 }
+
+/// Keyed by a hasher that is seeded at random for each process: a request's Host is anybody's text, and
+/// hashing it is part of every request.
+type Hosts = imbl::GenericHashMap<
+    Domain,
+    Arc<Vec<Arc<Claim>>>,
+    foldhash::quality::RandomState,
+    imbl::shared_ptr::DefaultSharedPtr,
+>;
 
 /// No domain is longer (RFC 1035).
 const MAX_HOST: usize = 253;

@@ -5,24 +5,47 @@
 use crate::environment::{ConfigErrors, Reader, Reported, Source};
 use crate::protocol::{GoDuration, Host, InstanceName};
 
+use super::command::{self, Origin};
 use super::raw::Raw;
 use super::{
-    AddressConfig, Config, Endpoint, LogConfig, ReadinessConfig, ReadyCheck, RegistrationConfig,
+    AddressConfig, Config, Endpoint, LogConfig, Off, ReadinessConfig, ReadyCheck, RegistrationConfig,
     RegistryConfig, RouteConfig, routes, values,
 };
 
 /// The configuration, or everything that is wrong with it.
-pub(super) fn build(source: Source, host_name: &str) -> Result<Config, ConfigErrors> {
-    let (mut raw, mut reader) = Reader::new(source);
-    let config = parts(&mut raw, &mut reader, host_name);
+pub(super) fn build(source: Source, origin: Origin<'_>) -> Result<Config, ConfigErrors> {
+    let (mut raw, mut reader): (Raw, Reader) = Reader::new(source);
+    let is_wrapper = origin.arguments.is_some() || raw.entry_command.is_some();
+    let command = command::command(&mut raw, &mut reader, origin);
+    let config = parts(&mut raw, &mut reader, origin.context.host_name, is_wrapper);
+    let config = match (config, command) {
+        (Ok(config), Ok(command)) => consistent(Config { command, ..config }, &mut reader),
+        _ => Err(Reported),
+    };
     let (config, warnings) = reader.finish(config)?;
     Ok(Config { warnings, ..config })
 }
 
-fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str) -> Result<Config, Reported> {
+/// What holds between the command and the routes.
+fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
+    let is_scheduled = config.command.as_ref().is_some_and(|command| command.run_every.is_some());
+    if is_scheduled && config.registration.is_some() {
+        let reason = "a command that runs now and then cannot answer for a route: leave out DOMAINS and ROUTES, \
+                      or set ENABLE_REGISTRY=false";
+        return Err(reader.refuse("RUN_EVERY", reason.to_owned()));
+    }
+    Ok(config)
+}
+
+fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) -> Result<Config, Reported> {
     let enabled = reader.value("ENABLE_REGISTRY", raw.enable_registry.take(), values::flag);
-    // A switch that nobody can read: the rest is looked at as if it were on.
-    let required = *enabled.as_ref().unwrap_or(&true);
+    let off = match enabled {
+        Ok(false) => Some(Off::Disabled),
+        _ if is_wrapper && raw.domains.is_none() && raw.routes.is_none() => Some(Off::NoRoutes),
+        // Also for a switch that nobody can read: the rest is looked at as if it were on.
+        _ => None,
+    };
+    let required = off.is_none();
     let registry = registry(raw, reader);
     let service = match (required, raw.service_name.take()) {
         (false, None) => Ok(None),
@@ -41,13 +64,22 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str) -> Result<Config, 
     let readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
     let log = log(raw, reader);
     let (routes, registry, metadata) = (routes?.list, registry?, metadata?);
-    let registration = match (enabled?, service?, instance?) {
+    enabled?;
+    let registration = match (required, service?, instance?) {
         (true, Some(service), Some(instance)) => {
             Some(RegistrationConfig { registry, service, instance, metadata, routes })
         }
         _ => None,
     };
-    Ok(Config { registration, address: address?, readiness: readiness?, log: log?, warnings: Vec::new() })
+    Ok(Config {
+        registration,
+        off,
+        command: None,
+        address: address?,
+        readiness: readiness?,
+        log: log?,
+        warnings: Vec::new(),
+    })
 }
 
 fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Reported> {
@@ -145,29 +177,33 @@ fn readiness(
     let interval = reader.value("READY_INTERVAL", raw.ready_interval.take(), values::positive);
     let timeout = reader.value("READY_TIMEOUT", raw.ready_timeout.take(), values::positive);
     let rise = reader.value("READY_RISE", raw.ready_rise.take(), values::count);
+    let fall = reader.value("READY_FALL", raw.ready_fall.take(), values::count);
     Ok(ReadinessConfig {
         wait: wait?,
         checks: checks?.unwrap_or_else(|| derived_checks(routes, fallback_port, backend_host)),
         interval: interval?,
         timeout: timeout?,
         rise: rise?,
+        fall: fall?,
         overdue: overdue?,
     })
 }
 
 /// One check for each distinct place to which the routes lead.
 fn derived_checks(routes: &[RouteConfig], fallback_port: u16, backend_host: Option<Host>) -> Vec<ReadyCheck> {
-    let here = backend_host.unwrap_or(Host::Ip(std::net::Ipv4Addr::LOCALHOST.into()));
+    let at = |host: Option<Host>, port| match host {
+        Some(host) => ReadyCheck::Tcp(Endpoint { host, port }),
+        None => ReadyCheck::Own(port),
+    };
     let mut checks = Vec::new();
     for route in routes {
-        let host = route.host.clone().unwrap_or_else(|| here.clone());
-        let check = ReadyCheck::Tcp(Endpoint { host, port: route.port });
+        let check = at(route.host.clone().or_else(|| backend_host.clone()), route.port);
         if !checks.contains(&check) {
             checks.push(check);
         }
     }
     if checks.is_empty() {
-        checks.push(ReadyCheck::Tcp(Endpoint { host: here, port: fallback_port }));
+        checks.push(at(backend_host, fallback_port));
     }
     checks
 }

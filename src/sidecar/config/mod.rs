@@ -9,32 +9,43 @@
 //! The rules are those of SEMANTICS section 10. Nothing here knows the network or the client.
 
 mod build;
+mod command;
 mod raw;
 mod routes;
+mod secrets;
+mod user;
 mod values;
 mod variables;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::environment::{self, ConfigErrors, Context, Secret, Source};
 use crate::protocol::{
-    BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host,
+    BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, HealthPath, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
 use crate::telemetry::{Format, Level};
 
+pub use command::{CommandConfig, CommandLine, FOR_COMMANDS};
+pub use secrets::Environment;
+pub use user::RunAs;
 pub use variables::{PREFIX, TABLE, VARIABLES};
 
 /// Everything that the sidecar was told. Consistent in itself: what contradicts itself is refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// What to register; `None` with `ENABLE_REGISTRY=false`.
+    /// What to register; `None`: nothing, for the reason in `off`.
     pub registration: Option<RegistrationConfig>,
+    /// Why nothing is registered.
+    pub off: Option<Off>,
+    /// The command that is wrapped; `None`: a daemon beside the application.
+    pub command: Option<CommandConfig>,
     /// How the address is found that is registered.
     pub address: AddressConfig,
     /// When the application counts as ready.
@@ -43,6 +54,24 @@ pub struct Config {
     pub log: LogConfig,
     /// What is no mistake and worth a line in the log, in a stable order.
     pub warnings: Vec<String>,
+}
+
+/// Why nothing is registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Off {
+    /// `ENABLE_REGISTRY=false`.
+    Disabled,
+    /// A command is wrapped that has no route: a queue worker, a timer.
+    NoRoutes,
+}
+
+impl fmt::Display for Off {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Off::Disabled => "registration is off (ENABLE_REGISTRY=false)",
+            Off::NoRoutes => "registration is off (neither DOMAINS nor SIDECAR_ROUTES is set)",
+        })
+    }
 }
 
 /// What is registered, with whom, and as whom.
@@ -181,21 +210,51 @@ pub struct ReadinessConfig {
     pub timeout: GoDuration,
     /// READY_RISE: so many tries in a row must pass. At least one.
     pub rise: u32,
+    /// READY_FALL: so many in a row must fail to take the routes out. At least one.
+    pub fall: u32,
     /// PORT_WAIT_TIMEOUT: waiting longer is warned about, and goes on. More than zero.
     pub overdue: GoDuration,
 }
 
-/// One thing that must hold before the application counts as ready.
+/// One thing that must hold before the application counts as ready, and from then on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReadyCheck {
+    /// Something in this network namespace accepts connections on the port: at 127.0.0.1, or at an address of
+    /// its own. What holds when nobody said otherwise.
+    Own(u16),
     /// Something accepts connections there.
     Tcp(Endpoint),
+    /// An HTTP server answers a GET of the path as the proxy's check would want it (SEMANTICS section 3).
+    Http(Endpoint, HealthPath),
+    /// A FastCGI server answers a GET of the path with success: PHP-FPM's `ping.path`.
+    FastCgi(Endpoint, HealthPath),
+    /// Something accepts connections at the path of a unix socket.
+    Unix(PathBuf),
+    /// The file is there.
+    File(PathBuf),
+}
+
+impl ReadyCheck {
+    /// Whether each try asks a name server.
+    pub fn asks_a_name_server(&self) -> bool {
+        match self {
+            ReadyCheck::Tcp(place) | ReadyCheck::Http(place, _) | ReadyCheck::FastCgi(place, _) => {
+                matches!(place.host, Host::Name(_))
+            }
+            ReadyCheck::Own(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for ReadyCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ReadyCheck::Own(port) => write!(f, "tcp://127.0.0.1:{port}"),
             ReadyCheck::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
+            ReadyCheck::Http(endpoint, path) => write!(f, "http://{endpoint}{path}"),
+            ReadyCheck::FastCgi(endpoint, path) => write!(f, "fastcgi://{endpoint}{path}"),
+            ReadyCheck::Unix(path) => write!(f, "unix:{}", path.display()),
+            ReadyCheck::File(path) => write!(f, "file:{}", path.display()),
         }
     }
 }
@@ -210,16 +269,15 @@ pub struct LogConfig {
 }
 
 impl Config {
-    /// The configuration of this process: its own environment, host name and files.
+    /// The configuration of this process: its own environment, host name and files, and what stands after
+    /// `--` in its arguments.
     ///
     /// # Errors
     /// See [`Config::from_env`].
-    pub fn load() -> Result<Config, ConfigErrors> {
+    pub fn load(arguments: Option<&[OsString]>) -> Result<Config, ConfigErrors> {
         let host_name = environment::host_name();
-        Config::from_env(
-            std::env::vars_os(),
-            Context { host_name: &host_name, read_file: &environment::read_file },
-        )
+        let context = Context { host_name: &host_name, read_file: &environment::read_file };
+        Config::with_arguments(std::env::vars_os(), context, arguments)
     }
 
     /// The configuration that `vars` describe (SEMANTICS section 10).
@@ -230,6 +288,20 @@ impl Config {
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         context: Context<'_>,
     ) -> Result<Config, ConfigErrors> {
-        build::build(Source::read(TABLE, vars, &context), context.host_name)
+        Config::with_arguments(vars, context, None)
+    }
+
+    /// The same with the words after `--`, if that stands in the arguments.
+    ///
+    /// # Errors
+    /// See [`Config::from_env`].
+    pub fn with_arguments(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        context: Context<'_>,
+        arguments: Option<&[OsString]>,
+    ) -> Result<Config, ConfigErrors> {
+        let vars: Vec<_> = vars.into_iter().collect();
+        let source = Source::read(TABLE, vars.iter().cloned(), &context);
+        build::build(source, command::Origin { arguments, vars: &vars, context: &context })
     }
 }

@@ -1,10 +1,12 @@
 //! From one text to one value, for the kinds of values that are only in the environment.
 
+use std::path::PathBuf;
+
 use serde_json::{Map, Value};
 
 pub(super) use crate::environment::values::*;
 use crate::protocol::{
-    CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, Host, Invalid, RateLimit, Scheme,
+    CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthPath, Host, Invalid, RateLimit, Scheme,
 };
 
 use super::{Endpoint, ReadyCheck};
@@ -110,10 +112,40 @@ pub(super) fn ready_checks(text: &str) -> Result<Vec<ReadyCheck>, Invalid> {
 
 fn ready_check(text: &str) -> Result<ReadyCheck, Invalid> {
     let refuse = |reason: &str| Invalid::new("check", text, reason.to_owned(), "tcp://127.0.0.1:8080");
-    let Some(rest) = text.strip_prefix("tcp://") else {
-        return Err(refuse("this version has checks of one kind only: tcp://host:port"));
+    let place = |text: &str, port| endpoint(text, port).map_err(|refused| refuse(&refused.reason));
+    let with_path = |rest: &str, port| {
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path = if path.is_empty() { "/" } else { path };
+        Ok((place(host, port)?, path.parse::<HealthPath>().map_err(|refused| refuse(&refused.reason))?))
     };
-    endpoint(rest, None).map(ReadyCheck::Tcp).map_err(|refused| refuse(&refused.reason))
+    let absolute = |path: &str| match path.starts_with('/') {
+        true => Ok(PathBuf::from(path)),
+        false => Err(refuse("its path must start with '/'")),
+    };
+    if let Some(rest) = text.strip_prefix("tcp://") {
+        return place(rest, None).map(ReadyCheck::Tcp);
+    }
+    if let Some(rest) = text.strip_prefix("http://") {
+        return with_path(rest, Some(80)).map(|(place, path)| ReadyCheck::Http(place, path));
+    }
+    if let Some(rest) = text.strip_prefix("fastcgi://") {
+        return with_path(rest, None).map(|(place, path)| ReadyCheck::FastCgi(place, path));
+    }
+    if let Some(path) = text.strip_prefix("unix:") {
+        return absolute(path).map(ReadyCheck::Unix);
+    }
+    if let Some(path) = text.strip_prefix("file:") {
+        return absolute(path).map(ReadyCheck::File);
+    }
+    Err(match text.split_once(':').map(|(kind, _)| kind) {
+        Some("exec") => {
+            refuse("this version runs no command as a check: let the command write a file, and use file:")
+        }
+        Some("https") => refuse("this version has no TLS for checks: use http:// or tcp://"),
+        _ => refuse(
+            "it is none of tcp://host:port, http://host:port/path, fastcgi://host:port/ping, unix:/path, file:/path",
+        ),
+    })
 }
 
 pub(super) fn metadata(text: &str) -> Result<Map<String, Value>, Invalid> {

@@ -199,7 +199,8 @@ impl World {
             routes.insert(key.into(), route);
         }
         self.changes += 1;
-        self.session.want(Wanted { change: self.changes, routes }, self.now);
+        let goal = Goal { change: self.changes, routes, visibility: Wanted::Live, page: None };
+        self.session.want(goal, self.now);
     }
 
     fn fault(&mut self) {
@@ -253,7 +254,7 @@ impl World {
             }
             Effect::Send(command) => self.to_server.push_back(command),
             Effect::Hangup => self.cut(),
-            Effect::Event(_) | Effect::Tested(..) => {}
+            Effect::Event(_) | Effect::Answer(..) => {}
         }
     }
 

@@ -241,6 +241,18 @@ fn a_reference_server_gets_one_command_at_a_time_and_its_own_order() {
          < ROUTE_OK|r1
          > ROUTE_ADD|S1|b.de|/|http://10.2.2.7:8080/|10
          < ROUTE_OK|r2
+         > CONFIG_APPLY|S1
+         < OK
+         > ROUTE_REMOVE|S1|r1
+         < ROUTE_OK|r1
+         > ROUTE_REMOVE|S1|r2
+         < ROUTE_OK|r2
+         > CONFIG_APPLY|S1
+         < OK
+         > ROUTE_ADD|S1|a.de|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r3
+         > ROUTE_ADD|S1|b.de|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r4
          > OPTIONS_SET|S1|ALL|compression|true
          < OPTIONS_OK
          > CONFIG_APPLY|S1

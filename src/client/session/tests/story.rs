@@ -9,7 +9,7 @@ pub(super) struct Story {
     pub(super) session: Session,
     pub(super) now: Instant,
     pub(super) last_event: Option<Event>,
-    pub(super) tested: Vec<(u64, Result<BackendReport, BackendTestError>)>,
+    pub(super) answered: Vec<(u64, Result<Reply, CallError>)>,
     sent: VecDeque<String>,
     events: VecDeque<Event>,
     dials: usize,
@@ -40,7 +40,9 @@ pub(super) fn intent(wanted: &[(&str, Route)]) -> Intent {
 pub(super) fn line(text: &str) -> ServerLine {
     let text = match text.split_once('|') {
         Some(("INFO", revision)) => {
-            format!(r#"SESSION_OK|{{"revision":{revision},"server":"registry-server/0.1.0"}}"#)
+            format!(
+                r#"SESSION_OK|{{"revision":{revision},"server":"registry-server/0.1.0","capabilities":["drain"]}}"#
+            )
         }
         _ if text == "REFERENCE" => r#"SESSION_OK|{"routes_active":0}"#.to_owned(),
         _ => text.to_owned(),
@@ -65,15 +67,34 @@ impl Story {
         let mut session = Session::new("proxy:81".into(), timing, intent, 42, now);
         session.tick(now);
         let (sent, events) = (VecDeque::new(), VecDeque::new());
-        let mut story =
-            Story { session, now, last_event: None, tested: Vec::new(), sent, events, dials: 0, hangups: 0 };
+        let mut story = Story {
+            session,
+            now,
+            last_event: None,
+            answered: Vec::new(),
+            sent,
+            events,
+            dials: 0,
+            hangups: 0,
+        };
         story.collect();
         story
     }
 
     pub(super) fn want(&mut self, wanted: &[(&str, Route)]) {
         let change = self.session.intent + 1;
-        self.session.want(Wanted { change, routes: routes(wanted) }, self.now);
+        let (visibility, page) = (self.session.visibility, self.session.page.clone());
+        self.session.want(Goal { change, routes: routes(wanted), visibility, page }, self.now);
+    }
+
+    pub(super) fn show(&mut self, visibility: Wanted) {
+        let goal = Goal {
+            change: self.session.intent + 1,
+            routes: self.session.wanted.clone(),
+            visibility,
+            page: self.session.page.clone(),
+        };
+        self.session.want(goal, self.now);
     }
 
     /// The names of the events that no script has consumed.
@@ -132,6 +153,20 @@ impl Story {
         self.now = end;
     }
 
+    /// Goes to the next timer, at which every attempt to connect fails, and remembers what was told of
+    /// maintenance.
+    pub(super) fn pass_refused(&mut self) {
+        self.now = self.session.deadline().unwrap();
+        self.session.tick(self.now);
+        self.collect();
+        if std::mem::take(&mut self.dials) > 0 {
+            self.session.link_failed(ConnectError::Refused { address: PEER }, self.now);
+        }
+        self.collect();
+        self.last_event =
+            self.events.drain(..).find(|event| matches!(event, Event::MaintenanceEntered { .. }));
+    }
+
     fn collect(&mut self) {
         for effect in self.session.take_effects() {
             match effect {
@@ -139,7 +174,7 @@ impl Story {
                 Effect::Send(command) => self.sent.push_back(command.encode()),
                 Effect::Hangup => self.hangups += 1,
                 Effect::Event(event) => self.events.push_back(event),
-                Effect::Tested(Ticket(ticket), result) => self.tested.push((ticket, result)),
+                Effect::Answer(Ticket(ticket), result) => self.answered.push((ticket, result)),
             }
         }
     }

@@ -82,7 +82,10 @@ const INPUTS: [(&str, Input); 16] = [
     ("SHUTDOWN", |session, now| says(session, "SHUTDOWN", now)),
     ("HTTP", |session, now| session.receive(Received::Http, now)),
     ("garbage", |session, now| session.receive(Received::Garbage("220 smtp".to_owned()), now)),
-    ("other routes", |session, now| session.want(Wanted { change: 1, routes: routes(&[]) }, now)),
+    ("other routes", |session, now| {
+        let (change, routes) = (1, routes(&[]));
+        session.want(Goal { change, routes, visibility: Wanted::Live, page: None }, now);
+    }),
     ("take over", Session::take_over),
     ("leave", Session::leave),
 ];
@@ -93,7 +96,7 @@ fn shown(effect: Effect) -> String {
         Effect::Send(command) => command.redacted().split('|').next().unwrap_or_default().to_owned(),
         Effect::Hangup => "hang up".to_owned(),
         Effect::Event(event) => format!("!{}", event.name()),
-        Effect::Tested(..) => "answer".to_owned(),
+        Effect::Answer(..) => "answer".to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ mod pools;
 mod replies;
 mod restoring;
 mod sessions;
+mod settings;
 mod staging;
 
 use std::collections::{HashMap, HashSet};
@@ -126,14 +127,17 @@ impl World {
         for claim in self.table.claims() {
             for member in &claim.members {
                 shown.push(format!(
-                    "{}{} of {} priority {}: {} {} {:?}",
+                    "{}{} of {} priority {} limited {}: {} {} {:?} {:?} {:?}",
                     claim.domain,
                     claim.path,
                     claim.service,
                     claim.priority,
+                    claim.limit.is_some(),
                     member.instance,
                     member.backend,
-                    member.settings
+                    member.settings,
+                    member.extras.headers,
+                    member.extras.breaker,
                 ));
             }
         }

@@ -220,7 +220,7 @@ fn a_backend_test_is_answered_within_five_seconds() {
 fn commands_of_a_later_issue_are_unknown_and_lines_that_are_none_are_answered() {
     let mut world = World::new();
     let (conn, _) = world.register("web", "web-1", A);
-    for command in ["DRAIN_STATUS", "MAINT_STATUS", "STATS_GET"] {
+    for command in ["DRAIN_STATUS", "MAINT_STATUS"] {
         assert_eq!(world.ask(conn, &format!("{command}|")), format!("ERROR|unknown command: {command}"));
     }
     world.happens(Input::Line(conn, Err(Refusal::LineTooLong)));

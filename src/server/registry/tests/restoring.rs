@@ -66,7 +66,15 @@ impl World {
 fn what_was_applied_serves_at_once_and_is_resumed_by_the_id() {
     let mut world = World::new();
     let (conn, id) = world.live("web", "web-1", A, "a.de", WEB);
-    world.do_all(conn, &["OPTIONS_SET||ALL|timeout|5s", "HEALTH_SET||r1|/up|10s|2s", "CONFIG_APPLY|"]);
+    let settings = [
+        "OPTIONS_SET||ALL|timeout|5s",
+        "HEALTH_SET||r1|/up|10s|2s",
+        "HEADERS_SET||ALL|X-Frame-Options|DENY",
+        "RATELIMIT_SET||r1|100|1m",
+        "CIRCUIT_BREAKER_SET||ALL|5|30s|3",
+        "CONFIG_APPLY|",
+    ];
+    world.do_all(conn, &settings);
     let (before, table) = (world.ask(conn, "ROUTE_LIST|"), world.shown());
     let mut world = world.restart();
 

@@ -372,35 +372,6 @@ fn an_apply_costs_what_changed() {
     assert!(world.registry.effects().count() < 6, "one probe, one table, one line of log, one reply");
 }
 
-/// Run by hand, in release: `cargo test --release --lib scale -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn scale() {
-    let mut world = World::with(|config| {
-        config.limits.routes = 200_000;
-        config.limits.staged_bytes = usize::MAX;
-    });
-    let started = Instant::now();
-    for number in 0..10_000 {
-        let (conn, _) = world.register("web", &format!("web-{number}"), "127.0.0.1");
-        assert_eq!(world.apply(conn, &format!("s{number}.de"), &format!("http://h{number}")), "OK");
-    }
-    println!("10,000 sessions register, add, apply: {:?}", started.elapsed());
-    let (conn, _) = world.register("big", "big-1", "127.0.0.1");
-    for number in 0..100_000 {
-        world.say(conn, &format!("ROUTE_ADD||d{number}.de|/|http://h|0"));
-    }
-    world.read(conn);
-    let mut started = Instant::now();
-    assert_eq!(world.ask(conn, "CONFIG_APPLY|"), "OK");
-    println!("100,000 routes in one apply: {:?}", started.elapsed());
-    world.say(conn, "ROUTE_ADD||one.de|/|http://h|0");
-    world.read(conn);
-    started = Instant::now();
-    assert_eq!(world.ask(conn, "CONFIG_APPLY|"), "OK");
-    println!("one more: {:?}", started.elapsed());
-}
-
 fn settings(world: &World, domain: &str) -> crate::server::routing::Settings {
     let claim = world.table.get(&domain.parse().unwrap(), &"/".parse().unwrap());
     claim.expect("a claim").members[0].settings

@@ -1,0 +1,129 @@
+//! What the registry's core costs, without sockets and without a disk: `cargo bench --bench registry`.
+//!
+//! Nothing here fails for being slow; it prints medians for docs/PERFORMANCE.md.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people")]
+#![allow(missing_docs, reason = "a program, not a library")]
+
+use std::time::{Duration, Instant, SystemTime};
+
+use registry_sidecar::protocol::{Command, Reply, ServerLine};
+use registry_sidecar::server::registry::{ConnId, Effect, Input, Now, Registry, RegistryConfig};
+
+/// The server's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    let thousand = median(7, || sessions(1_000));
+    let ten_thousand = median(7, || sessions(10_000));
+    println!("1,000 sessions that register, add a route and apply: {thousand:?}");
+    println!("10,000 of them: {ten_thousand:?}, {:.1} times as long", ratio(ten_thousand, thousand));
+    let (mut all, mut one) = (Vec::new(), Vec::new());
+    for _ in 0..7 {
+        let (all_took, one_took) = routes(100_000);
+        all.push(all_took);
+        one.push(one_took);
+    }
+    println!("100,000 routes in one apply: {:?}", middle(all));
+    println!("one route applied beside them: {:?}", middle(one));
+}
+
+/// The core with a store that takes everything at once.
+struct World {
+    registry: Registry,
+    now: Now,
+    connections: u64,
+    last_reply: Option<ServerLine>,
+}
+
+impl World {
+    fn new() -> World {
+        let mut config = RegistryConfig::default();
+        config.limits.routes = usize::MAX;
+        config.limits.staged_bytes = usize::MAX;
+        config.limits.sessions = usize::MAX;
+        config.limits.connections = usize::MAX;
+        let mut counter = 0u128;
+        let random = move || {
+            counter += 1;
+            Some(counter)
+        };
+        let now = Now { mono: Instant::now(), wall: SystemTime::now() };
+        World { registry: Registry::new(config, Box::new(random)), now, connections: 0, last_reply: None }
+    }
+
+    fn connect(&mut self) -> ConnId {
+        self.connections += 1;
+        let conn = ConnId(self.connections);
+        self.input(Input::Opened(conn, "127.0.0.1".parse().unwrap()));
+        conn
+    }
+
+    fn say(&mut self, conn: ConnId, line: &str) {
+        self.input(Input::Line(conn, Command::parse(line)));
+    }
+
+    fn apply(&mut self, conn: ConnId) {
+        self.say(conn, "CONFIG_APPLY|");
+        assert_eq!(self.last_reply, Some(ServerLine::Reply(Reply::Ok)));
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            self.registry.handle(self.now, input);
+            for effect in self.registry.effects() {
+                match effect {
+                    Effect::Commit(tx, _) => inputs.push(Input::Committed(tx)),
+                    Effect::Send(_, line) => self.last_reply = Some(line),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn sessions(count: usize) -> Duration {
+    let mut world = World::new();
+    let begun = Instant::now();
+    for number in 0..count {
+        let conn = world.connect();
+        world.say(conn, &format!("REGISTER|web|web-{number}|0|{{}}"));
+        world.say(conn, &format!("ROUTE_ADD||s{number}.example.com|/|http://10.0.0.1:8080|10"));
+        world.apply(conn);
+    }
+    begun.elapsed()
+}
+
+/// How long one apply of `count` routes takes, and then one of a single further route.
+fn routes(count: usize) -> (Duration, Duration) {
+    let mut world = World::new();
+    let big = world.connect();
+    world.say(big, "REGISTER|big|big-1|0|{}");
+    for number in 0..count {
+        world.say(big, &format!("ROUTE_ADD||d{number}.example.com|/|http://10.0.0.1:8080|10"));
+    }
+    let begun = Instant::now();
+    world.apply(big);
+    let all = begun.elapsed();
+    let small = world.connect();
+    world.say(small, "REGISTER|small|small-1|0|{}");
+    world.say(small, "ROUTE_ADD||one.example.com|/|http://10.0.0.2:8080|10");
+    let begun = Instant::now();
+    world.apply(small);
+    (all, begun.elapsed())
+}
+
+fn median(runs: usize, run: impl Fn() -> Duration) -> Duration {
+    middle((0..runs).map(|_| run()).collect())
+}
+
+fn middle(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64()
+}

@@ -1,0 +1,409 @@
+//! What people see of the routes: drain and maintenance, in this session and again in the next
+//! (PROTOCOL section 6, SEMANTICS sections 5 and 6).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{Expect, Session, State};
+use crate::client::event::{Cause, Event};
+use crate::client::intent::{RouteKey, Routes, Wanted};
+use crate::client::maintenance::{Action, LOCAL_AFTER, MaintenanceTarget, Standing, is_whole};
+use crate::client::plan::{Batch, Dialect, MAX_TARGETS};
+use crate::protocol::{
+    BackendUrl, GoDuration, Push, Refusal, Reply, Request, RouteChange, RouteId, Target, TargetItem,
+};
+
+/// Whether the session is drained, as far as we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    Off,
+    On,
+    /// It was, or was about to be, when the connection ended: a restarted server has forgotten it.
+    Unknown,
+}
+
+/// A route that the registry was told to keep in maintenance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    page: Option<BackendUrl>,
+    confirmed: bool,
+}
+
+/// The maintenance request whose verdict is due.
+#[derive(Debug, Clone)]
+pub(super) struct Verdict {
+    /// `None`: it is left.
+    page: Option<Option<BackendUrl>>,
+    ids: Vec<RouteId>,
+    sent: Instant,
+    /// It was staged, and comes into force with the apply.
+    staged: bool,
+    /// The verdict came before the apply was answered.
+    confirmed: bool,
+}
+
+/// How long a verdict is waited for where nothing else is wanted. A reference server takes 60 s for each page
+/// that it cannot reach, one after the other.
+const VERDICT_LIMIT: Duration = Duration::from_secs(120);
+/// Between a refusal, or a backend that could not be reached, and the next try.
+const PAUSE: Duration = Duration::from_secs(30);
+/// How many routes a reference server is asked about at a keepalive.
+const MAX_WATCHED: usize = 16;
+/// What a reference server says of a route that it has lost (PROTOCOL section 8, 7).
+const LOST_ENTRY: &str = "backend status unavailable";
+
+static NOTHING: Routes = Routes::new();
+
+impl Session {
+    /// The routes that are to be in force. Where nothing is to be seen of them none is registered, but what
+    /// is there stays.
+    pub(super) fn desired(&self) -> &Routes {
+        let none_yet = self.known.as_ref().is_none_or(|known| known.applied.len() == 0);
+        match self.visibility {
+            Wanted::Absent => &NOTHING,
+            Wanted::Draining if none_yet => &NOTHING,
+            _ => &self.wanted,
+        }
+    }
+
+    /// What people see, as far as the registry has confirmed it.
+    pub(super) fn shown(&self) -> Wanted {
+        let Some(known) = self.known.as_ref().filter(|known| known.applied.len() > 0) else {
+            return Wanted::Absent;
+        };
+        let held = |(id, ..): (RouteId, _, _)| known.maintained.get(&id).is_some_and(|held| held.confirmed);
+        match known.drain {
+            Drain::On => Wanted::Draining,
+            _ if known.applied.known().all(held) => Wanted::Maintenance,
+            _ => Wanted::Live,
+        }
+    }
+
+    pub(super) fn maintenance_status(&self) -> BTreeMap<RouteKey, bool> {
+        let Some(known) = &self.known else { return BTreeMap::new() };
+        let held = |(id, key, _): (RouteId, &RouteKey, _)| {
+            known.maintained.get(&id).map(|held| (key.clone(), held.confirmed))
+        };
+        known.applied.known().filter_map(held).collect()
+    }
+
+    /// Maintenance is wanted of this, or no longer.
+    pub(in crate::client) fn maintain(&mut self, target: MaintenanceTarget, action: Action, now: Instant) {
+        let event = self.maintenance.push(target, action, now);
+        self.tell(event);
+        self.changed_maintenance(now);
+    }
+
+    /// The visibility that is wanted, or the dialect that decides what it means, may have changed.
+    pub(super) fn see_visibility(&mut self, now: Instant) {
+        let is_reference = self.known.as_ref().is_some_and(|known| known.dialect == Some(Dialect::Reference));
+        let whole = is_whole(self.visibility, self.page.is_some(), is_reference);
+        let page = whole.then(|| self.page.clone());
+        if let Some(event) = self.maintenance.set_whole(page, now) {
+            self.tell(event);
+            self.changed_maintenance(now);
+        }
+    }
+
+    fn changed_maintenance(&mut self, now: Instant) {
+        self.maintain_at = None;
+        self.version += 1;
+        self.settle(now);
+        self.pump(now);
+    }
+
+    /// The next command that is neither configuration nor a question.
+    pub(super) fn next_chore(&mut self, now: Instant) -> Option<(Request, Expect)> {
+        self.next_drain()
+            .or_else(|| self.next_maintenance(now))
+            .or_else(|| self.next_subscription())
+            .or_else(|| self.next_watch())
+    }
+
+    fn next_drain(&mut self) -> Option<(Request, Expect)> {
+        let wanted = self.visibility == Wanted::Draining;
+        let dialect = self.dialect();
+        if !dialect.has("drain") || dialect.lacks("DRAIN_START") {
+            return None;
+        }
+        let known = self.known.as_mut().filter(|known| known.applied.len() > 0)?;
+        let request = match (wanted, known.drain) {
+            (true, Drain::Off | Drain::Unknown) => Request::DrainStart(GoDuration::ZERO),
+            (false, Drain::On | Drain::Unknown) => Request::DrainCancel,
+            _ => return None,
+        };
+        // Until the answer is here, either may be true.
+        known.drain = Drain::Unknown;
+        Some((request, Expect::Drain(wanted)))
+    }
+
+    pub(super) fn drained(&mut self, on: bool, command: &'static str, reply: &Reply, now: Instant) {
+        let Some(known) = &mut self.known else { return };
+        match reply {
+            Reply::DrainStarted(_) | Reply::DrainOk => {
+                known.drain = if on { Drain::On } else { Drain::Off };
+                self.tell(Event::Drained(on));
+            }
+            Reply::Error(Refusal::NoDrain) => known.drain = Drain::Off,
+            Reply::Error(refusal) => {
+                known.drain = Drain::Off;
+                if let Some(dialect) = &mut known.dialect {
+                    dialect.learn_lack("DRAIN_START");
+                }
+                let cause = Cause::Refused { command, refusal: refusal.clone() };
+                self.tell(Event::Error { registry: self.registry(), cause });
+            }
+            reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
+        }
+        self.version += 1;
+        self.pump(now);
+    }
+
+    fn next_maintenance(&mut self, now: Instant) -> Option<(Request, Expect)> {
+        let may_ask = self.maintain_at.is_none_or(|at| at <= now);
+        if self.verdict.is_some() || !may_ask || self.dialect().lacks("MAINT_ENTER") {
+            return None;
+        }
+        let (page, ids) = self.different()?;
+        let target = Target::Some(ids.iter().copied().map(TargetItem::Route).collect());
+        let request = match &page {
+            Some(page) => Request::MaintEnter { target, page: page.clone() },
+            None => Request::MaintExit(target),
+        };
+        self.verdict = Some(Verdict { page, ids, sent: now, staged: false, confirmed: false });
+        Some((request, Expect::Maintain))
+    }
+
+    /// Routes that are in maintenance and should not be, or the other way round: the first of those that one
+    /// command can change together.
+    fn different(&self) -> Option<(Option<Option<BackendUrl>>, Vec<RouteId>)> {
+        let known = self.known.as_ref()?;
+        let mut found: Option<(Option<Option<BackendUrl>>, Vec<RouteId>)> = None;
+        for (id, key, route) in known.applied.known().filter(|(id, ..)| !known.applied.is_provisional(*id)) {
+            let wanted = self.maintenance.page(key, route).cloned();
+            if known.maintained.get(&id).map(|held| &held.page) == wanted.as_ref() {
+                continue;
+            }
+            let (page, ids) = found.get_or_insert_with(|| (wanted.clone(), Vec::new()));
+            if *page == wanted && ids.len() < MAX_TARGETS {
+                ids.push(id);
+            }
+        }
+        found
+    }
+
+    /// The answer to MAINT_ENTER or MAINT_EXIT; the verdict comes later.
+    pub(super) fn maintained(&mut self, command: &'static str, reply: &Reply, now: Instant) {
+        match reply {
+            Reply::MaintenanceAck => {
+                if let Some(verdict) = &self.verdict {
+                    let (page, ids) = (verdict.page.clone(), verdict.ids.clone());
+                    self.hold(&ids, page, false);
+                }
+            }
+            Reply::Error(refusal) => {
+                self.verdict = None;
+                self.maintain_at = Some(now + PAUSE);
+                let known = self.known.as_mut().and_then(|known| known.dialect.as_mut());
+                if matches!(refusal, Refusal::UnknownCommand(_)) {
+                    known.map(|dialect| dialect.learn_lack("MAINT_ENTER"));
+                }
+                let entering = command == "MAINT_ENTER";
+                self.tell(Event::MaintenanceFailed { entering, refusal: refusal.to_string() });
+            }
+            reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
+        }
+        self.settle(now);
+        self.pump(now);
+    }
+
+    fn hold(&mut self, ids: &[RouteId], page: Option<Option<BackendUrl>>, confirmed: bool) {
+        let Some(known) = &mut self.known else { return };
+        self.version += 1;
+        for id in ids {
+            match &page {
+                Some(page) => drop(known.maintained.insert(*id, Held { page: page.clone(), confirmed })),
+                None if confirmed => drop(known.maintained.remove(id)),
+                None => {}
+            }
+        }
+    }
+
+    /// A verdict, which does not say which request it answers: that is why there is only one.
+    pub(super) fn judged(&mut self, verdict: &Push, now: Instant) {
+        let Some(mut due) = self.verdict.take() else { return };
+        let target = Target::Some(due.ids.iter().copied().map(TargetItem::Route).collect());
+        let failure = match verdict {
+            Push::MaintenanceOk(answered) if *answered == target && due.staged => {
+                due.confirmed = true;
+                self.verdict = Some(due);
+                return;
+            }
+            Push::MaintenanceOk(answered) if *answered == target => {
+                self.hold(&due.ids, due.page, true);
+                None
+            }
+            Push::PageTimeout if due.page.is_some() => {
+                Some((true, "timeout waiting for maintenance page to become reachable"))
+            }
+            Push::BackendTimeout if due.page.is_none() => {
+                self.maintain_at = Some(now + PAUSE);
+                Some((false, "timeout waiting for backend to become reachable"))
+            }
+            // Of a request that we have given up.
+            _ => {
+                self.verdict = Some(due);
+                return;
+            }
+        };
+        if let Some((entering, refusal)) = failure {
+            self.tell(Event::MaintenanceFailed { entering, refusal: refusal.to_owned() });
+        }
+        self.settle(now);
+        self.pump(now);
+    }
+
+    /// Routes that are to be in maintenance never start without it, on a server of ours.
+    pub(super) fn start_in_maintenance(&self, batch: &mut Option<Batch>) {
+        let able = matches!(self.dialect(), Dialect::Ours { .. }) && !self.dialect().lacks("MAINT_ENTER");
+        if let Some(batch) = batch.as_mut().filter(|_| able && self.verdict.is_none()) {
+            batch.maintain(|key, route| self.maintenance.page(key, route).cloned());
+        }
+    }
+
+    pub(super) fn staged_maintenance(
+        &mut self,
+        started: Option<(Vec<RouteId>, Option<BackendUrl>)>,
+        now: Instant,
+    ) {
+        if let Some((ids, page)) = started {
+            self.verdict = Some(Verdict { page: Some(page), ids, sent: now, staged: true, confirmed: false });
+        }
+    }
+
+    /// What was staged is in force.
+    pub(super) fn committed_maintenance(&mut self) {
+        let Some(mut verdict) = self.verdict.take_if(|verdict| verdict.staged) else { return };
+        self.hold(&verdict.ids, verdict.page.clone(), verdict.confirmed);
+        if !verdict.confirmed {
+            verdict.staged = false;
+            self.verdict = Some(verdict);
+        }
+    }
+
+    /// Whatever was staged is gone.
+    pub(super) fn rolled_back_maintenance(&mut self) {
+        self.verdict.take_if(|verdict| verdict.staged);
+    }
+
+    /// The connection on which verdicts would come is gone; what was not confirmed is asked for again.
+    pub(super) fn forget_requests(&mut self) {
+        self.maintain_at = None;
+        self.watched.clear();
+        if self.verdict.take().is_some()
+            && let Some(known) = &mut self.known
+        {
+            known.maintained.retain(|_, held| held.confirmed);
+        }
+    }
+
+    /// A session that is resumed may have been kept by a server that was restarted meanwhile.
+    pub(super) fn doubt_what_does_not_survive(&mut self) {
+        if let Some(known) = &mut self.known {
+            known.subscribed.clear();
+            if known.drain == Drain::On {
+                known.drain = Drain::Unknown;
+            }
+        }
+    }
+
+    /// Tells what has become of the maintenance that was asked for, and gives up what is overdue.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if let Some(verdict) = self.verdict.take_if(|verdict| verdict.is_overdue(now))
+            && verdict.page.is_none()
+        {
+            self.maintain_at = Some(now + PAUSE);
+        }
+        let overtaken = self.verdict.as_ref().is_some_and(|due| now >= due.sent + LOCAL_AFTER);
+        if overtaken && self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page()) {
+            self.verdict = None;
+        }
+        let hopeless = self.dialect().lacks("MAINT_ENTER");
+        let known = self.known.as_ref().filter(|_| self.is_settled());
+        let standing = |about: &dyn Fn(&RouteKey, &crate::client::Route) -> bool, enters: bool| {
+            let Some(known) = known else { return Standing::Open };
+            let concerned: Vec<_> =
+                known.applied.known().filter(|(_, key, route)| about(key, route)).collect();
+            let confirmed = concerned.iter().all(|(id, key, route)| {
+                let held = known.maintained.get(id);
+                match enters {
+                    true => held.is_some_and(|held| held.confirmed),
+                    // Another request may want it in maintenance.
+                    false => held.is_none() || self.maintenance.page(key, route).is_some(),
+                }
+            });
+            match confirmed && (!enters || !concerned.is_empty()) {
+                true => Standing::Confirmed,
+                false if hopeless => Standing::Hopeless,
+                false => Standing::Open,
+            }
+        };
+        let mut maintenance = self.maintenance.clone();
+        let events = maintenance.settle(now, standing);
+        self.maintenance = maintenance;
+        events.into_iter().for_each(|event| self.tell(event));
+    }
+
+    fn verdict_page(&self) -> Option<&Option<Option<BackendUrl>>> {
+        self.verdict.as_ref().map(|verdict| &verdict.page)
+    }
+
+    /// Whether what is known of the session is true at this moment.
+    fn is_settled(&self) -> bool {
+        matches!(self.state, State::Live { .. } | State::Syncing(_))
+    }
+
+    /// When [`Session::settle`] has something to do, or a maintenance request may be repeated.
+    pub(super) fn maintenance_deadline(&self) -> Option<Instant> {
+        let connected = self.is_settled();
+        let repeat = self.maintain_at.filter(|_| connected && self.verdict.is_none());
+        let differs = || self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page());
+        let overdue = self.verdict.as_ref().map(|verdict| match connected && differs() {
+            true => verdict.sent + LOCAL_AFTER,
+            false => verdict.sent + VERDICT_LIMIT,
+        });
+        self.maintenance.deadline().into_iter().chain(repeat).chain(overdue).min()
+    }
+
+    /// A reference server may lose a route that it still lists (PROTOCOL section 8, 7): ask about each.
+    pub(super) fn watch_routes(&mut self) {
+        if *self.dialect() == Dialect::Reference
+            && let Some(known) = &self.known
+        {
+            self.watched = known.applied.known().map(|(id, ..)| id).take(MAX_WATCHED).collect();
+        }
+    }
+
+    fn next_watch(&mut self) -> Option<(Request, Expect)> {
+        let id = self.watched.pop()?;
+        Some((Request::CircuitBreakerStatus(id), Expect::Watch(id)))
+    }
+
+    pub(super) fn watched(&mut self, id: RouteId, reply: &Reply, now: Instant) {
+        let lost = matches!(reply, Reply::Error(Refusal::Other(text)) if text == LOST_ENTRY);
+        let route =
+            self.known.as_ref().and_then(|known| known.applied.known().find(|(known, ..)| *known == id));
+        if let Some((_, _, route)) = route.filter(|_| lost) {
+            let change = RouteChange::Priority(route.priority);
+            self.send(Request::RouteUpdate { route: id, change }, Expect::Repair, now);
+            self.send(Request::ConfigApply, Expect::Repair, now);
+        }
+        self.pump(now);
+    }
+}
+
+impl Verdict {
+    fn is_overdue(&self, now: Instant) -> bool {
+        now >= self.sent + VERDICT_LIMIT
+    }
+}

@@ -1,0 +1,318 @@
+//! The wrapped command: what runs, as whom, after what, how often, and how it is stopped.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::environment::{Context, Reader, Reported};
+use crate::protocol::{GoDuration, Invalid};
+use crate::sidecar::signals;
+use crate::sidecar::supervisor::Restart;
+
+use super::raw::Raw;
+use super::secrets::{self, Environment};
+use super::user::{self, RunAs};
+use super::{ReadyCheck, values};
+
+/// Steps in PRE_START.
+const MAX_STEPS: usize = 64;
+/// Rules in SIGNAL_REWRITE; there are no more signals.
+const MAX_REWRITES: usize = 31;
+
+/// A command that we run, and everything around it. Consistent in itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandConfig {
+    /// What runs.
+    pub line: CommandLine,
+    /// APP_DIR, for the command and the steps.
+    pub directory: Option<PathBuf>,
+    /// RUN_AS; `None` where that changes nothing.
+    pub run_as: Option<RunAs>,
+    /// The command's whole environment.
+    pub environment: Environment,
+    /// WAIT_FOR.
+    pub wait_for: Vec<ReadyCheck>,
+    /// WAIT_FOR_TIMEOUT, more than zero.
+    pub wait_for_timeout: GoDuration,
+    /// PRE_START: shell lines, in their order.
+    pub steps: Vec<String>,
+    /// PRE_START_FAILURE: whether a step that fails is the end.
+    pub steps_fatal: bool,
+    /// PRE_START_TIMEOUT for each; `None`: no limit.
+    pub step_timeout: Option<GoDuration>,
+    /// RESTART.
+    pub restart: Restart,
+    /// RESTART_DELAY.
+    pub restart_delay: GoDuration,
+    /// RUN_EVERY, more than zero.
+    pub run_every: Option<GoDuration>,
+    /// STOP_SIGNAL; `None`: that of the program that runs then.
+    pub stop_signal: Option<Signal>,
+    /// STOP_GRACE_PERIOD, more than zero.
+    pub grace: Option<GoDuration>,
+    /// Whether signals go to the whole process group: SIGNAL_GROUP, and for every shell line.
+    pub group: bool,
+    /// SIGNAL_REWRITE: from, to.
+    pub rewrite: Vec<(Signal, Signal)>,
+}
+
+/// What runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandLine {
+    /// A program, searched in PATH, and its arguments.
+    Program(OsString, Vec<OsString>),
+    /// A line for `/bin/sh -c`.
+    Shell(String),
+}
+
+/// Where the words of the command and its environment come from.
+#[derive(Clone, Copy)]
+pub(super) struct Origin<'a> {
+    /// What stands behind `--`; `None`: there is no `--`.
+    pub(super) arguments: Option<&'a [OsString]>,
+    /// Our environment.
+    pub(super) vars: &'a [(OsString, OsString)],
+    pub(super) context: &'a Context<'a>,
+}
+
+/// Which of the variables do nothing without a command.
+pub const FOR_COMMANDS: &[&str] = &[
+    "APP_DIR",
+    "RUN_AS",
+    "WAIT_FOR",
+    "WAIT_FOR_TIMEOUT",
+    "PRE_START",
+    "PRE_START_FAILURE",
+    "PRE_START_TIMEOUT",
+    "RESTART",
+    "RESTART_DELAY",
+    "RUN_EVERY",
+    "SECRETS",
+    "STOP_SIGNAL",
+    "STOP_GRACE_PERIOD",
+    "SIGNAL_GROUP",
+    "SIGNAL_REWRITE",
+];
+
+/// The command; `None` where there is none to run.
+pub(super) fn command(
+    raw: &mut Raw,
+    reader: &mut Reader,
+    origin: Origin<'_>,
+) -> Result<Option<CommandConfig>, Reported> {
+    let Some(line) = line(raw, reader, origin.arguments)? else {
+        for name in FOR_COMMANDS {
+            if reader.is_prefixed(name) {
+                let spelled = reader.spelled(name);
+                reader.warn(format!("{spelled} has no effect: there is no command to run"));
+            }
+        }
+        return Ok(None);
+    };
+    let directory = reader.optional("APP_DIR", raw.app_dir.take(), directory);
+    let run_as = run_as(raw, reader, origin.context);
+    let secrets = reader.optional("SECRETS", raw.secrets.take(), secrets::parse);
+    let environment = secrets.and_then(|wanted| {
+        secrets::environment(&wanted.unwrap_or_default(), origin.vars, origin.context, reader)
+    });
+    let before = before(raw, reader);
+    let life = life(raw, reader);
+    let stop = stop(raw, reader);
+    let (before, life, stop, run_as, mut environment) = (before?, life?, stop?, run_as?, environment?);
+    if let Some(run_as) = &run_as {
+        environment.set("HOME", &run_as.home);
+    }
+    Ok(Some(CommandConfig {
+        group: stop.group || matches!(line, CommandLine::Shell(_)),
+        line,
+        directory: directory?,
+        run_as,
+        environment,
+        wait_for: before.wait_for,
+        wait_for_timeout: before.wait_for_timeout,
+        steps: before.steps,
+        steps_fatal: before.fatal,
+        step_timeout: before.timeout,
+        restart: life.restart,
+        restart_delay: life.delay,
+        run_every: life.every,
+        stop_signal: stop.signal,
+        grace: stop.grace,
+        rewrite: stop.rewrite,
+    }))
+}
+
+fn line(
+    raw: &mut Raw,
+    reader: &mut Reader,
+    arguments: Option<&[OsString]>,
+) -> Result<Option<CommandLine>, Reported> {
+    let shell = raw.entry_command.take();
+    match (arguments, shell) {
+        (None, None) => Ok(None),
+        (None | Some([]), Some(line)) => Ok(Some(CommandLine::Shell(line))),
+        (Some([]), None) => Err(reader.refuse_named(
+            "ENTRY_COMMAND",
+            "registry-sidecar --",
+            "nothing stands after it: an image whose ENTRYPOINT is set loses its CMD, so set that too, to the \
+             image's former entrypoint and command"
+                .to_owned(),
+        )),
+        (Some(_), Some(_)) => {
+            let reason = "a command stands after -- as well: keep one of the two".to_owned();
+            Err(reader.refuse("ENTRY_COMMAND", reason))
+        }
+        (Some([program, ..]), None) if program.is_empty() => {
+            let reason = "an empty word stands after it where a program should".to_owned();
+            Err(reader.refuse_named("ENTRY_COMMAND", "registry-sidecar --", reason))
+        }
+        (Some([program, rest @ ..]), None) => Ok(Some(CommandLine::Program(program.clone(), rest.to_vec()))),
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, Invalid> {
+    match Path::new(text).is_absolute() {
+        true => Ok(PathBuf::from(text)),
+        false => Err(Invalid::new("directory", text, "it does not begin with /", "/app")),
+    }
+}
+
+fn run_as(raw: &mut Raw, reader: &mut Reader, context: &Context<'_>) -> Result<Option<RunAs>, Reported> {
+    // A file that is not there has no entries.
+    let text = |path: &str| {
+        let bytes = (context.read_file)(Path::new(path)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let parse = |given: &str| user::parse(given, &text("/etc/passwd"), &text("/etc/group"));
+    let Some(run_as) = reader.optional("RUN_AS", raw.run_as.take(), parse)? else { return Ok(None) };
+    match user::needs_change(&run_as, &text("/proc/self/status")) {
+        Ok(needed) => Ok(needed.then_some(run_as)),
+        Err(reason) => Err(reader.refuse("RUN_AS", reason)),
+    }
+}
+
+/// What comes before the command.
+struct Before {
+    wait_for: Vec<ReadyCheck>,
+    wait_for_timeout: GoDuration,
+    steps: Vec<String>,
+    fatal: bool,
+    timeout: Option<GoDuration>,
+}
+
+fn before(raw: &mut Raw, reader: &mut Reader) -> Result<Before, Reported> {
+    let wait_for = reader.optional("WAIT_FOR", raw.wait_for.take(), values::ready_checks);
+    let wait_for_timeout = reader.value("WAIT_FOR_TIMEOUT", raw.wait_for_timeout.take(), values::positive);
+    let steps = reader.optional("PRE_START", raw.pre_start.take(), steps);
+    let fatal = reader.value("PRE_START_FAILURE", raw.pre_start_failure.take(), failure);
+    let timeout = reader.value("PRE_START_TIMEOUT", raw.pre_start_timeout.take(), values::duration);
+    Ok(Before {
+        wait_for: wait_for?.unwrap_or_default(),
+        wait_for_timeout: wait_for_timeout?,
+        steps: steps?.unwrap_or_default(),
+        fatal: fatal?,
+        timeout: timeout?.non_zero().ok(),
+    })
+}
+
+/// Shell lines, one a line.
+fn steps(text: &str) -> Result<Vec<String>, Invalid> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let steps: Vec<String> = lines.map(str::to_owned).collect();
+    match steps.len() {
+        0..=MAX_STEPS => Ok(steps),
+        _ => {
+            Err(Invalid::new("steps", text, "more than 64 steps: put them into a script", "npm run migrate"))
+        }
+    }
+}
+
+fn failure(text: &str) -> Result<bool, Invalid> {
+    match text.to_ascii_lowercase().as_str() {
+        "fatal" => Ok(true),
+        "warn" => Ok(false),
+        _ => Err(Invalid::new("consequence", text, "it is none of fatal, warn", "fatal")),
+    }
+}
+
+/// How often the command runs.
+struct Life {
+    restart: Restart,
+    delay: GoDuration,
+    every: Option<GoDuration>,
+}
+
+fn life(raw: &mut Raw, reader: &mut Reader) -> Result<Life, Reported> {
+    let restart = reader.value("RESTART", raw.restart.take(), restart);
+    let delay = reader.value("RESTART_DELAY", raw.restart_delay.take(), values::duration);
+    let every = reader.optional("RUN_EVERY", raw.run_every.take(), values::positive);
+    let life = Life { restart: restart?, delay: delay?, every: every? };
+    if life.every.is_some() && life.restart != Restart::No {
+        let reason = "RUN_EVERY runs the command again in any case: keep one of the two".to_owned();
+        return Err(reader.refuse("RESTART", reason));
+    }
+    Ok(life)
+}
+
+fn restart(text: &str) -> Result<Restart, Invalid> {
+    match text.to_ascii_lowercase().as_str() {
+        "no" | "false" => Ok(Restart::No),
+        "on-failure" => Ok(Restart::OnFailure),
+        "always" => Ok(Restart::Always),
+        _ => Err(Invalid::new("restart", text, "it is none of no, on-failure, always", "on-failure")),
+    }
+}
+
+/// How the command is stopped.
+struct Stop {
+    signal: Option<Signal>,
+    grace: Option<GoDuration>,
+    group: bool,
+    rewrite: Vec<(Signal, Signal)>,
+}
+
+fn stop(raw: &mut Raw, reader: &mut Reader) -> Result<Stop, Reported> {
+    let signal = reader.optional("STOP_SIGNAL", raw.stop_signal.take(), stop_signal);
+    let grace = reader.optional("STOP_GRACE_PERIOD", raw.stop_grace_period.take(), values::positive);
+    let group = reader.value("SIGNAL_GROUP", raw.signal_group.take(), values::flag);
+    let rewrite = reader.optional("SIGNAL_REWRITE", raw.signal_rewrite.take(), rewrites);
+    Ok(Stop { signal: signal?, grace: grace?, group: group?, rewrite: rewrite?.unwrap_or_default() })
+}
+
+fn stop_signal(text: &str) -> Result<Signal, Invalid> {
+    let refuse = |reason: &'static str| Invalid::new("signal", text, reason, "SIGQUIT");
+    let signal = signal(text)?;
+    if signal == Signal::KILL {
+        return Err(refuse("it stops nothing in order: SIDECAR_STOP_GRACE_PERIOD says when to kill"));
+    }
+    if signal_hook::consts::FORBIDDEN.contains(&signal.as_raw()) {
+        return Err(refuse("no program is stopped with it"));
+    }
+    Ok(signal)
+}
+
+fn signal(text: &str) -> Result<Signal, Invalid> {
+    let refuse = || Invalid::new("signal", text, "it is no signal's name or number (1 to 31)", "SIGQUIT");
+    signals::parse(text).ok_or_else(refuse)
+}
+
+/// `from:to`, several separated by commas or blanks.
+fn rewrites(text: &str) -> Result<Vec<(Signal, Signal)>, Invalid> {
+    let refuse = |value: &str, reason| Err(Invalid::new("rewrite", value, reason, "15:3"));
+    let mut rules = Vec::new();
+    for item in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty()) {
+        let Some((from, to)) = item.split_once(':') else {
+            return refuse(item, "it is not of the form from:to");
+        };
+        let (from, to) = (signal(from)?, signal(to)?);
+        if rules.iter().any(|(other, _)| *other == from) {
+            return refuse(item, "its signal is rewritten twice");
+        }
+        rules.push((from, to));
+    }
+    if rules.len() > MAX_REWRITES {
+        return refuse(text, "there are no so many signals");
+    }
+    Ok(rules)
+}

@@ -1,0 +1,189 @@
+//! One try of one check: says yes, or why not. The deadline is the caller's.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tracing::warn;
+
+use super::fastcgi;
+use crate::protocol::{HealthPath, Host};
+use crate::sidecar::address;
+use crate::sidecar::config::{Endpoint, ReadyCheck};
+
+/// How much of an HTTP answer is looked at for its first line.
+const MAX_STATUS_LINE: usize = 4 * 1024;
+/// How many of our own addresses are tried where nobody listens on 127.0.0.1.
+const MAX_OWN_ADDRESSES: usize = 16;
+
+/// # Errors
+/// What a person should know, without the name of the check.
+pub(super) async fn probe(check: &ReadyCheck) -> Result<(), String> {
+    match check {
+        ReadyCheck::Own(port) => own(*port).await,
+        ReadyCheck::Tcp(place) => connect(place).await.map(drop),
+        ReadyCheck::Http(place, path) => http(connect(place).await?, place, path).await,
+        ReadyCheck::FastCgi(place, path) => fastcgi::get(connect(place).await?, path).await,
+        ReadyCheck::Unix(path) => {
+            UnixStream::connect(path).await.map(drop).map_err(|error| error.to_string())
+        }
+        ReadyCheck::File(path) => file(path),
+    }
+}
+
+/// Whoever listens on the container's own address only is not found at 127.0.0.1.
+async fn own(port: u16) -> Result<(), String> {
+    let at = |ip: IpAddr| Endpoint { host: Host::Ip(ip), port };
+    let refused = match connect(&at(Ipv4Addr::LOCALHOST.into())).await {
+        Ok(_) => return Ok(()),
+        Err(refused) => refused,
+    };
+    let others = address::interfaces().unwrap_or_default();
+    let others = others.iter().map(|interface| interface.ip).filter(|ip| *ip != Ipv4Addr::LOCALHOST);
+    // An address of a link needs to be told the link.
+    let others = others.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
+    for ip in others.take(MAX_OWN_ADDRESSES) {
+        if connect(&at(ip)).await.is_ok() {
+            return Ok(());
+        }
+    }
+    Err(refused)
+}
+
+async fn connect(place: &Endpoint) -> Result<TcpStream, String> {
+    let stream = match &place.host {
+        Host::Ip(ip) => TcpStream::connect(SocketAddr::new(*ip, place.port)).await,
+        Host::Name(name) => TcpStream::connect((name.as_str(), place.port)).await,
+    };
+    let stream = stream.map_err(|error| error.to_string())?;
+    if is_connected_to_itself(&stream) {
+        return Err("nobody listens".to_owned());
+    }
+    Ok(stream)
+}
+
+/// On the way to a local port that nobody listens on, the kernel sometimes chooses that very port as ours,
+/// and the connection succeeds, with ourselves. It then keeps the application from its port, so it must go
+/// without the usual minute of TIME_WAIT.
+fn is_connected_to_itself(stream: &TcpStream) -> bool {
+    let itself = matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer);
+    if itself && let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        warn!("a connection to itself cannot be reset: {error}");
+    }
+    itself
+}
+
+/// For the path `/` any status below 500 will do, for another one 2xx and 3xx (SEMANTICS section 3).
+async fn http(mut stream: TcpStream, place: &Endpoint, path: &HealthPath) -> Result<(), String> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {place}\r\nUser-Agent: registry-sidecar\r\nConnection: close\r\n\r\n"
+    );
+    let line = async {
+        stream.write_all(request.as_bytes()).await?;
+        first_line(&mut stream).await
+    };
+    let line = line.await.map_err(|error: io::Error| error.to_string())?;
+    let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse::<u16>().ok());
+    match status {
+        None => Err("what answers there does not speak HTTP".to_owned()),
+        Some(100..=399) => Ok(()),
+        Some(400..=499) if path.as_str() == "/" => Ok(()),
+        Some(status) => Err(format!("status {status}")),
+    }
+}
+
+async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
+    let mut seen = Vec::new();
+    while !seen.contains(&b'\n') && seen.len() < MAX_STATUS_LINE {
+        if stream.read_buf(&mut seen).await? == 0 {
+            break;
+        }
+    }
+    let end = seen.iter().position(|byte| *byte == b'\n').unwrap_or(seen.len());
+    Ok(String::from_utf8_lossy(&seen[..end]).trim_end().to_owned())
+}
+
+fn file(path: &Path) -> Result<(), String> {
+    std::fs::metadata(path).map(drop).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+
+    async fn listener(ip: &str) -> (TcpListener, Endpoint) {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, Endpoint { host: Host::Ip(address.ip()), port: address.port() })
+    }
+
+    /// What is said of a server that answers with `reply`.
+    async fn http_verdict(path: &str, reply: &'static str) -> Result<(), String> {
+        let (listener, place) = listener("127.0.0.1").await;
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).await.unwrap();
+            stream.write_all(reply.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let verdict = probe(&ReadyCheck::Http(place, path.parse().unwrap())).await;
+        assert!(server.await.unwrap().starts_with(&format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:")));
+        verdict
+    }
+
+    #[tokio::test]
+    async fn http_is_judged_as_the_proxy_would() {
+        for (path, reply, passes) in [
+            ("/health", "HTTP/1.1 200 OK\r\n\r\n", true),
+            ("/health", "HTTP/1.0 302 Found\r\n\r\n", true),
+            ("/health", "HTTP/1.1 404 Not Found\r\n\r\n", false),
+            ("/", "HTTP/1.1 404 Not Found\r\n\r\n", true),
+            ("/", "HTTP/1.1 503 Service Unavailable\r\n\r\n", false),
+            ("/", "220 smtp ready\r\n", false),
+            ("/", "", false),
+        ] {
+            assert_eq!(http_verdict(path, reply).await.is_ok(), passes, "{path} {reply:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_application_that_listens_on_an_address_of_its_own_only_is_found() {
+        let own =
+            address::interfaces().unwrap().into_iter().find(|own| own.ip.is_ipv4() && !own.ip.is_loopback());
+        let Some(own) = own else { return };
+        let (listener, place) = listener(&own.ip.to_string()).await;
+        probe(&ReadyCheck::Own(place.port)).await.unwrap();
+        drop(listener);
+        assert!(probe(&ReadyCheck::Own(place.port)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_and_a_file_are_there_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, file) = (folder.path().join("app.sock"), folder.path().join("ready"));
+        assert!(probe(&ReadyCheck::Unix(socket.clone())).await.is_err());
+        assert!(probe(&ReadyCheck::File(file.clone())).await.is_err());
+        let _listener = UnixListener::bind(&socket).unwrap();
+        std::fs::write(&file, "").unwrap();
+        probe(&ReadyCheck::Unix(socket)).await.unwrap();
+        probe(&ReadyCheck::File(file)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_itself_is_no_application() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let own = socket.local_addr().unwrap();
+        let stream = socket.connect(own).await.unwrap();
+        assert!(is_connected_to_itself(&stream));
+        drop(stream);
+        // And its port is free at once.
+        std::net::TcpListener::bind(own).unwrap();
+    }
+}

@@ -1,0 +1,240 @@
+//! The one place that spawns and waits: our own children and the orphans that a container's first process, or
+//! a subreaper, inherits.
+//!
+//! `waitpid(-1)` takes whoever is dead, so nobody else may wait: whoever spawns elsewhere loses an exit code
+//! to it sooner or later. Both the spawn and the wait hold one lock. So a child that dies before its `spawn`
+//! has returned is known when it is reaped, and a process id is signalled only while it is certainly ours: a
+//! dead child's id stays taken until it is reaped, which needs the lock.
+//!
+//! It knows nothing of why something runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
+};
+use rustix::termios::tcgetpgrp;
+use signal_hook::consts::signal::SIGCHLD;
+use signal_hook_tokio::Signals;
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use super::os;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(u8),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// What a shell says about it: the code, or 128 and the signal's number.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128)),
+        }
+    }
+
+    /// Whether it ended by itself, with 0.
+    pub fn is_success(self) -> bool {
+        self == Exit::Code(0)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "ended with {code}"),
+            Exit::Signal(signal) => match signal_hook::low_level::signal_name(*signal) {
+                Some(name) => write!(f, "was ended by {name}"),
+                None => write!(f, "was ended by signal {signal}"),
+            },
+        }
+    }
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The process that was spawned.
+    Process,
+    /// Everything in its process group.
+    Group,
+}
+
+/// Spawns and waits; cheap to clone. There is one in a process.
+#[derive(Debug, Clone)]
+pub struct Reaper {
+    children: Arc<Mutex<Children>>,
+}
+
+/// Who waits for which child.
+type Children = BTreeMap<i32, oneshot::Sender<Exit>>;
+
+/// A spawned process. Dropping it leaves the process alone; it is reaped all the same.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    exit: oneshot::Receiver<Exit>,
+    reaper: Reaper,
+}
+
+/// What signals a process without waiting for it.
+#[derive(Debug, Clone)]
+pub struct ChildHandle {
+    pid: Pid,
+    reaper: Reaper,
+}
+
+impl Reaper {
+    /// Takes over the children of this process, in a task of the present runtime; where this is not PID 1,
+    /// its orphaned descendants too. Call it once, on the main thread, before anything is spawned.
+    ///
+    /// # Errors
+    /// Where SIGCHLD cannot be listened to. A kernel without subreapers is warned about.
+    pub fn start() -> io::Result<Reaper> {
+        os::keep_descriptors_to_ourselves();
+        os::bear_background()?;
+        if !getpid().is_init()
+            && let Err(error) = set_child_subreaper(Some(getpid()))
+        {
+            warn!("orphans of the command are left to another process: {error}");
+        }
+        let mut deaths = Signals::new([SIGCHLD])?;
+        let reaper = Reaper { children: Arc::default() };
+        let reaping = reaper.clone();
+        tokio::spawn(async move {
+            while deaths.next().await.is_some() {
+                reaping.reap();
+            }
+        });
+        Ok(reaper)
+    }
+
+    /// Starts `command` in a process group of its own, with the standard streams it asks for and no other
+    /// descriptor. Where our standard input is a terminal in whose foreground we are, and the command
+    /// `inherits` it, its group takes our place.
+    ///
+    /// # Errors
+    /// Those of `fork` and `exec`; the child is then gone.
+    pub fn spawn(&self, mut command: Command, inherits: Terminal) -> io::Result<Child> {
+        command.process_group(0);
+        if inherits == Terminal::Handed && is_in_foreground() {
+            os::take_terminal(&mut command);
+        }
+        let mut children = self.lock();
+        let spawned = command.spawn()?;
+        let pid = i32::try_from(spawned.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("the kernel gave an impossible process id"))?;
+        let (sender, exit) = oneshot::channel();
+        children.insert(pid.as_raw_nonzero().get(), sender);
+        Ok(Child { pid, exit, reaper: self.clone() })
+    }
+
+    /// Takes every dead child. One SIGCHLD may stand for several.
+    fn reap(&self) {
+        let mut children = self.lock();
+        loop {
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
+                Ok(Some(dead)) => dead,
+                Ok(None) | Err(Errno::CHILD) => return,
+                Err(Errno::INTR) => continue,
+                Err(error) => return warn!("cannot wait for children: {error}"),
+            };
+            let exit = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(u8::try_from(code).unwrap_or(u8::MAX)),
+                (None, Some(signal)) => Exit::Signal(signal),
+                // Stopped or continued, which was not asked for.
+                (None, None) => continue,
+            };
+            match children.remove(&pid.as_raw_nonzero().get()) {
+                // Nobody may be interested any more.
+                Some(waiting) => drop(waiting.send(exit)),
+                None => debug!("reaped the orphan {pid:?}: it {exit}"),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Children> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a command gets the terminal, if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terminal {
+    /// It is what people talk to.
+    Handed,
+    /// It runs in the background.
+    Kept,
+}
+
+impl Child {
+    /// Signals it while it is awaited.
+    pub fn handle(&self) -> ChildHandle {
+        ChildHandle { pid: self.pid, reaper: self.reaper.clone() }
+    }
+
+    /// Its end. Cancel-safe up to the moment it returns.
+    pub async fn wait(&mut self) -> Exit {
+        match (&mut self.exit).await {
+            Ok(exit) => exit,
+            // The reaper's table is gone: the process is about to end.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl ChildHandle {
+    /// Its process id, which may be somebody else's once it has been reaped.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Sends a signal, unless the process has been reaped. A failure is warned about: nothing else can be
+    /// done.
+    pub fn signal(&self, target: Target, signal: Signal) {
+        let children = self.reaper.lock();
+        if !children.contains_key(&self.pid()) {
+            return;
+        }
+        let sent = match target {
+            Target::Process => kill_process(self.pid, signal),
+            Target::Group => kill_process_group(self.pid, signal),
+        };
+        match sent {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => warn!("cannot send signal {} to process {}: {error}", signal.as_raw(), self.pid()),
+        }
+    }
+}
+
+/// Whether our standard input is a terminal and we are who it listens to.
+fn is_in_foreground() -> bool {
+    tcgetpgrp(rustix::stdio::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_says_about_an_end() {
+        assert_eq!((Exit::Code(7).code(), Exit::Signal(15).code(), Exit::Signal(9).code()), (7, 143, 137));
+        assert_eq!(Exit::Signal(200).code(), 255);
+        assert_eq!(Exit::Code(1).to_string(), "ended with 1");
+        assert_eq!(Exit::Signal(9).to_string(), "was ended by SIGKILL");
+        assert_eq!(Exit::Signal(40).to_string(), "was ended by signal 40");
+    }
+}

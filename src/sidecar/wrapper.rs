@@ -1,0 +1,308 @@
+//! The command that is wrapped, and everything around it: carries out what the [`Supervisor`] decides.
+//!
+//! The application comes first: the command starts whatever the registry does, and nothing that waits for a
+//! registry or a name delays its stop beyond the supervisor's limits.
+
+mod launch;
+mod program;
+mod step;
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use rustix::process::Signal;
+use signal_hook_tokio::Signals;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, sleep_until};
+use tracing::{error, info, warn};
+
+use crate::shutdown::{self, ShutdownTrigger};
+
+use super::config::{CommandConfig, Config, ReadyCheck};
+use super::daemon;
+use super::readiness::{try_all, wait_until_ready};
+use super::reaper::{ChildHandle, Exit, Reaper, Target};
+use super::signals::{self, HEARD, Meaning};
+use super::supervisor::{Effect, Input, Notice, Policy, Supervisor, Wanted};
+
+/// How long requests in flight may take once the routes are being taken out.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long one try to reach a dependency may take.
+const DEPENDENCY_TRY: Duration = Duration::from_secs(2);
+/// Between two of them: the first pause, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs `command` with everything around it, and returns the code to exit with when it has ended for good.
+/// Call it on the main thread, once.
+///
+/// # Errors
+/// Where signals cannot be listened to.
+pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
+    // First of all: at PID 1 a signal that nobody listens to is lost.
+    let mut heard = HEARD.to_vec();
+    heard.extend(command.stop_signal.map(Signal::as_raw));
+    let signals = Signals::new(heard)?;
+    let reaper = Reaper::start()?;
+    config.warnings.iter().for_each(|line| warn!("{line}"));
+    match (&config.registration, config.off) {
+        (Some(registration), _) => daemon::announce(registration),
+        (None, Some(off)) => info!("{off}"),
+        (None, None) => {}
+    }
+    launch::hand_streams_over(&command);
+    let machine = Supervisor::new(policy(&command));
+    let wrapper = Wrapper {
+        config: Arc::new(config),
+        command: Arc::new(command),
+        reaper,
+        machine,
+        process: None,
+        serving: None,
+        waits: Waits::default(),
+    };
+    Ok(wrapper.run(signals).await)
+}
+
+fn policy(command: &CommandConfig) -> Policy {
+    Policy {
+        wait: (!command.wait_for.is_empty()).then(|| command.wait_for_timeout.get()),
+        steps: command.steps.len(),
+        steps_fatal: command.steps_fatal,
+        step_timeout: command.step_timeout.map(|limit| limit.get()),
+        restart: command.restart,
+        delay: command.restart_delay.get(),
+        every: command.run_every.map(|every| every.get()),
+        drain: DRAIN,
+        grace: command.grace.map(|grace| grace.get()),
+    }
+}
+
+struct Wrapper {
+    config: Arc<Config>,
+    command: Arc<CommandConfig>,
+    reaper: Reaper,
+    machine: Supervisor,
+    /// The command or the step that runs.
+    process: Option<ChildHandle>,
+    serving: Option<Serving>,
+    waits: Waits,
+}
+
+/// The task that keeps the routes with the registries.
+struct Serving {
+    leave: ShutdownTrigger,
+    task: JoinHandle<()>,
+}
+
+type Wait = Pin<Box<dyn Future<Output = Input> + Send>>;
+
+/// What is waited for besides signals and the machine's deadline; each at most once at a time.
+struct Waits {
+    process: Wait,
+    dependencies: Wait,
+    ready: Wait,
+    settled: Wait,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Waits { process: never(), dependencies: never(), ready: never(), settled: never() }
+    }
+}
+
+fn never() -> Wait {
+    Box::pin(pending())
+}
+
+/// The outcome, once. Cancel-safe.
+async fn once(wait: &mut Wait) -> Input {
+    let input = wait.as_mut().await;
+    *wait = never();
+    input
+}
+
+impl Wrapper {
+    async fn run(mut self, mut signals: Signals) -> u8 {
+        let mut inputs = VecDeque::from([Input::Begin]);
+        loop {
+            while let Some(input) = inputs.pop_front() {
+                for effect in self.machine.on(input, now()) {
+                    if let Effect::Exit(code) = effect {
+                        return code;
+                    }
+                    inputs.extend(self.carry_out(effect));
+                }
+            }
+            let deadline = self.machine.deadline();
+            let input = tokio::select! {
+                biased;
+                Some(signal) = signals.next() => self.on_signal(signal),
+                input = once(&mut self.waits.process) => {
+                    self.process = None;
+                    self.waits.ready = never();
+                    Some(input)
+                }
+                input = once(&mut self.waits.settled) => Some(input),
+                input = once(&mut self.waits.dependencies) => Some(input),
+                input = once(&mut self.waits.ready) => Some(input),
+                () = until(deadline) => Some(Input::Elapsed),
+            };
+            inputs.extend(input);
+        }
+    }
+
+    /// Carries out one effect; what is known at once is the next input.
+    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::AwaitDependencies => self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command))),
+            Effect::RunStep(index) => return self.run_step(index),
+            Effect::EndStep => self.signal(Target::Group, Signal::TERM),
+            Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
+            Effect::Start => return Some(self.start()),
+            Effect::AwaitReady => self.waits.ready = Box::pin(ready(Arc::clone(&self.config))),
+            Effect::Publish(wanted) => return self.publish(wanted),
+            Effect::StopCommand => self.stop_command(),
+            Effect::Say(notice) => say(notice),
+            Effect::Exit(_) => {}
+        }
+        None
+    }
+
+    fn start(&mut self) -> Input {
+        match launch::launch(&self.reaper, &self.command) {
+            Ok(mut child) => {
+                self.process = Some(child.handle());
+                self.waits.process = Box::pin(async move { Input::Exited(child.wait().await) });
+                Input::Spawned
+            }
+            Err(failed) => {
+                error!("{failed}");
+                Input::NotSpawned(failed.code)
+            }
+        }
+    }
+
+    fn run_step(&mut self, index: usize) -> Option<Input> {
+        match step::run(&self.reaper, &self.command, index) {
+            Ok(step) => {
+                self.process = Some(step.handle());
+                self.waits.process = Box::pin(async move { Input::StepEnded(step.wait().await) });
+                None
+            }
+            Err(failed) => {
+                error!("{failed}");
+                Some(Input::StepEnded(Exit::Code(failed.code)))
+            }
+        }
+    }
+
+    /// Drains and maintenance pages are for whoever can ask the registry for them; here the routes are in or
+    /// out.
+    fn publish(&mut self, wanted: Wanted) -> Option<Input> {
+        match wanted {
+            Wanted::Live => {
+                let (leave, left) = shutdown::shutdown();
+                let config = Arc::clone(&self.config);
+                let task = tokio::spawn(async move { daemon::serve(&config, left).await });
+                self.serving = Some(Serving { leave, task });
+                None
+            }
+            Wanted::Absent => {
+                let Some(Serving { leave, task }) = self.serving.take() else {
+                    return Some(Input::Settled(wanted));
+                };
+                leave.request();
+                self.waits.settled = Box::pin(async move {
+                    if let Err(error) = task.await {
+                        error!("the task that registers has failed: {error}");
+                    }
+                    Input::Settled(wanted)
+                });
+                None
+            }
+            Wanted::Draining | Wanted::Maintenance => Some(Input::Settled(wanted)),
+        }
+    }
+
+    fn on_signal(&mut self, raw: i32) -> Option<Input> {
+        let signal = Signal::from_named_raw(raw)?;
+        match signals::meaning(signal, self.stop_signal()) {
+            Meaning::Stop => {
+                info!("{}: stopping in order", signals::name(signal));
+                Some(Input::Stop)
+            }
+            Meaning::Forward(signal) => {
+                self.signal(self.target(), signals::rewritten(signal, &self.command.rewrite));
+                None
+            }
+        }
+    }
+
+    fn stop_command(&self) {
+        let signal = signals::rewritten(self.stop_signal(), &self.command.rewrite);
+        info!("sending {} to the command", signals::name(signal));
+        self.signal(self.target(), signal);
+    }
+
+    /// How the command is asked to stop: as configured, or as the program wants it that runs now.
+    fn stop_signal(&self) -> Signal {
+        self.command.stop_signal.unwrap_or_else(|| {
+            let program = self.process.as_ref().and_then(|process| program::name_of(process.pid()));
+            program.map_or(Signal::TERM, |name| signals::stop_signal_of(&name))
+        })
+    }
+
+    fn target(&self) -> Target {
+        if self.command.group { Target::Group } else { Target::Process }
+    }
+
+    fn signal(&self, target: Target, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(target, signal);
+        }
+    }
+}
+
+fn say(notice: Notice) {
+    if notice.is_trouble() { warn!("{notice}") } else { info!("{notice}") }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Whoever is not registered need not be waited for.
+async fn ready(config: Arc<Config>) -> Input {
+    if config.registration.is_some() {
+        wait_until_ready(&config.readiness).await;
+    }
+    Input::Ready
+}
+
+/// Returns when every dependency accepts connections. What fails is told once for each cause.
+async fn reach(command: Arc<CommandConfig>) -> Input {
+    let (mut pause, mut told) = (FIRST_PAUSE, String::new());
+    let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();
+    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TRY).await {
+        if failed != told {
+            info!("waiting for {}, at most {}: {failed}", names.join(" and "), command.wait_for_timeout);
+            told = failed;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Input::DependenciesReady
+}

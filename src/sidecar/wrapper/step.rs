@@ -1,0 +1,102 @@
+//! Runs one step of PRE_START, its output line by line in our log.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::sidecar::config::CommandConfig;
+use crate::sidecar::reaper::{Child, ChildHandle, Exit, Reaper, Terminal};
+
+use super::launch::{self, NotStarted};
+
+/// A longer line of a step is told in pieces.
+const MAX_LINE: usize = 4 * 1024;
+/// How long the rest of a step's output is read after its end.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// A step that runs.
+pub(super) struct Step {
+    child: Child,
+    /// `None` where its output is not ours.
+    telling: Option<JoinHandle<()>>,
+}
+
+impl Step {
+    /// Signals it while it is awaited.
+    pub(super) fn handle(&self) -> ChildHandle {
+        self.child.handle()
+    }
+
+    /// Its end, after its last words unless somebody else still holds its streams.
+    pub(super) async fn wait(mut self) -> Exit {
+        let exit = self.child.wait().await;
+        if let Some(telling) = self.telling {
+            let _ = timeout(LAST_WORDS, telling).await;
+        }
+        exit
+    }
+}
+
+/// Starts the step with this index, as our own user: what needs root before the command loses it belongs
+/// here.
+pub(super) fn run(reaper: &Reaper, config: &CommandConfig, index: usize) -> Result<Step, NotStarted> {
+    let line = config.steps.get(index).map_or("", String::as_str);
+    let label = format!("step {} of {}", index + 1, config.steps.len());
+    info!("{label}: {line}");
+    let mut command = launch::shell(config, line);
+    command.stdin(Stdio::null());
+    let telling = match output() {
+        Ok((reading, out, err)) => {
+            command.stdout(out).stderr(err);
+            Some(tokio::spawn(tell(reading, label)))
+        }
+        Err(error) => {
+            warn!("{label}: its output is not prefixed: {error}");
+            None
+        }
+    };
+    let child = launch::spawn(reaper, config, command, Terminal::Kept)?;
+    Ok(Step { child, telling })
+}
+
+/// A pipe for both streams of the step: they come in their order.
+fn output() -> io::Result<(pipe::Receiver, Stdio, Stdio)> {
+    let (reading, writing) = io::pipe()?;
+    let again = writing.try_clone()?;
+    let reading = pipe::Receiver::from_owned_fd(OwnedFd::from(reading))?;
+    Ok((reading, writing.into(), again.into()))
+}
+
+/// Logs what is read, until whoever has the other end has closed it.
+async fn tell(mut reading: pipe::Receiver, label: String) {
+    let (mut chunk, mut pending) = ([0; MAX_LINE], Vec::new());
+    loop {
+        let read = reading.read(&mut chunk).await.unwrap_or(0);
+        if read == 0 {
+            break;
+        }
+        for byte in &chunk[..read] {
+            if *byte != b'\n' {
+                pending.push(*byte);
+            }
+            if *byte == b'\n' || pending.len() >= MAX_LINE {
+                tell_line(&label, &mut pending);
+            }
+        }
+    }
+    if !pending.is_empty() {
+        tell_line(&label, &mut pending);
+    }
+}
+
+fn tell_line(label: &str, line: &mut Vec<u8>) {
+    info!("{label} | {}", String::from_utf8_lossy(line).trim_end());
+    line.clear();
+}

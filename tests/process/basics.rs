@@ -1,0 +1,148 @@
+//! Exit codes, streams, descriptors, orphans, users, terminals.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::programs::wait_until;
+use crate::{SIDECAR, code, is_root, prepared, program, run, text, wrap_script};
+
+#[test]
+fn the_commands_exit_code_is_ours() {
+    for expected in [0, 1, 3, 77, 255] {
+        assert_eq!(code(&run(&[], &["sh", "-c", &format!("exit {expected}")])), expected);
+    }
+    assert_eq!(code(&run(&[], &["sh", "-c", "kill -KILL $$"])), 137);
+    assert_eq!(code(&run(&[], &["sh", "-c", "kill -USR1 $$"])), 138);
+}
+
+#[test]
+fn a_command_that_is_missing_or_not_executable_is_named() {
+    for (words, expected, named) in [
+        (["/no/such/program"], 127, "/no/such/program"),
+        (["no-such-program"], 127, "PATH"),
+        (["/etc/passwd"], 126, "/etc/passwd"),
+        (["/etc"], 126, "/etc"),
+    ] {
+        let output = run(&[], &words);
+        assert_eq!(code(&output), expected, "{words:?}");
+        assert!(text(&output.stderr).contains(named), "{}", text(&output.stderr));
+    }
+    let output = run(&[("APP_DIR", "/no/such/directory")], &["true"]);
+    assert!(code(&output) == 126 && text(&output.stderr).contains("APP_DIR"), "{output:?}");
+}
+
+#[test]
+fn nothing_after_two_dashes_is_a_usage_error_that_says_so() {
+    let output = Command::new(SIDECAR).env_clear().arg("--").output().unwrap();
+    assert_eq!(code(&output), 64);
+    assert!(text(&output.stderr).contains("nothing stands after it"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn streams_pass_through_untouched_however_much_comes() {
+    let mut child = prepared(&[], &["cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Every byte there is, and far more than a pipe holds.
+    let sent: Vec<u8> = (0..8 << 20).map(|index: u32| (index ^ (index >> 8)) as u8).collect();
+    let (mut stdin, writing) = (child.stdin.take().unwrap(), sent.clone());
+    let writer = thread::spawn(move || stdin.write_all(&writing));
+    let mut received = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut received).unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
+}
+
+#[test]
+fn descriptors_above_2_are_not_for_the_command() {
+    let script = format!("exec 5</etc/passwd 9>/dev/null; exec {SIDECAR} -- ls /proc/self/fd");
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    // The last is the directory that ls reads.
+    assert_eq!(text(&output.stdout).split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+}
+
+/// Whether this machine lets us be PID 1 of a namespace.
+fn may_unshare() -> bool {
+    let tried = Command::new("unshare").args(["-pf", "--mount-proc", "true"]).output();
+    let may = tried.is_ok_and(|output| output.status.success());
+    if !may {
+        println!("NOT RUN: unshare -pf --mount-proc is not permitted here");
+    }
+    may
+}
+
+fn as_pid_1(words: &[&str]) -> std::process::Output {
+    let mut command = Command::new("unshare");
+    command.args(["-pf", "--mount-proc", SIDECAR, "--"]).args(words).output().unwrap()
+}
+
+#[test]
+fn as_pid_1_it_reaps_orphans_and_the_exit_code_is_not_lost_among_them() {
+    if !may_unshare() {
+        return;
+    }
+    assert_eq!(code(&as_pid_1(&[&program("leave-orphans")])), 0);
+    for expected in [0, 42] {
+        let script = format!("for i in 1 2 3 4 5 6 7 8; do (sleep 0.0$i &) ; done; exit {expected}");
+        assert_eq!(code(&as_pid_1(&["sh", "-c", &script])), expected);
+    }
+}
+
+#[test]
+fn as_pid_1_it_hears_the_signals_that_init_would_ignore() {
+    if !may_unshare() {
+        return;
+    }
+    assert_eq!(code(&as_pid_1(&["sh", "-c", "kill -TERM 1; exec sleep 60"])), 143);
+    assert_eq!(code(&as_pid_1(&["sh", "-c", "kill -INT 1; exec sleep 60"])), 143);
+}
+
+#[test]
+fn below_another_init_it_reaps_orphans_as_well() {
+    let sidecar = wrap_script(&[], "(sleep 0.1; exit 3) & sh -c '(echo orphan; sleep 0.2) &'; exec sleep 60");
+    sidecar.wait_for_log("orphan");
+    let children = |pid: u32| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    wait_until("the orphan is adopted", || children(sidecar.id()).split_whitespace().count() > 1);
+    wait_until("the orphan is reaped", || children(sidecar.id()).split_whitespace().count() == 1);
+}
+
+#[test]
+fn another_user_gets_the_streams_and_no_group_of_ours() {
+    if !is_root() {
+        return println!("NOT RUN: only root can become another user");
+    }
+    let script =
+        "id -u; id -G; echo opened >/dev/stdout; echo $HOME; kill -TERM $PPID 2>/dev/null || echo weak";
+    let output = run(&[("SIDECAR_RUN_AS", "4711:4712")], &["sh", "-c", script]);
+    let lines = text(&output.stdout);
+    assert_eq!(lines.lines().collect::<Vec<_>>(), ["4711", "4712", "opened", "/", "weak"]);
+
+    let mut dropped = Command::new("setpriv");
+    dropped.args(["--bounding-set", "-setuid,-kill", "--inh-caps", "-all", SIDECAR, "--", "true"]);
+    let output = dropped.env("SIDECAR_RUN_AS", "4711").output().unwrap();
+    assert_eq!(code(&output), 64);
+    assert!(text(&output.stderr).contains("SETUID, KILL"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_terminal_is_handed_over() {
+    // A shell with job control complains, or hangs, where it is not in the foreground.
+    let line = format!("{SIDECAR} -- bash -ic 'read word; echo \"read $word\"; exit 6'");
+    let mut terminal = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    terminal.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    let output = terminal.wait_with_output().unwrap();
+    let said = text(&output.stdout);
+    assert!(code(&output) == 6 && said.contains("read hello"), "{said}");
+    assert!(!said.contains("job control"), "{said}");
+}

@@ -1,0 +1,99 @@
+//! Wrapped and registered: the route follows the command's life.
+
+use std::time::{Duration, Instant};
+
+use crate::programs::{Program, Server, free_address, status, wait_until};
+use crate::relay::Relay;
+use crate::{PATH, SERVER, SIDECAR};
+
+pub(crate) const HOST: &str = "shop.example.com";
+
+/// The sidecar around `words`, registered with `server` under [`HOST`].
+pub(crate) fn wrap_registered(
+    server: &Server,
+    port: u16,
+    more: &[(&'static str, &str)],
+    words: &[&str],
+) -> Program {
+    let mut env = server.sidecar_env(port, more);
+    env.push(("PATH", PATH.to_owned()));
+    Program::start("sidecar", SIDECAR, &[&["--"], words].concat(), &env)
+}
+
+/// Answers requests on `port`, from a moment after its start on.
+fn slow_starter(port: u16) -> String {
+    format!("sleep 0.3; exec caddy respond --listen 127.0.0.1:{port} slow")
+}
+
+#[test]
+fn the_route_comes_when_the_command_answers_and_goes_before_it_is_stopped() {
+    let (server, port) = (Server::start(SERVER, &[("HOLD", "0s")]), free_address().port());
+    let relay = Relay::start(server.registry);
+    let relayed = relay.address.port().to_string();
+    // What it does on SIGTERM shows whether the route was gone by then.
+    let script = format!("trap 'echo told; exit 5' TERM; ({}) & wait; wait", slow_starter(port));
+    let env = [("REGISTRY_PORT", relayed.as_str())];
+    let mut sidecar = wrap_registered(&server, port, &env, &["sh", "-c", &script]);
+    sidecar.wait_for_log("live");
+    assert_eq!(status(server.http, HOST, "/"), 200);
+
+    sidecar.signal("TERM");
+    sidecar.wait_for_log("told");
+    assert!(relay.sent().contains("\nCLIENT_SHUTDOWN|"), "{}", relay.sent());
+    assert_eq!(sidecar.wait().code(), Some(5));
+}
+
+#[test]
+fn a_command_that_ends_by_itself_takes_its_routes_along_first() {
+    let (server, port) = (Server::start(SERVER, &[("HOLD", "0s")]), free_address().port());
+    let relay = Relay::start(server.registry);
+    let relayed = relay.address.port().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("end");
+    let script = format!(
+        "caddy respond --listen 127.0.0.1:{port} x & until [ -e {} ]; do sleep 0.02; done; kill $!; exit 6",
+        file.display()
+    );
+    let env = [("REGISTRY_PORT", relayed.as_str())];
+    let mut sidecar = wrap_registered(&server, port, &env, &["sh", "-c", &script]);
+    sidecar.wait_for_log("live");
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(sidecar.wait().code(), Some(6));
+    assert!(relay.sent().contains("\nCLIENT_SHUTDOWN|"), "{}", relay.sent());
+}
+
+#[test]
+fn a_restarted_command_is_registered_again() {
+    let (server, port) = (Server::start(SERVER, &[]), free_address().port());
+    let env = [("SIDECAR_RESTART", "always"), ("SIDECAR_RESTART_DELAY", "10ms")];
+    let listen = format!("127.0.0.1:{port}");
+    let sidecar = wrap_registered(&server, port, &env, &["caddy", "respond", "--listen", &listen, "x"]);
+    for round in 1..=3 {
+        let live = |line: &&String| line.contains("live: ");
+        wait_until("it is live", || sidecar.log().iter().filter(live).count() == round);
+        assert_eq!(status(server.http, HOST, "/"), 200);
+        let pid = sidecar.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let killed = std::process::Command::new("kill").args(["-KILL", children.trim()]).status().unwrap();
+        assert!(killed.success());
+    }
+}
+
+#[test]
+fn a_registry_that_is_silent_or_unknown_delays_neither_start_nor_stop() {
+    // Accepts connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let registry = silent.local_addr().unwrap().port().to_string();
+    let server = Server::start(SERVER, &[]);
+    for more in [("REGISTRY_PORT", registry.as_str()), ("REGISTRY_HOST", "no-such-registry.invalid")] {
+        let port = free_address().port();
+        let listen = format!("127.0.0.1:{port}");
+        let words = ["caddy", "respond", "--listen", &listen, "x"];
+        let mut sidecar = wrap_registered(&server, port, &[more], &words);
+        sidecar.wait_for_log("advertising");
+        let asked = Instant::now();
+        sidecar.signal("TERM");
+        assert_eq!(sidecar.wait().code(), Some(0));
+        assert!(asked.elapsed() < Duration::from_millis(1500), "{more:?}: {:?}", asked.elapsed());
+    }
+}

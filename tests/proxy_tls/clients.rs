@@ -1,0 +1,300 @@
+//! What the proxy does as a server: certificates by name, reloads, HTTP/2, redirects.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use registry_sidecar::server::proxy::{Certificates, HttpsConfig, ProxyConfig};
+use rustls::ClientConfig;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::authority::Authority;
+use crate::support::{Backend, Stage, field, member, soon, until};
+
+/// Files are looked at so often here.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// A proxy with certificates in a folder, in front of one plain backend for every host below `example`.
+struct Secure {
+    authority: Authority,
+    folder: TempDir,
+    certificates: Certificates,
+    stage: Stage,
+    backend: Backend,
+}
+
+impl Secure {
+    async fn new(pairs: &[(&str, &[&str])]) -> Self {
+        Secure::with(pairs, |_| {}).await
+    }
+
+    async fn with(pairs: &[(&str, &[&str])], configure: impl FnOnce(&mut ProxyConfig)) -> Self {
+        let (authority, folder) = (Authority::new(), TempDir::new().unwrap());
+        for (name, hosts) in pairs {
+            authority.pair(hosts).write(folder.path(), name);
+        }
+        let certificates = Certificates::watch(folder.path(), INTERVAL).unwrap();
+        let https =
+            HttpsConfig { listen: "127.0.0.1:0".parse().unwrap(), certificates: certificates.clone() };
+        let stage = Stage::with(|config| {
+            config.https = Some(https);
+            configure(config);
+        });
+        let backend = Backend::saying("hello").await;
+        for domain in ["*.example", "*.b.example"] {
+            stage.route(domain, "/", vec![member(1, &backend.url())]);
+        }
+        Secure { authority, folder, certificates, stage, backend }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.stage.proxy.https_addr().unwrap()
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A handshake for `name`.
+    async fn connect(&self, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.authority.roots())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(self.addr()).await?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        soon(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    }
+
+    /// The certificate that is presented for `name`.
+    async fn presented(&self, name: &str) -> Option<Vec<u8>> {
+        let stream = self.connect(name, &[]).await.ok()?;
+        Some(stream.get_ref().1.peer_certificates()?.first()?.to_vec())
+    }
+
+    async fn until_presented_changes(&self, name: &str, from: &Option<Vec<u8>>) {
+        soon(async {
+            while self.presented(name).await == *from {
+                tokio::time::sleep(INTERVAL).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// One request on a connection that stays open.
+async fn ask(stream: &mut TlsStream<TcpStream>, host: &str) -> String {
+    soon(async {
+        stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"hello") {
+            assert_ne!(stream.read_buf(&mut text).await.unwrap(), 0, "{}", String::from_utf8_lossy(&text));
+        }
+        String::from_utf8(text).unwrap()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_name_chooses_the_certificate_exact_before_wildcard() {
+    let secure =
+        Secure::new(&[("a", &["a.example"]), ("b", &["b.example", "*.b.example"]), ("c", &["x.b.example"])])
+            .await;
+    let a = secure.presented("a.example").await.unwrap();
+    let b = secure.presented("b.example").await.unwrap();
+    let x = secure.presented("x.b.example").await.unwrap();
+    assert_eq!(secure.presented("y.b.example").await, Some(b.clone()), "a wildcard");
+    assert_eq!(secure.presented("B.EXAMPLE").await, Some(b.clone()));
+    assert!(a != b && b != x && a != x);
+    for unknown in ["c.example", "z.y.b.example", "example", "127.0.0.1"] {
+        assert_eq!(secure.presented(unknown).await, None, "{unknown}");
+    }
+}
+
+#[tokio::test]
+async fn the_backend_is_told_that_the_client_came_over_tls() {
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    let mut stream = secure.connect("a.example", &["http/1.1"]).await.unwrap();
+    assert!(ask(&mut stream, "a.example").await.starts_with("HTTP/1.1 200"));
+    let head = secure.backend.last_head();
+    assert_eq!(field(&head, "x-forwarded-proto"), Some("https"));
+    assert!(field(&head, "forwarded").unwrap().ends_with("proto=https"), "{head}");
+    assert_eq!(field(&head, "x-forwarded-for"), Some("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_presented_and_no_connection_notices() {
+    let secure = Secure::new(&[("a", &["a.example"]), ("b", &["b.example"])]).await;
+    let mut events = secure.certificates.subscribe();
+    let mut open = secure.connect("a.example", &[]).await.unwrap();
+    ask(&mut open, "a.example").await;
+    let before = secure.presented("a.example").await;
+    let other = secure.presented("b.example").await;
+    secure.authority.pair(&["a.example", "new.example"]).write(secure.folder(), "a");
+    secure.until_presented_changes("a.example", &before).await;
+    assert!(secure.presented("new.example").await.is_some());
+    assert_eq!(secure.presented("b.example").await, other);
+    ask(&mut open, "a.example").await;
+    let event = soon(events.recv()).await.unwrap();
+    assert_eq!((event.pair.as_str(), event.renewed), ("a", true));
+    assert_eq!(event.names, ["a.example", "new.example"]);
+}
+
+#[tokio::test]
+async fn a_broken_pair_keeps_the_one_before_until_it_is_whole_again() {
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    let before = secure.presented("a.example").await;
+    let broken: [(&str, &str); 3] = [("a.crt", "no certificate"), ("a.key", "no key"), ("b.crt", "")];
+    for (file, content) in broken {
+        std::fs::write(secure.folder().join(file), content).unwrap();
+        // The next pair shows that the folder has been looked at since.
+        let marker = format!("m{}.example", file.replace('.', "-"));
+        secure.authority.pair(&[&marker]).write(secure.folder(), &marker);
+        until(|| secure.certificates.covers(&marker)).await;
+        assert_eq!(secure.presented("a.example").await, before, "{file}");
+    }
+    let (first, second) = (secure.authority.pair(&["a.example"]), secure.authority.pair(&["a.example"]));
+    // The certificate of one with the key of the other.
+    std::fs::write(secure.folder().join("a.key"), &first.key).unwrap();
+    std::fs::write(secure.folder().join("a.crt"), &second.certificate).unwrap();
+    secure.authority.pair(&["last.example"]).write(secure.folder(), "last");
+    until(|| secure.certificates.covers("last.example")).await;
+    assert_eq!(secure.presented("a.example").await, before);
+    std::fs::write(secure.folder().join("a.key"), &second.key).unwrap();
+    secure.until_presented_changes("a.example", &before).await;
+}
+
+#[tokio::test]
+async fn certificates_may_come_in_folders_later_and_go() {
+    let secure = Secure::new(&[]).await;
+    assert!(secure.certificates.is_empty());
+    let folder = secure.folder().join("a.example");
+    let pair = secure.authority.pair(&["a.example"]);
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("privkey.pem"), &pair.key).unwrap();
+    std::fs::write(folder.join("fullchain.pem"), &pair.certificate).unwrap();
+    until(|| secure.certificates.covers("a.example")).await;
+    assert!(secure.presented("a.example").await.is_some());
+    std::fs::remove_dir_all(&folder).unwrap();
+    until(|| !secure.certificates.covers("a.example")).await;
+}
+
+#[tokio::test]
+async fn clients_that_can_speak_http2() {
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    let stream = secure.connect("a.example", &["h2", "http/1.1"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let io = TokioIo::new(stream);
+    let (sender, connection) = http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let requests = (0..20).map(|number| {
+        let mut sender = sender.clone();
+        let request = Request::post(format!("https://a.example/{number}"))
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(Full::from("body"));
+        async move { sender.send_request(request.unwrap()).await.unwrap() }
+    });
+    for response in soon(futures_util::future::join_all(requests)).await {
+        assert_eq!((response.status().as_u16(), response.version()), (200, Version::HTTP_2));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+    }
+    let head = secure.backend.heads.lock().unwrap().first().unwrap().clone();
+    assert_eq!(field(&head, "host"), Some("a.example"));
+    assert_eq!(field(&head, "cookie"), Some("a=1; b=2"), "HTTP/1.1 has one line of cookies");
+    assert_eq!(field(&head, "x-forwarded-proto"), Some("https"));
+    assert_eq!(field(&head, "content-length"), Some("4"));
+}
+
+#[tokio::test]
+async fn plain_requests_are_sent_to_https_where_there_is_a_certificate() {
+    let secure = Secure::with(&[("a", &["a.example", "*.b.example"])], |config| {
+        config.trusted_proxies = vec!["127.0.0.2/32".parse().unwrap()];
+    })
+    .await;
+    let port = secure.addr().port();
+    let moved = |request: &str| {
+        let request = request.to_owned();
+        let stage = &secure.stage;
+        async move {
+            let response = stage.raw(&request).await;
+            (response.status(), response.field("location").map(str::to_owned))
+        }
+    };
+    let table = [
+        ("GET /x?y HTTP/1.1\r\nHost: a.example\r\n\r\n", 301, "https://a.example/x?y".to_owned()),
+        ("GET / HTTP/1.1\r\nHost: A.example:8080\r\n\r\n", 301, format!("https://a.example:{port}/")),
+        (
+            "POST / HTTP/1.1\r\nHost: z.b.example\r\nContent-Length: 0\r\n\r\n",
+            308,
+            "https://z.b.example/".to_owned(),
+        ),
+    ];
+    for (request, status, location) in table {
+        assert_eq!(moved(request).await, (status, Some(location)), "{request}");
+    }
+    let stay = [
+        "GET / HTTP/1.1\r\nHost: c.example\r\n\r\n",
+        "GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    ];
+    for request in stay {
+        assert_eq!(moved(request).await, (200, None), "{request}");
+    }
+    let claims_tls = "GET / HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-Proto: https\r\n\r\n";
+    assert_eq!(moved(claims_tls).await.0, 301, "anybody can say so");
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_that_speaks_tls_with_the_client_is_not_sent_away() {
+    let secure = Secure::with(&[("a", &["a.example"])], |config| {
+        config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let request = "GET / HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-Proto: https\r\n\r\n";
+    assert_eq!(secure.stage.raw(request).await.status(), 200);
+}
+
+#[tokio::test]
+async fn whoever_does_not_finish_the_handshake_is_cut_off() {
+    let secure = Secure::with(&[("a", &["a.example"])], |config| {
+        config.header_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let mut silent = TcpStream::connect(secure.addr()).await.unwrap();
+    let mut nothing = Vec::new();
+    let _ = soon(silent.read_to_end(&mut nothing)).await;
+    assert!(nothing.is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_lets_http2_requests_finish_and_does_not_wait_for_handshakes() {
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    let slow = crate::backends::ModernBackend::h2c().await;
+    secure.stage.route("a.example", "/slow", vec![member(9, &format!("h2c://{}", slow.addr))]);
+    let stream = secure.connect("a.example", &["h2"]).await.unwrap();
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) =
+        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let _silent = TcpStream::connect(secure.addr()).await.unwrap();
+    let request = Request::get("https://a.example/slow").body(Full::default()).unwrap();
+    let response = tokio::spawn(async move { sender.send_request(request).await });
+    until(|| slow.connections() == 1).await;
+    let stopped = soon(secure.stage.proxy.stop(Duration::from_secs(60))).await;
+    assert_eq!(stopped.cut_off, 0);
+    assert_eq!(response.await.unwrap().unwrap().status(), 200);
+}
