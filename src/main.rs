@@ -13,6 +13,7 @@ use lexopt::prelude::*;
 
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::sidecar::config::{CommandConfig, Config};
+use registry_sidecar::sidecar::control::cli::{self, Invocation};
 use registry_sidecar::{sidecar, telemetry};
 
 #[cfg(feature = "server")]
@@ -27,6 +28,10 @@ registry-sidecar -- CMD   run CMD, register it when it is ready, stop it in orde
 registry-sidecar check    dry run: the configuration as understood, the address and why, the lines to be sent
 registry-sidecar demo     registry, proxy, a small backend and a sidecar on loopback; prints a curl line
                           (not in the lean build)
+registry-sidecar status [--json] | routes | events [--follow] [--json] | drain [--cancel] | reload
+registry-sidecar maintenance enter [TARGET] | exit [TARGET] | status | progress PERCENT [MESSAGE]
+registry-sidecar healthcheck [--registered]
+                          ask the running daemon; TARGET is a route, a path or a domain, and everything without
 registry-sidecar --help | --version
 
 Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_HOST, INSTANCE_NAME.
@@ -43,6 +48,7 @@ enum Call {
     Daemon,
     Check,
     Demo,
+    Control(Invocation),
     Print(String),
 }
 
@@ -76,6 +82,13 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
             Long("version") | Short('V') => {
                 Call::Print(format!("registry-sidecar {}\n", env!("CARGO_PKG_VERSION")))
             }
+            Value(word) if cli::COMMANDS.iter().any(|command| word == *command) => {
+                let mut words = vec![word.string()?];
+                for rest in arguments.raw_args()? {
+                    words.push(rest.string()?);
+                }
+                Call::Control(Invocation::parse(&words)?)
+            }
             Value(word) if word == "check" => Call::Check,
             Value(word) if word == "demo" => Call::Demo,
             other => return Err(other.unexpected()),
@@ -91,6 +104,7 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
     match call {
         Call::Print(text) => print(&text),
         Call::Demo => demo(),
+        Call::Control(invocation) => control(invocation),
         Call::Daemon | Call::Check => {
             let config = match Config::load(command) {
                 Ok(config) => config,
@@ -129,6 +143,16 @@ fn wrapper(config: Config, command: CommandConfig) -> anyhow::Result<u8> {
     let code = runtime.block_on(sidecar::wrap(config, command)).context("cannot listen to signals");
     runtime.shutdown_background();
     code
+}
+
+fn control(invocation: Invocation) -> anyhow::Result<u8> {
+    let socket = Config::control_socket_from_env();
+    let answer = runtime()?.block_on(invocation.run(socket.as_deref(), &mut std::io::stdout()));
+    match answer {
+        // Whoever read the first lines of `events --follow` and left.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        answer => answer.context("cannot write to the standard output"),
+    }
 }
 
 fn check(config: &Config) -> anyhow::Result<u8> {

@@ -18,10 +18,21 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("client", &["protocol"]),
     ("sidecar", &["client", "environment", "protocol", "shutdown", "telemetry"]),
     ("server::routing", &["protocol"]),
+    ("server::live_table", &["server::routing"]),
     ("server::registry", &["protocol", "server::routing"]),
     ("server::store", &["protocol", "server::registry"]),
-    ("server::proxy", &["protocol", "server::routing", "shutdown"]),
-    ("server::listener", &["protocol", "server::registry", "server::routing", "server::store", "shutdown"]),
+    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown"]),
+    (
+        "server::listener",
+        &[
+            "protocol",
+            "server::live_table",
+            "server::registry",
+            "server::routing",
+            "server::store",
+            "shutdown",
+        ],
+    ),
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 

@@ -19,6 +19,8 @@ mod basics;
 mod life;
 #[path = "process/privacy.rs"]
 mod privacy;
+#[path = "process/real.rs"]
+mod real;
 #[path = "process/registered.rs"]
 mod registered;
 #[path = "process/signals.rs"]

@@ -6,13 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use registry_sidecar::protocol::BackendUrl;
 use registry_sidecar::protocol::report::BackendReport;
 use registry_sidecar::server::listener::{ListenerConfig, Prober, RegistryHandle, RegistryServer};
-use registry_sidecar::server::routing::{Probe, Table};
+use registry_sidecar::server::live_table::LiveTable;
+use registry_sidecar::server::routing::Probe;
 use registry_sidecar::server::store::MemoryStore;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -46,7 +46,7 @@ impl Prober for AllWell {
 
 struct Server {
     handle: RegistryHandle,
-    table: Arc<ArcSwap<Table>>,
+    table: Arc<LiveTable>,
 }
 
 async fn server() -> Server {
@@ -55,7 +55,7 @@ async fn server() -> Server {
 
 async fn server_with(config: ListenerConfig) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+    let table = Arc::new(LiveTable::default());
     let (results, found) = mpsc::channel(100_000);
     let prober = Arc::new(AllWell { results, forgotten: Mutex::default() });
     let handle =
@@ -82,8 +82,11 @@ impl Server {
 
     fn claims(&self) -> Vec<String> {
         let table = self.table.load();
-        let mut claims: Vec<String> =
-            table.claims().map(|claim| format!("{}{}", claim.domain, claim.path)).collect();
+        let mut claims: Vec<String> = table
+            .claims()
+            .filter(|claim| claim.has_usable())
+            .map(|claim| format!("{}{}", claim.domain, claim.path))
+            .collect();
         claims.sort();
         claims
     }

@@ -479,6 +479,17 @@ pub enum RouteStatus {
     Unsupported,
 }
 
+impl fmt::Display for RouteStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RouteStatus::Applied(id) => write!(f, "applied ({id})"),
+            RouteStatus::Pending => f.write_str("pending"),
+            RouteStatus::Refused(refusal) => write!(f, "refused: {refusal}"),
+            RouteStatus::Unsupported => f.write_str("unsupported by this registry"),
+        }
+    }
+}
+
 /// The events of a client, from the moment of the subscription on.
 ///
 /// A listener that does not keep up never holds the client back: it loses the oldest events and is told how

@@ -262,6 +262,11 @@ impl Client {
         })
     }
 
+    /// The URL of the maintenance page as it is wanted now.
+    pub fn maintenance_page(&self) -> Option<BackendUrl> {
+        self.shared.goal.borrow().page.clone()
+    }
+
     /// The application has moved: every route and the maintenance page that lead to the address `old` lead to
     /// `new` from now on. Where the registry is this project's own there is no moment without a route
     /// (SEMANTICS section 8). Tells [`Event::IpChanged`]. Never waits.

@@ -20,7 +20,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
@@ -30,8 +29,9 @@ use tokio::task::JoinHandle;
 
 use crate::protocol::BackendUrl;
 use crate::protocol::report::BackendReport;
+use crate::server::live_table::LiveTable;
 use crate::server::registry::{ConnId, Registry, RegistryConfig};
-use crate::server::routing::{Probe, Table};
+use crate::server::routing::Probe;
 use crate::server::store::Store;
 
 /// Both ends find a dead peer within a minute (PROTOCOL section 1).
@@ -104,7 +104,7 @@ impl RegistryServer {
     pub fn start(
         listener: TcpListener,
         mut config: ListenerConfig,
-        table: Arc<ArcSwap<Table>>,
+        table: Arc<LiveTable>,
         mut store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
         results: ProbeResults,

@@ -7,11 +7,13 @@
 //! | [`registry`] | sessions, staging, apply: one pure state machine | sockets, clocks, tasks, the proxy |
 //! | [`store`] | where applied state lives | what the registry does with it |
 //! | [`listener`] | TCP 81: connections to calls of the registry | what a command does |
+//! | [`live_table`] | the routing table in force, and who waits for its next version | both of its users |
 //! | [`routing`] | the immutable table: match a request, choose a member, replace a part | both of its users |
 //! | [`proxy`] | the data plane: listeners, forwarding, upstream connections, probes | the registry |
 
 pub mod config;
 pub mod listener;
+pub mod live_table;
 pub mod proxy;
 pub mod registry;
 pub mod routing;

@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -16,12 +15,13 @@ use crate::protocol::report::BackendReport;
 
 use super::config::Config;
 use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
+use super::live_table::LiveTable;
 use super::proxy::{
     self, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, ProberHandle, Proxy, ProxyConfig,
     ProxyError, test_backend,
 };
 use super::registry::{Limits, RegistryConfig};
-use super::routing::{BackendPolicy, Probe, Table};
+use super::routing::{BackendPolicy, Probe};
 use super::store::{FileStore, MemoryStore, StateError, Store};
 
 /// How long requests in flight may take at the end. Engines kill after ten seconds unless told otherwise.
@@ -78,7 +78,7 @@ impl Server {
         let listener = TcpListener::bind(config.registry_listen).await.map_err(no_registry())?;
         let registry_address = listener.local_addr().map_err(no_registry())?;
         let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
-        let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+        let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
         let no_proxy = |error| StartError::of_proxy(config, error);
         let proxy = Proxy::bind(proxy_config(config, https, &policy)).map_err(no_proxy)?;
@@ -180,6 +180,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
         allow: config.registry_allow.clone().unwrap_or(defaults.allow),
         registry: RegistryConfig {
             grace: config.session_grace.get(),
+            hold: config.hold.get(),
             stage_ttl: config.stage_ttl.get(),
             backends,
             limits,

@@ -11,10 +11,14 @@ use crate::client::Client;
 use crate::shutdown::Shutdown;
 
 use super::address::{self, BackendHost, Choice, Inputs};
-use super::config::{AddressConfig, Config, Endpoint, Off, RegistrationConfig, RouteConfig};
+use super::agent::Agent;
+use super::config::{AddressConfig, Config, Endpoint, Off, RegistrationConfig};
+use super::follow::follow;
 use super::intent::intent;
-use super::readiness::wait_until_ready;
+use super::leave::leave;
+use super::readiness::{wait_until_ready, watch};
 use super::registration::Registration;
+use super::{control, maintenance};
 
 /// How long a name may take to resolve while the address is chosen.
 const RESOLVE: Duration = Duration::from_secs(2);
@@ -22,12 +26,14 @@ const RESOLVE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Runs until asked to stop, and has left every registry when it returns: each is given 500 ms for its
-/// answer (SEMANTICS section 8), all at the same time.
+/// Runs until asked to stop, and has left every registry when it returns: each is drained within DRAIN_TIMEOUT
+/// where it can be, and then given 500 ms for its answer (SEMANTICS section 8), all at the same time.
 ///
 /// Dropping it ends the sessions without a word; their routes stay for the registry's grace period.
 pub async fn run(config: Config, shutdown: Shutdown) {
     config.warnings.iter().for_each(|line| warn!("{line}"));
+    let agent = Agent::new();
+    let _beside = beside(&config, &agent);
     let Some(registration) = &config.registration else {
         let off = config.off.unwrap_or(Off::Disabled);
         info!("{off}: there is nothing to do");
@@ -35,25 +41,55 @@ pub async fn run(config: Config, shutdown: Shutdown) {
     };
     announce(registration);
     tokio::select! {
-        () = wait_until_ready(&config.readiness) => serve(&config, shutdown).await,
+        () = wait_until_ready(&config.readiness) => serve(&config, &agent, shutdown).await,
         () = shutdown.requested() => info!("nothing was registered yet"),
     }
     info!("stopped");
 }
 
+/// What runs beside the sessions, from the first moment to the last: the control socket and the maintenance
+/// page. It ends when the set is dropped.
+pub(super) fn beside(config: &Config, agent: &Agent) -> JoinSet<()> {
+    // Who registers nothing has nobody to be ready for.
+    agent.change(|conditions| conditions.ready = config.registration.is_none());
+    let mut beside = JoinSet::new();
+    let service = config.registration.as_ref().map(|registration| registration.service.to_string());
+    beside.spawn(control::serve(config.control_socket.clone(), agent.clone()));
+    let service = service.unwrap_or_else(|| "this service".to_owned());
+    beside.spawn(maintenance::serve(config.maintenance.clone(), service, agent.clone()));
+    beside
+}
+
 /// Registers an application that is ready and keeps it registered until asked to stop; has left every registry
 /// when it returns, like [`run`].
-pub(super) async fn serve(config: &Config, shutdown: Shutdown) {
+pub(super) async fn serve(config: &Config, agent: &Agent, shutdown: Shutdown) {
     let Some(registration) = &config.registration else { return };
-    let wrapped = config.command.is_some();
+    let (registries, wrapped) = (&registration.registry.endpoints, config.command.is_some());
+    agent.change(|conditions| conditions.ready = true);
     let choice = tokio::select! {
-        choice = find_address(&config.address, &registration.registry.endpoints, wrapped) => choice,
+        choice = find_address(&config.address, registries, wrapped) => choice,
         () = shutdown.requested() => return info!("nothing was registered yet"),
     };
-    let (clients, mut sessions) = register(registration, choice.ip);
-    shutdown.requested().await;
+    let (clients, mut sessions) = register(config, registration, agent, choice.ip);
+    agent.set_clients(clients.clone());
+    let ready = |ready| agent.change(|conditions| conditions.ready = ready);
+    let moved = |old, new| {
+        for client in &clients {
+            // One that has stopped has no routes that could follow.
+            let _ = client.change_address(old, new);
+        }
+    };
+    tokio::select! {
+        () = watch(&config.readiness, ready) => {}
+        () = follow(&config.address, registries, wrapped, choice, moved) => {}
+        () = reload_when_asked(config, agent) => {}
+        () = shutdown.requested() => {}
+    }
+    agent.set_clients(Vec::new());
+    agent.change(|conditions| conditions.ready = false);
     for client in clients {
-        sessions.spawn(async move { client.shutdown().await });
+        let limit = config.drain_timeout.get();
+        sessions.spawn(leave(client, limit));
     }
     while sessions.join_next().await.is_some() {}
 }
@@ -67,32 +103,55 @@ pub(super) fn announce(config: &RegistrationConfig) {
         config.instance,
         registries.join(", ")
     );
-    config.routes.iter().flat_map(without_effect).for_each(|line| warn!("{line}"));
-}
-
-/// What a route asks for and this version does not do.
-fn without_effect(route: &RouteConfig) -> impl Iterator<Item = String> {
-    let origin = route.origin.clone();
-    let asked = [
-        ("response headers", !route.headers.is_empty()),
-        ("a rate limit", route.rate_limit.is_some()),
-        ("a circuit breaker", route.circuit_breaker.is_some()),
-    ];
-    asked
-        .into_iter()
-        .filter(|(_, asked)| *asked)
-        .map(move |(what, _)| format!("{origin}: {what} for the route: no effect in this version"))
 }
 
 /// One session for each registry, each with its own state: one that is down delays nothing on the others.
-fn register(config: &RegistrationConfig, advertised: IpAddr) -> (Vec<Client>, JoinSet<()>) {
+fn register(
+    config: &Config,
+    registration: &RegistrationConfig,
+    agent: &Agent,
+    advertised: IpAddr,
+) -> (Vec<Client>, JoinSet<()>) {
     let (mut clients, mut sessions) = (Vec::new(), JoinSet::new());
-    for endpoint in &config.registry.endpoints {
-        let registration = Registration::start(endpoint, &config.registry, intent(config, advertised));
+    for endpoint in &registration.registry.endpoints {
+        let mut intent = intent(registration, advertised);
+        intent.visibility = agent.wanted();
+        intent.maintenance_port = config.maintenance.port;
+        intent.maintenance_page = config.maintenance.url(advertised);
+        let registration = Registration::start(endpoint, &registration.registry, intent, agent.clone());
         clients.push(registration.client());
         sessions.spawn(registration.run());
     }
     (clients, sessions)
+}
+
+/// Reads the environment and the files it names again whenever somebody asks for it, and wants the routes that
+/// follow. What is wrong with it is said, and nothing changes.
+async fn reload_when_asked(config: &Config, agent: &Agent) {
+    loop {
+        agent.reload_requested().await;
+        let read = match Config::load(None) {
+            Ok(read) => read,
+            Err(errors) => {
+                warn!("nothing is changed: {errors}");
+                continue;
+            }
+        };
+        let wrapped = config.command.is_some();
+        let (Some(registration), false) = (&read.registration, agent.clients().is_empty()) else { continue };
+        let found = choose(&read.address, &registration.registry.endpoints, wrapped).await;
+        match found {
+            Ok(choice) => {
+                let routes = intent(registration, choice.ip).routes;
+                info!("read the configuration again: {} routes", routes.len());
+                for client in agent.clients() {
+                    // One that has stopped wants nothing any more.
+                    let _ = client.set_routes(routes.clone());
+                }
+            }
+            Err(trouble) => warn!("nothing is changed: {trouble}"),
+        }
+    }
 }
 
 /// The address to advertise. What stands in the way may pass, so it is tried for ever; the same trouble is

@@ -25,6 +25,9 @@ fn wanted_route(config: &RouteConfig, advertised: IpAddr) -> Route {
     let mut route =
         Route::new(config.domains.clone(), config.path.clone(), backend).with_priority(config.priority);
     route.health = config.health.clone();
+    route.headers = config.headers.iter().cloned().collect();
+    route.rate_limit = config.rate_limit;
+    route.circuit_breaker = config.circuit_breaker;
     // What holds anyway need not be said: each option costs a command.
     route.options = config.options.to_options().into_iter().filter(|option| !option.is_default()).collect();
     route

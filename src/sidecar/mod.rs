@@ -3,10 +3,15 @@
 //! It knows the client library, and never the server. Only [`config`] reads the environment.
 
 pub mod address;
+mod agent;
 mod check;
 pub mod config;
+pub mod control;
 mod daemon;
+mod follow;
 mod intent;
+mod leave;
+mod maintenance;
 mod os;
 mod reach;
 pub mod readiness;
@@ -14,6 +19,7 @@ pub mod reaper;
 mod registration;
 pub mod signals;
 pub mod supervisor;
+mod visibility;
 mod wrapper;
 
 pub use check::check;

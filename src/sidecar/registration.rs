@@ -10,10 +10,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::client::{
-    Client, ClientConfig, Endpoint as Registry, Event, EventStream, Intent, Route, RouteKey,
+    Client, ClientConfig, Endpoint as Registry, Event, EventStream, Intent, Route, RouteKey, Wanted,
 };
 use crate::protocol::{BackendUrl, Host};
 
+use super::agent::Agent;
 use super::config::{Endpoint, RegistryConfig};
 use super::reach::{Findings, Verdict};
 
@@ -29,7 +30,7 @@ const MAX_TOLD: usize = 16;
 pub(super) struct Registration {
     client: Client,
     events: EventStream,
-    routes: BTreeMap<RouteKey, Route>,
+    agent: Agent,
     /// The failures that were told since the last success, so that none is told twice; at most
     /// [`MAX_TOLD`].
     told: BTreeSet<String>,
@@ -37,15 +38,14 @@ pub(super) struct Registration {
 
 impl Registration {
     /// Starts the session; it registers as soon as it can.
-    pub(super) fn start(endpoint: &Endpoint, config: &RegistryConfig, intent: Intent) -> Self {
+    pub(super) fn start(endpoint: &Endpoint, config: &RegistryConfig, intent: Intent, agent: Agent) -> Self {
         let mut client_config = ClientConfig::new(registry(endpoint));
         client_config.keepalive_interval = config.keepalive.get();
         client_config.request_timeout = config.request_timeout.get();
         client_config.reconnect_min = config.reconnect_min.get();
         client_config.reconnect_max = config.reconnect_max.get();
-        let routes = intent.routes.clone();
         let (client, events) = Client::start(client_config, intent);
-        Registration { client, events, routes, told: BTreeSet::new() }
+        Registration { client, events, agent, told: BTreeSet::new() }
     }
 
     /// The handle with which the session is ended.
@@ -63,8 +63,10 @@ impl Registration {
                     None => return,
                     Some(event) => {
                         self.tell(&event);
-                        if matches!(event, Event::ConfigApplied { .. }) {
-                            verification = Box::pin(verify(self.client.clone(), self.routes.clone()));
+                        self.agent.publish(&self.client.status().registry.name, &event);
+                        // What is not to be seen need not be reachable.
+                        if matches!(event, Event::ConfigApplied { .. }) && self.agent.wanted() == Wanted::Live {
+                            verification = Box::pin(verify(self.client.clone(), self.client.routes()));
                         }
                     }
                 },
@@ -82,6 +84,7 @@ impl Registration {
             }
             Event::Error { .. } => self.tell_once(event.to_string(), event),
             Event::Disconnected { .. }
+            | Event::MaintenanceFailed { .. }
             | Event::RouteRefused { .. }
             | Event::ApplyRefused { .. }
             | Event::Replaced { .. }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 pub use notice::Notice;
 pub use policy::{Policy, Restart};
 
+use crate::client::Wanted;
+
 use super::reaper::Exit;
 
 /// How long the registries may take to let us go. They are given 500 ms each (SEMANTICS section 8); this is
@@ -31,19 +33,6 @@ const STEP_KILL_DELAY: Duration = Duration::from_secs(10);
 const TIMED_OUT: u8 = 124;
 /// The dependencies did not come.
 const UNAVAILABLE: u8 = 69;
-
-/// What the proxy is to show of this instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// Nothing.
-    Absent,
-    /// The maintenance page, while the steps run.
-    Maintenance,
-    /// The application.
-    Live,
-    /// The application, for requests in flight only.
-    Draining,
-}
 
 /// What has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,21 +17,23 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use rustix::process::Signal;
 use signal_hook_tokio::Signals;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::client::Wanted;
 use crate::shutdown::{self, ShutdownTrigger};
 
+use super::agent::Agent;
 use super::config::{CommandConfig, Config, ReadyCheck};
 use super::daemon;
 use super::readiness::{try_all, wait_until_ready};
 use super::reaper::{ChildHandle, Exit, Reaper, Target};
 use super::signals::{self, HEARD, Meaning};
-use super::supervisor::{Effect, Input, Notice, Policy, Supervisor, Wanted};
+use super::supervisor::{Effect, Input, Notice, Policy, Supervisor};
 
-/// How long requests in flight may take once the routes are being taken out.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long the drain and the leave that follows it may take together.
+const DRAIN: Duration = Duration::from_secs(6);
 /// How long one try to reach a dependency may take.
 const DEPENDENCY_TRY: Duration = Duration::from_secs(2);
 /// Between two of them: the first pause, and the longest.
@@ -57,6 +59,8 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     }
     launch::hand_streams_over(&command);
     let machine = Supervisor::new(policy(&command));
+    let agent = Agent::new();
+    let beside = daemon::beside(&config, &agent);
     let wrapper = Wrapper {
         config: Arc::new(config),
         command: Arc::new(command),
@@ -65,8 +69,11 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
         process: None,
         serving: None,
         waits: Waits::default(),
+        agent,
     };
-    Ok(wrapper.run(signals).await)
+    let code = wrapper.run(signals).await;
+    drop(beside);
+    Ok(code)
 }
 
 fn policy(command: &CommandConfig) -> Policy {
@@ -92,12 +99,14 @@ struct Wrapper {
     process: Option<ChildHandle>,
     serving: Option<Serving>,
     waits: Waits,
+    agent: Agent,
 }
 
 /// The task that keeps the routes with the registries.
 struct Serving {
     leave: ShutdownTrigger,
-    task: JoinHandle<()>,
+    /// Ends with the task.
+    task: watch::Receiver<()>,
 }
 
 type Wait = Pin<Box<dyn Future<Output = Input> + Send>>;
@@ -202,31 +211,34 @@ impl Wrapper {
         }
     }
 
-    /// Drains and maintenance pages are for whoever can ask the registry for them; here the routes are in or
-    /// out.
+    /// A drain is the first part of leaving, so that both begin with the same request; a maintenance page is
+    /// not ours to serve.
     fn publish(&mut self, wanted: Wanted) -> Option<Input> {
         match wanted {
             Wanted::Live => {
                 let (leave, left) = shutdown::shutdown();
-                let config = Arc::clone(&self.config);
-                let task = tokio::spawn(async move { daemon::serve(&config, left).await });
+                let (config, agent) = (Arc::clone(&self.config), self.agent.clone());
+                let (running, task) = watch::channel(());
+                tokio::spawn(async move {
+                    daemon::serve(&config, &agent, left).await;
+                    drop(running);
+                });
                 self.serving = Some(Serving { leave, task });
                 None
             }
-            Wanted::Absent => {
-                let Some(Serving { leave, task }) = self.serving.take() else {
+            Wanted::Draining | Wanted::Absent => {
+                let Some(Serving { leave, task }) = &self.serving else {
                     return Some(Input::Settled(wanted));
                 };
                 leave.request();
+                let mut task = task.clone();
                 self.waits.settled = Box::pin(async move {
-                    if let Err(error) = task.await {
-                        error!("the task that registers has failed: {error}");
-                    }
+                    while task.changed().await.is_ok() {}
                     Input::Settled(wanted)
                 });
                 None
             }
-            Wanted::Draining | Wanted::Maintenance => Some(Input::Settled(wanted)),
+            Wanted::Maintenance => Some(Input::Settled(wanted)),
         }
     }
 

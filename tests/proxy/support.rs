@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
-use registry_sidecar::server::routing::{BackendPolicy, Claim, Extras, Member, MemberId, Settings, Table};
+use registry_sidecar::server::routing::{BackendPolicy, Claim, Extras, Hold, Member, MemberId, Settings};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -213,7 +213,7 @@ pub(crate) fn refusing() -> (TcpSocket, String) {
 /// A proxy and its table.
 pub(crate) struct Stage {
     pub(crate) proxy: Proxy,
-    table: Arc<ArcSwap<Table>>,
+    table: Arc<LiveTable>,
 }
 
 impl Stage {
@@ -229,7 +229,7 @@ impl Stage {
             ..ProxyConfig::default()
         };
         configure(&mut config);
-        let table = Arc::new(ArcSwap::from_pointee(Table::default()));
+        let table = Arc::new(LiveTable::default());
         let proxy = Proxy::start(config, Arc::clone(&table)).unwrap();
         Stage { proxy, table }
     }
@@ -248,6 +248,8 @@ impl Stage {
             path: path.parse().unwrap(),
             service: "web".parse().unwrap(),
             priority: 10,
+            hold: Hold::default(),
+            draining: false,
             limit: None,
             members: members.into_iter().map(Arc::new).collect(),
         });
@@ -286,6 +288,7 @@ pub(crate) fn member(id: u64, url: &str) -> Member {
         settings: Settings::default(),
         extras: Extras::default(),
         usable: true,
+        drain: None,
         load: Arc::default(),
     }
 }

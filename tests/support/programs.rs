@@ -159,7 +159,12 @@ pub struct Server {
 impl Server {
     pub fn start(path: &'static str, more: &[(&'static str, &str)]) -> Server {
         let (registry, http) = (free_address(), free_address());
-        let mut env = vec![("REGISTRY_LISTEN", registry.to_string()), ("HTTP_LISTEN", http.to_string())];
+        // Without HOLD an outage shows at once; `more` overrides.
+        let mut env = vec![
+            ("REGISTRY_LISTEN", registry.to_string()),
+            ("HTTP_LISTEN", http.to_string()),
+            ("HOLD", "0s".to_owned()),
+        ];
         env.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
         let program = Program::start("server", path, &[], &env);
         let server = Server { path, registry, http, env, program };

@@ -34,6 +34,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// SESSION_GRACE
     pub session_grace: GoDuration,
+    /// HOLD; zero turns it off.
+    pub hold: GoDuration,
     /// STAGE_TTL, more than zero.
     pub stage_ttl: GoDuration,
     /// MAX_CONNECTIONS, at least one.
@@ -74,6 +76,7 @@ struct Raw {
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
+    hold: Option<String>,
     stage_ttl: Option<String>,
     max_connections: Option<String>,
     max_sessions: Option<String>,
@@ -118,6 +121,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
+    let hold = reader.value("HOLD", raw.hold, values::duration);
     let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
@@ -134,6 +138,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
+        hold: hold?,
         stage_ttl: stage_ttl?,
         max_connections: max_connections? as usize,
         max_sessions: max_sessions? as usize,
@@ -240,6 +245,7 @@ mod tests {
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),
+            ("HOLD", "a while"),
             ("STAGE_TTL", "0s"),
             ("MAX_CONNECTIONS", "0"),
             ("MAX_SESSIONS", "many"),

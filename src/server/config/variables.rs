@@ -27,7 +27,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("CERT_DIR", Unset, "/certs", "where the certificates are: NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem").bare(),
     Variable::new("ADMIN_LISTEN", Text("127.0.0.1:8081"), "127.0.0.1:8081", "where metrics and status are served").bare().later(),
     Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "shared state of several servers").bare().later(),
-    Variable::new("HOLD", Text("30s"), "30s", "how long requests wait for a service without instances").bare().later(),
+    Variable::new("HOLD", Text("30s"), "30s", "how long requests wait for a service without instances").bare(),
     Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare().later(),
     Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "which service may claim which domains").bare().later(),
     Variable::new("ACCESS_LOG", Unset, "json", "one line a request: json or combined").bare().later(),

@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::protocol::report::BackendReport;
 use crate::protocol::{Command, Refusal, ServerLine};
+use crate::server::live_table::LiveTable;
 use crate::server::registry::persist::Saved;
 use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
-use crate::server::routing::Table;
 use crate::server::store::{Store, Verdict};
 
 use super::{ProbeResults, Prober, log};
@@ -41,7 +40,7 @@ pub(super) enum Message {
 
 pub(super) struct Core {
     registry: Registry,
-    table: Arc<ArcSwap<Table>>,
+    table: Arc<LiveTable>,
     store: Box<dyn Store>,
     prober: Arc<dyn Prober>,
     /// Where the lines of each connection go. Dropping the sender closes the connection once they are written.
@@ -54,7 +53,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(
         registry: Registry,
-        table: Arc<ArcSwap<Table>>,
+        table: Arc<LiveTable>,
         store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
     ) -> Self {
@@ -154,6 +153,7 @@ impl Core {
                     }
                 }
                 Effect::Publish(table) => self.table.store(Arc::new(table)),
+                Effect::Departure => self.table.tell_departure(),
                 Effect::Watch(probe) => self.prober.watch(probe),
                 Effect::Forget(probe) => self.prober.forget(&probe),
                 Effect::Test { test, url, peer } => {

@@ -1,5 +1,7 @@
 //! One request, from its head to the head of its response.
 
+mod hold;
+
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -25,6 +27,9 @@ use super::record::Record;
 use super::redirect::{self, Redirect};
 use super::upstream::{self, ConnectError, Sender, Upstream};
 use super::{headers, hygiene, tunnel};
+
+/// To how many members a request is given, of which each but two must have left under it.
+const MAX_MEMBERS: usize = 16;
 
 /// Answers a client's request: with a backend's response, or with a page of ours.
 ///
@@ -54,8 +59,8 @@ pub(super) fn serve(
     }
 }
 
-fn find(client: &ClientConnection, host: &HeaderValue, uri: &Uri) -> Result<Arc<Claim>, Page> {
-    let path = match uri.path() {
+fn find(client: &ClientConnection, host: &HeaderValue, path: &str) -> Result<Arc<Claim>, Page> {
+    let path = match path {
         // `OPTIONS *` is about the host as a whole.
         "*" => "/",
         path => path,
@@ -174,7 +179,7 @@ impl Attempts {
         now: Instant,
     ) -> Result<Self, Page> {
         let host = hygiene::host_of(&request)?;
-        let claim = find(&client, &host, request.uri())?;
+        let claim = find(&client, &host, request.uri().path())?;
         if let Some(limit) = &claim.limit {
             within_limit(limit, &client, request.headers(), now)?;
         }
@@ -187,43 +192,60 @@ impl Attempts {
 
     async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
         // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
-        let now = record.started();
-        let mut member = self.choose(None, now, record).ok_or_else(|| self.nobody(now))?;
+        let mut lease = self.member(None, record.started(), record).await?;
         record.uploads(self.outgoing.request.body().progress());
-        let (mut tried, mut fresh) = (None, false);
-        loop {
-            if self.outgoing.upgrade && !member.settings.websocket {
-                return Err(Page::NoUpgrade);
-            }
-            record.sent_to(InFlight::new(Arc::clone(&member)));
-            self.outgoing.address_to(&member)?;
-            match self.attempt(&member, fresh, record).await {
+        let mut tried = None;
+        for _ in 0..MAX_MEMBERS {
+            let member = Arc::clone(&lease);
+            record.sent_to(lease);
+            let page = match self.ask(&member, record).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Stale) => fresh = true,
-                Err(Failure::Member(page)) if tried.is_none() => {
-                    tried = Some(member.id);
-                    member = self.choose(tried, Instant::now(), record).ok_or(page)?;
-                    fresh = false;
-                }
-                Err(Failure::Member(page) | Failure::Final(page)) => return Err(page),
-            }
+                Err(Failure::Member(page)) => page,
+                Err(Failure::Final(page)) => return Err(page),
+                Err(Failure::Stale) => return Err(Page::Unreachable),
+            };
+            record.taken_back();
+            lease = if member.load.is_closed() {
+                // It has not failed, it has left.
+                self.member(tried, Instant::now(), record).await?
+            } else if tried.replace(member.id).is_none() {
+                self.member(tried, Instant::now(), record).await.map_err(|_| page)?
+            } else {
+                return Err(page);
+            };
+        }
+        Err(Page::Unreachable)
+    }
+
+    /// One member: on a kept connection, and on a new one where that turned out to be closed.
+    async fn ask(&mut self, member: &Member, record: &Record) -> Result<Answer, Failure> {
+        if self.outgoing.upgrade && !member.settings.websocket {
+            return Err(Failure::Final(Page::NoUpgrade));
+        }
+        self.outgoing.address_to(member).map_err(Failure::Final)?;
+        match self.attempt(member, false, record).await {
+            Err(Failure::Stale) => self.attempt(member, true, record).await,
+            other => other,
         }
     }
 
-    /// A member that may have the request, which its circuit breaker, if it has one, then expects to hear about.
-    fn choose(&self, tried: Option<MemberId>, now: Instant, record: &mut Record) -> Option<Arc<Member>> {
+    /// A member that may have the request, at which it counts from now on, and whose circuit breaker, if it has
+    /// one, then expects to hear about it.
+    fn choose(&self, tried: Option<MemberId>, now: Instant, record: &mut Record) -> Option<InFlight> {
         let mut random = |n| fastrand::usize(..n);
         loop {
             let member = self.claim.choose(tried, now, &mut random)?;
+            // `None`: it was closed since it was looked at, and it will not be chosen again.
+            let Some(lease) = InFlight::admit(Arc::clone(member)) else { continue };
             let extras = &member.extras;
             let Some(rule) = extras.breaker else {
                 record.admitted(None);
-                return Some(Arc::clone(member));
+                return Some(lease);
             };
             // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
             if let Some(admission) = Admission::ask(&extras.route, rule, now) {
                 record.admitted(Some(admission));
-                return Some(Arc::clone(member));
+                return Some(lease);
             }
         }
     }
@@ -376,9 +398,12 @@ impl Answer {
             return Page::Unintelligible.response(record);
         };
         let backend = hyper::upgrade::on(&mut self.response);
+        let departures = record.departures();
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
         if let Some(lease) = record.into_lease() {
-            tunnel::spawn(client, backend, lease.into_upgraded());
+            let is_websocket = upgrade.as_bytes().eq_ignore_ascii_case(b"websocket");
+            let counted = lease.into_upgraded();
+            tunnel::Tunnel { client, backend, is_websocket, counted, departures }.spawn();
         }
         let (mut parts, _) = self.response.into_parts();
         headers::strip_response(&mut parts.headers);

@@ -10,7 +10,7 @@
 //! | `tls` | to backends: whom we trust; to clients: which certificate |
 //! | `redirect` | from HTTP to HTTPS |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
-//! | `tunnel` | after an upgrade |
+//! | `tunnel`, `websocket` | after an upgrade |
 //! | `page` | what we say ourselves |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
 //!
@@ -31,6 +31,7 @@ mod schedule;
 mod tls;
 mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::io;
@@ -39,12 +40,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::server::routing::{BackendPolicy, Table};
+use crate::server::live_table::LiveTable;
+use crate::server::routing::BackendPolicy;
 
 pub use prober::{BackendTest, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting};
 pub use tls::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, Trust, TrustError};
@@ -152,7 +153,7 @@ impl BoundProxy {
     ///
     /// # Errors
     /// When a thread cannot start.
-    pub fn serve(self, table: Arc<ArcSwap<Table>>) -> Result<Proxy, ProxyError> {
+    pub fn serve(self, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
         let BoundProxy { config, local_addr, https_addr, listeners, secure } = self;
         let workers = listeners.len();
         let (stop, stopping) = watch::channel(None);
@@ -176,7 +177,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
-    pub fn start(config: ProxyConfig, table: Arc<ArcSwap<Table>>) -> Result<Proxy, ProxyError> {
+    pub fn start(config: ProxyConfig, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
         Proxy::bind(config)?.serve(table)
     }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode, Version};
+use tokio::sync::watch;
 
 use crate::server::routing::{Admission, Extras, InFlight, Outcome, Seen};
 
@@ -81,6 +82,12 @@ impl Record {
         self.upload = progress;
     }
 
+    /// The member that had the request has it no longer.
+    pub(super) fn taken_back(&mut self) {
+        self.lease = None;
+        self.admission = None;
+    }
+
     /// The circuit breaker of the member that gets the request next let it through.
     pub(super) fn admitted(&mut self, admission: Option<Admission>) {
         self.admission = admission;
@@ -152,6 +159,11 @@ impl Record {
         if let Some(member) = &self.lease {
             self.client.worker.pool.put(member.id, sender, Instant::now());
         }
+    }
+
+    /// Tells when members have left.
+    pub(super) fn departures(&self) -> watch::Receiver<()> {
+        self.client.worker.shared.table.departures()
     }
 
     /// The request became a tunnel, which is counted on its own.

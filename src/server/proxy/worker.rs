@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant as StdInstant};
 
-use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
-use crate::server::routing::Table;
+use crate::server::live_table::LiveTable;
 
 use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
@@ -75,7 +74,7 @@ fn bound(addr: SocketAddr, share: bool) -> io::Result<Socket> {
 /// What the workers of a proxy share.
 pub(super) struct Shared {
     pub(super) config: ProxyConfig,
-    pub(super) table: Arc<ArcSwap<Table>>,
+    pub(super) table: Arc<LiveTable>,
     pub(super) secure: Option<Secure>,
     connections: Arc<Semaphore>,
     seats: Vec<Load>,
@@ -133,7 +132,7 @@ impl Crew {
     pub(super) fn new(
         config: ProxyConfig,
         https_addr: Option<SocketAddr>,
-        table: Arc<ArcSwap<Table>>,
+        table: Arc<LiveTable>,
         workers: usize,
     ) -> io::Result<Self> {
         let (seats, inboxes) = (0..workers)

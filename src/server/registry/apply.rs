@@ -418,7 +418,7 @@ impl Registry {
 
 /// Whether nobody in the claim's pool comes from the session's address.
 fn is_new_here(session: &Session, claim: &Claim) -> bool {
-    claim.members.iter().all(|member| member.peer != session.peer)
+    !claim.members.is_empty() && claim.members.iter().all(|member| member.peer != session.peer)
 }
 
 /// Puts the change into the session. Returns the changed routes as they were.

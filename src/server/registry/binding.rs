@@ -10,7 +10,7 @@ use crate::server::routing::MemberId;
 use super::apply::Pending;
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo};
 use super::lifecycle::{SessionEvent, SessionState};
-use super::pools::Answered;
+use super::pools::{Answered, Leaving};
 use super::stage::Stage;
 use super::timers::Timer;
 use super::{Outcome, Registry};
@@ -220,7 +220,7 @@ impl Registry {
     /// Takes members out of their claims and their sessions.
     pub(super) fn drop_members(&mut self, now: Now, members: Vec<(MemberId, SessionNo)>) {
         for (id, owner) in members {
-            self.pools.remove(id);
+            self.pools.remove(id, Leaving::Unwanted);
             if let Some(session) = self.sessions.get_mut(owner) {
                 session.members.remove(&id);
                 if session.state == SessionState::Replaced {
@@ -315,6 +315,7 @@ impl Registry {
 
     fn became_retired(&mut self, now: Now, no: SessionNo) {
         self.timers.cancel(Timer::Grace(no));
+        self.timers.cancel(Timer::Drain(no));
         self.sessions.retire(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
@@ -322,7 +323,7 @@ impl Registry {
         session.states.clear();
         let orphaned = session.replaced_by.is_none();
         for id in members {
-            self.pools.remove(id);
+            self.pools.remove(id, Leaving::Ended);
         }
         if stored {
             self.forget_in_store(no);
@@ -336,8 +337,9 @@ impl Registry {
         let Some(session) = self.sessions.remove(no, retired) else { return };
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));
+        self.timers.cancel(Timer::Drain(no));
         for id in session.members {
-            self.pools.remove(id);
+            self.pools.remove(id, Leaving::Ended);
         }
         if let Some(connection) = session.conn.and_then(|conn| self.connections.get_mut(&conn)) {
             connection.bound = None;

@@ -90,6 +90,9 @@ impl Registry {
             Request::ConfigApplyPartial(scopes) => self.apply(now, no, conn, Some(scopes)),
             Request::ConfigRollback => self.rollback(no).into(),
             Request::ConfigDiff => self.config_diff(no).into(),
+            Request::DrainStart(time) => self.drain_start(now, no, time.get()).into(),
+            Request::DrainStatus => self.drain_status(now, no).into(),
+            Request::DrainCancel => self.drain_cancel(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
             later => Err(Refusal::UnknownCommand(later.name().to_owned())).into(),
         }
@@ -297,6 +300,9 @@ fn is_served(request: &Request) -> bool {
             | Request::ConfigApplyPartial(_)
             | Request::ConfigRollback
             | Request::ConfigDiff
+            | Request::DrainStart(_)
+            | Request::DrainStatus
+            | Request::DrainCancel
             | Request::BackendTest(_)
     )
 }

@@ -9,6 +9,8 @@ use crate::server::routing::BackendPolicy;
 pub struct RegistryConfig {
     /// How long a session outlives its connection (PROTOCOL section 2, SESSION_GRACE).
     pub grace: Duration,
+    /// How long a claim that has lost its last usable member lets requests wait (SEMANTICS section 6, HOLD).
+    pub hold: Duration,
     /// How long staged changes wait for an apply (PROTOCOL section 4, STAGE_TTL).
     pub stage_ttl: Duration,
     /// How long a connection may go without one valid command (PROTOCOL section 1).
@@ -76,6 +78,7 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         RegistryConfig {
             grace: Duration::from_secs(300),
+            hold: Duration::from_secs(30),
             stage_ttl: Duration::from_secs(1800),
             silent_connection: Duration::from_secs(60),
             longest_wait: Duration::from_secs(5),

@@ -74,6 +74,8 @@ pub enum Effect {
     Commit(Tx, Change),
     /// From now on requests are matched by this table.
     Publish(Table),
+    /// Members have left for good: their upgraded connections are to be closed.
+    Departure,
     /// Ask this at once and then repeatedly.
     Watch(Probe),
     /// Stop asking.

@@ -14,6 +14,7 @@
 //! | `pools` | members of claims: who serves, what is probed, the routing table |
 //! | `session`, `timers` | finding sessions; finding what is due |
 //! | `lifecycle` | the two transition tables |
+//! | `drain` | a session's members get less and less |
 //! | `report` | the bodies of longer replies |
 //! | `persist`, `restore` | the form in which sessions outlive the server; taking it up again |
 
@@ -21,6 +22,7 @@ mod apply;
 mod binding;
 mod command;
 mod config;
+mod drain;
 mod io;
 mod lifecycle;
 pub mod persist;
@@ -99,11 +101,11 @@ impl Registry {
     /// A registry without sessions.
     pub fn new(config: RegistryConfig, random: Random) -> Self {
         Registry {
+            pools: Pools::new(config.hold),
             config,
             random,
             connections: HashMap::new(),
             sessions: Sessions::default(),
-            pools: Pools::default(),
             timers: Timers::default(),
             pending: HashMap::new(),
             claimed: Claimed::default(),
@@ -117,6 +119,7 @@ impl Registry {
 
     /// Takes what happened. What is to be done about it is in [`Registry::effects`].
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.pools.set_time(now.mono);
         match input {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
             Input::Line(conn, line) => self.line(now, conn, line),
@@ -142,7 +145,7 @@ impl Registry {
 
     /// When to say [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
     }
 
     /// Whether nothing is kept of anybody.
@@ -249,6 +252,7 @@ impl Registry {
     }
 
     fn tick(&mut self, now: Now) {
+        self.pools.tick();
         while let Some(timer) = self.timers.pop(now.mono) {
             match timer {
                 Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
@@ -256,6 +260,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Drain(no) => self.drain_over(no),
             }
         }
     }
@@ -331,6 +336,9 @@ impl Registry {
         self.effects.extend(self.pools.take_effects());
         if publish && let Some(table) = self.pools.take_table() {
             self.effects.push(Effect::Publish(table));
+            if self.pools.take_departure() {
+                self.effects.push(Effect::Departure);
+            }
         }
     }
 }

@@ -1,12 +1,18 @@
 //! The members of all claims: who serves what, whether requests may go there, and which probes decide it
 //! (SEMANTICS sections 1, 3 and 4). It knows sessions only by their numbers.
 
+mod drain;
+mod hold;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RateLimit, RouteId, ServiceName};
-use crate::server::routing::{AddressLimit, Buckets, Claim, Member, MemberId, MemberLoad, Probe, Table};
+use crate::server::routing::{
+    AddressLimit, Buckets, Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table,
+};
 
 use super::io::{Effect, Happening, SessionNo};
 use super::lifecycle::{MemberEvent, MemberState};
@@ -23,10 +29,17 @@ pub(super) struct Owner<'a> {
     pub(super) peer: IpAddr,
     /// Whether it is without a connection.
     pub(super) lost: bool,
+    /// Whether it is being drained.
+    pub(super) drain: Option<Drain>,
 }
 
-#[derive(Default)]
 pub(super) struct Pools {
+    /// The time of what is being handled.
+    now: Option<Instant>,
+    /// HOLD: how long a claim is held whose routes do not say it.
+    hold: Duration,
+    /// Claims without members, by the time at which they go.
+    held: BTreeSet<(Instant, Domain, PathPrefix)>,
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
@@ -38,6 +51,8 @@ pub(super) struct Pools {
     /// Of all rate limits, once there was one.
     buckets: Option<Arc<Buckets>>,
     last_member: u64,
+    /// Members have left whose upgraded connections are to be closed.
+    departure: bool,
     effects: Vec<Effect>,
 }
 
@@ -52,8 +67,11 @@ struct Record {
     /// Failed probes in a row.
     failures: u32,
     lost: bool,
+    drain: Option<Drain>,
     check: Option<Check>,
     priority: i32,
+    /// How long the claim is held after a loss, where the route says it.
+    hold: Option<Duration>,
     limit: Option<RateLimit>,
     /// Which apply of all it was applied with last.
     applied: u64,
@@ -69,9 +87,37 @@ pub(super) struct Answered {
 }
 
 impl Pools {
+    /// No claims yet; `hold` is for those whose routes do not say how long they are held.
+    pub(super) fn new(hold: Duration) -> Self {
+        Pools {
+            now: None,
+            hold,
+            held: BTreeSet::new(),
+            table: Table::default(),
+            dirty: false,
+            members: HashMap::default(),
+            watched: HashMap::new(),
+            lost_at: HashMap::new(),
+            buckets: None,
+            last_member: 0,
+            departure: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// From now on it is this late.
+    pub(super) fn set_time(&mut self, now: Instant) {
+        self.now = Some(now);
+    }
+
     /// The table, if it has changed since the last call.
     pub(super) fn take_table(&mut self) -> Option<Table> {
         std::mem::take(&mut self.dirty).then(|| self.table.clone())
+    }
+
+    /// Whether members have left since the last call.
+    pub(super) fn take_departure(&mut self) -> bool {
+        std::mem::take(&mut self.departure)
     }
 
     /// What is to be done besides, in order.
@@ -81,7 +127,7 @@ impl Pools {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.watched.is_empty() && self.lost_at.is_empty()
+        self.members.is_empty() && self.watched.is_empty() && self.lost_at.is_empty() && self.held.is_empty()
     }
 
     pub(super) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
@@ -185,7 +231,7 @@ impl Pools {
         applied: u64,
     ) -> MemberId {
         let claim = self.table.get(domain, path);
-        let served = claim.is_some_and(|claim| self.members(claim).any(|(_, _, serves)| serves));
+        let served = claim.is_some_and(|claim| claim.has_usable());
         let state = if served { MemberState::Joining } else { MemberState::Hopeful };
         self.add(owner, route, (domain, path), plan, applied, state)
     }
@@ -210,6 +256,7 @@ impl Pools {
             settings: plan.settings,
             extras: plan.extras.clone(),
             usable: state.serves(),
+            drain: owner.drain,
             load: Arc::new(MemberLoad::default()),
         });
         let mut claim = claim.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
@@ -217,13 +264,17 @@ impl Pools {
             path: path.clone(),
             service: owner.service.clone(),
             priority: plan.priority,
+            hold: Hold::default(),
+            draining: false,
             limit: None,
             members: Vec::with_capacity(1),
         });
+        // One that is held without members is anybody's.
+        if claim.service != *owner.service {
+            claim.service.clone_from(owner.service);
+            claim.limit = None;
+        }
         claim.members.push(shown.clone());
-        claim.priority = plan.priority;
-        claim.limit = self.limit(&claim, plan.limit);
-        self.put(claim);
         let record = Record {
             session: owner.no,
             domain: domain.clone(),
@@ -232,8 +283,10 @@ impl Pools {
             state,
             failures: 0,
             lost: owner.lost,
+            drain: owner.drain,
             check: plan.check.clone(),
             priority: plan.priority,
+            hold: plan.hold,
             limit: plan.limit,
             applied,
             asked: None,
@@ -245,6 +298,7 @@ impl Pools {
             self.lost_at.entry(ip).or_default().insert(id);
         }
         self.members.insert(id, record);
+        self.put(claim);
         self.ask(id);
         id
     }
@@ -263,7 +317,7 @@ impl Pools {
         record.routes.retain(|other| *other != route);
         match record.routes.last() {
             None => {
-                self.remove(id);
+                self.remove(id, Leaving::Unwanted);
                 Detached::Gone(id)
             }
             Some(next) if was_last => Detached::Shows(id, *next),
@@ -275,6 +329,7 @@ impl Pools {
     pub(super) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.priority = plan.priority;
+        record.hold = plan.hold;
         record.limit = plan.limit;
         record.check.clone_from(&plan.check);
         if record.shown.settings != plan.settings || record.shown.extras != plan.extras {
@@ -286,8 +341,15 @@ impl Pools {
     }
 
     /// Takes a member out of its claim for good.
-    pub(super) fn remove(&mut self, id: MemberId) -> Option<SessionNo> {
+    pub(super) fn remove(&mut self, id: MemberId, leaving: Leaving) -> Option<SessionNo> {
         let mut record = self.members.remove(&id)?;
+        match leaving {
+            Leaving::Ended => {
+                record.shown.load.leave();
+                self.departure = true;
+            }
+            Leaving::Unwanted => record.shown.load.close(),
+        }
         self.stop_asking(id, record.asked.take());
         if let Some(ip) = record.ip() {
             self.forget_lost(ip, id);
@@ -295,12 +357,11 @@ impl Pools {
         if let Some(claim) = self.table.get(&record.domain, &record.path) {
             let mut claim = Claim::clone(claim);
             claim.members.retain(|member| member.id != id);
-            if claim.members.is_empty() {
-                self.table.remove(&record.domain, &record.path);
-                self.dirty = true;
-            } else {
-                self.follow_last(&mut claim);
-                self.put(claim);
+            match leaving {
+                Leaving::Unwanted if claim.members.is_empty() => {
+                    self.remove_claim(&record.domain, &record.path);
+                }
+                _ => self.put(claim),
             }
         }
         Some(record.session)
@@ -394,7 +455,6 @@ impl Pools {
         let (was, is) = (record.state, record.state.next(event));
         record.state = is;
         if was.serves() != is.serves() {
-            record.shown = Arc::new(Member { usable: is.serves(), ..Member::clone(&record.shown) });
             let (session, member) = (record.session, record.shown.clone());
             let (domain, path) = (record.domain.clone(), record.path.clone());
             self.effects.push(Effect::Happened(if is.serves() {
@@ -439,48 +499,26 @@ impl Pools {
     fn show(&mut self, id: MemberId) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
-        let Some(at) = claim.members.iter().position(|member| member.id == id) else { return };
-        if Arc::ptr_eq(&claim.members[at], &record.shown) && self.follows(claim) {
-            return;
+        let before = claim.clone();
+        let mut claim = Claim::clone(&before);
+        self.settle(&mut claim);
+        let same = |(one, other): (&Arc<Member>, &Arc<Member>)| Arc::ptr_eq(one, other);
+        let same_members = claim.members.iter().zip(&before.members).all(same);
+        let figures =
+            |claim: &Claim| (claim.priority, claim.hold.time, claim.limit.as_ref().map(AddressLimit::figure));
+        if !same_members || figures(&claim) != figures(&before) {
+            self.put(claim);
         }
-        let mut claim = Claim::clone(claim);
-        claim.members[at] = record.shown.clone();
-        self.follow_last(&mut claim);
-        self.put(claim);
     }
+}
 
-    fn put(&mut self, claim: Claim) {
-        self.table.put(claim);
-        self.dirty = true;
-    }
-
-    /// The member of a claim that was applied last. The claim's priority and limit are its (SEMANTICS section 1).
-    fn last(&self, claim: &Claim) -> Option<&Record> {
-        let records = claim.members.iter().filter_map(|member| self.members.get(&member.id));
-        records.max_by_key(|record| record.applied)
-    }
-
-    fn follows(&self, claim: &Claim) -> bool {
-        let limit = claim.limit.as_ref().map(AddressLimit::figure);
-        self.last(claim).is_none_or(|last| last.priority == claim.priority && last.limit == limit)
-    }
-
-    fn follow_last(&mut self, claim: &mut Claim) {
-        if self.follows(claim) {
-            return;
-        }
-        let Some((priority, limit)) = self.last(claim).map(|last| (last.priority, last.limit)) else {
-            return;
-        };
-        claim.priority = priority;
-        claim.limit = self.limit(claim, limit);
-    }
-
-    fn limit(&mut self, claim: &Claim, limit: Option<RateLimit>) -> Option<AddressLimit> {
-        let limit = limit?;
-        let buckets = self.buckets.get_or_insert_default();
-        Some(AddressLimit::new(limit, (&claim.domain, &claim.path, &claim.service), Arc::clone(buckets)))
-    }
+/// Why a member goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// Its session is over: whoever takes its place is waited for.
+    Ended,
+    /// Nobody wants it any more, or somebody else has its place already.
+    Unwanted,
 }
 
 /// What became of a member that lost a route.

@@ -14,7 +14,8 @@ use super::session::{Session, uptime};
 use super::stage::Staged;
 
 /// What this server understands beyond the reference. Only what works.
-const CAPABILITIES: [&str; 6] = ["bulk", "compressed", "h2c", "health_off", "pages", "targets"];
+const CAPABILITIES: [&str; 8] =
+    ["bulk", "compressed", "drain", "h2c", "health_off", "hold", "pages", "targets"];
 /// A compressed list is made from at most this much JSON: it is made between two commands of other peers.
 const MAX_JSON: usize = 4 * 1024 * 1024;
 

@@ -9,6 +9,7 @@ use crate::protocol::RouteId;
 use super::Registry;
 use super::io::{Effect, Happening, Now, SessionNo};
 use super::persist::{Saved, SavedSession, SessionRecord};
+use super::pools::Leaving;
 use super::route::Route;
 use super::session::Session;
 use super::timers::Timer;
@@ -30,6 +31,7 @@ impl Registry {
     /// now. Its members serve at once if the server ran on this boot of this machine and was alive less than
     /// a grace ago: then their addresses are still theirs. Otherwise they wait for their sessions.
     pub fn restore(&mut self, now: Now, saved: Saved) {
+        self.pools.set_time(now.mono);
         let serves = self.is_fresh(now, &saved);
         let mut returning = Vec::new();
         let count = saved.sessions.len();
@@ -89,7 +91,7 @@ impl Registry {
                 .map(|claim| self.pools.members(claim).map(|(member, owner, _)| (member.id, owner)).collect())
                 .unwrap_or_default();
             for (member, owner) in former {
-                self.pools.remove(member);
+                self.pools.remove(member, Leaving::Unwanted);
                 if let Some(owner) = self.sessions.get_mut(owner) {
                     owner.robbed = true;
                     owner.members.remove(&member);

@@ -69,6 +69,8 @@ pub(super) struct Plan {
     pub(super) priority: i32,
     pub(super) limit: Option<RateLimit>,
     pub(super) settings: Settings,
+    /// How long the claim is held after a loss, where that was said.
+    pub(super) hold: Option<Duration>,
     pub(super) extras: Extras,
     pub(super) check: Option<Check>,
 }
@@ -93,6 +95,10 @@ impl Plan {
             priority: spec.priority,
             limit: route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0),
             settings,
+            hold: match option(OptionKey::Hold) {
+                Some(RouteOption::Hold(time)) => Some(time.get()),
+                _ => None,
+            },
             extras: Extras {
                 headers: headers(&route.cells, defaults),
                 breaker: breaker(&route.cells, defaults),

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use crate::protocol::{InstanceName, Registration, RouteId, RouteSpec, ServiceName, SessionId};
 use crate::server::routing::{MemberId, RouteState};
 
+use super::drain::Draining;
 use super::io::{ConnId, Now, SessionNo, Tx, Who};
 use super::lifecycle::SessionState;
 use super::persist::{IdHash, Replaced, SessionRecord};
@@ -46,6 +47,7 @@ pub(super) struct Session {
     pub(super) last_route: u32,
     pub(super) stage: Stage,
     pub(super) members: BTreeSet<MemberId>,
+    pub(super) drain: Option<Draining>,
     /// A change of it that the store has not decided on; commands wait behind it.
     pub(super) pending: Option<Tx>,
     /// Connections that wait for `pending`.
@@ -121,6 +123,7 @@ impl Session {
             last_route: 0,
             stage: Stage::default(),
             members: BTreeSet::new(),
+            drain: None,
             pending: None,
             waiting: Vec::new(),
             connected_at: at,
@@ -141,6 +144,7 @@ impl Session {
             instance: &self.registration.instance,
             peer: self.peer,
             lost: self.state != SessionState::Connected,
+            drain: self.drain.map(|draining| draining.drain),
         }
     }
 

@@ -18,6 +18,8 @@ pub(super) enum Timer {
     Stage(SessionNo),
     /// The store refused to forget the session; ask again.
     Forget(SessionNo),
+    /// The session's drain is over.
+    Drain(SessionNo),
 }
 
 #[derive(Debug, Default)]

@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use super::{Claim, Member, MemberId};
 
+/// How finely the weight of a member that is drained is divided.
+const DICE: usize = 1 << 16;
+
 impl Claim {
     /// A usable member, other than `tried`, whose circuit breaker lets requests through; `None` where there is
     /// none.
@@ -19,15 +22,27 @@ impl Claim {
         now: Instant,
         draw: &mut impl FnMut(usize) -> usize,
     ) -> Option<&Arc<Member>> {
-        let possible =
-            |member: &Member| member.usable && Some(member.id) != tried && member.extras.may_pass(now);
-        let good = |member: &Member| possible(member) && !member.load.is_ejected(now);
+        let possible = |member: &Member| {
+            member.usable
+                && Some(member.id) != tried
+                && !member.load.is_closed()
+                && member.extras.may_pass(now)
+        };
+        // Drawn once for all members, and only where it matters.
+        let dice = if self.draining { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
+        let lets_in = |member: &Member| member.drain.is_none_or(|drain| drain.weight(now) > dice);
+        let good = |member: &Member| possible(member) && lets_in(member) && !member.load.is_ejected(now);
         if let [only] = self.members.as_slice() {
             return possible(only).then_some(only);
         }
         self.draw_two_blindly(good, draw)
             .or_else(|| self.draw_two_among(good, draw))
             .or_else(|| self.draw_two_among(possible, draw))
+    }
+
+    /// Whether a member takes no new requests though this snapshot shows it as usable: the next one will not.
+    pub fn is_closing(&self) -> bool {
+        self.members.iter().any(|member| member.usable && member.load.is_closed())
     }
 
     /// Whether any member may be chosen at all.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::{Claim, Extras, Member, MemberId, Settings};
+use super::{Claim, Extras, Hold, Member, MemberId, Settings};
 
 pub(super) fn member(id: u64) -> Arc<Member> {
     Arc::new(Member {
@@ -14,6 +14,7 @@ pub(super) fn member(id: u64) -> Arc<Member> {
         settings: Settings::default(),
         extras: Extras::default(),
         usable: true,
+        drain: None,
         load: Arc::default(),
     })
 }
@@ -28,6 +29,8 @@ pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
         path: path.parse().unwrap(),
         service: "web".parse().unwrap(),
         priority,
+        hold: Hold::default(),
+        draining: false,
         limit: None,
         members: vec![member(1)],
     }

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, InstanceName, RouteOption};
 
+use super::drain::Drain;
 use super::ejection::{Ejection, Outcome};
 use super::extras::Extras;
 
@@ -32,6 +33,8 @@ pub struct Member {
     pub extras: Extras,
     /// Whether the registry lets requests to it: its checks pass, it is not suspended.
     pub usable: bool,
+    /// It is being drained: its share of the requests falls.
+    pub drain: Option<Drain>,
     /// What the data plane knows of it, shared by all cores and by every snapshot.
     pub load: Arc<MemberLoad>,
 }
@@ -89,6 +92,10 @@ pub struct MemberLoad {
     pub in_flight: AtomicUsize,
     /// Upgraded connections (websockets), which are not counted above (SEMANTICS section 6).
     pub upgraded: AtomicUsize,
+    /// It takes no new requests. Set before the table says so, which makes `in_flight` exact.
+    closed: AtomicBool,
+    /// Its session is over: upgraded connections are to be closed.
+    left: AtomicBool,
     /// An [`Ejection`], packed.
     ejection: AtomicU64,
     /// The moment that the ejection's times count from: the first that was recorded.
@@ -96,6 +103,27 @@ pub struct MemberLoad {
 }
 
 impl MemberLoad {
+    /// Lets no more requests in. Whoever reads `in_flight` after this counts every request that is in.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets requests in again.
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// It is gone for good: whoever still has an upgraded connection to it closes that.
+    pub fn leave(&self) {
+        self.close();
+        self.left.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether no more requests are let in.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Whether nothing is held against it, so that one more answer would change nothing.
     pub fn is_well(&self) -> bool {
         self.ejection.load(Ordering::Relaxed) == 0
@@ -130,6 +158,14 @@ impl MemberLoad {
 pub struct InFlight(Arc<Member>);
 
 impl InFlight {
+    /// Counts one more request at `member`, unless it takes none any more. Either this sees that it was closed,
+    /// or whoever closed it sees the request.
+    pub fn admit(member: Arc<Member>) -> Option<Self> {
+        member.load.in_flight.fetch_add(1, Ordering::SeqCst);
+        let admitted = InFlight(member);
+        (!admitted.load.is_closed()).then_some(admitted)
+    }
+
     /// Counts one more request at `member`.
     pub fn new(member: Arc<Member>) -> Self {
         member.load.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -160,6 +196,13 @@ impl Drop for InFlight {
 /// An upgraded connection at a member: it counts until this is dropped.
 #[derive(Debug)]
 pub struct Upgraded(Arc<Member>);
+
+impl Upgraded {
+    /// Whether the member's session is over, so that the connection is to be closed.
+    pub fn has_left(&self) -> bool {
+        self.0.load.left.load(Ordering::SeqCst)
+    }
+}
 
 impl Drop for Upgraded {
     fn drop(&mut self) {

@@ -5,8 +5,10 @@
 
 mod breaker;
 mod choose;
+mod drain;
 mod ejection;
 mod extras;
+mod hold;
 mod limit;
 mod member;
 mod policy;
@@ -16,8 +18,10 @@ mod table;
 mod target;
 
 pub use breaker::{Admission, Breaker, BreakerStatus, Event, MOST_FAILURES, MOST_TRIALS, SharedBreaker};
+pub use drain::Drain;
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
 pub use extras::{Extras, ResponseHeaders, RouteState};
+pub use hold::{Hold, MAX_WAITING, Waiting};
 pub use limit::{AddressLimit, Buckets, MOST_BUCKETS, MOST_REQUESTS};
 pub use member::{InFlight, Member, MemberId, MemberLoad, Settings, Upgraded};
 pub use policy::BackendPolicy;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::protocol::{Domain, PathPrefix, ServiceName};
 
 use super::target::hostname;
-use super::{AddressLimit, Member};
+use super::{AddressLimit, Hold, Member};
 
 /// (domain, path, service) and the members that serve it (SEMANTICS section 1).
 #[derive(Debug, Clone)]
@@ -20,7 +20,11 @@ pub struct Claim {
     pub priority: i32,
     /// How often each client may ask; from the member applied last.
     pub limit: Option<AddressLimit>,
-    /// In the order in which they joined; usable or not. Empty: claimed, and nobody serves it.
+    /// Whether requests wait while nobody is usable.
+    pub hold: Hold,
+    /// Some member is being drained.
+    pub draining: bool,
+    /// In the order in which they joined; usable or not. Empty: all have left, and the claim is held.
     pub members: Vec<Arc<Member>>,
 }
 

@@ -8,8 +8,8 @@ use crate::protocol::{GoDuration, Host, InstanceName};
 use super::command::{self, Origin};
 use super::raw::Raw;
 use super::{
-    AddressConfig, Config, Endpoint, LogConfig, Off, ReadinessConfig, ReadyCheck, RegistrationConfig,
-    RegistryConfig, RouteConfig, routes, values,
+    AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, Off, ReadinessConfig, ReadyCheck,
+    RegistrationConfig, RegistryConfig, RouteConfig, routes, values,
 };
 
 /// The configuration, or everything that is wrong with it.
@@ -62,6 +62,9 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
     let fallback_port = routes.as_ref().map_or(1, |routes| routes.port);
     let backend_host = address.as_ref().ok().and_then(|address| address.backend_host.clone());
     let readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
+    let maintenance = maintenance(raw, reader);
+    let drain_timeout = reader.value("DRAIN_TIMEOUT", raw.drain_timeout.take(), values::wire);
+    let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
     let log = log(raw, reader);
     let (routes, registry, metadata) = (routes?.list, registry?, metadata?);
     enabled?;
@@ -77,6 +80,9 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
         command: None,
         address: address?,
         readiness: readiness?,
+        maintenance: maintenance?,
+        drain_timeout: drain_timeout?,
+        control_socket: control_socket?,
         log: log?,
         warnings: Vec::new(),
     })
@@ -206,6 +212,13 @@ fn derived_checks(routes: &[RouteConfig], fallback_port: u16, backend_host: Opti
         checks.push(at(backend_host, fallback_port));
     }
     checks
+}
+
+fn maintenance(raw: &mut Raw, reader: &mut Reader) -> Result<MaintenanceConfig, Reported> {
+    let port = reader.value("MAINTENANCE_PORT", raw.maintenance_port.take(), values::port_or_none);
+    let page = reader.optional("MAINTENANCE_PAGE", raw.maintenance_page.take(), values::path);
+    let url = reader.optional("MAINTENANCE_PAGE_URL", raw.maintenance_page_url.take(), values::wire);
+    Ok(MaintenanceConfig { port: port?, page: page?, url: url? })
 }
 
 fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {

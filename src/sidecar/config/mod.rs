@@ -50,6 +50,12 @@ pub struct Config {
     pub address: AddressConfig,
     /// When the application counts as ready.
     pub readiness: ReadinessConfig,
+    /// The maintenance page.
+    pub maintenance: MaintenanceConfig,
+    /// DRAIN_TIMEOUT: how long requests in flight may take once we leave.
+    pub drain_timeout: GoDuration,
+    /// CONTROL_SOCKET; `None`: where such sockets are, or can be.
+    pub control_socket: Option<PathBuf>,
     /// The log.
     pub log: LogConfig,
     /// What is no mistake and worth a line in the log, in a stable order.
@@ -216,6 +222,25 @@ pub struct ReadinessConfig {
     pub overdue: GoDuration,
 }
 
+/// The maintenance page and where it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MaintenanceConfig {
+    /// MAINTENANCE_PORT; `None`: we serve no page.
+    pub port: Option<u16>,
+    /// MAINTENANCE_PAGE: a file or a directory; `None`: the built-in page.
+    pub page: Option<PathBuf>,
+    /// MAINTENANCE_PAGE_URL; `None`: our address and the port.
+    pub url: Option<BackendUrl>,
+}
+
+impl MaintenanceConfig {
+    /// The page's URL for the proxy when our own address is `own`; `None`: the proxy shows its own page.
+    pub fn url(&self, own: IpAddr) -> Option<BackendUrl> {
+        let derived = self.port.map(|port| BackendUrl::new(Scheme::Http, Host::Ip(own), port));
+        self.url.clone().or(derived)
+    }
+}
+
 /// One thing that must hold before the application counts as ready, and from then on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReadyCheck {
@@ -278,6 +303,12 @@ impl Config {
         let host_name = environment::host_name();
         let context = Context { host_name: &host_name, read_file: &environment::read_file };
         Config::with_arguments(std::env::vars_os(), context, arguments)
+    }
+
+    /// Where the daemon's socket is, for a command that talks to it: nothing else needs to be right for that.
+    pub fn control_socket_from_env() -> Option<PathBuf> {
+        let path = std::env::var_os(format!("{PREFIX}CONTROL_SOCKET")).filter(|path| !path.is_empty());
+        path.map(PathBuf::from)
     }
 
     /// The configuration that `vars` describe (SEMANTICS section 10).

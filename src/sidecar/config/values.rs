@@ -25,6 +25,18 @@ pub(super) fn linked_port(text: &str) -> Result<u16, Invalid> {
     port(inner.unwrap_or(text)).map_err(|refused| Invalid::new("port", text, refused.reason, "81"))
 }
 
+/// A port, or 0 for none.
+pub(super) fn port_or_none(text: &str) -> Result<Option<u16>, Invalid> {
+    if text == "0" { Ok(None) } else { port(text).map(Some) }
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, Invalid> {
+    match text.starts_with(['/', '@']) {
+        true => Ok(PathBuf::from(text)),
+        false => Err(Invalid::new("path", text, "it must start with '/'", "/srv/maintenance")),
+    }
+}
+
 pub(super) fn priority(text: &str) -> Result<i32, Invalid> {
     text.parse().map_err(|_| Invalid::new("priority", text, "it is no whole number", "10"))
 }

@@ -1,6 +1,8 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
 mod bounds;
+mod drain;
+mod hold;
 mod lifecycle;
 mod pools;
 mod replies;
@@ -96,6 +98,7 @@ impl World {
                 }
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
                 Effect::Publish(table) => self.table = table,
+                Effect::Departure => {}
                 Effect::Watch(probe) => {
                     assert!(!self.watched.contains(&probe), "watched once");
                     self.watched.push(probe);

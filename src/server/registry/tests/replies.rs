@@ -44,7 +44,7 @@ fn session_info_says_what_there_is_and_no_secret() {
         "last_activity": "2023-11-14T22:14:50Z", "last_apply": "2023-11-14T22:14:50Z",
         "metadata": { "note": "a|b" }, "revision": 1, "cluster_id": "c1",
         "server": concat!("registry-server/", env!("CARGO_PKG_VERSION")),
-        "capabilities": ["bulk", "compressed", "h2c", "health_off", "pages", "targets"],
+        "capabilities": ["bulk", "compressed", "drain", "h2c", "health_off", "hold", "pages", "targets"],
     });
     assert_eq!(info, expected);
 }
@@ -220,7 +220,7 @@ fn a_backend_test_is_answered_within_five_seconds() {
 fn commands_of_a_later_issue_are_unknown_and_lines_that_are_none_are_answered() {
     let mut world = World::new();
     let (conn, _) = world.register("web", "web-1", A);
-    for command in ["DRAIN_STATUS", "MAINT_STATUS"] {
+    for command in ["MAINT_STATUS"] {
         assert_eq!(world.ask(conn, &format!("{command}|")), format!("ERROR|unknown command: {command}"));
     }
     world.happens(Input::Line(conn, Err(Refusal::LineTooLong)));

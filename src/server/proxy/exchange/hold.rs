@@ -1,0 +1,80 @@
+//! A request for which nobody is usable waits for somebody who is (SEMANTICS section 6).
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use crate::server::routing::{InFlight, MemberId};
+
+use super::super::connection::ClientConnection;
+use super::super::page::Page;
+use super::super::record::Record;
+use super::super::worker::Stopping;
+use super::{Attempts, find};
+
+/// A member that was closed a moment ago is gone from the table within this time.
+const CLOSING: Duration = Duration::from_secs(1);
+
+impl Attempts {
+    /// A member other than `tried`, at which the request counts from now on; it waits for one where the claim
+    /// is held. Its body is not read meanwhile. Dropping the future, which hyper does when the client is gone,
+    /// ends the wait.
+    pub(super) async fn member(
+        &mut self,
+        tried: Option<MemberId>,
+        now: Instant,
+        record: &mut Record,
+    ) -> Result<InFlight, Page> {
+        match self.choose(tried, now, record) {
+            Some(member) => Ok(member),
+            // In a box of its own, because it is seldom needed and large.
+            None => Box::pin(self.wait(tried, record)).await,
+        }
+    }
+
+    async fn wait(&mut self, tried: Option<MemberId>, record: &mut Record) -> Result<InFlight, Page> {
+        // Before the table is looked at, so that no change is missed.
+        let mut changes = self.client.worker.shared.table.changes();
+        let closing = Instant::now() + CLOSING;
+        let mut place = None;
+        loop {
+            let now = Instant::now();
+            self.claim = match find(&self.client, &self.outgoing.host, self.outgoing.target.path()) {
+                Ok(claim) => claim,
+                // It was claimed until its time was over.
+                Err(Page::NotClaimed) => return Err(Page::NoMember),
+                Err(page) => return Err(page),
+            };
+            if let Some(member) = self.choose(tried, now, record) {
+                return Ok(member);
+            }
+            let closing = (self.claim.is_closing() && now < closing).then_some(closing);
+            let until = self.claim.hold.deadline(now).or(closing).ok_or_else(|| self.nobody(now))?;
+            if place.is_none() {
+                place = Some(self.claim.hold.enter().ok_or(Page::NoMember)?);
+            }
+            changed(&self.client, &mut changes, until).await.ok_or(Page::NoMember)?;
+        }
+    }
+}
+
+/// Waits for another table. `None`: there is none in time, or the proxy is to stop.
+async fn changed(client: &ClientConnection, changes: &mut watch::Receiver<()>, until: Instant) -> Option<()> {
+    let mut change = pin!(changes.changed());
+    let mut late = pin!(sleep_until(until.into()));
+    poll_fn(|cx| {
+        // Whoever stops the worker wakes every connection, and with it this.
+        if client.worker.stopping() != Stopping::No {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(changed) = change.as_mut().poll(cx) {
+            return Poll::Ready(changed.ok());
+        }
+        late.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}

@@ -1,0 +1,39 @@
+//! Members that are being drained (SEMANTICS section 6).
+
+use std::sync::atomic::Ordering;
+
+use crate::server::routing::{Drain, MemberId};
+
+use super::Pools;
+
+/// What members have to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in super::super) struct Busy {
+    /// Requests whose response is not over.
+    pub(in super::super) in_flight: usize,
+    /// Upgraded connections.
+    pub(in super::super) upgraded: usize,
+    /// Whether new requests go to any of them.
+    pub(in super::super) usable: bool,
+}
+
+impl Pools {
+    /// Drains a member, or no longer.
+    pub(in super::super) fn set_drain(&mut self, id: MemberId, drain: Option<Drain>) {
+        if let Some(record) = self.members.get_mut(&id) {
+            record.drain = drain;
+            self.show(id);
+        }
+    }
+
+    pub(in super::super) fn busy(&self, members: impl Iterator<Item = MemberId>) -> Busy {
+        members.filter_map(|id| self.members.get(&id)).fold(Busy::default(), |busy, record| {
+            let load = &record.shown.load;
+            Busy {
+                in_flight: busy.in_flight + load.in_flight.load(Ordering::SeqCst),
+                upgraded: busy.upgraded + load.upgraded.load(Ordering::SeqCst),
+                usable: busy.usable || record.shown.usable,
+            }
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! How requests wait for a claim that has lost its last usable member (SEMANTICS section 6).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Requests that wait for one claim; further ones are answered at once.
+pub const MAX_WAITING: usize = 1_000;
+
+/// A claim's readiness to let requests wait. Every snapshot of a claim counts the same requests.
+#[derive(Debug, Clone, Default)]
+pub struct Hold {
+    /// How long requests wait after a loss; zero: not at all. From the member applied last.
+    pub time: Duration,
+    /// Until when they wait: the claim has lost its last usable member and none has come since.
+    pub until: Option<Instant>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Hold {
+    /// Until when a request that comes at `now` may wait.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| *until > now)
+    }
+
+    /// A place for one more request; `None`: [`MAX_WAITING`] wait already.
+    pub fn enter(&self) -> Option<Waiting> {
+        let more = |count| (count < MAX_WAITING).then_some(count + 1);
+        self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Waiting(Arc::clone(&self.waiting)))
+    }
+
+    /// How many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// A request that waits; it counts until this is dropped.
+#[derive(Debug)]
+pub struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_wait_and_no_more_whichever_snapshot_they_came_by() {
+        let hold = Hold::default();
+        let mut all: Vec<_> = (0..MAX_WAITING).map(|_| hold.clone().enter()).collect();
+        assert!(all.iter().all(Option::is_some));
+        assert!(hold.enter().is_none());
+        all.pop();
+        assert_eq!(hold.waiting(), MAX_WAITING - 1);
+        assert!(hold.enter().is_some());
+    }
+
+    #[test]
+    fn nobody_waits_before_a_loss_or_after_the_time() {
+        let now = Instant::now();
+        assert_eq!(Hold::default().deadline(now), None);
+        let hold = Hold { until: Some(now + Duration::from_secs(1)), ..Hold::default() };
+        assert_eq!(hold.deadline(now), hold.until);
+        assert_eq!(hold.deadline(now + Duration::from_secs(1)), None);
+    }
+}

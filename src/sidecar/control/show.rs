@@ -1,0 +1,101 @@
+//! Answers as people read them.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("-")
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// `status`. Writing to a String cannot fail.
+pub(super) fn status(data: &Value) -> String {
+    let mut out = String::new();
+    let ready = if data["ready"].as_bool() == Some(true) { "ready" } else { "not ready" };
+    let _ = writeln!(out, "application  {ready}");
+    let _ = writeln!(out, "wanted       {}, because {}", text(data, "wanted"), text(data, "reason"));
+    let up = data["uptime_seconds"].as_u64().unwrap_or_default();
+    let _ =
+        writeln!(out, "daemon       version {}, process {}, up {up} s", text(data, "version"), data["pid"]);
+    let sessions = list(&data["sessions"]);
+    if sessions.is_empty() {
+        let _ = writeln!(out, "registry     nothing is registered");
+    }
+    for session in sessions {
+        let live = if session["live"].as_bool() == Some(true) { "live" } else { "not live" };
+        let _ = writeln!(
+            out,
+            "registry     {} ({}): {}, {live}, shown: {}",
+            text(session, "registry"),
+            text(session, "kind"),
+            text(session, "phase"),
+            text(session, "shown")
+        );
+        out.push_str(&routes(session));
+    }
+    out
+}
+
+/// The routes of one session, or of all of them.
+pub(super) fn all_routes(data: &Value) -> String {
+    list(&data["sessions"]).iter().map(routes).collect()
+}
+
+fn routes(session: &Value) -> String {
+    let mut out = String::new();
+    for route in list(&session["routes"]) {
+        let maintenance = match route["maintenance"].as_str() {
+            Some(standing) => format!(", maintenance {standing}"),
+            None => String::new(),
+        };
+        let _ = writeln!(
+            out,
+            "route        {}: {} {} -> {}: {}{maintenance}",
+            text(route, "route"),
+            text(route, "domains"),
+            text(route, "path"),
+            text(route, "backend_url"),
+            text(route, "status")
+        );
+    }
+    out
+}
+
+/// `maintenance`
+pub(super) fn maintenance(data: &Value) -> String {
+    let mut out = String::new();
+    let whole = if data["maintenance"].as_bool() == Some(true) { "on" } else { "off" };
+    let _ = writeln!(out, "maintenance  {whole}");
+    let progress = &data["progress"];
+    if let Some(message) = progress["message"].as_str() {
+        let _ = writeln!(out, "message      {message}");
+    }
+    if let Some(percent) = progress["percent"].as_u64() {
+        let _ = writeln!(out, "progress     {percent} %");
+    }
+    for session in list(&data["sessions"]) {
+        for target in list(&session["wanted"]) {
+            let _ = writeln!(
+                out,
+                "wanted       {} at {}",
+                target.as_str().unwrap_or("-"),
+                text(session, "registry")
+            );
+        }
+        for route in list(&session["routes"]) {
+            let confirmed = route["confirmed"].as_bool() == Some(true);
+            let word = if confirmed { "confirmed by the proxy" } else { "not confirmed yet" };
+            let _ = writeln!(out, "route        {}: {word}", text(route, "route"));
+        }
+    }
+    out
+}
+
+/// One event.
+pub(super) fn event(event: &Value) -> String {
+    format!("{:22} {}: {}\n", text(event, "event"), text(event, "registry"), text(event, "message"))
+}

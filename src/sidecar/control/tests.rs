@@ -1,0 +1,157 @@
+use super::cli::Invocation;
+use super::*;
+use crate::client::{Client, ClientConfig, Endpoint, Intent, Route, Wanted};
+
+/// A daemon's socket in a folder of its own.
+async fn daemon() -> (tempfile::TempDir, PathBuf, Agent) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let agent = Agent::new();
+    tokio::spawn(serve(Some(path.clone()), agent.clone()));
+    let connected = async {
+        while UnixStream::connect(&path).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(MAX_TIME, connected).await.unwrap();
+    (folder, path, agent)
+}
+
+async fn run(path: &Path, words: &str) -> (u8, String) {
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let mut out = Vec::new();
+    let code = Invocation::parse(&words).unwrap().run(Some(path), &mut out).await.unwrap();
+    (code, String::from_utf8(out).unwrap())
+}
+
+/// A client that never reaches anybody.
+fn offline() -> Client {
+    let domains = crate::protocol::Domains::new(["example.com".parse().unwrap()]).unwrap();
+    let route = Route::new(domains, "/admin".parse().unwrap(), "http://h:1".parse().unwrap());
+    let intent = Intent::new("web".parse().unwrap(), "web-1".parse().unwrap()).with_route("main", route);
+    Client::start(ClientConfig::new(Endpoint::new("127.0.0.1", 9)), intent).0
+}
+
+#[tokio::test]
+async fn without_a_daemon_there_is_a_sensible_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nobody.sock");
+    let (code, text) = run(&path, "status").await;
+    assert!(code == 69 && text.contains("no registry-sidecar is running here"), "{code} {text}");
+    assert_eq!(run(&path, "healthcheck").await.0, 1);
+    let (_, json) = run(&path, "status --json").await;
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["ok"], false);
+}
+
+#[tokio::test]
+async fn the_status_tells_how_the_application_stands() {
+    let (_folder, path, agent) = daemon().await;
+    let (code, text) = run(&path, "status").await;
+    assert!(code == 0 && text.contains("not ready") && text.contains("nothing is registered"), "{text}");
+    agent.change(|conditions| conditions.ready = true);
+    agent.set_clients(vec![offline()]);
+    let (_, text) = run(&path, "status").await;
+    assert!(
+        text.contains("live, because the application is ready") && text.contains("/admin -> http://h:1/"),
+        "{text}"
+    );
+    let (_, json) = run(&path, "status --json").await;
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["wanted"], "live");
+}
+
+#[tokio::test]
+async fn maintenance_and_drain_are_conditions_of_the_whole_instance() {
+    let (_folder, path, agent) = daemon().await;
+    agent.change(|conditions| conditions.ready = true);
+    run(&path, "drain").await;
+    assert_eq!(agent.wanted(), Wanted::Draining);
+    run(&path, "maintenance enter").await;
+    assert_eq!(agent.wanted(), Wanted::Maintenance);
+    let (_, text) = run(&path, "maintenance progress 40 migrating").await;
+    assert!(text.contains("40 %") && text.contains("migrating"), "{text}");
+    run(&path, "maintenance exit").await;
+    run(&path, "drain --cancel").await;
+    assert_eq!(agent.wanted(), Wanted::Live);
+}
+
+#[tokio::test]
+async fn maintenance_of_a_path_is_asked_of_the_client_and_an_unknown_one_is_refused() {
+    let (_folder, path, agent) = daemon().await;
+    let (code, text) = run(&path, "maintenance enter /admin").await;
+    assert!(code == 1 && text.contains("nothing is registered yet"), "{text}");
+    let client = offline();
+    agent.set_clients(vec![client.clone()]);
+    let (code, text) = run(&path, "maintenance enter /other").await;
+    assert!(code == 1 && text.contains("main (example.com /admin)"), "{text}");
+    assert_eq!(run(&path, "maintenance enter /admin").await.0, 0);
+    let mut status = client.watch();
+    let asked = status.wait_for(|status| !status.maintenance_wanted.is_empty());
+    timeout(MAX_TIME, asked).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn health_is_the_applications_and_a_registry_that_is_away_changes_nothing() {
+    let (_folder, path, agent) = daemon().await;
+    assert_eq!(run(&path, "healthcheck").await.0, 1);
+    agent.change(|conditions| conditions.ready = true);
+    agent.set_clients(vec![offline()]);
+    assert_eq!(run(&path, "healthcheck").await.0, 0);
+    let (code, text) = run(&path, "healthcheck --registered").await;
+    assert!(code == 1 && text.contains("no route is live"), "{text}");
+}
+
+#[tokio::test]
+async fn events_are_told_afterwards_and_as_they_happen() {
+    let (_folder, path, agent) = daemon().await;
+    let missed = |count| crate::client::Event::Missed(count);
+    agent.publish("proxy:81", &missed(3));
+    let (_, text) = run(&path, "events").await;
+    assert!(text.starts_with("LOG ") && text.contains("proxy:81: 3 events"), "{text}");
+
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"{\"command\":\"events\",\"follow\":true}\n").await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut next = async || timeout(MAX_TIME, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(next().await.contains("\"missed\":3"));
+    agent.publish("proxy:81", &missed(4));
+    assert!(next().await.contains("\"missed\":4"));
+}
+
+#[tokio::test]
+async fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let (first, file) = listen(Some(&path)).await.unwrap();
+    assert!(listen(Some(&path)).await.is_err());
+    drop((first, file));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn an_abstract_name_needs_no_folder() {
+    let name = PathBuf::from(format!("@registry-sidecar-test-{}", fastrand::u64(..)));
+    let (_listener, _file) = listen(Some(&name)).await.unwrap();
+    connect(Some(&name)).await.unwrap();
+    assert!(default_abstract_name().as_os_str().as_bytes().starts_with(b"\0registry-sidecar-"));
+}
+
+#[test]
+fn only_the_own_user_and_root_may_ask_and_nobody_from_outside() {
+    let own = rustix::process::getuid().as_raw();
+    assert!(may_ask(own, Some(1)) && may_ask(0, Some(1)));
+    assert!(!may_ask(own + 1, Some(1)) && !may_ask(own, Some(0)));
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_in_bounded_memory() {
+    let (_folder, path, _agent) = daemon().await;
+    for request in ["{}\n".to_owned(), "x".repeat(2 * MAX_REQUEST as usize)] {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        // The daemon may have stopped reading before everything is written.
+        drop(stream.write_all(request.as_bytes()).await);
+        let mut answer = String::new();
+        drop(timeout(MAX_TIME, stream.read_to_string(&mut answer)).await.unwrap());
+        assert!(answer.is_empty() || answer.contains("no request"), "{answer}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The operational commands over real TCP, and what they do to real HTTP traffic.
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+#[path = "operations/drain.rs"]
+mod drain;
+#[path = "operations/hold.rs"]
+mod hold;
+#[path = "operations/support.rs"]
+#[allow(dead_code, reason = "shared with tests/redeploy.rs")]
+mod support;
