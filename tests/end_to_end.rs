@@ -78,6 +78,24 @@ fn after_the_registry_was_killed_and_started_again_the_routes_are_back_by_themse
 }
 
 #[test]
+fn a_registry_with_a_state_file_serves_again_before_any_sidecar_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.redb");
+    let mut server = Server::start(SERVER, &[("STATE_FILE", file.to_str().unwrap())]);
+    let backend = free_address();
+    let _caddy = caddy(backend, "still here");
+    let sidecar = sidecar(&server, backend.port(), &[]);
+    sidecar.wait_for_log("live");
+
+    sidecar.signal("STOP");
+    server.crash_and_restart();
+    assert_eq!(status(server.http, HOST, "/"), 200, "the first request of all");
+    sidecar.signal("CONT");
+    server.program.wait_for_log("session resumed");
+    assert_eq!(status(server.http, HOST, "/"), 200);
+}
+
+#[test]
 fn a_sidecar_that_is_asked_to_stop_takes_its_route_along_and_exits_with_0() {
     let (server, backend) = (Server::start(SERVER, &[("HOLD", "0s")]), free_address());
     let _caddy = caddy(backend, "hello");

@@ -1,6 +1,6 @@
 //! `registry-server`: arguments to one call each, results to exit codes.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -8,7 +8,7 @@ use lexopt::Parser;
 use lexopt::prelude::*;
 
 use registry_sidecar::server::config::Config;
-use registry_sidecar::server::{Server, admin};
+use registry_sidecar::server::{Server, admin, store};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
 
@@ -22,6 +22,8 @@ registry-server           run
 registry-server check     report what is wrong with the configuration, and change nothing
 registry-server healthcheck   exit with 0 if the server of this environment is alive, else with 1
 registry-server status    what it does at the moment, as JSON
+registry-server export    write what STATE_FILE holds to the standard output, as JSON
+registry-server import    make STATE_FILE from such JSON on the standard input
 registry-server --help | --version
 
 Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (info).
@@ -38,6 +40,8 @@ enum Call {
     Check,
     Healthcheck,
     Status,
+    Export,
+    Import,
     Print(String),
 }
 
@@ -63,6 +67,8 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
             Value(word) if word == "check" => Call::Check,
             Value(word) if word == "healthcheck" => Call::Healthcheck,
             Value(word) if word == "status" => Call::Status,
+            Value(word) if word == "export" => Call::Export,
+            Value(word) if word == "import" => Call::Import,
             other => return Err(other.unexpected()),
         };
         if call.replace(wanted).is_some() {
@@ -90,6 +96,8 @@ fn run(call: Call) -> anyhow::Result<u8> {
         }
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
         Call::Status => print(&ask(&config, "/status")?),
+        Call::Export => export(&config),
+        Call::Import => import(&config),
         Call::Run | Call::Print(_) => serve(&config),
     }
 }
@@ -98,6 +106,24 @@ fn run(call: Call) -> anyhow::Result<u8> {
 fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
     let admin = config.admin.context("ADMIN_LISTEN is off, so nothing can be asked")?;
     Ok(admin::ask(admin.address, path)?)
+}
+
+fn export(config: &Config) -> anyhow::Result<u8> {
+    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    print(&format!("{}\n", store::export(path)?))
+}
+
+fn import(config: &Config) -> anyhow::Result<u8> {
+    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    let mut json = String::new();
+    std::io::stdin().read_to_string(&mut json).context("cannot read the standard input")?;
+    let sessions = store::import(path, &json)?;
+    print(&format!("{} holds {sessions} sessions\n", path.display()))
+}
+
+fn no_state_file() -> u8 {
+    complain(USAGE, "registry-server: STATE_FILE is not set\n");
+    USAGE
 }
 
 fn serve(config: &Config) -> anyhow::Result<u8> {

@@ -97,8 +97,8 @@ pub struct RegistryHandle {
 }
 
 impl RegistryServer {
-    /// Serves the registry on `listener` and keeps `table` at what is applied. Must be called within a Tokio
-    /// runtime.
+    /// Serves the registry on `listener` and keeps `table` at what is applied; what the store held is in it
+    /// when this returns. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// When the system has no random bits, or the listener no address.
@@ -106,11 +106,15 @@ impl RegistryServer {
         listener: TcpListener,
         mut config: ListenerConfig,
         table: Arc<LiveTable>,
-        store: Box<dyn Store>,
+        mut store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
         results: ProbeResults,
     ) -> std::io::Result<RegistryHandle> {
         let address = listener.local_addr()?;
+        let saved = store.take_saved();
+        if let Some(saved) = saved.as_ref().filter(|saved| !saved.cluster_id.is_empty()) {
+            config.registry.cluster_id.clone_from(&saved.cluster_id);
+        }
         if config.registry.cluster_id.is_empty() {
             let id = random().ok_or_else(|| std::io::Error::other("the system has no random bits"))?;
             config.registry.cluster_id = format!("{id:032x}");
@@ -119,7 +123,10 @@ impl RegistryServer {
         let (stop, stopped) = watch::channel(false);
         let (count, sessions) = watch::channel(0);
         let (inbox, messages) = mpsc::channel(INBOX);
-        let core = core::Core::new(registry, table, store, prober, count);
+        let mut core = core::Core::new(registry, table, store, prober, count);
+        if let Some(saved) = saved {
+            core.restore(saved);
+        }
         let core = tokio::spawn(core.run(messages, results, stopped.clone()));
         let queue = config.registry.limits.queue;
         let door = Door { allow: config.allow, queue, complained: HashSet::new() };

@@ -24,7 +24,7 @@ use super::proxy::{
 };
 use super::registry::{Limits, RegistryConfig, Token};
 use super::routing::{BackendPolicy, Probe};
-use super::store::MemoryStore;
+use super::store::{FileStore, MemoryStore, StateError, Store};
 
 /// How long requests in flight may take at the end. Engines kill after ten seconds unless told otherwise.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -39,24 +39,32 @@ pub struct Server {
     ready: Arc<AtomicBool>,
 }
 
-/// Why a server did not start: which of its listeners, and the system's words.
+/// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {variable}={address}: {error}")]
-pub struct StartError {
-    variable: &'static str,
-    address: SocketAddr,
-    #[source]
-    error: io::Error,
+pub enum StartError {
+    /// Which of its listeners, and the system's words.
+    #[error("cannot listen on {variable}={address}: {error}")]
+    Listen {
+        /// The variable that says where.
+        variable: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// What was applied before cannot be taken up, or what will be cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 impl StartError {
     fn of_proxy(config: &Config, error: ProxyError) -> StartError {
         match (error, &config.https) {
             (ProxyError::Https(error), Some(https)) => {
-                StartError { variable: "HTTPS_LISTEN", address: https.listen, error }
+                StartError::Listen { variable: "HTTPS_LISTEN", address: https.listen, error }
             }
             (ProxyError::Https(error) | ProxyError::Http(error), _) => {
-                StartError { variable: "HTTP_LISTEN", address: config.http_listen, error }
+                StartError::Listen { variable: "HTTP_LISTEN", address: config.http_listen, error }
             }
         }
     }
@@ -67,10 +75,10 @@ impl Server {
     /// which the registry and the probes use; the proxy has threads of its own.
     ///
     /// # Errors
-    /// Where a listener's address is taken or not ours.
+    /// Where a listener's address is taken or not ours, or STATE_FILE cannot be used.
     pub async fn start(config: &Config) -> Result<Server, StartError> {
         config.warnings.iter().for_each(|line| warn!("{line}"));
-        let failed = |variable, address| move |error| StartError { variable, address, error };
+        let failed = |variable, address| move |error| StartError::Listen { variable, address, error };
         let no_registry = || failed("REGISTRY_LISTEN", config.registry_listen);
         let listener = TcpListener::bind(config.registry_listen).await.map_err(no_registry())?;
         let registry_address = listener.local_addr().map_err(no_registry())?;
@@ -85,22 +93,20 @@ impl Server {
         proxy_config.access_log.clone_from(&access_log);
         let meters: Arc<Meters> = Arc::default();
         proxy_config.meters = admin.is_some().then(|| Arc::clone(&meters));
-        let proxy = Proxy::start(proxy_config, Arc::clone(&table))
-            .map_err(|error| StartError::of_proxy(config, error))?;
+        let no_proxy = |error| StartError::of_proxy(config, error);
+        let proxy = Proxy::bind(proxy_config).map_err(no_proxy)?;
         policy.own.push(proxy.local_addr());
         policy.own.extend(proxy.https_addr());
         let (probes, results) = proxy::Prober::start(policy.clone());
         let prober = Arc::new(Prober { probes: probes.clone(), policy: policy.clone() });
-        let store = Box::new(MemoryStore);
-        let registry = RegistryServer::start(
-            listener,
-            listener_config(config, policy),
-            Arc::clone(&table),
-            store,
-            prober,
-            results,
-        )
-        .map_err(no_registry())?;
+        let boot_id = boot_id().await;
+        let store = store(config, &boot_id).await?;
+        let mut settings = listener_config(config, policy);
+        settings.registry.boot_id = boot_id;
+        let registry = RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results)
+            .map_err(no_registry())?;
+        // Last, so that the first request meets the routes that were restored.
+        let proxy = proxy.serve(Arc::clone(&table)).map_err(no_proxy)?;
         let ready = Arc::new(AtomicBool::new(true));
         let sources = |ready| Sources {
             table,
@@ -170,7 +176,7 @@ async fn admin_listener(config: &Config) -> Result<Option<(TcpListener, SocketAd
             warn!("no metrics and no status: cannot listen on {}: {error} (ADMIN_LISTEN)", admin.address);
             Ok(None)
         }
-        Err(error) => Err(StartError { variable: "ADMIN_LISTEN", address: admin.address, error }),
+        Err(error) => Err(StartError::Listen { variable: "ADMIN_LISTEN", address: admin.address, error }),
     }
 }
 
@@ -183,9 +189,27 @@ fn access_log(config: &Config) -> io::Result<Option<AccessLog>> {
     AccessLog::to(io::stdout(), format).map(Some)
 }
 
+/// Where applied state is kept.
+async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
+    let Some(path) = config.state_file.clone() else { return Ok(Box::new(MemoryStore)) };
+    let (boot_id, grace) = (boot_id.to_owned(), config.session_grace.get());
+    let (shown, error) = (path.clone(), "the task that opens it broke off");
+    let opening = tokio::task::spawn_blocking(move || FileStore::open(&path, &boot_id, grace));
+    match opening.await {
+        Ok(opened) => Ok(Box::new(opened?)),
+        Err(_) => Err(StateError::unusable(&shown, io::Error::other(error)).into()),
+    }
+}
+
+/// Which boot of which machine this is; empty where the kernel does not say.
+async fn boot_id() -> String {
+    let read = tokio::task::spawn_blocking(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id"));
+    read.await.ok().and_then(Result::ok).unwrap_or_default().trim().to_owned()
+}
+
 fn https_config(config: &Config) -> Result<Option<HttpsConfig>, StartError> {
     let Some(https) = &config.https else { return Ok(None) };
-    let failed = |error| StartError { variable: "HTTPS_LISTEN", address: https.listen, error };
+    let failed = |error| StartError::Listen { variable: "HTTPS_LISTEN", address: https.listen, error };
     let certificates = Certificates::watch(&https.cert_dir, CERTIFICATE_CHECK_INTERVAL).map_err(failed)?;
     Ok(Some(HttpsConfig { listen: https.listen, certificates }))
 }

@@ -58,6 +58,8 @@ pub struct Config {
     pub max_connections_per_address: usize,
     /// PROXY_THREADS; `None`: one a processor.
     pub proxy_threads: Option<NonZeroUsize>,
+    /// STATE_FILE; `None`: a restarted server knows nothing.
+    pub state_file: Option<PathBuf>,
     /// LOG_LEVEL
     pub log_level: Level,
     /// LOG_FORMAT
@@ -116,6 +118,7 @@ struct Raw {
     proxy_threads: Option<String>,
     admin_listen: Option<String>,
     access_log: Option<String>,
+    state_file: Option<String>,
     log_level: Option<String>,
     log_format: Option<String>,
 }
@@ -167,6 +170,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
     let is_default = raw.admin_listen.is_none();
     let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
+    let state_file = reader.optional("STATE_FILE", raw.state_file, file_path);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
     Ok(Config {
@@ -189,6 +193,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
         access_log: access_log?.flatten(),
+        state_file: state_file?,
         log_level: log_level?,
         log_format: log_format?,
         warnings: Vec::new(),
@@ -233,6 +238,14 @@ fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
         "off" => Ok(None),
         _ => Err(Invalid::new("access log", text, "it is none of json, combined, off", "json")),
     }
+}
+
+/// The path of a file, not of a directory.
+fn file_path(text: &str) -> Result<PathBuf, Invalid> {
+    if text.ends_with('/') || text.contains('\0') {
+        return Err(Invalid::new("file", text, "it is no path of a file", "/state/registry.redb"));
+    }
+    Ok(PathBuf::from(text))
 }
 
 /// Networks or single addresses, separated by commas, blanks or both.
@@ -306,6 +319,7 @@ mod tests {
             ("PROXY_THREADS", "0"),
             ("ADMIN_LISTEN", "yes"),
             ("ACCESS_LOG", "xml"),
+            ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),
         ])

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::protocol::report::BackendReport;
 use crate::protocol::{Command, Refusal, ServerLine};
 use crate::server::live_table::LiveTable;
+use crate::server::registry::persist::Saved;
 use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
 use crate::server::store::{Store, Verdict};
 
@@ -61,6 +62,13 @@ impl Core {
     ) -> Self {
         let (connections, tests, outcomes) = (HashMap::new(), JoinSet::new(), VecDeque::new());
         Core { registry, table, store, prober, connections, tests, sessions, outcomes }
+    }
+
+    /// Takes up what the store held, before anything else happens.
+    pub(super) fn restore(&mut self, saved: Saved) {
+        self.registry.restore(now(), saved);
+        let unreachable = self.perform();
+        self.outcomes.extend(unreachable);
     }
 
     /// Runs until it is stopped and every connection has been told.
@@ -116,53 +124,63 @@ impl Core {
 
     /// Tells the registry what happened, does what it wants, and tells it what came of that.
     fn turn(&mut self, input: Input) {
-        let now = Now { mono: Instant::now().into_std(), wall: SystemTime::now() };
+        let now = now();
         let mut next = Some(input);
         while let Some(input) = next {
             self.registry.handle(now, input);
-            let mut unreachable = Vec::new();
-            for effect in self.registry.effects() {
-                match effect {
-                    Effect::Send(conn, line) => {
-                        let Some(connection) = self.connections.get(&conn) else { continue };
-                        // Full: it is far behind with reading what it asked for.
-                        if connection.try_send(line).is_err() {
-                            self.connections.remove(&conn);
-                            unreachable.push(conn);
-                        }
-                    }
-                    Effect::Close(conn) => {
-                        self.connections.remove(&conn);
-                    }
-                    Effect::Commit(tx, change) => {
-                        if let Poll::Ready(verdict) = self.store.commit(tx, change) {
-                            self.outcomes.push_back(told(tx, verdict));
-                        }
-                    }
-                    Effect::Publish(table) => self.table.store(Arc::new(table)),
-                    Effect::Departure => self.table.tell_departure(),
-                    Effect::Watch(probe) => self.prober.watch(probe),
-                    Effect::Forget(probe) => self.prober.forget(&probe),
-                    Effect::Test { test, url, peer } => {
-                        if self.tests.len() >= TESTS {
-                            let busy = Err("too many tests at once".to_owned());
-                            self.outcomes.push_back(Input::Tested(test, busy));
-                            continue;
-                        }
-                        let answer = tokio::time::timeout(TEST_TIMEOUT, self.prober.test(url, peer));
-                        self.tests.spawn(async move {
-                            (test, answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned())))
-                        });
-                    }
-                    Effect::Happened(happening) => log::happened(&happening),
-                }
-            }
-            self.outcomes.extend(unreachable.into_iter().map(Input::Closed));
+            let unreachable = self.perform();
+            self.outcomes.extend(unreachable);
             next = self.outcomes.pop_front();
         }
         let count = self.registry.session_count();
         self.sessions.send_if_modified(|known| std::mem::replace(known, count) != count);
     }
+
+    /// Does what the registry wants. Returns the connections that take nothing any more.
+    fn perform(&mut self) -> Vec<Input> {
+        let mut unreachable = Vec::new();
+        for effect in self.registry.effects() {
+            match effect {
+                Effect::Send(conn, line) => {
+                    let Some(connection) = self.connections.get(&conn) else { continue };
+                    // Full: it is far behind with reading what it asked for.
+                    if connection.try_send(line).is_err() {
+                        self.connections.remove(&conn);
+                        unreachable.push(Input::Closed(conn));
+                    }
+                }
+                Effect::Close(conn) => {
+                    self.connections.remove(&conn);
+                }
+                Effect::Commit(tx, change) => {
+                    if let Poll::Ready(verdict) = self.store.commit(tx, change) {
+                        self.outcomes.push_back(told(tx, verdict));
+                    }
+                }
+                Effect::Publish(table) => self.table.store(Arc::new(table)),
+                Effect::Departure => self.table.tell_departure(),
+                Effect::Watch(probe) => self.prober.watch(probe),
+                Effect::Forget(probe) => self.prober.forget(&probe),
+                Effect::Test { test, url, peer } => {
+                    if self.tests.len() >= TESTS {
+                        let busy = Err("too many tests at once".to_owned());
+                        self.outcomes.push_back(Input::Tested(test, busy));
+                        continue;
+                    }
+                    let answer = tokio::time::timeout(TEST_TIMEOUT, self.prober.test(url, peer));
+                    self.tests.spawn(async move {
+                        (test, answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned())))
+                    });
+                }
+                Effect::Happened(happening) => log::happened(&happening),
+            }
+        }
+        unreachable
+    }
+}
+
+fn now() -> Now {
+    Now { mono: Instant::now().into_std(), wall: SystemTime::now() }
 }
 
 fn told(tx: Tx, verdict: Verdict) -> Input {

@@ -9,6 +9,10 @@ pub(super) fn happened(happening: &Happening) {
     match happening {
         Happening::WrongToken(peer) => warn!(%peer, "refused: without the REGISTRY_TOKEN"),
         Happening::Registered(who, peer) => info!(session = %who, %peer, "registered"),
+        Happening::Restored { sessions, routes, serves } => {
+            let how = if *serves { "they serve" } else { "they wait for their sessions" };
+            info!(sessions, routes, "restored what was applied before the start: {how}");
+        }
         Happening::Resumed(who, peer) => info!(session = %who, %peer, "session resumed"),
         Happening::Lost(who, grace) => {
             info!(session = %who, ?grace, "connection lost: the routes stay while their backends answer");

@@ -162,27 +162,35 @@ pub struct Stopped {
     pub cut_off: usize,
 }
 
-impl Proxy {
-    /// Binds the listener and starts the workers; requests are served when this returns. Several may run in
-    /// one process. Needs no runtime.
+/// A proxy whose clients wait in the kernel's queue until it serves.
+#[derive(Debug)]
+pub struct BoundProxy {
+    config: ProxyConfig,
+    local_addr: SocketAddr,
+    https_addr: Option<SocketAddr>,
+    listeners: Vec<std::net::TcpListener>,
+    /// As many, or none.
+    secure: Vec<std::net::TcpListener>,
+}
+
+impl BoundProxy {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Where it takes TLS, if it does.
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        self.https_addr
+    }
+
+    /// Starts the workers; requests are served by `table` when this returns. Needs no runtime.
     ///
     /// # Errors
-    /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
-    pub fn start(config: ProxyConfig, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
-        let workers = match config.workers {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            given => given,
-        };
-        let listeners = worker::listen(config.listen, workers)?;
-        let local_addr = listeners[0].local_addr()?;
-        let mut config = config;
-        config.policy.own.push(local_addr);
-        let mut secure = Vec::new();
-        if let Some(https) = &config.https {
-            secure = worker::listen(https.listen, workers).map_err(ProxyError::Https)?;
-        }
-        let https_addr = secure.first().map(|listener| listener.local_addr()).transpose()?;
-        config.policy.own.extend(https_addr);
+    /// When a thread cannot start.
+    pub fn serve(self, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
+        let BoundProxy { config, local_addr, https_addr, listeners, secure } = self;
+        let workers = listeners.len();
         let (stop, stopping) = watch::channel(None);
         let (end, ended) = mpsc::channel(workers);
         let mut secure = secure.into_iter();
@@ -196,6 +204,38 @@ impl Proxy {
         }
         let load = ProxyLoad(Arc::clone(&crew.shared));
         Ok(Proxy { local_addr, load, https_addr, stop, ended })
+    }
+}
+
+impl Proxy {
+    /// Binds the listener and starts the workers; requests are served when this returns. Several may run in
+    /// one process. Needs no runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
+    pub fn start(config: ProxyConfig, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
+        Proxy::bind(config)?.serve(table)
+    }
+
+    /// Binds the listener and serves nobody yet. Needs no runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on (in use, not ours, no permission).
+    pub fn bind(mut config: ProxyConfig) -> Result<BoundProxy, ProxyError> {
+        let workers = match config.workers {
+            0 => thread::available_parallelism().map_or(1, usize::from),
+            given => given,
+        };
+        let listeners = worker::listen(config.listen, workers)?;
+        let local_addr = listeners[0].local_addr()?;
+        config.policy.own.push(local_addr);
+        let mut secure = Vec::new();
+        if let Some(https) = &config.https {
+            secure = worker::listen(https.listen, workers).map_err(ProxyError::Https)?;
+        }
+        let https_addr = secure.first().map(|listener| listener.local_addr()).transpose()?;
+        config.policy.own.extend(https_addr);
+        Ok(BoundProxy { config, local_addr, https_addr, listeners, secure })
     }
 
     /// Where it listens.

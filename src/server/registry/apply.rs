@@ -1,8 +1,7 @@
 //! From a stage to what is in force: whether it may be, the store's consent, and the change itself
 //! (PROTOCOL section 4, SEMANTICS section 1).
 
-use std::cell::OnceCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use crate::server::routing::{Claim, MemberId};
 
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
 use super::lifecycle::{SessionEvent, SessionState};
+use super::persist::SessionRecord;
 use super::pools::Detached;
 use super::route::{Cells, Plan, Route};
 use super::session::Session;
@@ -43,7 +43,6 @@ pub(super) enum Pending {
         delta: Arc<Delta>,
         /// What of the stage it takes; `None`: all.
         scopes: Option<Vec<Scope>>,
-        claims: Claims,
     },
     ShutDown {
         session: SessionNo,
@@ -54,8 +53,16 @@ pub(super) enum Pending {
     Forget(SessionNo),
 }
 
-/// The claims of an apply; only needed when another one comes before the store has decided.
-type Claims = OnceCell<HashSet<(Domain, PathPrefix)>>;
+/// What applies that the store has not decided on are about to claim. Many may be on their way at once, and
+/// with a store that answers at once none is: so they are only looked into when another one comes.
+#[derive(Default)]
+pub(super) struct Claimed {
+    /// Not looked into yet; some are decided meanwhile.
+    new: Vec<Tx>,
+    /// Who is about to claim what, and by how many applies.
+    by: HashMap<(Domain, PathPrefix), (ServiceName, usize)>,
+    known: HashSet<Tx>,
+}
 
 /// A route that is to lead to members, and what they get from it.
 struct Wanted {
@@ -74,7 +81,13 @@ impl Registry {
 
     /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes, up to the store. The stage stays as it is until that
     /// has decided.
-    pub(super) fn apply(&mut self, no: SessionNo, conn: ConnId, scopes: Option<Vec<Scope>>) -> Outcome {
+    pub(super) fn apply(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        conn: ConnId,
+        scopes: Option<Vec<Scope>>,
+    ) -> Outcome {
         let Some(session) = self.sessions.get(no) else {
             return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
         };
@@ -89,19 +102,33 @@ impl Registry {
         if let Some(refusal) = self.conflict(no, &delta) {
             return Outcome::Reply(Reply::Error(refusal));
         }
-        let Some(session) = self.sessions.get(no) else {
+        let applied = self.last_tx + 1;
+        let Some((session, service)) = self.record_after(now, no, applied, &delta) else {
             return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
         };
-        let change = Change::Applied {
-            session: session.who(),
-            peer: session.peer,
-            revision: session.revision + 1,
-            next_route: session.last_route + 1,
-            delta: delta.clone(),
-        };
-        let service = session.registration.service.clone();
-        let pending = Pending::Apply { session: no, conn, service, delta, scopes, claims: Claims::new() };
+        let change = Change::Applied { session: Box::new(session), applied, delta: delta.clone() };
+        let pending = Pending::Apply { session: no, conn, service, delta, scopes };
+        self.claimed.new.push(Tx(applied));
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
+    }
+
+    /// What the store is to hold of a session once the apply of this number has changed it.
+    fn record_after(
+        &self,
+        now: Now,
+        no: SessionNo,
+        applied: u64,
+        delta: &Delta,
+    ) -> Option<(SessionRecord, ServiceName)> {
+        let session = self.sessions.get(no)?;
+        let mut record = session.record(now);
+        record.shared_address = !self.sessions.is_one_container(session.peer);
+        record.replaced = self.sessions.replaced_by(session);
+        if let Some(defaults) = &delta.defaults {
+            record.defaults = defaults.clone();
+            record.defaults_applied = applied;
+        }
+        Some((record, session.registration.service.clone()))
     }
 
     /// Asks the store. Until it has decided, further commands for the session wait.
@@ -124,6 +151,9 @@ impl Registry {
         let (Pending::Apply { session: no, .. } | Pending::ShutDown { session: no, .. }) = pending else {
             return self.end_decided(now, pending, committed);
         };
+        if let Pending::Apply { delta, .. } = &pending {
+            self.claimed.decided(tx, delta);
+        }
         let waiting = self.settle(no);
         if !committed {
             self.push(Effect::Happened(Happening::StoreRefused(no)));
@@ -132,7 +162,7 @@ impl Registry {
         match pending {
             Pending::Apply { conn, delta, scopes, .. } => {
                 if committed {
-                    self.install(now, no, &delta, scopes.as_deref());
+                    self.install(now, no, tx.0, &delta, scopes.as_deref());
                 }
                 self.answer_commit(now, conn, tx, if committed { Reply::Ok } else { refused() });
                 if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
@@ -178,6 +208,7 @@ impl Registry {
 
     /// The first claim of `delta` that belongs to another service whose owner lives.
     fn conflict(&mut self, no: SessionNo, delta: &Delta) -> Option<Refusal> {
+        self.claimed.look_into(&self.pending);
         let session = self.sessions.get(no)?;
         let service = &session.registration.service;
         let claims = delta.routes.iter().filter_map(|(id, route)| Some((*id, route.as_ref()?)));
@@ -203,13 +234,7 @@ impl Registry {
         if let Some(claim) = claim.filter(|claim| self.owner_lives(claim)) {
             return Some(&claim.service);
         }
-        self.pending.values().find_map(|pending| match pending {
-            Pending::Apply { service: other, delta, claims, .. } if other != service => {
-                let claims = claims.get_or_init(|| all_claims(delta));
-                claims.contains(&(domain.clone(), path.clone())).then_some(other)
-            }
-            _ => None,
-        })
+        self.claimed.owner(domain, path).filter(|other| *other != service)
     }
 
     /// Whether a claim's owner lives: connected, or in grace with a member that passes its probe.
@@ -221,8 +246,7 @@ impl Registry {
 
     /// Makes a change that the store holds. It costs what changes: nothing here looks at all routes, unless the
     /// session's defaults changed, which are every route's.
-    fn install(&mut self, now: Now, no: SessionNo, delta: &Delta, scopes: Option<&[Scope]>) {
-        self.applies += 1;
+    fn install(&mut self, now: Now, no: SessionNo, applied: u64, delta: &Delta, scopes: Option<&[Scope]>) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.revision += 1;
         session.last_apply = Some(now.wall);
@@ -233,7 +257,7 @@ impl Registry {
         if session.stage.is_empty() {
             self.timers.cancel(Timer::Stage(no));
         }
-        let before = take_over(session, delta);
+        let before = take_over(session, applied, delta);
         let wanted = wanted(session, delta);
         let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
         self.let_robbed_go(now, &robbed);
@@ -241,9 +265,9 @@ impl Registry {
 
         // First what stays, so that a member lives on whose route has a new id; then what goes, so that a
         // backend that takes the place of the only one serves at once; then what is new.
-        let new = self.attach(no, &wanted);
+        let new = self.attach(no, applied, &wanted);
         self.detach(now, no, delta, before);
-        let joined = self.join(no, new);
+        let joined = self.join(no, applied, new);
         for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
             self.pools.address_taken(ip, &kin);
         }
@@ -294,10 +318,15 @@ impl Registry {
     }
 
     /// Gives the members that are there what their routes say now. Returns the claims without a member.
-    fn attach<'a>(&mut self, no: SessionNo, wanted: &'a [Wanted]) -> Vec<(&'a Wanted, &'a Domain)> {
+    fn attach<'a>(
+        &mut self,
+        no: SessionNo,
+        applied: u64,
+        wanted: &'a [Wanted],
+    ) -> Vec<(&'a Wanted, &'a Domain)> {
         let Some(session) = self.sessions.get(no) else { return Vec::new() };
         let owner = session.owner();
-        let (pools, applied) = (&mut self.pools, self.applies);
+        let pools = &mut self.pools;
         let all = wanted.iter().flat_map(|wanted| {
             wanted.route.spec.domains.as_slice().iter().map(move |domain| (wanted, domain))
         });
@@ -355,14 +384,14 @@ impl Registry {
     }
 
     /// Makes the members that are new. Returns the addresses of their backends.
-    fn join(&mut self, no: SessionNo, new: Vec<(&Wanted, &Domain)>) -> Vec<IpAddr> {
+    fn join(&mut self, no: SessionNo, applied: u64, new: Vec<(&Wanted, &Domain)>) -> Vec<IpAddr> {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
         let mut addresses: Vec<IpAddr> = Vec::new();
         let mut joined = None;
         for (wanted, domain) in new {
             let path = &wanted.route.spec.path;
             let owner = session.owner();
-            if self.pools.attach(&owner, wanted.id, (domain, path), &wanted.plan, self.applies) {
+            if self.pools.attach(&owner, wanted.id, (domain, path), &wanted.plan, applied) {
                 continue;
             }
             if joined.is_none()
@@ -371,7 +400,7 @@ impl Registry {
                 joined = Some((domain.clone(), path.clone()));
             }
             let owner = session.owner();
-            let member = self.pools.join(&owner, wanted.id, (domain, path), &wanted.plan, self.applies);
+            let member = self.pools.join(&owner, wanted.id, (domain, path), &wanted.plan, applied);
             session.members.insert(member);
             if let Host::Ip(ip) = wanted.plan.backend.host()
                 && addresses.last() != Some(&ip.to_canonical())
@@ -393,9 +422,10 @@ fn is_new_here(session: &Session, claim: &Claim) -> bool {
 }
 
 /// Puts the change into the session. Returns the changed routes as they were.
-fn take_over(session: &mut Session, delta: &Delta) -> Vec<(RouteId, Arc<Route>)> {
+fn take_over(session: &mut Session, applied: u64, delta: &Delta) -> Vec<(RouteId, Arc<Route>)> {
     if let Some(defaults) = &delta.defaults {
         session.defaults = defaults.clone();
+        session.defaults_applied = applied;
     }
     let change = |(id, after): &(RouteId, Option<Arc<Route>>)| {
         let before = match after {
@@ -438,6 +468,46 @@ fn places(route: &Route) -> impl Iterator<Item = (&Domain, &PathPrefix)> {
     route.spec.domains.as_slice().iter().map(|domain| (domain, &route.spec.path))
 }
 
+impl Claimed {
+    fn look_into(&mut self, pending: &HashMap<Tx, Pending>) {
+        for tx in self.new.drain(..) {
+            let Some(Pending::Apply { service, delta, .. }) = pending.get(&tx) else { continue };
+            for claim in all_claims(delta) {
+                self.by.entry(claim).or_insert_with(|| (service.clone(), 0)).1 += 1;
+            }
+            self.known.insert(tx);
+        }
+    }
+
+    /// Two services never have one at once: the second one's apply was refused.
+    fn owner(&self, domain: &Domain, path: &PathPrefix) -> Option<&ServiceName> {
+        if self.by.is_empty() {
+            return None;
+        }
+        self.by.get(&(domain.clone(), path.clone())).map(|(service, _)| service)
+    }
+
+    fn decided(&mut self, tx: Tx, delta: &Delta) {
+        if !self.known.remove(&tx) {
+            return;
+        }
+        for claim in all_claims(delta) {
+            if let Some((_, count)) = self.by.get_mut(&claim) {
+                *count -= 1;
+                if *count == 0 {
+                    self.by.remove(&claim);
+                }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by.is_empty() && self.known.is_empty()
+    }
+}
+
+/// Every place that a change claims, once.
 fn all_claims(delta: &Delta) -> HashSet<(Domain, PathPrefix)> {
     let routes = delta.routes.iter().filter_map(|(_, route)| route.as_ref());
     routes.flat_map(|route| places(route)).map(|(domain, path)| (domain.clone(), path.clone())).collect()

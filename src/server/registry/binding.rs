@@ -56,7 +56,8 @@ impl Registry {
         }
         self.bind(now, conn, no);
         let Some(session) = self.sessions.get(no) else { return Err(Refusal::SessionNotFound) };
-        let (id, who, kin) = (session.id.clone(), session.who(), session.kin());
+        let Some(id) = session.id().cloned() else { return Err(Refusal::SessionNotFound) };
+        let (who, kin) = (session.who(), session.kin());
         self.push(Effect::Happened(Happening::Registered(who, peer)));
         if self.sessions.is_one_container(peer) {
             self.pools.address_taken(peer, &kin);

@@ -16,6 +16,9 @@ use super::{Outcome, Registry, Wait};
 
 impl Registry {
     pub(super) fn command(&mut self, now: Now, conn: ConnId, command: Command) -> Outcome {
+        if let Command::Reconnect(id) | Command::Request(SessionRef::Id(id), _) = &command {
+            self.sessions.recognise(id);
+        }
         if let Some(no) = self.must_wait_for(conn, &command) {
             if let Some(session) = self.sessions.get_mut(no) {
                 session.waiting.push(conn);
@@ -37,12 +40,13 @@ impl Registry {
         }
         let no = match command {
             Command::Register(_) => return None,
-            Command::Request(_, request) if only_asks(request) => return None,
+            Command::Request(_, request) if is_indifferent(request) => return None,
             Command::Reconnect(id) => self.resolve(conn, &SessionRef::Id(id.clone())),
             Command::Request(session, _) => self.resolve(conn, session),
         };
         let session = self.sessions.get(no.ok()?)?;
-        // An apply may end on another connection than it began on; a session that ends may not come back.
+        // An apply may end on another connection than it began on: RECONNECT's OK says nothing about what is
+        // applied, and what is asked behind it waits. A session that ends may not come back.
         let is_apply = matches!(self.pending.get(&session.pending?)?, Pending::Apply { .. });
         (!is_apply || !matches!(command, Command::Reconnect(_))).then_some(session.no)
     }
@@ -82,8 +86,8 @@ impl Registry {
             Request::StatsGet(which) => self.stats(no, which).into(),
             Request::CircuitBreakerReset(route) => self.breaker_reset(no, route).into(),
             Request::ConfigValidate => self.validate(no).into(),
-            Request::ConfigApply => self.apply(no, conn, None),
-            Request::ConfigApplyPartial(scopes) => self.apply(no, conn, Some(scopes)),
+            Request::ConfigApply => self.apply(now, no, conn, None),
+            Request::ConfigApplyPartial(scopes) => self.apply(now, no, conn, Some(scopes)),
             Request::ConfigRollback => self.rollback(no).into(),
             Request::ConfigDiff => self.config_diff(no).into(),
             Request::DrainStart(time) => self.drain_start(now, no, time.get()).into(),
@@ -309,21 +313,11 @@ fn is_served(request: &Request) -> bool {
     )
 }
 
-/// Whether a command leaves its session as it is. A slow store must not cost anybody a PONG.
-fn only_asks(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Ping
-            | Request::SessionInfo
-            | Request::RouteList { .. }
-            | Request::CircuitBreakerStatus(_)
-            | Request::StatsGet(_)
-            | Request::ConfigValidate
-            | Request::ConfigDiff
-            | Request::DrainStatus
-            | Request::MaintStatus
-            | Request::BackendTest(_)
-    )
+/// Whether a command neither changes what its session has applied or staged nor shows it. A slow store must
+/// not cost anybody a PONG, and the revision that SESSION_INFO tells must not be one that is about to end:
+/// a client that lost the reply to an apply decides by it whether to repeat that.
+fn is_indifferent(request: &Request) -> bool {
+    matches!(request, Request::Ping | Request::BackendTest(_))
 }
 
 fn check_domains(spec: &RouteSpec, most: usize) -> Result<(), Refusal> {

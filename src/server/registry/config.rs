@@ -25,6 +25,8 @@ pub struct RegistryConfig {
     pub cluster_id: String,
     /// What everybody must give who registers (SEMANTICS section 9, REGISTRY_TOKEN); `None`: nothing.
     pub token: Option<Token>,
+    /// Which boot of which machine this is; empty where that is not known (SEMANTICS section 4).
+    pub boot_id: String,
     /// What a peer may fill.
     pub limits: Limits,
 }
@@ -91,6 +93,7 @@ impl Default for RegistryConfig {
             backends: BackendPolicy::default(),
             cluster_id: String::new(),
             token: None,
+            boot_id: String::new(),
             limits: Limits::default(),
         }
     }

@@ -13,6 +13,7 @@ use crate::server::routing::{Member, Probe, Table};
 
 use super::apply::Delta;
 use super::lifecycle::MemberEvent;
+use super::persist::SessionRecord;
 
 /// The time at which an input arrives. The registry has no clock of its own.
 #[derive(Debug, Clone, Copy)]
@@ -97,15 +98,11 @@ pub enum Effect {
 pub enum Change {
     /// A successful CONFIG_APPLY.
     Applied {
-        /// Whose.
-        session: Who,
-        /// From where it was registered.
-        peer: IpAddr,
-        /// The revision that this apply makes.
-        revision: u64,
-        /// The number of the next route: ids are never reused, restarts included.
-        next_route: u32,
-        /// What changed.
+        /// The session as this apply leaves it.
+        session: Box<SessionRecord>,
+        /// Which apply of all this is: they are in the order of these numbers.
+        applied: u64,
+        /// Its routes that change.
         delta: Arc<Delta>,
     },
     /// The session is over, and so is what it applied.
@@ -130,6 +127,15 @@ pub enum Happening {
     WrongToken(IpAddr),
     /// A new session.
     Registered(Who, IpAddr),
+    /// What a store held is in force again.
+    Restored {
+        /// How many sessions.
+        sessions: usize,
+        /// How many routes they have.
+        routes: usize,
+        /// Whether their members serve at once, or wait for their sessions.
+        serves: bool,
+    },
     /// A session was bound to a connection again.
     Resumed(Who, IpAddr),
     /// A session's connection is gone; it ends after this time unless it returns.

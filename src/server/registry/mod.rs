@@ -17,6 +17,7 @@
 //! | `maintenance` | pages instead of members, and the verdicts on them |
 //! | `drain` | a session's members get less and less |
 //! | `report` | the bodies of longer replies |
+//! | `persist`, `restore` | the form in which sessions outlive the server; taking it up again |
 
 mod apply;
 mod binding;
@@ -26,8 +27,10 @@ mod drain;
 mod io;
 mod lifecycle;
 mod maintenance;
+pub mod persist;
 mod pools;
 mod report;
+mod restore;
 mod route;
 mod session;
 mod settings;
@@ -52,7 +55,7 @@ pub use lifecycle::MemberEvent;
 pub use route::{Cells, Route};
 pub use token::Token;
 
-use apply::Pending;
+use apply::{Claimed, Pending};
 use pools::Pools;
 use session::Sessions;
 use timers::{Timer, Timers};
@@ -71,13 +74,12 @@ pub struct Registry {
     pools: Pools,
     timers: Timers,
     pending: HashMap<Tx, Pending>,
+    claimed: Claimed,
     tests: HashMap<TestId, ConnId>,
     /// Questions that maintenance requests wait for, and whose they are.
     verdicts: HashMap<MemberId, SessionNo>,
     last_tx: u64,
     last_test: u64,
-    /// How many applies there were, of all sessions.
-    applies: u64,
     stopping: bool,
     effects: Vec<Effect>,
 }
@@ -116,11 +118,11 @@ impl Registry {
             sessions: Sessions::default(),
             timers: Timers::default(),
             pending: HashMap::new(),
+            claimed: Claimed::default(),
             tests: HashMap::new(),
             verdicts: HashMap::new(),
             last_tx: 0,
             last_test: 0,
-            applies: 0,
             stopping: false,
             effects: Vec::new(),
         }
@@ -171,6 +173,7 @@ impl Registry {
         self.connections.is_empty()
             && self.addresses.is_empty()
             && self.pending.is_empty()
+            && self.claimed.is_empty()
             && self.tests.is_empty()
             && self.verdicts.is_empty()
             && self.sessions.is_empty()

@@ -192,7 +192,13 @@ impl Pools {
         applied: u64,
     ) -> bool {
         let Some(id) = self.find(owner.no, domain, path, &plan.backend) else { return false };
-        let Some(record) = self.members.get_mut(&id) else { return false };
+        self.add_route(id, route, plan, applied);
+        self.on_event(id, MemberEvent::Returned, None);
+        true
+    }
+
+    fn add_route(&mut self, id: MemberId, route: RouteId, plan: &Plan, applied: u64) {
+        let Some(record) = self.members.get_mut(&id) else { return };
         if let Err(at) = record.routes.binary_search(&route) {
             record.routes.insert(at, route);
         }
@@ -202,11 +208,28 @@ impl Pools {
         } else {
             self.show(id);
         }
-        self.on_event(id, MemberEvent::Returned, None);
-        true
     }
 
-    /// Makes a member of its own for a route. True: it is not the first of its claim.
+    /// Lets a route lead to a member again, as it did before a restart: one that serves in hope, or one that
+    /// waits for its session.
+    pub(super) fn restore(
+        &mut self,
+        owner: &Owner<'_>,
+        route: RouteId,
+        place: (&Domain, &PathPrefix),
+        plan: &Plan,
+        applied: u64,
+        serves: bool,
+    ) -> MemberId {
+        if let Some(id) = self.find(owner.no, place.0, place.1, &plan.backend) {
+            self.add_route(id, route, plan, applied);
+            return id;
+        }
+        let state = if serves { MemberState::Hopeful } else { MemberState::Dormant };
+        self.add(owner, route, place, plan, applied, state)
+    }
+
+    /// Makes a member of its own for a route.
     pub(super) fn join(
         &mut self,
         owner: &Owner<'_>,
@@ -215,10 +238,23 @@ impl Pools {
         plan: &Plan,
         applied: u64,
     ) -> MemberId {
-        let id = self.next_id();
         let claim = self.table.get(domain, path);
         let served = claim.is_some_and(|claim| claim.has_usable());
         let state = if served { MemberState::Joining } else { MemberState::Hopeful };
+        self.add(owner, route, (domain, path), plan, applied, state)
+    }
+
+    fn add(
+        &mut self,
+        owner: &Owner<'_>,
+        route: RouteId,
+        (domain, path): (&Domain, &PathPrefix),
+        plan: &Plan,
+        applied: u64,
+        state: MemberState,
+    ) -> MemberId {
+        let id = self.next_id();
+        let claim = self.table.get(domain, path);
         let shown = Arc::new(Member {
             id,
             instance: owner.instance.clone(),

@@ -34,7 +34,7 @@ impl Registry {
     pub(super) fn session_info(&self, now: Now, no: SessionNo) -> Result<Reply, Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         let info = SessionInfo {
-            session_id: session.id.reveal().to_owned(),
+            session_id: session.id().map(|id| id.reveal().to_owned()).unwrap_or_default(),
             service_name: session.registration.service.to_string(),
             instance_name: session.registration.instance.to_string(),
             connected_at: rfc3339(session.connected_at.wall),

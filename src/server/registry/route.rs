@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{
     BackendUrl, CircuitBreaker, Domain, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit,
     RouteOption, RouteSpec,
 };
 use crate::server::routing::{Extras, Probe, ProbeKind, ResponseHeaders, RouteState, Settings};
+
+use super::persist;
 
 /// How often and how long a check asks where only a part of it was said (DESIGN: HEALTH_INTERVAL and
 /// HEALTH_TIMEOUT of the sidecar have the same).
@@ -29,19 +33,33 @@ pub struct Route {
     pub cells: Cells,
 }
 
-/// Settings of one route, or a session's defaults for all of them. What is not there is not set.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Settings of one route, or a session's defaults for all of them. What is not there is not set. Each field
+/// says how it is written down (`persist`).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Cells {
     /// OPTIONS_SET, and the interval and time-out of HEALTH_SET: the last writer of a cell wins.
+    #[serde(with = "persist::options", skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<OptionKey, RouteOption>,
     /// The path of HEALTH_SET.
+    #[serde(with = "persist::text_or_none", skip_serializing_if = "Option::is_none")]
     pub health_path: Option<HealthPath>,
     /// HEADERS_SET. The names are in lower case, so that one header has one cell.
+    #[serde(with = "persist::texts", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<HeaderName, HeaderValue>,
     /// RATELIMIT_SET. Zero requests: no limit, whatever the session's default says.
+    #[serde(with = "persist::limit", skip_serializing_if = "Option::is_none")]
     pub limit: Option<RateLimit>,
     /// CIRCUIT_BREAKER_SET. A threshold of zero: no breaker, whatever the session's default says.
+    #[serde(with = "persist::breaker", skip_serializing_if = "Option::is_none")]
     pub breaker: Option<CircuitBreaker>,
+}
+
+impl Cells {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Cells::default()
+    }
 }
 
 /// What a route's members get from it.

@@ -12,6 +12,7 @@ use super::drain::Draining;
 use super::io::{ConnId, Now, SessionNo, Tx, Who};
 use super::lifecycle::SessionState;
 use super::maintenance::Maintained;
+use super::persist::{IdHash, Replaced, SessionRecord};
 use super::pools::Owner;
 use super::route::{Cells, Plan, Route};
 use super::stage::{Stage, Staged};
@@ -22,7 +23,7 @@ const NAME_IN_ID: usize = 64;
 /// One registration of one instance.
 pub(super) struct Session {
     pub(super) no: SessionNo,
-    pub(super) id: SessionId,
+    identity: Identity,
     pub(super) registration: Registration,
     /// From where it was bound last: what it may reach depends on it.
     pub(super) peer: IpAddr,
@@ -40,6 +41,8 @@ pub(super) struct Session {
     /// What the data plane finds out about each of `applied`.
     pub(super) states: BTreeMap<RouteId, Arc<RouteState>>,
     pub(super) defaults: Cells,
+    /// Which apply of all set `defaults`.
+    pub(super) defaults_applied: u64,
     pub(super) revision: u64,
     /// How many route ids were given out.
     pub(super) last_route: u32,
@@ -56,7 +59,82 @@ pub(super) struct Session {
     pub(super) last_apply: Option<SystemTime>,
 }
 
+/// What a session is called by.
+enum Identity {
+    Known(SessionId),
+    /// A store held it, which never saw its id; its client has not said it yet.
+    Hashed(IdHash),
+}
+
 impl Session {
+    /// Its id; a restored session has none until its client has named it.
+    pub(super) fn id(&self) -> Option<&SessionId> {
+        match &self.identity {
+            Identity::Known(id) => Some(id),
+            Identity::Hashed(_) => None,
+        }
+    }
+
+    fn id_hash(&self) -> IdHash {
+        match &self.identity {
+            Identity::Known(id) => IdHash::of(id),
+            Identity::Hashed(hash) => *hash,
+        }
+    }
+
+    /// What a store holds of it once its next apply is done.
+    pub(super) fn record(&self, now: Now) -> SessionRecord {
+        let Registration { service, instance, maintenance_port, metadata } = &self.registration;
+        SessionRecord {
+            no: self.no.0,
+            id_sha256: self.id_hash(),
+            service: service.clone(),
+            instance: instance.clone(),
+            maintenance_port: *maintenance_port,
+            metadata: metadata.without_secrets(),
+            peer: self.peer,
+            shared_address: false,
+            revision: self.revision + 1,
+            last_route: self.last_route,
+            connected_at: self.connected_at.wall,
+            last_apply: now.wall,
+            defaults: self.defaults.clone(),
+            defaults_applied: self.defaults_applied,
+            replaced: Vec::new(),
+        }
+    }
+
+    /// A session that is just registered, or restored.
+    fn new(no: SessionNo, identity: Identity, registration: Registration, peer: IpAddr, at: Now) -> Self {
+        Session {
+            no,
+            identity,
+            registration,
+            peer,
+            state: SessionState::Grace,
+            conn: None,
+            replaced_by: None,
+            predecessors: Vec::new(),
+            answered: false,
+            robbed: false,
+            applied: BTreeMap::new(),
+            states: BTreeMap::new(),
+            defaults: Cells::default(),
+            defaults_applied: 0,
+            revision: 0,
+            last_route: 0,
+            stage: Stage::default(),
+            members: BTreeSet::new(),
+            drain: None,
+            maintained: Maintained::default(),
+            pending: None,
+            waiting: Vec::new(),
+            connected_at: at,
+            last_activity: at.wall,
+            last_apply: None,
+        }
+    }
+
     pub(super) fn who(&self) -> Who {
         let r = &self.registration;
         Who { no: self.no, service: r.service.clone(), instance: r.instance.clone() }
@@ -128,6 +206,8 @@ pub(super) struct Sessions {
     /// Looked up by the whole id, whose last 128 bits are random: std's keyed hash decides which entry is
     /// compared at all, so that the time a look-up takes says nothing about how much of a guess was right.
     ids: HashMap<SessionId, SessionNo>,
+    /// Restored sessions whose clients have not named them yet.
+    hashes: HashMap<IdHash, SessionNo>,
     /// Those that are not retired.
     names: HashMap<Name, Vec<SessionNo>>,
     /// How many sessions are connected from an address.
@@ -157,6 +237,7 @@ impl Sessions {
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
             && self.ids.is_empty()
+            && self.hashes.is_empty()
             && self.names.is_empty()
             && self.connected.is_empty()
             && self.active == 0
@@ -183,37 +264,19 @@ impl Sessions {
         self.last += 1;
         let no = SessionNo(self.last);
         let id = session_id(&registration.instance, now.wall, random);
-        let session = Session {
-            no,
-            id: id.clone(),
-            registration,
-            peer,
-            state: SessionState::Grace,
-            conn: None,
-            replaced_by: None,
-            predecessors: Vec::new(),
-            answered: false,
-            robbed: false,
-            applied: BTreeMap::new(),
-            states: BTreeMap::new(),
-            defaults: Cells::default(),
-            revision: 0,
-            last_route: 0,
-            stage: Stage::default(),
-            members: BTreeSet::new(),
-            drain: None,
-            maintained: Maintained::default(),
-            pending: None,
-            waiting: Vec::new(),
-            connected_at: now,
-            last_activity: now.wall,
-            last_apply: None,
-        };
-        self.ids.insert(id, no);
+        self.insert(Session::new(no, Identity::Known(id), registration, peer, now));
+        no
+    }
+
+    fn insert(&mut self, session: Session) {
+        let no = session.no;
+        match &session.identity {
+            Identity::Known(id) => drop(self.ids.insert(id.clone(), no)),
+            Identity::Hashed(hash) => drop(self.hashes.insert(*hash, no)),
+        }
         self.names.entry(session.name()).or_default().push(no);
         self.active += 1;
         self.all.insert(no, session);
-        no
     }
 
     /// The sessions of a service that are not retired, oldest first.
@@ -258,7 +321,10 @@ impl Sessions {
             self.retire(no);
         }
         let session = self.all.remove(&no)?;
-        self.ids.remove(&session.id);
+        match &session.identity {
+            Identity::Known(id) => self.ids.remove(id),
+            Identity::Hashed(hash) => self.hashes.remove(hash),
+        };
         Some(session)
     }
 
@@ -271,11 +337,77 @@ impl Sessions {
         }
     }
 
+    /// Takes a session up that a store held. Its route ids go on `skipped` behind those that it had.
+    pub(super) fn restore(&mut self, now: Now, record: SessionRecord, skipped: u32) {
+        let no = SessionNo(record.no);
+        let identity = Identity::Hashed(record.id_sha256);
+        let at = Now { mono: back_then(now, record.connected_at), wall: record.connected_at };
+        let mut session = Session::new(no, identity, record.registration(), record.peer, at);
+        session.last_activity = record.last_apply;
+        session.last_apply = Some(record.last_apply);
+        session.revision = record.revision;
+        session.last_route = record.last_route.saturating_add(skipped);
+        session.defaults = record.defaults;
+        session.defaults_applied = record.defaults_applied;
+        session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
+        self.insert(session);
+        self.last = self.last.max(no.0);
+    }
+
+    /// Takes a session up that `by` replaced: one that still served, or one of which only the id is left.
+    pub(super) fn restore_replaced(&mut self, now: Now, older: &Replaced, by: &SessionRecord) {
+        let (no, newest) = (SessionNo(older.no), Some(SessionNo(by.no)));
+        if let Some(session) = self.all.get_mut(&no) {
+            session.replaced_by = newest;
+            if session.state == SessionState::Grace {
+                session.state = SessionState::Replaced;
+            }
+            return;
+        }
+        let identity = Identity::Hashed(older.id_sha256);
+        let mut session = Session::new(no, identity, by.registration(), by.peer, now);
+        session.state = SessionState::Retired;
+        session.replaced_by = newest;
+        self.insert(session);
+        self.retire(no);
+        self.last = self.last.max(no.0);
+    }
+
+    /// The sessions that `restore` has taken up, and nothing happened to yet.
+    pub(super) fn restored(&self) -> impl Iterator<Item = &Session> {
+        self.all.values().filter(|session| session.state != SessionState::Retired)
+    }
+
+    /// A client names a session. If it is a restored one, its id is known from now on.
+    pub(super) fn recognise(&mut self, id: &SessionId) {
+        if self.hashes.is_empty() || self.ids.contains_key(id) {
+            return;
+        }
+        let Some(no) = self.hashes.remove(&IdHash::of(id)) else { return };
+        self.ids.insert(id.clone(), no);
+        if let Some(session) = self.all.get_mut(&no) {
+            session.identity = Identity::Known(id.clone());
+        }
+    }
+
+    /// Those that `session` replaced and that are known, for the store.
+    pub(super) fn replaced_by(&self, session: &Session) -> Vec<Replaced> {
+        let known = session.predecessors.iter().filter_map(|no| self.all.get(no));
+        known.map(|older| Replaced { no: older.no.0, id_sha256: older.id_hash() }).collect()
+    }
+
     /// A session from `ip` is connected. At most `limit` shared addresses are remembered.
     pub(super) fn connected(&mut self, ip: IpAddr, limit: usize) {
         let connected = self.connected.entry(ip).or_default();
         *connected += 1;
-        if *connected > 1 && self.shared.len() < limit {
+        if *connected > 1 {
+            self.is_shared(ip, limit);
+        }
+    }
+
+    /// Two sessions were connected from `ip` at once.
+    pub(super) fn is_shared(&mut self, ip: IpAddr, limit: usize) {
+        if self.shared.len() < limit {
             self.shared.insert(ip);
         }
     }
@@ -307,6 +439,12 @@ fn session_id(instance: &InstanceName, wall: SystemTime, random: u128) -> Sessio
         Ok(id) => id,
         Err(_) => unreachable!("short, and made of letters, digits and '-_.' only"),
     }
+}
+
+/// The moment that the wall clock showed as `wall`, as far as the other clock goes back.
+fn back_then(now: Now, wall: SystemTime) -> Instant {
+    let ago = now.wall.duration_since(wall).unwrap_or_default();
+    now.mono.checked_sub(ago).unwrap_or(now.mono)
 }
 
 /// How long ago it was registered.

@@ -1,10 +1,29 @@
 //! Where applied state lives. The registry asks for a change and goes on when it is held.
 //!
-//! So far there is one place: nowhere beyond this process. A file and etcd come behind the same trait.
+//! | file | where |
+//! |---|---|
+//! | `mod` (this) | what a store is; one that is nowhere beyond this process |
+//! | `file` | STATE_FILE: the thread that owns it; when it cannot be used |
+//! | `database` | its tables |
+//! | `copy` | a file in memory, to look at it without changing it |
+//! | `portable` | the same as JSON, for `registry-server export` and `import` |
+//!
+//! Etcd comes behind the same trait.
+
+mod copy;
+mod database;
+mod file;
+mod portable;
+#[cfg(test)]
+mod tests;
 
 use std::task::{Context, Poll};
 
+use crate::server::registry::persist::Saved;
 use crate::server::registry::{Change, Tx};
+
+pub use file::{FileStore, StateError};
+pub use portable::{ImportError, export, import};
 
 /// Whether a store holds a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +36,13 @@ pub enum Verdict {
 
 /// Holds what sessions have applied.
 pub trait Store: Send + 'static {
-    /// Takes a change. Pending: the verdict comes from [`Store::poll_verdict`], in any order, within 5 s.
+    /// What it held at the start. Asked once, before anything else.
+    fn take_saved(&mut self) -> Option<Saved> {
+        None
+    }
+
+    /// Takes a change. Pending: the verdict comes from [`Store::poll_verdict`], in any order. Verdicts of one
+    /// session's changes are in the order of the changes, because the registry asks for one at a time.
     fn commit(&mut self, tx: Tx, change: Change) -> Poll<Verdict>;
 
     /// The next verdict that [`Store::commit`] left open.

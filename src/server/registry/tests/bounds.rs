@@ -134,7 +134,25 @@ fn target(random: &mut fastrand::Rng) -> &'static str {
 fn walk(random: &mut fastrand::Rng) {
     let mut world = World::with(|config| config.limits.predecessors = 3);
     let (mut open, mut ids) = (Vec::new(), vec!["nobody".to_owned()]);
-    for _ in 0..300 {
+    steps(&mut world, random, 300, &mut open, &mut ids);
+    world.store_answers = true;
+    while !world.commits.is_empty() {
+        world.decides(0, true);
+    }
+    open.into_iter().for_each(|conn| world.hang_up(conn));
+    world.after(seconds(1000));
+    assert!(world.registry.is_empty() && world.watched.is_empty() && world.table.claims().count() == 0);
+}
+
+/// Lets anything happen, `count` times. `open` are the connections, `ids` those that were given to sessions.
+pub(super) fn steps(
+    world: &mut World,
+    random: &mut fastrand::Rng,
+    count: usize,
+    open: &mut Vec<ConnId>,
+    ids: &mut Vec<String>,
+) {
+    for _ in 0..count {
         let backend = format!("http://10.2.2.{}:80", random.u8(1..4));
         let domain = ["a.de", "b.de", "c.de"][random.usize(..3)];
         let id = if random.bool() { "" } else { &ids[random.usize(..ids.len())] };
@@ -165,8 +183,8 @@ fn walk(random: &mut fastrand::Rng) {
             (5, _) => world.after(seconds(random.u64(..200))),
             (6, _) => world.store_answers = random.bool(),
             (7..9, _) if !world.commits.is_empty() => {
-                let (tx, _) = world.commits.swap_remove(random.usize(..world.commits.len()));
-                world.happens(if random.u8(..3) == 0 { Input::Rejected(tx) } else { Input::Committed(tx) });
+                let at = random.usize(..world.commits.len());
+                world.decides(at, random.u8(..3) != 0);
             }
             (_, Some(conn)) => world.say(conn, &line),
             _ => {}
@@ -176,19 +194,12 @@ fn walk(random: &mut fastrand::Rng) {
         open.retain(|conn| !world.closed.contains(conn));
         world.check();
     }
-    world.store_answers = true;
-    for (tx, _) in std::mem::take(&mut world.commits) {
-        world.happens(Input::Committed(tx));
-    }
-    open.into_iter().for_each(|conn| world.hang_up(conn));
-    world.after(seconds(1000));
-    assert!(world.registry.is_empty() && world.watched.is_empty() && world.table.claims().count() == 0);
 }
 
 impl World {
     /// What holds between any two inputs: a claim has members or is held; they are all of its service, each
     /// backend of a session once.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         for claim in self.table.claims() {
             assert!(!claim.members.is_empty() || claim.hold.deadline(self.now.mono).is_some());
             assert!(claim.hold.until.is_none() || !claim.has_usable());

@@ -7,6 +7,7 @@ mod lifecycle;
 mod maintenance;
 mod pools;
 mod replies;
+mod restoring;
 mod sessions;
 mod settings;
 mod staging;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::protocol::Command;
 use crate::server::routing::{Probe, ProbeKind, Table};
+
+use restoring::Paper;
 
 use super::{Change, ConnId, Effect, Happening, Input, Now, Registry, RegistryConfig, TestId, Tx};
 
@@ -33,6 +36,8 @@ struct World {
     /// The store answers at once; otherwise what it was asked is in `commits`.
     store_answers: bool,
     commits: Vec<(Tx, Change)>,
+    /// What it holds.
+    paper: Paper,
     tests: Vec<TestId>,
     log: Vec<Happening>,
 }
@@ -64,6 +69,7 @@ impl World {
             watched: Vec::new(),
             store_answers: true,
             commits: Vec::new(),
+            paper: Paper::default(),
             tests: Vec::new(),
             log: Vec::new(),
         }
@@ -73,30 +79,74 @@ impl World {
         let mut inputs = vec![input];
         while !inputs.is_empty() {
             self.registry.handle(self.now, inputs.remove(0));
-            for effect in self.registry.effects() {
-                match effect {
-                    Effect::Send(conn, line) => {
-                        assert!(!self.closed.contains(&conn), "nothing is sent after EOF: {line:?}");
-                        self.lines.entry(conn).or_default().push(line.encode());
-                    }
-                    Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
-                    Effect::Commit(tx, _) if self.store_answers => inputs.push(Input::Committed(tx)),
-                    Effect::Commit(tx, change) => self.commits.push((tx, change)),
-                    Effect::Publish(table) => self.table = table,
-                    Effect::Departure => {}
-                    Effect::Watch(probe) => {
-                        assert!(!self.watched.contains(&probe), "watched once");
-                        self.watched.push(probe);
-                    }
-                    Effect::Forget(probe) => {
-                        let at = self.watched.iter().position(|other| *other == probe);
-                        self.watched.remove(at.expect("only what is watched is forgotten"));
-                    }
-                    Effect::Test { test, .. } => self.tests.push(test),
-                    Effect::Happened(happening) => self.log.push(happening),
+            inputs.extend(self.perform());
+        }
+    }
+
+    /// Does what the registry wants. Returns what the store says at once.
+    fn perform(&mut self) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        for effect in self.registry.effects() {
+            match effect {
+                Effect::Send(conn, line) => {
+                    assert!(!self.closed.contains(&conn), "nothing is sent after EOF: {line:?}");
+                    self.lines.entry(conn).or_default().push(line.encode());
                 }
+                Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
+                Effect::Commit(tx, change) if self.store_answers => {
+                    self.paper.keep(&change);
+                    inputs.push(Input::Committed(tx));
+                }
+                Effect::Commit(tx, change) => self.commits.push((tx, change)),
+                Effect::Publish(table) => self.table = table,
+                Effect::Departure => {}
+                Effect::Watch(probe) => {
+                    assert!(!self.watched.contains(&probe), "watched once");
+                    self.watched.push(probe);
+                }
+                Effect::Forget(probe) => {
+                    let at = self.watched.iter().position(|other| *other == probe);
+                    self.watched.remove(at.expect("only what is watched is forgotten"));
+                }
+                Effect::Test { test, .. } => self.tests.push(test),
+                Effect::Happened(happening) => self.log.push(happening),
             }
         }
+        inputs
+    }
+
+    /// The store says that it holds the change that it was asked for at this place among those it has not
+    /// answered, or that it does not.
+    fn decides(&mut self, at: usize, holds: bool) {
+        let (tx, change) = self.commits.remove(at);
+        if holds {
+            self.paper.keep(&change);
+        }
+        self.happens(if holds { Input::Committed(tx) } else { Input::Rejected(tx) });
+    }
+
+    /// Every member of every claim, in words, whether or not it serves.
+    fn shown(&self) -> Vec<String> {
+        let mut shown = Vec::new();
+        for claim in self.table.claims() {
+            for member in &claim.members {
+                shown.push(format!(
+                    "{}{} of {} priority {} limited {}: {} {} {:?} {:?} {:?}",
+                    claim.domain,
+                    claim.path,
+                    claim.service,
+                    claim.priority,
+                    claim.limit.is_some(),
+                    member.instance,
+                    member.backend,
+                    member.settings,
+                    member.extras.headers,
+                    member.extras.breaker,
+                ));
+            }
+        }
+        shown.sort();
+        shown
     }
 
     fn connect(&mut self, from: &str) -> ConnId {

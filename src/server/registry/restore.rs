@@ -1,0 +1,123 @@
+//! From what a store held back to a registry that serves (SEMANTICS sections 4 and 7).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::protocol::RouteId;
+
+use super::Registry;
+use super::io::{Effect, Happening, Now, SessionNo};
+use super::persist::{Saved, SavedSession, SessionRecord};
+use super::pools::Leaving;
+use super::route::Route;
+use super::session::Session;
+use super::timers::Timer;
+
+/// How many route ids a restored session skips: those that it gave out after its last apply went with the
+/// stage, and are not given twice (PROTOCOL section 3). More than a session may have routes.
+const SKIPPED_ROUTES: u32 = 10_000;
+
+/// A route on its way back, in the order in which routes were applied.
+struct Returning {
+    applied: u64,
+    session: SessionNo,
+    id: RouteId,
+    route: Arc<Route>,
+}
+
+impl Registry {
+    /// Takes up what a store held, before anything else happens. Every session is in its grace, which begins
+    /// now. Its members serve at once if the server ran on this boot of this machine and was alive less than
+    /// a grace ago: then their addresses are still theirs. Otherwise they wait for their sessions.
+    pub fn restore(&mut self, now: Now, saved: Saved) {
+        self.pools.set_time(now.mono);
+        let serves = self.is_fresh(now, &saved);
+        let mut returning = Vec::new();
+        let count = saved.sessions.len();
+        for SavedSession { session: record, routes } in saved.sessions {
+            let no = SessionNo(record.no);
+            let defaults_applied = record.defaults_applied;
+            self.restore_session(now, record);
+            for (id, route) in routes {
+                let applied = route.applied.max(defaults_applied);
+                self.last_tx = self.last_tx.max(applied);
+                let route = Arc::new(Route::from(route));
+                if let Some(session) = self.sessions.get_mut(no) {
+                    session.applied.insert(id, route.clone());
+                    session.states.insert(id, Arc::default());
+                }
+                returning.push(Returning { applied, session: no, id, route });
+            }
+        }
+        returning.sort_by_key(|route| (route.applied, route.session, route.id));
+        let routes = returning.len();
+        returning.iter().for_each(|route| self.restore_route(route, serves));
+        self.suspend_former_holders();
+        self.push(Effect::Happened(Happening::Restored { sessions: count, routes, serves }));
+        self.flush_pools(true);
+    }
+
+    fn is_fresh(&self, now: Now, saved: &Saved) -> bool {
+        let Some(alive_at) = saved.alive_at else { return false };
+        // A clock that was set back a little is no reason to wait.
+        let ago = now.wall.duration_since(alive_at).unwrap_or_else(|ahead| ahead.duration());
+        !saved.boot_id.is_empty() && saved.boot_id == self.config.boot_id && ago < self.config.grace
+    }
+
+    fn restore_session(&mut self, now: Now, record: SessionRecord) {
+        let (no, shared, peer) = (SessionNo(record.no), record.shared_address, record.peer);
+        if shared {
+            self.sessions.is_shared(peer, self.config.limits.shared_addresses);
+        }
+        for older in &record.replaced {
+            self.sessions.restore_replaced(now, older, &record);
+        }
+        self.sessions.restore(now, record, SKIPPED_ROUTES);
+        self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+    }
+
+    /// Where two services have a claim, the one that applied last has it, as it had before.
+    fn restore_route(&mut self, returning: &Returning, serves: bool) {
+        let Returning { applied, session: no, id, route } = returning;
+        for domain in route.spec.domains.as_slice() {
+            let place = (domain, &route.spec.path);
+            let Some(service) = self.sessions.get(*no).map(|session| session.registration.service.clone())
+            else {
+                return;
+            };
+            let former = self.pools.claim(place.0, place.1).filter(|claim| claim.service != service);
+            let former: Vec<_> = former
+                .map(|claim| self.pools.members(claim).map(|(member, owner, _)| (member.id, owner)).collect())
+                .unwrap_or_default();
+            for (member, owner) in former {
+                self.pools.remove(member, Leaving::Unwanted);
+                if let Some(owner) = self.sessions.get_mut(owner) {
+                    owner.robbed = true;
+                    owner.members.remove(&member);
+                }
+            }
+            let Some(session) = self.sessions.get_mut(*no) else { return };
+            let plan = session.plan(*id, route);
+            let member = self.pools.restore(&session.owner(), *id, place, &plan, *applied, serves);
+            session.members.insert(member);
+        }
+    }
+
+    /// An address belongs to the session that came there last (SEMANTICS section 4).
+    fn suspend_former_holders(&mut self) {
+        let mut holders: HashMap<IpAddr, SessionNo> = HashMap::new();
+        for session in self.sessions.restored() {
+            let holder = holders.entry(session.peer).or_insert(session.no);
+            *holder = session.no.max(*holder);
+        }
+        let mut holders: Vec<_> = holders.into_iter().collect();
+        holders.sort_unstable();
+        for (ip, no) in holders {
+            if self.sessions.is_one_container(ip) {
+                let kin = self.sessions.get(no).map(Session::kin).unwrap_or_default();
+                self.pools.address_taken(ip, &kin);
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The tables of the state file: reading all of it, changing a part in one transaction.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | name | format, server, boot, cluster, when it was last alive, the last transaction |
+//! | `sessions` | number | a `SessionRecord` as JSON |
+//! | `routes` | session, route | a `RouteRecord` as JSON |
+//!
+//! An apply writes its session and the routes that it changes, not what else the session has.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
+    TableDefinition, WriteTransaction,
+};
+
+use crate::protocol::RouteId;
+use crate::server::registry::Change;
+use crate::server::registry::persist::{FORMAT, RouteRecord, Saved, SavedSession};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const SESSIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sessions");
+const ROUTES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("routes");
+
+/// Names in `meta`.
+const META_FORMAT: &str = "format";
+const META_SERVER: &str = "server";
+const META_BOOT: &str = "boot_id";
+const META_CLUSTER: &str = "cluster_id";
+const META_ALIVE: &str = "alive_at";
+const META_TRANSACTION: &str = "transaction";
+
+/// How much of the file is kept in memory besides: it is read once, and then only written.
+const CACHE: usize = 4 * 1024 * 1024;
+
+/// Why what is in the file cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// Another process has it.
+    #[error("another process has it open")]
+    Busy,
+    /// The system's words.
+    #[error("{0}")]
+    Io(std::io::Error),
+    /// It is none of ours, or not as it was written.
+    #[error("{0}")]
+    Damaged(String),
+    /// What is needed to read it.
+    #[error("{0}")]
+    Newer(String),
+}
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// Nothing of it is in the file.
+    NotWritten(redb::Error),
+    /// It may be in the file, and may not.
+    Unknown(redb::Error),
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct Tables {
+    database: Database,
+}
+
+impl Tables {
+    /// Opens what a backend holds; an empty one becomes a state of no sessions.
+    pub(super) fn open(backend: impl StorageBackend) -> Result<Self, ReadError> {
+        let opened = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
+        Ok(Tables { database: opened.map_err(|error| refused(error.into()))? })
+    }
+
+    /// Reads everything, and every checksum. Repairs what it can, so that it is for copies.
+    pub(super) fn check(&mut self) -> Result<Option<Saved>, ReadError> {
+        let read = self.read();
+        let is_clean = self.database.check_integrity().map_err(|error| refused(error.into()))?;
+        // A file in which only the book-keeping of free pages was not up to date is sound. One that goes back
+        // to an older transaction because of the checksums of the newer one is not.
+        let is_same = match (&read, is_clean) {
+            (_, true) => true,
+            (Ok(before), false) => self.read().is_ok_and(|after| after == *before),
+            (Err(before), false) => self.read().is_err_and(|after| after.to_string() == before.to_string()),
+        };
+        if !is_same {
+            return Err(ReadError::Damaged("the checksums of its last changes do not fit".to_owned()));
+        }
+        read
+    }
+
+    /// Everything in it; `None` where nothing was ever written.
+    pub(super) fn read(&self) -> Result<Option<Saved>, ReadError> {
+        let reading = self.database.begin_read().map_err(|error| refused(error.into()))?;
+        let Some(meta) = read_meta(&reading)? else { return Ok(None) };
+        let text = |name: &str| meta.get(name).cloned().unwrap_or_default();
+        let format: u32 = text(META_FORMAT).parse().map_err(|_| damaged("meta", META_FORMAT))?;
+        if format > FORMAT {
+            return Err(ReadError::Newer(format!(
+                "it was written by {} in format {format}; this version reads up to format {FORMAT}",
+                text(META_SERVER)
+            )));
+        }
+        let alive_at = text(META_ALIVE).parse().map(jiff::Timestamp::into).ok();
+        let sessions = read_sessions(&reading, &text(META_SERVER))?;
+        Ok(Some(Saved { boot_id: text(META_BOOT), alive_at, cluster_id: text(META_CLUSTER), sessions }))
+    }
+
+    /// The number of the last transaction that is in the file.
+    pub(super) fn transaction(&self) -> Option<u64> {
+        let reading = self.database.begin_read().ok()?;
+        read_meta(&reading).ok()??.get(META_TRANSACTION)?.parse().ok()
+    }
+
+    /// Writes a whole state into an empty file.
+    pub(super) fn fill(&self, saved: &Saved) -> Result<(), WriteError> {
+        self.transact(|writing| {
+            put_meta(writing, META_CLUSTER, &saved.cluster_id)?;
+            put_meta(writing, META_BOOT, &saved.boot_id)?;
+            if let Some(at) = saved.alive_at {
+                put_meta(writing, META_ALIVE, &timestamp(at))?;
+            }
+            let mut sessions = writing.open_table(SESSIONS)?;
+            let mut routes = writing.open_table(ROUTES)?;
+            for SavedSession { session, routes: of_session } in &saved.sessions {
+                sessions.insert(session.no, json(session)?.as_slice())?;
+                for (id, route) in of_session {
+                    routes.insert((session.no, id.0), json(route)?.as_slice())?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes changes, all of them or none; they are on the disk when it returns. `number` is the
+    /// transaction's, and the server is alive at `now`, in the boot `boot_id`.
+    pub(super) fn write<'a>(
+        &self,
+        number: u64,
+        now: SystemTime,
+        boot_id: &str,
+        changes: impl IntoIterator<Item = &'a Change>,
+    ) -> Result<(), WriteError> {
+        self.transact(|writing| {
+            put_meta(writing, META_BOOT, boot_id)?;
+            put_meta(writing, META_ALIVE, &timestamp(now))?;
+            put_meta(writing, META_TRANSACTION, &number.to_string())?;
+            let mut sessions = writing.open_table(SESSIONS)?;
+            let mut routes = writing.open_table(ROUTES)?;
+            for change in changes {
+                match change {
+                    Change::Applied { session, applied, delta } => {
+                        sessions.insert(session.no, json(session)?.as_slice())?;
+                        for (id, route) in &delta.routes {
+                            let key = (session.no, id.0);
+                            match route {
+                                Some(route) => routes
+                                    .insert(key, json(&RouteRecord::new(route, *applied))?.as_slice())?,
+                                None => routes.remove(key)?,
+                            };
+                        }
+                    }
+                    Change::Ended(no) => {
+                        sessions.remove(no.0)?;
+                        routes.retain_in((no.0, 0)..=(no.0, u32::MAX), |_, _| false)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn transact(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), WriteError> {
+        let mut writing =
+            self.database.begin_write().map_err(|error| WriteError::NotWritten(error.into()))?;
+        let written = writing.set_durability(Durability::Immediate).map_err(redb::Error::from);
+        let written = written.and_then(|()| {
+            put_meta(&writing, META_FORMAT, &FORMAT.to_string())?;
+            put_meta(&writing, META_SERVER, concat!("registry-server/", env!("CARGO_PKG_VERSION")))?;
+            work(&writing)
+        });
+        match written {
+            Ok(()) => writing.commit().map_err(|error| WriteError::Unknown(error.into())),
+            Err(error) => {
+                // Where even that fails, nothing was committed either.
+                let _ = writing.abort();
+                Err(WriteError::NotWritten(error))
+            }
+        }
+    }
+}
+
+fn read_meta(reading: &ReadTransaction) -> Result<Option<BTreeMap<String, String>>, ReadError> {
+    let table = match reading.open_table(META) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(refused(error.into())),
+    };
+    let rows = table.iter().map_err(|error| refused(error.into()))?;
+    let row = |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), StorageError>| {
+        let (name, value) = row.map_err(|error| refused(error.into()))?;
+        Ok((name.value().to_owned(), String::from_utf8_lossy(value.value()).into_owned()))
+    };
+    rows.map(row).collect::<Result<_, _>>().map(Some)
+}
+
+fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSession>, ReadError> {
+    let sessions = match reading.open_table(SESSIONS) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(refused(error.into())),
+    };
+    let mut saved = BTreeMap::new();
+    for row in sessions.iter().map_err(|error| refused(error.into()))? {
+        let (no, value) = row.map_err(|error| refused(error.into()))?;
+        let session = parse(value.value(), server, || format!("session {}", no.value()))?;
+        saved.insert(no.value(), SavedSession { session, routes: BTreeMap::new() });
+    }
+    let routes = match reading.open_table(ROUTES) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(saved.into_values().collect()),
+        Err(error) => return Err(refused(error.into())),
+    };
+    for row in routes.iter().map_err(|error| refused(error.into()))? {
+        let (key, value) = row.map_err(|error| refused(error.into()))?;
+        let (no, id) = key.value();
+        let name = || format!("route r{id} of session {no}");
+        let session = saved.get_mut(&no).ok_or_else(|| damaged(&name(), "its session is missing"))?;
+        session.routes.insert(RouteId(id), parse(value.value(), server, name)?);
+    }
+    Ok(saved.into_values().collect())
+}
+
+fn parse<T: serde::de::DeserializeOwned>(
+    json: &[u8],
+    server: &str,
+    what: impl Fn() -> String,
+) -> Result<T, ReadError> {
+    serde_json::from_slice(json).map_err(|error| {
+        let why = error.to_string();
+        if why.starts_with("unknown field") {
+            return ReadError::Newer(format!(
+                "{} has what this version does not know, it was written by {server}: {why}",
+                what()
+            ));
+        }
+        damaged(&what(), &why)
+    })
+}
+
+fn damaged(what: &str, why: &str) -> ReadError {
+    ReadError::Damaged(format!("{what}: {why}"))
+}
+
+fn refused(error: redb::Error) -> ReadError {
+    match error {
+        redb::Error::DatabaseAlreadyOpen => ReadError::Busy,
+        // What redb finds in place of its magic number, and what ends too soon.
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData
+                    | std::io::ErrorKind::InvalidInput
+                    | std::io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            ReadError::Damaged(error.to_string())
+        }
+        redb::Error::Io(error) => ReadError::Io(error),
+        error => ReadError::Damaged(error.to_string()),
+    }
+}
+
+fn put_meta(writing: &WriteTransaction, name: &str, value: &str) -> Result<(), redb::Error> {
+    writing.open_table(META)?.insert(name, value.as_bytes())?;
+    Ok(())
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, redb::Error> {
+    serde_json::to_vec(value).map_err(|error| redb::Error::Io(error.into()))
+}
+
+fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
+}

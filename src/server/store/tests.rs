@@ -1,0 +1,420 @@
+//! Stories about the state file: what is in it, and what becomes of one that is not as it should be.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use redb::StorageBackend;
+
+use crate::protocol::{RouteId, SessionId};
+use crate::server::registry::persist::{IdHash, RouteRecord, Saved, SavedSession, SessionRecord};
+use crate::server::registry::{Cells, Change, Delta, Route, SessionNo, Tx};
+
+use super::database::{ReadError, Tables};
+use super::{FileStore, ImportError, StateError, Store, Verdict, export, file, import};
+
+const GRACE: Duration = Duration::from_secs(300);
+
+fn session(no: u64, revision: u64) -> SessionRecord {
+    let id: SessionId = format!("web-{no}-1700000000000-{no:032x}").parse().unwrap();
+    SessionRecord {
+        no,
+        id_sha256: IdHash::of(&id),
+        service: "web".parse().unwrap(),
+        instance: format!("web-{no}").parse().unwrap(),
+        maintenance_port: None,
+        metadata: serde_json::Map::new(),
+        peer: "10.2.2.7".parse::<IpAddr>().unwrap(),
+        shared_address: false,
+        revision,
+        last_route: 2,
+        connected_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        last_apply: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_001),
+        defaults: Cells::default(),
+        defaults_applied: 0,
+        replaced: Vec::new(),
+    }
+}
+
+fn route(domain: &str) -> RouteRecord {
+    let json = format!(
+        r#"{{"domains":["{domain}"],"path":"/","backend":"http://10.2.2.7:80/","priority":1,"applied":1}}"#
+    );
+    serde_json::from_str(&json).unwrap()
+}
+
+/// An apply that leaves a session with these routes, and without those of no domain.
+fn applied(no: u64, revision: u64, routes: &[(u32, Option<&str>)]) -> Change {
+    let routes = routes.iter().map(|(id, domain)| {
+        let record = domain.map(route);
+        (RouteId(*id), record.map(|record| Arc::new(Route::from(record))))
+    });
+    let delta = Delta { routes: routes.collect(), defaults: None };
+    Change::Applied { session: Box::new(session(no, revision)), applied: 1, delta: Arc::new(delta) }
+}
+
+fn saved_session(no: u64, revision: u64, routes: &[(u32, &str)]) -> SavedSession {
+    let routes = routes.iter().map(|(id, domain)| (RouteId(*id), route(domain)));
+    SavedSession { session: session(no, revision), routes: routes.collect::<BTreeMap<_, _>>() }
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("registry.redb")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn open(path: &Path) -> Result<FileStore, StateError> {
+    // The thread of a store that was dropped a moment ago may still have the file.
+    for _ in 0..2000 {
+        match FileStore::open(path, "boot", GRACE) {
+            Err(StateError::Busy { .. }) => std::thread::sleep(Duration::from_millis(1)),
+            opened => return opened,
+        }
+    }
+    panic!("the file stays busy");
+}
+
+/// Gives changes to a store, all at once, and waits for what becomes of them.
+fn verdicts(store: &mut FileStore, changes: Vec<Change>) -> Vec<Verdict> {
+    let count = changes.len();
+    for (number, change) in changes.into_iter().enumerate() {
+        assert_eq!(store.commit(Tx(number as u64), change), Poll::Pending);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let mut found = Vec::new();
+        while found.len() < count {
+            let verdict = std::future::poll_fn(|cx| store.poll_verdict(cx));
+            let (tx, verdict) = tokio::time::timeout(Duration::from_secs(10), verdict).await.unwrap();
+            assert_eq!(tx, Tx(found.len() as u64), "in the order of the changes");
+            found.push(verdict);
+        }
+        found
+    })
+}
+
+#[test]
+fn what_was_committed_is_there_when_the_file_is_opened_again() {
+    let folder = Folder::new();
+    let mut store = open(&folder.file()).unwrap();
+    let first = store.take_saved().unwrap();
+    assert_eq!((first.sessions.len(), first.cluster_id.len()), (0, 32));
+    let changes = vec![
+        applied(1, 1, &[(1, Some("a.de")), (2, Some("b.de"))]),
+        applied(2, 1, &[(1, Some("c.de"))]),
+        applied(3, 1, &[(1, Some("d.de"))]),
+        applied(1, 2, &[(1, None), (3, Some("e.de"))]),
+        Change::Ended(SessionNo(2)),
+    ];
+    assert_eq!(verdicts(&mut store, changes), [Verdict::Committed; 5]);
+    drop(store);
+    let saved = open(&folder.file()).unwrap().take_saved().unwrap();
+    assert_eq!(saved.boot_id, "boot");
+    assert_eq!(saved.cluster_id, first.cluster_id);
+    assert!(saved.alive_at.unwrap().elapsed().unwrap() < GRACE);
+    let expected = [saved_session(1, 2, &[(2, "b.de"), (3, "e.de")]), saved_session(3, 1, &[(1, "d.de")])];
+    assert_eq!(saved.sessions, expected);
+}
+
+#[test]
+fn the_file_is_for_its_owner_alone_and_nothing_else_is_left() {
+    let folder = Folder::new();
+    // What a server left that was killed while it made the file.
+    std::fs::write(folder.0.path().join("registry.redb.new"), "half").unwrap();
+    open(&folder.file()).unwrap();
+    let mode = std::fs::metadata(folder.file()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(folder.names(), ["registry.redb"]);
+}
+
+#[test]
+fn an_empty_file_is_a_state_of_nobody() {
+    let folder = Folder::new();
+    std::fs::write(folder.file(), "").unwrap();
+    assert_eq!(open(&folder.file()).unwrap().take_saved().unwrap().sessions, []);
+    assert_eq!(open(&folder.file()).unwrap().take_saved().unwrap().cluster_id.len(), 32);
+}
+
+#[test]
+fn a_directory_that_is_missing_is_named_with_the_variable_and_the_user() {
+    let folder = Folder::new();
+    let error = open(&folder.0.path().join("none/registry.redb")).unwrap_err().to_string();
+    for part in ["STATE_FILE=", "none/registry.redb", "No such file or directory", "runs as user "] {
+        assert!(error.contains(part), "{part} is missing: {error}");
+    }
+}
+
+#[test]
+fn two_servers_do_not_share_a_file() {
+    let folder = Folder::new();
+    let _first = open(&folder.file()).unwrap();
+    let second = FileStore::open(&folder.file(), "boot", GRACE).unwrap_err();
+    assert!(second.to_string().contains("another process has it open"), "{second}");
+    assert!(matches!(export(&folder.file()), Err(StateError::Busy { .. })));
+}
+
+/// Bits that fall over, ends that are missing: what is read is what was written, or an error with a copy.
+#[test]
+fn a_damaged_file_is_refused_and_kept() {
+    let folder = Folder::new();
+    let mut store = open(&folder.file()).unwrap();
+    let many = (1..200).map(|no| applied(no, 1, &[(1, Some("a.de")), (2, Some("b.de"))])).collect();
+    verdicts(&mut store, many);
+    drop(store);
+    let good = open(&folder.file()).unwrap().take_saved().unwrap();
+    // When it can be opened again, the store's thread has closed it.
+    drop(open(&folder.file()).unwrap());
+    let bytes = std::fs::read(folder.file()).unwrap();
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(fastrand::u64(..));
+    println!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut refused, mut read) = (0, 0);
+    for number in 0..120 {
+        let folder = Folder::new();
+        let mut damaged = bytes.clone();
+        match number % 4 {
+            0 => damaged.truncate(random.usize(1..bytes.len())),
+            1 => damaged[random.usize(..400)] ^= 1 << random.u8(..8),
+            2 => (0..64).for_each(|_| damaged[random.usize(..bytes.len())] = random.u8(..)),
+            _ => damaged[random.usize(..bytes.len())] ^= 1 << random.u8(..8),
+        }
+        // redb asks for as much memory as the layout in its header says, which may be more than there is.
+        // The process then ends without our words; the file stays as it is.
+        let layout = 12..32.min(damaged.len().max(12));
+        damaged[layout.clone()].copy_from_slice(&bytes[layout]);
+        if damaged == bytes {
+            continue;
+        }
+        std::fs::write(folder.file(), &damaged).unwrap();
+        match FileStore::open(&folder.file(), "boot", GRACE) {
+            Ok(mut store) => {
+                read += 1;
+                assert_eq!(store.take_saved().unwrap().sessions, good.sessions, "damage {number}");
+            }
+            Err(StateError::Damaged { copy, .. }) => {
+                refused += 1;
+                for kept in [copy.unwrap(), folder.file()] {
+                    assert!(std::fs::read(kept).unwrap() == damaged, "damage {number}: it is as it was");
+                }
+            }
+            Err(other) => panic!("damage {number}: {other}"),
+        }
+    }
+    println!("{refused} refused, {read} read in spite of it");
+    assert!(refused > 30, "{refused} refused, {read} read");
+}
+
+#[test]
+fn a_file_of_something_else_is_refused_and_one_copy_is_kept() {
+    let folder = Folder::new();
+    std::fs::write(folder.file(), "SQLite format 3\0".repeat(1000)).unwrap();
+    for _ in 0..3 {
+        let error = open(&folder.file()).unwrap_err().to_string();
+        assert!(error.contains("damaged, or no state file") && error.contains(".corrupt-"), "{error}");
+    }
+    assert_eq!(folder.names().len(), 2, "{:?}", folder.names());
+    let copy = folder.0.path().join(&folder.names()[1]);
+    assert_eq!(std::fs::read(copy).unwrap(), std::fs::read(folder.file()).unwrap());
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_refused_and_says_so() {
+    let folder = Folder::new();
+    drop(open(&folder.file()).unwrap());
+    let raw = || loop {
+        if let Ok(database) = redb::Database::open(folder.file()) {
+            break database;
+        }
+    };
+    let put = |table: &str, key: &str, value: &str| {
+        let database = raw();
+        let writing = database.begin_write().unwrap();
+        if table == "meta" {
+            let definition = redb::TableDefinition::<&str, &[u8]>::new("meta");
+            writing.open_table(definition).unwrap().insert(key, value.as_bytes()).unwrap();
+        } else {
+            let definition = redb::TableDefinition::<u64, &[u8]>::new("sessions");
+            writing.open_table(definition).unwrap().insert(1, value.as_bytes()).unwrap();
+        }
+        writing.commit().unwrap();
+    };
+    let json = serde_json::to_string(&session(1, 1)).unwrap();
+    put("sessions", "", &json.replacen('{', r#"{"colour":"blue","#, 1));
+    let error = open(&folder.file()).unwrap_err();
+    assert!(matches!(error, StateError::Newer { .. }) && error.to_string().contains("colour"), "{error}");
+    put("meta", "format", "2");
+    let error = open(&folder.file()).unwrap_err();
+    assert!(matches!(error, StateError::Newer { .. }) && error.to_string().contains("format 2"), "{error}");
+    assert_eq!(folder.names(), ["registry.redb"]);
+}
+
+#[test]
+fn an_export_is_imported_as_it_was_and_never_over_something() {
+    let folder = Folder::new();
+    let mut store = open(&folder.file()).unwrap();
+    verdicts(&mut store, vec![applied(1, 1, &[(1, Some("a.de"))]), applied(2, 7, &[])]);
+    drop(store);
+    let json = loop {
+        match export(&folder.file()) {
+            Err(StateError::Busy { .. }) => std::thread::sleep(Duration::from_millis(1)),
+            exported => break exported.unwrap(),
+        }
+    };
+    let copy = folder.0.path().join("copy.redb");
+    assert_eq!(import(&copy, &json).unwrap(), 2);
+    assert_eq!(export(&copy).unwrap(), json);
+    assert!(matches!(import(&copy, &json), Err(ImportError::File(StateError::Exists { .. }))));
+
+    let other = folder.0.path().join("other.redb");
+    let newer = json.replacen("\"format\": 1", "\"format\": 9", 1);
+    assert!(matches!(import(&other, &newer), Err(ImportError::Newer(9))));
+    for wrong in
+        ["", "{}", "[]", &json.replace("a.de", "a b"), &json.replace("\"revision\"", "\"reversion\"")]
+    {
+        assert!(matches!(import(&other, wrong), Err(ImportError::Document(_))), "{wrong}");
+    }
+    assert!(!other.exists());
+}
+
+/// Bytes in memory that fail when they are told to.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    failing: Arc<AtomicU8>,
+    failures: Arc<AtomicUsize>,
+}
+
+const WELL: u8 = 0;
+const NO_WRITE: u8 = 1;
+/// What is written arrives; the disk only says that it did not.
+const NO_SYNC: u8 = 2;
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let offset = offset as usize;
+        out.copy_from_slice(&self.bytes.lock().unwrap()[offset..offset + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.bytes.lock().unwrap().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        match self.failing.load(Ordering::SeqCst) {
+            WELL => Ok(()),
+            _ => Err(self.fail()),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.failing.load(Ordering::SeqCst) == NO_WRITE {
+            return Err(self.fail());
+        }
+        let offset = offset as usize;
+        self.bytes.lock().unwrap()[offset..offset + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn fail(&self) -> io::Error {
+        self.failures.fetch_add(1, Ordering::SeqCst);
+        io::Error::from(io::ErrorKind::StorageFull)
+    }
+
+    /// Gives a store a change while the disk fails, and lets the disk recover once it has.
+    fn fails_while(&self, how: u8, commit: impl FnOnce()) {
+        let before = self.failures.load(Ordering::SeqCst);
+        self.failing.store(how, Ordering::SeqCst);
+        commit();
+        while self.failures.load(Ordering::SeqCst) == before {
+            std::thread::yield_now();
+        }
+        self.failing.store(WELL, Ordering::SeqCst);
+    }
+
+    fn store(&self) -> FileStore {
+        let disk = self.clone();
+        let tables = Tables::open(disk.clone()).unwrap();
+        tables.fill(&Saved::default()).unwrap();
+        let reopen: Box<dyn Fn() -> Result<Tables, ReadError> + Send> =
+            Box::new(move || Tables::open(disk.clone()));
+        FileStore::start(tables, None, "test".to_owned(), "boot".to_owned(), GRACE, reopen)
+    }
+
+    /// What a server would find that was started now.
+    fn sessions(&self) -> Vec<SavedSession> {
+        let copy =
+            Disk { bytes: Arc::new(Mutex::new(self.bytes.lock().unwrap().clone())), ..Disk::default() };
+        Tables::open(copy).unwrap().read().unwrap().unwrap().sessions
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_rejects_changes_until_it_is_not() {
+    let disk = Disk::default();
+    let mut store = disk.store();
+    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Verdict::Committed]);
+    for _ in 0..3 {
+        disk.fails_while(NO_WRITE, || assert!(store.commit(Tx(0), applied(2, 1, &[])).is_pending()));
+        assert_eq!(next_verdict(&mut store), Verdict::Rejected);
+        assert_eq!(disk.sessions(), [saved_session(1, 1, &[])]);
+    }
+    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Verdict::Committed]);
+    assert_eq!(disk.sessions().len(), 2);
+}
+
+/// The worst that a disk can do: nobody knows whether the change is on it.
+#[test]
+fn a_change_of_unknown_fate_is_neither_confirmed_nor_rejected_before_the_file_has_told() {
+    let disk = Disk::default();
+    let mut store = disk.store();
+    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Verdict::Committed]);
+    disk.fails_while(NO_SYNC, || assert!(store.commit(Tx(0), applied(2, 1, &[])).is_pending()));
+    let verdict = next_verdict(&mut store);
+    assert_eq!(verdict == Verdict::Committed, disk.sessions().len() == 2, "{verdict:?}");
+    assert_eq!(verdicts(&mut store, vec![applied(3, 1, &[])]), [Verdict::Committed]);
+}
+
+fn next_verdict(store: &mut FileStore) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let verdict = std::future::poll_fn(|cx| store.poll_verdict(cx));
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), verdict).await.unwrap().1 })
+}
+
+#[test]
+fn nothing_is_written_by_a_look() {
+    let folder = Folder::new();
+    drop(open(&folder.file()).unwrap());
+    let missing = folder.0.path().join("none.redb");
+    assert!(matches!(export(&missing), Err(StateError::Unusable { .. })));
+    assert!(!missing.exists());
+    assert!(matches!(file::create(&folder.file(), &Saved::default()), Err(StateError::Exists { .. })));
+}

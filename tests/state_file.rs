@@ -1,0 +1,237 @@
+//! A real server with a STATE_FILE: what it has answered `OK` to is there after SIGKILL, and served at once.
+//!
+//! `KILLS=500 cargo test --test state_file -- --nocapture` kills it more often, `SEED=n` at the same moments.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed assumption ends the test")]
+
+#[path = "support/programs.rs"]
+mod programs;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use programs::{Program, Server, caddy, free_address, status, wait_until};
+
+const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
+/// How many clients apply at once.
+const CLIENTS: usize = 4;
+/// Within what a restarted server answers requests for restored routes, from its start as a process.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// One connection to the registry.
+struct Line(BufReader<TcpStream>);
+
+impl Line {
+    fn open(registry: SocketAddr) -> Option<Line> {
+        let stream = TcpStream::connect(registry).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Some(Line(BufReader::new(stream)))
+    }
+
+    /// The reply, unless the server is gone.
+    fn ask(&mut self, line: &str) -> Option<String> {
+        self.0.get_mut().write_all(format!("{line}\n").as_bytes()).ok()?;
+        let mut reply = String::new();
+        // A line that ends in the middle was not said.
+        self.0.read_line(&mut reply).ok()?;
+        reply.strip_suffix('\n').map(str::to_owned)
+    }
+}
+
+/// A client whose every apply adds a pair of routes and removes the one before: half an apply would show.
+#[derive(Clone)]
+struct Client {
+    number: usize,
+    backend: SocketAddr,
+    id: Option<String>,
+    /// The last apply that was answered `OK`, and the ids of its pair.
+    acknowledged: u64,
+    pair: Vec<String>,
+    /// The pair of an apply that was sent and not answered.
+    sent: Option<Vec<String>>,
+}
+
+impl Client {
+    fn domains(&self, apply: u64) -> [String; 2] {
+        ["a", "b"].map(|side| format!("{side}{apply}.c{}.example.com", self.number))
+    }
+
+    /// Applies until the server is gone.
+    fn run(mut self, registry: SocketAddr) -> Client {
+        let Some(mut line) = Line::open(registry) else { return self };
+        let _ = self.work(&mut line);
+        self
+    }
+
+    fn work(&mut self, line: &mut Line) -> Option<()> {
+        if self.acknowledged == 0 && self.sent.is_none() {
+            let reply = line.ask(&format!("REGISTER|s{0}|s{0}-1|0|", self.number))?;
+            self.id = Some(reply.strip_prefix("ACK|").expect(&reply).to_owned());
+        } else {
+            let id = self.id.as_ref().unwrap();
+            assert_eq!(line.ask(&format!("RECONNECT|{id}"))?, "OK");
+        }
+        loop {
+            let mut added = Vec::new();
+            for domain in self.domains(self.acknowledged + 1) {
+                let reply = line.ask(&format!("ROUTE_ADD||{domain}|/|http://{}|0", self.backend))?;
+                added.push(reply.strip_prefix("ROUTE_OK|").expect(&reply).to_owned());
+            }
+            for before in &self.pair {
+                assert_eq!(line.ask(&format!("ROUTE_REMOVE||{before}"))?, "ROUTE_OK");
+            }
+            self.sent = Some(added);
+            assert_eq!(line.ask("CONFIG_APPLY|")?, "OK");
+            self.took_effect();
+        }
+    }
+
+    fn took_effect(&mut self) {
+        self.pair = self.sent.take().unwrap();
+        self.acknowledged += 1;
+    }
+
+    /// What is served must be what was acknowledged, or that and the apply whose answer was lost, whole. The
+    /// session says the same.
+    fn check(&mut self, server: &Server) {
+        let serves = |domain: &String| match status(server.http, domain, "/") {
+            200 => true,
+            404 => false,
+            other => panic!("{domain}: {other}"),
+        };
+        let pair = |apply: u64| {
+            let pair = self.domains(apply).each_ref().map(serves);
+            assert_eq!(pair[0], pair[1], "half of apply {apply} of client {}", self.number);
+            pair[0]
+        };
+        let (old, new) = (self.acknowledged > 0 && pair(self.acknowledged), pair(self.acknowledged + 1));
+        let is_lost = self.acknowledged > 0 && !old && !new;
+        assert!(!is_lost, "apply {} of client {} is lost", self.acknowledged, self.number);
+        assert!(!(old && new), "apply {} is there, and what it removed", self.acknowledged + 1);
+        if new {
+            assert!(self.sent.is_some(), "nobody asked for apply {}", self.acknowledged + 1);
+            self.took_effect();
+        }
+        self.sent = None;
+        if self.acknowledged == 0 {
+            return;
+        }
+        let mut line = Line::open(server.registry).unwrap();
+        let id = self.id.as_ref().unwrap();
+        assert_eq!(line.ask(&format!("RECONNECT|{id}")).unwrap(), "OK");
+        let info = line.ask("SESSION_INFO|").unwrap();
+        assert!(info.contains(&format!("\"revision\":{}", self.acknowledged)), "{info}");
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_has_every_acknowledged_apply_and_none_half() {
+    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let kills = number("KILLS").unwrap_or(40);
+    println!("SEED={seed} KILLS={kills}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.redb");
+    let backend = free_address();
+    let _caddy = caddy(backend, "still here");
+    let mut server = Server::start(SERVER, &[("STATE_FILE", file.to_str().unwrap())]);
+    let mut clients: Vec<Client> = (0..CLIENTS)
+        .map(|number| Client { number, backend, id: None, acknowledged: 0, pair: vec![], sent: None })
+        .collect();
+    let mut times = Vec::new();
+    for _ in 0..kills {
+        let registry = server.registry;
+        let running: Vec<_> =
+            clients.drain(..).map(|client| thread::spawn(move || client.run(registry))).collect();
+        // The moment is what is random here; nothing is waited for.
+        thread::sleep(Duration::from_micros(random.u64(..60_000)));
+        server.program.kill();
+        clients.extend(running.into_iter().map(|client| client.join().unwrap()));
+        let known = clients.iter().find(|client| client.acknowledged > 0);
+        let known =
+            known.map(|client| [client.acknowledged, client.acknowledged + 1].map(|n| client.domains(n)));
+        let started = Instant::now();
+        server.restart();
+        if let Some([old, new]) = known {
+            let serves = |domains: &[String; 2]| status(server.http, &domains[0], "/") == 200;
+            assert!(serves(&old) || serves(&new), "nobody is back, and the routes are not either");
+            times.push(started.elapsed());
+        }
+        clients.iter_mut().for_each(|client| client.check(&server));
+    }
+    let applies: u64 = clients.iter().map(|client| client.acknowledged).sum();
+    times.sort_unstable();
+    println!("{applies} applies; served after {times:?}");
+    assert!(applies > 0);
+    // The machine of a test has other things to do as well: the usual case counts.
+    assert!(times[times.len() / 2] < AT_ONCE, "served after {times:?}");
+}
+
+/// SIGKILL loses nothing that the kernel was told: only this shows that the disk was waited for.
+#[test]
+fn an_apply_is_answered_after_the_disk_has_it() {
+    if !Path::new("/usr/bin/strace").exists() {
+        println!("NOT RUN: there is no strace here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let (registry, http) = (free_address(), free_address());
+    // -D: the server is our child, so that it is what is killed.
+    let calls = "trace=fsync,fdatasync,write,writev,sendto,sendmsg";
+    let arguments = ["-D", "-f", "-e", calls, "-o", trace.to_str().unwrap(), SERVER];
+    let env = [
+        ("REGISTRY_LISTEN", registry.to_string()),
+        ("HTTP_LISTEN", http.to_string()),
+        ("STATE_FILE", folder.path().join("registry.redb").display().to_string()),
+    ];
+    let mut server = Program::start("strace", "/usr/bin/strace", &arguments, &env);
+    wait_until("the server listens", || TcpStream::connect(registry).is_ok());
+    let mut line = Line::open(registry).unwrap();
+    line.ask("REGISTER|web|web-1|0|").unwrap();
+    line.ask("ROUTE_ADD||a.de|/|http://127.0.0.1:9|0").unwrap();
+    assert_eq!(line.ask("CONFIG_APPLY|").unwrap(), "OK");
+    server.kill();
+    let read = || std::fs::read_to_string(&trace).unwrap_or_default();
+    wait_until("the trace is complete", || read().contains("killed by SIGKILL"));
+
+    let lines: Vec<String> = read().lines().map(str::to_owned).collect();
+    let said = |text: &str| lines.iter().position(|line| line.contains(text)).expect(text);
+    let (staged, answered) = (said("\"ROUTE_OK|r1\\n\""), said("\"OK\\n\""));
+    let is_synced =
+        |line: &String| (line.contains("fdatasync") || line.contains("fsync")) && line.ends_with("= 0");
+    let synced = lines[staged..answered].iter().any(is_synced);
+    assert!(synced, "no sync between the command and its answer:\n{}", lines[staged..=answered].join("\n"));
+}
+
+/// What a server says that cannot use its file. It ends with 1.
+fn refusal(file: &Path) -> String {
+    let (registry, http) = (free_address().to_string(), free_address().to_string());
+    let env =
+        [("REGISTRY_LISTEN", registry), ("HTTP_LISTEN", http), ("STATE_FILE", file.display().to_string())];
+    let mut server = Program::start("server", SERVER, &[], &env);
+    assert_eq!(server.wait().code(), Some(1));
+    server.wait_for_log("STATE_FILE=")
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_a_clear_error_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing: PathBuf = folder.path().join("none/registry.redb");
+    let said = refusal(&missing);
+    for part in [missing.to_str().unwrap(), "No such file", "runs as user"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    let other = folder.path().join("other.redb");
+    std::fs::write(&other, "no database at all, but long enough to be taken for one".repeat(100)).unwrap();
+    let said = refusal(&other);
+    assert!(said.contains("damaged, or no state file") && said.contains("other.redb.corrupt-"), "{said}");
+}
