@@ -91,6 +91,8 @@ fn a_registry_that_is_silent_or_unknown_delays_neither_start_nor_stop() {
         let words = ["caddy", "respond", "--listen", &listen, "x"];
         let mut sidecar = wrap_registered(&server, port, &[more], &words);
         sidecar.wait_for_log("advertising");
+        // Before this caddy does not listen to signals yet, and would end by one.
+        sidecar.wait_for_log("Server address");
         let asked = Instant::now();
         sidecar.signal("TERM");
         assert_eq!(sidecar.wait().code(), Some(0));
