@@ -8,6 +8,7 @@
 //! | [`server`] | the registry and the HTTP proxy whose routing it controls | the sidecar, the client |
 //! | [`environment`] | names, prefixes and files of variables; every mistake at once | what a variable means |
 //! | [`shutdown`], [`telemetry`] | used by all | all of the above |
+//! | [`terminal`] | what a person gets from either program | all of the above |
 //!
 //! Dependencies point one way; `tests/architecture.rs` fails when one does not. The walks through the
 //! code (start, a request, the link breaks, SIGTERM) are in `docs/ARCHITECTURE.md`.
@@ -20,3 +21,4 @@ pub mod server;
 pub mod shutdown;
 pub mod sidecar;
 pub mod telemetry;
+pub mod terminal;

@@ -4,7 +4,6 @@
 mod demo;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -14,6 +13,7 @@ use lexopt::prelude::*;
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::sidecar::config::{CommandConfig, Config};
 use registry_sidecar::sidecar::control::cli::{self, Invocation};
+use registry_sidecar::terminal::{USAGE, complain, print};
 use registry_sidecar::{sidecar, telemetry};
 
 #[cfg(feature = "server")]
@@ -40,9 +40,6 @@ All variables: docs/CONFIGURATION.md
 Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 128+n ended at once by signal n.
 Around a command: the command's own, 126 not executable, 127 not found, 69 WAIT_FOR in vain.
 ";
-
-/// The exit code for wrong usage, by the convention of sysexits.
-const USAGE: u8 = 64;
 
 enum Call {
     Daemon,
@@ -180,15 +177,4 @@ fn demo() -> anyhow::Result<u8> {
 fn demo() -> anyhow::Result<u8> {
     complain(USAGE, "registry-sidecar: the lean build has no demo, because it has no server\n");
     Ok(USAGE)
-}
-
-fn print(text: &str) -> anyhow::Result<u8> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to the standard output")?;
-    Ok(0)
-}
-
-/// Says what is wrong on the standard error; nothing can be done where that is closed.
-fn complain(code: u8, text: &str) -> ExitCode {
-    let _ = std::io::stderr().write_all(text.as_bytes());
-    ExitCode::from(code)
 }

@@ -14,6 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("shutdown", &[]),
     ("telemetry", &[]),
+    ("terminal", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
     ("sidecar", &["client", "environment", "protocol", "shutdown", "telemetry"]),

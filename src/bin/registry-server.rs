@@ -1,6 +1,6 @@
 //! `registry-server`: arguments to one call each, results to exit codes.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -11,6 +11,7 @@ use registry_sidecar::server::config::Config;
 use registry_sidecar::server::{Server, admin, store};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
+use registry_sidecar::terminal::{USAGE, complain, print};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,9 +32,6 @@ All variables: docs/CONFIGURATION.md
 
 Exit codes: 0 stopped as asked, 1 cannot run, 64 wrong usage or configuration, 128+n ended at once by signal n.
 ";
-
-/// The exit code for wrong usage, by the convention of sysexits.
-const USAGE: u8 = 64;
 
 enum Call {
     Run,
@@ -145,15 +143,4 @@ fn serve(config: &Config) -> anyhow::Result<u8> {
     });
     runtime.shutdown_background();
     code
-}
-
-fn print(text: &str) -> anyhow::Result<u8> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to the standard output")?;
-    Ok(0)
-}
-
-/// Says what is wrong on the standard error; nothing can be done where that is closed.
-fn complain(code: u8, text: &str) -> ExitCode {
-    let _ = std::io::stderr().write_all(text.as_bytes());
-    ExitCode::from(code)
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Domain, RouteId, SECRET_KEYS};
+use super::{RouteId, SECRET_KEYS};
 
 /// SESSION_INFO's body. The last five fields are ours; a peer without `server` is treated as the reference
 /// (PROTOCOL section 7).
@@ -305,13 +305,6 @@ pub struct BackendReport {
     /// Whether its certificate is good; false for plain text.
     #[serde(default)]
     pub tls_valid: bool,
-}
-
-impl RouteEntry {
-    /// Its domains as values; texts that are none are left out.
-    pub fn parsed_domains(&self) -> Vec<Domain> {
-        self.domains.iter().filter_map(|domain| domain.parse().ok()).collect()
-    }
 }
 
 /// Route ids stand in JSON as their text.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Applied, Batch, Step, Unsupported, set_header};
 use crate::client::intent::{Headers, Options, Route, RouteKey, Routes};
-use crate::protocol::{OptionKey, RouteId, Scheme};
+use crate::protocol::{OptionKey, RouteId, Scheme, is_field_safe};
 
 /// Old before new: removal is by domain and path and takes every entry, and removing and adding one of them
 /// in a single apply leaves nothing. Options and headers only work for all routes of an apply.
@@ -78,13 +78,13 @@ pub(super) fn understood(route: &Route) -> Cow<'_, Route> {
     }
     let mut understood = route.clone();
     understood.options = route.options.iter().filter(|option| option.key() != OptionKey::Hold).collect();
-    let whole = route.headers.iter().filter(|(_, value)| !value.as_str().contains('|'));
+    let whole = route.headers.iter().filter(|(_, value)| is_field_safe(value.as_str()));
     understood.headers = whole.map(|(name, value)| (name.clone(), value.clone())).collect();
     Cow::Owned(understood)
 }
 
 fn has_split_header(route: &Route) -> bool {
-    route.headers.iter().any(|(_, value)| value.as_str().contains('|'))
+    route.headers.iter().any(|(_, value)| !is_field_safe(value.as_str()))
 }
 
 fn needs_h2c(route: &Route) -> bool {

@@ -1,0 +1,25 @@
+//! What a person at a terminal gets from either program: results, complaints, exit codes. Used by the two
+//! `main`s, uses nothing.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+/// The exit code for wrong usage or configuration, by the convention of sysexits.
+pub const USAGE: u8 = 64;
+
+/// Writes a result to the standard output; the exit code is then 0.
+///
+/// # Errors
+/// Where the standard output is closed or full.
+pub fn print(text: &str) -> anyhow::Result<u8> {
+    io::stdout().write_all(text.as_bytes()).context("cannot write to the standard output")?;
+    Ok(0)
+}
+
+/// Says what is wrong on the standard error; nothing can be done where that is closed.
+pub fn complain(code: u8, text: &str) -> ExitCode {
+    let _ = io::stderr().write_all(text.as_bytes());
+    ExitCode::from(code)
+}
