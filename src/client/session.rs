@@ -279,6 +279,8 @@ impl Session {
             Received::Line(ServerLine::Push(Push::Event(kind, data))) => {
                 return self.tell(Event::Registry { kind, data });
             }
+            // A newer server's; it answers nothing.
+            Received::Line(ServerLine::Push(Push::OtherEvent(_))) => return,
             Received::Line(ServerLine::Push(verdict)) => return self.judged(&verdict, now),
             Received::Http => Cause::SpeaksHttp,
             Received::Garbage(text) => Cause::NotARegistry(text),
