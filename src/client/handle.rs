@@ -11,9 +11,9 @@ use super::call::CallError;
 use super::connect::{Connector, Endpoint, TcpConnector};
 use super::driver::{Ask, Core, Driver, Inputs};
 use super::event::{EVENT_BUFFER, Event, EventStream, Phase, Status};
-use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted};
+use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted, move_address};
 use super::session::{Session, Timing};
-use crate::protocol::{BackendUrl, Host};
+use crate::protocol::BackendUrl;
 
 /// How to reach a registry, and how patiently.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,13 +276,7 @@ impl Client {
     pub fn change_address(&self, old: IpAddr, new: IpAddr) -> Result<(), Stopped> {
         self.announce(Event::IpChanged { old, new });
         self.alter(|goal| {
-            let moved = |url: &mut BackendUrl| {
-                if *url.host() == Host::Ip(old) {
-                    *url = url.at_host(Host::Ip(new));
-                }
-            };
-            goal.routes.values_mut().for_each(|route| moved(&mut route.backend));
-            goal.page.iter_mut().for_each(moved);
+            move_address(&mut goal.routes, &mut goal.page, old, new);
             Ok::<_, Stopped>(())
         })
     }

@@ -3,12 +3,13 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::protocol::{
-    BackendUrl, CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthCheck, InstanceName,
+    BackendUrl, CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthCheck, Host, InstanceName,
     Metadata, OptionKey, PathPrefix, RateLimit, Registration, RouteOption, RouteSpec, ServiceName,
 };
 
@@ -63,6 +64,14 @@ pub struct Goal {
     pub visibility: Wanted,
     /// The maintenance page, as the proxy reaches it.
     pub page: Option<BackendUrl>,
+}
+
+/// What leads to the address `old` leads to `new`.
+pub(crate) fn move_address(routes: &mut Routes, page: &mut Option<BackendUrl>, old: IpAddr, new: IpAddr) {
+    let urls = routes.values_mut().map(|route| &mut route.backend).chain(page);
+    for url in urls.filter(|url| *url.host() == Host::Ip(old)) {
+        *url = url.at_host(Host::Ip(new));
+    }
 }
 
 /// The caller's name for a route. It never reaches the wire: ids come and go with sessions, keys stay.

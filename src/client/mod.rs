@@ -52,6 +52,7 @@ pub use call::{BackendTestError, CallError};
 pub use connect::{ConnectError, Connector, Endpoint, Resolver, SystemResolver, TcpConnector};
 pub use event::{Cause, Event, EventStream, Mode, Phase, Registry, Retry, RouteStatus, Status};
 pub use handle::{Client, ClientConfig, RouteError, Stopped};
+pub(crate) use intent::move_address;
 pub use intent::{Headers, Intent, Options, Route, RouteKey, Routes, Wanted};
 pub use maintenance::MaintenanceTarget;
 pub use plan::{Applied, Batch, Dialect, Plan, RouteRef, Step, Unsupported, dry_run, plan};
