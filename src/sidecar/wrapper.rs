@@ -187,6 +187,7 @@ impl Wrapper {
         self.agent.set_progress(Progress::default());
         match launch::launch(&self.reaper, &self.command) {
             Ok(mut child) => {
+                self.agent.count_start();
                 self.process = Some(child.handle());
                 self.waits.process = Box::pin(async move { Input::Exited(child.wait().await) });
                 Input::Spawned
