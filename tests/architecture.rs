@@ -16,14 +16,15 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("terminal", &[]),
     ("prometheus", &[]),
+    ("tls", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
-    ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry"]),
+    ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry", "tls"]),
     ("server::routing", &["protocol"]),
     ("server::live_table", &["server::routing"]),
     ("server::registry", &["protocol", "server::routing"]),
     ("server::store", &["protocol", "server::registry"]),
-    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown"]),
+    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown", "tls"]),
     (
         "server::listener",
         &[

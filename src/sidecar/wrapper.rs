@@ -27,7 +27,7 @@ use crate::shutdown::{self, ShutdownTrigger};
 use super::agent::{Agent, Progress};
 use super::config::{CommandConfig, Config, ReadyCheck};
 use super::daemon;
-use super::readiness::{try_all, wait_until_ready};
+use super::readiness::{Shell, try_all, wait_until_ready};
 use super::reaper::{ChildHandle, Exit, Reaper, Target};
 use super::signals::{self, HEARD, Meaning};
 use super::supervisor::{Effect, Input, Notice, Policy, Supervisor};
@@ -169,18 +169,28 @@ impl Wrapper {
     /// Carries out one effect; what is known at once is the next input.
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::AwaitDependencies => self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command))),
+            Effect::AwaitDependencies => {
+                self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command), self.shell()));
+            }
             Effect::RunStep(index) => return self.run_step(index),
             Effect::EndStep => self.signal(Target::Group, Signal::TERM),
             Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
             Effect::Start => return Some(self.start()),
-            Effect::AwaitReady => self.waits.ready = Box::pin(ready(Arc::clone(&self.config))),
+            Effect::AwaitReady => {
+                self.waits.ready = Box::pin(ready(Arc::clone(&self.config), self.shell()));
+            }
             Effect::Publish(wanted) => return self.publish(wanted),
             Effect::StopCommand => self.stop_command(),
             Effect::Say(notice) => say(notice),
             Effect::Exit(_) => {}
         }
         None
+    }
+
+    /// What runs checks: as the command is run.
+    fn shell(&self) -> Shell {
+        let command = Arc::clone(&self.command);
+        Shell::new(self.reaper.clone(), move |line| launch::as_the_command(&command, line))
     }
 
     fn start(&mut self) -> Input {
@@ -226,9 +236,10 @@ impl Wrapper {
             Wanted::Live => {
                 let (leave, left) = shutdown::shutdown();
                 let (config, agent) = (Arc::clone(&self.config), self.agent.clone());
+                let shell = self.shell();
                 let (running, task) = watch::channel(());
                 tokio::spawn(async move {
-                    daemon::serve(&config, &agent, left, SystemResolver).await;
+                    daemon::serve(&config, &agent, Some(shell), left, SystemResolver).await;
                     drop(running);
                 });
                 self.serving = Some(Serving { leave, task });
@@ -308,18 +319,18 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Whoever is not registered need not be waited for.
-async fn ready(config: Arc<Config>) -> Input {
+async fn ready(config: Arc<Config>, shell: Shell) -> Input {
     if config.registration.is_some() {
-        wait_until_ready(&config.readiness).await;
+        wait_until_ready(&config.readiness, Some(&shell)).await;
     }
     Input::Ready
 }
 
 /// Returns when every dependency accepts connections. What fails is told once for each cause.
-async fn reach(command: Arc<CommandConfig>) -> Input {
+async fn reach(command: Arc<CommandConfig>, shell: Shell) -> Input {
     let (mut pause, mut told) = (FIRST_PAUSE, String::new());
     let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();
-    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TRY).await {
+    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TRY, Some(&shell)).await {
         if failed != told {
             info!("waiting for {}, at most {}: {failed}", names.join(" and "), command.wait_for_timeout);
             told = failed;

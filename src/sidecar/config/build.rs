@@ -7,9 +7,10 @@ use crate::protocol::{GoDuration, Host, InstanceName};
 
 use super::command::{self, Origin};
 use super::raw::Raw;
+use super::secrets::Environment;
 use super::{
     AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, Off, ReadinessConfig, ReadyCheck,
-    RegistrationConfig, RegistryConfig, RouteConfig, routes, values,
+    RegistrationConfig, RegistryConfig, RouteConfig, is_verified, routes, values,
 };
 
 /// The configuration, or everything that is wrong with it.
@@ -17,7 +18,7 @@ pub(super) fn build(source: Source, origin: Origin<'_>) -> Result<Config, Config
     let (mut raw, mut reader): (Raw, Reader) = Reader::new(source);
     let is_wrapper = origin.arguments.is_some() || raw.entry_command.is_some();
     let command = command::command(&mut raw, &mut reader, origin);
-    let config = parts(&mut raw, &mut reader, origin.context.host_name, is_wrapper);
+    let config = parts(&mut raw, &mut reader, origin, is_wrapper);
     let config = match (config, command) {
         (Ok(config), Ok(command)) => consistent(Config { command, ..config }, &mut reader),
         _ => Err(Reported),
@@ -37,7 +38,12 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
     Ok(config)
 }
 
-fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) -> Result<Config, Reported> {
+fn parts(
+    raw: &mut Raw,
+    reader: &mut Reader,
+    origin: Origin<'_>,
+    is_wrapper: bool,
+) -> Result<Config, Reported> {
     let enabled = reader.value("ENABLE_REGISTRY", raw.enable_registry.take(), values::flag);
     let off = match enabled {
         Ok(false) => Some(Off::Disabled),
@@ -51,7 +57,13 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
         (false, None) => Ok(None),
         (_, text) => reader.value("SERVICE_NAME", text, values::wire).map(Some),
     };
-    let instance = instance(raw, reader, host_name, required, service.as_ref().ok().and_then(Option::as_ref));
+    let instance = instance(
+        raw,
+        reader,
+        origin.context.host_name,
+        required,
+        service.as_ref().ok().and_then(Option::as_ref),
+    );
     let metadata = reader.value("METADATA", raw.metadata.take(), values::metadata);
     let address = address(raw, reader);
     let routes = routes::routes(raw, reader, required);
@@ -61,7 +73,12 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
     };
     let fallback_port = routes.as_ref().map_or(1, |routes| routes.port);
     let backend_host = address.as_ref().ok().and_then(|address| address.backend_host.clone());
-    let readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
+    let mut readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
+    if let Ok(readiness) = &mut readiness
+        && readiness.checks.iter().any(|check| matches!(check, ReadyCheck::Exec(_)))
+    {
+        readiness.environment = Environment::without_ours(origin.vars);
+    }
     let maintenance = maintenance(raw, reader);
     let drain_timeout = reader.value("DRAIN_TIMEOUT", raw.drain_timeout.take(), values::wire);
     let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
@@ -184,6 +201,11 @@ fn readiness(
     let wait = reader.value("WAIT_FOR_PORT", raw.wait_for_port.take(), values::flag);
     let overdue = reader.value("PORT_WAIT_TIMEOUT", raw.port_wait_timeout.take(), values::positive);
     let checks = reader.optional("READY_CHECK", raw.ready_check.take(), values::ready_checks);
+    for check in checks.as_ref().ok().and_then(Option::as_ref).into_iter().flatten() {
+        if matches!(check, ReadyCheck::Https(place, _) if !is_verified(&place.host)) {
+            reader.warn(format!("the certificate behind {check} is not verified: only a name can be"));
+        }
+    }
     let interval = reader.value("READY_INTERVAL", raw.ready_interval.take(), values::positive);
     let timeout = reader.value("READY_TIMEOUT", raw.ready_timeout.take(), values::positive);
     let rise = reader.value("READY_RISE", raw.ready_rise.take(), values::count);
@@ -196,6 +218,7 @@ fn readiness(
         rise: rise?,
         fall: fall?,
         overdue: overdue?,
+        environment: Environment::default(),
     })
 }
 
