@@ -46,6 +46,8 @@ pub(super) fn happened(happening: &Happening) {
         Happening::MemberIn { session, member, domain, path } => {
             info!(%session, backend = %member.backend, "{domain}{path}: backend in");
         }
+        // The proxy has said it.
+        Happening::Ejected { .. } => {}
         Happening::StageExpired(who) => {
             warn!(session = %who, "staged changes dropped: nobody applied them");
         }

@@ -129,8 +129,11 @@ impl Registry {
         session.last_activity = now.wall;
         let (older, before) = (session.conn.replace(conn), session.peer);
         let was_connected = session.state == SessionState::Connected;
-        if let Some(older) = older.and_then(|older| self.connections.get_mut(&older)) {
-            older.bound = None;
+        if let Some(older) = older.filter(|older| *older != conn) {
+            self.drop_subscription(older, no);
+            if let Some(connection) = self.connections.get_mut(&older) {
+                connection.bound = None;
+            }
         }
         if was_connected && before != peer {
             self.sessions.disconnected(before);
@@ -145,10 +148,11 @@ impl Registry {
 
     /// A session's connection is gone, or has another session.
     pub(super) fn unbind(&mut self, now: Now, no: SessionNo) {
-        if let Some(session) = self.sessions.get_mut(no) {
-            session.conn = None;
-            self.advance(now, no, SessionEvent::Lost);
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        if let Some(conn) = session.conn.take() {
+            self.drop_subscription(conn, no);
         }
+        self.advance(now, no, SessionEvent::Lost);
     }
 
     /// `new` takes the place of `old` and of everyone whom that had replaced.
@@ -308,6 +312,7 @@ impl Registry {
 
     fn became_replaced(&mut self, no: SessionNo, grace: std::time::Instant) {
         self.drop_verdicts(no);
+        self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.stage = Stage::default();
         let happened = session.replaced_by.map(|by| Happening::Replaced(session.who(), by));
@@ -342,6 +347,7 @@ impl Registry {
 
     fn became_gone(&mut self, now: Now, no: SessionNo, retired: bool) {
         self.drop_verdicts(no);
+        self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.remove(no, retired) else { return };
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));
