@@ -8,6 +8,9 @@ use crate::server::registry::{Happening, MemberEvent};
 pub(super) fn happened(happening: &Happening) {
     match happening {
         Happening::WrongToken(peer) => warn!(%peer, "refused: without the REGISTRY_TOKEN"),
+        Happening::WrongServiceToken { service, instance, peer } => {
+            warn!(%peer, %service, %instance, "refused: without the service's service_token");
+        }
         Happening::Registered(who, peer) => info!(session = %who, %peer, "registered"),
         Happening::Restored { sessions, routes, serves } => {
             let how = if *serves { "they serve" } else { "they wait for their sessions" };

@@ -137,6 +137,15 @@ pub struct Who {
 pub enum Happening {
     /// Somebody wanted to register without the registry's token.
     WrongToken(IpAddr),
+    /// Somebody wanted to join a service without its token.
+    WrongServiceToken {
+        /// Which service.
+        service: ServiceName,
+        /// As whom.
+        instance: InstanceName,
+        /// From where.
+        peer: IpAddr,
+    },
     /// A new session.
     Registered(Who, IpAddr),
     /// What a store held is in force again.

@@ -55,7 +55,7 @@ pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
 pub use route::{Cells, Route};
-pub use token::Token;
+pub use token::{ServiceToken, Token};
 
 use apply::{Claimed, Pending};
 use events::Subscriptions;

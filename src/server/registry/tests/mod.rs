@@ -12,6 +12,7 @@ mod restoring;
 mod sessions;
 mod settings;
 mod staging;
+mod tokens;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
