@@ -61,13 +61,17 @@ pub enum Wanted {
 /// The intent as far as it changes, with the number of changes that made it so: a status says up to which it
 /// is true.
 #[derive(Debug, Clone)]
-pub(super) struct Goal {
-    pub(super) change: u64,
-    pub(super) routes: Routes,
-    pub(super) visibility: Wanted,
-    pub(super) page: Option<BackendUrl>,
+pub struct Goal {
+    /// How many changes there were.
+    pub change: u64,
+    /// The routes.
+    pub routes: Routes,
+    /// What of them people are to see.
+    pub visibility: Wanted,
+    /// The maintenance page, as the proxy reaches it.
+    pub page: Option<BackendUrl>,
     /// What goes with the next REGISTER.
-    pub(super) metadata: Metadata,
+    pub metadata: Metadata,
     /// The requests that still count, oldest first; at most [`MAX_REQUESTS`].
     pub(super) maintenance: Vec<Numbered>,
     /// How many there were.
@@ -144,8 +148,8 @@ impl Intent {
         self
     }
 
-    /// What of it can change.
-    pub(super) fn goal(&self) -> Goal {
+    /// What of it can change, before the first change.
+    pub fn goal(&self) -> Goal {
         let mut goal = Goal {
             change: 0,
             routes: self.routes.clone(),

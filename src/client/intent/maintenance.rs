@@ -47,8 +47,8 @@ pub(in crate::client) struct Numbered {
 }
 
 impl Goal {
-    /// One more request; what it overrides is forgotten.
-    pub(in crate::client) fn request(&mut self, request: MaintenanceRequest) {
+    /// One more request for maintenance; what it overrides is forgotten.
+    pub fn request(&mut self, request: MaintenanceRequest) {
         match &request.target {
             MaintenanceTarget::All => self.maintenance.clear(),
             target => self.maintenance.retain(|older| older.request.target != *target),
