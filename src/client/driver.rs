@@ -19,7 +19,8 @@ use super::intent::Goal;
 use super::maintenance::{Action, MaintenanceTarget};
 use super::session::{Effect, Received, Session, Ticket};
 use crate::protocol::{
-    Command, EventKind, Line, LineCodec, MAX_CLIENT_LINE, Reply, Request, ServerLine, looks_like_http,
+    Command, EventKind, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Reply, Request, ServerLine,
+    looks_like_http,
 };
 
 /// What a handle asks of the task.
@@ -260,10 +261,14 @@ impl Core {
 
     fn push(&mut self, command: &Command) {
         tracing::debug!(line = %command.redacted(), "sent");
-        if let Err(error) =
-            LineCodec::new(MAX_CLIENT_LINE).encode(command.encode().as_str(), &mut self.outgoing)
-        {
-            // Values are validated, so this cannot be; the deadline of the command will tell.
+        let line = command.encode();
+        let encoded = match line.len() {
+            0..=MAX_LINE => LineCodec::new(MAX_LINE).encode(line.as_str(), &mut self.outgoing),
+            _ => Err(io::Error::other("it is longer than any server reads")),
+        };
+        if let Err(error) = encoded {
+            // Values are validated and the machine measures what it sends, so this cannot be; the deadline of
+            // the command will tell.
             tracing::error!(%error, "a command that is no line");
         }
     }

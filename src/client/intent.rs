@@ -54,11 +54,15 @@ pub enum Wanted {
 /// The intent as far as it changes, with the number of changes that made it so: a status says up to which it
 /// is true.
 #[derive(Debug, Clone)]
-pub(super) struct Goal {
-    pub(super) change: u64,
-    pub(super) routes: Routes,
-    pub(super) visibility: Wanted,
-    pub(super) page: Option<BackendUrl>,
+pub struct Goal {
+    /// How many changes there were.
+    pub change: u64,
+    /// The routes.
+    pub routes: Routes,
+    /// What of them people are to see.
+    pub visibility: Wanted,
+    /// The maintenance page, as the proxy reaches it.
+    pub page: Option<BackendUrl>,
 }
 
 /// The caller's name for a route. It never reaches the wire: ids come and go with sessions, keys stay.

@@ -41,6 +41,13 @@ mod plan;
 mod session;
 mod sync;
 
+/// The machine inside a [`Client`], for whoever turns its crank without the client's task: it is told of lines,
+/// connections and the time, and says what to do. Our simulation runs many of them in virtual time.
+pub mod machine {
+    pub use super::intent::Goal;
+    pub use super::session::{Effect, Received, Session, Ticket, Timing};
+}
+
 pub use call::{BackendTestError, CallError};
 pub use connect::{ConnectError, Connector, Endpoint, Resolver, SystemResolver, TcpConnector};
 pub use event::{Cause, Event, EventStream, Mode, Phase, Registry, Retry, RouteStatus, Status};

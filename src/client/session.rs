@@ -32,11 +32,15 @@ use visibility::{Drain, Held, Verdict};
 
 /// The times that steer a session.
 #[derive(Debug, Clone)]
-pub(super) struct Timing {
-    pub(super) keepalive_interval: Duration,
-    pub(super) request_timeout: Duration,
-    pub(super) reconnect_min: Duration,
-    pub(super) reconnect_max: Duration,
+pub struct Timing {
+    /// From one PING to the next.
+    pub keepalive_interval: Duration,
+    /// How long a command may wait for its reply.
+    pub request_timeout: Duration,
+    /// The least delay before a new attempt to connect, and exactly the first.
+    pub reconnect_min: Duration,
+    /// The greatest delay before a new attempt to connect.
+    pub reconnect_max: Duration,
 }
 
 /// How long an unanswered CLIENT_SHUTDOWN may delay a stop (SEMANTICS section 8).
@@ -48,7 +52,7 @@ const MAX_CALLS: usize = 16;
 
 /// A session and everything it has to remember, across connections.
 #[derive(Debug, Clone)]
-pub(super) struct Session {
+pub struct Session {
     name: Arc<str>,
     timing: Timing,
     registration: Registration,
@@ -88,9 +92,12 @@ pub(super) struct Session {
 
 /// What the driver has to do.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Connect, and report with `link_up` or `link_failed`.
-    Dial { attempt: u32 },
+    Dial {
+        /// How many attempts there were since a session last held.
+        attempt: u32,
+    },
     /// Put this on the wire, after what is there already.
     Send(Command),
     /// Give up the connection, or the attempt to get one.
@@ -103,14 +110,18 @@ pub(super) enum Effect {
 
 /// Names a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Ticket(pub(super) u64);
+pub struct Ticket(pub u64);
 
 /// What came over the wire.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Received {
+pub enum Received {
+    /// A line of the protocol.
     Line(ServerLine),
+    /// A line of HTTP.
     Http,
+    /// A line of something else; its beginning, without secrets.
     Garbage(String),
+    /// A line longer than any reply.
     TooLong,
 }
 
@@ -198,7 +209,7 @@ struct Refused {
 /// What other tasks and the network tell the machine.
 impl Session {
     /// A session that wants to connect at `now`. The seed steers its jitter.
-    pub(super) fn new(name: Arc<str>, timing: Timing, intent: Intent, seed: u64, now: Instant) -> Self {
+    pub fn new(name: Arc<str>, timing: Timing, intent: Intent, seed: u64, now: Instant) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let registration = intent.registration();
         let mut backoff = || Backoff::new(timing.reconnect_min, timing.reconnect_max, rng.u64(..));
@@ -238,7 +249,7 @@ impl Session {
     }
 
     /// There is a connection.
-    pub(super) fn link_up(&mut self, peer: SocketAddr, now: Instant) {
+    pub fn link_up(&mut self, peer: SocketAddr, now: Instant) {
         if !matches!(self.state, State::Connecting) {
             return self.effects.push(Effect::Hangup);
         }
@@ -255,21 +266,21 @@ impl Session {
     }
 
     /// There is none to be had.
-    pub(super) fn link_failed(&mut self, error: ConnectError, now: Instant) {
+    pub fn link_failed(&mut self, error: ConnectError, now: Instant) {
         if matches!(self.state, State::Connecting) {
             self.lose(error.into(), now);
         }
     }
 
     /// The connection ended.
-    pub(super) fn link_down(&mut self, cause: Cause, now: Instant) {
+    pub fn link_down(&mut self, cause: Cause, now: Instant) {
         if self.link.is_some() {
             self.lose(cause, now);
         }
     }
 
     /// A line came.
-    pub(super) fn receive(&mut self, received: Received, now: Instant) {
+    pub fn receive(&mut self, received: Received, now: Instant) {
         if self.link.is_none() {
             return;
         }
@@ -279,6 +290,8 @@ impl Session {
             Received::Line(ServerLine::Push(Push::Event(kind, data))) => {
                 return self.tell(Event::Registry { kind, data });
             }
+            // A newer server's; it answers nothing.
+            Received::Line(ServerLine::Push(Push::OtherEvent(_))) => return,
             Received::Line(ServerLine::Push(verdict)) => return self.judged(&verdict, now),
             Received::Http => Cause::SpeaksHttp,
             Received::Garbage(text) => Cause::NotARegistry(text),
@@ -288,7 +301,7 @@ impl Session {
     }
 
     /// Time has passed: at or after [`Session::deadline`].
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant) {
         self.settle(now);
         let silent = self.outstanding.front().filter(|sent| sent.deadline <= now).map(|sent| sent.command);
         match self.state {
@@ -308,7 +321,7 @@ impl Session {
     }
 
     /// When [`Session::tick`] must be called at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Leaving { .. } | State::Stopped => self.state_deadline(),
             _ => self.state_deadline().into_iter().chain(self.maintenance_deadline()).min(),
@@ -335,7 +348,7 @@ impl Session {
     }
 
     /// This is wanted from now on, whatever the state of the connection.
-    pub(super) fn want(&mut self, goal: Goal, now: Instant) {
+    pub fn want(&mut self, goal: Goal, now: Instant) {
         self.intent = goal.change;
         let before = std::mem::replace(&mut self.wanted, goal.routes);
         // What was refused as it was may be accepted as it is.
@@ -350,7 +363,7 @@ impl Session {
     }
 
     /// The name is ours again, whoever has it: the one case in which a dormant client registers.
-    pub(super) fn take_over(&mut self, now: Instant) {
+    pub fn take_over(&mut self, now: Instant) {
         if !self.replaced {
             return;
         }
@@ -364,7 +377,7 @@ impl Session {
     }
 
     /// Leave in order: at once where there is nothing to tell, otherwise within [`SHUTDOWN_TIMEOUT`].
-    pub(super) fn leave(&mut self, now: Instant) {
+    pub fn leave(&mut self, now: Instant) {
         match self.state {
             State::Leaving { .. } | State::Stopped => {}
             State::Disconnected { .. } | State::Connecting | State::Dormant { .. } => self.stop(),
@@ -377,22 +390,22 @@ impl Session {
     }
 
     /// What there is to do since the last call.
-    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+    pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
     /// It has ended, for good.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
     }
 
     /// Grows with every change of [`Session::status`].
-    pub(super) fn version(&self) -> u64 {
+    pub fn version(&self) -> u64 {
         self.version
     }
 
     /// Where it stands.
-    pub(super) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let routes: BTreeMap<_, _> =
             self.wanted.iter().map(|(key, route)| (key.clone(), self.route_status(key, route))).collect();
         let in_force = routes.values().all(|status| matches!(status, RouteStatus::Applied(_)));

@@ -37,6 +37,7 @@ impl Session {
             (dialect, request) if dialect.lacks(request.name()) => {
                 Some(CallError::Unsupported(request.name()))
             }
+            (_, request) if !self.fits(request) => Some(CallError::Refused(Refusal::LineTooLong)),
             _ => None,
         }
     }
