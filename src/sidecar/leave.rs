@@ -80,10 +80,10 @@ pub(super) async fn finish_in_flight(client: &Client, limit: Duration) {
     // A task of its own: a drain that was begun must be cancelled, whoever waits for it.
     let counted = tokio::spawn(async move {
         // The registry counts what is in flight only for who is drained.
-        if let Ok(Ok(())) = timeout(SILENCE, client.drain_start(Duration::ZERO)).await {
-            if timeout(limit, nothing_in_flight(&client)).await.is_err() {
-                warn!("{}: requests are still in flight after {limit:?}; going on", status.registry);
-            }
+        if let Ok(Ok(())) = timeout(SILENCE, client.drain_start(Duration::ZERO)).await
+            && timeout(limit, nothing_in_flight(&client)).await.is_err()
+        {
+            warn!("{}: requests are still in flight after {limit:?}; going on", status.registry);
         }
         while let Err(CallError::NoSession | CallError::TooMany) = client.drain_cancel().await {
             sleep(SILENCE).await;
