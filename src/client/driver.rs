@@ -12,14 +12,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::codec::{Encoder, FramedRead};
 
-use super::call::CallError;
 use super::connect::Connector;
+use super::error::CallError;
 use super::event::{Cause, Event, Status};
 use super::intent::Goal;
-use super::maintenance::{Action, MaintenanceTarget};
 use super::session::{Effect, Received, Session, Ticket};
 use crate::protocol::{
-    Command, EventKind, Line, LineCodec, MAX_CLIENT_LINE, Reply, Request, ServerLine, looks_like_http,
+    Command, EventKind, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Reply, Request, ServerLine,
+    looks_like_http,
 };
 
 /// What a handle asks of the task.
@@ -27,8 +27,6 @@ use crate::protocol::{
 pub(super) enum Ask {
     /// A command whose reply somebody waits for.
     Call(Request, CallReply),
-    /// Maintenance is wanted, or no longer.
-    Maintain(MaintenanceTarget, Action),
     /// SUBSCRIBE, or UNSUBSCRIBE.
     Subscribe(EventKind, bool),
     /// Register although the name was taken.
@@ -186,9 +184,6 @@ impl Core {
             Wake::Leave => self.crank(Session::leave),
             Wake::Goal(goal) => self.crank(|session, now| session.want(goal, now)),
             Wake::Ask(Ask::TakeOver) => self.crank(Session::take_over),
-            Wake::Ask(Ask::Maintain(target, action)) => {
-                self.crank(|session, now| session.maintain(target, action, now));
-            }
             Wake::Ask(Ask::Subscribe(kind, on)) => {
                 self.crank(|session, now| session.subscribe(kind, on, now));
             }
@@ -260,10 +255,14 @@ impl Core {
 
     fn push(&mut self, command: &Command) {
         tracing::debug!(line = %command.redacted(), "sent");
-        if let Err(error) =
-            LineCodec::new(MAX_CLIENT_LINE).encode(command.encode().as_str(), &mut self.outgoing)
-        {
-            // Values are validated, so this cannot be; the deadline of the command will tell.
+        let line = command.encode();
+        let encoded = match line.len() {
+            0..=MAX_LINE => LineCodec::new(MAX_LINE).encode(line.as_str(), &mut self.outgoing),
+            _ => Err(io::Error::other("it is longer than any server reads")),
+        };
+        if let Err(error) = encoded {
+            // Values are validated and the machine measures what it sends, so this cannot be; the deadline of
+            // the command will tell.
             tracing::error!(%error, "a command that is no line");
         }
     }

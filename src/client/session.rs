@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::call::CallError;
 use super::connect::ConnectError;
+use super::error::CallError;
 use super::event::{Cause, Event, Phase, Registry, RouteStatus, Status};
 use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted};
 use super::maintenance::Requests;
@@ -32,11 +32,15 @@ use visibility::{Drain, Held, Verdict};
 
 /// The times that steer a session.
 #[derive(Debug, Clone)]
-pub(super) struct Timing {
-    pub(super) keepalive_interval: Duration,
-    pub(super) request_timeout: Duration,
-    pub(super) reconnect_min: Duration,
-    pub(super) reconnect_max: Duration,
+pub struct Timing {
+    /// From one PING to the next.
+    pub keepalive_interval: Duration,
+    /// How long a command may wait for its reply.
+    pub request_timeout: Duration,
+    /// The least delay before a new attempt to connect, and exactly the first.
+    pub reconnect_min: Duration,
+    /// The greatest delay before a new attempt to connect.
+    pub reconnect_max: Duration,
 }
 
 /// How long an unanswered CLIENT_SHUTDOWN may delay a stop (SEMANTICS section 8).
@@ -48,7 +52,7 @@ const MAX_CALLS: usize = 16;
 
 /// A session and everything it has to remember, across connections.
 #[derive(Debug, Clone)]
-pub(super) struct Session {
+pub struct Session {
     name: Arc<str>,
     timing: Timing,
     registration: Registration,
@@ -68,13 +72,20 @@ pub(super) struct Session {
     visibility: Wanted,
     page: Option<BackendUrl>,
     maintenance: Requests,
+    /// How many requests for maintenance the handles have made, up to the last that was heard of.
+    requests_heard: u64,
     /// The maintenance request that is under way (PROTOCOL section 6: at most one).
     verdict: Option<Verdict>,
+    /// So many verdicts are still to come of requests that were given up.
+    verdicts_to_ignore: u32,
+    /// Backends that a reference server may keep in maintenance, as former sessions told it to.
+    stuck: BTreeSet<BackendUrl>,
     /// No new maintenance request before this, because one was refused or not confirmed.
     maintain_at: Option<Instant>,
     subscriptions: BTreeSet<EventKind>,
     /// The routes whose entries a reference server is asked about at each keepalive.
     watched: Vec<RouteId>,
+    last_peer: Option<SocketAddr>,
     /// Our name belongs to somebody else until a RECONNECT says otherwise.
     replaced: bool,
     ever_bound: bool,
@@ -88,9 +99,12 @@ pub(super) struct Session {
 
 /// What the driver has to do.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Connect, and report with `link_up` or `link_failed`.
-    Dial { attempt: u32 },
+    Dial {
+        /// How many attempts there were since a session last held.
+        attempt: u32,
+    },
     /// Put this on the wire, after what is there already.
     Send(Command),
     /// Give up the connection, or the attempt to get one.
@@ -103,14 +117,18 @@ pub(super) enum Effect {
 
 /// Names a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Ticket(pub(super) u64);
+pub struct Ticket(pub u64);
 
 /// What came over the wire.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Received {
+pub enum Received {
+    /// A line of the protocol.
     Line(ServerLine),
+    /// A line of HTTP.
     Http,
+    /// A line of something else; its beginning, without secrets.
     Garbage(String),
+    /// A line longer than any reply.
     TooLong,
 }
 
@@ -161,6 +179,8 @@ enum Expect {
     Drain(bool),
     /// MAINT_ENTER or MAINT_EXIT, the one that is under way.
     Maintain,
+    /// MAINT_STATUS, where what is in maintenance is in doubt.
+    Maintained,
     Subscribe(EventKind),
     /// CIRCUIT_BREAKER_STATUS, to see whether a reference server still knows the route.
     Watch(RouteId),
@@ -178,6 +198,7 @@ struct Known {
     id: SessionId,
     /// `None`: SESSION_INFO has not been answered yet.
     dialect: Option<Dialect>,
+    cluster: Option<Arc<str>>,
     revision: Option<u64>,
     applied: Applied,
     /// A batch whose apply was sent and whose reply was lost: the revision will tell.
@@ -185,6 +206,8 @@ struct Known {
     drain: Drain,
     /// The routes that it was told to keep in maintenance.
     maintained: BTreeMap<RouteId, Held>,
+    /// It may have forgotten that, or not have been told.
+    doubtful: bool,
     subscribed: BTreeSet<EventKind>,
 }
 
@@ -198,9 +221,9 @@ struct Refused {
 /// What other tasks and the network tell the machine.
 impl Session {
     /// A session that wants to connect at `now`. The seed steers its jitter.
-    pub(super) fn new(name: Arc<str>, timing: Timing, intent: Intent, seed: u64, now: Instant) -> Self {
+    pub fn new(name: Arc<str>, timing: Timing, intent: Intent, seed: u64, now: Instant) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let registration = intent.registration();
+        let (registration, goal) = (intent.registration(), intent.goal());
         let mut backoff = || Backoff::new(timing.reconnect_min, timing.reconnect_max, rng.u64(..));
         let (link_backoff, apply_backoff, ask_backoff) = (backoff(), backoff(), backoff());
         let mut session = Session {
@@ -219,10 +242,14 @@ impl Session {
             visibility: intent.visibility,
             page: intent.maintenance_page,
             maintenance: Requests::default(),
+            requests_heard: 0,
             verdict: None,
+            verdicts_to_ignore: 0,
+            stuck: BTreeSet::new(),
             maintain_at: None,
             subscriptions: BTreeSet::new(),
             watched: Vec::new(),
+            last_peer: None,
             replaced: false,
             ever_bound: false,
             link_backoff,
@@ -233,15 +260,17 @@ impl Session {
             effects: Vec::new(),
             version: 0,
         };
+        session.hear(&goal, now);
         session.see_visibility(now);
         session
     }
 
     /// There is a connection.
-    pub(super) fn link_up(&mut self, peer: SocketAddr, now: Instant) {
+    pub fn link_up(&mut self, peer: SocketAddr, now: Instant) {
         if !matches!(self.state, State::Connecting) {
             return self.effects.push(Effect::Hangup);
         }
+        self.last_peer = Some(peer);
         self.link = Some(Link { peer, bound_since: None, registered: false });
         if self.known.is_none() {
             return self.register(now);
@@ -255,21 +284,21 @@ impl Session {
     }
 
     /// There is none to be had.
-    pub(super) fn link_failed(&mut self, error: ConnectError, now: Instant) {
+    pub fn link_failed(&mut self, error: ConnectError, now: Instant) {
         if matches!(self.state, State::Connecting) {
             self.lose(error.into(), now);
         }
     }
 
     /// The connection ended.
-    pub(super) fn link_down(&mut self, cause: Cause, now: Instant) {
+    pub fn link_down(&mut self, cause: Cause, now: Instant) {
         if self.link.is_some() {
             self.lose(cause, now);
         }
     }
 
     /// A line came.
-    pub(super) fn receive(&mut self, received: Received, now: Instant) {
+    pub fn receive(&mut self, received: Received, now: Instant) {
         if self.link.is_none() {
             return;
         }
@@ -279,6 +308,8 @@ impl Session {
             Received::Line(ServerLine::Push(Push::Event(kind, data))) => {
                 return self.tell(Event::Registry { kind, data });
             }
+            // A newer server's; it answers nothing.
+            Received::Line(ServerLine::Push(Push::OtherEvent(_))) => return,
             Received::Line(ServerLine::Push(verdict)) => return self.judged(&verdict, now),
             Received::Http => Cause::SpeaksHttp,
             Received::Garbage(text) => Cause::NotARegistry(text),
@@ -288,7 +319,7 @@ impl Session {
     }
 
     /// Time has passed: at or after [`Session::deadline`].
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant) {
         self.settle(now);
         let silent = self.outstanding.front().filter(|sent| sent.deadline <= now).map(|sent| sent.command);
         match self.state {
@@ -308,7 +339,7 @@ impl Session {
     }
 
     /// When [`Session::tick`] must be called at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Leaving { .. } | State::Stopped => self.state_deadline(),
             _ => self.state_deadline().into_iter().chain(self.maintenance_deadline()).min(),
@@ -335,22 +366,24 @@ impl Session {
     }
 
     /// This is wanted from now on, whatever the state of the connection.
-    pub(super) fn want(&mut self, goal: Goal, now: Instant) {
+    pub fn want(&mut self, mut goal: Goal, now: Instant) {
         self.intent = goal.change;
-        let before = std::mem::replace(&mut self.wanted, goal.routes);
+        let before = std::mem::replace(&mut self.wanted, std::mem::take(&mut goal.routes));
         // What was refused as it was may be accepted as it is.
         self.refused.retain(|key, _| before.get(key) == self.wanted.get(key));
         if before != self.wanted {
             self.hold_until = None;
         }
+        self.hear(&goal, now);
         (self.visibility, self.page) = (goal.visibility, goal.page);
+        self.registration.metadata = goal.metadata;
         self.see_visibility(now);
         self.version += 1;
         self.pump(now);
     }
 
     /// The name is ours again, whoever has it: the one case in which a dormant client registers.
-    pub(super) fn take_over(&mut self, now: Instant) {
+    pub fn take_over(&mut self, now: Instant) {
         if !self.replaced {
             return;
         }
@@ -364,7 +397,7 @@ impl Session {
     }
 
     /// Leave in order: at once where there is nothing to tell, otherwise within [`SHUTDOWN_TIMEOUT`].
-    pub(super) fn leave(&mut self, now: Instant) {
+    pub fn leave(&mut self, now: Instant) {
         match self.state {
             State::Leaving { .. } | State::Stopped => {}
             State::Disconnected { .. } | State::Connecting | State::Dormant { .. } => self.stop(),
@@ -377,22 +410,22 @@ impl Session {
     }
 
     /// What there is to do since the last call.
-    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+    pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
     /// It has ended, for good.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
     }
 
     /// Grows with every change of [`Session::status`].
-    pub(super) fn version(&self) -> u64 {
+    pub fn version(&self) -> u64 {
         self.version
     }
 
     /// Where it stands.
-    pub(super) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let routes: BTreeMap<_, _> =
             self.wanted.iter().map(|(key, route)| (key.clone(), self.route_status(key, route))).collect();
         let in_force = routes.values().all(|status| matches!(status, RouteStatus::Applied(_)));
@@ -403,6 +436,7 @@ impl Session {
         Status {
             phase,
             registry: self.registry(),
+            last_peer: self.last_peer,
             bound,
             session_known: known.is_some(),
             revision: known.and_then(|known| known.revision),
@@ -411,6 +445,8 @@ impl Session {
                 Dialect::Ours { capabilities, .. } => capabilities.clone(),
                 Dialect::Reference => BTreeSet::new(),
             },
+            session: known.map(|known| known.id.clone()),
+            cluster_id: known.and_then(|known| known.cluster.clone()),
             shown: self.shown(),
             maintenance_wanted: self.maintenance.entered().cloned().collect(),
             maintenance: self.maintenance_status(),

@@ -96,6 +96,9 @@ pub enum Push {
     MaintenanceSuperseded,
     /// `EVENT|type|{json}`, to subscribed sessions.
     Event(EventKind, serde_json::Value),
+    /// `EVENT|…` of a type that this version does not know, with all that follows: a newer server may have more
+    /// of them.
+    OtherEvent(String),
     /// `SHUTDOWN`: the server is going down.
     Shutdown,
 }
@@ -267,8 +270,11 @@ impl Push {
             "MAINT_OK" => first_field(rest).parse().ok().map(Push::MaintenanceOk),
             "SHUTDOWN" => Some(Push::Shutdown),
             "EVENT" => {
-                let (kind, body) = rest.split_once('|')?;
-                Some(Push::Event(kind.parse().ok()?, serde_json::from_str(body).ok()?))
+                let (kind, body) = rest.split_once('|').unwrap_or((rest, ""));
+                match kind.parse() {
+                    Ok(kind) => Some(Push::Event(kind, serde_json::from_str(body).ok()?)),
+                    Err(_) => (!kind.is_empty()).then(|| Push::OtherEvent(rest.to_owned())),
+                }
             }
             "ERROR" => match rest {
                 PAGE_TIMEOUT => Some(Push::PageTimeout),
@@ -288,6 +294,7 @@ impl Push {
             Push::BackendTimeout => format!("ERROR|{BACKEND_TIMEOUT}"),
             Push::MaintenanceSuperseded => format!("ERROR|{SUPERSEDED}"),
             Push::Event(kind, body) => format!("EVENT|{kind}|{}", encode_json(body)),
+            Push::OtherEvent(rest) => format!("EVENT|{rest}"),
             Push::Shutdown => "SHUTDOWN".to_owned(),
         }
     }

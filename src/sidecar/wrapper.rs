@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::client::Wanted;
+use crate::client::{SystemResolver, Wanted};
 use crate::shutdown::{self, ShutdownTrigger};
 
 use super::agent::{Agent, Progress};
@@ -227,7 +227,7 @@ impl Wrapper {
                 let (config, agent) = (Arc::clone(&self.config), self.agent.clone());
                 let (running, task) = watch::channel(());
                 tokio::spawn(async move {
-                    daemon::serve(&config, &agent, left).await;
+                    daemon::serve(&config, &agent, left, SystemResolver).await;
                     drop(running);
                 });
                 self.serving = Some(Serving { leave, task });

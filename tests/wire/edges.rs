@@ -252,7 +252,8 @@ fn what_is_no_reply_is_told_from_one() {
         "STATS_OK|",
         "EVENT|all",
         "EVENT|all|{",
-        "EVENT|gossip|{}",
+        "EVENT|",
+        "EVENT||{}",
         r#"ROUTE_BULK_OK|[{"route_id":"x","status":"ok"}]"#,
         r#"CIRCUIT_STATUS_OK|{"state":"ajar"}"#,
     ] {

@@ -558,6 +558,7 @@ pub(super) fn push() -> BoxedStrategy<Push> {
         Just(Push::BackendTimeout),
         Just(Push::MaintenanceSuperseded),
         (event_kind(), json()).prop_map(|(kind, body)| Push::Event(kind, body)),
+        Just(Push::OtherEvent("gossip|{\"a\": 1}|x".to_owned())),
         Just(Push::Shutdown),
     ]
     .boxed()

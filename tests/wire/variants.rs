@@ -55,6 +55,7 @@ variants!(push, PUSHES: Push {
     Push::BackendTimeout => "BackendTimeout",
     Push::MaintenanceSuperseded => "MaintenanceSuperseded",
     Push::Event(..) => "Event",
+    Push::OtherEvent(_) => "OtherEvent",
     Push::Shutdown => "Shutdown",
 });
 

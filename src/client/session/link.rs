@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use super::{Effect, Expect, LIVED, Session, State};
-use crate::client::call::CallError;
+use crate::client::error::CallError;
 use crate::client::event::{Cause, Event, Registry, Retry};
-use crate::protocol::{Command, Refusal, Registration};
+use crate::protocol::{Command, MAX_LINE, Refusal, Registration};
 
 impl Session {
     pub(super) fn register(&mut self, now: Instant) {
-        self.known = None;
         self.forget_requests();
+        self.known = None;
         self.refused.clear();
         self.noted.clear();
         self.hold_until = None;
@@ -19,7 +19,12 @@ impl Session {
             link.registered = true;
         }
         self.enter(State::Registering);
-        self.transmit(Command::Register(self.registration.clone()), "REGISTER", Expect::Register, now);
+        let command = Command::Register(self.registration.clone());
+        if command.encode().len() > MAX_LINE {
+            let refusal = Refusal::LineTooLong;
+            return self.lose(Cause::Refused { command: "REGISTER", refusal }, now);
+        }
+        self.transmit(command, "REGISTER", Expect::Register, now);
     }
 
     pub(super) fn reconnect(&mut self, now: Instant) {

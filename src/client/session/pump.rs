@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{Effect, Expect, Known, Sent, Session, State};
-use crate::client::call::CallError;
+use crate::client::error::CallError;
 use crate::client::event::Event;
 use crate::client::plan::{Batch, Unsupported, plan};
 use crate::client::sync::{Next, Sync};
-use crate::protocol::{Command, Request, SessionRef};
+use crate::protocol::{Command, MAX_LINE, Refusal, Reply, Request, SessionRef};
 
 impl Session {
     /// Plans anew, and stages the first batch if there is one.
@@ -55,7 +55,10 @@ impl Session {
                         return;
                     }
                     let Some((next, request)) = sync.next(waiting == 0) else { return };
-                    self.send(request, next.into(), now);
+                    match next {
+                        Next::Stage(step) if !self.fits(&request) => self.too_long(step),
+                        next => self.send(request, next.into(), now),
+                    }
                 }
                 State::Live { ping_at } if waiting == 0 => {
                     let ping_at = *ping_at;
@@ -76,12 +79,29 @@ impl Session {
         }
     }
 
-    pub(super) fn send(&mut self, request: Request, expect: Expect, now: Instant) {
-        let session = match &self.known {
+    /// Whether a request makes a line that every server reads: the reference one drops the connection at a
+    /// longer one (PROTOCOL section 1).
+    pub(super) fn fits(&self, request: &Request) -> bool {
+        Command::Request(self.own_id(), request.clone()).encode().len() <= MAX_LINE
+    }
+
+    /// A step is not sent, and counts as refused with our own server's words for it.
+    fn too_long(&mut self, step: usize) {
+        if let (State::Syncing(sync), Some(known)) = (&mut self.state, &self.known) {
+            // A refusal is a reply to every command.
+            drop(sync.staged(step, &Reply::Error(Refusal::LineTooLong), &known.applied));
+        }
+    }
+
+    fn own_id(&self) -> SessionRef {
+        match &self.known {
             Some(known) => SessionRef::Id(known.id.clone()),
             None => SessionRef::Own,
-        };
-        let name = request.name();
+        }
+    }
+
+    pub(super) fn send(&mut self, request: Request, expect: Expect, now: Instant) {
+        let (session, name) = (self.own_id(), request.name());
         self.transmit(Command::Request(session, request), name, expect, now);
     }
 

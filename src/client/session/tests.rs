@@ -407,6 +407,40 @@ fn asynchronous_lines_answer_nothing() {
 }
 
 #[test]
+fn an_event_of_a_type_that_only_newer_servers_know_is_ignored() {
+    let mut story = live();
+    story.play("+ 30s\n> PING|S1\n< EVENT|gossip|{}\n< EVENT|more\n< PONG\n+ 30s\n> PING|S1");
+    assert!(story.events().is_empty());
+}
+
+#[test]
+fn what_no_server_would_read_is_never_sent_and_costs_one_route() {
+    let domains = |count: usize| {
+        let name = |at: usize| format!("{}{at}.example.com", "x".repeat(40)).parse().unwrap();
+        crate::protocol::Domains::new((0..count).map(name)).unwrap()
+    };
+    let long = Route { domains: domains(1300), ..route("example.com", MAIN) };
+    let mut story = live();
+    story.want(&[("long", long.clone()), ("main", route("example.com", MAIN))]);
+    // Nothing was staged, so that there is something to roll back only in name.
+    story.play("> CONFIG_ROLLBACK|S1\n< OK\n! ERROR");
+    let status = story.session.status();
+    assert_eq!(status.routes["long"], RouteStatus::Refused(Refusal::LineTooLong));
+    assert_eq!(status.routes["main"], RouteStatus::Applied(RouteId(1)));
+    story.session.call(Ticket(1), Request::RouteAdd(long.spec()), story.now);
+    story.play("");
+    assert_eq!(story.answered, [(1, Err(CallError::Refused(Refusal::LineTooLong)))]);
+}
+
+#[test]
+fn metadata_that_no_server_would_read_are_named_and_not_sent() {
+    let much = intent(&[]).with_metadata("notes", "x".repeat(70_000).into());
+    let mut story = Story::new(much);
+    story.play("~ dial\n~ hangup\n! ERROR");
+    assert!(story.last_event.take().unwrap().to_string().contains("REGISTER: line too long"));
+}
+
+#[test]
 fn delays_grow_to_the_greatest_and_say_so() {
     let mut story = Story::new(intent(&[]));
     let mut names = Vec::new();
