@@ -242,6 +242,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("REGISTRY_PORT", "65536"),
         ("REGISTRY_TOKEN", &long_token),
         ("SERVICE_TOKEN", "a\nb"),
+        ("REGISTRY_EACH_ADDRESS", "all"),
         ("ENABLE_REGISTRY", "perhaps"),
         ("SERVICE_NAME", "a|b"),
         ("INSTANCE_NAME", "a\u{7}"),
