@@ -9,8 +9,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use super::connect::ConnectError;
-use super::intent::{Route, RouteKey, Wanted};
-use super::maintenance::MaintenanceTarget;
+use super::intent::{MaintenanceTarget, Route, RouteKey, Wanted};
 use crate::protocol::{EventKind, InstanceName, Refusal, RouteId, ServiceName, SessionId};
 
 mod data;
@@ -416,6 +415,8 @@ pub struct Status {
     pub phase: Phase,
     /// The registry, with its address while there is a connection.
     pub registry: Registry,
+    /// The address of the last connection, whether it still is or not.
+    pub last_peer: Option<SocketAddr>,
     /// A session is bound to the connection right now.
     pub bound: bool,
     /// A session is known that a new connection will ask for.

@@ -16,9 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::client::{
-    Client, Endpoint as Registry, Intent, Phase, Resolver, Routes, Status, TcpConnector, move_address,
-};
+use crate::client::{Client, Endpoint as Registry, Intent, Phase, Resolver, Routes, Status, TcpConnector};
 use crate::protocol::Host;
 use crate::shutdown::Shutdown;
 
@@ -91,7 +89,8 @@ impl<R: Resolver + Clone> Sessions<R> {
     pub(super) fn moved(&self, old: IpAddr, new: IpAddr) {
         let mut wanted = locked(&self.wanted);
         let Intent { routes, maintenance_page, .. } = &mut *wanted;
-        move_address(routes, maintenance_page, old, new);
+        let backends = routes.values_mut().map(|route| &mut route.backend);
+        backends.chain(maintenance_page).for_each(|url| url.follow(old, new));
         for client in locked(&self.held).values() {
             // One that has stopped has no routes that could follow.
             let _ = client.change_address(old, new);

@@ -42,6 +42,7 @@ impl Session {
             (Expect::Call(ticket), reply) => self.called(ticket, reply, now),
             (Expect::Drain(on), reply) => self.drained(on, command, &reply, now),
             (Expect::Maintain, reply) => self.maintained(command, &reply, now),
+            (Expect::Maintained, reply) => self.recollected(&reply, now),
             (Expect::Subscribe(kind), reply) => self.subscribed(kind, command, &reply, now),
             (Expect::Watch(id), reply) => self.watched(id, &reply, now),
             // A repair that is refused is tried again after the next keepalive.
@@ -91,6 +92,7 @@ impl Session {
             in_doubt: None,
             drain: Drain::Off,
             maintained: BTreeMap::new(),
+            doubtful: false,
             subscribed: BTreeSet::new(),
         });
         self.bound(false, now);

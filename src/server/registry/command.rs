@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use crate::protocol::{
-    BackendUrl, Command, HealthCheck, Host, OptionKey, Refusal, Reply, Request, RouteChange, RouteId,
+    BackendUrl, Command, Domain, HealthCheck, Host, OptionKey, Refusal, Reply, Request, RouteChange, RouteId,
     RouteOption, RouteSpec, SessionRef, Target, TargetItem,
 };
 
 use super::apply::Pending;
-use super::io::{Change, ConnId, Effect, Now, SessionNo, TestId};
+use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, TestId};
+use super::policy::ClaimPolicy;
 use super::session::Session;
 use super::stage::{Slot, Stage, cost};
 use super::timers::Timer;
@@ -52,9 +53,6 @@ impl Registry {
     }
 
     fn request(&mut self, now: Now, conn: ConnId, session: &SessionRef, request: Request) -> Outcome {
-        if !is_served(&request) {
-            return Err(Refusal::UnknownCommand(request.name().to_owned())).into();
-        }
         let no = match self.resolve(conn, session) {
             Ok(no) => no,
             Err(refusal) => return Err(refusal).into(),
@@ -97,7 +95,8 @@ impl Registry {
             Request::MaintExit(target) => self.maint_exit(now, conn, no, target),
             Request::MaintStatus => self.maint_status(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
-            later => Err(Refusal::UnknownCommand(later.name().to_owned())).into(),
+            Request::Subscribe(kind) => self.subscribe(conn, no, kind).into(),
+            Request::Unsubscribe(kind) => self.unsubscribe(conn, no, kind).into(),
         }
     }
 
@@ -130,6 +129,7 @@ impl Registry {
         for spec in &specs {
             self.check_backend(no, &spec.backend)?;
             check_domains(spec, limits.domains)?;
+            self.check_policy(no, spec)?;
         }
         let bytes = specs.iter().map(cost).sum();
         self.staging(now, no, bytes, |session| {
@@ -168,6 +168,7 @@ impl Registry {
             RouteChange::Path(path) => spec.path = path,
         }
         check_domains(&spec, most_domains)?;
+        self.check_policy(no, &spec)?;
         self.staging(now, no, cost(&spec), |session| {
             let is_applied = session.applied.contains_key(&id);
             session.stage.put(id, spec, is_applied);
@@ -264,6 +265,43 @@ impl Registry {
         Ok(result)
     }
 
+    /// REGISTRY_POLICY.
+    fn check_policy(&mut self, no: SessionNo, spec: &RouteSpec) -> Result<(), Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        let Some((domain, refusal)) = self.forbidden(session, spec) else { return Ok(()) };
+        let (who, domain) = (session.who(), domain.clone());
+        self.push(Effect::Happened(Happening::NotPermitted { who, domain }));
+        Err(refusal)
+    }
+
+    /// The first domain of a route that the policy does not let its service claim.
+    pub(super) fn forbidden<'a>(
+        &self,
+        session: &Session,
+        spec: &'a RouteSpec,
+    ) -> Option<(&'a Domain, Refusal)> {
+        let policy = self.config.policy.as_ref()?;
+        let service = &session.registration.service;
+        let domain = spec.domains.as_slice().iter().find(|domain| !policy.permits(service, domain))?;
+        Some((domain, Refusal::NotAllowed(format!("domain {domain} for service {service}"))))
+    }
+
+    /// Who may claim what from now on.
+    pub(super) fn set_policy(&mut self, policy: ClaimPolicy) {
+        self.config.policy = Some(policy);
+        self.tell_outside_policy();
+    }
+
+    /// What was claimed under another policy stays until it is changed or removed; somebody should know.
+    pub(super) fn tell_outside_policy(&mut self) {
+        let Some(policy) = &self.config.policy else { return };
+        let mut outside = self.pools.claims().filter(|claim| !policy.permits(&claim.service, &claim.domain));
+        let Some(first) = outside.next() else { return };
+        let (domain, service) = (first.domain.clone(), first.service.clone());
+        let claims = 1 + outside.count();
+        self.push(Effect::Happened(Happening::OutsidePolicy { claims, domain, service }));
+    }
+
     /// BACKEND_ALLOW for a backend whose address is known here and now (SEMANTICS section 9). A name is checked
     /// when it is resolved.
     pub(super) fn check_backend(&self, no: SessionNo, backend: &BackendUrl) -> Result<(), Refusal> {
@@ -276,48 +314,14 @@ impl Registry {
     }
 }
 
-/// What this server does so far. The others are parsed, and answered as unknown, until they do what they say.
-fn is_served(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Ping
-            | Request::SessionInfo
-            | Request::ClientShutdown
-            | Request::RouteAdd(_)
-            | Request::RouteAddBulk(_)
-            | Request::RouteUpdate { .. }
-            | Request::RouteRemove(_)
-            | Request::RouteList { .. }
-            | Request::OptionsSet { .. }
-            | Request::OptionsRemove { .. }
-            | Request::HeadersSet { .. }
-            | Request::HeadersRemove { .. }
-            | Request::HealthSet { .. }
-            | Request::RateLimitSet { .. }
-            | Request::CircuitBreakerSet { .. }
-            | Request::CircuitBreakerStatus(_)
-            | Request::CircuitBreakerReset(_)
-            | Request::StatsGet(_)
-            | Request::ConfigValidate
-            | Request::ConfigApply
-            | Request::ConfigApplyPartial(_)
-            | Request::ConfigRollback
-            | Request::ConfigDiff
-            | Request::DrainStart(_)
-            | Request::DrainStatus
-            | Request::DrainCancel
-            | Request::MaintEnter { .. }
-            | Request::MaintExit(_)
-            | Request::MaintStatus
-            | Request::BackendTest(_)
-    )
-}
-
 /// Whether a command neither changes what its session has applied or staged nor shows it. A slow store must
 /// not cost anybody a PONG, and the revision that SESSION_INFO tells must not be one that is about to end:
 /// a client that lost the reply to an apply decides by it whether to repeat that.
 fn is_indifferent(request: &Request) -> bool {
-    matches!(request, Request::Ping | Request::BackendTest(_))
+    matches!(
+        request,
+        Request::Ping | Request::BackendTest(_) | Request::Subscribe(_) | Request::Unsubscribe(_)
+    )
 }
 
 fn check_domains(spec: &RouteSpec, most: usize) -> Result<(), Refusal> {

@@ -70,6 +70,8 @@ struct Record {
     /// Failed probes in a row.
     failures: u32,
     lost: bool,
+    /// The data plane was last known to leave it out because requests failed.
+    ejected: bool,
     drain: Option<Drain>,
     check: Option<Check>,
     priority: i32,
@@ -140,6 +142,11 @@ impl Pools {
 
     pub(super) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
         self.table.get(domain, path)
+    }
+
+    /// Every claim that is in force.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
+        self.table.claims()
     }
 
     /// The claim's members with their sessions and whether they serve.
@@ -290,6 +297,7 @@ impl Pools {
             state,
             failures: 0,
             lost: owner.lost,
+            ejected: false,
             drain: owner.drain,
             check: plan.check.clone(),
             priority: plan.priority,
@@ -325,10 +333,24 @@ impl Pools {
         match record.routes.last() {
             None => {
                 self.remove(id, Leaving::Unwanted);
+                self.hope(domain, path);
                 Detached::Gone(id)
             }
             Some(next) if was_last => Detached::Shows(id, *next),
             Some(_) => Detached::Nothing,
+        }
+    }
+
+    /// Where nobody serves any more, whoever has only just come serves at once, as the first of a claim does:
+    /// a session that exchanges a backend leaves no gap.
+    fn hope(&mut self, domain: &Domain, path: &PathPrefix) {
+        let Some(claim) = self.table.get(domain, path).filter(|claim| !claim.has_usable()) else { return };
+        let untried = |member: &&Arc<Member>| {
+            self.members.get(&member.id).is_some_and(|record| record.failures == 0 && !record.lost)
+        };
+        let untried: Vec<MemberId> = claim.members.iter().filter(untried).map(|member| member.id).collect();
+        for id in untried {
+            self.on_event(id, MemberEvent::LeftAlone, None);
         }
     }
 
@@ -447,6 +469,19 @@ impl Pools {
             self.on_event(id, event, result.as_ref().err());
         }
         answered
+    }
+
+    /// The data plane leaves a member out because requests fail, or has had an answer of it again.
+    pub(super) fn ejection(&mut self, id: MemberId, now: Instant) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        let is_out = record.shown.load.is_ejected(now);
+        if std::mem::replace(&mut record.ejected, is_out) == is_out {
+            return;
+        }
+        let (session, member) = (record.session, record.shown.clone());
+        let (domain, path) = (record.domain.clone(), record.path.clone());
+        let ejected = Happening::Ejected { session, member, domain, path, is_out };
+        self.effects.push(Effect::Happened(ejected));
     }
 
     /// Whether a session has a member in the claim that has not answered since it joined.

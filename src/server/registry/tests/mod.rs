@@ -2,15 +2,18 @@
 
 mod bounds;
 mod drain;
+mod events;
 mod hold;
 mod lifecycle;
 mod maintenance;
+mod policy;
 mod pools;
 mod replies;
 mod restoring;
 mod sessions;
 mod settings;
 mod staging;
+mod tokens;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -91,6 +94,12 @@ impl World {
                 Effect::Send(conn, line) => {
                     assert!(!self.closed.contains(&conn), "nothing is sent after EOF: {line:?}");
                     self.lines.entry(conn).or_default().push(line.encode());
+                }
+                Effect::Event(to, event) => {
+                    for conn in to {
+                        assert!(!self.closed.contains(&conn), "nobody is told after EOF: {event:?}");
+                        self.lines.entry(conn).or_default().push(event.encode());
+                    }
                 }
                 Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
                 Effect::Commit(tx, change) if self.store_answers => {
