@@ -571,6 +571,30 @@ fn the_bounds_of_the_back_off_must_not_cross() {
 }
 
 #[test]
+fn what_contradicts_itself_is_refused_and_what_does_nothing_is_said_to() {
+    let text =
+        with(&[("MAINTENANCE_PORT", "3001"), ("SIDECAR_METRICS_LISTEN", ":3001")]).unwrap_err().to_string();
+    assert!(text.starts_with("SIDECAR_METRICS_LISTEN=") && text.contains("one of their own"), "{text}");
+    for (vars, told) in [
+        (
+            &[("SIDECAR_MAINTENANCE_PAGE", "/srv/page")][..],
+            "SIDECAR_MAINTENANCE_PAGE has no effect: no page is served",
+        ),
+        (
+            &[("SIDECAR_REGISTRY_EACH_ADDRESS", "true"), ("REGISTRY_HOST", "10.2.2.2")],
+            "SIDECAR_REGISTRY_EACH_ADDRESS has no effect: REGISTRY_HOST holds no name",
+        ),
+        (
+            &[("SIDECAR_READY_CHECK", "file:/x"), ("WAIT_FOR_PORT", "false")],
+            "SIDECAR_READY_CHECK has no effect: WAIT_FOR_PORT=false asks nobody",
+        ),
+    ] {
+        let warnings = with(vars).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].starts_with(told), "{warnings:?}");
+    }
+}
+
+#[test]
 fn a_check_that_verifies_no_certificate_is_warned_about_once() {
     let warnings = |check| with(&[("SIDECAR_READY_CHECK", check)]).unwrap().warnings;
     let told = warnings("https://127.0.0.1:8443/health");

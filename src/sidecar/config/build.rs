@@ -41,7 +41,34 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
         let reason = "the application itself listens there: give the maintenance page a port of its own";
         return Err(reader.refuse("MAINTENANCE_PORT", reason.to_owned()));
     }
+    let metrics = config.metrics_listen.map(|address| address.port());
+    if metrics.is_some() && metrics == config.maintenance.port {
+        let reason = "the maintenance page listens on that port: give the metrics one of their own";
+        return Err(reader.refuse("METRICS_LISTEN", reason.to_owned()));
+    }
+    pointless(&config, reader);
     Ok(config)
+}
+
+/// What was set and does nothing beside what else was set.
+fn pointless(config: &Config, reader: &mut Reader) {
+    let registry = config.registration.as_ref().map(|registration| &registration.registry);
+    let has_name = |registry: &RegistryConfig| {
+        registry.endpoints.iter().any(|endpoint| matches!(endpoint.host, Host::Name(_)))
+    };
+    let only_addresses = registry.is_some_and(|registry| registry.each_address && !has_name(registry));
+    let unasked = !config.readiness.wait && config.registration.is_some();
+    let page = config.maintenance.page.is_some() && config.maintenance.port.is_none();
+    for (name, is_pointless, why) in [
+        ("REGISTRY_EACH_ADDRESS", only_addresses, "REGISTRY_HOST holds no name"),
+        ("READY_CHECK", unasked, "WAIT_FOR_PORT=false asks nobody"),
+        ("MAINTENANCE_PAGE", page, "no page is served, because MAINTENANCE_PORT is not set"),
+    ] {
+        if is_pointless && reader.is_prefixed(name) {
+            let spelled = reader.spelled(name);
+            reader.warn(format!("{spelled} has no effect: {why}"));
+        }
+    }
 }
 
 fn parts(
