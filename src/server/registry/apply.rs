@@ -261,7 +261,7 @@ impl Registry {
         let wanted = wanted(session, delta);
         let changed = before.iter().map(|(_, route)| route).chain(wanted.iter().map(|wanted| &wanted.route));
         let news = self.config_news(changed);
-        let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
+        let robbed = self.evict_owners(&wanted, no);
         self.let_robbed_go(now, &robbed);
         self.drop_members(now, robbed);
 
@@ -270,19 +270,15 @@ impl Registry {
         let new = self.attach(no, applied, &wanted);
         self.detach(now, no, delta, before);
         let joined = self.join(no, applied, new);
-        for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
-            self.pools.address_taken(ip, &kin);
-        }
         if let Some(session) = self.sessions.get(no) {
+            for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
+                self.pools.address_taken(ip, &session.who(), &session.kin());
+            }
             let (who, revision) = (session.who(), session.revision);
             let (changed, routes) = (delta.routes.len(), session.applied.len());
             self.push(Effect::Happened(Happening::Applied { who, revision, changed, routes }));
         }
         self.tell_config(no, &news);
-    }
-
-    fn kin(&self, no: SessionNo) -> Vec<SessionNo> {
-        self.sessions.get(no).map(Session::kin).unwrap_or_default()
     }
 
     /// The members of other services that stand where `wanted` is to stand. Their owners do not live, or the

@@ -15,7 +15,7 @@ use crate::server::routing::{
     AddressLimit, Buckets, Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table,
 };
 
-use super::io::{Effect, Happening, SessionNo};
+use super::io::{Effect, Happening, SessionNo, Who};
 use super::lifecycle::{MemberEvent, MemberState};
 use super::route::{Check, Plan, probe};
 
@@ -424,15 +424,25 @@ impl Pools {
         }
     }
 
-    /// Another session came to `ip`: suspends the members there whose own sessions are lost and not among
-    /// `but` (SEMANTICS section 4).
-    pub(super) fn address_taken(&mut self, ip: IpAddr, but: &[SessionNo]) {
+    /// Another session, `by`, came to `ip`: suspends the members there whose own sessions are lost and not among
+    /// its `kin` (SEMANTICS section 4). The same instance, registered from two addresses, is no stranger to itself.
+    pub(super) fn address_taken(&mut self, ip: IpAddr, by: &Who, kin: &[SessionNo]) {
         let Some(lost) = self.lost_at.get(&ip) else { return };
-        let others =
-            |id: &&MemberId| self.members.get(id).is_some_and(|record| !but.contains(&record.session));
+        let is_same = |record: &Record| {
+            let claim = self.table.get(&record.domain, &record.path);
+            record.shown.instance == by.instance && claim.is_some_and(|claim| claim.service == by.service)
+        };
+        let others = |id: &&MemberId| {
+            let record = self.members.get(id);
+            record.is_some_and(|record| !kin.contains(&record.session) && !is_same(record))
+        };
         let others: Vec<MemberId> = lost.iter().filter(others).copied().collect();
         for id in others {
             self.on_event(id, MemberEvent::AddressTaken, None);
+            let place = self.place(id).map(|(domain, path)| (domain.clone(), path.clone()));
+            if let Some((domain, path)) = place {
+                self.hope(&domain, &path);
+            }
         }
     }
 
