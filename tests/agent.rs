@@ -179,6 +179,39 @@ fn headers_and_limits_from_the_environment_reach_the_registry() {
 }
 
 #[test]
+fn metrics_follow_the_daemon_through_an_outage_of_the_registry() {
+    let (mut server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let metrics = free_address();
+    let listen = metrics.to_string();
+    let agent = Agent::start(&server, backend.port(), &[("SIDECAR_METRICS_LISTEN", &listen)]);
+    let registry = server.registry;
+    let has = |line: &str| {
+        let line = line.replace("REGISTRY", &format!("registry=\"{registry}\""));
+        get(metrics, "metrics", "/metrics").is_some_and(|page| page.body.lines().any(|told| told == line))
+    };
+    agent.program.wait_for_log("live:");
+    wait_until("it is up", || has("registry_sidecar_session_up{REGISTRY} 1"));
+    for line in [
+        "registry_sidecar_ready 1",
+        "registry_sidecar_wanted{state=\"live\"} 1",
+        "registry_sidecar_session_phase{REGISTRY,phase=\"live\"} 1",
+        "registry_sidecar_routes_live{REGISTRY} 1",
+        "registry_sidecar_reconnects_total{REGISTRY} 0",
+        "registry_sidecar_command_restarts_total 0",
+    ] {
+        assert!(has(line), "{line}: {:?}", get(metrics, "metrics", "/metrics"));
+    }
+    server.program.kill();
+    wait_until("it is down", || has("registry_sidecar_session_up{REGISTRY} 0"));
+    assert!(has("registry_sidecar_routes_live{REGISTRY} 0"));
+    server.restart();
+    wait_until("it was reconnected", || has("registry_sidecar_reconnects_total{REGISTRY} 1"));
+    wait_until("its route is back", || has("registry_sidecar_routes_live{REGISTRY} 1"));
+    assert_eq!(status(metrics, "metrics", "/"), 404);
+}
+
+#[test]
 fn a_ping_of_php_fpm_is_spoken_for_real() {
     let fpm = std::fs::read_dir("/usr/sbin")
         .unwrap()

@@ -243,6 +243,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("REGISTRY_TOKEN", &long_token),
         ("SERVICE_TOKEN", "a\nb"),
         ("REGISTRY_EACH_ADDRESS", "all"),
+        ("METRICS_LISTEN", "everywhere:http"),
         ("ENABLE_REGISTRY", "perhaps"),
         ("SERVICE_NAME", "a|b"),
         ("INSTANCE_NAME", "a\u{7}"),

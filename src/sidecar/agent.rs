@@ -1,10 +1,10 @@
 //! What the parts of the running daemon share: the conditions that decide what people see, the sessions, what
 //! happened lately, and how far the work behind the maintenance page is. Cheap to clone.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, broadcast, watch};
@@ -36,7 +36,20 @@ struct Shared {
     reload: Notify,
     /// A configuration has been applied somewhere.
     was_live: AtomicBool,
+    /// By the registry's name, for as long as there is a session with it.
+    tallies: Mutex<BTreeMap<String, Tally>>,
+    /// How often the wrapped command was started.
+    starts: AtomicU64,
     started: Instant,
+}
+
+/// What is counted of a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// How often there was a session again.
+    pub(super) reconnects: u64,
+    /// When a configuration was applied last.
+    pub(super) last_live: Option<SystemTime>,
 }
 
 /// What the maintenance page and `/api/status` tell of the work behind it: names and numbers, never output.
@@ -97,6 +110,8 @@ impl Agent {
             recent: Mutex::new(VecDeque::new()),
             reload: Notify::new(),
             was_live: AtomicBool::new(false),
+            tallies: Mutex::default(),
+            starts: AtomicU64::new(0),
             started: Instant::now(),
         };
         Agent { shared: Arc::new(shared) }
@@ -145,6 +160,8 @@ impl Agent {
 
     /// There are sessions, or none any longer.
     pub(super) fn set_clients(&self, clients: Vec<Client>) {
+        let names: Vec<_> = clients.iter().map(|client| client.status().registry.name).collect();
+        self.tallies().retain(|name, _| names.iter().any(|known| **known == **name));
         self.shared.clients.send_replace(clients);
     }
 
@@ -182,8 +199,13 @@ impl Agent {
 
     /// Something happened in a session.
     pub(super) fn publish(&self, registry: &str, event: &Event) {
-        if matches!(event, Event::RouteAdded { .. }) {
-            self.shared.was_live.store(true, Ordering::Relaxed);
+        match event {
+            Event::RouteAdded { .. } => self.shared.was_live.store(true, Ordering::Relaxed),
+            Event::Reconnected { .. } => self.count(registry, |tally| tally.reconnects += 1),
+            Event::ConfigApplied { .. } => {
+                self.count(registry, |tally| tally.last_live = Some(SystemTime::now()));
+            }
+            _ => {}
         }
         let mut fields = Map::new();
         fields.insert("event".to_owned(), event.name().into());
@@ -197,6 +219,33 @@ impl Agent {
         recent.push_back(event.clone());
         // Nobody listens: that is their business.
         drop(self.shared.events.send(event));
+    }
+
+    /// What was counted of the session with this registry.
+    pub(super) fn tally(&self, registry: &str) -> Tally {
+        self.tallies().get(registry).copied().unwrap_or_default()
+    }
+
+    fn count(&self, registry: &str, count: impl FnOnce(&mut Tally)) {
+        count(self.tallies().entry(registry.to_owned()).or_default());
+    }
+
+    fn tallies(&self) -> MutexGuard<'_, BTreeMap<String, Tally>> {
+        self.shared.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The wrapped command was started.
+    pub(super) fn count_start(&self) {
+        self.shared.starts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was not for the first time.
+    pub(super) fn restarts(&self) -> u64 {
+        self.shared.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.shared.started.elapsed()
     }
 
     /// What happened lately, and what will happen.
@@ -217,7 +266,7 @@ impl Agent {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
-            "uptime_seconds": self.shared.started.elapsed().as_secs(),
+            "uptime_seconds": self.uptime().as_secs(),
             "ready": conditions.ready,
             "wanted": word(conditions.wanted()),
             "reason": conditions.reason(),

@@ -17,7 +17,7 @@ use super::follow::follow;
 use super::intent::intent;
 use super::readiness::{wait_until_ready, watch};
 use super::sessions::Sessions;
-use super::{control, maintenance};
+use super::{control, maintenance, metrics};
 
 /// How long a name may take to resolve while the address is chosen.
 const RESOLVE: Duration = Duration::from_secs(2);
@@ -70,6 +70,7 @@ pub(super) fn beside(config: &Config, agent: &Agent) -> JoinSet<()> {
     let service = config.registration.as_ref().map(|registration| registration.service.to_string());
     beside.spawn(control::serve(config.control_socket.clone(), agent.clone()));
     let service = service.unwrap_or_else(|| "this service".to_owned());
+    beside.spawn(metrics::serve(config.metrics_listen, agent.clone()));
     beside.spawn(maintenance::serve(config.maintenance.clone(), service, agent.clone()));
     beside
 }

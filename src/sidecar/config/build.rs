@@ -71,6 +71,7 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
     let maintenance = maintenance(raw, reader);
     let drain_timeout = reader.value("DRAIN_TIMEOUT", raw.drain_timeout.take(), values::wire);
     let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
+    let metrics_listen = reader.optional("METRICS_LISTEN", raw.metrics_listen.take(), values::listen_address);
     let log = log(raw, reader);
     let (routes, registry, metadata) = (routes?.list, registry?, metadata?);
     enabled?;
@@ -89,6 +90,7 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
         maintenance: maintenance?,
         drain_timeout: drain_timeout?,
         control_socket: control_socket?,
+        metrics_listen: metrics_listen?,
         log: log?,
         warnings: Vec::new(),
     })

@@ -20,7 +20,7 @@ mod variables;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -58,6 +58,8 @@ pub struct Config {
     pub drain_timeout: GoDuration,
     /// CONTROL_SOCKET; `None`: where such sockets are, or can be.
     pub control_socket: Option<PathBuf>,
+    /// METRICS_LISTEN; `None`: metrics are served nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// The log.
     pub log: LogConfig,
     /// What is no mistake and worth a line in the log, in a stable order.

@@ -85,7 +85,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("SIGNAL_GROUP", Text("false"), "true", "signal the whole process group of the command; always so for shell lines"),
     Variable::new("SIGNAL_REWRITE", Unset, "15:3", "the command gets the second signal where it would get the first; several separated by commas"),
     Variable::new("CONTROL_SOCKET", Derived("/run/registry-sidecar.sock, else abstract"), "/run/registry-sidecar.sock", "where the running daemon is talked to"),
-    Variable::new("METRICS_LISTEN", Unset, "127.0.0.1:9090", "where metrics are served").later(),
+    Variable::new("METRICS_LISTEN", Unset, "127.0.0.1:9090", "where metrics are served, for Prometheus: an address with a port"),
     Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "also register a node in etcd").later(),
     Variable::new("ETCD_BASE_PATH", Text("/services"), "/services", "under which key").later(),
     Variable::new("ETCD_USERNAME", Unset, "sidecar", "as whom").later(),

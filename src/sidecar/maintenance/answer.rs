@@ -9,59 +9,16 @@ use serde_json::json;
 
 use crate::client::Wanted;
 use crate::sidecar::agent::Agent;
+use crate::sidecar::http::{Answer, Asked};
 
 /// The built-in page.
 const PAGE: &str = include_str!("page.html");
 /// How long a file may be.
 const MAX_FILE: u64 = 8 * 1024 * 1024;
-/// When people, and their browsers, should try again, in seconds.
-const RETRY_AFTER: u32 = 10;
-
-/// What was asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    head_only: bool,
-    /// Without the query.
-    path: String,
-    /// It came through the proxy, from a person.
-    forwarded: bool,
-}
-
-/// The whole answer.
-pub(super) struct Answer {
-    status: &'static str,
-    kind: &'static str,
-    body: Vec<u8>,
-    head_only: bool,
-}
-
-impl Asked {
-    /// From the lines of a request's head.
-    pub(super) fn parse(head: &str) -> Option<Asked> {
-        let mut lines = head.split("\r\n");
-        let mut words = lines.next()?.split(' ');
-        let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-        if !version.starts_with("HTTP/1.") || method.is_empty() {
-            return None;
-        }
-        let path = target.split(['?', '#']).next().unwrap_or_default();
-        let forwarded = lines.any(|line| {
-            line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
-        });
-        Some(Asked { head_only: method == "HEAD", path: path.to_owned(), forwarded })
-    }
-}
+/// When people, and their browsers, should try again, and what the proxy's own page says as well.
+const AWAY: &str = "Retry-After: 10\r\nX-Maintenance-Mode: true\r\n";
 
 impl Answer {
-    pub(super) fn bad_request() -> Answer {
-        Answer {
-            status: "400 Bad Request",
-            kind: "text/plain",
-            body: b"bad request\n".to_vec(),
-            head_only: false,
-        }
-    }
-
     /// The status for anybody, a file beside the page, or the page: with 503 for people, and 200 for the proxy.
     pub(super) fn to(asked: &Asked, page: Option<&Path>, service: &str, agent: &Agent) -> Answer {
         let (status, kind, body) = match asked.path.as_str() {
@@ -75,26 +32,8 @@ impl Answer {
                 }
             },
         };
-        Answer { status, kind, body, head_only: asked.head_only }
-    }
-
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let retry = match self.status.starts_with("503") {
-            true => format!("Retry-After: {RETRY_AFTER}\r\nX-Maintenance-Mode: true\r\n"),
-            false => String::new(),
-        };
-        let head = format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{retry}Cache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
-            self.status,
-            self.kind,
-            self.body.len()
-        );
-        let mut bytes = head.into_bytes();
-        if !self.head_only {
-            bytes.extend(&self.body);
-        }
-        bytes
+        let more = if status.starts_with("503") { AWAY } else { "" };
+        Answer { status, kind, more, body, head_only: asked.head_only }
     }
 }
 

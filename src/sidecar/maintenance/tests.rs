@@ -1,5 +1,14 @@
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use super::*;
 use crate::sidecar::agent::Progress;
+
+/// How long an answer may take.
+const MAX_TIME: Duration = http::MAX_TIME;
 
 /// The status line and headers, and the body.
 async fn ask(port: u16, head: &str) -> (String, String) {
