@@ -138,6 +138,86 @@ fn the_maintenance_page_shows_the_progress_that_the_operator_tells() {
 }
 
 #[test]
+fn maintenance_survives_a_restart_of_the_sidecar_and_people_never_see_behind_it() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("maintenance.json").to_str().unwrap().to_owned();
+    let with_state = [("SIDECAR_MAINTENANCE_STATE", state.as_str())];
+    let mut agent = Agent::start(&server, backend.port(), &with_state);
+    agent.program.wait_for_log("live:");
+    let told = agent.text("maintenance enter --reason moving --for 1h");
+    assert!(told.contains("window       ALL") && told.contains(": moving"), "{told}");
+    agent.program.wait_for_log("the proxy shows the page");
+    assert_eq!(status(server.http, HOST, "/"), 503);
+    agent.program.kill();
+
+    let agent = Agent::start(&server, backend.port(), &with_state);
+    agent.program.wait_for_log("maintenance of ALL goes on: moving; it ends by itself in ");
+    wait_until("it is confirmed", || {
+        assert_eq!(status(server.http, HOST, "/"), 503, "the application was seen");
+        agent.text("maintenance status").contains("confirmed by the proxy")
+    });
+    agent.text("maintenance exit");
+    wait_until("it serves", || status(server.http, HOST, "/") == 200);
+}
+
+#[test]
+fn maintenance_that_ended_while_the_sidecar_was_away_is_over() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("maintenance.json");
+    std::fs::write(
+        &state,
+        r#"{"format":1,"maintenance":[{"target":"all","reason":"moving","since":1795000000,"until":1795000060}]}"#,
+    )
+    .unwrap();
+    let more = [("SIDECAR_MAINTENANCE_STATE", state.to_str().unwrap())];
+    let agent = Agent::start(&server, backend.port(), &more);
+    agent.program.wait_for_log("live:");
+    assert_eq!(status(server.http, HOST, "/"), 200);
+    drop(agent);
+
+    std::fs::write(&state, "no json").unwrap();
+    let agent = Agent::start(&server, backend.port(), &more);
+    let line = agent.program.wait_for_log("it is ignored");
+    assert!(line.contains(state.to_str().unwrap()), "{line}");
+    agent.program.wait_for_log("live:");
+}
+
+#[test]
+fn a_reload_reads_files_again_also_around_a_command_and_tells_what_came_of_it() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes.json");
+    std::fs::write(&routes, r#"[{"domains":"a.example.com"}]"#).unwrap();
+    let socket = folder.path().join("control.sock").to_str().unwrap().to_owned();
+    let mut env = server.sidecar_env(backend.port(), &[]);
+    env.retain(|(name, _)| *name != "DOMAINS");
+    env.push(("SIDECAR_ROUTES_FILE", routes.to_str().unwrap().to_owned()));
+    env.push(("SIDECAR_CONTROL_SOCKET", socket.clone()));
+    // What only a wrapped command may have: without what stands behind the two dashes it would be refused.
+    env.push(("SIDECAR_STOP_SIGNAL", "TERM".to_owned()));
+    let program = Program::start("sidecar", SIDECAR, &["--", "/bin/sleep", "1000"], &env);
+    let agent = Agent { program, socket, _folder: folder };
+    agent.program.wait_for_log("live:");
+    assert_eq!(status(server.http, "b.example.com", "/"), 404);
+
+    std::fs::write(&routes, r#"[{"domains":"a.example.com"},{"domains":"b.example.com"}]"#).unwrap();
+    let told = agent.text("reload");
+    assert!(told.contains("routes wanted: 2"), "{told}");
+    wait_until("the new route serves", || status(server.http, "b.example.com", "/") == 200);
+
+    std::fs::write(&routes, r#"[{"domains":"a b"}]"#).unwrap();
+    let told = agent.say("reload");
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert!(told.status.code() == Some(1) && text.contains("nothing is changed"), "{text}");
+    assert_eq!(status(server.http, "b.example.com", "/"), 200);
+}
+
+#[test]
 fn the_daemon_is_drained_before_it_leaves() {
     let (server, backend) = (Server::start(SERVER, &[("HOLD", "0s")]), free_address());
     let _caddy = caddy(backend, "hello");

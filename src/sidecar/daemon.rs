@@ -57,6 +57,10 @@ pub(super) fn beside(config: &Config, agent: &Agent) -> JoinSet<()> {
     let mut beside = JoinSet::new();
     let service = config.registration.as_ref().map(|registration| registration.service.to_string());
     beside.spawn(control::serve(config.control_socket.clone(), agent.clone()));
+    if let Some(path) = &config.maintenance.state {
+        agent.keep_maintenance_in(path.clone());
+    }
+    beside.spawn(maintenance::end_windows(agent.clone()));
     let service = service.unwrap_or_else(|| "this service".to_owned());
     beside.spawn(maintenance::serve(config.maintenance.clone(), service, agent.clone()));
     beside
@@ -122,6 +126,7 @@ fn register(
         intent.visibility = agent.wanted();
         intent.maintenance_port = config.maintenance.port;
         intent.maintenance_page = config.maintenance.url(advertised);
+        intent.maintenance = agent.keeper().requests(intent.maintenance_page.as_ref());
         let registration = Registration::start(endpoint, &registration.registry, intent, agent.clone());
         clients.push(registration.client());
         sessions.spawn(registration.run());
@@ -129,33 +134,36 @@ fn register(
     (clients, sessions)
 }
 
-/// Reads the environment and the files it names again whenever somebody asks for it, and wants the routes that
-/// follow. What is wrong with it is said, and nothing changes.
+/// Reads the environment and the files it names again whenever somebody asks for it, and wants the routes and
+/// uses the tokens that follow. What is wrong with it is said, and nothing changes.
 async fn reload_when_asked(config: &Config, agent: &Agent) {
     loop {
-        agent.reload_requested().await;
-        let read = match Config::load(None) {
-            Ok(read) => read,
-            Err(errors) => {
-                warn!("nothing is changed: {errors}");
-                continue;
-            }
-        };
-        let wrapped = config.command.is_some();
-        let (Some(registration), false) = (&read.registration, agent.clients().is_empty()) else { continue };
-        let found = choose(&read.address, &registration.registry.endpoints, wrapped).await;
-        match found {
-            Ok(choice) => {
-                let routes = intent(registration, choice.ip).routes;
-                info!("read the configuration again: {} routes", routes.len());
-                for client in agent.clients() {
-                    // One that has stopped wants nothing any more.
-                    let _ = client.set_routes(routes.clone());
-                }
-            }
-            Err(trouble) => warn!("nothing is changed: {trouble}"),
+        let asked = agent.reload_requested().await;
+        let reloaded = reload(config, agent).await;
+        match &reloaded {
+            Ok(done) => info!("{done}"),
+            Err(trouble) => warn!("{trouble}"),
         }
+        // Whoever asked may have gone.
+        let _ = asked.send(reloaded);
     }
+}
+
+async fn reload(config: &Config, agent: &Agent) -> Result<String, String> {
+    let unchanged = |trouble: &dyn std::fmt::Display| format!("nothing is changed: {trouble}");
+    let read = config.load_again().map_err(|errors| unchanged(&errors))?;
+    let Some(registration) = &read.registration else {
+        return Err(unchanged(&"there would be no route any more"));
+    };
+    let wrapped = config.command.is_some();
+    let choice = choose(&read.address, &registration.registry.endpoints, wrapped).await;
+    let wanted = intent(registration, choice.map_err(|trouble| unchanged(&trouble))?.ip);
+    for client in agent.clients() {
+        // One that has stopped wants nothing any more.
+        let _ = client.set_metadata(wanted.metadata.clone());
+        let _ = client.set_routes(wanted.routes.clone());
+    }
+    Ok(format!("read the configuration again, routes wanted: {}", wanted.routes.len()))
 }
 
 /// The address to advertise. What stands in the way may pass, so it is tried for ever; the same trouble is

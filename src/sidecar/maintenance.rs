@@ -5,6 +5,9 @@
 //! proxy's own probe has no such header and gets 200.
 
 mod answer;
+mod keeper;
+mod state;
+mod windows;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +23,9 @@ use tracing::{debug, info, warn};
 use super::agent::Agent;
 use super::config::MaintenanceConfig;
 use answer::{Answer, Asked};
+
+pub(super) use keeper::{Keeper, end_windows};
+pub(super) use windows::{Window, in_words};
 
 /// How many connections are answered at once; the others wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;

@@ -84,6 +84,7 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
         drain_timeout: drain_timeout?,
         control_socket: control_socket?,
         log: log?,
+        arguments: None,
         warnings: Vec::new(),
     })
 }
@@ -218,7 +219,8 @@ fn maintenance(raw: &mut Raw, reader: &mut Reader) -> Result<MaintenanceConfig, 
     let port = reader.value("MAINTENANCE_PORT", raw.maintenance_port.take(), values::port_or_none);
     let page = reader.optional("MAINTENANCE_PAGE", raw.maintenance_page.take(), values::path);
     let url = reader.optional("MAINTENANCE_PAGE_URL", raw.maintenance_page_url.take(), values::wire);
-    Ok(MaintenanceConfig { port: port?, page: page?, url: url? })
+    let state = reader.optional("MAINTENANCE_STATE", raw.maintenance_state.take(), values::path);
+    Ok(MaintenanceConfig { port: port?, page: page?, url: url?, state: state? })
 }
 
 fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {
