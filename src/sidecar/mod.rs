@@ -3,6 +3,7 @@
 //! It knows the client library, and never the server. Only [`config`] reads the environment.
 
 pub mod address;
+mod advice;
 mod agent;
 mod check;
 pub mod config;
@@ -17,6 +18,7 @@ mod reach;
 pub mod readiness;
 pub mod reaper;
 mod registration;
+mod repeats;
 pub mod signals;
 pub mod supervisor;
 mod visibility;
