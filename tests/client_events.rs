@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 /// More than anything here takes, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// When a verdict comes: after the client has helped itself.
-const LATE: Duration = Duration::from_secs(40);
+const LATE: Duration = Duration::from_secs(35);
 
 fn route(domain: &str) -> Route {
     let domains = Domains::new([domain.parse().unwrap()]).unwrap();
@@ -177,6 +177,7 @@ async fn a_listener_that_never_reads_blocks_nothing_and_is_told_how_much_it_miss
     let mut link = registry.accept().await;
     let mut obedient = Obedient::default();
     let life = async {
+        timeout(PATIENCE, client.wait_live()).await.unwrap().unwrap();
         for number in 0..200 {
             client.add_route(number.to_string(), route(&format!("{number}.example.com"))).unwrap();
             timeout(PATIENCE, client.wait_live()).await.unwrap().unwrap();

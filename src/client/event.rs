@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use super::connect::ConnectError;
 use super::intent::{MaintenanceTarget, Route, RouteKey, Wanted};
-use crate::protocol::{EventKind, InstanceName, Refusal, RouteId, ServiceName};
+use crate::protocol::{EventKind, InstanceName, Refusal, RouteId, ServiceName, SessionId};
 
 mod data;
 
@@ -427,6 +427,10 @@ pub struct Status {
     pub ours: bool,
     /// What it announces beyond the reference (PROTOCOL section 7).
     pub capabilities: BTreeSet<String>,
+    /// The session that is known.
+    pub(crate) session: Option<SessionId>,
+    /// What it shares its state with, where it says so: registries with the same one know the same sessions.
+    pub cluster_id: Option<Arc<str>>,
     /// What of the routes people see, as far as the registry has confirmed it: [`Wanted::Maintenance`] where
     /// every route is in maintenance, [`Wanted::Draining`] where DRAIN_START was answered.
     pub shown: Wanted,

@@ -307,18 +307,12 @@ impl Client {
     pub fn change_address(&self, old: IpAddr, new: IpAddr) -> Result<(), Stopped> {
         self.announce(Event::IpChanged { old, new });
         self.alter(|goal| {
-            let moved = |url: &mut BackendUrl| {
-                if *url.host() == Host::Ip(old) {
-                    *url = url.at_host(Host::Ip(new));
-                }
-            };
-            goal.routes.values_mut().for_each(|route| moved(&mut route.backend));
-            goal.page.iter_mut().for_each(moved);
-            for asked in &mut goal.maintenance {
-                if let MaintenanceAction::Enter(Some(page)) = &mut asked.request.action {
-                    moved(page);
-                }
-            }
+            let backends = goal.routes.values_mut().map(|route| &mut route.backend);
+            let pages = goal.maintenance.iter_mut().filter_map(|asked| match &mut asked.request.action {
+                MaintenanceAction::Enter(page) => page.as_mut(),
+                _ => None,
+            });
+            backends.chain(&mut goal.page).chain(pages).for_each(|url| url.follow(old, new));
             Ok::<_, Stopped>(())
         })
     }

@@ -198,6 +198,7 @@ struct Known {
     id: SessionId,
     /// `None`: SESSION_INFO has not been answered yet.
     dialect: Option<Dialect>,
+    cluster: Option<Arc<str>>,
     revision: Option<u64>,
     applied: Applied,
     /// A batch whose apply was sent and whose reply was lost: the revision will tell.
@@ -445,6 +446,8 @@ impl Session {
                 Dialect::Ours { capabilities, .. } => capabilities.clone(),
                 Dialect::Reference => BTreeSet::new(),
             },
+            session: known.map(|known| known.id.clone()),
+            cluster_id: known.and_then(|known| known.cluster.clone()),
             shown: self.shown(),
             maintenance_wanted: self.maintenance.entered().cloned().collect(),
             maintenance: self.maintenance_status(),

@@ -58,6 +58,13 @@ impl BackendUrl {
         BackendUrl { host, ..self.clone() }
     }
 
+    /// What led to the address `old` leads to `new`; what leads elsewhere stays.
+    pub fn follow(&mut self, old: IpAddr, new: IpAddr) {
+        if self.host == Host::Ip(old) {
+            self.host = Host::Ip(new);
+        }
+    }
+
     /// The same with a path that ends in `/`. What a route is sent as: the reference server joins paths wrongly
     /// without (PROTOCOL section 5).
     #[must_use]

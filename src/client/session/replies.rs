@@ -13,6 +13,9 @@ use crate::client::sync::{Blame, Failure, checks_set, outcome_ids, owner_named_b
 use crate::protocol::report::SessionInfo;
 use crate::protocol::{Refusal, Reply, Request, RouteId, SessionId};
 
+/// A longer name of a cluster is none.
+const MAX_CLUSTER_ID: usize = 256;
+
 impl Session {
     pub(super) fn answer(&mut self, reply: Reply, now: Instant) {
         let Some(Sent { expect, command, .. }) = self.outstanding.pop_front() else {
@@ -83,6 +86,7 @@ impl Session {
         self.known = Some(Known {
             id,
             dialect: None,
+            cluster: None,
             revision: None,
             applied: Applied::default(),
             in_doubt: None,
@@ -113,6 +117,8 @@ impl Session {
         let resumed = matches!(self.state, State::Resuming);
         let Some(known) = &mut self.known else { return };
         known.dialect = Some(Dialect::of(info));
+        known.cluster =
+            info.cluster_id.as_ref().filter(|id| id.len() <= MAX_CLUSTER_ID).map(|id| id.as_str().into());
         self.version += 1;
         self.see_visibility(now);
         let Some(known) = &mut self.known else { return };

@@ -26,13 +26,19 @@ pub(super) fn build(source: Source, origin: Origin<'_>) -> Result<Config, Config
     Ok(Config { warnings, ..config })
 }
 
-/// What holds between the command and the routes.
+/// What holds between the command, the routes and the page.
 fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
     let is_scheduled = config.command.as_ref().is_some_and(|command| command.run_every.is_some());
     if is_scheduled && config.registration.is_some() {
         let reason = "a command that runs now and then cannot answer for a route: leave out DOMAINS and ROUTES, \
                       or set ENABLE_REGISTRY=false";
         return Err(reader.refuse("RUN_EVERY", reason.to_owned()));
+    }
+    let routes = config.registration.iter().flat_map(|registration| &registration.routes);
+    let mut own_ports = routes.filter(|route| route.host.is_none()).map(|route| route.port);
+    if config.command.is_some() && own_ports.any(|port| config.maintenance.port == Some(port)) {
+        let reason = "the application itself listens there: give the maintenance page a port of its own";
+        return Err(reader.refuse("MAINTENANCE_PORT", reason.to_owned()));
     }
     Ok(config)
 }
@@ -96,6 +102,7 @@ fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Report
     let default_port = *port.as_ref().unwrap_or(&1);
     let endpoints =
         reader.value("REGISTRY_HOST", raw.registry_host.take(), |text| values::endpoints(text, default_port));
+    let each_address = reader.value("REGISTRY_EACH_ADDRESS", raw.registry_each_address.take(), values::flag);
     let token = reader.optional("REGISTRY_TOKEN", raw.registry_token.take(), values::token);
     let service_token = reader.optional("SERVICE_TOKEN", raw.service_token.take(), values::token);
     let keepalive = reader.value("KEEPALIVE_INTERVAL", raw.keepalive_interval.take(), values::positive);
@@ -105,6 +112,7 @@ fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Report
     let (reconnect_min, reconnect_max) = reconnect?;
     Ok(RegistryConfig {
         endpoints: endpoints?,
+        each_address: each_address?,
         token: token?,
         service_token: service_token?,
         keepalive: keepalive?,

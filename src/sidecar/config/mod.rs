@@ -13,6 +13,7 @@ mod command;
 mod raw;
 mod routes;
 mod secrets;
+mod steps;
 mod user;
 mod values;
 mod variables;
@@ -32,8 +33,9 @@ use crate::protocol::{
 };
 use crate::telemetry::{Format, Level};
 
-pub use command::{CommandConfig, CommandLine, FOR_COMMANDS};
+pub use command::{CommandConfig, CommandLine, FOR_COMMANDS, UpdateConfig};
 pub use secrets::Environment;
+pub use steps::Step;
 pub use user::RunAs;
 pub use variables::{PREFIX, TABLE, VARIABLES};
 
@@ -102,6 +104,8 @@ pub struct RegistrationConfig {
 pub struct RegistryConfig {
     /// REGISTRY_HOST and REGISTRY_PORT; at least one, each once. A session with each.
     pub endpoints: Vec<Endpoint>,
+    /// REGISTRY_EACH_ADDRESS: a session with each address that a name has, not only with any one of them.
+    pub each_address: bool,
     /// REGISTRY_TOKEN.
     pub token: Option<Secret>,
     /// SERVICE_TOKEN.

@@ -17,7 +17,7 @@ macro_rules! raw {
 }
 
 raw! {
-    registry_host registry_port registry_token service_token enable_registry
+    registry_host registry_port registry_token service_token registry_each_address enable_registry
     service_name instance_name metadata
     domains route_path port app_port priority routes backend_scheme backend_host web_net_cidr
     health_path health_interval health_timeout
@@ -31,6 +31,7 @@ raw! {
     entry_command app_dir run_as
     wait_for wait_for_timeout pre_start pre_start_failure pre_start_timeout
     restart restart_delay run_every
+    update_check update_check_interval update_command update_timeout
     secrets
     stop_signal stop_grace_period signal_group signal_rewrite
 }

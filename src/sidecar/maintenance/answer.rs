@@ -140,7 +140,7 @@ impl<'a> Shown<'a> {
             "service": self.service,
             "status": status,
             "ready": conditions.ready,
-            "step": conditions.reason(),
+            "step": agent.wrapped().doing().unwrap_or_else(|| conditions.reason().to_owned()),
             "message": self.progress.message,
             "progress": self.progress.percent,
             "reason": self.reason,
