@@ -108,11 +108,11 @@ impl Registration {
             Event::Retrying(retry) | Event::ExtendedRetry(retry) => {
                 self.tell_failure(&format!("{} {}", event.name(), retry.cause), event);
             }
-            // Without the pause until the next try, which is another one each time.
+            // Without the pause until the next try and the route's id, which are others each time.
             Event::RouteRefused { key, refusal, .. } => {
-                self.tell_failure(&format!("{key} {refusal}"), event);
+                self.tell_failure(&format!("{key} {}", without_id(&refusal.text())), event);
             }
-            Event::ApplyRefused { refusal, .. } => self.tell_failure(&refusal.to_string(), event),
+            Event::ApplyRefused { refusal, .. } => self.tell_failure(without_id(&refusal.text()), event),
             Event::Error { .. } | Event::MaintenanceFailed { .. } => {
                 self.tell_failure(&event.to_string(), event);
             }
@@ -135,6 +135,12 @@ impl Registration {
             Say::Nothing => debug!("{told}"),
         }
     }
+}
+
+/// `example.com/ belongs to service X` of `route r2: example.com/ belongs to service X`.
+fn without_id(refusal: &str) -> &str {
+    let named = refusal.strip_prefix("route r").and_then(|rest| rest.split_once(": "));
+    named.map_or(refusal, |(_, why)| why)
 }
 
 /// Asks until every route is live, and says so for each. What stays as it was is not said again.
