@@ -92,6 +92,7 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
         control_socket: control_socket?,
         metrics_listen: metrics_listen?,
         log: log?,
+        arguments: None,
         warnings: Vec::new(),
     })
 }
@@ -228,7 +229,8 @@ fn maintenance(raw: &mut Raw, reader: &mut Reader) -> Result<MaintenanceConfig, 
     let port = reader.value("MAINTENANCE_PORT", raw.maintenance_port.take(), values::port_or_none);
     let page = reader.optional("MAINTENANCE_PAGE", raw.maintenance_page.take(), values::path);
     let url = reader.optional("MAINTENANCE_PAGE_URL", raw.maintenance_page_url.take(), values::wire);
-    Ok(MaintenanceConfig { port: port?, page: page?, url: url? })
+    let state = reader.optional("MAINTENANCE_STATE", raw.maintenance_state.take(), values::path);
+    Ok(MaintenanceConfig { port: port?, page: page?, url: url?, state: state? })
 }
 
 fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {
