@@ -45,6 +45,7 @@ const PURE: &[&str] = &[
     "client::session",
     "server::registry",
     "server::routing",
+    "sidecar::roster",
     "sidecar::supervisor",
 ];
 

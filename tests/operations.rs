@@ -4,6 +4,8 @@
 
 #[path = "operations/drain.rs"]
 mod drain;
+#[path = "operations/events.rs"]
+mod events;
 #[path = "operations/hold.rs"]
 mod hold;
 #[path = "operations/maintenance.rs"]

@@ -12,6 +12,7 @@ use registry_sidecar::protocol::BackendUrl;
 use registry_sidecar::protocol::report::BackendReport;
 use registry_sidecar::server::listener::{ListenerConfig, Prober, RegistryHandle, RegistryServer};
 use registry_sidecar::server::live_table::LiveTable;
+use registry_sidecar::server::registry::Input;
 use registry_sidecar::server::routing::Probe;
 use registry_sidecar::server::store::MemoryStore;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -47,6 +48,7 @@ impl Prober for AllWell {
 struct Server {
     handle: RegistryHandle,
     table: Arc<LiveTable>,
+    notify: mpsc::Sender<Input>,
 }
 
 async fn server() -> Server {
@@ -58,9 +60,11 @@ async fn server_with(config: ListenerConfig) -> Server {
     let table = Arc::new(LiveTable::default());
     let (results, found) = mpsc::channel(100_000);
     let prober = Arc::new(AllWell { results, forgotten: Mutex::default() });
+    let (notify, notices) = mpsc::channel(16);
+    let store = Box::new(MemoryStore);
     let handle =
-        RegistryServer::start(listener, config, table.clone(), Box::new(MemoryStore), prober, found).unwrap();
-    Server { handle, table }
+        RegistryServer::start(listener, config, table.clone(), store, prober, found, notices).unwrap();
+    Server { handle, table, notify }
 }
 
 impl Server {
@@ -312,6 +316,60 @@ async fn a_broken_connection_is_noticed_at_once_and_its_session_may_return() {
     let mut again = server.connect().await;
     assert_eq!(again.ask(&format!("RECONNECT|{id}")).await, "OK");
     assert_eq!(server.claims(), ["a.de/"]);
+}
+
+#[tokio::test]
+async fn subscribers_hear_of_certificates_and_of_what_others_apply() {
+    let server = server().await;
+    let (mut one, mut two) = (server.connect().await, server.connect().await);
+    one.register("web").await;
+    two.register("shop").await;
+    assert_eq!(one.ask("SUBSCRIBE||all").await, "SUBSCRIBE_OK");
+    assert_eq!(two.ask("ROUTE_ADD||b.de|/|http://127.0.0.1:80|0").await, "ROUTE_OK|r1");
+    assert_eq!(two.ask("CONFIG_APPLY|").await, "OK");
+    let changed = r#"EVENT|global_config_changed|{"domains":["b.de"],"domains_total":1,"service":"shop"}"#;
+    assert_eq!(one.line().await, changed);
+    let names = vec!["b.de".to_owned()];
+    server.notify.send(Input::Certificate { names, renewed: true }).await.unwrap();
+    let renewed = r#"EVENT|cert_renewed|{"names":["b.de"],"names_total":1,"renewed":true}"#;
+    assert_eq!(one.line().await, renewed);
+    assert_eq!(one.ask("UNSUBSCRIBE||all").await, "UNSUBSCRIBE_OK");
+    assert_eq!(one.ask("PING|").await, "PONG");
+}
+
+/// Events come without being asked for, so only what a peer reads makes room for more.
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_loses_events_and_is_told_how_many() {
+    let server = server().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(server.address()).await.unwrap();
+    let mut slow = Peer { stream: BufReader::new(stream) };
+    slow.register("web").await;
+    assert_eq!(slow.ask("SUBSCRIBE||cert_renewed").await, "SUBSCRIBE_OK");
+    let before = resident();
+    let name = format!("{}.example.com", "x".repeat(40));
+    // 60 MB of events: the sockets' buffers hold some, the queue 32, and the rest is lost.
+    const EVENTS: u64 = 30_000;
+    for _ in 0..EVENTS {
+        let names = vec![name.clone(); 32];
+        server.notify.send(Input::Certificate { names, renewed: true }).await.unwrap();
+    }
+    let mut good = server.connect().await;
+    let id = good.register("shop").await;
+    assert_eq!(good.ask(&format!("PING|{id}")).await, "PONG");
+    assert!(resident().saturating_sub(before) < 16 * 1024 * 1024);
+    let (mut seen, mut missed) = (0, 0);
+    while seen + missed < EVENTS {
+        let line = slow.line().await;
+        match line.strip_prefix(r#"EVENT|all|{"missed":"#) {
+            Some(count) => missed += count.trim_end_matches('}').parse::<u64>().unwrap(),
+            None => seen += u64::from(line.starts_with("EVENT|cert_renewed|")),
+        }
+    }
+    assert_eq!(seen + missed, EVENTS, "each is either seen or told to be missed");
+    assert!(missed > 0 && seen >= 32, "{seen} seen, {missed} missed");
+    assert_eq!(slow.ask("PING|").await, "PONG");
 }
 
 #[tokio::test]

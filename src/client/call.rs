@@ -7,65 +7,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::driver::Ask;
+use super::error::{BackendTestError, CallError, Stopped};
 use super::event::Event;
-use super::handle::{Client, Stopped};
+use super::handle::Client;
 use super::intent::RouteKey;
-use super::maintenance::{Action, MaintenanceTarget};
 use crate::protocol::report::{
     BackendReport, CircuitStatus, Diff, DrainStatus, MaintenanceStatus, RouteEntry, Stats,
 };
-use crate::protocol::{BackendUrl, EventKind, GoDuration, Refusal, Reply, Request, RouteId, RouteOrAll};
-
-/// Why a call brought no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallError {
-    /// This registry cannot do that: the command, or the part of it, that it does not know.
-    #[error("this registry does not know {0}")]
-    Unsupported(&'static str),
-    /// The registry refused.
-    #[error("the registry refused: {0}")]
-    Refused(Refusal),
-    /// The answer does not belong to the question; without secrets.
-    #[error("unexpected answer: {0}")]
-    Unexpected(String),
-    /// There is no such route in force.
-    #[error("there is no route {0} in force")]
-    NoRoute(RouteKey),
-    /// There is no session, or it ended before the answer.
-    #[error("there is no session with a registry")]
-    NoSession,
-    /// Too many calls are waiting.
-    #[error("too many calls are waiting")]
-    TooMany,
-    /// The client has stopped.
-    #[error("the client has stopped")]
-    Stopped,
-}
-
-/// Why BACKEND_TEST brought no report.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BackendTestError {
-    /// The proxy cannot reach the backend.
-    #[error("the proxy cannot reach the backend: {0}")]
-    Unreachable(String),
-    /// The registry refused to try.
-    #[error("the registry refused the test: {0}")]
-    Refused(Refusal),
-    /// This registry does not know this kind of URL.
-    #[error("this registry does not know the scheme h2c")]
-    Unsupported,
-    /// There is no session, or it ended before the answer.
-    #[error("there is no session with a registry")]
-    NoSession,
-    /// Too many calls are waiting.
-    #[error("too many backend tests are waiting")]
-    TooMany,
-    /// The client has stopped.
-    #[error("the client has stopped")]
-    Stopped,
-}
+use crate::protocol::{BackendUrl, EventKind, GoDuration, Reply, Request, RouteId, RouteOrAll};
 
 /// Each of these waits for its turn and then at most REQUEST_TIMEOUT. Dropping one gives up the answer, not the
 /// command.
@@ -189,7 +138,7 @@ impl Client {
     /// DRAIN_STATUS: how far a drain is.
     ///
     /// # Errors
-    /// [`CallError`]; [`Refusal::NoDrain`] without one.
+    /// [`CallError`]; [`Refusal::NoDrain`](crate::protocol::Refusal::NoDrain) without one.
     pub async fn drain_status(&self) -> Result<DrainStatus, CallError> {
         match self.call(Request::DrainStatus).await? {
             Reply::DrainStatus(status) => Ok(status),
@@ -200,7 +149,7 @@ impl Client {
     /// DRAIN_CANCEL
     ///
     /// # Errors
-    /// [`CallError`]; [`Refusal::NoDrain`] without one.
+    /// [`CallError`]; [`Refusal::NoDrain`](crate::protocol::Refusal::NoDrain) without one.
     pub async fn drain_cancel(&self) -> Result<(), CallError> {
         match self.call(Request::DrainCancel).await? {
             Reply::DrainOk => Ok(()),
@@ -218,32 +167,6 @@ impl Client {
             Reply::MaintenanceStatus(status) => Ok(status),
             reply => unexpected(&reply),
         }
-    }
-
-    /// Maintenance of `target` is wanted from now on, in this session and every later one, whether there is a
-    /// connection or not. `page` is the page's URL as the proxy reaches it; `None`: the proxy's own. Of several
-    /// requests about a route the last counts. What becomes of it is told as events (PROTOCOL section 6).
-    ///
-    /// Cancel safe: a dropped call has either asked or not.
-    ///
-    /// # Errors
-    /// [`Stopped`]
-    pub async fn maintenance_enter(
-        &self,
-        target: MaintenanceTarget,
-        page: Option<BackendUrl>,
-    ) -> Result<(), Stopped> {
-        self.ask(Ask::Maintain(target, Action::Enter(page))).await
-    }
-
-    /// Maintenance of `target` is wanted no longer; of `All`: of nothing.
-    ///
-    /// Cancel safe: a dropped call has either asked or not.
-    ///
-    /// # Errors
-    /// [`Stopped`]
-    pub async fn maintenance_exit(&self, target: MaintenanceTarget) -> Result<(), Stopped> {
-        self.ask(Ask::Maintain(target, Action::Exit)).await
     }
 
     /// The registry's own events of this kind are wanted, in this session and every later one:

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,6 +195,15 @@ impl Resolver for SystemResolver {
         let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?;
         Ok(found.collect())
     }
+}
+
+/// Our address on the way to `peer`. A connected UDP socket asks the kernel's routing table and sends nothing.
+pub(super) fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr =
+        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    socket.local_addr().map(|local| local.ip())
 }
 
 impl ConnectError {

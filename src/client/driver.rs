@@ -12,11 +12,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::codec::{Encoder, FramedRead};
 
-use super::call::CallError;
 use super::connect::Connector;
+use super::error::CallError;
 use super::event::{Cause, Event, Status};
 use super::intent::Goal;
-use super::maintenance::{Action, MaintenanceTarget};
 use super::session::{Effect, Received, Session, Ticket};
 use crate::protocol::{
     Command, EventKind, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Reply, Request, ServerLine,
@@ -28,8 +27,6 @@ use crate::protocol::{
 pub(super) enum Ask {
     /// A command whose reply somebody waits for.
     Call(Request, CallReply),
-    /// Maintenance is wanted, or no longer.
-    Maintain(MaintenanceTarget, Action),
     /// SUBSCRIBE, or UNSUBSCRIBE.
     Subscribe(EventKind, bool),
     /// Register although the name was taken.
@@ -187,9 +184,6 @@ impl Core {
             Wake::Leave => self.crank(Session::leave),
             Wake::Goal(goal) => self.crank(|session, now| session.want(goal, now)),
             Wake::Ask(Ask::TakeOver) => self.crank(Session::take_over),
-            Wake::Ask(Ask::Maintain(target, action)) => {
-                self.crank(|session, now| session.maintain(target, action, now));
-            }
             Wake::Ask(Ask::Subscribe(kind, on)) => {
                 self.crank(|session, now| session.subscribe(kind, on, now));
             }

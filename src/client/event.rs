@@ -9,9 +9,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use super::connect::ConnectError;
-use super::intent::{Route, RouteKey, Wanted};
-use super::maintenance::MaintenanceTarget;
-use crate::protocol::{EventKind, InstanceName, Refusal, RouteId, ServiceName};
+use super::intent::{MaintenanceTarget, Route, RouteKey, Wanted};
+use crate::protocol::{EventKind, InstanceName, Refusal, RouteId, ServiceName, SessionId};
 
 mod data;
 
@@ -416,6 +415,8 @@ pub struct Status {
     pub phase: Phase,
     /// The registry, with its address while there is a connection.
     pub registry: Registry,
+    /// The address of the last connection, whether it still is or not.
+    pub last_peer: Option<SocketAddr>,
     /// A session is bound to the connection right now.
     pub bound: bool,
     /// A session is known that a new connection will ask for.
@@ -426,6 +427,10 @@ pub struct Status {
     pub ours: bool,
     /// What it announces beyond the reference (PROTOCOL section 7).
     pub capabilities: BTreeSet<String>,
+    /// The session that is known.
+    pub(crate) session: Option<SessionId>,
+    /// What it shares its state with, where it says so: registries with the same one know the same sessions.
+    pub cluster_id: Option<Arc<str>>,
     /// What of the routes people see, as far as the registry has confirmed it: [`Wanted::Maintenance`] where
     /// every route is in maintenance, [`Wanted::Draining`] where DRAIN_START was answered.
     pub shown: Wanted,

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::call::CallError;
-use super::connect::{Connector, Endpoint, TcpConnector};
+use super::connect::{Connector, Endpoint, TcpConnector, local_address_towards};
 use super::driver::{Ask, Core, Driver, Inputs};
+use super::error::{CallError, RouteError, Stopped};
 use super::event::{EVENT_BUFFER, Event, EventStream, Phase, Status};
-use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted};
+use super::intent::{
+    Goal, Intent, MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Route, RouteKey, Routes, Wanted,
+};
 use super::session::{Session, Timing};
-use crate::protocol::{BackendUrl, Host};
+use crate::protocol::{BackendUrl, Host, Metadata, Scheme};
 
 /// How to reach a registry, and how patiently.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,26 +53,6 @@ struct Shared {
     asks: mpsc::Sender<Ask>,
     status: watch::Receiver<Status>,
     events: broadcast::WeakSender<Event>,
-}
-
-/// The client has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the client has stopped")]
-pub struct Stopped;
-
-/// A change of the intent that contradicts it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RouteError {
-    /// [`Client::add_route`] with a key that is there.
-    #[error("there is a route {0} already")]
-    Exists(RouteKey),
-    /// [`Client::update_route`] or [`Client::remove_route`] with a key that is not there.
-    #[error("there is no route {0}")]
-    Unknown(RouteKey),
-    /// The client has stopped.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
 }
 
 /// How many questions may wait for the task.
@@ -118,12 +100,7 @@ impl Client {
             reconnect_max: config.reconnect_max,
         };
         let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
-        let (goal, goal_seen) = watch::channel(Goal {
-            change: 0,
-            routes: intent.routes.clone(),
-            visibility: intent.visibility,
-            page: intent.maintenance_page.clone(),
-        });
+        let (goal, goal_seen) = watch::channel(intent.goal());
         let now = tokio::time::Instant::now().into_std();
         let session = Session::new(config.endpoint.name(), timing, intent, seed, now);
         let (leave, leave_seen) = watch::channel(false);
@@ -267,7 +244,61 @@ impl Client {
         self.shared.goal.borrow().page.clone()
     }
 
-    /// The application has moved: every route and the maintenance page that lead to the address `old` lead to
+    /// Maintenance of `target` is wanted from now on, in this session and every later one, whether there is a
+    /// connection or not. `page` is the page's URL as the proxy reaches it; `None`: the proxy's own. Of several
+    /// requests about a route the last counts; [`Wanted::Maintenance`] goes before all of them. What becomes of
+    /// it is told as events (PROTOCOL section 6). Never waits.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub fn maintenance_enter(
+        &self,
+        target: MaintenanceTarget,
+        page: Option<BackendUrl>,
+    ) -> Result<(), Stopped> {
+        self.maintain(MaintenanceRequest { target, action: MaintenanceAction::Enter(page) })
+    }
+
+    /// Maintenance of `target` is wanted no longer; of `All`: of nothing. Never waits.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub fn maintenance_exit(&self, target: MaintenanceTarget) -> Result<(), Stopped> {
+        self.maintain(MaintenanceRequest { target, action: MaintenanceAction::Exit })
+    }
+
+    fn maintain(&self, request: MaintenanceRequest) -> Result<(), Stopped> {
+        self.alter(|goal| {
+            goal.request(request);
+            Ok::<_, Stopped>(())
+        })
+    }
+
+    /// These metadata go with the next REGISTER: a token may have changed. The present session keeps its own.
+    /// Never waits.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub fn set_metadata(&self, metadata: Metadata) -> Result<(), Stopped> {
+        self.alter(|goal| {
+            goal.metadata = metadata;
+            Ok::<_, Stopped>(())
+        })
+    }
+
+    /// Our own address on the way to the registry, as the kernel would route it now; `None` before the first
+    /// connection, and where there is no way.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        let peer = self.shared.status.borrow().last_peer?;
+        local_address_towards(peer).ok()
+    }
+
+    /// `http://<our address>:port/`, for an application beside this client; `None` as [`Client::local_ip`] says.
+    pub fn build_backend_url(&self, port: u16) -> Option<BackendUrl> {
+        self.local_ip().map(|ip| BackendUrl::new(Scheme::Http, Host::Ip(ip), port))
+    }
+
+    /// The application has moved: every route and every maintenance page that lead to the address `old` lead to
     /// `new` from now on. Where the registry is this project's own there is no moment without a route
     /// (SEMANTICS section 8). Tells [`Event::IpChanged`]. Never waits.
     ///
@@ -276,13 +307,12 @@ impl Client {
     pub fn change_address(&self, old: IpAddr, new: IpAddr) -> Result<(), Stopped> {
         self.announce(Event::IpChanged { old, new });
         self.alter(|goal| {
-            let moved = |url: &mut BackendUrl| {
-                if *url.host() == Host::Ip(old) {
-                    *url = url.at_host(Host::Ip(new));
-                }
-            };
-            goal.routes.values_mut().for_each(|route| moved(&mut route.backend));
-            goal.page.iter_mut().for_each(moved);
+            let backends = goal.routes.values_mut().map(|route| &mut route.backend);
+            let pages = goal.maintenance.iter_mut().filter_map(|asked| match &mut asked.request.action {
+                MaintenanceAction::Enter(page) => page.as_mut(),
+                _ => None,
+            });
+            backends.chain(&mut goal.page).chain(pages).for_each(|url| url.follow(old, new));
             Ok::<_, Stopped>(())
         })
     }

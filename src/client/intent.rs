@@ -1,5 +1,7 @@
 //! What the user wants: a named instance and its routes. It knows nothing of sessions, ids or servers.
 
+mod maintenance;
+
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +13,9 @@ use crate::protocol::{
     BackendUrl, CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthCheck, InstanceName,
     Metadata, OptionKey, PathPrefix, RateLimit, Registration, RouteOption, RouteSpec, ServiceName,
 };
+
+pub(super) use maintenance::{MAX_REQUESTS, Numbered};
+pub use maintenance::{MaintenanceAction, MaintenanceRequest, MaintenanceTarget};
 
 /// Everything that a client keeps true at its registry, whatever happens to the connection.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +30,8 @@ pub struct Intent {
     pub maintenance_page: Option<BackendUrl>,
     /// What of the routes people are to see, to begin with.
     pub visibility: Wanted,
+    /// Maintenance that is wanted from the beginning, besides what `visibility` says: a route may be born in it.
+    pub maintenance: Vec<MaintenanceRequest>,
     /// Sent with REGISTER; the values of `token` and `service_token` are never shown.
     pub metadata: Metadata,
     /// The routes, by the caller's own names for them.
@@ -63,6 +70,12 @@ pub struct Goal {
     pub visibility: Wanted,
     /// The maintenance page, as the proxy reaches it.
     pub page: Option<BackendUrl>,
+    /// What goes with the next REGISTER.
+    pub metadata: Metadata,
+    /// The requests that still count, oldest first; at most [`MAX_REQUESTS`].
+    pub(super) maintenance: Vec<Numbered>,
+    /// How many there were.
+    pub(super) requests: u64,
 }
 
 /// The caller's name for a route. It never reaches the wire: ids come and go with sessions, keys stay.
@@ -113,6 +126,7 @@ impl Intent {
             maintenance_port: None,
             maintenance_page: None,
             visibility: Wanted::Live,
+            maintenance: Vec::new(),
             metadata: Metadata::default(),
             routes: Routes::new(),
         }
@@ -132,6 +146,21 @@ impl Intent {
         entries.insert(key.to_owned(), value);
         self.metadata = Metadata::new(entries);
         self
+    }
+
+    /// What of it can change, before the first change.
+    pub fn goal(&self) -> Goal {
+        let mut goal = Goal {
+            change: 0,
+            routes: self.routes.clone(),
+            visibility: self.visibility,
+            page: self.maintenance_page.clone(),
+            metadata: self.metadata.clone(),
+            maintenance: Vec::new(),
+            requests: 0,
+        };
+        self.maintenance.iter().for_each(|request| goal.request(request.clone()));
+        goal
     }
 
     /// What REGISTER says of it.
@@ -202,7 +231,7 @@ impl Route {
         RouteSpec {
             domains: self.domains.clone(),
             path: self.path.clone(),
-            backend: self.backend.clone(),
+            backend: self.backend.as_directory(),
             priority: self.priority,
         }
     }

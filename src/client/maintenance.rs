@@ -3,33 +3,11 @@
 //! Pure, and without knowledge of sessions and ids: what the registry has been told, and what it confirmed, is
 //! the session's business.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::event::{Event, Mode};
-use super::intent::{Route, RouteKey, Wanted};
-use crate::protocol::{BackendUrl, Domain, PathPrefix};
-
-/// What maintenance is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum MaintenanceTarget {
-    /// Every route of the instance, also those that are added later.
-    All,
-    /// The route of this key.
-    Route(RouteKey),
-    /// Every route of this path.
-    Path(PathPrefix),
-    /// Every route that claims this domain, among others or alone.
-    Domain(Domain),
-}
-
-/// Entering, or leaving.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
-    /// With the page's URL; `None`: the proxy's own page.
-    Enter(Option<BackendUrl>),
-    Exit,
-}
+use super::intent::{MAX_REQUESTS, MaintenanceAction as Action, MaintenanceTarget, Route, RouteKey, Wanted};
+use crate::protocol::BackendUrl;
 
 /// All requests that still count.
 #[derive(Debug, Clone, Default)]
@@ -61,8 +39,6 @@ pub(super) enum Standing {
 
 /// After this long without the registry's word a request counts as carried out locally.
 pub(super) const LOCAL_AFTER: Duration = Duration::from_secs(30);
-/// How many targets may be asked for at once; the oldest goes.
-pub(super) const MAX_REQUESTS: usize = 256;
 
 impl Requests {
     /// What [`Wanted`] says: maintenance of everything, or no longer.
@@ -99,6 +75,14 @@ impl Requests {
         let event = request.asked();
         self.named.push(request);
         event
+    }
+
+    /// What was asked for shows another page from now on: the application has moved, and the page with it.
+    pub(super) fn turn_page(&mut self, target: &MaintenanceTarget, new: &Action) {
+        let asked = self.named.iter_mut().find(|request| request.target == *target);
+        if let (Some(Request { action: Action::Enter(page), .. }), Action::Enter(new)) = (asked, new) {
+            page.clone_from(new);
+        }
     }
 
     /// The page that is wanted for a route; `None`: no maintenance.
@@ -191,29 +175,6 @@ impl Request {
 
     fn is_over(&self) -> bool {
         self.action == Action::Exit && self.told == Some(Mode::Proxy)
-    }
-}
-
-impl MaintenanceTarget {
-    /// Whether it means this route.
-    pub fn fits(&self, key: &RouteKey, route: &Route) -> bool {
-        match self {
-            MaintenanceTarget::All => true,
-            MaintenanceTarget::Route(wanted) => wanted == key,
-            MaintenanceTarget::Path(path) => *path == route.path,
-            MaintenanceTarget::Domain(domain) => route.domains.as_slice().contains(domain),
-        }
-    }
-}
-
-impl fmt::Display for MaintenanceTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MaintenanceTarget::All => f.write_str("ALL"),
-            MaintenanceTarget::Route(key) => key.fmt(f),
-            MaintenanceTarget::Path(path) => path.fmt(f),
-            MaintenanceTarget::Domain(domain) => domain.fmt(f),
-        }
     }
 }
 

@@ -33,6 +33,7 @@ mod backoff;
 mod call;
 mod connect;
 mod driver;
+mod error;
 mod event;
 mod handle;
 mod intent;
@@ -48,10 +49,12 @@ pub mod machine {
     pub use super::session::{Effect, Received, Session, Ticket, Timing};
 }
 
-pub use call::{BackendTestError, CallError};
 pub use connect::{ConnectError, Connector, Endpoint, Resolver, SystemResolver, TcpConnector};
+pub use error::{BackendTestError, CallError, RouteError, Stopped};
 pub use event::{Cause, Event, EventStream, Mode, Phase, Registry, Retry, RouteStatus, Status};
-pub use handle::{Client, ClientConfig, RouteError, Stopped};
-pub use intent::{Headers, Intent, Options, Route, RouteKey, Routes, Wanted};
-pub use maintenance::MaintenanceTarget;
+pub use handle::{Client, ClientConfig};
+pub use intent::{
+    Headers, Intent, MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Options, Route, RouteKey,
+    Routes, Wanted,
+};
 pub use plan::{Applied, Batch, Dialect, Plan, RouteRef, Step, Unsupported, dry_run, plan};

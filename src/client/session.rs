@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::call::CallError;
 use super::connect::ConnectError;
+use super::error::CallError;
 use super::event::{Cause, Event, Phase, Registry, RouteStatus, Status};
 use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted};
 use super::maintenance::Requests;
@@ -72,13 +72,20 @@ pub struct Session {
     visibility: Wanted,
     page: Option<BackendUrl>,
     maintenance: Requests,
+    /// How many requests for maintenance the handles have made, up to the last that was heard of.
+    requests_heard: u64,
     /// The maintenance request that is under way (PROTOCOL section 6: at most one).
     verdict: Option<Verdict>,
+    /// So many verdicts are still to come of requests that were given up.
+    verdicts_to_ignore: u32,
+    /// Backends that a reference server may keep in maintenance, as former sessions told it to.
+    stuck: BTreeSet<BackendUrl>,
     /// No new maintenance request before this, because one was refused or not confirmed.
     maintain_at: Option<Instant>,
     subscriptions: BTreeSet<EventKind>,
     /// The routes whose entries a reference server is asked about at each keepalive.
     watched: Vec<RouteId>,
+    last_peer: Option<SocketAddr>,
     /// Our name belongs to somebody else until a RECONNECT says otherwise.
     replaced: bool,
     ever_bound: bool,
@@ -172,6 +179,8 @@ enum Expect {
     Drain(bool),
     /// MAINT_ENTER or MAINT_EXIT, the one that is under way.
     Maintain,
+    /// MAINT_STATUS, where what is in maintenance is in doubt.
+    Maintained,
     Subscribe(EventKind),
     /// CIRCUIT_BREAKER_STATUS, to see whether a reference server still knows the route.
     Watch(RouteId),
@@ -189,6 +198,7 @@ struct Known {
     id: SessionId,
     /// `None`: SESSION_INFO has not been answered yet.
     dialect: Option<Dialect>,
+    cluster: Option<Arc<str>>,
     revision: Option<u64>,
     applied: Applied,
     /// A batch whose apply was sent and whose reply was lost: the revision will tell.
@@ -196,6 +206,8 @@ struct Known {
     drain: Drain,
     /// The routes that it was told to keep in maintenance.
     maintained: BTreeMap<RouteId, Held>,
+    /// It may have forgotten that, or not have been told.
+    doubtful: bool,
     subscribed: BTreeSet<EventKind>,
 }
 
@@ -211,7 +223,7 @@ impl Session {
     /// A session that wants to connect at `now`. The seed steers its jitter.
     pub fn new(name: Arc<str>, timing: Timing, intent: Intent, seed: u64, now: Instant) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let registration = intent.registration();
+        let (registration, goal) = (intent.registration(), intent.goal());
         let mut backoff = || Backoff::new(timing.reconnect_min, timing.reconnect_max, rng.u64(..));
         let (link_backoff, apply_backoff, ask_backoff) = (backoff(), backoff(), backoff());
         let mut session = Session {
@@ -230,10 +242,14 @@ impl Session {
             visibility: intent.visibility,
             page: intent.maintenance_page,
             maintenance: Requests::default(),
+            requests_heard: 0,
             verdict: None,
+            verdicts_to_ignore: 0,
+            stuck: BTreeSet::new(),
             maintain_at: None,
             subscriptions: BTreeSet::new(),
             watched: Vec::new(),
+            last_peer: None,
             replaced: false,
             ever_bound: false,
             link_backoff,
@@ -244,6 +260,7 @@ impl Session {
             effects: Vec::new(),
             version: 0,
         };
+        session.hear(&goal, now);
         session.see_visibility(now);
         session
     }
@@ -253,6 +270,7 @@ impl Session {
         if !matches!(self.state, State::Connecting) {
             return self.effects.push(Effect::Hangup);
         }
+        self.last_peer = Some(peer);
         self.link = Some(Link { peer, bound_since: None, registered: false });
         if self.known.is_none() {
             return self.register(now);
@@ -348,15 +366,17 @@ impl Session {
     }
 
     /// This is wanted from now on, whatever the state of the connection.
-    pub fn want(&mut self, goal: Goal, now: Instant) {
+    pub fn want(&mut self, mut goal: Goal, now: Instant) {
         self.intent = goal.change;
-        let before = std::mem::replace(&mut self.wanted, goal.routes);
+        let before = std::mem::replace(&mut self.wanted, std::mem::take(&mut goal.routes));
         // What was refused as it was may be accepted as it is.
         self.refused.retain(|key, _| before.get(key) == self.wanted.get(key));
         if before != self.wanted {
             self.hold_until = None;
         }
+        self.hear(&goal, now);
         (self.visibility, self.page) = (goal.visibility, goal.page);
+        self.registration.metadata = goal.metadata;
         self.see_visibility(now);
         self.version += 1;
         self.pump(now);
@@ -416,6 +436,7 @@ impl Session {
         Status {
             phase,
             registry: self.registry(),
+            last_peer: self.last_peer,
             bound,
             session_known: known.is_some(),
             revision: known.and_then(|known| known.revision),
@@ -424,6 +445,8 @@ impl Session {
                 Dialect::Ours { capabilities, .. } => capabilities.clone(),
                 Dialect::Reference => BTreeSet::new(),
             },
+            session: known.map(|known| known.id.clone()),
+            cluster_id: known.and_then(|known| known.cluster.clone()),
             shown: self.shown(),
             maintenance_wanted: self.maintenance.entered().cloned().collect(),
             maintenance: self.maintenance_status(),

@@ -42,6 +42,11 @@ impl Metadata {
         public.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
+    /// Whether there is something under `key` that is not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|value| !value.is_null())
+    }
+
     /// The text under `key`, secrets included.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()

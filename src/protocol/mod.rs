@@ -14,6 +14,7 @@ mod metadata;
 mod refusal;
 mod reply;
 pub mod report;
+mod setting;
 mod url;
 mod value;
 
@@ -27,9 +28,9 @@ pub use error::{Invalid, is_field_safe};
 pub use metadata::{Metadata, SECRET_KEYS};
 pub use refusal::Refusal;
 pub use reply::{NotAReply, Push, Reply, ServerLine};
+pub use setting::{CircuitBreaker, HealthCheck, OptionKey, RateLimit, RouteOption, parse_bool};
 pub use url::{BackendUrl, Host, Scheme};
 pub use value::{
-    CircuitBreaker, Domains, EventKind, HeaderName, HeaderValue, HealthCheck, HealthPath, InstanceName,
-    OptionKey, RateLimit, RouteId, RouteOption, Scope, ServiceName, SessionId, Target, TargetItem,
-    parse_bool,
+    Domains, EventKind, HeaderName, HeaderValue, HealthPath, InstanceName, RouteId, Scope, ServiceName,
+    SessionId, Target, TargetItem,
 };

@@ -9,16 +9,16 @@ use super::domain::is_path_byte;
 
 /// A backend's URL: scheme, host, port and base path; never user info, query or fragment.
 ///
-/// Two URLs that name the same backend are equal: the default port and the trailing slash make no
-/// difference. The text always ends in `/`, because the reference server joins paths wrongly without
-/// (PROTOCOL section 5).
+/// The default port, and the slash behind an authority without a path, make no difference: two such URLs are
+/// equal (PROTOCOL section 5). Any other path is kept as it was written, because the URL of a maintenance page
+/// may name a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendUrl {
     scheme: Scheme,
     host: Host,
     port: u16,
-    /// Empty, or starting with `/` and not ending with it.
-    base_path: String,
+    /// As written, starting with `/`; at least that.
+    path: String,
 }
 
 /// How the proxy talks to a backend.
@@ -49,13 +49,27 @@ const MAX_BASE_PATH: usize = 1024;
 impl BackendUrl {
     /// `scheme://host:port/`.
     pub fn new(scheme: Scheme, host: Host, port: u16) -> Self {
-        BackendUrl { scheme, host, port, base_path: String::new() }
+        BackendUrl { scheme, host, port, path: "/".to_owned() }
     }
 
     /// The same at another host.
     #[must_use]
     pub fn at_host(&self, host: Host) -> Self {
         BackendUrl { host, ..self.clone() }
+    }
+
+    /// What led to the address `old` leads to `new`; what leads elsewhere stays.
+    pub fn follow(&mut self, old: IpAddr, new: IpAddr) {
+        if self.host == Host::Ip(old) {
+            self.host = Host::Ip(new);
+        }
+    }
+
+    /// The same with a path that ends in `/`. What a route is sent as: the reference server joins paths wrongly
+    /// without (PROTOCOL section 5).
+    #[must_use]
+    pub fn as_directory(&self) -> Self {
+        BackendUrl { path: format!("{}/", self.base_path()), ..self.clone() }
     }
 
     /// The scheme.
@@ -75,7 +89,12 @@ impl BackendUrl {
 
     /// What is put before a request's path: empty, or starting with `/` and not ending with it.
     pub fn base_path(&self) -> &str {
-        &self.base_path
+        self.path.trim_end_matches('/')
+    }
+
+    /// The path as it was written; `/` where there was none.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// What stands in a request's Host header: without the port where it is the scheme's own.
@@ -191,11 +210,13 @@ impl FromStr for BackendUrl {
         if !path.bytes().all(is_path_byte) {
             return Err(refuse("after the port only a path may follow: no query, fragment or space"));
         }
-        let base_path = path.trim_end_matches('/').to_owned();
-        if base_path.len() > MAX_BASE_PATH {
+        let base = path.trim_end_matches('/');
+        if base.len() > MAX_BASE_PATH {
             return Err(refuse("its path is longer than 1024 characters"));
         }
-        Ok(BackendUrl { scheme, host, port, base_path })
+        // However many slashes end it, one is written.
+        let slash = if base.is_empty() || path.ends_with('/') { "/" } else { "" };
+        Ok(BackendUrl { scheme, host, port, path: format!("{base}{slash}") })
     }
 }
 
@@ -241,7 +262,7 @@ impl fmt::Display for BackendUrl {
         if self.port != self.scheme.default_port() {
             write!(f, ":{}", self.port)?;
         }
-        write!(f, "{}/", self.base_path)
+        f.write_str(&self.path)
     }
 }
 
@@ -261,12 +282,26 @@ mod tests {
             ("h2c://h:81/base/", "h2c://h:81/base/"),
             ("http://[::1]:8080", "http://[::1]:8080/"),
             ("http://10.2.2.7", "http://10.2.2.7/"),
-            ("http://my_app.web-net.:3000/a/b", "http://my_app.web-net:3000/a/b/"),
+            ("http://my_app.web-net.:3000/a/b", "http://my_app.web-net:3000/a/b"),
+            ("http://h//", "http://h/"),
+            ("http://h/a//", "http://h/a/"),
         ] {
             let url: BackendUrl = given.parse().unwrap();
             assert_eq!(url.to_string(), written, "{given}");
             assert_eq!(url, written.parse().unwrap(), "{given}");
         }
+    }
+
+    #[test]
+    fn a_path_is_kept_as_it_was_written() {
+        let page: BackendUrl = "http://h:3001/maintenance.html".parse().unwrap();
+        assert_eq!((page.path(), page.base_path()), ("/maintenance.html", "/maintenance.html"));
+        assert_eq!(page.as_directory().to_string(), "http://h:3001/maintenance.html/");
+        let folder: BackendUrl = "http://h/base/".parse().unwrap();
+        assert_eq!(
+            (folder.path(), folder.base_path(), folder.as_directory()),
+            ("/base/", "/base", folder.clone())
+        );
     }
 
     #[test]

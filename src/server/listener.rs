@@ -9,11 +9,13 @@
 //! | `listener` (this) | accepting, who may connect, start and stop |
 //! | `connection` | one peer: lines in, lines out, what it may cost |
 //! | `core` | the task that owns the registry |
+//! | `outlet` | replies and events on their way to a peer |
 //! | `log` | what happens, in words |
 
 mod connection;
 mod core;
 mod log;
+mod outlet;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +32,7 @@ use tokio::task::JoinHandle;
 use crate::protocol::BackendUrl;
 use crate::protocol::report::BackendReport;
 use crate::server::live_table::LiveTable;
-use crate::server::registry::{ConnId, Registry, RegistryConfig};
+use crate::server::registry::{ConnId, Input, Registry, RegistryConfig};
 use crate::server::routing::Probe;
 use crate::server::store::Store;
 
@@ -82,6 +84,10 @@ pub trait Prober: Send + Sync + 'static {
 /// What the probes of a [`Prober`] found.
 pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
 
+/// What else the registry is told while it runs: certificates, say. That nobody tells anything any more changes
+/// nothing.
+pub type Notices = mpsc::Receiver<Input>;
+
 /// The registry on its port.
 #[derive(Debug)]
 pub struct RegistryServer;
@@ -109,6 +115,7 @@ impl RegistryServer {
         mut store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
         results: ProbeResults,
+        notices: Notices,
     ) -> std::io::Result<RegistryHandle> {
         let address = listener.local_addr()?;
         let saved = store.take_saved();
@@ -127,7 +134,7 @@ impl RegistryServer {
         if let Some(saved) = saved {
             core.restore(saved);
         }
-        let core = tokio::spawn(core.run(messages, results, stopped.clone()));
+        let core = tokio::spawn(core.run(messages, results, notices, stopped.clone()));
         let queue = config.registry.limits.queue;
         let door = Door { allow: config.allow, queue, complained: HashSet::new() };
         let accepting = tokio::spawn(door.accept(listener, inbox, stopped));

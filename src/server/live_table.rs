@@ -6,9 +6,12 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
-use crate::server::routing::Table;
+use crate::server::routing::{MemberId, Table};
+
+/// Ejections that a listener may be behind; it then loses the oldest.
+const EJECTIONS: usize = 256;
 
 /// The table that requests are matched by.
 #[derive(Debug)]
@@ -16,13 +19,15 @@ pub struct LiveTable {
     table: ArcSwap<Table>,
     changed: watch::Sender<()>,
     left: watch::Sender<()>,
+    ejections: broadcast::Sender<MemberId>,
 }
 
 impl Default for LiveTable {
     /// Without a claim.
     fn default() -> Self {
         let (changed, left) = (watch::Sender::new(()), watch::Sender::new(()));
-        LiveTable { table: ArcSwap::from_pointee(Table::default()), changed, left }
+        let (ejections, _) = broadcast::channel(EJECTIONS);
+        LiveTable { table: ArcSwap::from_pointee(Table::default()), changed, left, ejections }
     }
 }
 
@@ -46,6 +51,17 @@ impl LiveTable {
     /// Tells from now on when members have left; which, their loads say.
     pub fn departures(&self) -> watch::Receiver<()> {
         self.left.subscribe()
+    }
+
+    /// Tells that requests to a member failed so often that it is left out, or that it has answered since.
+    pub fn tell_ejection(&self, member: MemberId) {
+        // Nobody may be listening.
+        let _ = self.ejections.send(member);
+    }
+
+    /// Tells from now on whose ejection has changed; how, its load says.
+    pub fn ejections(&self) -> broadcast::Receiver<MemberId> {
+        self.ejections.subscribe()
     }
 
     /// Tells of every change from now on. Whoever loads the table after this call and waits then misses none.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
 use crate::protocol::BackendUrl;
@@ -19,15 +20,18 @@ use super::config::{self, Config};
 use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
 use super::live_table::LiveTable;
 use super::proxy::{
-    self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, Certificates, HttpsConfig, Meters,
-    ProberHandle, Proxy, ProxyConfig, ProxyError, test_backend,
+    self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, HttpsConfig,
+    Meters, ProberHandle, Proxy, ProxyConfig, ProxyError, test_backend,
 };
-use super::registry::{Limits, RegistryConfig, Token};
+use super::registry::{Input, Limits, RegistryConfig, Token};
 use super::routing::{BackendPolicy, Probe};
 use super::store::{FileStore, MemoryStore, StateError, Store};
 
 /// How long requests in flight may take at the end. Engines kill after ten seconds unless told otherwise.
 const DRAIN: Duration = Duration::from_secs(8);
+
+/// News from elsewhere that wait for the registry.
+const NOTICES: usize = 16;
 
 /// A running registry with its proxy.
 #[derive(Debug)]
@@ -88,6 +92,10 @@ impl Server {
         policy.own.extend(admin.as_ref().map(|(_, address)| *address));
         let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
+        let (notify, notices) = mpsc::channel(NOTICES);
+        if let Some(https) = &https {
+            tokio::spawn(tell_certificates(https.certificates.subscribe(), notify.clone()));
+        }
         let access_log = access_log(config).map_err(failed("HTTP_LISTEN", config.http_listen))?;
         let mut proxy_config = proxy_config(config, https, &policy);
         proxy_config.access_log.clone_from(&access_log);
@@ -103,8 +111,9 @@ impl Server {
         let store = store(config, &boot_id).await?;
         let mut settings = listener_config(config, policy);
         settings.registry.boot_id = boot_id;
-        let registry = RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results)
-            .map_err(no_registry())?;
+        let registry =
+            RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results, notices)
+                .map_err(no_registry())?;
         // Last, so that the first request meets the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(no_proxy)?;
         let ready = Arc::new(AtomicBool::new(true));
@@ -212,6 +221,21 @@ fn https_config(config: &Config) -> Result<Option<HttpsConfig>, StartError> {
     let failed = |error| StartError::Listen { variable: "HTTPS_LISTEN", address: https.listen, error };
     let certificates = Certificates::watch(&https.cert_dir, CERTIFICATE_CHECK_INTERVAL).map_err(failed)?;
     Ok(Some(HttpsConfig { listen: https.listen, certificates }))
+}
+
+/// Lets the registry tell its subscribers of certificates. Ends with either side.
+async fn tell_certificates(mut events: broadcast::Receiver<CertificateEvent>, registry: mpsc::Sender<Input>) {
+    loop {
+        match events.recv().await {
+            Ok(CertificateEvent { names, renewed, .. }) => {
+                if registry.send(Input::Certificate { names, renewed }).await.is_err() {
+                    return;
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(missed)) => warn!(missed, "certificate events were lost"),
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
 }
 
 fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPolicy) -> ProxyConfig {

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::client::Client;
+use crate::client::{Intent, Resolver, Routes, SystemResolver};
 use crate::shutdown::Shutdown;
 
 use super::address::{self, BackendHost, Choice, Inputs};
@@ -15,15 +15,12 @@ use super::agent::Agent;
 use super::config::{AddressConfig, Config, Endpoint, Off, RegistrationConfig};
 use super::follow::follow;
 use super::intent::intent;
-use super::leave::leave;
 use super::readiness::{wait_until_ready, watch};
-use super::registration::Registration;
+use super::sessions::Sessions;
 use super::{control, maintenance};
 
 /// How long a name may take to resolve while the address is chosen.
 const RESOLVE: Duration = Duration::from_secs(2);
-/// How long the sessions may take to tell what became of them, once they were left.
-const LAST_WORDS: Duration = Duration::from_millis(20);
 /// Between two tries to find an address: the first pause, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -33,6 +30,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 ///
 /// Dropping it ends the sessions without a word; their routes stay for the registry's grace period.
 pub async fn run(config: Config, shutdown: Shutdown) {
+    run_with(config, shutdown, SystemResolver).await;
+}
+
+/// The same with another way to find the addresses of the registries' names.
+pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolver + Clone) {
     config.warnings.iter().for_each(|line| warn!("{line}"));
     let agent = Agent::new();
     let _beside = beside(&config, &agent);
@@ -52,7 +54,7 @@ pub async fn run(config: Config, shutdown: Shutdown) {
                     () = shutdown.requested() => {}
                 }
             };
-            tokio::join!(serve(&config, &agent, shutdown.clone()), watched);
+            tokio::join!(serve(&config, &agent, shutdown.clone(), resolver), watched);
         }
         () = shutdown.requested() => info!("nothing was registered yet"),
     }
@@ -74,7 +76,12 @@ pub(super) fn beside(config: &Config, agent: &Agent) -> JoinSet<()> {
 
 /// Registers the application as the agent's conditions want it and keeps it registered until asked to stop; has
 /// left every registry when it returns, like [`run`].
-pub(super) async fn serve(config: &Config, agent: &Agent, shutdown: Shutdown) {
+pub(super) async fn serve(
+    config: &Config,
+    agent: &Agent,
+    shutdown: Shutdown,
+    resolver: impl Resolver + Clone,
+) {
     let Some(registration) = &config.registration else { return };
     let (registries, wrapped) = (&registration.registry.endpoints, config.command.is_some());
     let choice = tokio::select! {
@@ -84,28 +91,18 @@ pub(super) async fn serve(config: &Config, agent: &Agent, shutdown: Shutdown) {
             return info!("nothing was registered yet");
         }
     };
-    let (clients, mut sessions) = register(config, registration, agent, choice.ip);
-    agent.set_clients(clients.clone());
-    let moved = |old, new| {
-        for client in &clients {
-            // One that has stopped has no routes that could follow.
-            let _ = client.change_address(old, new);
-        }
-    };
+    let intent = whole_intent(config, registration, choice.ip);
+    let sessions = Sessions::start(&registration.registry, intent, agent.clone(), resolver);
+    let moved = |old, new| sessions.moved(old, new);
     tokio::select! {
         () = follow(&config.address, registries, wrapped, choice, moved) => {}
-        () = reload_when_asked(config, agent) => {}
+        () = reload_when_asked(config, agent, |routes| sessions.set_routes(routes)) => {}
+        () = sessions.run() => {}
         () = shutdown.requested() => {}
     }
     agent.set_clients(Vec::new());
     agent.forget_application();
-    let limit = config.drain_timeout.get();
-    let leaves: JoinSet<()> =
-        clients.into_iter().map(|client| leave(client, limit, shutdown.clone())).collect();
-    leaves.join_all().await;
-    // Whoever left has stopped and tells its last; a registry that was silent is not waited for.
-    let told = async { while sessions.join_next().await.is_some() {} };
-    let _ = timeout(LAST_WORDS, told).await;
+    sessions.leave(config.drain_timeout.get(), &shutdown).await;
 }
 
 pub(super) fn announce(config: &RegistrationConfig) {
@@ -119,29 +116,17 @@ pub(super) fn announce(config: &RegistrationConfig) {
     );
 }
 
-/// One session for each registry, each with its own state: one that is down delays nothing on the others.
-fn register(
-    config: &Config,
-    registration: &RegistrationConfig,
-    agent: &Agent,
-    advertised: IpAddr,
-) -> (Vec<Client>, JoinSet<()>) {
-    let (mut clients, mut sessions) = (Vec::new(), JoinSet::new());
-    for endpoint in &registration.registry.endpoints {
-        let mut intent = intent(registration, advertised);
-        intent.visibility = agent.wanted();
-        intent.maintenance_port = config.maintenance.port;
-        intent.maintenance_page = config.maintenance.url(advertised);
-        let registration = Registration::start(endpoint, &registration.registry, intent, agent.clone());
-        clients.push(registration.client());
-        sessions.spawn(registration.run());
-    }
-    (clients, sessions)
+/// The routes and the maintenance page, when our address is `advertised`.
+fn whole_intent(config: &Config, registration: &RegistrationConfig, advertised: IpAddr) -> Intent {
+    let mut intent = intent(registration, advertised);
+    intent.maintenance_port = config.maintenance.port;
+    intent.maintenance_page = config.maintenance.url(advertised);
+    intent
 }
 
 /// Reads the environment and the files it names again whenever somebody asks for it, and wants the routes that
 /// follow. What is wrong with it is said, and nothing changes.
-async fn reload_when_asked(config: &Config, agent: &Agent) {
+async fn reload_when_asked(config: &Config, agent: &Agent, wanted: impl Fn(Routes)) {
     loop {
         agent.reload_requested().await;
         let read = match Config::load(None) {
@@ -152,16 +137,13 @@ async fn reload_when_asked(config: &Config, agent: &Agent) {
             }
         };
         let wrapped = config.command.is_some();
-        let (Some(registration), false) = (&read.registration, agent.clients().is_empty()) else { continue };
+        let Some(registration) = &read.registration else { continue };
         let found = choose(&read.address, &registration.registry.endpoints, wrapped).await;
         match found {
             Ok(choice) => {
                 let routes = intent(registration, choice.ip).routes;
                 info!("read the configuration again: {} routes", routes.len());
-                for client in agent.clients() {
-                    // One that has stopped wants nothing any more.
-                    let _ = client.set_routes(routes.clone());
-                }
+                wanted(routes);
             }
             Err(trouble) => warn!("nothing is changed: {trouble}"),
         }

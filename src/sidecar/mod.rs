@@ -5,6 +5,7 @@
 pub mod address;
 mod agent;
 mod check;
+mod company;
 pub mod config;
 pub mod control;
 mod daemon;
@@ -17,11 +18,13 @@ mod reach;
 pub mod readiness;
 pub mod reaper;
 mod registration;
+mod roster;
+mod sessions;
 pub mod signals;
 pub mod supervisor;
 mod visibility;
 mod wrapper;
 
 pub use check::check;
-pub use daemon::run;
+pub use daemon::{run, run_with};
 pub use wrapper::wrap;

@@ -10,14 +10,19 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::client::{
-    Client, ClientConfig, Endpoint as Registry, Event, EventStream, Intent, Route, RouteKey, Wanted,
+    Client, ClientConfig, Connector, Endpoint as Registry, Event, EventStream, Intent, Phase, Route,
+    RouteKey, Wanted,
 };
-use crate::protocol::{BackendUrl, Host};
+use crate::protocol::BackendUrl;
 
 use super::agent::Agent;
-use super::config::{Endpoint, RegistryConfig};
+use super::config::RegistryConfig;
 use super::reach::{Findings, Verdict};
 
+/// How long the resolution of a registry's name may take, and then each address.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Another address of the same cluster takes our place as well, and then ends this session within that time.
+const DOUBT: Duration = Duration::from_secs(1);
 /// How long our own try to reach the backend may take.
 const OWN_TRY: Duration = Duration::from_secs(2);
 /// Between two questions to the proxy while the backend is unreachable: the first pause, and the longest.
@@ -38,13 +43,19 @@ pub(super) struct Registration {
 
 impl Registration {
     /// Starts the session; it registers as soon as it can.
-    pub(super) fn start(endpoint: &Endpoint, config: &RegistryConfig, intent: Intent, agent: Agent) -> Self {
-        let mut client_config = ClientConfig::new(registry(endpoint));
+    pub(super) fn start(
+        connector: impl Connector,
+        registry: Registry,
+        config: &RegistryConfig,
+        intent: Intent,
+        agent: Agent,
+    ) -> Self {
+        let mut client_config = ClientConfig::new(registry);
         client_config.keepalive_interval = config.keepalive.get();
         client_config.request_timeout = config.request_timeout.get();
         client_config.reconnect_min = config.reconnect_min.get();
         client_config.reconnect_max = config.reconnect_max.get();
-        let (client, events) = Client::start(client_config, intent);
+        let (client, events) = Client::start_with(connector, client_config, intent);
         Registration { client, events, agent, told: BTreeSet::new() }
     }
 
@@ -55,12 +66,19 @@ impl Registration {
 
     /// Tells what happens, and after each apply whether the routes are live, until the session has ended.
     pub(super) async fn run(mut self) {
-        let mut verification: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
+        let never = || -> Pin<Box<dyn Future<Output = ()> + Send>> { Box::pin(std::future::pending()) };
+        let (mut verification, mut doubt) = (never(), never());
+        let mut replaced = None;
         loop {
             tokio::select! {
                 biased;
                 event = self.events.next() => match event {
                     None => return,
+                    Some(event @ Event::Replaced { .. }) => {
+                        self.agent.publish(&self.client.status().registry.name, &event);
+                        replaced = Some(event);
+                        doubt = Box::pin(sleep(DOUBT));
+                    }
                     Some(event) => {
                         self.tell(&event);
                         self.agent.publish(&self.client.status().registry.name, &event);
@@ -72,7 +90,13 @@ impl Registration {
                         }
                     }
                 },
-                () = &mut verification => verification = Box::pin(std::future::pending()),
+                () = &mut verification => verification = never(),
+                () = &mut doubt => {
+                    doubt = never();
+                    if let Some(event) = replaced.take().filter(|_| self.client.status().phase == Phase::Dormant) {
+                        self.tell(&event);
+                    }
+                }
             }
         }
     }
@@ -109,13 +133,6 @@ impl Registration {
         } else {
             debug!("{event}");
         }
-    }
-}
-
-fn registry(endpoint: &Endpoint) -> Registry {
-    match &endpoint.host {
-        Host::Name(name) => Registry::new(name.clone(), endpoint.port),
-        Host::Ip(ip) => Registry::new(ip.to_string(), endpoint.port),
     }
 }
 

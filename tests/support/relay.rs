@@ -16,7 +16,12 @@ pub struct Relay {
 impl Relay {
     /// Listens on loopback and connects every client to `target`.
     pub fn start(target: SocketAddr) -> Relay {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Relay::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), target)
+    }
+
+    /// The same at an address of one's choice.
+    pub fn start_at(listen: SocketAddr, target: SocketAddr) -> Relay {
+        let listener = TcpListener::bind(listen).unwrap();
         let address = listener.local_addr().unwrap();
         let sent = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&sent);

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{Effect, Expect, MAX_CALLS, Session, State, Ticket};
-use crate::client::call::CallError;
+use crate::client::error::CallError;
 use crate::client::event::{Cause, Event};
 use crate::client::plan::Dialect;
 use crate::protocol::{EventKind, Refusal, Reply, Request, Scheme};

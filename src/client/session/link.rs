@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use super::{Effect, Expect, LIVED, Session, State};
-use crate::client::call::CallError;
+use crate::client::error::CallError;
 use crate::client::event::{Cause, Event, Registry, Retry};
 use crate::protocol::{Command, MAX_LINE, Refusal, Registration};
 
 impl Session {
     pub(super) fn register(&mut self, now: Instant) {
-        self.known = None;
         self.forget_requests();
+        self.known = None;
         self.refused.clear();
         self.noted.clear();
         self.hold_until = None;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{Effect, Expect, Known, Sent, Session, State};
-use crate::client::call::CallError;
+use crate::client::error::CallError;
 use crate::client::event::Event;
 use crate::client::plan::{Batch, Unsupported, plan};
 use crate::client::sync::{Next, Sync};

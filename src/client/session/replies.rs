@@ -13,6 +13,9 @@ use crate::client::sync::{Blame, Failure, checks_set, outcome_ids, owner_named_b
 use crate::protocol::report::SessionInfo;
 use crate::protocol::{Refusal, Reply, Request, RouteId, SessionId};
 
+/// A longer name of a cluster is none.
+const MAX_CLUSTER_ID: usize = 256;
+
 impl Session {
     pub(super) fn answer(&mut self, reply: Reply, now: Instant) {
         let Some(Sent { expect, command, .. }) = self.outstanding.pop_front() else {
@@ -39,6 +42,7 @@ impl Session {
             (Expect::Call(ticket), reply) => self.called(ticket, reply, now),
             (Expect::Drain(on), reply) => self.drained(on, command, &reply, now),
             (Expect::Maintain, reply) => self.maintained(command, &reply, now),
+            (Expect::Maintained, reply) => self.recollected(&reply, now),
             (Expect::Subscribe(kind), reply) => self.subscribed(kind, command, &reply, now),
             (Expect::Watch(id), reply) => self.watched(id, &reply, now),
             // A repair that is refused is tried again after the next keepalive.
@@ -82,11 +86,13 @@ impl Session {
         self.known = Some(Known {
             id,
             dialect: None,
+            cluster: None,
             revision: None,
             applied: Applied::default(),
             in_doubt: None,
             drain: Drain::Off,
             maintained: BTreeMap::new(),
+            doubtful: false,
             subscribed: BTreeSet::new(),
         });
         self.bound(false, now);
@@ -111,6 +117,8 @@ impl Session {
         let resumed = matches!(self.state, State::Resuming);
         let Some(known) = &mut self.known else { return };
         known.dialect = Some(Dialect::of(info));
+        known.cluster =
+            info.cluster_id.as_ref().filter(|id| id.len() <= MAX_CLUSTER_ID).map(|id| id.as_str().into());
         self.version += 1;
         self.see_visibility(now);
         let Some(known) = &mut self.known else { return };

@@ -1,13 +1,13 @@
 //! What people see of the routes: drain and maintenance, in this session and again in the next
 //! (PROTOCOL section 6, SEMANTICS sections 5 and 6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::{Expect, Session, State};
 use crate::client::event::{Cause, Event};
-use crate::client::intent::{RouteKey, Routes, Wanted};
-use crate::client::maintenance::{Action, LOCAL_AFTER, MaintenanceTarget, Standing, is_whole};
+use crate::client::intent::{Goal, MaintenanceAction as Action, MaintenanceTarget, RouteKey, Routes, Wanted};
+use crate::client::maintenance::{LOCAL_AFTER, Standing, is_whole};
 use crate::client::plan::{Batch, Dialect, MAX_TARGETS};
 use crate::protocol::{
     BackendUrl, GoDuration, Push, Refusal, Reply, Request, RouteChange, RouteId, Target, TargetItem,
@@ -27,6 +27,14 @@ pub(super) enum Drain {
 pub(super) struct Held {
     page: Option<BackendUrl>,
     confirmed: bool,
+    /// It must be told once more, whatever it was told: the page did not answer, or the maintenance is left over
+    /// from what we do not know.
+    again: bool,
+}
+
+impl Held {
+    /// Maintenance that is in force and that we know nothing more of.
+    const LEFT_OVER: Held = Held { page: None, confirmed: true, again: true };
 }
 
 /// The maintenance request whose verdict is due.
@@ -49,6 +57,8 @@ const VERDICT_LIMIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_secs(30);
 /// How many routes a reference server is asked about at a keepalive.
 const MAX_WATCHED: usize = 16;
+/// How many backends are remembered that a reference server may keep in maintenance.
+const MAX_STUCK: usize = 1_000;
 /// What a reference server says of a route that it has lost (PROTOCOL section 8, 7).
 const LOST_ENTRY: &str = "backend status unavailable";
 
@@ -87,6 +97,19 @@ impl Session {
         known.applied.known().filter_map(held).collect()
     }
 
+    /// The requests that are new, each once; the others may have another page.
+    pub(super) fn hear(&mut self, goal: &Goal, now: Instant) {
+        let heard = std::mem::replace(&mut self.requests_heard, goal.requests);
+        for asked in &goal.maintenance {
+            let request = &asked.request;
+            if asked.number > heard {
+                self.maintain(request.target.clone(), request.action.clone(), now);
+            } else {
+                self.maintenance.turn_page(&request.target, &request.action);
+            }
+        }
+    }
+
     /// Maintenance is wanted of this, or no longer.
     pub(in crate::client) fn maintain(&mut self, target: MaintenanceTarget, action: Action, now: Instant) {
         let event = self.maintenance.push(target, action, now);
@@ -114,7 +137,8 @@ impl Session {
 
     /// The next command that is neither configuration nor a question.
     pub(super) fn next_chore(&mut self, now: Instant) -> Option<(Request, Expect)> {
-        self.next_drain()
+        self.next_doubt()
+            .or_else(|| self.next_drain())
             .or_else(|| self.next_maintenance(now))
             .or_else(|| self.next_subscription())
             .or_else(|| self.next_watch())
@@ -181,7 +205,8 @@ impl Session {
         let mut found: Option<(Option<Option<BackendUrl>>, Vec<RouteId>)> = None;
         for (id, key, route) in known.applied.known().filter(|(id, ..)| !known.applied.is_provisional(*id)) {
             let wanted = self.maintenance.page(key, route).cloned();
-            if known.maintained.get(&id).map(|held| &held.page) == wanted.as_ref() {
+            let held = known.maintained.get(&id);
+            if held.map(|held| &held.page) == wanted.as_ref() && held.is_none_or(|held| !held.again) {
                 continue;
             }
             let (page, ids) = found.get_or_insert_with(|| (wanted.clone(), Vec::new()));
@@ -222,7 +247,10 @@ impl Session {
         self.version += 1;
         for id in ids {
             match &page {
-                Some(page) => drop(known.maintained.insert(*id, Held { page: page.clone(), confirmed })),
+                Some(page) => {
+                    let held = Held { page: page.clone(), confirmed, again: false };
+                    drop(known.maintained.insert(*id, held));
+                }
                 None if confirmed => drop(known.maintained.remove(id)),
                 None => {}
             }
@@ -231,6 +259,10 @@ impl Session {
 
     /// A verdict, which does not say which request it answers: that is why there is only one.
     pub(super) fn judged(&mut self, verdict: &Push, now: Instant) {
+        if self.verdicts_to_ignore > 0 {
+            self.verdicts_to_ignore -= 1;
+            return;
+        }
         let Some(mut due) = self.verdict.take() else { return };
         let target = Target::Some(due.ids.iter().copied().map(TargetItem::Route).collect());
         let failure = match verdict {
@@ -244,6 +276,7 @@ impl Session {
                 None
             }
             Push::PageTimeout if due.page.is_some() => {
+                self.ask_again(&due.ids, now);
                 Some((true, "timeout waiting for maintenance page to become reachable"))
             }
             Push::BackendTimeout if due.page.is_none() => {
@@ -261,6 +294,17 @@ impl Session {
         }
         self.settle(now);
         self.pump(now);
+    }
+
+    /// The page did not answer, so that nobody has confirmed the maintenance. A reference server is not asked
+    /// again: pages that it cannot reach hold up the verdicts of every other service (PROTOCOL section 8, 2).
+    fn ask_again(&mut self, ids: &[RouteId], now: Instant) {
+        let is_reference = *self.dialect() == Dialect::Reference;
+        let Some(known) = self.known.as_mut().filter(|_| !is_reference) else { return };
+        self.maintain_at = Some(now + PAUSE);
+        for id in ids {
+            known.maintained.entry(*id).and_modify(|held| held.again = true);
+        }
     }
 
     /// Routes that are to be in maintenance never start without it, on a server of ours.
@@ -283,6 +327,7 @@ impl Session {
 
     /// What was staged is in force.
     pub(super) fn committed_maintenance(&mut self) {
+        self.find_stuck();
         let Some(mut verdict) = self.verdict.take_if(|verdict| verdict.staged) else { return };
         self.hold(&verdict.ids, verdict.page.clone(), verdict.confirmed);
         if !verdict.confirmed {
@@ -300,10 +345,31 @@ impl Session {
     pub(super) fn forget_requests(&mut self) {
         self.maintain_at = None;
         self.watched.clear();
-        if self.verdict.take().is_some()
-            && let Some(known) = &mut self.known
-        {
-            known.maintained.retain(|_, held| held.confirmed);
+        self.verdicts_to_ignore = 0;
+        let verdict = self.verdict.take();
+        let is_reference = *self.dialect() == Dialect::Reference;
+        let Some(known) = &mut self.known else { return };
+        if is_reference {
+            let told = |id: &RouteId| {
+                let entering = verdict.as_ref().is_some_and(|due| due.page.is_some() && due.ids.contains(id));
+                entering || known.maintained.contains_key(id)
+            };
+            let routes = known.applied.known().filter(|(id, ..)| told(id));
+            self.stuck.extend(routes.map(|(_, _, route)| route.backend.clone()).take(MAX_STUCK));
+        }
+        // A request whose verdict did not come may be in force or not.
+        known.doubtful |= verdict.is_some() || !known.maintained.is_empty();
+        known.maintained.retain(|_, held| held.confirmed);
+    }
+
+    /// At a reference server maintenance sticks to the backend's URL, across sessions (PROTOCOL section 8, 8).
+    fn find_stuck(&mut self) {
+        let Some(known) = self.known.as_mut().filter(|_| !self.stuck.is_empty()) else { return };
+        let found = known.applied.known().filter(|(id, ..)| !known.applied.is_provisional(*id));
+        for (id, _, route) in found {
+            if self.stuck.remove(&route.backend) {
+                known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+            }
         }
     }
 
@@ -317,6 +383,31 @@ impl Session {
         }
     }
 
+    fn next_doubt(&mut self) -> Option<(Request, Expect)> {
+        let ours = matches!(self.dialect(), Dialect::Ours { .. });
+        let known = self.known.as_mut().filter(|known| known.doubtful)?;
+        // The answer ends the doubt; a reference server resumes no session.
+        known.doubtful = ours;
+        ours.then_some((Request::MaintStatus, Expect::Maintained))
+    }
+
+    /// What the registry keeps in maintenance, where we were not sure.
+    pub(super) fn recollected(&mut self, reply: &Reply, now: Instant) {
+        let Some(known) = &mut self.known else { return };
+        known.doubtful = false;
+        if let Reply::MaintenanceStatus(status) = reply {
+            let ids: BTreeSet<RouteId> =
+                status.in_maintenance.iter().filter_map(|id| id.parse().ok()).collect();
+            known.maintained.retain(|id, _| ids.contains(id));
+            for id in ids.into_iter().filter(|id| known.applied.has(*id)) {
+                known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+            }
+            self.version += 1;
+        }
+        self.settle(now);
+        self.pump(now);
+    }
+
     /// Tells what has become of the maintenance that was asked for, and gives up what is overdue.
     pub(super) fn settle(&mut self, now: Instant) {
         if let Some(verdict) = self.verdict.take_if(|verdict| verdict.is_overdue(now))
@@ -327,6 +418,8 @@ impl Session {
         let overtaken = self.verdict.as_ref().is_some_and(|due| now >= due.sent + LOCAL_AFTER);
         if overtaken && self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page()) {
             self.verdict = None;
+            // Ours answers every request, in their order; a reference server forgets the one before.
+            self.verdicts_to_ignore += u32::from(matches!(self.dialect(), Dialect::Ours { .. }));
         }
         let hopeless = self.dialect().lacks("MAINT_ENTER");
         let known = self.known.as_ref().filter(|_| self.is_settled());
@@ -334,14 +427,17 @@ impl Session {
             let Some(known) = known else { return Standing::Open };
             let concerned: Vec<_> =
                 known.applied.known().filter(|(_, key, route)| about(key, route)).collect();
-            let confirmed = concerned.iter().all(|(id, key, route)| {
-                let held = known.maintained.get(id);
-                match enters {
-                    true => held.is_some_and(|held| held.confirmed),
-                    // Another request may want it in maintenance.
-                    false => held.is_none() || self.maintenance.page(key, route).is_some(),
-                }
-            });
+            let mut wanted = self.wanted.iter();
+            let stuck = wanted.any(|(key, route)| about(key, route) && self.stuck.contains(&route.backend));
+            let confirmed = !stuck
+                && concerned.iter().all(|(id, key, route)| {
+                    let held = known.maintained.get(id);
+                    match enters {
+                        true => held.is_some_and(|held| held.confirmed),
+                        // Another request may want it in maintenance.
+                        false => held.is_none() || self.maintenance.page(key, route).is_some(),
+                    }
+                });
             match confirmed && (!enters || !concerned.is_empty()) {
                 true => Standing::Confirmed,
                 false if hopeless => Standing::Hopeless,
@@ -360,7 +456,8 @@ impl Session {
 
     /// Whether what is known of the session is true at this moment.
     fn is_settled(&self) -> bool {
-        matches!(self.state, State::Live { .. } | State::Syncing(_))
+        let doubtful = self.known.as_ref().is_some_and(|known| known.doubtful);
+        matches!(self.state, State::Live { .. } | State::Syncing(_)) && !doubtful
     }
 
     /// When [`Session::settle`] has something to do, or a maintenance request may be repeated.
@@ -391,12 +488,17 @@ impl Session {
 
     pub(super) fn watched(&mut self, id: RouteId, reply: &Reply, now: Instant) {
         let lost = matches!(reply, Reply::Error(Refusal::Other(text)) if text == LOST_ENTRY);
+        let shows_page = matches!(reply, Reply::CircuitStatus(status) if status.in_maintenance);
         let route =
             self.known.as_ref().and_then(|known| known.applied.known().find(|(known, ..)| *known == id));
         if let Some((_, _, route)) = route.filter(|_| lost) {
             let change = RouteChange::Priority(route.priority);
             self.send(Request::RouteUpdate { route: id, change }, Expect::Repair, now);
             self.send(Request::ConfigApply, Expect::Repair, now);
+        }
+        if let Some(known) = self.known.as_mut().filter(|known| shows_page && known.applied.has(id)) {
+            // Of a session that was before ours.
+            known.maintained.entry(id).or_insert(Held::LEFT_OVER);
         }
         self.pump(now);
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -19,6 +20,7 @@ use crate::protocol::{
 use crate::server::registry::ConnId;
 
 use super::core::Message;
+use super::outlet::{Events, ToPeer};
 
 /// How much is read at once.
 const READ: usize = 4 * 1024;
@@ -50,6 +52,8 @@ pub(super) struct Connection {
     fresh: bool,
     /// Since when nothing could be written.
     stuck_since: Option<Instant>,
+    /// What it has subscribed to, once there was some of it.
+    events: Option<Events>,
     complaints: mpsc::Sender<IpAddr>,
 }
 
@@ -66,6 +70,7 @@ impl Connection {
             finished: false,
             fresh: true,
             stuck_since: None,
+            events: None,
             complaints,
         }
     }
@@ -90,7 +95,7 @@ impl Connection {
         &mut self,
         stream: &mut TcpStream,
         inbox: &mpsc::Sender<Message>,
-        lines: &mut mpsc::Receiver<ServerLine>,
+        lines: &mut mpsc::Receiver<ToPeer>,
     ) -> io::Result<()> {
         let (mut reader, writer) = stream.split();
         let mut batch = Vec::new();
@@ -104,6 +109,7 @@ impl Connection {
             if may_read {
                 self.input.reserve(READ);
             }
+            let may_tell = open && self.output.len() < UNREAD;
             tokio::select! {
                 biased;
                 count = lines.recv_many(&mut batch, UNANSWERED), if open => {
@@ -113,6 +119,10 @@ impl Connection {
                     self.write(&writer)?;
                 }
                 count = reader.read_buf(&mut self.input), if may_read => self.finished = count? == 0,
+                event = next_event(&mut self.events), if may_tell => {
+                    self.encode_event(&event)?;
+                    self.write(&writer)?;
+                }
                 ready = writer.ready(Interest::WRITABLE), if !self.output.is_empty() => {
                     ready?;
                     self.write(&writer)?;
@@ -168,8 +178,15 @@ impl Connection {
         Ok(())
     }
 
-    fn encode(&mut self, lines: &mut Vec<ServerLine>) -> io::Result<()> {
+    fn encode(&mut self, lines: &mut Vec<ToPeer>) -> io::Result<()> {
         for line in lines.drain(..) {
+            let line = match line {
+                ToPeer::Line(line) => line,
+                ToPeer::Events(events) => {
+                    self.events = Some(events);
+                    continue;
+                }
+            };
             if matches!(line, ServerLine::Reply(_)) {
                 self.unanswered = self.unanswered.saturating_sub(1);
             }
@@ -182,6 +199,12 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// An event has neither an id nor a token in it.
+    fn encode_event(&mut self, line: &str) -> io::Result<()> {
+        debug!(conn = self.id.0, peer = %self.peer, line, "sent");
+        self.codec.encode(line, &mut self.output)
     }
 
     fn write(&mut self, writer: &WriteHalf<'_>) -> io::Result<()> {
@@ -248,6 +271,13 @@ async fn linger(mut stream: TcpStream) {
     };
     // It is over either way.
     let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
+async fn next_event(events: &mut Option<Events>) -> Arc<str> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

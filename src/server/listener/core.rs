@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::protocol::report::BackendReport;
-use crate::protocol::{Command, Refusal, ServerLine};
+use crate::protocol::{Command, Refusal};
 use crate::server::live_table::LiveTable;
 use crate::server::registry::persist::Saved;
 use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
+use crate::server::routing::MemberId;
 use crate::server::store::{Store, Verdict};
 
-use super::{ProbeResults, Prober, log};
+use super::outlet::{Outlet, ToPeer};
+use super::{Notices, ProbeResults, Prober, log};
 
 /// How many messages are taken before what they lead to is done.
 const BATCH: usize = 256;
@@ -29,7 +31,7 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a connection to the registry.
 pub(super) enum Message {
     /// It is open; its lines go there.
-    Opened(ConnId, IpAddr, mpsc::Sender<ServerLine>),
+    Opened(ConnId, IpAddr, mpsc::Sender<ToPeer>),
     /// It sent a line.
     Line(ConnId, Result<Command, Refusal>),
     /// It sent several.
@@ -43,8 +45,10 @@ pub(super) struct Core {
     table: Arc<LiveTable>,
     store: Box<dyn Store>,
     prober: Arc<dyn Prober>,
-    /// Where the lines of each connection go. Dropping the sender closes the connection once they are written.
-    connections: HashMap<ConnId, mpsc::Sender<ServerLine>>,
+    /// Where the lines of each connection go. Dropping one closes the connection once they are written.
+    connections: HashMap<ConnId, Outlet>,
+    /// Members whose ejection has changed.
+    ejections: broadcast::Receiver<MemberId>,
     tests: JoinSet<(TestId, Result<BackendReport, String>)>,
     /// How many sessions there are, for whoever wants to know.
     sessions: watch::Sender<usize>,
@@ -61,7 +65,8 @@ impl Core {
         sessions: watch::Sender<usize>,
     ) -> Self {
         let (connections, tests, outcomes) = (HashMap::new(), JoinSet::new(), VecDeque::new());
-        Core { registry, table, store, prober, connections, tests, sessions, outcomes }
+        let ejections = table.ejections();
+        Core { registry, table, store, prober, connections, ejections, tests, sessions, outcomes }
     }
 
     /// Takes up what the store held, before anything else happens.
@@ -76,6 +81,7 @@ impl Core {
         mut self,
         mut messages: mpsc::Receiver<Message>,
         mut results: ProbeResults,
+        mut notices: Notices,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -92,6 +98,13 @@ impl Core {
                     }
                 }
                 Some((probe, result)) = results.recv() => self.turn(Input::Probed(probe, result)),
+                Some(notice) = notices.recv() => self.turn(notice),
+                member = self.ejections.recv() => {
+                    // Those that were lost in between are known again when they change next.
+                    if let Ok(member) = member {
+                        self.turn(Input::Ejection(member));
+                    }
+                }
                 Some(Ok((test, result))) = self.tests.join_next() => self.turn(Input::Tested(test, result)),
                 (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_verdict(cx)) => {
                     self.turn(told(tx, verdict));
@@ -108,7 +121,7 @@ impl Core {
     fn on_message(&mut self, message: Message) {
         match message {
             Message::Opened(conn, peer, lines) => {
-                self.connections.insert(conn, lines);
+                self.connections.insert(conn, Outlet::new(lines));
                 self.turn(Input::Opened(conn, peer));
             }
             Message::Line(conn, line) => self.turn(Input::Line(conn, line)),
@@ -142,11 +155,20 @@ impl Core {
         for effect in self.registry.effects() {
             match effect {
                 Effect::Send(conn, line) => {
-                    let Some(connection) = self.connections.get(&conn) else { continue };
-                    // Full: it is far behind with reading what it asked for.
-                    if connection.try_send(line).is_err() {
+                    let Some(outlet) = self.connections.get(&conn) else { continue };
+                    if !outlet.send(line) {
                         self.connections.remove(&conn);
                         unreachable.push(Input::Closed(conn));
+                    }
+                }
+                Effect::Event(to, event) => {
+                    let line: Arc<str> = event.encode().into();
+                    for conn in to {
+                        let Some(outlet) = self.connections.get_mut(&conn) else { continue };
+                        if !outlet.offer(&line) {
+                            self.connections.remove(&conn);
+                            unreachable.push(Input::Closed(conn));
+                        }
                     }
                 }
                 Effect::Close(conn) => {

@@ -8,6 +8,9 @@ use crate::server::registry::{Happening, MemberEvent};
 pub(super) fn happened(happening: &Happening) {
     match happening {
         Happening::WrongToken(peer) => warn!(%peer, "refused: without the REGISTRY_TOKEN"),
+        Happening::WrongServiceToken { service, instance, peer } => {
+            warn!(%peer, %service, %instance, "refused: without the service's service_token");
+        }
         Happening::Registered(who, peer) => info!(session = %who, %peer, "registered"),
         Happening::Restored { sessions, routes, serves } => {
             let how = if *serves { "they serve" } else { "they wait for their sessions" };
@@ -46,6 +49,8 @@ pub(super) fn happened(happening: &Happening) {
         Happening::MemberIn { session, member, domain, path } => {
             info!(%session, backend = %member.backend, "{domain}{path}: backend in");
         }
+        // The proxy has said it.
+        Happening::Ejected { .. } => {}
         Happening::StageExpired(who) => {
             warn!(session = %who, "staged changes dropped: nobody applied them");
         }

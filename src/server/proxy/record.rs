@@ -197,7 +197,14 @@ impl Record {
             return;
         }
         let now = Instant::now();
-        if member.load.record(outcome, now).is_some() && member.load.is_ejected(now) {
+        if member.load.record(outcome, now).is_none() {
+            return;
+        }
+        let is_ejected = member.load.is_ejected(now);
+        if is_ejected || outcome == Outcome::Answered {
+            self.client.worker.shared.table.tell_ejection(member.id);
+        }
+        if is_ejected {
             let (instance, backend) = (&member.instance, &member.backend);
             tracing::warn!(%instance, %backend, "does not answer; left out for a while");
         }

@@ -259,6 +259,8 @@ impl Registry {
         }
         let before = take_over(session, applied, delta);
         let wanted = wanted(session, delta);
+        let changed = before.iter().map(|(_, route)| route).chain(wanted.iter().map(|wanted| &wanted.route));
+        let news = self.config_news(changed);
         let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
         self.let_robbed_go(now, &robbed);
         self.drop_members(now, robbed);
@@ -276,6 +278,7 @@ impl Registry {
             let (changed, routes) = (delta.routes.len(), session.applied.len());
             self.push(Effect::Happened(Happening::Applied { who, revision, changed, routes }));
         }
+        self.tell_config(no, &news);
     }
 
     fn kin(&self, no: SessionNo) -> Vec<SessionNo> {

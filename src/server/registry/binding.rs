@@ -1,6 +1,7 @@
 //! Which session a connection has, and how sessions begin, replace each other, and end (PROTOCOL section 2,
 //! SEMANTICS section 4).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
@@ -13,6 +14,7 @@ use super::lifecycle::{SessionEvent, SessionState};
 use super::pools::{Answered, Leaving};
 use super::stage::Stage;
 use super::timers::Timer;
+use super::token::ServiceToken;
 use super::{Outcome, Registry};
 
 /// When to ask the store again to forget a session.
@@ -29,28 +31,17 @@ impl Registry {
         let Some(peer) = self.connections.get(&conn).map(|connection| connection.peer) else {
             return Err(Refusal::NoSession);
         };
-        let other = |text: &str| Err(Refusal::Other(text.to_owned()));
-        // Before anything is kept of it.
-        let given = registration.metadata.text("token").unwrap_or_default();
-        if self.config.token.as_ref().is_some_and(|token| !token.is(given)) {
-            self.push(Effect::Happened(Happening::WrongToken(peer)));
-            return other("wrong registry token");
-        }
-        if registration.metadata.encode().len() > self.config.limits.metadata_bytes {
-            return other("metadata too large");
-        }
-        // One that replaces another may still come when no more are let in; both serve for a while.
         let namesakes = self.sessions.namesakes(&registration, peer);
-        let most = self.config.limits.sessions.saturating_mul(if namesakes.is_empty() { 1 } else { 2 });
-        if self.sessions.active() >= most {
-            return other("too many sessions");
-        }
-        let Some(random) = (self.random)() else { return other("no randomness to be had, try again") };
+        self.check_tokens(&registration, peer)?;
+        self.check_room(&registration, !namesakes.is_empty())?;
+        let none = || other("no randomness to be had, try again");
+        let random = (self.random)().ok_or_else(none)?;
+        let service_token = self.service_token(&registration).map_err(|NoRandom| none())?;
         // First, so that one that is bound here already is replaced as a lost one.
         if let Some(former) = self.connections.get_mut(&conn).and_then(|connection| connection.bound.take()) {
             self.unbind(now, former);
         }
-        let no = self.sessions.add(now, registration, peer, random);
+        let no = self.sessions.add(now, registration, peer, random, service_token);
         for old in namesakes {
             self.replace(now, old, no);
         }
@@ -63,6 +54,47 @@ impl Registry {
             self.pools.address_taken(peer, &kin);
         }
         Ok(Reply::Registered(id))
+    }
+
+    /// Before anything is kept of a registration.
+    fn check_tokens(&mut self, registration: &Registration, peer: IpAddr) -> Result<(), Refusal> {
+        let given = registration.metadata.text("token").unwrap_or_default();
+        if self.config.token.as_ref().is_some_and(|token| !token.is(given)) {
+            self.push(Effect::Happened(Happening::WrongToken(peer)));
+            return Err(other("wrong registry token"));
+        }
+        let given = given_service_token(registration)?;
+        if self.sessions.token_of(&registration.service).is_some_and(|token| !token.is(given)) {
+            let (service, instance) = (registration.service.clone(), registration.instance.clone());
+            self.push(Effect::Happened(Happening::WrongServiceToken { service, instance, peer }));
+            return Err(other("wrong service token"));
+        }
+        Ok(())
+    }
+
+    /// One that replaces another may still come when no more are let in; both serve for a while.
+    fn check_room(&self, registration: &Registration, replaces: bool) -> Result<(), Refusal> {
+        if registration.metadata.encode().len() > self.config.limits.metadata_bytes {
+            return Err(other("metadata too large"));
+        }
+        let most = self.config.limits.sessions.saturating_mul(if replaces { 2 } else { 1 });
+        if self.sessions.active() >= most {
+            return Err(other("too many sessions"));
+        }
+        Ok(())
+    }
+
+    /// What is kept of the service's token: what there is already, or a new hash for the first who gives one.
+    fn service_token(&mut self, registration: &Registration) -> Result<Option<ServiceToken>, NoRandom> {
+        let given = given_service_token(registration).unwrap_or_default();
+        if given.is_empty() {
+            return Ok(None);
+        }
+        if let Some(known) = self.sessions.token_of(&registration.service) {
+            return Ok(Some(known.clone()));
+        }
+        let salt = (self.random)().ok_or(NoRandom)?;
+        Ok(Some(ServiceToken::new(salt, given)))
     }
 
     /// RECONNECT. A session that lost a claim to another service meanwhile has to register afresh, so that
@@ -129,8 +161,11 @@ impl Registry {
         session.last_activity = now.wall;
         let (older, before) = (session.conn.replace(conn), session.peer);
         let was_connected = session.state == SessionState::Connected;
-        if let Some(older) = older.and_then(|older| self.connections.get_mut(&older)) {
-            older.bound = None;
+        if let Some(older) = older.filter(|older| *older != conn) {
+            self.drop_subscription(older, no);
+            if let Some(connection) = self.connections.get_mut(&older) {
+                connection.bound = None;
+            }
         }
         if was_connected && before != peer {
             self.sessions.disconnected(before);
@@ -145,10 +180,11 @@ impl Registry {
 
     /// A session's connection is gone, or has another session.
     pub(super) fn unbind(&mut self, now: Now, no: SessionNo) {
-        if let Some(session) = self.sessions.get_mut(no) {
-            session.conn = None;
-            self.advance(now, no, SessionEvent::Lost);
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        if let Some(conn) = session.conn.take() {
+            self.drop_subscription(conn, no);
         }
+        self.advance(now, no, SessionEvent::Lost);
     }
 
     /// `new` takes the place of `old` and of everyone whom that had replaced.
@@ -308,6 +344,7 @@ impl Registry {
 
     fn became_replaced(&mut self, no: SessionNo, grace: std::time::Instant) {
         self.drop_verdicts(no);
+        self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.stage = Stage::default();
         let happened = session.replaced_by.map(|by| Happening::Replaced(session.who(), by));
@@ -342,6 +379,7 @@ impl Registry {
 
     fn became_gone(&mut self, now: Now, no: SessionNo, retired: bool) {
         self.drop_verdicts(no);
+        self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.remove(no, retired) else { return };
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));
@@ -370,5 +408,23 @@ impl Registry {
         for id in &session.members {
             self.pools.set_lost(*id, lost, session.peer);
         }
+    }
+}
+
+/// There are no random bits to be had.
+struct NoRandom;
+
+fn other(text: &str) -> Refusal {
+    Refusal::Other(text.to_owned())
+}
+
+/// The service's token that a registration gives; empty: none. One that is no text would not be asked of anybody,
+/// which is not what it was given for.
+fn given_service_token(registration: &Registration) -> Result<&str, Refusal> {
+    let metadata = &registration.metadata;
+    match metadata.text("service_token") {
+        Some(text) => Ok(text),
+        None if metadata.has("service_token") => Err(other("service_token is no text")),
+        None => Ok(""),
     }
 }

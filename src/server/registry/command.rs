@@ -52,9 +52,6 @@ impl Registry {
     }
 
     fn request(&mut self, now: Now, conn: ConnId, session: &SessionRef, request: Request) -> Outcome {
-        if !is_served(&request) {
-            return Err(Refusal::UnknownCommand(request.name().to_owned())).into();
-        }
         let no = match self.resolve(conn, session) {
             Ok(no) => no,
             Err(refusal) => return Err(refusal).into(),
@@ -97,7 +94,8 @@ impl Registry {
             Request::MaintExit(target) => self.maint_exit(now, conn, no, target),
             Request::MaintStatus => self.maint_status(no).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
-            later => Err(Refusal::UnknownCommand(later.name().to_owned())).into(),
+            Request::Subscribe(kind) => self.subscribe(conn, no, kind).into(),
+            Request::Unsubscribe(kind) => self.unsubscribe(conn, no, kind).into(),
         }
     }
 
@@ -276,48 +274,14 @@ impl Registry {
     }
 }
 
-/// What this server does so far. The others are parsed, and answered as unknown, until they do what they say.
-fn is_served(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Ping
-            | Request::SessionInfo
-            | Request::ClientShutdown
-            | Request::RouteAdd(_)
-            | Request::RouteAddBulk(_)
-            | Request::RouteUpdate { .. }
-            | Request::RouteRemove(_)
-            | Request::RouteList { .. }
-            | Request::OptionsSet { .. }
-            | Request::OptionsRemove { .. }
-            | Request::HeadersSet { .. }
-            | Request::HeadersRemove { .. }
-            | Request::HealthSet { .. }
-            | Request::RateLimitSet { .. }
-            | Request::CircuitBreakerSet { .. }
-            | Request::CircuitBreakerStatus(_)
-            | Request::CircuitBreakerReset(_)
-            | Request::StatsGet(_)
-            | Request::ConfigValidate
-            | Request::ConfigApply
-            | Request::ConfigApplyPartial(_)
-            | Request::ConfigRollback
-            | Request::ConfigDiff
-            | Request::DrainStart(_)
-            | Request::DrainStatus
-            | Request::DrainCancel
-            | Request::MaintEnter { .. }
-            | Request::MaintExit(_)
-            | Request::MaintStatus
-            | Request::BackendTest(_)
-    )
-}
-
 /// Whether a command neither changes what its session has applied or staged nor shows it. A slow store must
 /// not cost anybody a PONG, and the revision that SESSION_INFO tells must not be one that is about to end:
 /// a client that lost the reply to an apply decides by it whether to repeat that.
 fn is_indifferent(request: &Request) -> bool {
-    matches!(request, Request::Ping | Request::BackendTest(_))
+    matches!(
+        request,
+        Request::Ping | Request::BackendTest(_) | Request::Subscribe(_) | Request::Unsubscribe(_)
+    )
 }
 
 fn check_domains(spec: &RouteSpec, most: usize) -> Result<(), Refusal> {

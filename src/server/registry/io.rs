@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::protocol::report::BackendReport;
 use crate::protocol::{
-    BackendUrl, Command, Domain, InstanceName, PathPrefix, Refusal, RouteId, ServerLine, ServiceName,
+    BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
 };
-use crate::server::routing::{Member, Probe, Table};
+use crate::server::routing::{Member, MemberId, Probe, Table};
 
 use super::apply::Delta;
 use super::lifecycle::MemberEvent;
@@ -59,6 +59,16 @@ pub enum Input {
     Probed(Probe, Result<(), String>),
     /// A BACKEND_TEST is over: what was seen, or why nothing was.
     Tested(TestId, Result<BackendReport, String>),
+    /// Requests to a member fail so often that it is left out for a while, or it has answered again: its load
+    /// says which (SEMANTICS section 3).
+    Ejection(MemberId),
+    /// The proxy has a certificate for these names that it did not have before.
+    Certificate {
+        /// Whom it is for.
+        names: Vec<String>,
+        /// Whether it took the place of an older one.
+        renewed: bool,
+    },
     /// The server goes down.
     Stop,
 }
@@ -68,6 +78,8 @@ pub enum Input {
 pub enum Effect {
     /// Send a line.
     Send(ConnId, ServerLine),
+    /// Send an event to all of these. One that does not keep up loses it, and is told how many it has lost.
+    Event(Vec<ConnId>, Push),
     /// Send what is queued, then EOF.
     Close(ConnId),
     /// Store a change, and say [`Input::Committed`] or [`Input::Rejected`].
@@ -125,6 +137,15 @@ pub struct Who {
 pub enum Happening {
     /// Somebody wanted to register without the registry's token.
     WrongToken(IpAddr),
+    /// Somebody wanted to join a service without its token.
+    WrongServiceToken {
+        /// Which service.
+        service: ServiceName,
+        /// As whom.
+        instance: InstanceName,
+        /// From where.
+        peer: IpAddr,
+    },
     /// A new session.
     Registered(Who, IpAddr),
     /// What a store held is in force again.
@@ -217,6 +238,19 @@ pub enum Happening {
         domain: Domain,
         /// Its claim.
         path: PathPrefix,
+    },
+    /// Requests to a member failed so often that it is left out for a while, or it has answered again.
+    Ejected {
+        /// Its session.
+        session: SessionNo,
+        /// Which one.
+        member: Arc<Member>,
+        /// Its claim.
+        domain: Domain,
+        /// Its claim.
+        path: PathPrefix,
+        /// Whether it is left out.
+        is_out: bool,
     },
     /// Staged changes were dropped because nobody applied them.
     StageExpired(Who),

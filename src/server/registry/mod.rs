@@ -16,6 +16,7 @@
 //! | `lifecycle` | the two transition tables |
 //! | `maintenance` | pages instead of members, and the verdicts on them |
 //! | `drain` | a session's members get less and less |
+//! | `events` | who subscribed to what, and is told |
 //! | `report` | the bodies of longer replies |
 //! | `persist`, `restore` | the form in which sessions outlive the server; taking it up again |
 
@@ -24,6 +25,7 @@ mod binding;
 mod command;
 mod config;
 mod drain;
+mod events;
 mod io;
 mod lifecycle;
 mod maintenance;
@@ -53,9 +55,10 @@ pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
 pub use route::{Cells, Route};
-pub use token::Token;
+pub use token::{ServiceToken, Token};
 
 use apply::{Claimed, Pending};
+use events::Subscriptions;
 use pools::Pools;
 use session::Sessions;
 use timers::{Timer, Timers};
@@ -78,6 +81,7 @@ pub struct Registry {
     tests: HashMap<TestId, ConnId>,
     /// Questions that maintenance requests wait for, and whose they are.
     verdicts: HashMap<MemberId, SessionNo>,
+    subscriptions: Subscriptions,
     last_tx: u64,
     last_test: u64,
     stopping: bool,
@@ -121,6 +125,7 @@ impl Registry {
             claimed: Claimed::default(),
             tests: HashMap::new(),
             verdicts: HashMap::new(),
+            subscriptions: Subscriptions::default(),
             last_tx: 0,
             last_test: 0,
             stopping: false,
@@ -147,9 +152,12 @@ impl Registry {
                 }
             }
             Input::Tested(test, result) => self.tested(now, test, result),
+            Input::Ejection(member) => self.pools.ejection(member, now.mono),
+            Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Stop => self.stop(now),
         }
         self.flush_pools(true);
+        self.tell_health();
     }
 
     /// What is to be done, in order. What is not taken out is kept for the next call.
@@ -176,6 +184,7 @@ impl Registry {
             && self.claimed.is_empty()
             && self.tests.is_empty()
             && self.verdicts.is_empty()
+            && self.subscriptions.is_empty()
             && self.sessions.is_empty()
             && self.pools.is_empty()
     }
@@ -321,6 +330,7 @@ impl Registry {
         if let Some(Wait::Test(test)) = connection.waiting {
             self.tests.remove(&test);
         }
+        self.drop_subscriptions_on(conn);
         if let Some(no) = connection.bound {
             self.unbind(now, no);
         }
@@ -361,12 +371,18 @@ impl Registry {
 
     /// Queues an effect behind everything that has led to it. The table is published before anybody is told.
     fn push(&mut self, effect: Effect) {
-        self.flush_pools(matches!(effect, Effect::Send(..) | Effect::Close(_)));
+        self.flush_pools(matches!(effect, Effect::Send(..) | Effect::Event(..) | Effect::Close(_)));
         self.effects.push(effect);
     }
 
     fn flush_pools(&mut self, publish: bool) {
+        let known = self.effects.len();
         self.effects.extend(self.pools.take_effects());
+        for effect in &self.effects[known..] {
+            if let Effect::Happened(happening) = effect {
+                self.subscriptions.note_health(&self.sessions, happening);
+            }
+        }
         if publish && let Some(table) = self.pools.take_table() {
             self.effects.push(Effect::Publish(table));
             if self.pools.take_departure() {

@@ -29,6 +29,7 @@ use crate::protocol::{
 };
 
 use super::route::{Cells, Route};
+use super::token::ServiceToken;
 
 /// The version of the form as a whole. A store refuses one that is higher.
 pub const FORMAT: u32 = 1;
@@ -79,6 +80,9 @@ pub struct SessionRecord {
     /// Anything else that it said about itself, without secrets.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
+    /// What must be given by those who join its service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_token_hash: Option<ServiceToken>,
     /// From where it was registered.
     pub peer: IpAddr,
     /// Whether two sessions were connected from there at once (SEMANTICS section 4).
@@ -148,6 +152,14 @@ impl IdHash {
     /// The hash of an id.
     pub fn of(id: &SessionId) -> Self {
         IdHash(Sha256::digest(id.reveal().as_bytes()).into())
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        IdHash(bytes)
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; 32] {
+        self.0
     }
 }
 

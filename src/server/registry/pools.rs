@@ -70,6 +70,8 @@ struct Record {
     /// Failed probes in a row.
     failures: u32,
     lost: bool,
+    /// The data plane was last known to leave it out because requests failed.
+    ejected: bool,
     drain: Option<Drain>,
     check: Option<Check>,
     priority: i32,
@@ -290,6 +292,7 @@ impl Pools {
             state,
             failures: 0,
             lost: owner.lost,
+            ejected: false,
             drain: owner.drain,
             check: plan.check.clone(),
             priority: plan.priority,
@@ -447,6 +450,19 @@ impl Pools {
             self.on_event(id, event, result.as_ref().err());
         }
         answered
+    }
+
+    /// The data plane leaves a member out because requests fail, or has had an answer of it again.
+    pub(super) fn ejection(&mut self, id: MemberId, now: Instant) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        let is_out = record.shown.load.is_ejected(now);
+        if std::mem::replace(&mut record.ejected, is_out) == is_out {
+            return;
+        }
+        let (session, member) = (record.session, record.shown.clone());
+        let (domain, path) = (record.domain.clone(), record.path.clone());
+        let ejected = Happening::Ejected { session, member, domain, path, is_out };
+        self.effects.push(Effect::Happened(ejected));
     }
 
     /// Whether a session has a member in the claim that has not answered since it joined.

@@ -14,11 +14,12 @@ use super::session::{Session, uptime};
 use super::stage::Staged;
 
 /// What this server understands beyond the reference. Only what works.
-const CAPABILITIES: [&str; 11] = [
+const CAPABILITIES: [&str; 12] = [
     "breaker_off",
     "bulk",
     "compressed",
     "drain",
+    "events",
     "h2c",
     "health_off",
     "hold",

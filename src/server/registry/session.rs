@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::protocol::{InstanceName, Registration, RouteId, RouteSpec, ServiceName, SessionId};
+use crate::protocol::{InstanceName, Metadata, Registration, RouteId, RouteSpec, ServiceName, SessionId};
 use crate::server::routing::{MemberId, RouteState};
 
 use super::drain::Draining;
@@ -16,6 +16,7 @@ use super::persist::{IdHash, Replaced, SessionRecord};
 use super::pools::Owner;
 use super::route::{Cells, Plan, Route};
 use super::stage::{Stage, Staged};
+use super::token::ServiceToken;
 
 /// How much of an instance's name stands in its sessions' ids.
 const NAME_IN_ID: usize = 64;
@@ -24,7 +25,10 @@ const NAME_IN_ID: usize = 64;
 pub(super) struct Session {
     pub(super) no: SessionNo,
     identity: Identity,
+    /// Without the secrets that came with it.
     pub(super) registration: Registration,
+    /// What must be given by those who join its service, if it gave one itself.
+    service_token: Option<ServiceToken>,
     /// From where it was bound last: what it may reach depends on it.
     pub(super) peer: IpAddr,
     pub(super) state: SessionState,
@@ -92,6 +96,7 @@ impl Session {
             instance: instance.clone(),
             maintenance_port: *maintenance_port,
             metadata: metadata.without_secrets(),
+            service_token_hash: self.service_token.clone(),
             peer: self.peer,
             shared_address: false,
             revision: self.revision + 1,
@@ -109,7 +114,11 @@ impl Session {
         Session {
             no,
             identity,
-            registration,
+            registration: Registration {
+                metadata: Metadata::new(registration.metadata.without_secrets()),
+                ..registration
+            },
+            service_token: None,
             peer,
             state: SessionState::Grace,
             conn: None,
@@ -199,6 +208,14 @@ impl Session {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Name(ServiceName, InstanceName, IpAddr);
 
+/// A service that has a session which is not retired.
+#[derive(Default)]
+struct Service {
+    sessions: BTreeSet<SessionNo>,
+    /// What must be given by those who join, and how many of the sessions gave it.
+    token: Option<(ServiceToken, usize)>,
+}
+
 /// Every session that is known.
 #[derive(Default)]
 pub(super) struct Sessions {
@@ -210,6 +227,8 @@ pub(super) struct Sessions {
     hashes: HashMap<IdHash, SessionNo>,
     /// Those that are not retired.
     names: HashMap<Name, Vec<SessionNo>>,
+    /// The same by service.
+    services: HashMap<ServiceName, Service>,
     /// How many sessions are connected from an address.
     connected: HashMap<IpAddr, usize>,
     /// Addresses from which two sessions were ever connected at once (SEMANTICS section 4).
@@ -239,6 +258,7 @@ impl Sessions {
             && self.ids.is_empty()
             && self.hashes.is_empty()
             && self.names.is_empty()
+            && self.services.is_empty()
             && self.connected.is_empty()
             && self.active == 0
     }
@@ -260,11 +280,13 @@ impl Sessions {
         registration: Registration,
         peer: IpAddr,
         random: u128,
+        service_token: Option<ServiceToken>,
     ) -> SessionNo {
         self.last += 1;
         let no = SessionNo(self.last);
         let id = session_id(&registration.instance, now.wall, random);
-        self.insert(Session::new(no, Identity::Known(id), registration, peer, now));
+        let session = Session::new(no, Identity::Known(id), registration, peer, now);
+        self.insert(Session { service_token, ..session });
         no
     }
 
@@ -275,16 +297,23 @@ impl Sessions {
             Identity::Hashed(hash) => drop(self.hashes.insert(*hash, no)),
         }
         self.names.entry(session.name()).or_default().push(no);
+        let service = self.services.entry(session.registration.service.clone()).or_default();
+        service.sessions.insert(no);
+        if let Some(token) = &session.service_token {
+            service.token.get_or_insert_with(|| (token.clone(), 0)).1 += 1;
+        }
         self.active += 1;
         self.all.insert(no, session);
     }
 
     /// The sessions of a service that are not retired, oldest first.
     pub(super) fn of_service(&self, service: &ServiceName) -> Vec<SessionNo> {
-        let all = self.names.iter().filter(|(name, _)| name.0 == *service);
-        let mut all: Vec<SessionNo> = all.flat_map(|(_, sessions)| sessions.iter().copied()).collect();
-        all.sort_unstable();
-        all
+        self.services.get(service).into_iter().flat_map(|service| &service.sessions).copied().collect()
+    }
+
+    /// What must be given to join a service.
+    pub(super) fn token_of(&self, service: &ServiceName) -> Option<&ServiceToken> {
+        self.services.get(service)?.token.as_ref().map(|(token, _)| token)
     }
 
     /// Those that a registration of this name from this address replaces, oldest first.
@@ -309,9 +338,24 @@ impl Sessions {
     /// The session has nothing left but its id.
     pub(super) fn retire(&mut self, no: SessionNo) {
         if let Some(session) = self.all.get(&no) {
-            let name = session.name();
+            let (name, gave_token) = (session.name(), session.service_token.is_some());
             self.unname(&name, no);
+            self.leave_service(&name.0, no, gave_token);
             self.active -= 1;
+        }
+    }
+
+    fn leave_service(&mut self, name: &ServiceName, no: SessionNo, gave_token: bool) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        service.sessions.remove(&no);
+        if gave_token && let Some((_, count)) = &mut service.token {
+            *count -= 1;
+            if *count == 0 {
+                service.token = None;
+            }
+        }
+        if service.sessions.is_empty() {
+            self.services.remove(name);
         }
     }
 
@@ -343,6 +387,7 @@ impl Sessions {
         let identity = Identity::Hashed(record.id_sha256);
         let at = Now { mono: back_then(now, record.connected_at), wall: record.connected_at };
         let mut session = Session::new(no, identity, record.registration(), record.peer, at);
+        session.service_token = record.service_token_hash;
         session.last_activity = record.last_apply;
         session.last_apply = Some(record.last_apply);
         session.revision = record.revision;

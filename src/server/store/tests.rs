@@ -30,6 +30,7 @@ fn session(no: u64, revision: u64) -> SessionRecord {
         instance: format!("web-{no}").parse().unwrap(),
         maintenance_port: None,
         metadata: serde_json::Map::new(),
+        service_token_hash: None,
         peer: "10.2.2.7".parse::<IpAddr>().unwrap(),
         shared_address: false,
         revision,

@@ -101,6 +101,7 @@ fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Report
     let default_port = *port.as_ref().unwrap_or(&1);
     let endpoints =
         reader.value("REGISTRY_HOST", raw.registry_host.take(), |text| values::endpoints(text, default_port));
+    let each_address = reader.value("REGISTRY_EACH_ADDRESS", raw.registry_each_address.take(), values::flag);
     let token = reader.optional("REGISTRY_TOKEN", raw.registry_token.take(), values::token);
     let service_token = reader.optional("SERVICE_TOKEN", raw.service_token.take(), values::token);
     let keepalive = reader.value("KEEPALIVE_INTERVAL", raw.keepalive_interval.take(), values::positive);
@@ -110,6 +111,7 @@ fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Report
     let (reconnect_min, reconnect_max) = reconnect?;
     Ok(RegistryConfig {
         endpoints: endpoints?,
+        each_address: each_address?,
         token: token?,
         service_token: service_token?,
         keepalive: keepalive?,

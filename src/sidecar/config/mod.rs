@@ -102,6 +102,8 @@ pub struct RegistrationConfig {
 pub struct RegistryConfig {
     /// REGISTRY_HOST and REGISTRY_PORT; at least one, each once. A session with each.
     pub endpoints: Vec<Endpoint>,
+    /// REGISTRY_EACH_ADDRESS: a session with each address that a name has, not only with any one of them.
+    pub each_address: bool,
     /// REGISTRY_TOKEN.
     pub token: Option<Secret>,
     /// SERVICE_TOKEN.

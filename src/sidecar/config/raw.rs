@@ -17,7 +17,7 @@ macro_rules! raw {
 }
 
 raw! {
-    registry_host registry_port registry_token service_token enable_registry
+    registry_host registry_port registry_token service_token registry_each_address enable_registry
     service_name instance_name metadata
     domains route_path port app_port priority routes backend_scheme backend_host web_net_cidr
     health_path health_interval health_timeout

@@ -19,7 +19,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("REGISTRY_PORT", Text("81"), "81", "the registry's port").bare(),
     Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that the registry asks of everybody").bare(),
     Variable::new("SERVICE_TOKEN", Unset, "correct-horse-battery-staple", "the secret that the instances of this service share"),
-    Variable::new("REGISTRY_EACH_ADDRESS", Text("false"), "true", "register with every address that the name has, and follow changes").later(),
+    Variable::new("REGISTRY_EACH_ADDRESS", Text("false"), "true", "register with every address that the name has, and follow changes"),
     Variable::new("ENABLE_REGISTRY", Text("true"), "true", "false: do not register").bare(),
     Variable::new("SERVICE_NAME", Required, "my-service", "the name under which all instances form one pool").bare(),
     Variable::new("INSTANCE_NAME", Derived("host name"), "my-service-1", "what tells this instance from the others; stable across its restarts").bare(),

@@ -88,8 +88,8 @@ async fn maintain(agent: &Agent, target: Option<String>, enter: bool) -> Result<
         };
         let page = client.maintenance_page();
         let asked = match enter {
-            true => client.maintenance_enter(target, page).await,
-            false => client.maintenance_exit(target).await,
+            true => client.maintenance_enter(target, page),
+            false => client.maintenance_exit(target),
         };
         asked.map_err(|stopped| stopped.to_string())?;
     }

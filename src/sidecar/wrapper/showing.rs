@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Phase, Wanted};
+use crate::client::{Client, Phase, SystemResolver, Wanted};
 use crate::shutdown::{self, ShutdownTrigger};
 use crate::sidecar::agent::Agent;
 use crate::sidecar::config::Config;
@@ -70,7 +70,7 @@ impl Showing {
         let (config, agent) = (Arc::clone(&self.config), self.agent.clone());
         let (running, task) = watch::channel(());
         tokio::spawn(async move {
-            daemon::serve(&config, &agent, left).await;
+            daemon::serve(&config, &agent, left, SystemResolver).await;
             drop(running);
         });
         self.serving = Some(Serving { leave, task });

@@ -199,7 +199,7 @@ impl World {
             routes.insert(key.into(), route);
         }
         self.changes += 1;
-        let goal = Goal { change: self.changes, routes, visibility: Wanted::Live, page: None };
+        let goal = Goal { change: self.changes, routes, ..intent(&[]).goal() };
         self.session.want(goal, self.now);
     }
 

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::story::{Story, intent, route, routes};
 use super::{MAIN, live};
-use crate::client::maintenance::{Action, MaintenanceTarget};
+use crate::client::intent::{MaintenanceAction as Action, MaintenanceRequest, MaintenanceTarget};
 
 const PAGE: &str = "http://10.2.2.7:3001/";
 
@@ -242,6 +242,103 @@ fn a_verdict_that_does_not_come_holds_up_the_opposite_for_30_s_at_most() {
          < MAINT_OK|r1
          ! MAINT_PROXY_EXITED",
     );
+}
+
+#[test]
+fn the_verdict_of_a_request_that_was_given_up_is_not_taken_for_the_next_one() {
+    let mut story = live();
+    story.want(&[("main", route("example.com", MAIN)), ("more", route("example.org", MAIN))]);
+    story.play(
+        "> ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10\n< ROUTE_OK|r2\n> CONFIG_APPLY|S1\n< OK",
+    );
+    enter(&mut story, MaintenanceTarget::Route("main".into()));
+    story.play("> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK\n+ 29s");
+    story.session.maintain(MaintenanceTarget::Route("more".into()), Action::Enter(None), story.now);
+    story.play(
+        "+ 1s
+         > MAINT_ENTER|S1|r2|
+         < ACK
+         > PING|S1
+         < PONG
+         < ERROR|timeout waiting for maintenance page to become reachable
+         < MAINT_OK|r2
+         ! MAINT_PROXY_ENTERED",
+    );
+    assert!(story.session.status().maintenance["more"]);
+}
+
+#[test]
+fn a_page_that_did_not_answer_is_asked_for_again_until_the_proxy_confirms_it() {
+    let mut story = live();
+    enter(&mut story, MaintenanceTarget::All);
+    story.play(
+        "> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/
+         < ACK
+         + 30s
+         ! MAINT_LOCAL_ENTERED
+         > PING|S1
+         < PONG
+         < ERROR|timeout waiting for maintenance page to become reachable
+         ! ERROR
+         + 30s
+         > MAINT_ENTER|S1|r1|http://10.2.2.7:3001/
+         < ACK
+         > PING|S1
+         < PONG
+         < MAINT_OK|r1
+         ! MAINT_PROXY_ENTERED",
+    );
+}
+
+/// A connection on which the session goes on, up to the question what is in maintenance there.
+fn resume(story: &mut Story, in_maintenance: &str, then: &str) {
+    story.play(&format!(
+        r#"+ 100ms
+           ~ dial
+           > RECONNECT|S1
+           < OK
+           > CONFIG_ROLLBACK|S1
+           < OK
+           > SESSION_INFO|S1
+           < INFO|1
+           > MAINT_STATUS|S1
+           < MAINT_STATUS_OK|{{"in_maintenance":[{in_maintenance}],"maintenance_backend":"","entered_at":""}}
+           {then}"#
+    ));
+}
+
+#[test]
+fn a_registry_that_has_forgotten_the_maintenance_of_a_session_it_kept_is_told_again() {
+    let mut story = in_maintenance();
+    story.play("~ eof");
+    resume(&mut story, "", "> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r1");
+    assert_eq!(story.session.status().shown, Wanted::Maintenance);
+}
+
+#[test]
+fn a_maintenance_whose_verdict_was_lost_is_left_where_it_is_not_wanted_any_more() {
+    let mut story = live();
+    enter(&mut story, MaintenanceTarget::All);
+    story.play("> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK\n~ eof");
+    exit(&mut story, MaintenanceTarget::All);
+    resume(&mut story, r#""r1""#, "> MAINT_EXIT|S1|r1\n< ACK\n< MAINT_OK|r1\n! MAINT_PROXY_EXITED");
+}
+
+#[test]
+fn a_request_of_a_handle_is_heard_once_and_its_page_moves_with_the_application() {
+    let mut story = live();
+    let mut goal = Goal { change: 1, ..main_intent().goal() };
+    let page = |url: &str| Action::Enter(Some(url.parse().unwrap()));
+    let target = MaintenanceTarget::Route("main".into());
+    goal.request(MaintenanceRequest { target, action: page(PAGE) });
+    story.session.want(goal.clone(), story.now);
+    story.play("! MAINT_REQUESTED\n> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r1");
+    story.session.want(goal.clone(), story.now);
+    story.play("");
+    goal.maintenance[0].request.action = page("http://10.2.2.9:3001/");
+    story.session.want(goal, story.now);
+    story.play("> MAINT_ENTER|S1|r1|http://10.2.2.9:3001/\n< ACK\n< MAINT_OK|r1");
+    assert_eq!(story.events(), ["MAINT_PROXY_ENTERED"]);
 }
 
 #[test]

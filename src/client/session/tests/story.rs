@@ -84,7 +84,8 @@ impl Story {
     pub(super) fn want(&mut self, wanted: &[(&str, Route)]) {
         let change = self.session.intent + 1;
         let (visibility, page) = (self.session.visibility, self.session.page.clone());
-        self.session.want(Goal { change, routes: routes(wanted), visibility, page }, self.now);
+        let goal = Goal { change, routes: routes(wanted), visibility, page, ..intent(&[]).goal() };
+        self.session.want(goal, self.now);
     }
 
     pub(super) fn show(&mut self, visibility: Wanted) {
@@ -93,6 +94,7 @@ impl Story {
             routes: self.session.wanted.clone(),
             visibility,
             page: self.session.page.clone(),
+            ..intent(&[]).goal()
         };
         self.session.want(goal, self.now);
     }

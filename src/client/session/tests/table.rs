@@ -84,7 +84,7 @@ const INPUTS: [(&str, Input); 16] = [
     ("garbage", |session, now| session.receive(Received::Garbage("220 smtp".to_owned()), now)),
     ("other routes", |session, now| {
         let (change, routes) = (1, routes(&[]));
-        session.want(Goal { change, routes, visibility: Wanted::Live, page: None }, now);
+        session.want(Goal { change, routes, ..intent(&[]).goal() }, now);
     }),
     ("take over", Session::take_over),
     ("leave", Session::leave),

@@ -131,6 +131,10 @@ fn target(random: &mut fastrand::Rng) -> &'static str {
     ["ALL", "SERVICE", "r1", "r2", "a.de", "/", "r1,b.de"][random.usize(..7)]
 }
 
+fn event(random: &mut fastrand::Rng) -> &'static str {
+    ["all", "backend_health_changed", "global_config_changed", "cert_renewed"][random.usize(..4)]
+}
+
 fn walk(random: &mut fastrand::Rng) {
     let mut world = World::with(|config| config.limits.predecessors = 3);
     let (mut open, mut ids) = (Vec::new(), vec!["nobody".to_owned()]);
@@ -157,7 +161,7 @@ pub(super) fn steps(
         let domain = ["a.de", "b.de", "c.de"][random.usize(..3)];
         let id = if random.bool() { "" } else { &ids[random.usize(..ids.len())] };
         let conn = if open.is_empty() { None } else { Some(open[random.usize(..open.len())]) };
-        let line = match random.u8(..20) {
+        let line = match random.u8(..22) {
             0 => format!("REGISTER|s{}|i{}|0|", random.u8(..2), random.u8(..2)),
             1 => format!("RECONNECT|{}", ids[random.usize(..ids.len())]),
             2 => format!("CLIENT_SHUTDOWN|{id}"),
@@ -170,6 +174,8 @@ pub(super) fn steps(
             9 => format!("DRAIN_START|{id}|{}s", random.u8(..3) * 20),
             10 => format!("DRAIN_{}|{id}", ["STATUS", "CANCEL"][random.usize(..2)]),
             8 => format!("HEALTH_SET|{id}|r{}|/|{}s|1s", random.u8(1..5), random.u8(..3)),
+            14 => format!("SUBSCRIBE|{id}|{}", event(random)),
+            15 => format!("UNSUBSCRIBE|{id}|{}", event(random)),
             _ => format!("CONFIG_APPLY|{id}"),
         };
         match (random.u8(..20), conn) {

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod drain;
+mod events;
 mod hold;
 mod lifecycle;
 mod maintenance;
@@ -11,6 +12,7 @@ mod restoring;
 mod sessions;
 mod settings;
 mod staging;
+mod tokens;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -91,6 +93,12 @@ impl World {
                 Effect::Send(conn, line) => {
                     assert!(!self.closed.contains(&conn), "nothing is sent after EOF: {line:?}");
                     self.lines.entry(conn).or_default().push(line.encode());
+                }
+                Effect::Event(to, event) => {
+                    for conn in to {
+                        assert!(!self.closed.contains(&conn), "nobody is told after EOF: {event:?}");
+                        self.lines.entry(conn).or_default().push(event.encode());
+                    }
                 }
                 Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
                 Effect::Commit(tx, change) if self.store_answers => {

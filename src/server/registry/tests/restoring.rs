@@ -57,7 +57,7 @@ impl World {
         world
     }
 
-    fn restart(self) -> World {
+    pub(super) fn restart(self) -> World {
         self.restarted(seconds(1), "this boot")
     }
 }

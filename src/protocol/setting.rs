@@ -1,0 +1,212 @@
+//! What a route is set to: options, health check, rate limit, circuit breaker (PROTOCOL sections 3 and 5).
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{GoDuration, HealthPath, Invalid};
+
+/// One option of a route with its value (PROTOCOL section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RouteOption {
+    /// How long the response's headers may take, and how long the body may be silent. More than zero.
+    Timeout(GoDuration),
+    /// The same cell as HEALTH_SET's interval.
+    HealthCheckInterval(GoDuration),
+    /// The same cell as HEALTH_SET's time-out. More than zero.
+    HealthCheckTimeout(GoDuration),
+    /// Whether upgrades are passed on.
+    Websocket(bool),
+    /// Whether the backend sees the client's Host.
+    PreserveHost(bool),
+    /// Whether the proxy compresses responses.
+    Compression(bool),
+    /// HTTP/2 to the backend.
+    Http2(bool),
+    /// Stored without effect.
+    Http3(bool),
+    /// How long a claim that lost its last usable member is held (ours, SEMANTICS section 6).
+    Hold(GoDuration),
+}
+
+/// The name of an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is the variant of RouteOption with its name")]
+pub enum OptionKey {
+    Timeout,
+    HealthCheckInterval,
+    HealthCheckTimeout,
+    Websocket,
+    PreserveHost,
+    Compression,
+    Http2,
+    Http3,
+    Hold,
+}
+
+impl OptionKey {
+    /// Every key, in the order of PROTOCOL section 5.
+    pub const ALL: [OptionKey; 9] = [
+        OptionKey::Timeout,
+        OptionKey::HealthCheckInterval,
+        OptionKey::HealthCheckTimeout,
+        OptionKey::Websocket,
+        OptionKey::PreserveHost,
+        OptionKey::Compression,
+        OptionKey::Http2,
+        OptionKey::Http3,
+        OptionKey::Hold,
+    ];
+
+    /// The key's text on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OptionKey::Timeout => "timeout",
+            OptionKey::HealthCheckInterval => "health_check_interval",
+            OptionKey::HealthCheckTimeout => "health_check_timeout",
+            OptionKey::Websocket => "websocket",
+            OptionKey::PreserveHost => "preserve_host",
+            OptionKey::Compression => "compression",
+            OptionKey::Http2 => "http2",
+            OptionKey::Http3 => "http3",
+            OptionKey::Hold => "hold",
+        }
+    }
+}
+
+impl FromStr for OptionKey {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        OptionKey::ALL
+            .into_iter()
+            .find(|key| key.as_str() == text)
+            .ok_or_else(|| Invalid::new("option", text, "there is no option of this name", "timeout"))
+    }
+}
+
+impl fmt::Display for OptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl RouteOption {
+    /// The option `key` with the value that `text` says.
+    pub fn parse(key: OptionKey, text: &str) -> Result<Self, Invalid> {
+        let flag = || parse_bool("option value", text);
+        let duration = || text.parse::<GoDuration>();
+        Ok(match key {
+            OptionKey::Timeout => RouteOption::Timeout(duration()?.non_zero()?),
+            OptionKey::HealthCheckInterval => RouteOption::HealthCheckInterval(duration()?),
+            OptionKey::HealthCheckTimeout => RouteOption::HealthCheckTimeout(duration()?.non_zero()?),
+            OptionKey::Websocket => RouteOption::Websocket(flag()?),
+            OptionKey::PreserveHost => RouteOption::PreserveHost(flag()?),
+            OptionKey::Compression => RouteOption::Compression(flag()?),
+            OptionKey::Http2 => RouteOption::Http2(flag()?),
+            OptionKey::Http3 => RouteOption::Http3(flag()?),
+            OptionKey::Hold => RouteOption::Hold(duration()?),
+        })
+    }
+
+    /// Its name.
+    pub fn key(self) -> OptionKey {
+        match self {
+            RouteOption::Timeout(_) => OptionKey::Timeout,
+            RouteOption::HealthCheckInterval(_) => OptionKey::HealthCheckInterval,
+            RouteOption::HealthCheckTimeout(_) => OptionKey::HealthCheckTimeout,
+            RouteOption::Websocket(_) => OptionKey::Websocket,
+            RouteOption::PreserveHost(_) => OptionKey::PreserveHost,
+            RouteOption::Compression(_) => OptionKey::Compression,
+            RouteOption::Http2(_) => OptionKey::Http2,
+            RouteOption::Http3(_) => OptionKey::Http3,
+            RouteOption::Hold(_) => OptionKey::Hold,
+        }
+    }
+
+    /// Whether it says what holds when nothing is set (PROTOCOL section 5).
+    pub fn is_default(self) -> bool {
+        match self {
+            RouteOption::Timeout(timeout) => timeout == GoDuration::from_secs(60),
+            RouteOption::Websocket(on) | RouteOption::PreserveHost(on) => on,
+            RouteOption::Compression(on) | RouteOption::Http2(on) | RouteOption::Http3(on) => !on,
+            RouteOption::HealthCheckInterval(_)
+            | RouteOption::HealthCheckTimeout(_)
+            | RouteOption::Hold(_) => false,
+        }
+    }
+
+    /// The value's text. Booleans are `true` and `false`, the only ones the reference understands.
+    pub fn value_text(self) -> String {
+        match self {
+            RouteOption::Timeout(d)
+            | RouteOption::HealthCheckInterval(d)
+            | RouteOption::HealthCheckTimeout(d)
+            | RouteOption::Hold(d) => d.to_string(),
+            RouteOption::Websocket(b)
+            | RouteOption::PreserveHost(b)
+            | RouteOption::Compression(b)
+            | RouteOption::Http2(b)
+            | RouteOption::Http3(b) => b.to_string(),
+        }
+    }
+}
+
+/// A boolean as people write it: `1/0`, `true/false`, `yes/no`, `on/off`, in any case.
+pub fn parse_bool(kind: &'static str, text: &str) -> Result<bool, Invalid> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err(Invalid::new(kind, text, "it is none of true, false, yes, no, on, off, 1, 0", "true")),
+    }
+}
+
+/// What HEALTH_SET says: where the proxy asks, how often, and how long it waits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    /// The path that is asked for.
+    pub path: HealthPath,
+    /// From one probe to the next; zero takes the check away (ours).
+    pub interval: GoDuration,
+    /// How long one probe may take. More than zero, unless it is taken away.
+    pub timeout: GoDuration,
+}
+
+/// What RATELIMIT_SET says, per client address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RateLimit {
+    /// How many requests a window allows; zero takes the limit away (ours).
+    pub requests: u32,
+    /// The window. More than zero, unless it is taken away.
+    pub window: GoDuration,
+}
+
+/// What CIRCUIT_BREAKER_SET says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CircuitBreaker {
+    /// How many failures in a row open it; zero takes it away (ours).
+    pub threshold: u32,
+    /// How long it stays open before trials. More than zero, unless it is taken away.
+    pub timeout: GoDuration,
+    /// How many trials are let through when half open. More than zero, unless it is taken away.
+    pub half_open_requests: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_have_typed_values() {
+        assert_eq!(RouteOption::parse(OptionKey::Websocket, "on"), Ok(RouteOption::Websocket(true)));
+        for (key, value) in [
+            (OptionKey::Timeout, "0s"),
+            (OptionKey::Timeout, "soon"),
+            (OptionKey::HealthCheckTimeout, "0"),
+            (OptionKey::Compression, "perhaps"),
+            (OptionKey::Hold, "-1s"),
+        ] {
+            assert!(RouteOption::parse(key, value).is_err(), "{key}={value}");
+        }
+        assert!("colour".parse::<OptionKey>().is_err());
+    }
+}
