@@ -243,6 +243,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("REGISTRY_TOKEN", &long_token),
         ("SERVICE_TOKEN", "a\nb"),
         ("REGISTRY_EACH_ADDRESS", "all"),
+        ("METRICS_LISTEN", "everywhere:http"),
         ("ENABLE_REGISTRY", "perhaps"),
         ("SERVICE_NAME", "a|b"),
         ("INSTANCE_NAME", "a\u{7}"),
@@ -279,6 +280,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("MAINTENANCE_PORT", "65536"),
         ("MAINTENANCE_PAGE", "page.html"),
         ("MAINTENANCE_PAGE_URL", "10.2.2.7:3001"),
+        ("MAINTENANCE_STATE", "maintenance.json"),
         ("DRAIN_TIMEOUT", "-1s"),
         ("CONTROL_SOCKET", "control.sock"),
         ("KEEPALIVE_INTERVAL", "0"),
@@ -367,8 +369,8 @@ fn an_unknown_name_with_our_prefix_is_pointed_out_with_the_nearest_one() {
 #[test]
 fn what_a_later_version_will_do_is_known_and_said_to_have_no_effect() {
     let warnings = with(&[
-        ("SIDECAR_UPDATE_CHECK", "always"),
         ("SIDECAR_ETCD_PASSWORD_FILE", "/x"),
+        ("SIDECAR_ETCD_TTL", "30s"),
         ("MAINTENANCE_PORT", "3001"),
     ])
     .unwrap()
@@ -377,7 +379,7 @@ fn what_a_later_version_will_do_is_known_and_said_to_have_no_effect() {
         warnings,
         [
             "SIDECAR_ETCD_PASSWORD_FILE has no effect in this version",
-            "SIDECAR_UPDATE_CHECK has no effect in this version",
+            "SIDECAR_ETCD_TTL has no effect in this version",
         ]
     );
 }

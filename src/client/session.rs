@@ -264,6 +264,7 @@ impl Session {
             version: 0,
         };
         session.hear(&goal, now);
+        session.suspect_what_was_left(&goal);
         session.see_visibility(now);
         session
     }

@@ -102,3 +102,46 @@ fn a_stop_between_two_tries_to_start_is_at_once() {
     sidecar.signal("TERM");
     assert_eq!(sidecar.wait().code(), Some(5));
 }
+
+/// Whether the wrapper with this socket counts as healthy.
+fn is_healthy(socket: &str) -> bool {
+    let mut command = std::process::Command::new(crate::SIDECAR);
+    command
+        .arg("healthcheck")
+        .env_clear()
+        .env("SIDECAR_CONTROL_SOCKET", socket)
+        .output()
+        .unwrap()
+        .status
+        .success()
+}
+
+#[test]
+fn a_schedule_is_healthy_until_a_run_of_it_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, fail) = (folder.path().join("socket"), folder.path().join("fail"));
+    let socket = socket.to_str().unwrap();
+    let script = format!("[ ! -e {} ]; code=$?; echo ran; exit $code", fail.display());
+    let sidecar = wrap_script(&[("SIDECAR_RUN_EVERY", "50ms"), ("SIDECAR_CONTROL_SOCKET", socket)], &script);
+    sidecar.wait_for_log("ran");
+    wait_until("it is healthy", || is_healthy(socket));
+    std::fs::write(&fail, "").unwrap();
+    wait_until("it is not healthy", || !is_healthy(socket));
+    std::fs::remove_file(&fail).unwrap();
+    wait_until("it is healthy again", || is_healthy(socket));
+}
+
+#[test]
+fn a_worker_without_a_route_is_healthy_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, end) = (folder.path().join("socket"), folder.path().join("end"));
+    let socket = socket.to_str().unwrap();
+    let env =
+        [("SIDECAR_RESTART", "always"), ("SIDECAR_RESTART_DELAY", "1h"), ("SIDECAR_CONTROL_SOCKET", socket)];
+    let script = format!("until [ -e {} ]; do sleep 0.02; done", end.display());
+    let sidecar = wrap_script(&env, &script);
+    wait_until("it is healthy", || is_healthy(socket));
+    std::fs::write(&end, "").unwrap();
+    sidecar.wait_for_log("starting it again");
+    assert!(!is_healthy(socket));
+}

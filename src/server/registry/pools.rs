@@ -144,6 +144,11 @@ impl Pools {
         self.table.get(domain, path)
     }
 
+    /// Every claim that is in force.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
+        self.table.claims()
+    }
+
     /// The claim's members with their sessions and whether they serve.
     pub(super) fn members<'a>(
         &'a self,

@@ -54,6 +54,7 @@ impl Registry {
         returning.iter().for_each(|route| self.restore_route(route, serves));
         self.suspend_former_holders(&returning);
         self.push(Effect::Happened(Happening::Restored { sessions: count, routes, serves }));
+        self.tell_outside_policy();
         self.flush_pools(true);
     }
 
