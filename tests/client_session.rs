@@ -446,7 +446,7 @@ async fn what_a_registry_does_not_know_is_a_typed_error_and_what_it_does_not_ans
     link.send("OK").await;
     live(&client).await;
     for (command, call) in [
-        ("STATS_GET|S1|ALL", Box::pin(async { client.stats().await.map(drop) }) as Call),
+        ("STATS_GET|S1|ALL", Box::pin(async { client.stats().await.map(drop) }) as Call<'_>),
         ("CONFIG_DIFF|S1", Box::pin(async { client.diff().await.map(drop) })),
         ("CONFIG_VALIDATE|S1", Box::pin(client.validate())),
         ("CONFIG_ROLLBACK|S1", Box::pin(client.rollback())),
