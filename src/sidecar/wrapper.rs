@@ -231,6 +231,7 @@ impl Wrapper {
         };
         let percent = u8::try_from(index * 100 / steps.len()).ok();
         info!("{label}: {}", step.line);
+        launch::make_directory(&self.command);
         let started = step::run(&self.reaper, &self.command, &label, &step.line, step::Voice::Loud);
         self.agent.set_wrapped(|wrapped| wrapped.step = Some(message.clone()));
         self.agent.set_progress(Progress { message: Some(message), percent });

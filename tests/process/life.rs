@@ -41,6 +41,15 @@ fn steps_run_in_order_with_their_output_in_the_log() {
 }
 
 #[test]
+fn a_directory_that_the_steps_fill_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("app/code");
+    let env = [("APP_DIR", directory.to_str().unwrap()), ("SIDECAR_PRE_START", "echo filled >file")];
+    let output = run(&env, &["cat", "file"]);
+    assert_eq!((code(&output), text(&output.stdout).as_str()), (0, "filled\n"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_step_that_fails_is_the_end_unless_it_is_only_worth_a_warning() {
     let env = [("SIDECAR_PRE_START", "exit 9\necho second")];
     let output = run(&env, &["echo", "started"]);
