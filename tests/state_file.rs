@@ -4,15 +4,17 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed assumption ends the test")]
 
+#[path = "support/line.rs"]
+mod line;
 #[path = "support/programs.rs"]
 mod programs;
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use line::Line;
 use programs::{Program, Server, caddy, free_address, status, wait_until};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
@@ -20,27 +22,6 @@ const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
 const CLIENTS: usize = 4;
 /// Within what a restarted server answers requests for restored routes, from its start as a process.
 const AT_ONCE: Duration = Duration::from_millis(100);
-
-/// One connection to the registry.
-struct Line(BufReader<TcpStream>);
-
-impl Line {
-    fn open(registry: SocketAddr) -> Option<Line> {
-        let stream = TcpStream::connect(registry).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Some(Line(BufReader::new(stream)))
-    }
-
-    /// The reply, unless the server is gone.
-    fn ask(&mut self, line: &str) -> Option<String> {
-        self.0.get_mut().write_all(format!("{line}\n").as_bytes()).ok()?;
-        let mut reply = String::new();
-        // A line that ends in the middle was not said.
-        self.0.read_line(&mut reply).ok()?;
-        reply.strip_suffix('\n').map(str::to_owned)
-    }
-}
 
 /// A client whose every apply adds a pair of routes and removes the one before: half an apply would show.
 #[derive(Clone)]

@@ -210,6 +210,7 @@ impl Wrapper {
     fn start(&mut self) -> Input {
         match launch::launch(&self.reaper, &self.command) {
             Ok(mut child) => {
+                self.agent.count_start();
                 self.process = Some(child.handle());
                 self.waits.process = Box::pin(async move { Input::Exited(child.wait().await) });
                 Input::Spawned

@@ -76,7 +76,7 @@ impl Registry {
     pub(super) fn validate(&mut self, no: SessionNo) -> Result<Reply, Refusal> {
         let Some(session) = self.sessions.get(no) else { return Err(Refusal::SessionNotFound) };
         let delta = session.stage.delta(&session.applied, &session.defaults);
-        self.conflict(no, &delta).map_or(Ok(Reply::Ok), Err)
+        self.objection(no, &delta).map_or(Ok(Reply::Ok), Err)
     }
 
     /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes, up to the store. The stage stays as it is until that
@@ -99,7 +99,7 @@ impl Registry {
             }
         };
         let delta = Arc::new(delta);
-        if let Some(refusal) = self.conflict(no, &delta) {
+        if let Some(refusal) = self.objection(no, &delta) {
             return Outcome::Reply(Reply::Error(refusal));
         }
         let applied = self.last_tx + 1;
@@ -204,6 +204,20 @@ impl Registry {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
         session.pending = None;
         std::mem::take(&mut session.waiting)
+    }
+
+    /// Why a change may not be made: the policy forbids a claim of it, which may be newer than the stage, or one
+    /// belongs to another service whose owner lives.
+    fn objection(&mut self, no: SessionNo, delta: &Delta) -> Option<Refusal> {
+        let session = self.sessions.get(no)?;
+        let mut routes = delta.routes.iter().filter_map(|(id, route)| Some((id, route.as_ref()?)));
+        let forbidden = routes.find_map(|(id, route)| Some((*id, self.forbidden(session, &route.spec)?)));
+        if let Some((id, (domain, refusal))) = forbidden {
+            let (who, domain) = (session.who(), domain.clone());
+            self.push(Effect::Happened(Happening::NotPermitted { who, domain }));
+            return Some(Refusal::Other(format!("route {id}: {refusal}")));
+        }
+        self.conflict(no, delta)
     }
 
     /// The first claim of `delta` that belongs to another service whose owner lives.

@@ -18,6 +18,7 @@
 //! | `drain` | a session's members get less and less |
 //! | `events` | who subscribed to what, and is told |
 //! | `report` | the bodies of longer replies |
+//! | `policy` | which service may claim which domains |
 //! | `persist`, `restore` | the form in which sessions outlive the server; taking it up again |
 
 mod apply;
@@ -30,6 +31,7 @@ mod io;
 mod lifecycle;
 mod maintenance;
 pub mod persist;
+mod policy;
 mod pools;
 mod report;
 mod restore;
@@ -54,6 +56,7 @@ pub use apply::Delta;
 pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
+pub use policy::{ClaimPolicy, PolicyError};
 pub use route::{Cells, Route};
 pub use token::{ServiceToken, Token};
 
@@ -154,6 +157,7 @@ impl Registry {
             Input::Tested(test, result) => self.tested(now, test, result),
             Input::Ejection(member) => self.pools.ejection(member, now.mono),
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
+            Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
         }
         self.flush_pools(true);

@@ -37,6 +37,16 @@ impl Paper {
 impl World {
     /// SIGKILL, and a start `after` that, on the boot of this name.
     fn restarted(self, after: Duration, boot: &str) -> World {
+        self.restarted_with(after, boot, |_| {})
+    }
+
+    /// The same with another configuration.
+    pub(super) fn restarted_with(
+        self,
+        after: Duration,
+        boot: &str,
+        change: impl FnOnce(&mut RegistryConfig),
+    ) -> World {
         let saved = Saved {
             boot_id: "this boot".to_owned(),
             alive_at: Some(self.now.wall),
@@ -47,7 +57,10 @@ impl World {
         let json = serde_json::to_string(&saved).unwrap();
         let read: Saved = serde_json::from_str(&json).unwrap();
         assert_eq!(read, saved, "{json}");
-        let mut world = World::with(|config| config.boot_id = boot.to_owned());
+        let mut world = World::with(|config| {
+            config.boot_id = boot.to_owned();
+            change(config);
+        });
         world.now = Now { mono: self.now.mono + after, wall: self.now.wall + after };
         // Connections of the former server are not mistaken for those of this one.
         world.connections = self.connections;
@@ -344,4 +357,17 @@ fn random_walks_lose_nothing_by_a_restart() {
             }
         }
     }
+}
+
+#[test]
+fn after_a_restart_an_address_belongs_to_whoever_applied_a_backend_there_last() {
+    let mut world = World::new();
+    let (lost, _) = world.live("shop", "shop-1", A, "shop.de", WEB);
+    world.hang_up(lost);
+    world.fails(WEB);
+    // Its address was given to an application whose sidecar is elsewhere.
+    world.live("web", "web-1", B, "a.de", WEB);
+    let world = world.restart();
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    assert_eq!(world.serving("shop.de"), [""; 0], "who answers there is somebody else");
 }
