@@ -30,6 +30,20 @@ fn a_schedule_runs_at_once_and_again_and_a_stop_between_two_runs_is_at_once() {
 }
 
 #[test]
+fn a_run_that_takes_longer_than_its_schedule_is_told_and_never_overlapped() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = folder.path().join("running");
+    let script = format!(
+        "[ -e {0} ] && echo overlapped; touch {0}; sleep 0.12; rm {0}; echo ran",
+        running.to_str().unwrap()
+    );
+    let sidecar = wrap_script(&[("SIDECAR_RUN_EVERY", "50ms")], &script);
+    wait_until("it ran thrice", || sidecar.log().iter().filter(|line| *line == "ran").count() >= 3);
+    sidecar.wait_for_log("longer than RUN_EVERY");
+    assert!(!sidecar.log().iter().any(|line| line == "overlapped"), "{:?}", sidecar.log());
+}
+
+#[test]
 fn steps_run_in_order_with_their_output_in_the_log() {
     let env = [("SIDECAR_PRE_START", "echo migrated\necho fixed >&2; printf tail"), ("NAME", "x")];
     let output = run(&env, &["sh", "-c", "echo started"]);

@@ -98,3 +98,22 @@ fn a_command_that_does_not_exist_is_never_registered_unless_a_step_brings_it() {
     let wrapped = Wrapped::with_page(crate::Server::start(SERVER, &[]), &more, &["./app"]);
     wrapped.program.wait_for_log("live:");
 }
+
+#[test]
+fn the_page_stays_until_the_application_is_as_healthy_as_its_check_wants_it() {
+    // It listens at once, and has nothing to say for a while.
+    let script = "caddy respond --listen 127.0.0.1:$PORT --status 503 early & until [ -e one ]; do sleep 0.02; done; \
+                  kill $!; wait; exec caddy respond --listen 127.0.0.1:$PORT ready";
+    let server = server();
+    let port = crate::free_address().port();
+    let (check, port) = (format!("http://127.0.0.1:{port}/"), port.to_string());
+    let more =
+        [("PORT", port.as_str()), ("SIDECAR_READY_CHECK", check.as_str()), ("SIDECAR_PRE_START", "true")];
+    let wrapped = Wrapped::with_page(server, &more, &["sh", "-c", script]);
+    wait_until("it listens", || std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
+    wait_until("the page is shown", || wrapped.shown("/").1.contains("We will be right back"));
+    assert!(!wrapped.is_healthy(), "{}", text(&wrapped.say("healthcheck").stdout));
+    wrapped.touch("one");
+    wrapped.program.wait_for_log("live:");
+    assert_eq!(wrapped.shown("/"), (200, "ready".to_owned()));
+}
