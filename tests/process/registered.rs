@@ -107,9 +107,12 @@ fn a_name_server_that_does_not_answer_delays_nothing() {
     if !tried.is_ok_and(|output| output.status.success()) {
         return println!("NOT RUN: unshare -m is not permitted here");
     }
-    // Packets to this address go nowhere (RFC 5737), so that a lookup takes its five seconds, again and again.
+    // It takes questions and answers none, so that a lookup takes its five seconds, again and again.
+    let Ok(name_server) = std::net::UdpSocket::bind("127.0.0.77:53") else {
+        return println!("NOT RUN: the port of name servers is not to be had here");
+    };
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "nameserver 192.0.2.53\n").unwrap();
+    std::fs::write(file.path(), "nameserver 127.0.0.77\n").unwrap();
     let port = free_address().port();
     let script = format!(
         "mount --bind {} /etc/resolv.conf; exec {SIDECAR} -- sh -c 'trap \"echo told; exit 0\" TERM; echo up; \
@@ -127,9 +130,9 @@ fn a_name_server_that_does_not_answer_delays_nothing() {
     ];
     let mut sidecar = Program::start("sidecar", "/usr/bin/unshare", &["-m", "sh", "-c", &script], &env);
     sidecar.wait_for_log("the application is ready");
-    // Nothing else takes a thread of its own.
-    let tasks = || std::fs::read_dir(format!("/proc/{}/task", sidecar.id())).unwrap().count();
-    wait_until("the lookup has begun", || tasks() > 1);
+    name_server.set_read_timeout(Some(crate::programs::PATIENCE)).unwrap();
+    let (length, _) = name_server.recv_from(&mut [0; 512]).unwrap();
+    assert!(length > 12, "no question");
     let asked = Instant::now();
     sidecar.signal("TERM");
     assert_eq!(sidecar.wait().code(), Some(0));
