@@ -208,6 +208,11 @@ impl Wrapper {
     }
 
     fn start(&mut self) -> Input {
+        // After steps; that an update failed stands there until the command answers.
+        if self.agent.progress().percent.is_some() {
+            let message = Some("the application starts".to_owned());
+            self.agent.set_progress(Progress { message, percent: Some(100) });
+        }
         match launch::launch(&self.reaper, &self.command) {
             Ok(mut child) => {
                 self.agent.count_start();

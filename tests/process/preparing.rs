@@ -42,6 +42,7 @@ fn people_get_the_page_while_steps_run_and_the_application_when_it_answers() {
     wrapped.touch("two");
     wrapped.program.wait_for_log("live:");
     assert_eq!(wrapped.shown("/").0, 200);
+    assert!(!wrapped.status().contains("step"), "{}", wrapped.status());
     assert!(wrapped.status().contains("application  ready"), "{}", wrapped.status());
     // Nobody has ever seen anything but the page and the application.
     assert!(!wrapped.has_logged("not live"), "{:?}", wrapped.program.log());
@@ -116,4 +117,21 @@ fn the_page_stays_until_the_application_is_as_healthy_as_its_check_wants_it() {
     wrapped.touch("one");
     wrapped.program.wait_for_log("live:");
     assert_eq!(wrapped.shown("/"), (200, "ready".to_owned()));
+}
+
+#[test]
+fn without_registration_there_is_the_page_all_the_same() {
+    let page = crate::free_address();
+    let port = page.port().to_string();
+    let more =
+        [("ENABLE_REGISTRY", "false"), ("MAINTENANCE_PORT", port.as_str()), ("SIDECAR_PRE_START", STEPS)];
+    let wrapped = Wrapped::start(server(), &more, &VERSIONED);
+    let told = || get(page, HOST, "/api/status").map_or(String::new(), |answer| answer.body);
+    wait_until("the step is told", || told().contains("Migrating the database"));
+    wrapped.touch("one");
+    wrapped.touch("two");
+    wrapped.program.wait_for_log("Server address");
+    wait_until("it is over", || !told().contains("step 2"));
+    assert_eq!(wrapped.shown("/").0, 404);
+    assert!(wrapped.has_logged("registration is off (ENABLE_REGISTRY=false)"));
 }
