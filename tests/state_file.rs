@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use line::Line;
-use programs::{Program, Server, caddy, free_address, status, wait_until};
+use programs::{Program, Server, caddy, free_address, get, status, wait_until};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
 /// How many clients apply at once.
@@ -154,6 +154,45 @@ fn a_server_that_is_killed_at_any_moment_has_every_acknowledged_apply_and_none_h
     assert!(applies > 0);
     // The machine of a test has other things to do as well: the usual case counts.
     assert!(times[times.len() / 2] < AT_ONCE, "served after {times:?}");
+}
+
+#[test]
+fn maintenance_is_in_force_again_with_the_first_request_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.redb");
+    let (backend, page) = (free_address(), free_address());
+    let (_backend, _page) = (caddy(backend, "still here"), caddy(page, "we are working on it"));
+    let mut server = Server::start(SERVER, &[("STATE_FILE", file.to_str().unwrap())]);
+    let mut line = Line::open(server.registry).unwrap();
+    let id = line.ask("REGISTER|web|web-1|0|").unwrap().replacen("ACK|", "", 1);
+    for domain in ["a.example.com", "b.example.com", "c.example.com"] {
+        line.ask(&format!("ROUTE_ADD||{domain}|/|http://{backend}|0")).unwrap();
+    }
+    assert_eq!(line.ask("CONFIG_APPLY|").unwrap(), "OK");
+    for (line_sent, verdict) in [
+        (format!("MAINT_ENTER||r1|http://{page}"), "MAINT_OK|r1"),
+        ("MAINT_ENTER||r2".to_owned(), "MAINT_OK|r2"),
+        ("MAINT_ENTER||r3".to_owned(), "MAINT_OK|r3"),
+        ("MAINT_EXIT||r3".to_owned(), "MAINT_OK|r3"),
+    ] {
+        assert_eq!(line.ask(&line_sent).unwrap(), "ACK");
+        assert_eq!(line.read().unwrap(), verdict);
+    }
+    let status_before = line.ask("MAINT_STATUS|").unwrap();
+    for _ in 0..3 {
+        server.crash_and_restart();
+        let people_see = |domain: &str| {
+            let answer = get(server.http, domain, "/").unwrap();
+            (answer.status, answer.body.trim().to_owned(), answer.head.contains("x-maintenance-mode: true"))
+        };
+        assert_eq!(people_see("a.example.com"), (200, "we are working on it".to_owned(), false));
+        let (status, _, is_maintenance) = people_see("b.example.com");
+        assert_eq!((status, is_maintenance), (503, true));
+        assert_eq!(people_see("c.example.com"), (200, "still here".to_owned(), false));
+    }
+    let mut line = Line::open(server.registry).unwrap();
+    assert_eq!(line.ask(&format!("RECONNECT|{id}")).unwrap(), "OK");
+    assert_eq!(line.ask("MAINT_STATUS|").unwrap(), status_before);
 }
 
 /// SIGKILL loses nothing that the kernel was told: only this shows that the disk was waited for.
