@@ -367,8 +367,8 @@ fn an_unknown_name_with_our_prefix_is_pointed_out_with_the_nearest_one() {
 #[test]
 fn what_a_later_version_will_do_is_known_and_said_to_have_no_effect() {
     let warnings = with(&[
-        ("SIDECAR_UPDATE_CHECK", "always"),
         ("SIDECAR_ETCD_PASSWORD_FILE", "/x"),
+        ("SIDECAR_ETCD_TTL", "30s"),
         ("MAINTENANCE_PORT", "3001"),
     ])
     .unwrap()
@@ -377,7 +377,7 @@ fn what_a_later_version_will_do_is_known_and_said_to_have_no_effect() {
         warnings,
         [
             "SIDECAR_ETCD_PASSWORD_FILE has no effect in this version",
-            "SIDECAR_UPDATE_CHECK has no effect in this version",
+            "SIDECAR_ETCD_TTL has no effect in this version",
         ]
     );
 }

@@ -126,6 +126,42 @@ fn what_contradicts_itself_is_one_report() {
 }
 
 #[test]
+fn updates_need_a_check_and_a_command_and_no_schedule() {
+    let check = ("SIDECAR_UPDATE_CHECK", "test -e /new");
+    let lines = ("SIDECAR_UPDATE_COMMAND", "# Unpacking\nunzip -o /new\nnpm ci");
+    let update = command(&[check, lines, ("UPDATE_CHECK_INTERVAL", "10m")], &[]).update.unwrap();
+    let names: Vec<_> = update.steps.iter().map(|step| step.name.as_deref().unwrap()).collect();
+    assert_eq!((names, update.every), (vec!["Unpacking", "npm"], GoDuration::from_secs(600)));
+    assert!(refused(&[check], &[]).contains("UPDATE_COMMAND does not say"));
+    assert!(refused(&[lines], &[]).contains("UPDATE_CHECK does not say"));
+    assert!(refused(&[check, lines, ("SIDECAR_RUN_EVERY", "1m")], &[]).contains("UPDATE_CHECK"));
+    // Images set this one for themselves, in every role.
+    assert_eq!(read_with(&[("UPDATE_CHECK_INTERVAL", "10m")], &[], RUN).unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn the_page_and_the_application_do_not_share_a_port() {
+    let vars = [("SERVICE_NAME", "shop"), ("DOMAINS", "a.example.com"), ("PORT", "3000")];
+    let same = [&vars[..], &[("MAINTENANCE_PORT", "3000")]].concat();
+    assert!(refused(&same, &[]).contains("a port of its own"));
+    let other = [&vars[..], &[("MAINTENANCE_PORT", "3001")]].concat();
+    assert!(read_with(&other, &[], RUN).is_ok());
+}
+
+#[test]
+fn what_says_more_about_something_that_nobody_asked_for_is_pointed_out() {
+    let vars = [("SIDECAR_PRE_START_FAILURE", "warn"), ("SIDECAR_RESTART_DELAY", "1s")];
+    let warnings = read_with(&vars, &[], RUN).unwrap().warnings;
+    assert_eq!(
+        warnings,
+        [
+            "SIDECAR_PRE_START_FAILURE has no effect: PRE_START is not set",
+            "SIDECAR_RESTART_DELAY has no effect: RESTART is not set",
+        ]
+    );
+}
+
+#[test]
 fn every_variable_of_a_command_has_a_value_that_is_refused_and_an_example_that_is_not() {
     let refusals: &[(&str, &str)] = &[
         ("APP_DIR", "app"),
@@ -137,6 +173,8 @@ fn every_variable_of_a_command_has_a_value_that_is_refused_and_an_example_that_i
         ("RESTART", "sometimes"),
         ("RESTART_DELAY", "soon"),
         ("RUN_EVERY", "0"),
+        ("UPDATE_CHECK_INTERVAL", "0"),
+        ("UPDATE_TIMEOUT", "-1s"),
         ("SECRETS", "A-B"),
         ("STOP_SIGNAL", "KILL"),
         ("STOP_GRACE_PERIOD", "0s"),
@@ -148,9 +186,15 @@ fn every_variable_of_a_command_has_a_value_that_is_refused_and_an_example_that_i
         let spelled = format!("SIDECAR_{name}");
         let known = VARIABLES.iter().find(|known| known.name == *name).unwrap();
         assert!(known.implemented, "{name}");
-        command(&[(&spelled, known.example)], &files);
+        // These two are of no use without each other.
+        let with = match *name {
+            "UPDATE_CHECK" => ("SIDECAR_UPDATE_COMMAND", "true"),
+            "UPDATE_COMMAND" => ("SIDECAR_UPDATE_CHECK", "true"),
+            _ => ("UNRELATED", "x"),
+        };
+        command(&[(&spelled, known.example), with], &files);
         // Any text may be a shell line.
-        if *name != "PRE_START" {
+        if !["PRE_START", "UPDATE_CHECK", "UPDATE_COMMAND"].contains(name) {
             let (_, value) = refusals.iter().find(|(refused, _)| refused == name).expect(name);
             let errors = read_with(&[(&spelled, value)], &files, RUN).unwrap_err();
             let [problem] = errors.problems() else { panic!("{name}: {errors}") };
@@ -251,6 +295,7 @@ fn another_user_is_looked_up_and_missing_capabilities_are_named_at_the_start() {
 #[test]
 fn steps_are_lines() {
     let command = command(&[("SIDECAR_PRE_START", "npm ci\n\n# comment\n  chown -R app /data \n")], &[]);
-    assert_eq!(command.steps, ["npm ci", "chown -R app /data"]);
+    let lines: Vec<_> = command.steps.iter().map(|step| step.line.as_str()).collect();
+    assert_eq!(lines, ["npm ci", "chown -R app /data"]);
     assert_eq!(command.step_timeout, Some(GoDuration::from_secs(900)));
 }

@@ -89,6 +89,8 @@ pub struct Session {
     /// Our name belongs to somebody else until a RECONNECT says otherwise.
     replaced: bool,
     ever_bound: bool,
+    /// The listeners were told of a session, and not yet of its end.
+    told_bound: bool,
     rng: fastrand::Rng,
     link_backoff: Backoff,
     apply_backoff: Backoff,
@@ -252,6 +254,7 @@ impl Session {
             last_peer: None,
             replaced: false,
             ever_bound: false,
+            told_bound: false,
             link_backoff,
             apply_backoff,
             ask_backoff,

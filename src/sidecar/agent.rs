@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::client::{Client, Event, Wanted};
 
+use super::supervisor::{Activity, Phase};
 use super::visibility::Conditions;
 
 /// How many events are remembered for whoever asks later.
@@ -29,6 +30,7 @@ struct Shared {
     conditions: watch::Sender<Conditions>,
     clients: watch::Sender<Vec<Client>>,
     progress: watch::Sender<Progress>,
+    wrapped: watch::Sender<Wrapped>,
     events: broadcast::Sender<Value>,
     recent: Mutex<VecDeque<Value>>,
     reload: Notify,
@@ -46,12 +48,51 @@ pub(super) struct Progress {
     pub(super) percent: Option<u8>,
 }
 
+/// The command that is wrapped, as far as others are told of it: names and numbers, never lines or output.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Wrapped {
+    pub(super) activity: Activity,
+    /// The step that runs, with its name: `step 2 of 3: npm`.
+    pub(super) step: Option<String>,
+    /// What became of the last update.
+    pub(super) update: Option<String>,
+}
+
+impl Wrapped {
+    /// In one line what goes on; `None`: nothing worth telling.
+    pub(super) fn doing(&self) -> Option<String> {
+        let doing = match (self.activity.phase, &self.step) {
+            (Phase::Steps, Some(step)) => step.clone(),
+            (Phase::Waiting, _) => "waiting for dependencies".to_owned(),
+            (Phase::Halting, _) => "the command is stopped for an update".to_owned(),
+            (Phase::Starting, _) => "the command starts".to_owned(),
+            (Phase::Pausing, _) => "waiting for the next start".to_owned(),
+            (Phase::Stopping, _) => "stopping".to_owned(),
+            (Phase::Running, _) => return None,
+            (Phase::Idle | Phase::Steps, _) => return None,
+        };
+        Some(doing)
+    }
+
+    fn told(&self) -> Value {
+        if self.activity.phase == Phase::Idle {
+            return Value::Null;
+        }
+        json!({
+            "doing": self.doing().unwrap_or_else(|| "the command runs".to_owned()),
+            "updating": self.activity.updating,
+            "last_update": self.update,
+        })
+    }
+}
+
 impl Agent {
     pub(super) fn new() -> Self {
         let shared = Shared {
             conditions: watch::Sender::new(Conditions::default()),
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
+            wrapped: watch::Sender::new(Wrapped::default()),
             events: broadcast::Sender::new(EVENT_BUFFER),
             recent: Mutex::new(VecDeque::new()),
             reload: Notify::new(),
@@ -92,6 +133,11 @@ impl Agent {
         }
     }
 
+    /// There is no application any more that anybody could see.
+    pub(super) fn forget_application(&self) {
+        self.change(|conditions| (conditions.ready, conditions.work) = (false, None));
+    }
+
     /// The sessions, one for each registry; none before the application was ready.
     pub(super) fn clients(&self) -> Vec<Client> {
         self.shared.clients.borrow().clone()
@@ -108,6 +154,15 @@ impl Agent {
 
     pub(super) fn set_progress(&self, progress: Progress) {
         self.shared.progress.send_replace(progress);
+    }
+
+    /// What the wrapped command is about.
+    pub(super) fn wrapped(&self) -> Wrapped {
+        self.shared.wrapped.borrow().clone()
+    }
+
+    pub(super) fn set_wrapped(&self, change: impl FnOnce(&mut Wrapped)) {
+        self.shared.wrapped.send_modify(change);
     }
 
     /// Asks for the configuration's files to be read again.
@@ -169,6 +224,7 @@ impl Agent {
             "maintenance": conditions.maintenance,
             "drained": conditions.drained,
             "progress": {"message": progress.message, "percent": progress.percent},
+            "command": self.wrapped().told(),
             "sessions": sessions,
         })
     }

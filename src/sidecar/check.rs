@@ -51,7 +51,15 @@ fn describe_command(report: &mut String, command: &CommandConfig) {
             writeln!(report, "command      {program:?} {arguments:?}")
         }
     };
-    let _ = command.steps.iter().try_for_each(|step| writeln!(report, "step         {step}"));
+    let _ = command.steps.iter().try_for_each(|step| writeln!(report, "step         {}", step.line));
+    if let Some(every) = command.run_every {
+        let _ = writeln!(report, "runs every   {every}");
+    }
+    if let Some(update) = &command.update {
+        let _ = writeln!(report, "update       every {} asked by: {}", update.every, update.check);
+        let lines = &mut update.steps.iter();
+        let _ = lines.try_for_each(|step| writeln!(report, "update step  {}", step.line));
+    }
     if let Some(user) = &command.run_as {
         let _ = writeln!(report, "runs as      {}:{}, HOME {}", user.uid, user.gid, user.home);
     }

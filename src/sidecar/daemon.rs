@@ -45,7 +45,17 @@ pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolve
     };
     announce(registration);
     tokio::select! {
-        () = wait_until_ready(&config.readiness) => serve(&config, &agent, shutdown, resolver).await,
+        () = wait_until_ready(&config.readiness) => {
+            agent.change(|conditions| conditions.ready = true);
+            let ready = |ready| agent.change(|conditions| conditions.ready = ready);
+            let watched = async {
+                tokio::select! {
+                    () = watch(&config.readiness, ready) => {}
+                    () = shutdown.requested() => {}
+                }
+            };
+            tokio::join!(serve(&config, &agent, shutdown.clone(), resolver), watched);
+        }
         () = shutdown.requested() => info!("nothing was registered yet"),
     }
     info!("stopped");
@@ -54,8 +64,8 @@ pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolve
 /// What runs beside the sessions, from the first moment to the last: the control socket and the maintenance
 /// page. It ends when the set is dropped.
 pub(super) fn beside(config: &Config, agent: &Agent) -> JoinSet<()> {
-    // Who registers nothing has nobody to be ready for.
-    agent.change(|conditions| conditions.ready = config.registration.is_none());
+    // Who registers nothing and runs nothing has nobody to be ready for.
+    agent.change(|conditions| conditions.ready = config.registration.is_none() && config.command.is_none());
     let mut beside = JoinSet::new();
     let service = config.registration.as_ref().map(|registration| registration.service.to_string());
     beside.spawn(control::serve(config.control_socket.clone(), agent.clone()));
@@ -64,8 +74,8 @@ pub(super) fn beside(config: &Config, agent: &Agent) -> JoinSet<()> {
     beside
 }
 
-/// Registers an application that is ready and keeps it registered until asked to stop; has left every registry
-/// when it returns, like [`run`].
+/// Registers the application as the agent's conditions want it and keeps it registered until asked to stop; has
+/// left every registry when it returns, like [`run`].
 pub(super) async fn serve(
     config: &Config,
     agent: &Agent,
@@ -74,24 +84,24 @@ pub(super) async fn serve(
 ) {
     let Some(registration) = &config.registration else { return };
     let (registries, wrapped) = (&registration.registry.endpoints, config.command.is_some());
-    agent.change(|conditions| conditions.ready = true);
     let choice = tokio::select! {
         choice = find_address(&config.address, registries, wrapped) => choice,
-        () = shutdown.requested() => return info!("nothing was registered yet"),
+        () = shutdown.requested() => {
+            agent.forget_application();
+            return info!("nothing was registered yet");
+        }
     };
     let intent = whole_intent(config, registration, choice.ip);
     let sessions = Sessions::start(&registration.registry, intent, agent.clone(), resolver);
-    let ready = |ready| agent.change(|conditions| conditions.ready = ready);
     let moved = |old, new| sessions.moved(old, new);
     tokio::select! {
-        () = watch(&config.readiness, ready) => {}
         () = follow(&config.address, registries, wrapped, choice, moved) => {}
         () = reload_when_asked(config, agent, |routes| sessions.set_routes(routes)) => {}
         () = sessions.run() => {}
         () = shutdown.requested() => {}
     }
     agent.set_clients(Vec::new());
-    agent.change(|conditions| conditions.ready = false);
+    agent.forget_application();
     sessions.leave(config.drain_timeout.get(), &shutdown).await;
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::client::{Client, Wanted};
+use crate::client::{CallError, Client, Wanted};
 use crate::shutdown::Shutdown;
 
 /// Between two questions how far the drain is.
@@ -64,6 +64,37 @@ async fn drained(client: &Client) -> Drained {
         Ok(Ok(status)) if status.bound => {}
         Ok(_) => return Drained::Gone,
     }
+    nothing_in_flight(client).await
+}
+
+/// Waits until nothing is in flight, within `limit`, at a registry that can tell; the session goes on. People are
+/// to see something else already.
+///
+/// Dropping it ends the waiting, and leaves no drain behind.
+pub(super) async fn finish_in_flight(client: &Client, limit: Duration) {
+    let status = client.status();
+    if limit.is_zero() || !status.bound || !status.capabilities.contains("drain") {
+        return;
+    }
+    let client = client.clone();
+    // A task of its own: a drain that was begun must be cancelled, whoever waits for it.
+    let counted = tokio::spawn(async move {
+        // The registry counts what is in flight only for who is drained.
+        if let Ok(Ok(())) = timeout(SILENCE, client.drain_start(Duration::ZERO)).await
+            && timeout(limit, nothing_in_flight(&client)).await.is_err()
+        {
+            warn!("{}: requests are still in flight after {limit:?}; going on", status.registry);
+        }
+        while let Err(CallError::NoSession | CallError::TooMany) = client.drain_cancel().await {
+            sleep(SILENCE).await;
+        }
+    });
+    // It neither panics nor is it cancelled.
+    drop(counted.await);
+}
+
+/// Asks until nothing is in flight.
+async fn nothing_in_flight(client: &Client) -> Drained {
     loop {
         match timeout(SILENCE, client.drain_status()).await {
             Err(_) => return Drained::Silent,

@@ -83,7 +83,9 @@ impl Registration {
                         self.tell(&event);
                         self.agent.publish(&self.client.status().registry.name, &event);
                         // What is not to be seen need not be reachable.
-                        if matches!(event, Event::ConfigApplied { .. }) && self.agent.wanted() == Wanted::Live {
+                        let is_news =
+                            matches!(event, Event::ConfigApplied { .. } | Event::MaintenanceExited { .. });
+                        if is_news && self.agent.wanted() == Wanted::Live {
                             verification = Box::pin(verify(self.client.clone(), self.client.routes()));
                         }
                     }

@@ -5,6 +5,7 @@
 
 mod launch;
 mod program;
+mod showing;
 mod step;
 
 use std::collections::VecDeque;
@@ -17,20 +18,20 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use rustix::process::Signal;
 use signal_hook_tokio::Signals;
-use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::client::{SystemResolver, Wanted};
-use crate::shutdown::{self, ShutdownTrigger};
+use crate::client::Wanted;
 
 use super::agent::{Agent, Progress};
-use super::config::{CommandConfig, Config, ReadyCheck};
+use super::config::{CommandConfig, Config, ReadyCheck, Step};
 use super::daemon;
 use super::readiness::{try_all, wait_until_ready};
 use super::reaper::{ChildHandle, Exit, Reaper, Target};
 use super::signals::{self, HEARD, Meaning};
-use super::supervisor::{Effect, Input, Notice, Policy, Supervisor};
+use super::supervisor::{Effect, Input, Notice, Policy, Supervisor, UpdatePolicy, Work};
+use super::visibility;
+use showing::Showing;
 
 /// The leave follows the drain in one task; so long after DRAIN_TIMEOUT it is not waited for any more.
 const AFTER_DRAIN: Duration = Duration::from_secs(1);
@@ -61,13 +62,15 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     let machine = Supervisor::new(policy(&config, &command));
     let agent = Agent::new();
     let beside = daemon::beside(&config, &agent);
+    let config = Arc::new(config);
     let wrapper = Wrapper {
-        config: Arc::new(config),
+        showing: Showing::new(Arc::clone(&config), agent.clone()),
+        config,
         command: Arc::new(command),
         reaper,
         machine,
         process: None,
-        serving: None,
+        check: None,
         waits: Waits::default(),
         agent,
     };
@@ -82,11 +85,32 @@ fn policy(config: &Config, command: &CommandConfig) -> Policy {
         steps: command.steps.len(),
         steps_fatal: command.steps_fatal,
         step_timeout: command.step_timeout.map(|limit| limit.get()),
+        page: shows_page(config, command),
+        update: command.update.as_ref().map(|update| UpdatePolicy {
+            every: update.every.get(),
+            steps: update.steps.len(),
+            timeout: update.timeout.map(|limit| limit.get()),
+        }),
+        patience: config.readiness.overdue.get(),
         restart: command.restart,
         delay: command.restart_delay.get(),
         every: command.run_every.map(|every| every.get()),
         drain: config.drain_timeout.get() + AFTER_DRAIN,
         grace: command.grace.map(|grace| grace.get()),
+    }
+}
+
+/// Whether people are shown a page before the command has run. A command that is not there yet is not announced:
+/// if no step brings it, nothing was ever registered.
+fn shows_page(config: &Config, command: &CommandConfig) -> bool {
+    let has_page = config.maintenance.port.is_some() || config.maintenance.url.is_some();
+    let wanted = has_page && config.registration.is_some() && !command.steps.is_empty();
+    match launch::look_for(command) {
+        Err(missing) if wanted => {
+            warn!("{missing}; nothing is registered before a step of PRE_START has brought it");
+            false
+        }
+        _ => has_page,
     }
 }
 
@@ -97,16 +121,11 @@ struct Wrapper {
     machine: Supervisor,
     /// The command or the step that runs.
     process: Option<ChildHandle>,
-    serving: Option<Serving>,
+    /// UPDATE_CHECK, while it runs.
+    check: Option<ChildHandle>,
+    showing: Showing,
     waits: Waits,
     agent: Agent,
-}
-
-/// The task that keeps the routes with the registries.
-struct Serving {
-    leave: ShutdownTrigger,
-    /// Ends with the task.
-    task: watch::Receiver<()>,
 }
 
 type Wait = Pin<Box<dyn Future<Output = Input> + Send>>;
@@ -117,11 +136,12 @@ struct Waits {
     dependencies: Wait,
     ready: Wait,
     settled: Wait,
+    check: Wait,
 }
 
 impl Default for Waits {
     fn default() -> Self {
-        Waits { process: never(), dependencies: never(), ready: never(), settled: never() }
+        Waits { process: never(), dependencies: never(), ready: never(), settled: never(), check: never() }
     }
 }
 
@@ -147,6 +167,7 @@ impl Wrapper {
                     }
                     inputs.extend(self.carry_out(effect));
                 }
+                self.tell_activity();
             }
             let deadline = self.machine.deadline();
             let input = tokio::select! {
@@ -158,6 +179,7 @@ impl Wrapper {
                     Some(input)
                 }
                 input = once(&mut self.waits.settled) => Some(input),
+                input = once(&mut self.waits.check) => Some(input),
                 input = once(&mut self.waits.dependencies) => Some(input),
                 input = once(&mut self.waits.ready) => Some(input),
                 () = until(deadline) => Some(Input::Elapsed),
@@ -170,21 +192,22 @@ impl Wrapper {
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::AwaitDependencies => self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command))),
-            Effect::RunStep(index) => return self.run_step(index),
+            Effect::RunStep(work, index) => return self.run_step(work, index),
             Effect::EndStep => self.signal(Target::Group, Signal::TERM),
             Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
             Effect::Start => return Some(self.start()),
             Effect::AwaitReady => self.waits.ready = Box::pin(ready(Arc::clone(&self.config))),
-            Effect::Publish(wanted) => return self.publish(wanted),
+            Effect::Publish(wanted) => self.publish(wanted),
             Effect::StopCommand => self.stop_command(),
-            Effect::Say(notice) => say(notice),
+            Effect::RunCheck => return self.run_check(),
+            Effect::EndCheck => self.end_check(),
+            Effect::Say(notice) => self.say(notice),
             Effect::Exit(_) => {}
         }
         None
     }
 
     fn start(&mut self) -> Input {
-        self.agent.set_progress(Progress::default());
         match launch::launch(&self.reaper, &self.command) {
             Ok(mut child) => {
                 self.process = Some(child.handle());
@@ -198,14 +221,20 @@ impl Wrapper {
         }
     }
 
-    fn run_step(&mut self, index: usize) -> Option<Input> {
-        let count = self.command.steps.len();
-        self.agent.set_progress(Progress {
-            // The line itself may hold what is not for everybody.
-            message: Some(format!("step {} of {count}", index + 1)),
-            percent: u8::try_from(index * 100 / count.max(1)).ok(),
-        });
-        match step::run(&self.reaper, &self.command, index) {
+    fn run_step(&mut self, work: Work, index: usize) -> Option<Input> {
+        let steps = self.steps(work);
+        let Some(step) = steps.get(index) else { return Some(Input::StepEnded(Exit::Code(0))) };
+        let label = label(work, index, steps.len());
+        let message = match &step.name {
+            Some(name) => format!("{label}: {name}"),
+            None => label.clone(),
+        };
+        let percent = u8::try_from(index * 100 / steps.len()).ok();
+        info!("{label}: {}", step.line);
+        let started = step::run(&self.reaper, &self.command, &label, &step.line, step::Voice::Loud);
+        self.agent.set_wrapped(|wrapped| wrapped.step = Some(message.clone()));
+        self.agent.set_progress(Progress { message: Some(message), percent });
+        match started {
             Ok(step) => {
                 self.process = Some(step.handle());
                 self.waits.process = Box::pin(async move { Input::StepEnded(step.wait().await) });
@@ -218,38 +247,72 @@ impl Wrapper {
         }
     }
 
-    /// A drain is the first part of leaving, so that both begin with the same request; what is left of it is
-    /// not waited for where nothing is to be seen. The page for the steps is not registered yet.
-    fn publish(&mut self, wanted: Wanted) -> Option<Input> {
-        match wanted {
-            Wanted::Live => {
-                let (leave, left) = shutdown::shutdown();
-                let (config, agent) = (Arc::clone(&self.config), self.agent.clone());
-                let (running, task) = watch::channel(());
-                tokio::spawn(async move {
-                    daemon::serve(&config, &agent, left, SystemResolver).await;
-                    drop(running);
-                });
-                self.serving = Some(Serving { leave, task });
-                None
-            }
-            Wanted::Draining | Wanted::Absent => {
-                let Some(Serving { leave, task }) = &self.serving else {
-                    return Some(Input::Settled(wanted));
-                };
-                match wanted {
-                    Wanted::Draining => leave.request(),
-                    _ => leave.hurry(),
-                }
-                let mut task = task.clone();
-                self.waits.settled = Box::pin(async move {
-                    while task.changed().await.is_ok() {}
-                    Input::Settled(wanted)
-                });
-                None
-            }
-            Wanted::Maintenance => Some(Input::Settled(wanted)),
+    fn steps(&self, work: Work) -> &[Step] {
+        match work {
+            Work::PreStart => &self.command.steps,
+            Work::Update => self.command.update.as_ref().map_or(&[], |update| &update.steps),
         }
+    }
+
+    fn run_check(&mut self) -> Option<Input> {
+        let line = self.command.update.as_ref().map_or("false", |update| &update.check);
+        match step::run(&self.reaper, &self.command, "update check", line, step::Voice::Quiet) {
+            Ok(check) => {
+                self.check = Some(check.handle());
+                self.waits.check = Box::pin(async move { Input::CheckEnded(check.wait().await) });
+                None
+            }
+            Err(failed) => {
+                error!("update check: {failed}");
+                Some(Input::CheckEnded(Exit::Code(failed.code)))
+            }
+        }
+    }
+
+    fn end_check(&mut self) {
+        self.waits.check = never();
+        if let Some(check) = self.check.take() {
+            check.signal(Target::Group, Signal::KILL);
+        }
+    }
+
+    fn publish(&mut self, wanted: Wanted) {
+        let work = match self.machine.activity().updating {
+            true => visibility::Work::Update,
+            false => visibility::Work::Preparation,
+        };
+        let settling = self.showing.show(wanted, work);
+        if wanted == Wanted::Live {
+            self.agent.set_progress(Progress::default());
+        }
+        self.waits.settled = Box::pin(async move {
+            settling.await;
+            Input::Settled(wanted)
+        });
+    }
+
+    /// One line for the log; how an update ends is remembered as well, and shown on the page.
+    fn say(&self, notice: Notice) {
+        if notice.is_trouble() {
+            warn!("{notice}")
+        } else {
+            info!("{notice}")
+        }
+        if notice.is_about_update() {
+            let text = notice.to_string();
+            self.agent.set_progress(Progress { message: Some(text.clone()), percent: None });
+            self.agent.set_wrapped(|wrapped| wrapped.update = Some(text));
+        }
+    }
+
+    fn tell_activity(&self) {
+        let activity = self.machine.activity();
+        self.agent.set_wrapped(|wrapped| {
+            wrapped.activity = activity;
+            if activity.step.is_none() {
+                wrapped.step = None;
+            }
+        });
     }
 
     fn on_signal(&mut self, raw: i32) -> Option<Input> {
@@ -291,8 +354,13 @@ impl Wrapper {
     }
 }
 
-fn say(notice: Notice) {
-    if notice.is_trouble() { warn!("{notice}") } else { info!("{notice}") }
+/// How the log and people call a step.
+fn label(work: Work, index: usize, count: usize) -> String {
+    let of = match work {
+        Work::PreStart => "step",
+        Work::Update => "update step",
+    };
+    format!("{of} {} of {count}", index + 1)
 }
 
 fn now() -> Instant {

@@ -14,7 +14,7 @@ use crate::registered::{HOST, wrap_registered};
 use crate::{PATH, SERVER};
 
 /// The download: 5 MiB in about three seconds, so that the stop certainly comes in the middle of it.
-const SIZE: usize = 5 << 20;
+pub(crate) const SIZE: usize = 5 << 20;
 const PARTS: usize = 60;
 const PART_PAUSE: Duration = Duration::from_millis(50);
 
@@ -68,7 +68,7 @@ fn unchunked(head: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// An application behind the wrapped server, which takes its time.
-fn slow_origin() -> SocketAddr {
+pub(crate) fn slow_origin() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {

@@ -271,6 +271,15 @@ fn a_session_that_ends_under_a_live_connection_is_replaced_without_a_hot_loop() 
 }
 
 #[test]
+fn a_session_that_ended_before_its_connection_did_is_told_to_be_gone() {
+    let mut story = live();
+    story.play("~ eof\n+ 100ms\n~ dial\n> RECONNECT|S1\n< OK\n! RECONNECTED\n> CONFIG_ROLLBACK|S1");
+    story.play("< ERROR|session not found\n> REGISTER|web|web-1|0|{}");
+    story.events();
+    story.play("~ eof\n! DISCONNECTED\n! RETRYING");
+}
+
+#[test]
 fn a_replaced_session_is_dormant_and_never_fights() {
     let mut story = live();
     story.play(

@@ -333,10 +333,24 @@ impl Pools {
         match record.routes.last() {
             None => {
                 self.remove(id, Leaving::Unwanted);
+                self.hope(domain, path);
                 Detached::Gone(id)
             }
             Some(next) if was_last => Detached::Shows(id, *next),
             Some(_) => Detached::Nothing,
+        }
+    }
+
+    /// Where nobody serves any more, whoever has only just come serves at once, as the first of a claim does:
+    /// a session that exchanges a backend leaves no gap.
+    fn hope(&mut self, domain: &Domain, path: &PathPrefix) {
+        let Some(claim) = self.table.get(domain, path).filter(|claim| !claim.has_usable()) else { return };
+        let untried = |member: &&Arc<Member>| {
+            self.members.get(&member.id).is_some_and(|record| record.failures == 0 && !record.lost)
+        };
+        let untried: Vec<MemberId> = claim.members.iter().filter(untried).map(|member| member.id).collect();
+        for id in untried {
+            self.on_event(id, MemberEvent::LeftAlone, None);
         }
     }
 

@@ -1,10 +1,10 @@
 //! From what a store held back to a registry that serves (SEMANTICS sections 4 and 7).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::RouteId;
+use crate::protocol::{Host, RouteId};
 
 use super::Registry;
 use super::io::{Effect, Happening, Now, SessionNo};
@@ -55,7 +55,7 @@ impl Registry {
         returning.sort_by_key(|route| (route.applied, route.session, route.id));
         let routes = returning.len();
         returning.iter().for_each(|route| self.restore_route(route, serves));
-        self.suspend_former_holders();
+        self.suspend_former_holders(&returning);
         self.push(Effect::Happened(Happening::Restored { sessions: count, routes, serves }));
         self.tell_outside_policy();
         self.flush_pools(true);
@@ -114,15 +114,19 @@ impl Registry {
         }
     }
 
-    /// An address belongs to the session that came there last (SEMANTICS section 4).
-    fn suspend_former_holders(&mut self) {
-        let mut holders: HashMap<IpAddr, SessionNo> = HashMap::new();
-        for session in self.sessions.restored() {
-            let holder = holders.entry(session.peer).or_insert(session.no);
-            *holder = session.no.max(*holder);
+    /// An address belongs to the session that came there last, by its connection or with a backend (SEMANTICS
+    /// section 4). Of both only the applies have kept their order: who applied last was there last.
+    fn suspend_former_holders(&mut self, returning: &[Returning]) {
+        let mut holders: BTreeMap<IpAddr, SessionNo> =
+            self.sessions.restored().map(|session| (session.peer, session.no)).collect();
+        for Returning { session: no, route, .. } in returning {
+            let peer = self.sessions.get(*no).map(|session| session.peer);
+            let backend = match route.spec.backend.host() {
+                Host::Ip(ip) => Some(ip.to_canonical()),
+                Host::Name(_) => None,
+            };
+            holders.extend([peer, backend].into_iter().flatten().map(|ip| (ip, *no)));
         }
-        let mut holders: Vec<_> = holders.into_iter().collect();
-        holders.sort_unstable();
         for (ip, no) in holders {
             if self.sessions.is_one_container(ip) {
                 let kin = self.sessions.get(no).map(Session::kin).unwrap_or_default();

@@ -26,13 +26,19 @@ pub(super) fn build(source: Source, origin: Origin<'_>) -> Result<Config, Config
     Ok(Config { warnings, ..config })
 }
 
-/// What holds between the command and the routes.
+/// What holds between the command, the routes and the page.
 fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
     let is_scheduled = config.command.as_ref().is_some_and(|command| command.run_every.is_some());
     if is_scheduled && config.registration.is_some() {
         let reason = "a command that runs now and then cannot answer for a route: leave out DOMAINS and ROUTES, \
                       or set ENABLE_REGISTRY=false";
         return Err(reader.refuse("RUN_EVERY", reason.to_owned()));
+    }
+    let routes = config.registration.iter().flat_map(|registration| &registration.routes);
+    let mut own_ports = routes.filter(|route| route.host.is_none()).map(|route| route.port);
+    if config.command.is_some() && own_ports.any(|port| config.maintenance.port == Some(port)) {
+        let reason = "the application itself listens there: give the maintenance page a port of its own";
+        return Err(reader.refuse("MAINTENANCE_PORT", reason.to_owned()));
     }
     Ok(config)
 }

@@ -12,11 +12,10 @@ use crate::sidecar::supervisor::Restart;
 
 use super::raw::Raw;
 use super::secrets::{self, Environment};
+use super::steps::{self, Step};
 use super::user::{self, RunAs};
 use super::{ReadyCheck, values};
 
-/// Steps in PRE_START.
-const MAX_STEPS: usize = 64;
 /// Rules in SIGNAL_REWRITE; there are no more signals.
 const MAX_REWRITES: usize = 31;
 
@@ -36,7 +35,7 @@ pub struct CommandConfig {
     /// WAIT_FOR_TIMEOUT, more than zero.
     pub wait_for_timeout: GoDuration,
     /// PRE_START: shell lines, in their order.
-    pub steps: Vec<String>,
+    pub steps: Vec<Step>,
     /// PRE_START_FAILURE: whether a step that fails is the end.
     pub steps_fatal: bool,
     /// PRE_START_TIMEOUT for each; `None`: no limit.
@@ -47,6 +46,8 @@ pub struct CommandConfig {
     pub restart_delay: GoDuration,
     /// RUN_EVERY, more than zero.
     pub run_every: Option<GoDuration>,
+    /// UPDATE_CHECK and what follows from it.
+    pub update: Option<UpdateConfig>,
     /// STOP_SIGNAL; `None`: that of the program that runs then.
     pub stop_signal: Option<Signal>,
     /// STOP_GRACE_PERIOD, more than zero.
@@ -55,6 +56,19 @@ pub struct CommandConfig {
     pub group: bool,
     /// SIGNAL_REWRITE: from, to.
     pub rewrite: Vec<(Signal, Signal)>,
+}
+
+/// How the command is updated in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateConfig {
+    /// UPDATE_CHECK: a shell line that ends with 0 where there is an update.
+    pub check: String,
+    /// UPDATE_CHECK_INTERVAL, more than zero.
+    pub every: GoDuration,
+    /// UPDATE_COMMAND: shell lines, in their order; at least one.
+    pub steps: Vec<Step>,
+    /// UPDATE_TIMEOUT for the check and for each line; `None`: no limit.
+    pub timeout: Option<GoDuration>,
 }
 
 /// What runs.
@@ -88,6 +102,10 @@ pub const FOR_COMMANDS: &[&str] = &[
     "RESTART",
     "RESTART_DELAY",
     "RUN_EVERY",
+    "UPDATE_CHECK",
+    "UPDATE_CHECK_INTERVAL",
+    "UPDATE_COMMAND",
+    "UPDATE_TIMEOUT",
     "SECRETS",
     "STOP_SIGNAL",
     "STOP_GRACE_PERIOD",
@@ -116,10 +134,17 @@ pub(super) fn command(
     let environment = secrets.and_then(|wanted| {
         secrets::environment(&wanted.unwrap_or_default(), origin.vars, origin.context, reader)
     });
+    pointless(raw, reader);
     let before = before(raw, reader);
     let life = life(raw, reader);
+    let update = update(raw, reader);
     let stop = stop(raw, reader);
-    let (before, life, stop, run_as, mut environment) = (before?, life?, stop?, run_as?, environment?);
+    let (before, life, update, stop) = (before?, life?, update?, stop?);
+    let (run_as, mut environment) = (run_as?, environment?);
+    if life.every.is_some() && update.is_some() {
+        let reason = "a command that RUN_EVERY starts again and again is updated between two runs, by itself";
+        return Err(reader.refuse("UPDATE_CHECK", reason.to_owned()));
+    }
     if let Some(run_as) = &run_as {
         environment.set("HOME", &run_as.home);
     }
@@ -137,6 +162,7 @@ pub(super) fn command(
         restart: life.restart,
         restart_delay: life.delay,
         run_every: life.every,
+        update,
         stop_signal: stop.signal,
         grace: stop.grace,
         rewrite: stop.rewrite,
@@ -196,7 +222,7 @@ fn run_as(raw: &mut Raw, reader: &mut Reader, context: &Context<'_>) -> Result<O
 struct Before {
     wait_for: Vec<ReadyCheck>,
     wait_for_timeout: GoDuration,
-    steps: Vec<String>,
+    steps: Vec<Step>,
     fatal: bool,
     timeout: Option<GoDuration>,
 }
@@ -204,7 +230,7 @@ struct Before {
 fn before(raw: &mut Raw, reader: &mut Reader) -> Result<Before, Reported> {
     let wait_for = reader.optional("WAIT_FOR", raw.wait_for.take(), values::ready_checks);
     let wait_for_timeout = reader.value("WAIT_FOR_TIMEOUT", raw.wait_for_timeout.take(), values::positive);
-    let steps = reader.optional("PRE_START", raw.pre_start.take(), steps);
+    let steps = reader.optional("PRE_START", raw.pre_start.take(), steps::parse);
     let fatal = reader.value("PRE_START_FAILURE", raw.pre_start_failure.take(), failure);
     let timeout = reader.value("PRE_START_TIMEOUT", raw.pre_start_timeout.take(), values::duration);
     Ok(Before {
@@ -214,18 +240,6 @@ fn before(raw: &mut Raw, reader: &mut Reader) -> Result<Before, Reported> {
         fatal: fatal?,
         timeout: timeout?.non_zero().ok(),
     })
-}
-
-/// Shell lines, one a line.
-fn steps(text: &str) -> Result<Vec<String>, Invalid> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let steps: Vec<String> = lines.map(str::to_owned).collect();
-    match steps.len() {
-        0..=MAX_STEPS => Ok(steps),
-        _ => {
-            Err(Invalid::new("steps", text, "more than 64 steps: put them into a script", "npm run migrate"))
-        }
-    }
 }
 
 fn failure(text: &str) -> Result<bool, Invalid> {
@@ -253,6 +267,44 @@ fn life(raw: &mut Raw, reader: &mut Reader) -> Result<Life, Reported> {
         return Err(reader.refuse("RESTART", reason));
     }
     Ok(life)
+}
+
+/// UPDATE_CHECK says when, UPDATE_COMMAND says what: neither is of use alone.
+fn update(raw: &mut Raw, reader: &mut Reader) -> Result<Option<UpdateConfig>, Reported> {
+    let check = raw.update_check.take();
+    let every = reader.value("UPDATE_CHECK_INTERVAL", raw.update_check_interval.take(), values::positive);
+    let steps = reader.optional("UPDATE_COMMAND", raw.update_command.take(), steps::parse);
+    let timeout = reader.value("UPDATE_TIMEOUT", raw.update_timeout.take(), values::duration);
+    let (every, steps, timeout) = (every?, steps?.unwrap_or_default(), timeout?.non_zero().ok());
+    match (check, steps.is_empty()) {
+        (Some(check), false) => Ok(Some(UpdateConfig { check, every, steps, timeout })),
+        (None, true) => Ok(None),
+        (Some(_), true) => {
+            let reason = "UPDATE_COMMAND does not say what to do about an update: set both".to_owned();
+            Err(reader.refuse("UPDATE_CHECK", reason))
+        }
+        (None, false) => {
+            let reason = "UPDATE_CHECK does not say when there is an update: set both".to_owned();
+            Err(reader.refuse("UPDATE_COMMAND", reason))
+        }
+    }
+}
+
+/// Points out what says more about something that nobody asked for.
+fn pointless(raw: &Raw, reader: &mut Reader) {
+    let pairs = [
+        ("WAIT_FOR_TIMEOUT", "WAIT_FOR", raw.wait_for_timeout.is_some() && raw.wait_for.is_none()),
+        ("PRE_START_FAILURE", "PRE_START", raw.pre_start_failure.is_some() && raw.pre_start.is_none()),
+        ("PRE_START_TIMEOUT", "PRE_START", raw.pre_start_timeout.is_some() && raw.pre_start.is_none()),
+        ("RESTART_DELAY", "RESTART", raw.restart_delay.is_some() && raw.restart.is_none()),
+        ("UPDATE_TIMEOUT", "UPDATE_CHECK", raw.update_timeout.is_some() && raw.update_check.is_none()),
+    ];
+    for (name, needed, is_pointless) in pairs {
+        if is_pointless {
+            let spelled = reader.spelled(name);
+            reader.warn(format!("{spelled} has no effect: {needed} is not set"));
+        }
+    }
 }
 
 fn restart(text: &str) -> Result<Restart, Invalid> {

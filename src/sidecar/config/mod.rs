@@ -13,6 +13,7 @@ mod command;
 mod raw;
 mod routes;
 mod secrets;
+mod steps;
 mod user;
 mod values;
 mod variables;
@@ -32,8 +33,9 @@ use crate::protocol::{
 };
 use crate::telemetry::{Format, Level};
 
-pub use command::{CommandConfig, CommandLine, FOR_COMMANDS};
+pub use command::{CommandConfig, CommandLine, FOR_COMMANDS, UpdateConfig};
 pub use secrets::Environment;
+pub use steps::Step;
 pub use user::RunAs;
 pub use variables::{PREFIX, TABLE, VARIABLES};
 

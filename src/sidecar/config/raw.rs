@@ -31,6 +31,7 @@ raw! {
     entry_command app_dir run_as
     wait_for wait_for_timeout pre_start pre_start_failure pre_start_timeout
     restart restart_delay run_every
+    update_check update_check_interval update_command update_timeout
     secrets
     stop_signal stop_grace_period signal_group signal_rewrite
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::environment::{Context, FILE_SUFFIX, Reader, Reported};
 use crate::protocol::Invalid;
@@ -15,6 +15,8 @@ use super::variables::PREFIX;
 const SECRETS_DIR: &str = "/run/secrets";
 /// What composed values are announced with, behind the prefix.
 const COMPOSED: &str = "ENV_";
+/// Where programs are looked for without PATH; that of libc.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// More would be no list that a person wrote.
 const MAX_SECRETS: usize = 256;
 /// A variable with its name and value must fit a page of `execve`, as the kernel has it.
@@ -28,6 +30,12 @@ impl Environment {
     /// Names and values: for the process and nothing else.
     pub fn reveal(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
+    /// The folders in which a program without a path is looked for, as std does it.
+    pub fn search_path(&self) -> impl Iterator<Item = PathBuf> {
+        let path = self.0.get(OsStr::new("PATH")).cloned().unwrap_or_else(|| DEFAULT_PATH.into());
+        std::env::split_paths(&path).collect::<Vec<_>>().into_iter()
     }
 
     /// Sets one.

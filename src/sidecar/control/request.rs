@@ -149,7 +149,7 @@ fn progress(agent: &Agent, percent: Option<u8>, message: Option<String>) -> Resu
     Ok(maintenance(agent))
 }
 
-/// As ready as the application. Before the first apply a registry that can be reached and refuses counts too;
+/// As it should be while a step, an update or a schedule is; else as ready as the application. Before the first apply a registry that can be reached and refuses counts too;
 /// one that is away never does, because that must not make an orchestrator kill what works (SEMANTICS
 /// section 10).
 fn health(agent: &Agent, registered: bool) -> Value {
@@ -159,6 +159,13 @@ fn health(agent: &Agent, registered: bool) -> Value {
         RouteStatus::Refused(refusal) => Some(refusal.to_string()),
         _ => None,
     });
+    let wrapped = agent.wrapped();
+    if let Some(healthy) = wrapped.activity.healthy.filter(|_| !registered) {
+        let failed = || "the last run of the schedule has failed".to_owned();
+        let reason = if healthy { wrapped.doing() } else { Some(failed()) };
+        let reason = reason.unwrap_or_else(|| conditions.reason().to_owned());
+        return json!({"healthy": healthy, "reason": reason});
+    }
     let verdict = match refused {
         _ if !conditions.ready && !conditions.maintenance => Err("the application is not ready".to_owned()),
         Some(refusal) if !agent.was_live() => Err(format!("the registry refuses the route: {refusal}")),

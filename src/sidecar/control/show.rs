@@ -18,6 +18,13 @@ pub(super) fn status(data: &Value) -> String {
     let ready = if data["ready"].as_bool() == Some(true) { "ready" } else { "not ready" };
     let _ = writeln!(out, "application  {ready}");
     let _ = writeln!(out, "wanted       {}, because {}", text(data, "wanted"), text(data, "reason"));
+    if let Some(doing) = data["command"]["doing"].as_str() {
+        let percent = data["progress"]["percent"].as_u64().map(|percent| format!(", {percent} %"));
+        let _ = writeln!(out, "command      {doing}{}", percent.unwrap_or_default());
+    }
+    if let Some(update) = data["command"]["last_update"].as_str() {
+        let _ = writeln!(out, "update       {update}");
+    }
     let up = data["uptime_seconds"].as_u64().unwrap_or_default();
     let _ =
         writeln!(out, "daemon       version {}, process {}, up {up} s", text(data, "version"), data["pid"]);

@@ -110,7 +110,7 @@ fn status(service: &str, agent: &Agent) -> String {
         "service": service,
         "status": status,
         "ready": conditions.ready,
-        "step": conditions.reason(),
+        "step": agent.wrapped().doing().unwrap_or_else(|| conditions.reason().to_owned()),
         "message": progress.message,
         "progress": progress.percent,
     })

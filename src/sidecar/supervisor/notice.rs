@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::sidecar::reaper::Exit;
 
+use super::Work;
+
 /// One line for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
@@ -21,6 +23,8 @@ pub enum Notice {
     },
     /// A step takes longer than PRE_START_TIMEOUT and is asked to end.
     StepOverdue {
+        /// Of what.
+        work: Work,
         /// Which.
         index: usize,
     },
@@ -43,6 +47,40 @@ pub enum Notice {
         /// RUN_EVERY.
         every: Duration,
     },
+    /// UPDATE_CHECK could not say whether there is an update.
+    CheckFailed {
+        /// How it ended.
+        exit: Exit,
+    },
+    /// It takes longer than UPDATE_TIMEOUT and is killed.
+    CheckOverdue,
+    /// There is an update.
+    Updating,
+    /// The proxy has not confirmed in time that people get the page.
+    NotCovered,
+    /// A line of UPDATE_COMMAND has failed.
+    UpdateFailed {
+        /// Which.
+        index: usize,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The update is over, and the command answers.
+    Updated,
+    /// The update has failed, and what was there before answers again.
+    Restored {
+        /// At which step.
+        index: usize,
+        /// How that ended.
+        exit: Exit,
+    },
+    /// After an update the command does not answer within PORT_WAIT_TIMEOUT.
+    NotReady,
+    /// After an update the command has ended before it answered.
+    NotBack {
+        /// How.
+        exit: Exit,
+    },
     /// What is left is killed.
     Killing,
 }
@@ -50,7 +88,19 @@ pub enum Notice {
 impl Notice {
     /// Whether somebody should look at it.
     pub fn is_trouble(&self) -> bool {
-        !matches!(self, Notice::Ended { exit: Exit::Code(0), .. } | Notice::Restarting { .. })
+        !matches!(
+            self,
+            Notice::Ended { exit: Exit::Code(0), .. }
+                | Notice::Restarting { .. }
+                | Notice::Updating
+                | Notice::Updated
+        )
+    }
+
+    /// Whether it says how an update goes.
+    pub fn is_about_update(&self) -> bool {
+        use Notice::{NotBack, NotReady, Restored, UpdateFailed, Updated, Updating};
+        matches!(self, Updating | UpdateFailed { .. } | Updated | Restored { .. } | NotReady | NotBack { .. })
     }
 }
 
@@ -64,8 +114,12 @@ impl fmt::Display for Notice {
                 let then = if *fatal { "the command is not started" } else { "going on" };
                 write!(f, "step {} of PRE_START {exit}: {then}", index + 1)
             }
-            Notice::StepOverdue { index } => {
-                write!(f, "step {} of PRE_START takes longer than PRE_START_TIMEOUT: ending it", index + 1)
+            Notice::StepOverdue { work, index } => {
+                let (of, limit) = match work {
+                    Work::PreStart => ("PRE_START", "PRE_START_TIMEOUT"),
+                    Work::Update => ("UPDATE_COMMAND", "UPDATE_TIMEOUT"),
+                };
+                write!(f, "step {} of {of} takes longer than {limit}: ending it", index + 1)
             }
             Notice::Ended { exit, ran } => write!(f, "the command {exit} after {ran:.1?}"),
             Notice::Restarting { pause } => write!(f, "starting it again in {pause:?}"),
@@ -74,6 +128,29 @@ impl fmt::Display for Notice {
                 "the run took {took:.0?}, longer than RUN_EVERY, {every:?}: runs do not overlap, so some are left \
                  out"
             ),
+            Notice::CheckFailed { exit } => {
+                write!(f, "UPDATE_CHECK {exit}, which says nothing about updates")
+            }
+            Notice::CheckOverdue => f.write_str("UPDATE_CHECK takes longer than UPDATE_TIMEOUT: killed"),
+            Notice::Updating => f.write_str("UPDATE_CHECK says that there is an update"),
+            Notice::NotCovered => {
+                f.write_str("the proxy has not confirmed the maintenance: updating without that")
+            }
+            Notice::UpdateFailed { index, exit } => write!(
+                f,
+                "the update failed: step {} of UPDATE_COMMAND {exit}; starting what was there before",
+                index + 1
+            ),
+            Notice::Updated => f.write_str("the update is done"),
+            Notice::Restored { index, exit } => write!(
+                f,
+                "the update failed at step {} of UPDATE_COMMAND, which {exit}; what was there before runs again",
+                index + 1
+            ),
+            Notice::NotReady => {
+                f.write_str("the command does not answer after the update, for longer than PORT_WAIT_TIMEOUT")
+            }
+            Notice::NotBack { exit } => write!(f, "after the update the command {exit} before it answered"),
             Notice::Killing => f.write_str("killing what is left of the command"),
         }
     }

@@ -4,8 +4,14 @@ use std::time::{Duration, Instant};
 
 use crate::sidecar::reaper::Exit;
 
+use super::Work;
+
 /// No pause between restarts is longer, unless RESTART_DELAY itself is.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// No pause between two checks for updates is longer, unless UPDATE_CHECK_INTERVAL itself is.
+const LONGEST_UPDATE_PAUSE: Duration = Duration::from_secs(24 * 3_600);
+/// How long a command without STOP_GRACE_PERIOD may take to end for an update; systemd's default.
+const HALT_LIMIT: Duration = Duration::from_secs(90);
 /// SIGKILL comes this long before the end of the grace period, or at half of a short one, so that we end by
 /// ourselves.
 const SPARE: Duration = Duration::from_secs(1);
@@ -32,6 +38,12 @@ pub struct Policy {
     pub steps_fatal: bool,
     /// How long one step may take; `None`: as long as it likes.
     pub step_timeout: Option<Duration>,
+    /// Whether people are shown a maintenance page before the command has run at all.
+    pub page: bool,
+    /// Updates in place; `None`: there are none.
+    pub update: Option<UpdatePolicy>,
+    /// How long the command may take to be ready after an update until that counts as trouble.
+    pub patience: Duration,
     /// RESTART.
     pub restart: Restart,
     /// RESTART_DELAY: the first pause before a restart.
@@ -42,6 +54,26 @@ pub struct Policy {
     pub drain: Duration,
     /// STOP_GRACE_PERIOD: when whoever stops us loses patience; `None`: never known, so nothing is killed.
     pub grace: Option<Duration>,
+}
+
+/// How the command is updated in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdatePolicy {
+    /// UPDATE_CHECK_INTERVAL: from the end of one check to the next, more than zero.
+    pub every: Duration,
+    /// How many lines UPDATE_COMMAND has.
+    pub steps: usize,
+    /// UPDATE_TIMEOUT, for the check and for each line; `None`: as long as it likes.
+    pub timeout: Option<Duration>,
+}
+
+impl UpdatePolicy {
+    /// The time until the next check after so many updates in a row that failed. It doubles, because each
+    /// failure is an outage.
+    pub(super) fn pause(&self, failed: u32) -> Duration {
+        let grown = self.every.saturating_mul(1_u32.checked_shl(failed).unwrap_or(u32::MAX));
+        grown.min(LONGEST_UPDATE_PAUSE.max(self.every))
+    }
 }
 
 impl Policy {
@@ -61,6 +93,20 @@ impl Policy {
     pub(super) fn pause(&self, crashes: u32) -> Duration {
         let grown = self.delay.saturating_mul(1_u32.checked_shl(crashes).unwrap_or(u32::MAX));
         grown.min(LONGEST_PAUSE.max(self.delay))
+    }
+
+    /// How many steps there are, and how long each may take.
+    pub(super) fn steps_of(&self, work: Work) -> (usize, Option<Duration>) {
+        match work {
+            Work::PreStart => (self.steps, self.step_timeout),
+            Work::Update => self.update.as_ref().map_or((0, None), |update| (update.steps, update.timeout)),
+        }
+    }
+
+    /// How long the command may take to end for an update. Nobody else would kill it there, as an engine does
+    /// at a stop.
+    pub(super) fn halt_limit(&self) -> Duration {
+        self.kill_after().unwrap_or(HALT_LIMIT)
     }
 
     /// How long after the first request to stop SIGKILL comes, if ever.
@@ -93,6 +139,9 @@ mod tests {
             steps: 0,
             steps_fatal: true,
             step_timeout: None,
+            page: false,
+            update: None,
+            patience: Duration::from_secs(30),
             restart: Restart::Always,
             delay: Duration::from_secs(5),
             every: None,

@@ -9,6 +9,9 @@ const POLICY: Policy = Policy {
     steps: 2,
     steps_fatal: true,
     step_timeout: Some(Duration::from_secs(600)),
+    page: true,
+    update: None,
+    patience: Duration::from_secs(30),
     restart: Restart::OnFailure,
     delay: Duration::from_secs(5),
     every: None,
@@ -20,14 +23,31 @@ const PLAIN: Policy = Policy {
     steps: 0,
     steps_fatal: true,
     step_timeout: None,
+    page: false,
+    update: None,
+    patience: Duration::from_secs(30),
     restart: Restart::No,
     delay: Duration::from_secs(5),
     every: None,
     drain: Duration::from_secs(5),
     grace: None,
 };
+const MINUTE: Duration = Duration::from_secs(60);
+const UPDATES: Policy = Policy {
+    update: Some(UpdatePolicy { every: MINUTE, steps: 2, timeout: Some(Duration::from_secs(600)) }),
+    grace: Some(Duration::from_secs(30)),
+    ..PLAIN
+};
 const OK: Exit = Exit::Code(0);
 const FAILED: Exit = Exit::Code(3);
+/// From a proxy that has confirmed the page to a new version that runs.
+const UPDATE: [Input; 5] = [
+    Input::Settled(Wanted::Maintenance),
+    Input::Exited(Exit::Signal(15)),
+    Input::StepEnded(OK),
+    Input::StepEnded(OK),
+    Input::Spawned,
+];
 const STEPS_DONE: [Input; 4] =
     [Input::Begin, Input::DependenciesReady, Input::StepEnded(OK), Input::StepEnded(OK)];
 
@@ -65,6 +85,24 @@ impl Story {
         let waited = due.saturating_duration_since(self.now);
         self.now = self.now.max(due);
         (waited, self.on(Input::Elapsed))
+    }
+
+    /// A command whose check for updates runs.
+    fn checking(policy: Policy) -> Self {
+        let mut story = Story::live(policy);
+        assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+        story
+    }
+
+    /// A command that is being updated, and what has happened so far.
+    fn updating(so_far: &[Input]) -> Self {
+        let mut story = Story::checking(UPDATES);
+        let maintenance = Effect::Publish(Wanted::Maintenance);
+        assert_eq!(story.on(Input::CheckEnded(OK)), [Effect::Say(Notice::Updating), maintenance]);
+        for input in so_far {
+            story.on(*input);
+        }
+        story
     }
 
     /// A command that started and answers.
@@ -181,11 +219,11 @@ fn a_step_that_fails_is_the_end_or_a_warning() {
     let run = |steps_fatal| {
         let mut story = Story::new(Policy { wait: None, steps_fatal, ..POLICY });
         let maintenance = Effect::Publish(Wanted::Maintenance);
-        assert_eq!(story.on(Input::Begin), [maintenance, Effect::RunStep(0)]);
+        assert_eq!(story.on(Input::Begin), [maintenance, Effect::RunStep(Work::PreStart, 0)]);
         story.on(Input::StepEnded(FAILED))
     };
     let failed = |fatal| Effect::Say(Notice::StepFailed { index: 0, exit: FAILED, fatal });
-    assert_eq!(run(false), [failed(false), Effect::RunStep(1)]);
+    assert_eq!(run(false), [failed(false), Effect::RunStep(Work::PreStart, 1)]);
     assert_eq!(run(true), [failed(true), Effect::Publish(Wanted::Absent)]);
 }
 
@@ -197,6 +235,159 @@ fn a_step_that_hangs_is_asked_to_end_and_then_killed() {
     assert_eq!(story.elapse(), (STEP_KILL_DELAY, vec![Effect::KillStep]));
     story.on(Input::StepEnded(Exit::Signal(9)));
     assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(TIMED_OUT)]);
+}
+
+#[test]
+fn an_update_happens_behind_a_page_that_the_proxy_has_confirmed() {
+    let mut story = Story::updating(&[]);
+    assert_eq!(story.on(Input::Settled(Wanted::Maintenance)), [Effect::StopCommand]);
+    let run = |index| Effect::RunStep(Work::Update, index);
+    assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [run(0)]);
+    assert_eq!(story.on(Input::StepEnded(OK)), [run(1)]);
+    assert_eq!(story.on(Input::StepEnded(OK)), [Effect::Start]);
+    assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
+    assert_eq!(story.on(Input::Ready), [Effect::Say(Notice::Updated), Effect::Publish(Wanted::Live)]);
+    // That it was ended for the update is no end of it, and the next check comes as ever.
+    assert_eq!(story.elapse().1, [Effect::RunCheck]);
+}
+
+#[test]
+fn without_an_update_nothing_happens_and_the_next_check_comes_as_ever() {
+    let mut story = Story::checking(UPDATES);
+    assert_eq!(story.on(Input::CheckEnded(Exit::Code(1))), []);
+    assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+    // One that cannot be asked is told, one that hangs is killed; both are asked again.
+    let failed = Notice::CheckFailed { exit: Exit::Code(127) };
+    assert_eq!(story.on(Input::CheckEnded(Exit::Code(127))), [Effect::Say(failed)]);
+    story.elapse();
+    assert_eq!(story.elapse().1, [Effect::Say(Notice::CheckOverdue), Effect::EndCheck]);
+    assert_eq!(story.on(Input::CheckEnded(OK)), [], "nobody asks for it any more");
+    assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+}
+
+#[test]
+fn an_update_that_fails_says_so_and_what_was_there_before_is_started_again() {
+    let mut story = Story::updating(&UPDATE[..2]);
+    let failed = Notice::UpdateFailed { index: 0, exit: FAILED };
+    assert_eq!(story.on(Input::StepEnded(FAILED)), [Effect::Say(failed), Effect::Start]);
+    story.on(Input::Spawned);
+    let restored = Notice::Restored { index: 0, exit: FAILED };
+    assert_eq!(story.on(Input::Ready), [Effect::Say(restored), Effect::Publish(Wanted::Live)]);
+}
+
+#[test]
+fn an_update_that_fails_again_and_again_is_tried_ever_more_rarely() {
+    let mut story = Story::checking(UPDATES);
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        story.on(Input::CheckEnded(OK));
+        for input in UPDATE[..2].iter().chain(&[Input::StepEnded(FAILED), Input::Spawned, Input::Ready]) {
+            story.on(*input);
+        }
+        let (pause, effects) = story.elapse();
+        assert_eq!(effects, [Effect::RunCheck]);
+        pauses.push(pause.as_secs() / 60);
+    }
+    assert_eq!(pauses, [2, 4, 8, 16]);
+    // One that goes well, and everything is as ever.
+    story.on(Input::CheckEnded(OK));
+    for input in UPDATE.iter().chain(&[Input::Ready]) {
+        story.on(*input);
+    }
+    story.elapse();
+    story.on(Input::CheckEnded(Exit::Code(1)));
+    assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+}
+
+#[test]
+fn a_proxy_that_never_confirms_delays_an_update_and_a_command_that_never_ends_is_killed() {
+    let mut story = Story::updating(&[]);
+    let (waited, effects) = story.elapse();
+    assert_eq!(effects, [Effect::Say(Notice::NotCovered), Effect::StopCommand]);
+    assert_eq!(waited, Duration::from_secs(35));
+    let (waited, effects) = story.elapse();
+    assert_eq!(effects, [Effect::Say(Notice::Killing), Effect::KillCommand]);
+    assert_eq!(waited, Duration::from_secs(29), "a second less than STOP_GRACE_PERIOD");
+    assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::RunStep(Work::Update, 0)]);
+}
+
+#[test]
+fn a_command_that_ends_by_itself_before_its_update_is_updated_all_the_same() {
+    let mut story = Story::updating(&[]);
+    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::RunStep(Work::Update, 0)]);
+}
+
+#[test]
+fn a_command_that_does_not_come_back_after_an_update_is_told_and_treated_like_any_that_ended() {
+    let mut story = Story::updating(&UPDATE);
+    assert_eq!(story.elapse(), (UPDATES.patience, vec![Effect::Say(Notice::NotReady)]));
+    let effects = story.on(Input::Exited(FAILED));
+    assert!(effects.contains(&Effect::Say(Notice::NotBack { exit: FAILED })), "{effects:?}");
+    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(3)]);
+}
+
+#[test]
+fn a_stop_in_the_middle_of_an_update_never_asks_the_command_twice() {
+    let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+    assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Absent)]);
+    assert_eq!(story.on(Input::Settled(Wanted::Absent)), []);
+    assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [Effect::Exit(143)]);
+}
+
+#[test]
+fn a_stop_ends_a_check_that_runs() {
+    let mut story = Story::checking(UPDATES);
+    assert_eq!(story.on(Input::Stop), [Effect::EndCheck, Effect::Publish(Wanted::Draining)]);
+}
+
+#[test]
+fn only_a_page_makes_steps_seen_and_it_stays_until_the_command_answers() {
+    for page in [true, false] {
+        let mut story = Story::new(Policy { page, wait: None, ..POLICY });
+        let shown = story.on(Input::Begin).contains(&Effect::Publish(Wanted::Maintenance));
+        assert_eq!(shown, page);
+        for _ in 0..2 {
+            story.on(Input::StepEnded(OK));
+        }
+        assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
+        assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
+    }
+}
+
+#[test]
+fn steps_updates_and_schedules_are_healthy_while_they_are_as_they_should_be() {
+    let healthy = |name: &str| {
+        let (_, make) = STATES.iter().find(|(known, _)| *known == name).unwrap();
+        make().machine.activity().healthy
+    };
+    let fine = [
+        "in the second step",
+        "about to stop for an update",
+        "stopping for an update",
+        "in the second step of an update",
+        "starting after an update",
+        "running after an update, not ready",
+        "pausing in a schedule",
+    ];
+    for name in fine {
+        assert_eq!(healthy(name), Some(true), "{name}");
+    }
+    for name in [
+        "waiting for dependencies",
+        "running, not ready",
+        "live",
+        "running after an update, not ready in time",
+    ] {
+        assert_eq!(healthy(name), None, "{name}: that is for the application to say");
+    }
+    let mut schedule = Story::new(Policy { every: Some(MINUTE), ..PLAIN });
+    for (exit, healthy) in [(OK, true), (FAILED, false), (OK, true)] {
+        schedule.on(Input::Begin);
+        schedule.on(Input::Spawned);
+        schedule.on(Input::Exited(exit));
+        assert_eq!(schedule.machine.activity().healthy, Some(healthy));
+        schedule.elapse();
+    }
 }
 
 #[test]
@@ -216,12 +407,19 @@ fn whatever_state_the_stop_meets_it_comes_to_an_end() {
             let next = effects.iter().find_map(|effect| match effect {
                 Effect::EndStep | Effect::KillStep => Some(Input::StepEnded(Exit::Signal(15))),
                 Effect::StopCommand | Effect::KillCommand => Some(Input::Exited(Exit::Signal(15))),
-                Effect::Start | Effect::RunStep(_) | Effect::AwaitReady => panic!("{name}: {effects:?}"),
+                Effect::Start | Effect::RunStep(..) | Effect::AwaitReady | Effect::RunCheck => {
+                    panic!("{name}: {effects:?}")
+                }
                 _ => None,
             });
             if matches!(story.machine.state, State::Done) {
                 break;
             }
+            let next = match story.machine.state {
+                // It has been asked before the stop came.
+                State::Stopping { .. } if next.is_none() => Some(Input::Exited(Exit::Signal(15))),
+                _ => next,
+            };
             effects = match (next, story.machine.state) {
                 (Some(input), _) => story.on(input),
                 (None, State::Starting) => story.on(Input::Spawned),
@@ -286,6 +484,38 @@ const STATES: &[(&str, Setup)] = &[
         story.on(Input::Exited(OK));
         story
     }),
+    ("live, with a check that runs", || Story::checking(UPDATES)),
+    ("about to stop for an update", || Story::updating(&[])),
+    ("stopping for an update", || Story::updating(&[Input::Settled(Wanted::Maintenance)])),
+    ("killing for an update", || {
+        let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+        story.elapse();
+        story
+    }),
+    ("in the second step of an update", || Story::updating(&UPDATE[..3])),
+    ("ending a step of an update", || {
+        let mut story = Story::updating(&UPDATE[..2]);
+        story.elapse();
+        story
+    }),
+    ("starting after an update", || Story::updating(&UPDATE[..4])),
+    ("running after an update, not ready", || Story::updating(&UPDATE)),
+    ("running after an update, not ready in time", || {
+        let mut story = Story::updating(&UPDATE);
+        story.elapse();
+        story
+    }),
+    ("running after an update that failed, not ready", || {
+        let mut story = Story::updating(&UPDATE[..2]);
+        story.on(Input::StepEnded(FAILED));
+        story.on(Input::Spawned);
+        story
+    }),
+    ("stopped while stopping for an update", || {
+        let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+        story.on(Input::Stop);
+        story
+    }),
     ("draining", || {
         let mut story = Story::live(POLICY);
         story.on(Input::Stop);
@@ -323,7 +553,11 @@ const INPUTS: &[Input] = &[
     Input::Exited(OK),
     Input::Exited(FAILED),
     Input::Settled(Wanted::Draining),
+    Input::Settled(Wanted::Maintenance),
     Input::Settled(Wanted::Absent),
+    Input::CheckEnded(OK),
+    Input::CheckEnded(Exit::Code(1)),
+    Input::CheckEnded(Exit::Code(127)),
     Input::Stop,
     Input::Elapsed,
 ];
@@ -354,11 +588,15 @@ fn every_state_answers_every_input() {
 /// The state without its times, which differ from run to run.
 fn shown(state: State) -> String {
     match state {
-        State::Step { index, .. } => format!("Step {index}"),
-        State::EndingStep { index, kill_at, .. } => {
-            format!("EndingStep {index}{}", if kill_at.is_some() { ", then kill" } else { "" })
+        State::Step { work, index, .. } => format!("{work:?} step {index}"),
+        State::EndingStep { work, index, kill_at, .. } => {
+            format!("Ending {work:?} step {index}{}", if kill_at.is_some() { ", then kill" } else { "" })
         }
         State::Running { ready, .. } => format!("Running, {}ready", if ready { "" } else { "not " }),
+        State::Leaving { told, .. } => format!("Leaving{}", if told { ", told" } else { "" }),
+        State::Halting { kill_at } => {
+            format!("Halting{}", if kill_at.is_some() { ", then kill" } else { "" })
+        }
         State::Stopping { kill_at } => {
             format!("Stopping{}", if kill_at.is_some() { ", then kill" } else { "" })
         }

@@ -4,8 +4,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, fchown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, fchown};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tracing::debug;
@@ -50,6 +51,29 @@ pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, N
         command.uid(uid).gid(gid);
     }
     spawn(reaper, config, command, Terminal::Handed)
+}
+
+/// Whether the command could be started as things are, before anything is done about it. A shell line can say
+/// only when it runs.
+pub(super) fn look_for(config: &CommandConfig) -> Result<(), NotStarted> {
+    let CommandLine::Program(program, _) = &config.line else { return Ok(()) };
+    let text = program.to_string_lossy().into_owned();
+    let candidates: Vec<PathBuf> = match text.contains('/') {
+        true => vec![config.directory.clone().unwrap_or_default().join(program)],
+        false => config.environment.search_path().map(|folder| folder.join(program)).collect(),
+    };
+    let files: Vec<_> = candidates.iter().filter(|path| path.is_file()).collect();
+    let executable =
+        |path: &&&PathBuf| path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
+    match (files.iter().any(|path| executable(&path)), files.is_empty()) {
+        (true, _) => Ok(()),
+        (false, true) => {
+            Err(NotStarted { what: text, why: "there is no such program yet".to_owned(), code: NOT_FOUND })
+        }
+        (false, false) => {
+            Err(NotStarted { what: text, why: "it is not executable".to_owned(), code: NOT_EXECUTABLE })
+        }
+    }
 }
 
 /// A shell line in the command's surroundings.

@@ -1,4 +1,4 @@
-//! Runs one step of PRE_START, its output line by line in our log.
+//! Runs a shell line beside or before the command, its output line by line in our log.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::sidecar::config::CommandConfig;
 use crate::sidecar::reaper::{Child, ChildHandle, Exit, Reaper, Terminal};
@@ -44,18 +44,29 @@ impl Step {
     }
 }
 
-/// Starts the step with this index, as our own user: what needs root before the command loses it belongs
-/// here.
-pub(super) fn run(reaper: &Reaper, config: &CommandConfig, index: usize) -> Result<Step, NotStarted> {
-    let line = config.steps.get(index).map_or("", String::as_str);
-    let label = format!("step {} of {}", index + 1, config.steps.len());
-    info!("{label}: {line}");
+/// How loud the output of a step is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Voice {
+    /// For everybody.
+    Loud,
+    /// Of what runs every few minutes: at debug.
+    Quiet,
+}
+
+/// Starts the line, as our own user: what needs root before the command loses it belongs here.
+pub(super) fn run(
+    reaper: &Reaper,
+    config: &CommandConfig,
+    label: &str,
+    line: &str,
+    voice: Voice,
+) -> Result<Step, NotStarted> {
     let mut command = launch::shell(config, line);
     command.stdin(Stdio::null());
     let telling = match output() {
         Ok((reading, out, err)) => {
             command.stdout(out).stderr(err);
-            Some(tokio::spawn(tell(reading, label)))
+            Some(tokio::spawn(tell(reading, label.to_owned(), voice)))
         }
         Err(error) => {
             warn!("{label}: its output is not prefixed: {error}");
@@ -75,7 +86,7 @@ fn output() -> io::Result<(pipe::Receiver, Stdio, Stdio)> {
 }
 
 /// Logs what is read, until whoever has the other end has closed it.
-async fn tell(mut reading: pipe::Receiver, label: String) {
+async fn tell(mut reading: pipe::Receiver, label: String, voice: Voice) {
     let (mut chunk, mut pending) = ([0; MAX_LINE], Vec::new());
     loop {
         let read = reading.read(&mut chunk).await.unwrap_or(0);
@@ -87,16 +98,20 @@ async fn tell(mut reading: pipe::Receiver, label: String) {
                 pending.push(*byte);
             }
             if *byte == b'\n' || pending.len() >= MAX_LINE {
-                tell_line(&label, &mut pending);
+                tell_line(&label, voice, &mut pending);
             }
         }
     }
     if !pending.is_empty() {
-        tell_line(&label, &mut pending);
+        tell_line(&label, voice, &mut pending);
     }
 }
 
-fn tell_line(label: &str, line: &mut Vec<u8>) {
-    info!("{label} | {}", String::from_utf8_lossy(line).trim_end());
+fn tell_line(label: &str, voice: Voice, line: &mut Vec<u8>) {
+    let text = String::from_utf8_lossy(line);
+    match voice {
+        Voice::Loud => info!("{label} | {}", text.trim_end()),
+        Voice::Quiet => debug!("{label} | {}", text.trim_end()),
+    }
     line.clear();
 }
