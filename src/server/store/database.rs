@@ -294,7 +294,7 @@ fn damaged(what: &str, why: &str) -> ReadError {
     ReadError::Damaged(format!("{what}: {why}"))
 }
 
-fn refused(error: redb::Error) -> ReadError {
+pub(super) fn refused(error: redb::Error) -> ReadError {
     match error {
         redb::Error::DatabaseAlreadyOpen => ReadError::Busy,
         // What redb finds in place of its magic number, and what ends too soon.

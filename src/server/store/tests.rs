@@ -200,14 +200,10 @@ fn a_damaged_file_is_refused_and_kept() {
         let mut damaged = bytes.clone();
         match number % 4 {
             0 => damaged.truncate(random.usize(1..bytes.len())),
-            1 => damaged[random.usize(..400)] ^= 1 << random.u8(..8),
+            1 => damaged[random.usize(..40)] ^= 1 << random.u8(..8),
             2 => (0..64).for_each(|_| damaged[random.usize(..bytes.len())] = random.u8(..)),
             _ => damaged[random.usize(..bytes.len())] ^= 1 << random.u8(..8),
         }
-        // redb asks for as much memory as the layout in its header says, which may be more than there is.
-        // The process then ends without our words; the file stays as it is.
-        let layout = 12..32.min(damaged.len().max(12));
-        damaged[layout.clone()].copy_from_slice(&bytes[layout]);
         if damaged == bytes {
             continue;
         }
