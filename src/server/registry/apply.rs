@@ -12,7 +12,7 @@ use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
 use super::lifecycle::{SessionEvent, SessionState};
 use super::maintenance::{Entering, Kept};
 use super::persist::{MaintenanceRecord, SessionRecord};
-use super::pools::Detached;
+use super::pools::{Detached, Joined};
 use super::route::{Cells, Plan, Route};
 use super::session::Session;
 use super::stage::Stage;
@@ -383,13 +383,15 @@ impl Registry {
     ) -> Vec<(&'a Wanted, &'a Domain)> {
         let Some(session) = self.sessions.get(no) else { return Vec::new() };
         let owner = session.owner();
+        // A session without a member has nothing to find again.
+        let has_none = session.members.is_empty();
         let pools = &mut self.pools;
         let all = wanted.iter().flat_map(|wanted| {
             wanted.route.spec.domains.as_slice().iter().map(move |domain| (wanted, domain))
         });
         all.filter(|(wanted, domain)| {
             let place = (*domain, &wanted.route.spec.path);
-            !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)
+            has_none || !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)
         })
         .collect()
     }
@@ -447,18 +449,16 @@ impl Registry {
         let mut joined = None;
         for (wanted, domain) in new {
             let path = &wanted.route.spec.path;
-            let owner = session.owner();
-            if self.pools.attach(&owner, wanted.id, (domain, path), &wanted.plan, applied) {
+            let place = (domain, path);
+            let Joined::Now { member, is_new_here } =
+                self.pools.join(&session.owner(), wanted.id, place, &wanted.plan, applied)
+            else {
                 continue;
-            }
-            if joined.is_none()
-                && self.pools.claim(domain, path).is_some_and(|claim| is_new_here(session, claim))
-            {
+            };
+            session.members.insert(member);
+            if is_new_here && joined.is_none() {
                 joined = Some((domain.clone(), path.clone()));
             }
-            let owner = session.owner();
-            let member = self.pools.join(&owner, wanted.id, (domain, path), &wanted.plan, applied);
-            session.members.insert(member);
             if let Host::Ip(ip) = wanted.plan.backend.host()
                 && addresses.last() != Some(&ip.to_canonical())
             {
@@ -471,11 +471,6 @@ impl Registry {
         }
         addresses
     }
-}
-
-/// Whether nobody in the claim's pool comes from the session's address.
-fn is_new_here(session: &Session, claim: &Claim) -> bool {
-    !claim.members.is_empty() && claim.members.iter().all(|member| member.peer != session.peer)
 }
 
 /// Puts the change into the session. Returns the changed routes as they were.
