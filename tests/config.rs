@@ -280,6 +280,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("MAINTENANCE_PORT", "65536"),
         ("MAINTENANCE_PAGE", "page.html"),
         ("MAINTENANCE_PAGE_URL", "10.2.2.7:3001"),
+        ("MAINTENANCE_STATE", "maintenance.json"),
         ("DRAIN_TIMEOUT", "-1s"),
         ("CONTROL_SOCKET", "control.sock"),
         ("KEEPALIVE_INTERVAL", "0"),

@@ -7,14 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Mutex as AsyncMutex, broadcast, mpsc, oneshot, watch};
 use tracing::info;
 
 use crate::client::{Client, Event, Wanted};
 
+use super::maintenance::Keeper;
 use super::supervisor::{Activity, Phase};
 use super::visibility::Conditions;
 
+/// Who waits for what a reload has come to.
+pub(super) type Reload = oneshot::Sender<Result<String, String>>;
+
+/// How many may ask for a reload at once.
+const MAX_RELOADS: usize = 4;
 /// How many events are remembered for whoever asks later.
 const MAX_RECENT: usize = 100;
 /// How many events a slow listener may be behind.
@@ -30,11 +36,13 @@ struct Shared {
     conditions: watch::Sender<Conditions>,
     clients: watch::Sender<Vec<Client>>,
     progress: watch::Sender<Progress>,
+    keeper: Keeper,
     wrapped: watch::Sender<Wrapped>,
     /// Each as a line of JSON: a tenth of the memory of what it is parsed to.
     events: broadcast::Sender<Arc<str>>,
     recent: Mutex<VecDeque<Arc<str>>>,
-    reload: Notify,
+    reloads: mpsc::Sender<Reload>,
+    reloads_asked: AsyncMutex<mpsc::Receiver<Reload>>,
     /// A configuration has been applied somewhere.
     was_live: AtomicBool,
     /// By the registry's name, for as long as there is a session with it.
@@ -102,14 +110,17 @@ impl Wrapped {
 
 impl Agent {
     pub(super) fn new() -> Self {
+        let (reloads, reloads_asked) = mpsc::channel(MAX_RELOADS);
         let shared = Shared {
             conditions: watch::Sender::new(Conditions::default()),
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
+            keeper: Keeper::new(),
             wrapped: watch::Sender::new(Wrapped::default()),
             events: broadcast::Sender::new(EVENT_BUFFER),
             recent: Mutex::new(VecDeque::new()),
-            reload: Notify::new(),
+            reloads,
+            reloads_asked: AsyncMutex::new(reloads_asked),
             was_live: AtomicBool::new(false),
             tallies: Mutex::default(),
             starts: AtomicU64::new(0),
@@ -166,6 +177,10 @@ impl Agent {
         self.shared.clients.send_replace(clients);
     }
 
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.shared.keeper
+    }
+
     pub(super) fn progress(&self) -> Progress {
         self.shared.progress.borrow().clone()
     }
@@ -183,14 +198,26 @@ impl Agent {
         self.shared.wrapped.send_modify(change);
     }
 
-    /// Asks for the configuration's files to be read again.
-    pub(super) fn reload(&self) {
-        self.shared.reload.notify_one();
+    /// Has the configuration's files read again, and returns what came of it.
+    ///
+    /// # Errors
+    /// Why nothing is changed, for a person.
+    pub(super) async fn reload(&self) -> Result<String, String> {
+        if self.clients().is_empty() {
+            return Err("nothing is changed: nothing is registered yet".to_owned());
+        }
+        let (reload, answer) = oneshot::channel();
+        self.shared.reloads.try_send(reload).map_err(|_| "too many ask for that at once")?;
+        answer.await.unwrap_or_else(|_| Err("nothing is changed: the daemon is leaving".to_owned()))
     }
 
-    /// Returns when somebody has asked for that. Cancel-safe.
-    pub(super) async fn reload_requested(&self) {
-        self.shared.reload.notified().await;
+    /// Returns when somebody has asked for that, and waits for what comes of it. Cancel-safe.
+    pub(super) async fn reload_requested(&self) -> Reload {
+        match self.shared.reloads_asked.lock().await.recv().await {
+            Some(reload) => reload,
+            // We hold a sender ourselves.
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether some registry has taken a route, since the daemon was started.
@@ -272,6 +299,7 @@ impl Agent {
             "wanted": word(conditions.wanted()),
             "reason": conditions.reason(),
             "maintenance": conditions.maintenance,
+            "windows": self.windows().shown(SystemTime::now()),
             "drained": conditions.drained,
             "progress": {"message": progress.message, "percent": progress.percent},
             "command": self.wrapped().told(),
@@ -305,6 +333,7 @@ fn session_status(client: &Client) -> Value {
         "registry": status.registry.to_string(),
         "phase": format!("{:?}", status.phase).to_lowercase(),
         "connected": status.bound,
+        "cause": status.cause.as_ref().map(ToString::to_string),
         "live": status.live,
         "shown": word(status.shown),
         "kind": if status.ours { "registry-server" } else { "reference" },

@@ -41,7 +41,7 @@ pub(super) struct Answer {
     pub(super) status: &'static str,
     pub(super) kind: &'static str,
     /// Further lines of the head.
-    pub(super) more: &'static str,
+    pub(super) more: String,
     pub(super) body: Vec<u8>,
     pub(super) head_only: bool,
 }
@@ -141,7 +141,13 @@ impl Asked {
 impl Answer {
     /// A line for a person.
     pub(super) fn text(status: &'static str, body: &str) -> Answer {
-        Answer { status, kind: "text/plain", more: "", body: body.as_bytes().to_vec(), head_only: false }
+        Answer {
+            status,
+            kind: "text/plain",
+            more: String::new(),
+            body: body.as_bytes().to_vec(),
+            head_only: false,
+        }
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -4,6 +4,9 @@
 //! proxy's own probe has no such header and gets 200.
 
 mod answer;
+mod keeper;
+mod state;
+mod windows;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +16,9 @@ use tracing::info;
 use super::agent::Agent;
 use super::config::MaintenanceConfig;
 use super::http::{self, Answer};
+
+pub(super) use keeper::{Keeper, end_windows};
+pub(super) use windows::{Window, in_words};
 
 /// Serves the page for as long as it lives. A port that is taken is tried again, and said to be once.
 pub(super) async fn serve(config: MaintenanceConfig, service: String, agent: Agent) {

@@ -3,6 +3,7 @@
 //! It knows the client library, and never the server. Only [`config`] reads the environment.
 
 pub mod address;
+mod advice;
 mod agent;
 mod check;
 mod company;
@@ -20,6 +21,7 @@ mod reach;
 pub mod readiness;
 pub mod reaper;
 mod registration;
+mod repeats;
 mod roster;
 mod sessions;
 pub mod signals;

@@ -46,6 +46,13 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
         let reason = "the maintenance page listens on that port: give the metrics one of their own";
         return Err(reader.refuse("METRICS_LISTEN", reason.to_owned()));
     }
+    let grace = config.command.as_ref().and_then(|command| command.grace);
+    if let Some(grace) = grace.filter(|grace| *grace <= config.drain_timeout) {
+        let drain = config.drain_timeout;
+        reader.warn(format!(
+            "DRAIN_TIMEOUT, {drain}, does not fit into STOP_GRACE_PERIOD, {grace}: requests in flight get half of that"
+        ));
+    }
     pointless(&config, reader);
     Ok(config)
 }
@@ -136,6 +143,7 @@ fn parts(
         control_socket: control_socket?,
         metrics_listen: metrics_listen?,
         log: log?,
+        arguments: None,
         warnings: Vec::new(),
     })
 }
@@ -278,7 +286,8 @@ fn maintenance(raw: &mut Raw, reader: &mut Reader) -> Result<MaintenanceConfig, 
     let port = reader.value("MAINTENANCE_PORT", raw.maintenance_port.take(), values::port_or_none);
     let page = reader.optional("MAINTENANCE_PAGE", raw.maintenance_page.take(), values::path);
     let url = reader.optional("MAINTENANCE_PAGE_URL", raw.maintenance_page_url.take(), values::wire);
-    Ok(MaintenanceConfig { port: port?, page: page?, url: url? })
+    let state = reader.optional("MAINTENANCE_STATE", raw.maintenance_state.take(), values::path);
+    Ok(MaintenanceConfig { port: port?, page: page?, url: url?, state: state? })
 }
 
 fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {

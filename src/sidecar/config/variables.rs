@@ -62,6 +62,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("MAINTENANCE_PORT", Text("0"), "3001", "port of the maintenance page; 0: none").bare(),
     Variable::new("MAINTENANCE_PAGE", Derived("built in"), "/srv/maintenance", "an HTML file or a directory"),
     Variable::new("MAINTENANCE_PAGE_URL", Derived("our address and MAINTENANCE_PORT"), "http://10.2.2.7:3001/", "the page's URL as the proxy is told").bare(),
+    Variable::new("MAINTENANCE_STATE", Unset, "/state/maintenance.json", "file in which maintenance survives a restart of the sidecar"),
     Variable::new("ENTRY_COMMAND", Unset, "node server.js", "the wrapped command as a shell line, instead of one after --").bare(),
     Variable::new("APP_DIR", Unset, "/app", "the directory of the command and of the steps").bare(),
     Variable::new("RUN_AS", Unset, "1000:1000", "the command's user, user[:group] by number or name; needs the capabilities SETUID, SETGID and KILL"),
