@@ -1,6 +1,6 @@
 //! SEMANTICS section 5: what people see during a maintenance.
 
-use crate::support::{Backend, Session, field, get, server, soon, until};
+use crate::support::{Backend, Session, field, get, get_path, server, soon, until};
 
 #[tokio::test]
 async fn the_proxys_own_page_is_there_with_the_ack_and_gone_with_the_verdict() {
@@ -33,6 +33,21 @@ async fn people_get_the_page_that_was_given_and_the_backend_when_it_is_back() {
     assert_eq!(session.ask("MAINT_EXIT||r1").await, "ACK");
     assert_eq!(session.line().await, "MAINT_OK|r1");
     assert_eq!(get(&server, "a.example.com").await.body, "web 0");
+}
+
+#[tokio::test]
+async fn a_page_that_is_a_file_is_shown_for_every_path() {
+    let server = server(&[]).await;
+    let (backend, page) = (Backend::new("web").await, Backend::with_status("page", 503).await);
+    let mut session = Session::live(&server, "shop", "shop-1", "a.example.com", &backend).await;
+    let url = format!("{}/down.html", page.url());
+    assert_eq!(session.ask(&format!("MAINT_ENTER||ALL|{url}")).await, "ACK");
+    until(async || page.requests() > 0).await;
+    assert!(page.last_head().starts_with("GET /down.html HTTP"), "the probe: {}", page.last_head());
+    until(async || get_path(&server, "a.example.com", "/some/where?x=1").await.body == "page 0").await;
+    assert!(page.last_head().starts_with("GET /down.html HTTP"), "people: {}", page.last_head());
+    let kept = session.ask("MAINT_STATUS|").await;
+    assert!(kept.contains(&format!("\"maintenance_backend\":\"{url}\"")), "{kept}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
 use super::lifecycle::{SessionEvent, SessionState};
 use super::maintenance::{Entering, Kept};
 use super::persist::{MaintenanceRecord, SessionRecord};
-use super::pools::Detached;
+use super::pools::{Detached, Joined};
 use super::route::{Cells, Plan, Route};
 use super::session::Session;
 use super::stage::Stage;
@@ -319,7 +319,7 @@ impl Registry {
         let wanted = wanted(session, delta);
         let changed = before.iter().map(|(_, route)| route).chain(wanted.iter().map(|wanted| &wanted.route));
         let news = self.config_news(changed);
-        let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
+        let robbed = self.evict_owners(&wanted, no);
         self.let_robbed_go(now, &robbed);
         self.drop_members(now, robbed);
 
@@ -328,19 +328,15 @@ impl Registry {
         let new = self.attach(no, applied, &wanted);
         self.detach(now, no, delta, before);
         let joined = self.join(no, applied, new);
-        for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
-            self.pools.address_taken(ip, &kin);
-        }
         if let Some(session) = self.sessions.get(no) {
+            for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
+                self.pools.address_taken(ip, &session.who(), &session.kin());
+            }
             let (who, revision) = (session.who(), session.revision);
             let (changed, routes) = (delta.routes.len(), session.applied.len());
             self.push(Effect::Happened(Happening::Applied { who, revision, changed, routes }));
         }
         self.tell_config(no, &news);
-    }
-
-    fn kin(&self, no: SessionNo) -> Vec<SessionNo> {
-        self.sessions.get(no).map(Session::kin).unwrap_or_default()
     }
 
     /// The members of other services that stand where `wanted` is to stand. Their owners do not live, or the
@@ -387,13 +383,15 @@ impl Registry {
     ) -> Vec<(&'a Wanted, &'a Domain)> {
         let Some(session) = self.sessions.get(no) else { return Vec::new() };
         let owner = session.owner();
+        // A session without a member has nothing to find again.
+        let has_none = session.members.is_empty();
         let pools = &mut self.pools;
         let all = wanted.iter().flat_map(|wanted| {
             wanted.route.spec.domains.as_slice().iter().map(move |domain| (wanted, domain))
         });
         all.filter(|(wanted, domain)| {
             let place = (*domain, &wanted.route.spec.path);
-            !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)
+            has_none || !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)
         })
         .collect()
     }
@@ -451,18 +449,16 @@ impl Registry {
         let mut joined = None;
         for (wanted, domain) in new {
             let path = &wanted.route.spec.path;
-            let owner = session.owner();
-            if self.pools.attach(&owner, wanted.id, (domain, path), &wanted.plan, applied) {
+            let place = (domain, path);
+            let Joined::Now { member, is_new_here } =
+                self.pools.join(&session.owner(), wanted.id, place, &wanted.plan, applied)
+            else {
                 continue;
-            }
-            if joined.is_none()
-                && self.pools.claim(domain, path).is_some_and(|claim| is_new_here(session, claim))
-            {
+            };
+            session.members.insert(member);
+            if is_new_here && joined.is_none() {
                 joined = Some((domain.clone(), path.clone()));
             }
-            let owner = session.owner();
-            let member = self.pools.join(&owner, wanted.id, (domain, path), &wanted.plan, applied);
-            session.members.insert(member);
             if let Host::Ip(ip) = wanted.plan.backend.host()
                 && addresses.last() != Some(&ip.to_canonical())
             {
@@ -475,11 +471,6 @@ impl Registry {
         }
         addresses
     }
-}
-
-/// Whether nobody in the claim's pool comes from the session's address.
-fn is_new_here(session: &Session, claim: &Claim) -> bool {
-    !claim.members.is_empty() && claim.members.iter().all(|member| member.peer != session.peer)
 }
 
 /// Puts the change into the session. Returns the changed routes as they were.

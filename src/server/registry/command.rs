@@ -58,7 +58,7 @@ impl Registry {
             Ok(no) => no,
             Err(refusal) => return Err(refusal).into(),
         };
-        self.renew(now, no);
+        self.renew(now, conn, no);
         match request {
             Request::Ping => Outcome::Reply(Reply::Pong),
             Request::SessionInfo => self.session_info(now, no).into(),

@@ -12,7 +12,6 @@ use super::maintenance::Maintained;
 use super::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
 use super::pools::Leaving;
 use super::route::Route;
-use super::session::Session;
 use super::timers::Timer;
 
 /// How many route ids a restored session skips: those that it gave out after its last apply went with the
@@ -129,8 +128,8 @@ impl Registry {
         }
         for (ip, no) in holders {
             if self.sessions.is_one_container(ip) {
-                let kin = self.sessions.get(no).map(Session::kin).unwrap_or_default();
-                self.pools.address_taken(ip, &kin);
+                let Some(session) = self.sessions.get(no) else { continue };
+                self.pools.address_taken(ip, &session.who(), &session.kin());
             }
         }
     }

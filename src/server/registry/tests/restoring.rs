@@ -384,3 +384,16 @@ fn after_a_restart_an_address_belongs_to_whoever_applied_a_backend_there_last() 
     assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
     assert_eq!(world.serving("shop.de"), [""; 0], "who answers there is somebody else");
 }
+
+#[test]
+fn an_instance_that_registers_from_where_its_backend_moved_is_no_stranger_there() {
+    let mut world = World::new();
+    // It announced its next address over a connection from the former one, and was then started again there.
+    let (lost, _) = world.live("web", "web-1", A, "a.de", "http://10.2.2.8:80");
+    world.passes("http://10.2.2.8:80");
+    world.hang_up(lost);
+    world.register("web", "web-1", B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
+    world.register("shop", "shop-1", B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80"], "two sessions are connected from there at once");
+}
