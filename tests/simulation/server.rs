@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use registry_sidecar::protocol::{Command, Line, LineCodec, MAX_LINE, RouteId, ServerLine};
-use registry_sidecar::server::registry::persist::{RouteRecord, Saved, SavedSession};
+use registry_sidecar::server::registry::persist::{MaintenanceRecord, RouteRecord, Saved, SavedSession};
 use registry_sidecar::server::registry::{
     Change, ConnId, Effect, Happening, Input, Now, Registry, RegistryConfig, Token, Tx,
 };
@@ -347,17 +347,27 @@ impl Server {
 
     fn write(&mut self, change: &Change) {
         match change {
-            Change::Applied { session, applied, delta } => {
+            Change::Applied { session, applied, delta, maintenance } => {
                 let saved = self.disk.entry(session.no).or_insert_with(|| SavedSession {
                     session: (**session).clone(),
+                    maintenance: MaintenanceRecord::default(),
                     routes: BTreeMap::<RouteId, RouteRecord>::new(),
                 });
                 saved.session = (**session).clone();
+                if let Some(maintenance) = maintenance {
+                    saved.maintenance = (**maintenance).clone();
+                }
                 for (id, route) in &delta.routes {
                     match route {
                         Some(route) => drop(saved.routes.insert(*id, RouteRecord::new(route, *applied))),
                         None => drop(saved.routes.remove(id)),
                     }
+                }
+            }
+            Change::Maintained(all) => {
+                for (no, maintenance) in all {
+                    self.disk.get_mut(&no.0).expect("a session that is held").maintenance =
+                        maintenance.clone();
                 }
             }
             Change::Ended(no) => drop(self.disk.remove(&no.0)),

@@ -373,6 +373,7 @@ impl Registry {
     fn became_retired(&mut self, now: Now, no: SessionNo) {
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Drain(no));
+        self.timers.cancel(Timer::Remember(no));
         self.sessions.retire(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
@@ -397,6 +398,7 @@ impl Registry {
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));
         self.timers.cancel(Timer::Drain(no));
+        self.timers.cancel(Timer::Remember(no));
         for id in session.members {
             self.pools.remove(id, Leaving::Ended);
         }

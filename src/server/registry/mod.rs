@@ -302,6 +302,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Remember(no) => self.remember_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
             }

@@ -18,14 +18,27 @@ pub(super) struct Paper {
 impl Paper {
     pub(super) fn keep(&mut self, change: &Change) {
         match change {
-            Change::Applied { session, applied, delta } => {
-                let saved = SavedSession { session: (**session).clone(), routes: BTreeMap::new() };
+            Change::Applied { session, applied, delta, maintenance } => {
+                let (session, routes) = ((**session).clone(), BTreeMap::new());
+                let saved =
+                    SavedSession { session: session.clone(), maintenance: Default::default(), routes };
                 let kept = self.sessions.entry(session.no).or_insert(saved);
-                kept.session = (**session).clone();
+                kept.session = session;
+                if let Some(maintenance) = maintenance {
+                    kept.maintenance = (**maintenance).clone();
+                }
                 for (id, route) in &delta.routes {
                     match route {
                         Some(route) => drop(kept.routes.insert(*id, RouteRecord::new(route, *applied))),
                         None => drop(kept.routes.remove(id)),
+                    }
+                }
+            }
+            Change::Maintained(all) => {
+                for (no, maintenance) in all {
+                    // One that has ended meanwhile has none.
+                    if let Some(kept) = self.sessions.get_mut(&no.0) {
+                        kept.maintenance = maintenance.clone();
                     }
                 }
             }
