@@ -403,7 +403,7 @@ impl Session {
         }
     }
 
-    /// Leave in order: at once where there is nothing to tell, otherwise within [`SHUTDOWN_TIMEOUT`].
+    /// Leave in order: at once where there is nothing to tell, otherwise within 500 ms.
     pub fn leave(&mut self, now: Instant) {
         match self.state {
             State::Leaving { .. } | State::Stopped => {}

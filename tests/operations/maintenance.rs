@@ -82,3 +82,17 @@ async fn people_see_a_sibling_rather_than_the_page() {
     assert_eq!(second.ask("MAINT_ENTER||SERVICE").await, "ACK");
     assert_eq!(soon(get(&server, "a.example.com")).await.status, 503);
 }
+
+#[tokio::test]
+async fn after_an_orderly_stop_the_state_file_is_complete_and_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("registry.redb");
+    for round in 0..5 {
+        let server = server(&[("STATE_FILE", path.to_str().unwrap())]).await;
+        let mut session = Session::register(&server, &format!("shop{round}"), "shop-1").await;
+        session.route(&format!("a{round}.example.com"), "http://127.0.0.1:9").await;
+        soon(server.stop()).await;
+        let json = registry_sidecar::server::store::export(&path).unwrap();
+        assert!(json.contains(&format!("a{round}.example.com")), "{json}");
+    }
+}

@@ -40,6 +40,13 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
         let reason = "the application itself listens there: give the maintenance page a port of its own";
         return Err(reader.refuse("MAINTENANCE_PORT", reason.to_owned()));
     }
+    let grace = config.command.as_ref().and_then(|command| command.grace);
+    if let Some(grace) = grace.filter(|grace| *grace <= config.drain_timeout) {
+        let drain = config.drain_timeout;
+        reader.warn(format!(
+            "DRAIN_TIMEOUT, {drain}, does not fit into STOP_GRACE_PERIOD, {grace}: requests in flight get half of that"
+        ));
+    }
     Ok(config)
 }
 
