@@ -231,6 +231,22 @@ async fn a_restarted_registry_without_memory_gets_everything_again() {
 }
 
 #[tokio::test]
+async fn a_token_that_has_changed_goes_with_the_next_registration() {
+    let registry = FakeRegistry::listen().await;
+    let (client, mut events) = start(&registry, intent());
+    let mut link = registry.accept().await;
+    register(&mut link, "S1").await;
+    link.send("OK").await;
+    live(&client).await;
+    client.set_metadata(intent().with_metadata("token", "second".into()).metadata).unwrap();
+    drop(link);
+    until(&mut events, "DISCONNECTED").await;
+    let mut link = registry.accept().await;
+    link.play("> RECONNECT|S1\n< REREGISTER").await;
+    link.expect(r#"REGISTER|web|web-1|0|{"token":"second"}"#).await;
+}
+
+#[tokio::test]
 async fn who_was_replaced_waits_until_told_to_take_over() {
     let registry = FakeRegistry::listen().await;
     let (client, mut events) = start(&registry, intent());
