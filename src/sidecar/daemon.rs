@@ -15,9 +15,10 @@ use super::agent::Agent;
 use super::config::{AddressConfig, Config, Endpoint, Off, RegistrationConfig};
 use super::follow::follow;
 use super::intent::intent;
+use super::leave::cannot_count;
 use super::readiness::{wait_until_ready, watch};
 use super::sessions::Sessions;
-use super::{control, maintenance, metrics};
+use super::{connections, control, maintenance, metrics};
 
 /// How long a name may take to resolve while the address is chosen.
 const RESOLVE: Duration = Duration::from_secs(2);
@@ -105,9 +106,19 @@ pub(super) async fn serve(
         () = sessions.run() => {}
         () = shutdown.requested() => {}
     }
+    // What a registry cannot tell of what is in flight, the wrapped application's own connections do.
+    let is_blind = wrapped && agent.clients().iter().any(|client| cannot_count(&client.status()));
     agent.set_clients(Vec::new());
     agent.forget_application();
-    sessions.leave(config.drain_timeout.get(), &shutdown).await;
+    let limit = config.drain_timeout.get();
+    sessions.leave(limit, &shutdown).await;
+    if is_blind {
+        let ports = registration.own_ports();
+        tokio::select! {
+            () = connections::ended(&ports, limit) => {}
+            _ = shutdown.forced() => {}
+        }
+    }
 }
 
 pub(super) fn announce(config: &RegistrationConfig) {
