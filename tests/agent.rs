@@ -237,6 +237,25 @@ fn the_daemon_is_drained_before_it_leaves() {
 }
 
 #[test]
+fn until_the_first_time_live_only_a_registry_that_refuses_makes_it_unhealthy() {
+    let server = Server::start(SERVER, &[("REGISTRY_TOKEN", "right")]);
+    let backend = free_address();
+    let _caddy = caddy(backend, "hello");
+    let agent = Agent::start(&server, backend.port(), &[("REGISTRY_TOKEN", "wrong")]);
+    let line = agent.program.wait_for_log("wrong registry token");
+    assert!(line.contains("set REGISTRY_TOKEN"), "{line}");
+    wait_until("it is unhealthy", || !agent.is_healthy());
+    assert!(agent.text("healthcheck").contains("wrong registry token"), "{}", agent.text("healthcheck"));
+
+    let mut server = Server::start(SERVER, &[]);
+    let agent = Agent::start(&server, backend.port(), &[]);
+    agent.program.wait_for_log("live:");
+    server.program.kill();
+    wait_until("that is noticed", || agent.text("status").contains("because "));
+    assert!(agent.is_healthy(), "a registry that is away must not make an orchestrator kill what works");
+}
+
+#[test]
 fn a_reference_server_is_left_without_a_drain_which_would_be_an_outage() {
     let (server, backend, reference) = (Server::start(SERVER, &[]), free_address(), Reference::start());
     let _caddy = caddy(backend, "hello");

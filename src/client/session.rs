@@ -86,6 +86,8 @@ pub struct Session {
     /// The routes whose entries a reference server is asked about at each keepalive.
     watched: Vec<RouteId>,
     last_peer: Option<SocketAddr>,
+    /// Why there is no session.
+    cause: Option<Cause>,
     /// Our name belongs to somebody else until a RECONNECT says otherwise.
     replaced: bool,
     ever_bound: bool,
@@ -252,6 +254,7 @@ impl Session {
             subscriptions: BTreeSet::new(),
             watched: Vec::new(),
             last_peer: None,
+            cause: None,
             replaced: false,
             ever_bound: false,
             told_bound: false,
@@ -442,6 +445,7 @@ impl Session {
             registry: self.registry(),
             last_peer: self.last_peer,
             bound,
+            cause: self.cause.clone(),
             session_known: known.is_some(),
             revision: known.and_then(|known| known.revision),
             ours: matches!(self.dialect(), Dialect::Ours { .. }),

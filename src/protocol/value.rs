@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::error::is_field_safe;
 use super::{Domain, Invalid, PathPrefix};
@@ -26,7 +27,7 @@ macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $example:literal, $check:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text as it stands on the wire.
@@ -41,7 +42,7 @@ macro_rules! text_type {
             fn from_str(text: &str) -> Result<Self, Invalid> {
                 let check: fn(&'static str, &str, &'static str) -> Result<(), Invalid> = $check;
                 check($kind, text, $example)?;
-                Ok($name(text.to_owned()))
+                Ok($name(text.into()))
             }
         }
 
@@ -252,7 +253,7 @@ pub(super) fn write_joined<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &
 
 /// A route's domains: at least one, each once, in the order given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Domains(Vec<Domain>);
+pub struct Domains(Arc<[Domain]>);
 
 impl Domains {
     /// The domains; `None` where there are none. Repetitions are dropped.
@@ -260,7 +261,7 @@ impl Domains {
         // A line can hold ten thousand: a set, so that their number costs no more than itself.
         let mut seen = HashSet::new();
         let kept: Vec<Domain> = domains.into_iter().filter(|domain| seen.insert(domain.clone())).collect();
-        if kept.is_empty() { None } else { Some(Domains(kept)) }
+        if kept.is_empty() { None } else { Some(Domains(kept.into())) }
     }
 
     /// The domains in the order given.

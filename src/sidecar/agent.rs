@@ -332,6 +332,7 @@ fn session_status(client: &Client) -> Value {
         "registry": status.registry.to_string(),
         "phase": format!("{:?}", status.phase).to_lowercase(),
         "connected": status.bound,
+        "cause": status.cause.as_ref().map(ToString::to_string),
         "live": status.live,
         "shown": word(status.shown),
         "kind": if status.ours { "registry-server" } else { "reference" },

@@ -165,6 +165,7 @@ async fn maintenance_survives_a_restart_of_a_registry_without_memory() {
 async fn maintenance_survives_a_restart_of_a_registry_with_a_state_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("registry.redb");
+    // The session goes on, and the client sees to it that its maintenance does.
     through_a_restart(&[("STATE_FILE", file.to_str().unwrap())]).await;
 }
 

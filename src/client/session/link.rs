@@ -51,7 +51,7 @@ impl Session {
         if let Some(link) = &mut self.link {
             link.bound_since = Some(now);
         }
-        self.replaced = false;
+        (self.replaced, self.cause) = (false, None);
         self.ask_backoff.reset();
         if resumed {
             self.doubt_what_does_not_survive();
@@ -116,6 +116,7 @@ impl Session {
                 self.tell(Event::Disconnected { registry, cause: cause.clone() });
             }
         }
+        self.cause = Some(cause.clone());
         let delay = self.link_backoff.next();
         let retry = Retry { registry: self.registry(), attempt: delay.attempt, delay: delay.wait, cause };
         self.tell(if delay.at_cap { Event::ExtendedRetry(retry) } else { Event::Retrying(retry) });

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -10,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep};
 
 use crate::server::routing::Outcome;
 
 use super::compress::Compressed;
-use super::record::{End, Record};
+use super::record::Record;
 use super::upstream::Sender;
 
 /// A request's body on its way to a backend.
@@ -118,7 +116,11 @@ pub(super) enum Reply {
 pub(super) struct Download {
     incoming: Incoming,
     sender: Option<Sender>,
-    idle: IdleLimit,
+    idle_limit: Duration,
+    /// Something came since the backend was last waited for.
+    moved: bool,
+    /// It broke off; what came before is passed on first.
+    broken: Option<hyper::Error>,
     record: Record,
 }
 
@@ -144,20 +146,30 @@ impl std::error::Error for Broken {}
 
 impl Download {
     pub(super) fn new(incoming: Incoming, sender: Sender, idle_limit: Duration, record: Record) -> Self {
-        Download { incoming, sender: Some(sender), idle: IdleLimit::new(idle_limit), record }
+        Download { incoming, sender: Some(sender), idle_limit, moved: true, broken: None, record }
     }
 
     fn complete(&mut self) {
+        let now = Instant::now();
         if let Some(sender) = self.sender.take() {
-            self.record.give_back(sender);
+            self.record.give_back(sender, now);
         }
-        self.record.end(End::Complete);
+        self.record.complete(now);
     }
 
-    fn broken(&mut self, why: Broken) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    /// Ready when the backend has been silent for too long. A response that comes in one piece needs no timer.
+    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.record.alarm();
+        if std::mem::take(&mut self.moved) {
+            alarm.set(Instant::now() + self.idle_limit);
+        }
+        alarm.poll(cx)
+    }
+
+    fn breaks_off(&mut self, why: Broken) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.sender = None;
         self.record.note(Outcome::Failed);
-        self.record.end(End::Broken);
+        self.record.broken();
         Poll::Ready(Some(Err(why)))
     }
 }
@@ -177,22 +189,35 @@ impl Body for Download {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
+        if let Some(error) = this.broken.take() {
+            return this.breaks_off(Broken::Upstream(error));
+        }
+        if let Some(sender) = &mut this.sender {
+            sender.go_on(cx);
+        }
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.idle.moved();
+                this.moved = true;
                 this.record.sent(frame.data_ref().map_or(0, Bytes::len));
                 if this.incoming.is_end_stream() {
                     this.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => this.broken(Broken::Upstream(error)),
+            Poll::Ready(Some(Err(error))) if this.moved => {
+                // What hyper has not sent when it hears of this, it never sends: it is asked back first.
+                this.moved = false;
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Some(Err(error))) => this.breaks_off(Broken::Upstream(error)),
             Poll::Ready(None) => {
                 this.complete();
                 Poll::Ready(None)
             }
-            Poll::Pending => match this.idle.poll_silent(cx) {
-                Poll::Ready(limit) => this.broken(Broken::Silent(limit)),
+            Poll::Pending => match this.poll_silent(cx) {
+                Poll::Ready(()) => this.breaks_off(Broken::Silent(this.idle_limit)),
                 Poll::Pending => Poll::Pending,
             },
         }
@@ -215,7 +240,7 @@ impl Body for Reply {
         match self.get_mut() {
             Reply::Page { text, record } => Poll::Ready(text.take().map(|text| {
                 record.sent(text.len());
-                record.end(End::Complete);
+                record.complete(Instant::now());
                 Ok(Frame::data(text))
             })),
             Reply::Empty => Poll::Ready(None),
@@ -240,33 +265,5 @@ impl Body for Reply {
             Reply::Stream(download) => download.size_hint(),
             Reply::Compressed(_) => SizeHint::default(),
         }
-    }
-}
-
-/// How long a backend may be silent. The timer exists only once there was a wait, so that a response that
-/// comes in one piece costs none.
-struct IdleLimit {
-    limit: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    moved: bool,
-}
-
-impl IdleLimit {
-    fn new(limit: Duration) -> Self {
-        IdleLimit { limit, timer: None, moved: false }
-    }
-
-    fn moved(&mut self) {
-        self.moved = true;
-    }
-
-    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let limit = self.limit;
-        let moved = std::mem::take(&mut self.moved);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if moved {
-            timer.as_mut().reset(tokio::time::Instant::now() + limit);
-        }
-        timer.as_mut().poll(cx).map(|()| limit)
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Compressed {
     over: bool,
     /// The encoder holds something back.
     dirty: bool,
+    /// The backend is being waited for since what was passed on last.
+    waits: bool,
     trailers: Option<HeaderMap>,
     _slot: Slot,
 }
@@ -112,8 +114,8 @@ impl Encoder {
 
 impl Compressed {
     pub(super) fn new(download: Download, coding: Coding, slot: Slot) -> Self {
-        let (encoder, over, dirty, trailers) = (None, false, false, None);
-        Compressed { download, coding, encoder, over, dirty, trailers, _slot: slot }
+        let (encoder, over, dirty, waits, trailers) = (None, false, false, false, None);
+        Compressed { download, coding, encoder, over, dirty, waits, trailers, _slot: slot }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -125,6 +127,10 @@ impl Compressed {
         if self.over {
             return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         }
+        if std::mem::take(&mut self.waits) {
+            // It wakes us. Until then what was passed on is sent.
+            return Poll::Pending;
+        }
         let mut encoder = match self.encoder.take().map_or_else(|| Encoder::new(self.coding), Ok) {
             Ok(encoder) => encoder,
             Err(error) => return Poll::Ready(Some(Err(Broken::Coding(error)))),
@@ -135,7 +141,8 @@ impl Compressed {
                 let rest = encoder.finish().map_err(Broken::Coding);
                 Poll::Ready(Some(rest.map(|rest| Frame::data(Bytes::from(rest)))))
             }
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(step)) => {
+                self.waits = matches!(step, Step::Wait);
                 let part = std::mem::take(encoder.output());
                 self.encoder = Some(encoder);
                 Poll::Ready(Some(Ok(Frame::data(Bytes::from(part)))))

@@ -21,6 +21,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::alarm::Alarm;
 use super::exchange;
 use super::forwarded::Forwarding;
 use super::tls::ClientTls;
@@ -52,6 +53,8 @@ pub(super) struct ClientConnection {
     quiet_since: Cell<u64>,
     expired: Cell<Expired>,
     waker: RefCell<Option<Waker>>,
+    /// The timer of the last request.
+    alarm: Cell<Alarm>,
 }
 
 /// Whether the client owes us something for too long. It is told so first, which lets an HTTP/2 client know
@@ -74,6 +77,7 @@ impl ClientConnection {
             quiet_since: Cell::new(worker.millis()),
             expired: Cell::new(Expired::No),
             waker: RefCell::new(None),
+            alarm: Cell::default(),
             worker,
         }
     }
@@ -83,9 +87,15 @@ impl ClientConnection {
         self.had_request.set(true);
     }
 
-    pub(super) fn request_ends(&self) {
+    /// The timer that the last request left. An HTTP/2 client's requests are many at once, and some get a new one.
+    pub(super) fn take_alarm(&self) -> Alarm {
+        self.alarm.take()
+    }
+
+    pub(super) fn request_ends(&self, now: Instant, alarm: Alarm) {
         self.requests.set(self.requests.get() - 1);
-        self.quiet_since.set(self.worker.millis());
+        self.quiet_since.set(self.worker.millis_at(now));
+        self.alarm.set(alarm);
     }
 
     /// Ends the connection if the client owes us something for too long: the head of a request, or the

@@ -2,10 +2,11 @@
 
 mod hold;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, LOCATION, UPGRADE};
@@ -13,13 +14,13 @@ use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use tokio::time::timeout;
 
 use crate::protocol::Scheme;
 use crate::server::routing::{
     AddressLimit, Admission, Claim, InFlight, Member, MemberId, Outcome, normalise,
 };
 
+use super::alarm::Alarm;
 use super::body::{Download, Progress, Reply, Upload};
 use super::coding::{self, Accepted};
 use super::compress::{Compressed, Slot};
@@ -44,11 +45,8 @@ pub(super) fn serve(
     record.pass_id_on(request.headers_mut());
     let (mut attempts, location) = match redirect::wanted(&client, &request) {
         Some(Redirect { status, location }) => (Err(Page::Redirected(status)), Some(location)),
-        None => (Attempts::prepare(client, request, record.started()), None),
+        None => (Attempts::prepare(client, request, &mut record), None),
     };
-    if let Ok(attempts) = &attempts {
-        record.claimed(&attempts.claim);
-    }
     async move {
         let answer = match &mut attempts {
             Ok(attempts) => attempts.run(&mut record).await,
@@ -65,7 +63,14 @@ pub(super) fn serve(
     }
 }
 
-fn find(client: &ClientConnection, host: &HeaderValue, path: &str) -> Result<Arc<Claim>, Page> {
+/// What `look` makes of the claim that a request is for. The claim is not copied: how often it is referred to is
+/// counted for all cores in one place, which none of them should have to wait for.
+fn with_claim<T>(
+    client: &ClientConnection,
+    host: &HeaderValue,
+    path: &str,
+    look: impl FnOnce(&Arc<Claim>) -> Result<T, Page>,
+) -> Result<T, Page> {
     let path = match path {
         // `OPTIONS *` is about the host as a whole.
         "*" => "/",
@@ -75,7 +80,7 @@ fn find(client: &ClientConnection, host: &HeaderValue, path: &str) -> Result<Arc
         Page::BadRequest("The path has an encoded slash beside a dot segment, which nobody can read surely.")
     })?;
     let host = host.to_str().map_err(|_| Page::NotClaimed)?;
-    client.worker.shared.table.load().find(host, &path).cloned().ok_or(Page::NotClaimed)
+    look(client.worker.shared.table.load().find(host, &path).ok_or(Page::NotClaimed)?)
 }
 
 /// A request as it goes to a backend, but for what depends on which.
@@ -123,6 +128,7 @@ impl Outgoing {
         let base = member.backend.base_path();
         if !base.is_empty() {
             let joined = match self.target.as_str() {
+                _ if member.settings.one_page => base.to_owned(),
                 "*" => base.to_owned(),
                 target => format!("{base}{target}"),
             };
@@ -162,7 +168,8 @@ impl Outgoing {
 /// that loses nothing, broke the connection; a new connection where a kept one turned out to be closed.
 struct Attempts {
     client: Rc<ClientConnection>,
-    claim: Arc<Claim>,
+    /// Who may have it first, if anybody was usable when it came.
+    first: Option<InFlight>,
     outgoing: Outgoing,
     /// The client's side of the upgrade that it asks for.
     tunnel: Option<OnUpgrade>,
@@ -182,23 +189,29 @@ impl Attempts {
     fn prepare(
         client: Rc<ClientConnection>,
         mut request: Request<Incoming>,
-        now: Instant,
+        record: &mut Record,
     ) -> Result<Self, Page> {
         let host = hygiene::host_of(&request)?;
-        let claim = find(&client, &host, request.uri().path())?;
-        if let Some(limit) = &claim.limit {
-            within_limit(limit, &client, request.headers(), now)?;
-        }
+        let now = record.now();
+        let first = with_claim(&client, &host, request.uri().path(), |claim| {
+            if let Some(limit) = &claim.limit {
+                within_limit(limit, &client, request.headers(), now)?;
+            }
+            record.claimed(claim);
+            Ok(choose(claim, None, record))
+        })?;
         let upgrade =
             headers::wanted_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let tunnel = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let outgoing = Outgoing::new(&client, request, host, upgrade, now);
-        Ok(Attempts { client, claim, outgoing, tunnel })
+        Ok(Attempts { client, first, outgoing, tunnel })
     }
 
     async fn run(&mut self, record: &mut Record) -> Result<Answer, Page> {
-        // Maintenance, drain, limits and breakers will be asked here, before a member is chosen.
-        let mut lease = self.member(None, record.started(), record).await?;
+        let mut lease = match self.first.take() {
+            Some(first) => first,
+            None => self.member(None, record).await?,
+        };
         record.uploads(self.outgoing.request.body().progress());
         let mut tried = None;
         for _ in 0..MAX_MEMBERS {
@@ -211,11 +224,12 @@ impl Attempts {
                 Err(Failure::Stale) => return Err(Page::Unreachable),
             };
             record.taken_back();
+            record.look_at(Instant::now());
             lease = if member.load.is_closed() {
                 // It has not failed, it has left.
-                self.member(tried, Instant::now(), record).await?
+                self.member(tried, record).await?
             } else if tried.replace(member.id).is_none() {
-                self.member(tried, Instant::now(), record)
+                self.member(tried, record)
                     .await
                     .map_err(|then| if then == Page::Maintenance { then } else { page })?
             } else {
@@ -226,7 +240,7 @@ impl Attempts {
     }
 
     /// One member: on a kept connection, and on a new one where that turned out to be closed.
-    async fn ask(&mut self, member: &Member, record: &Record) -> Result<Answer, Failure> {
+    async fn ask(&mut self, member: &Member, record: &mut Record) -> Result<Answer, Failure> {
         if self.outgoing.upgrade && !member.settings.websocket {
             return Err(Failure::Final(Page::NoUpgrade));
         }
@@ -237,38 +251,12 @@ impl Attempts {
         }
     }
 
-    /// A member that may have the request, at which it counts from now on, and whose circuit breaker, if it has
-    /// one, then expects to hear about it.
-    fn choose(&self, tried: Option<MemberId>, now: Instant, record: &mut Record) -> Option<InFlight> {
-        let mut random = |n| fastrand::usize(..n);
-        loop {
-            let member = self.claim.choose(tried, now, &mut random)?;
-            // `None`: it was closed since it was looked at, and it will not be chosen again.
-            let Some(lease) = InFlight::admit(Arc::clone(member)) else { continue };
-            let extras = &member.extras;
-            let Some(rule) = extras.breaker else {
-                record.admitted(None);
-                return Some(lease);
-            };
-            // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
-            if let Some(admission) = Admission::ask(&extras.route, rule, now) {
-                record.admitted(Some(admission));
-                return Some(lease);
-            }
-        }
-    }
-
-    /// Why no member may have the request.
-    fn nobody(&self, now: Instant) -> Page {
-        let usable = self.claim.members.iter().filter(|member| member.usable);
-        let broken = usable.filter(|member| !member.extras.may_pass(now));
-        match broken.map(|member| member.extras.route.breaker.wait(now).unwrap_or_default()).min() {
-            Some(wait) => Page::CircuitOpen(seconds(wait)),
-            None => Page::NoMember,
-        }
-    }
-
-    async fn attempt(&mut self, member: &Member, fresh: bool, record: &Record) -> Result<Answer, Failure> {
+    async fn attempt(
+        &mut self,
+        member: &Member,
+        fresh: bool,
+        record: &mut Record,
+    ) -> Result<Answer, Failure> {
         let Upstream { mut sender, reused } = self.connection(member, fresh, record).await?;
         let spare = self.outgoing.spare();
         let compression = member.settings.compression;
@@ -276,9 +264,12 @@ impl Attempts {
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
         let limit = member.settings.timeout;
+        // A kept connection was not waited for.
+        let begun = if reused { record.now() } else { Instant::now() };
+        record.alarm().set(begun + limit);
         let head = {
-            let head = pin!(sender.send(request));
-            within(limit, progress, head).await
+            let head = pin!(sender.send(request, self.outgoing.upgrade));
+            within(limit, record.alarm(), progress, head).await
         };
         if let Err(Page::Late) = head {
             record.failed();
@@ -301,7 +292,7 @@ impl Attempts {
         let worker = &self.client.worker;
         let (from, how) = ((&worker.pool, &worker.dialer), (self.outgoing.upgrade, fresh));
         let request = &self.outgoing.request;
-        upstream::obtain(from, member, request, how, record.started()).await.map_err(|error| {
+        upstream::obtain(from, member, request, how, record.now()).await.map_err(|error| {
             tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
             if let ConnectError::NoUpgrade = error {
                 return Failure::Final(Page::NoUpgrade);
@@ -341,6 +332,37 @@ impl Attempts {
     }
 }
 
+/// A member that may have the request, at which it counts from now on, and whose circuit breaker, if it has one,
+/// then expects to hear about it.
+fn choose(claim: &Claim, tried: Option<MemberId>, record: &mut Record) -> Option<InFlight> {
+    let mut random = |n| fastrand::usize(..n);
+    loop {
+        let member = claim.choose(tried, record.now(), &mut random)?;
+        // `None`: it was closed since it was looked at, and it will not be chosen again.
+        let Some(lease) = InFlight::admit(Arc::clone(member)) else { continue };
+        let extras = &member.extras;
+        let Some(rule) = extras.breaker else {
+            record.admitted(None);
+            return Some(lease);
+        };
+        // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
+        if let Some(admission) = Admission::ask(&extras.route, rule, record.now()) {
+            record.admitted(Some(admission));
+            return Some(lease);
+        }
+    }
+}
+
+/// Why no member of a claim may have the request.
+fn nobody(claim: &Claim, now: Instant) -> Page {
+    let usable = claim.members.iter().filter(|member| member.usable);
+    let broken = usable.filter(|member| !member.extras.may_pass(now));
+    match broken.map(|member| member.extras.route.breaker.wait(now).unwrap_or_default()).min() {
+        Some(wait) => Page::CircuitOpen(seconds(wait)),
+        None => Page::NoMember,
+    }
+}
+
 /// Counts a request of the client against its claim's limit.
 fn within_limit(
     limit: &AddressLimit,
@@ -359,23 +381,29 @@ fn seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
-/// Waits for a response's head, at most `limit` after the client last sent a part of the request.
+/// Waits for a response's head until `alarm` goes off, or `limit` after the client last sent a part of the request.
 async fn within<F: Future>(
     limit: Duration,
+    alarm: &mut Alarm,
     progress: Option<Rc<Progress>>,
     mut head: Pin<&mut F>,
 ) -> Result<F::Output, Page> {
-    let mut wait = limit;
-    loop {
-        if let Ok(head) = timeout(wait, head.as_mut()).await {
-            return Ok(head);
+    poll_fn(|cx| {
+        if let Poll::Ready(head) = head.as_mut().poll(cx) {
+            return Poll::Ready(Ok(head));
         }
-        let Some(progress) = &progress else { return Err(Page::Late) };
-        wait = limit.saturating_sub(progress.last().elapsed());
-        if wait.is_zero() {
-            return Err(if progress.waiting.get() { Page::UploadStalled } else { Page::Late });
+        while alarm.poll(cx).is_ready() {
+            let Some(progress) = &progress else { return Poll::Ready(Err(Page::Late)) };
+            let due = progress.last() + limit;
+            if due <= Instant::now() {
+                let stalled = progress.waiting.get();
+                return Poll::Ready(Err(if stalled { Page::UploadStalled } else { Page::Late }));
+            }
+            alarm.set(due);
         }
-    }
+        Poll::Pending
+    })
+    .await
 }
 
 /// A backend's response.

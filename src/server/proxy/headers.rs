@@ -5,9 +5,26 @@ use http::header::{
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// What a client says to us alone.
+static OF_REQUESTS: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    UPGRADE,
+    TE,
+    EXPECT,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("http2-settings"),
+];
+/// What a backend says to us alone.
+static OF_RESPONSES: [HeaderName; 6] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    UPGRADE,
+    TRANSFER_ENCODING,
+    PROXY_AUTHENTICATE,
+];
 
 /// What a client wants its connection to become: the value of Upgrade, if Connection names it too.
 ///
@@ -25,12 +42,10 @@ pub(super) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 ///
 /// Transfer-Encoding stays where it is: it can only be `chunked`, and tells hyper that there is a body.
 pub(super) fn strip_request(headers: &mut HeaderMap) {
-    let trailers =
-        headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
-    strip(headers, |name| match *name {
-        TE | EXPECT | PROXY_AUTHORIZATION => true,
-        _ => is_for_neighbour(name) || *name == HTTP2_SETTINGS,
-    });
+    let found = Found::look(headers, &OF_REQUESTS);
+    let trailers = found.has(&TE)
+        && headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
+    found.strip(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -49,33 +64,50 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Takes out of a response what is meant for us.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
-    strip(headers, |name| match *name {
-        TRANSFER_ENCODING | PROXY_AUTHENTICATE => true,
-        _ => is_for_neighbour(name),
-    });
+    Found::look(headers, &OF_RESPONSES).strip(headers);
 }
 
-fn is_for_neighbour(name: &HeaderName) -> bool {
-    match *name {
-        CONNECTION | UPGRADE => true,
-        _ => *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
+/// Which of some names there are. One look at each header is cheaper than one search for each name, most of which
+/// are not there.
+struct Found {
+    names: &'static [HeaderName],
+    /// A bit for each.
+    there: u32,
+}
+
+impl Found {
+    fn look(headers: &HeaderMap, names: &'static [HeaderName]) -> Self {
+        let bit = |name| names.iter().position(|other| other == name).map_or(0, |at| 1 << at);
+        Found { names, there: headers.keys().map(bit).fold(0, |there, bit| there | bit) }
     }
-}
 
-/// Takes out what Connection names and what `unwanted` says.
-///
-/// One look at each name is cheaper than one search for each unwanted header, most of which are not there.
-fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
-    if unwanted.contains(&CONNECTION) {
-        let naming: Vec<HeaderValue> =
-            headers.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).cloned().collect();
-        for connection in &naming {
-            strip_tokens(headers, connection);
+    /// Those that are there.
+    fn all(&self) -> impl Iterator<Item = &'static HeaderName> {
+        let (names, mut rest) = (self.names, self.there);
+        std::iter::from_fn(move || {
+            let name = names.get(rest.trailing_zeros() as usize)?;
+            rest &= rest - 1;
+            Some(name)
+        })
+    }
+
+    fn has(&self, name: &HeaderName) -> bool {
+        self.all().any(|there| there == name)
+    }
+
+    /// Takes them out, and what Connection names.
+    fn strip(&self, headers: &mut HeaderMap) {
+        if self.has(&CONNECTION) {
+            let values = headers.get_all(CONNECTION).iter();
+            // An empty Vec costs nothing.
+            let naming: Vec<HeaderValue> = values.filter(|value| !is_plain(value)).cloned().collect();
+            for connection in &naming {
+                strip_tokens(headers, connection);
+            }
         }
-    }
-    for name in &unwanted {
-        headers.remove(name);
+        for name in self.all() {
+            headers.remove(name);
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `tls` | to backends: whom we trust; to clients: which certificate |
 //! | `redirect` | from HTTP to HTTPS |
 //! | `access_log`, `meter` | one line a request; what is counted |
+//! | `alarm` | when a wait has taken too long |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
 //! | `tunnel`, `websocket` | after an upgrade |
@@ -19,6 +20,7 @@
 //! It reads a snapshot of the routing table for each request, and must not know the registry.
 
 mod access_log;
+mod alarm;
 mod body;
 mod coding;
 mod compress;

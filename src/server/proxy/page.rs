@@ -1,6 +1,7 @@
 //! What the proxy itself has to say to a client. Each page says that it is the proxy that says it.
 
 use std::fmt::Write;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{
@@ -9,7 +10,7 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::body::Reply;
-use super::record::{End, Record};
+use super::record::Record;
 
 /// When a client may ask again, in seconds.
 const RETRY_SECONDS: u16 = 5;
@@ -112,7 +113,7 @@ impl Page {
         // What is to be said about a member was said; that this page is complete says nothing.
         record.admitted(None);
         record.answered_by_us(status);
-        record.end(End::Complete);
+        record.complete(Instant::now());
         let mut response = Response::new(Reply::Page { text: Some(Bytes::from(text)), record });
         *response.status_mut() = status;
         let headers = response.headers_mut();

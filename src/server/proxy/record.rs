@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::server::routing::{Admission, Claim, Extras, InFlight, Outcome, Seen};
 
 use super::access_log::{Ending, Entry, X_REQUEST_ID};
+use super::alarm::Alarm;
 use super::body::Progress;
 use super::connection::ClientConnection;
 use super::meter::Meter;
@@ -25,6 +26,12 @@ const CLIENT_GONE: u16 = 499;
 pub(super) struct Record {
     client: Rc<ClientConnection>,
     started: Instant,
+    /// The time when it was last looked at: not long ago.
+    now: Instant,
+    /// When it was over, where that was looked up already.
+    ended: Option<Instant>,
+    /// For whatever is being waited for.
+    alarm: Alarm,
     /// The member that got it, if any; it counts as in flight there.
     lease: Option<InFlight>,
     /// What the member's circuit breaker is to hear about.
@@ -49,7 +56,7 @@ pub(super) struct Record {
 
 /// How a request came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+enum End {
     /// The whole response was handed over.
     Complete,
     /// The client went away.
@@ -71,8 +78,11 @@ impl Record {
         let entry = log.map(|_| Box::new(Entry::of(request, &client.forwarding, client.is_tls)));
         let ends_with_connection = request.version() < Version::HTTP_11;
         Record {
+            alarm: client.take_alarm(),
             client,
             started: now,
+            now,
+            ended: None,
             lease: None,
             admission: None,
             answer: None,
@@ -87,8 +97,20 @@ impl Record {
         }
     }
 
-    pub(super) fn started(&self) -> Instant {
-        self.started
+    /// About what time it is. Looking at the clock costs as much as finding a route, so it is done only where there
+    /// may have been a wait.
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// It is `now` after a wait.
+    pub(super) fn look_at(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// The timer of what is being waited for. Only one thing is at a time.
+    pub(super) fn alarm(&mut self) -> &mut Alarm {
+        &mut self.alarm
     }
 
     /// Tells the backend the id that the access log has.
@@ -161,14 +183,19 @@ impl Record {
         self.bytes += bytes as u64;
     }
 
-    pub(super) fn end(&mut self, end: End) {
-        self.end = end;
-        if end == End::Complete
-            && let Some(admission) = &self.admission
-        {
-            admission.completed(Instant::now());
+    /// The whole response was handed over.
+    pub(super) fn complete(&mut self, now: Instant) {
+        self.end = End::Complete;
+        self.ended = Some(now);
+        if let Some(admission) = &self.admission {
+            admission.completed(now);
         }
-        if end == End::Broken && self.ends_with_connection {
+    }
+
+    /// The backend broke its response off.
+    pub(super) fn broken(&mut self) {
+        self.end = End::Broken;
+        if self.ends_with_connection {
             self.client.reset();
         }
     }
@@ -211,9 +238,9 @@ impl Record {
     }
 
     /// The connection that the response came on is free.
-    pub(super) fn give_back(&self, sender: Sender) {
+    pub(super) fn give_back(&self, sender: Sender, now: Instant) {
         if let Some(member) = &self.lease {
-            self.client.worker.pool.put(member.id, sender, Instant::now());
+            self.client.worker.pool.put(member.id, sender, now);
         }
     }
 
@@ -236,14 +263,14 @@ impl Record {
     }
 
     /// Counts the request for its service.
-    fn meter(&self) {
+    fn meter(&self, took: Duration) {
         let nobody = || self.client.worker.meters.as_ref().map(|meters| &meters.nobody);
         if let Some(meter) = self.meter.as_ref().or_else(nobody) {
-            meter.record(self.answer.map(|(status, _)| status.as_u16()), self.started.elapsed());
+            meter.record(self.answer.map(|(status, _)| status.as_u16()), took);
         }
     }
 
-    fn log(&self) {
+    fn log(&self, took: Duration) {
         let (Some(log), Some(entry)) = (&self.client.worker.shared.config.access_log, &self.entry) else {
             return;
         };
@@ -258,7 +285,7 @@ impl Record {
         let end = Ending {
             status: self.answer.map_or(CLIENT_GONE, |(status, _)| status.as_u16()),
             bytes: self.bytes,
-            duration: self.started.elapsed(),
+            duration: took,
             head_after: self.answer.filter(|_| !self.is_page).map(|(_, latency)| latency),
             member: member.map(Arc::as_ref),
             outcome,
@@ -269,21 +296,24 @@ impl Record {
     /// Counts the request for the route of the member that got it.
     fn count(&self) {
         let Some(member) = &self.lease else { return };
-        member.extras.route.record(&Seen {
+        let seen = Seen {
             answer: self.answer.map(|(status, latency)| (status.as_u16(), latency)),
             sent: self.bytes,
             received: self.upload.as_ref().map_or(0, |progress| progress.received.get()),
             broken: self.end == End::Broken,
-        });
+        };
+        member.extras.route.record(&seen, self.client.worker.number());
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.client.request_ends();
+        let now = self.ended.unwrap_or_else(Instant::now);
+        let took = now.saturating_duration_since(self.started);
+        self.client.request_ends(now, std::mem::take(&mut self.alarm));
         self.count();
-        self.meter();
-        self.log();
+        self.meter(took);
+        self.log(took);
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
@@ -291,7 +321,7 @@ impl Drop for Record {
             request = self.line.as_deref(),
             member = self.lease.as_ref().map(|member| member.instance.as_str()),
             status = self.answer.map(|(status, _)| status.as_u16()),
-            millis = self.started.elapsed().as_millis() as u64,
+            millis = took.as_millis() as u64,
             bytes = self.bytes,
             end = ?self.end,
             "request"

@@ -7,9 +7,13 @@ mod shared;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use http::header::HOST;
 use http::uri::{Authority, Scheme as UriScheme};
 use http::{Request, Response, Uri};
@@ -37,7 +41,7 @@ const MAX_IDLE_PER_MEMBER: usize = 256;
 #[derive(Default)]
 pub(super) struct Pool {
     /// HTTP/1.1: the one used last on top.
-    idle: RefCell<HashMap<MemberId, Vec<Idle>>>,
+    idle: RefCell<HashMap<MemberId, Vec<Idle>, foldhash::fast::RandomState>>,
     /// HTTP/2.
     shared: RefCell<HashMap<MemberId, Rc<Shared>>>,
 }
@@ -54,6 +58,18 @@ type ServerName = Option<Rc<str>>;
 pub(super) struct Http1 {
     sender: http1::SendRequest<Upload>,
     name: ServerName,
+    work: Work,
+}
+
+/// Who reads and writes on a connection.
+enum Work {
+    /// Whoever waits for what comes on it. Most requests have no body, so that nothing is to be done for which
+    /// nobody waits; and a response costs two changes of task less.
+    Here(Pin<Box<dyn Future<Output = ()>>>),
+    /// A task of its own, from the first request with a body on: that goes up while nobody takes what comes down.
+    Task,
+    /// It is closed.
+    Over,
 }
 
 /// A place for one request.
@@ -86,16 +102,71 @@ pub(super) enum ConnectError {
 
 impl Sender {
     /// Sends `request` and waits for the response's head. Where it was not sent, it is in the error.
-    pub(super) async fn send(
+    ///
+    /// What needs no waiting is done before there is a future, which so does not have to hold the request.
+    pub(super) fn send(
         &mut self,
         mut request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+        is_upgrade: bool,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
         match self {
-            Sender::Http1(http1) => http1.sender.try_send_request(request).await,
+            Sender::Http1(http1) => {
+                if is_upgrade || !request.body().is_empty() {
+                    http1.give_to_task();
+                }
+                let head = http1.sender.try_send_request(request);
+                Either::Left(http1.work.until(head))
+            }
             Sender::Http2(stream) => {
                 make_absolute(&mut request, stream.scheme());
-                stream.sender.try_send_request(request).await
+                Either::Right(stream.sender.try_send_request(request))
             }
+        }
+    }
+}
+
+impl Sender {
+    /// Does what there is to do on the connection. To be called before its response's body is asked for more.
+    pub(super) fn go_on(&mut self, cx: &mut Context<'_>) {
+        if let Sender::Http1(http1) = self {
+            http1.work.go_on(cx);
+        }
+    }
+}
+
+impl Http1 {
+    fn give_to_task(&mut self) {
+        if let Work::Here(work) = std::mem::replace(&mut self.work, Work::Task) {
+            tokio::task::spawn_local(work);
+        }
+    }
+
+    /// Finds out whether the backend has closed it, as far as that is known without a system call.
+    fn look(&mut self) {
+        self.work.go_on(&mut Context::from_waker(Waker::noop()));
+    }
+
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+impl Work {
+    /// Works until `done` is.
+    async fn until<T>(&mut self, done: impl Future<Output = T>) -> T {
+        let mut done = pin!(done);
+        poll_fn(|cx| {
+            self.go_on(cx);
+            done.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>) {
+        if let Work::Here(work) = self
+            && let Poll::Ready(()) = work.as_mut().poll(cx)
+        {
+            *self = Work::Over;
         }
     }
 }
@@ -122,8 +193,8 @@ impl Pool {
         // Nearly always all of a member's connections are for one name.
         while let Some(last) = connections.iter().rposition(|idle| idle.sender.name == *name) {
             let Idle { sender, since } = connections.remove(last);
-            let http1 = &sender.sender;
-            if now.saturating_duration_since(since) < MAX_IDLE && http1.is_ready() && !http1.is_closed() {
+            let is_ready = sender.sender.is_ready() && !sender.is_closed();
+            if now.saturating_duration_since(since) < MAX_IDLE && is_ready {
                 return Some(sender);
             }
         }
@@ -133,8 +204,13 @@ impl Pool {
     /// Keeps a connection whose response is over.
     pub(super) fn put(&self, member: MemberId, sender: Sender, now: Instant) {
         // A stream ends by itself when it is dropped.
-        let Sender::Http1(sender) = sender else { return };
-        if sender.sender.is_closed() {
+        let Sender::Http1(mut sender) = sender else { return };
+        if !sender.sender.is_ready() {
+            sender.look();
+        }
+        // One whose task has not noticed yet that the response is over is kept in hope.
+        let is_usable = matches!(sender.work, Work::Task) || sender.sender.is_ready();
+        if sender.is_closed() || !is_usable {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -147,8 +223,9 @@ impl Pool {
     /// Closes what has been idle for too long, or was closed by the backend.
     pub(super) fn drop_old(&self, now: Instant) {
         self.idle.borrow_mut().retain(|_, connections| {
-            connections.retain(|idle| {
-                now.saturating_duration_since(idle.since) < MAX_IDLE && !idle.sender.sender.is_closed()
+            connections.retain_mut(|idle| {
+                idle.sender.look();
+                now.saturating_duration_since(idle.since) < MAX_IDLE && !idle.sender.is_closed()
             });
             !connections.is_empty()
         });
@@ -190,12 +267,13 @@ async fn http1_over<T>(io: T, name: ServerName) -> Result<Http1, ConnectError>
 where
     T: Read + Write + Send + Unpin + 'static,
 {
-    let (sender, connection) = http1::Builder::new().handshake(io).await?;
-    tokio::task::spawn_local(async move {
+    // Heads and what little a body has at a time are cheaper to send in one piece.
+    let (sender, connection) = http1::Builder::new().writev(false).handshake(io).await?;
+    let work = Box::pin(async move {
         // Whoever waits for the response learns of the error.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Http1 { sender, name })
+    Ok(Http1 { sender, name, work: Work::Here(work) })
 }
 
 /// SNI is the request's host (SEMANTICS section 3), as the backend is told it.

@@ -309,9 +309,19 @@ impl Worker {
         }
     }
 
+    /// Which of the proxy's it is.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
     /// The worker's clock: milliseconds since its start.
     pub(super) fn millis(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.millis_at(StdInstant::now())
+    }
+
+    /// What it shows at `now`.
+    pub(super) fn millis_at(&self, now: StdInstant) -> u64 {
+        now.saturating_duration_since(self.started).as_millis() as u64
     }
 
     pub(super) fn stopping(&self) -> Stopping {

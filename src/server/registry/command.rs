@@ -48,8 +48,9 @@ impl Registry {
         let session = self.sessions.get(no.ok()?)?;
         // An apply may end on another connection than it began on: RECONNECT's OK says nothing about what is
         // applied, and what is asked behind it waits. A session that ends may not come back.
-        let is_apply = matches!(self.pending.get(&session.pending?)?, Pending::Apply { .. });
-        (!is_apply || !matches!(command, Command::Reconnect(_))).then_some(session.no)
+        let ends =
+            matches!(self.pending.get(&session.pending?)?, Pending::ShutDown { .. } | Pending::Expiry(_));
+        (ends || !matches!(command, Command::Reconnect(_))).then_some(session.no)
     }
 
     fn request(&mut self, now: Now, conn: ConnId, session: &SessionRef, request: Request) -> Outcome {
@@ -57,7 +58,7 @@ impl Registry {
             Ok(no) => no,
             Err(refusal) => return Err(refusal).into(),
         };
-        self.renew(now, no);
+        self.renew(now, conn, no);
         match request {
             Request::Ping => Outcome::Reply(Reply::Pong),
             Request::SessionInfo => self.session_info(now, no).into(),

@@ -13,7 +13,7 @@ use crate::server::routing::{Member, MemberId, Probe, Table};
 
 use super::apply::Delta;
 use super::lifecycle::MemberEvent;
-use super::persist::SessionRecord;
+use super::persist::{MaintenanceRecord, SessionRecord};
 use super::policy::ClaimPolicy;
 
 /// The time at which an input arrives. The registry has no clock of its own.
@@ -119,7 +119,11 @@ pub enum Change {
         applied: u64,
         /// Its routes that change.
         delta: Arc<Delta>,
+        /// Its maintenance, where the store cannot hold it yet: with its first apply.
+        maintenance: Option<Box<MaintenanceRecord>>,
     },
+    /// MAINT_ENTER or MAINT_EXIT: the whole maintenance of these sessions, each of which the store holds.
+    Maintained(Vec<(SessionNo, MaintenanceRecord)>),
     /// The session is over, and so is what it applied.
     Ended(SessionNo),
 }

@@ -95,6 +95,8 @@ struct Connection {
     peer: IpAddr,
     /// Its own session, which may have been replaced meanwhile.
     bound: Option<SessionNo>,
+    /// The session that a later connection took from it.
+    robbed_of: Option<SessionNo>,
     /// It sent a valid command once.
     heard: bool,
     /// What its oldest unanswered command waits for.
@@ -195,8 +197,9 @@ impl Registry {
 
     fn opened(&mut self, now: Now, conn: ConnId, peer: IpAddr) {
         let full = self.connections.len() >= self.config.limits.connections;
-        let (bound, heard, waiting, queue) = (None, false, None, VecDeque::new());
-        self.connections.insert(conn, Connection { peer, bound, heard, waiting, queue });
+        let (bound, robbed_of, heard) = (None, None, false);
+        let (waiting, queue) = (None, VecDeque::new());
+        self.connections.insert(conn, Connection { peer, bound, robbed_of, heard, waiting, queue });
         let from_there = self.addresses.entry(peer).or_default();
         *from_there += 1;
         let crowded = *from_there > self.config.limits.connections_per_address && !peer.is_loopback();
@@ -299,6 +302,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Remember(no) => self.remember_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
             }

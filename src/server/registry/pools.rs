@@ -15,7 +15,7 @@ use crate::server::routing::{
     AddressLimit, Buckets, Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table,
 };
 
-use super::io::{Effect, Happening, SessionNo};
+use super::io::{Effect, Happening, SessionNo, Who};
 use super::lifecycle::{MemberEvent, MemberState};
 use super::route::{Check, Plan, probe};
 
@@ -184,7 +184,10 @@ impl Pools {
         path: &PathPrefix,
         backend: &BackendUrl,
     ) -> Option<MemberId> {
-        let claim = self.table.get(domain, path)?;
+        self.find_in(self.table.get(domain, path)?, session, backend)
+    }
+
+    fn find_in(&self, claim: &Claim, session: SessionNo, backend: &BackendUrl) -> Option<MemberId> {
         let mut members = self.members(claim);
         members.find(|(member, owner, _)| *owner == session && member.backend == *backend).map(|(m, ..)| m.id)
     }
@@ -233,10 +236,11 @@ impl Pools {
             return id;
         }
         let state = if serves { MemberState::Hopeful } else { MemberState::Dormant };
-        self.add(owner, route, place, plan, applied, state)
+        let before = self.table.get(place.0, place.1).cloned();
+        self.add(owner, route, place, plan, applied, (state, before.as_ref()))
     }
 
-    /// Makes a member of its own for a route.
+    /// Lets a route lead to the member that its session has in the claim, or makes it one.
     pub(super) fn join(
         &mut self,
         owner: &Owner<'_>,
@@ -244,11 +248,21 @@ impl Pools {
         (domain, path): (&Domain, &PathPrefix),
         plan: &Plan,
         applied: u64,
-    ) -> MemberId {
-        let claim = self.table.get(domain, path);
+    ) -> Joined {
+        let claim = self.table.get(domain, path).cloned();
+        let claim = claim.as_ref();
+        if let Some(id) = claim.and_then(|claim| self.find_in(claim, owner.no, &plan.backend)) {
+            self.add_route(id, route, plan, applied);
+            self.on_event(id, MemberEvent::Returned, None);
+            return Joined::Before;
+        }
+        let is_new_here = claim.is_some_and(|claim| {
+            !claim.members.is_empty() && claim.members.iter().all(|member| member.peer != owner.peer)
+        });
         let served = claim.is_some_and(|claim| claim.has_usable());
         let state = if served { MemberState::Joining } else { MemberState::Hopeful };
-        self.add(owner, route, (domain, path), plan, applied, state)
+        let member = self.add(owner, route, (domain, path), plan, applied, (state, claim));
+        Joined::Now { member, is_new_here }
     }
 
     fn add(
@@ -258,10 +272,9 @@ impl Pools {
         (domain, path): (&Domain, &PathPrefix),
         plan: &Plan,
         applied: u64,
-        state: MemberState,
+        (state, before): (MemberState, Option<&Arc<Claim>>),
     ) -> MemberId {
         let id = self.next_id();
-        let claim = self.table.get(domain, path);
         let shown = Arc::new(Member {
             id,
             instance: owner.instance.clone(),
@@ -273,7 +286,7 @@ impl Pools {
             drain: owner.drain,
             load: Arc::new(MemberLoad::default()),
         });
-        let mut claim = claim.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
+        let mut claim = before.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
             domain: domain.clone(),
             path: path.clone(),
             service: owner.service.clone(),
@@ -313,7 +326,7 @@ impl Pools {
             self.lost_at.entry(ip).or_default().insert(id);
         }
         self.members.insert(id, record);
-        self.put(claim);
+        self.put(claim, before.map(Arc::as_ref));
         self.ask(id);
         id
     }
@@ -383,14 +396,14 @@ impl Pools {
         if let Some(ip) = record.ip() {
             self.forget_lost(ip, id);
         }
-        if let Some(claim) = self.table.get(&record.domain, &record.path) {
-            let mut claim = Claim::clone(claim);
+        if let Some(before) = self.table.get(&record.domain, &record.path).cloned() {
+            let mut claim = Claim::clone(&before);
             claim.members.retain(|member| member.id != id);
             match leaving {
                 Leaving::Unwanted if claim.members.is_empty() => {
                     self.remove_claim(&record.domain, &record.path);
                 }
-                _ => self.put(claim),
+                _ => self.put(claim, Some(&before)),
             }
         }
         Some(record.session)
@@ -429,15 +442,25 @@ impl Pools {
         }
     }
 
-    /// Another session came to `ip`: suspends the members there whose own sessions are lost and not among
-    /// `but` (SEMANTICS section 4).
-    pub(super) fn address_taken(&mut self, ip: IpAddr, but: &[SessionNo]) {
+    /// Another session, `by`, came to `ip`: suspends the members there whose own sessions are lost and not among
+    /// its `kin` (SEMANTICS section 4). The same instance, registered from two addresses, is no stranger to itself.
+    pub(super) fn address_taken(&mut self, ip: IpAddr, by: &Who, kin: &[SessionNo]) {
         let Some(lost) = self.lost_at.get(&ip) else { return };
-        let others =
-            |id: &&MemberId| self.members.get(id).is_some_and(|record| !but.contains(&record.session));
+        let is_same = |record: &Record| {
+            let claim = self.table.get(&record.domain, &record.path);
+            record.shown.instance == by.instance && claim.is_some_and(|claim| claim.service == by.service)
+        };
+        let others = |id: &&MemberId| {
+            let record = self.members.get(id);
+            record.is_some_and(|record| !kin.contains(&record.session) && !is_same(record))
+        };
         let others: Vec<MemberId> = lost.iter().filter(others).copied().collect();
         for id in others {
             self.on_event(id, MemberEvent::AddressTaken, None);
+            let place = self.place(id).map(|(domain, path)| (domain.clone(), path.clone()));
+            if let Some((domain, path)) = place {
+                self.hope(&domain, &path);
+            }
         }
     }
 
@@ -539,13 +562,13 @@ impl Pools {
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
         let before = claim.clone();
         let mut claim = Claim::clone(&before);
-        self.settle(&mut claim);
+        self.settle(&mut claim, Some(&before));
         let same = |(one, other): (&Arc<Member>, &Arc<Member>)| Arc::ptr_eq(one, other);
         let same_members = claim.members.iter().zip(&before.members).all(same);
         let figures =
             |claim: &Claim| (claim.priority, claim.hold.time, claim.limit.as_ref().map(AddressLimit::figure));
         if !same_members || figures(&claim) != figures(&before) {
-            self.put(claim);
+            self.put(claim, Some(&before));
         }
     }
 }
@@ -557,6 +580,19 @@ pub(super) enum Leaving {
     Ended,
     /// Nobody wants it any more, or somebody else has its place already.
     Unwanted,
+}
+
+/// What came of a route that is to lead to a member.
+pub(super) enum Joined {
+    /// Its session had one there.
+    Before,
+    /// There is one more.
+    Now {
+        /// The new one.
+        member: MemberId,
+        /// There are others, and none of them comes from its session's address.
+        is_new_here: bool,
+    },
 }
 
 /// What became of a member that lost a route.

@@ -8,10 +8,10 @@ use crate::protocol::{Host, RouteId};
 
 use super::Registry;
 use super::io::{Effect, Happening, Now, SessionNo};
-use super::persist::{Saved, SavedSession, SessionRecord};
+use super::maintenance::Maintained;
+use super::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
 use super::pools::Leaving;
 use super::route::Route;
-use super::session::Session;
 use super::timers::Timer;
 
 /// How many route ids a restored session skips: those that it gave out after its last apply went with the
@@ -35,7 +35,7 @@ impl Registry {
         let serves = self.is_fresh(now, &saved);
         let mut returning = Vec::new();
         let count = saved.sessions.len();
-        for SavedSession { session: record, routes } in saved.sessions {
+        for SavedSession { session: record, maintenance, routes } in saved.sessions {
             let no = SessionNo(record.no);
             let defaults_applied = record.defaults_applied;
             self.restore_session(now, record);
@@ -49,6 +49,7 @@ impl Registry {
                 }
                 returning.push(Returning { applied, session: no, id, route });
             }
+            self.restore_maintenance(no, maintenance);
         }
         returning.sort_by_key(|route| (route.applied, route.session, route.id));
         let routes = returning.len();
@@ -76,6 +77,13 @@ impl Registry {
         }
         self.sessions.restore(now, record, SKIPPED_ROUTES);
         self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+    }
+
+    fn restore_maintenance(&mut self, no: SessionNo, record: MaintenanceRecord) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let (instance, applied) = (&session.registration.instance, &session.applied);
+        let has = |id| applied.contains_key(&id);
+        session.maintained = Maintained::restore(record, instance, has, &mut self.pools);
     }
 
     /// Where two services have a claim, the one that applied last has it, as it had before.
@@ -120,8 +128,8 @@ impl Registry {
         }
         for (ip, no) in holders {
             if self.sessions.is_one_container(ip) {
-                let kin = self.sessions.get(no).map(Session::kin).unwrap_or_default();
-                self.pools.address_taken(ip, &kin);
+                let Some(session) = self.sessions.get(no) else { continue };
+                self.pools.address_taken(ip, &session.who(), &session.kin());
             }
         }
     }

@@ -28,7 +28,7 @@ pub struct Seen {
     pub broken: bool,
 }
 
-/// The counters of one route: about 4 KiB, from its first request on.
+/// One core's counters of one route: about 4 KiB, from its first request there on.
 #[derive(Debug)]
 pub struct RouteStats {
     requests: AtomicU64,
@@ -107,10 +107,22 @@ impl RouteStats {
         }
     }
 
-    /// What was counted so far. Counters that change meanwhile may be one request apart.
-    pub fn summary(&self) -> Summary {
+    /// What all of these have counted so far. Counters that change meanwhile may be one request apart.
+    pub fn summary<'a>(all: impl Iterator<Item = &'a RouteStats>) -> Summary {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counts: Vec<u64> = self.latencies.iter().map(get).collect();
+        let (mut sum, mut micros, mut counts) = (Summary::default(), 0, vec![0; BUCKETS]);
+        for one in all {
+            sum.requests += get(&one.requests);
+            sum.errors += get(&one.errors);
+            sum.sent += get(&one.sent);
+            sum.received += get(&one.received);
+            micros += get(&one.micros);
+            counts.iter_mut().zip(&one.latencies).for_each(|(count, latency)| *count += get(latency));
+            for slot in one.statuses.iter().map(get).filter(|slot| *slot != 0) {
+                let count = sum.statuses.entry((slot >> COUNT_BITS) as u16).or_default();
+                *count += slot & ((1 << COUNT_BITS) - 1);
+            }
+        }
         let answered: u64 = counts.iter().sum();
         let percentile = |percent: u64| {
             // The smallest latency that so many did not exceed.
@@ -123,19 +135,9 @@ impl RouteStats {
             let at = counts.iter().position(reached).filter(|_| answered > 0);
             at.map_or(Duration::ZERO, |at| Duration::from_nanos(middle_nanos(at)))
         };
-        let statuses = self.statuses.iter().map(get).filter(|slot| *slot != 0);
-        Summary {
-            requests: get(&self.requests),
-            errors: get(&self.errors),
-            average: Duration::from_micros(get(&self.micros).checked_div(answered).unwrap_or(0)),
-            p95: percentile(95),
-            p99: percentile(99),
-            sent: get(&self.sent),
-            received: get(&self.received),
-            statuses: statuses
-                .map(|slot| ((slot >> COUNT_BITS) as u16, slot & ((1 << COUNT_BITS) - 1)))
-                .collect(),
-        }
+        sum.average = Duration::from_micros(micros.checked_div(answered).unwrap_or(0));
+        (sum.p95, sum.p99) = (percentile(95), percentile(99));
+        sum
     }
 }
 
@@ -172,6 +174,10 @@ mod tests {
         Seen { answer: Some((status, latency)), ..Seen::default() }
     }
 
+    fn summary(stats: &RouteStats) -> Summary {
+        RouteStats::summary(std::iter::once(stats))
+    }
+
     /// The percentile by sorting all of them.
     fn exact(latencies: &mut [Duration], percent: usize) -> Duration {
         latencies.sort_unstable();
@@ -199,7 +205,7 @@ mod tests {
                 all.push(latency);
                 stats.record(&seen(200, latency));
             }
-            let summary = stats.summary();
+            let summary = summary(&stats);
             for (percent, found) in [(95, summary.p95), (99, summary.p99)] {
                 let expected = exact(&mut all, percent);
                 let off = (found.as_secs_f64() / expected.as_secs_f64() - 1.0).abs();
@@ -222,13 +228,13 @@ mod tests {
 
     #[test]
     fn nothing_counted_is_zero_and_no_nonsense() {
-        assert_eq!(RouteStats::default().summary(), Summary::default());
+        assert_eq!(summary(&RouteStats::default()), Summary::default());
         let stats = RouteStats::default();
         stats.record(&Seen { sent: 7, ..Seen::default() });
         let expected = Summary { requests: 1, sent: 7, ..Summary::default() };
-        assert_eq!(stats.summary(), expected, "a client that went away before the answer");
+        assert_eq!(summary(&stats), expected, "a client that went away before the answer");
         stats.record(&seen(200, Duration::MAX));
-        assert!(stats.summary().p99 > Duration::from_secs(4200));
+        assert!(summary(&stats).p99 > Duration::from_secs(4200));
     }
 
     #[test]
@@ -239,7 +245,7 @@ mod tests {
         stats.record(&seen(503, quick));
         stats.record(&Seen { broken: true, ..seen(200, quick) });
         stats.record(&Seen { broken: true, ..seen(500, quick) });
-        let summary = stats.summary();
+        let summary = summary(&stats);
         assert_eq!((summary.requests, summary.errors), (4, 3));
         assert_eq!(summary.statuses, BTreeMap::from([(200, 1), (404, 1), (500, 1), (503, 1)]));
     }
@@ -252,7 +258,7 @@ mod tests {
                 scope.spawn(|| (200..1000).for_each(|status| stats.record(&seen(status, Duration::ZERO))));
             }
         });
-        let summary = stats.summary();
+        let summary = summary(&stats);
         assert_eq!((summary.requests, summary.statuses.len()), (3200, STATUSES));
         assert_eq!(summary.statuses[&200], 4);
     }

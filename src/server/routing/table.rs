@@ -89,27 +89,31 @@ impl Table {
 
     /// The table in which `claim` stands, in place of the one with its domain and path.
     pub fn put(&mut self, claim: Claim) {
-        let mut claims = self.without(&claim.domain, &claim.path);
+        let domain = claim.domain.clone();
+        let claim = Arc::new(claim);
+        // Most hosts have one claim, which takes one look.
+        let Some(before) = self.hosts.insert(domain.clone(), Arc::new(vec![Arc::clone(&claim)])) else {
+            return;
+        };
+        let mut claims: Vec<_> = before.iter().filter(|other| other.path != claim.path).cloned().collect();
+        if claims.is_empty() {
+            return;
+        }
         let rank = |c: &Claim| (std::cmp::Reverse(c.priority), std::cmp::Reverse(c.path.as_str().len()));
         let at = claims.partition_point(|other| rank(other) <= rank(&claim));
-        let domain = claim.domain.clone();
-        claims.insert(at, Arc::new(claim));
+        claims.insert(at, claim);
         self.hosts.insert(domain, Arc::new(claims));
     }
 
     /// Takes a claim out; nothing happens where there is none.
     pub fn remove(&mut self, domain: &Domain, path: &PathPrefix) {
-        let claims = self.without(domain, path);
+        let Some(before) = self.hosts.get(domain) else { return };
+        let claims: Vec<_> = before.iter().filter(|claim| claim.path != *path).cloned().collect();
         if claims.is_empty() {
             self.hosts.remove(domain);
         } else {
             self.hosts.insert(domain.clone(), Arc::new(claims));
         }
-    }
-
-    fn without(&self, domain: &Domain, path: &PathPrefix) -> Vec<Arc<Claim>> {
-        let claims = self.hosts.get(domain).map(|claims| claims.as_slice()).unwrap_or_default();
-        claims.iter().filter(|claim| claim.path != *path).cloned().collect()
     }
 
     /// The claim with exactly this domain and path.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::client::{Client, MaintenanceTarget, RouteStatus};
+use crate::client::{Cause, Client, MaintenanceTarget, RouteStatus, Status};
 use crate::protocol::GoDuration;
 use crate::sidecar::agent::{Agent, Progress, word};
 use crate::sidecar::maintenance::Window;
@@ -181,10 +181,7 @@ fn progress(agent: &Agent, percent: Option<u8>, message: Option<String>) -> Resu
 fn health(agent: &Agent, registered: bool) -> Value {
     let (conditions, clients) = (agent.conditions(), agent.clients());
     let statuses: Vec<_> = clients.iter().map(Client::status).collect();
-    let refused = statuses.iter().flat_map(|status| status.routes.values()).find_map(|route| match route {
-        RouteStatus::Refused(refusal) => Some(refusal.to_string()),
-        _ => None,
-    });
+    let refused = statuses.iter().find_map(refused_by);
     let wrapped = agent.wrapped();
     if let Some(healthy) = wrapped.activity.healthy.filter(|_| !registered) {
         let failed = || "the last run of the schedule has failed".to_owned();
@@ -194,9 +191,20 @@ fn health(agent: &Agent, registered: bool) -> Value {
     }
     let verdict = match refused {
         _ if !conditions.ready && !conditions.maintenance => Err("the application is not ready".to_owned()),
-        Some(refusal) if !agent.was_live() => Err(format!("the registry refuses the route: {refusal}")),
+        Some(refusal) if !agent.was_live() => Err(refusal),
         _ if registered && !statuses.iter().any(|status| status.live) => Err("no route is live".to_owned()),
         _ => Ok(()),
     };
     json!({"healthy": verdict.is_ok(), "reason": verdict.err().unwrap_or_else(|| conditions.reason().to_owned())})
+}
+
+/// What a registry that can be reached refuses: us, or a route.
+fn refused_by(status: &Status) -> Option<String> {
+    if let Some(Cause::Refused { refusal, .. }) = &status.cause {
+        return Some(format!("the registry refuses this instance: {refusal}"));
+    }
+    status.routes.values().find_map(|route| match route {
+        RouteStatus::Refused(refusal) => Some(format!("the registry refuses the route: {refusal}")),
+        _ => None,
+    })
 }

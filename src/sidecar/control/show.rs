@@ -46,6 +46,9 @@ pub(super) fn status(data: &Value) -> String {
             text(session, "phase"),
             text(session, "shown")
         );
+        if let Some(cause) = session["cause"].as_str() {
+            let _ = writeln!(out, "because      {cause}");
+        }
         out.push_str(&routes(session));
     }
     out

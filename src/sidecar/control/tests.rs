@@ -163,6 +163,13 @@ async fn health_is_the_applications_and_a_registry_that_is_away_changes_nothing(
     agent.change(|conditions| conditions.ready = true);
     agent.set_clients(vec![offline()]);
     assert_eq!(run(&path, "healthcheck").await.0, 0);
+    let refused = async {
+        while !run(&path, "status").await.1.contains("because      connection to 127.0.0.1:9 refused") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(MAX_TIME, refused).await.unwrap();
+    assert_eq!(run(&path, "healthcheck").await.0, 0);
     let (code, text) = run(&path, "healthcheck --registered").await;
     assert!(code == 1 && text.contains("no route is live"), "{text}");
 }

@@ -15,7 +15,7 @@ use super::super::connection::ClientConnection;
 use super::super::page::Page;
 use super::super::record::Record;
 use super::super::worker::Stopping;
-use super::{Attempts, find};
+use super::{Attempts, choose, nobody, with_claim};
 
 /// A member that was closed a moment ago is gone from the table within this time.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -27,14 +27,10 @@ impl Attempts {
     pub(super) async fn member(
         &mut self,
         tried: Option<MemberId>,
-        now: Instant,
         record: &mut Record,
     ) -> Result<InFlight, Page> {
-        match self.choose(tried, now, record) {
-            Some(member) => Ok(member),
-            // In a box of its own, because it is seldom needed and large.
-            None => Box::pin(self.wait(tried, record)).await,
-        }
+        // In a box of its own, because it is seldom needed and large.
+        Box::pin(self.wait(tried, record)).await
     }
 
     /// The backend that has the maintenance page, unless it has failed.
@@ -57,22 +53,24 @@ impl Attempts {
         let mut place = None;
         loop {
             let now = Instant::now();
-            self.claim = match find(&self.client, &self.outgoing.host, self.outgoing.target.path()) {
+            record.look_at(now);
+            let (host, path) = (&self.outgoing.host, self.outgoing.target.path());
+            let claim = match with_claim(&self.client, host, path, |claim| Ok(Arc::clone(claim))) {
                 Ok(claim) => claim,
                 // It was claimed until its time was over.
                 Err(Page::NotClaimed) => return Err(Page::NoMember),
                 Err(page) => return Err(page),
             };
-            if let Some(member) = self.choose(tried, now, record) {
+            if let Some(member) = choose(&claim, tried, record) {
                 return Ok(member);
             }
-            if let Some(page) = self.claim.maintenance().map(|maintenance| maintenance.page.clone()) {
+            if let Some(page) = claim.maintenance().map(|maintenance| maintenance.page.clone()) {
                 return self.page(page, tried, record);
             }
-            let closing = (self.claim.is_closing() && now < closing).then_some(closing);
-            let until = self.claim.hold.deadline(now).or(closing).ok_or_else(|| self.nobody(now))?;
+            let closing = (claim.is_closing() && now < closing).then_some(closing);
+            let until = claim.hold.deadline(now).or(closing).ok_or_else(|| nobody(&claim, now))?;
             if place.is_none() {
-                place = Some(self.claim.hold.enter().ok_or(Page::NoMember)?);
+                place = Some(claim.hold.enter().ok_or(Page::NoMember)?);
             }
             changed(&self.client, &mut changes, until).await.ok_or(Page::NoMember)?;
         }

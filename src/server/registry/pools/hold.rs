@@ -28,14 +28,18 @@ impl Pools {
         }
     }
 
-    /// Puts a claim into the table as its members are now.
-    pub(super) fn put(&mut self, mut claim: Claim) {
-        self.settle(&mut claim);
-        self.unhold(&claim.domain, &claim.path);
+    /// Puts a claim into the table as its members are now, in the place of what it was before.
+    pub(super) fn put(&mut self, mut claim: Claim, before: Option<&Claim>) {
+        self.settle(&mut claim, before);
+        self.unhold(before);
         if claim.members.is_empty() {
             let until =
                 self.now.and_then(|now| claim.hold.deadline(now)).filter(|_| self.held.len() < MAX_HELD);
-            let Some(until) = until else { return self.remove_claim(&claim.domain, &claim.path) };
+            let Some(until) = until else {
+                self.table.remove(&claim.domain, &claim.path);
+                self.dirty = true;
+                return;
+            };
             self.held.insert((until, claim.domain.clone(), claim.path.clone()));
         }
         self.table.put(claim);
@@ -43,21 +47,22 @@ impl Pools {
     }
 
     pub(super) fn remove_claim(&mut self, domain: &Domain, path: &PathPrefix) {
-        self.unhold(domain, path);
+        let before = self.table.get(domain, path).cloned();
+        self.unhold(before.as_deref());
         self.table.remove(domain, path);
         self.dirty = true;
     }
 
-    fn unhold(&mut self, domain: &Domain, path: &PathPrefix) {
-        let until = self.table.get(domain, path).filter(|claim| claim.members.is_empty());
-        if let Some(until) = until.and_then(|claim| claim.hold.until) {
-            self.held.remove(&(until, domain.clone(), path.clone()));
+    fn unhold(&mut self, claim: Option<&Claim>) {
+        let Some(claim) = claim.filter(|claim| claim.members.is_empty()) else { return };
+        if let Some(until) = claim.hold.until {
+            self.held.remove(&(until, claim.domain.clone(), claim.path.clone()));
         }
     }
 
     /// What follows for a claim from what its members are: its settings, who is shown as usable, and whether
     /// requests wait.
-    pub(super) fn settle(&mut self, claim: &mut Claim) {
+    pub(super) fn settle(&mut self, claim: &mut Claim, before: Option<&Claim>) {
         if let Some(newest) = self.applied_last(claim) {
             let (priority, hold, limit) = (newest.priority, newest.hold, newest.limit);
             claim.priority = priority;
@@ -74,10 +79,7 @@ impl Pools {
                 *member = shown;
             }
         }
-        let lost = self
-            .table
-            .get(&claim.domain, &claim.path)
-            .is_some_and(|before| before.has_usable() || before.maintenance().is_some());
+        let lost = before.is_some_and(|before| before.has_usable() || before.maintenance().is_some());
         if claim.has_usable() || claim.maintenance().is_some() {
             claim.hold.until = None;
         } else if lost && !claim.hold.time.is_zero() {
