@@ -16,10 +16,11 @@ use super::agent::Agent;
 use super::config::{AddressConfig, Config, Endpoint, Off, ReadinessConfig, ReadyCheck, RegistrationConfig};
 use super::follow::follow;
 use super::intent::intent;
+use super::leave::cannot_count;
 use super::readiness::{Shell, wait_until_ready, watch};
 use super::reaper::Reaper;
 use super::sessions::Sessions;
-use super::{control, maintenance, metrics};
+use super::{connections, control, maintenance, metrics};
 
 /// What runs shell lines.
 pub(super) const SHELL: &str = "/bin/sh";
@@ -131,9 +132,19 @@ pub(super) async fn serve(
         () = sessions.run() => {}
         () = shutdown.requested() => {}
     }
+    // What a registry cannot tell of what is in flight, the wrapped application's own connections do.
+    let is_blind = wrapped && agent.clients().iter().any(|client| cannot_count(&client.status()));
     agent.set_clients(Vec::new());
     agent.forget_application();
-    sessions.leave(config.drain_timeout.get(), &shutdown).await;
+    let limit = config.drain_timeout.get();
+    sessions.leave(limit, &shutdown).await;
+    if is_blind {
+        let ports = registration.own_ports();
+        tokio::select! {
+            () = connections::ended(&ports, limit) => {}
+            _ = shutdown.forced() => {}
+        }
+    }
 }
 
 pub(super) fn announce(config: &RegistrationConfig) {

@@ -35,9 +35,8 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
                       or set ENABLE_REGISTRY=false";
         return Err(reader.refuse("RUN_EVERY", reason.to_owned()));
     }
-    let routes = config.registration.iter().flat_map(|registration| &registration.routes);
-    let mut own_ports = routes.filter(|route| route.host.is_none()).map(|route| route.port);
-    if config.command.is_some() && own_ports.any(|port| config.maintenance.port == Some(port)) {
+    let own_ports = config.registration.iter().flat_map(RegistrationConfig::own_ports);
+    if config.command.is_some() && own_ports.into_iter().any(|port| config.maintenance.port == Some(port)) {
         let reason = "the application itself listens there: give the maintenance page a port of its own";
         return Err(reader.refuse("MAINTENANCE_PORT", reason.to_owned()));
     }

@@ -101,6 +101,13 @@ pub struct RegistrationConfig {
     pub routes: Vec<RouteConfig>,
 }
 
+impl RegistrationConfig {
+    /// The ports at the advertised address to which its routes lead.
+    pub fn own_ports(&self) -> Vec<u16> {
+        self.routes.iter().filter(|route| route.host.is_none()).map(|route| route.port).collect()
+    }
+}
+
 /// The registries and how the sessions with them are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegistryConfig {
