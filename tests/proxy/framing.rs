@@ -65,7 +65,9 @@ async fn a_request_that_could_be_read_in_two_ways_does_not_reach_a_backend_that_
         "GET / HTTP/1.1\r\nHost: example.com\r\nX: a\rb\r\n\r\n",
         "GE T / HTTP/1.1\r\nHost: example.com\r\n\r\n",
     ] {
-        assert_eq!(stage.raw(request).await.status(), 400, "{request:?}");
+        let response = stage.raw(request).await;
+        assert_eq!(response.status(), 400, "{request:?}");
+        assert!(response.body.contains("registry-server, the proxy"), "{request:?}: {}", response.body);
     }
     let coded = "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
     assert_eq!(stage.raw(coded).await.status(), 501);
@@ -101,6 +103,7 @@ async fn too_large_a_head_is_refused() {
     let many = "X: y\r\n".repeat(200);
     let response = stage.raw(&format!("GET / HTTP/1.1\r\nHost: example.com\r\n{many}\r\n")).await;
     assert_eq!(response.status(), 431);
+    assert!(response.body.contains("The request's head is too large."), "{}", response.body);
     let long = "x".repeat(1 << 20);
     let mut client = stage.client().await;
     // Either the refusal or the reset comes first, and neither is our business here.
