@@ -8,6 +8,7 @@
 //! | [`server`] | the registry and the HTTP proxy whose routing it controls | the sidecar, the client |
 //! | [`environment`] | names, prefixes and files of variables; every mistake at once | what a variable means |
 //! | [`shutdown`], [`telemetry`] | used by all | all of the above |
+//! | [`prometheus`] | the text format of metrics | all of the above |
 //! | [`terminal`] | what a person gets from either program | all of the above |
 //!
 //! Dependencies point one way; `tests/architecture.rs` fails when one does not. The walks through the
@@ -15,6 +16,7 @@
 
 pub mod client;
 pub mod environment;
+pub mod prometheus;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod server;

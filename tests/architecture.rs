@@ -15,9 +15,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("terminal", &[]),
+    ("prometheus", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
-    ("sidecar", &["client", "environment", "protocol", "shutdown", "telemetry"]),
+    ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry"]),
     ("server::routing", &["protocol"]),
     ("server::live_table", &["server::routing"]),
     ("server::registry", &["protocol", "server::routing"]),
@@ -34,7 +35,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "shutdown",
         ],
     ),
-    ("server::admin", &["protocol", "server::live_table", "server::proxy", "server::routing"]),
+    ("server::admin", &["prometheus", "protocol", "server::live_table", "server::proxy", "server::routing"]),
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 

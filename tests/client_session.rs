@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use registry_sidecar::client::{
-    BackendTestError, Cause, Client, ClientConfig, ConnectError, Endpoint, Event, EventStream, Intent, Phase,
-    Resolver, Route, RouteError, RouteStatus, Stopped, TcpConnector,
+    BackendTestError, CallError, Cause, Client, ClientConfig, ConnectError, Endpoint, Event, EventStream,
+    Intent, Phase, Resolver, Route, RouteError, RouteStatus, Stopped, TcpConnector,
 };
-use registry_sidecar::protocol::{Domains, HealthCheck, PathPrefix, RouteId, RouteOption};
+use registry_sidecar::protocol::{Domains, EventKind, HealthCheck, PathPrefix, RouteId, RouteOption};
 use support::fake_registry::{FakeLink, FakeRegistry, MemoryRegistry};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -437,6 +437,46 @@ async fn a_backend_is_tested_by_the_proxy() {
     let (report, ()) = tokio::join!(test, script);
     assert_eq!(report.unwrap().status_code, 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_registry_does_not_know_is_a_typed_error_and_what_it_does_not_answer_ends() {
+    let (client, mut events, mut registry) = start_in_memory(intent());
+    let mut link = registry.accept().await;
+    register(&mut link, "S1").await;
+    link.send("OK").await;
+    live(&client).await;
+    for (command, call) in [
+        ("STATS_GET|S1|ALL", Box::pin(async { client.stats().await.map(drop) }) as Call<'_>),
+        ("CONFIG_DIFF|S1", Box::pin(async { client.diff().await.map(drop) })),
+        ("CONFIG_VALIDATE|S1", Box::pin(client.validate())),
+        ("CONFIG_ROLLBACK|S1", Box::pin(client.rollback())),
+        ("ROUTE_LIST|S1", Box::pin(async { client.registered_routes().await.map(drop) })),
+        ("MAINT_STATUS|S1", Box::pin(async { client.maintenance_status().await.map(drop) })),
+        ("DRAIN_STATUS|S1", Box::pin(async { client.drain_status().await.map(drop) })),
+        ("DRAIN_START|S1|30s", Box::pin(client.drain_start(Duration::from_secs(30)))),
+        ("DRAIN_CANCEL|S1", Box::pin(client.drain_cancel())),
+        (
+            "CIRCUIT_BREAKER_STATUS|S1|r1",
+            Box::pin(async { client.circuit_breaker_status("main").await.map(drop) }),
+        ),
+        ("CIRCUIT_BREAKER_RESET|S1|r1", Box::pin(client.circuit_breaker_reset("main"))),
+    ] {
+        let name = command.split('|').next().unwrap();
+        let script = format!("> {command}\n< ERROR|unknown command: {name}");
+        let (answer, ()) = tokio::join!(call, link.play(&script));
+        assert_eq!(answer, Err(CallError::Unsupported(name)));
+    }
+    client.subscribe(EventKind::All).await.unwrap();
+    link.play("> SUBSCRIBE|S1|all\n< ERROR|unknown command: SUBSCRIBE").await;
+    assert!(until(&mut events, "ERROR").await.to_string().contains("SUBSCRIBE"));
+
+    let before = Instant::now();
+    let (answer, ()) = tokio::join!(client.stats(), link.expect("STATS_GET|S1|ALL"));
+    assert_eq!(answer, Err(CallError::NoSession));
+    assert!(before.elapsed() <= Duration::from_secs(11), "{:?}", before.elapsed());
+}
+
+type Call<'a> = std::pin::Pin<Box<dyn Future<Output = Result<(), CallError>> + 'a>>;
 
 /// A writer that keeps what is logged.
 #[derive(Clone, Default)]

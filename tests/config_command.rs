@@ -149,6 +149,14 @@ fn the_page_and_the_application_do_not_share_a_port() {
 }
 
 #[test]
+fn a_drain_that_does_not_fit_into_the_grace_period_is_pointed_out() {
+    let vars = [("SIDECAR_STOP_GRACE_PERIOD", "10s"), ("SIDECAR_DRAIN_TIMEOUT", "30s")];
+    let warnings = read_with(&vars, &[], RUN).unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("does not fit"), "{warnings:?}");
+    assert_eq!(read_with(&vars[..1], &[], RUN).unwrap().warnings, [""; 0]);
+}
+
+#[test]
 fn what_says_more_about_something_that_nobody_asked_for_is_pointed_out() {
     let vars = [("SIDECAR_PRE_START_FAILURE", "warn"), ("SIDECAR_RESTART_DELAY", "1s")];
     let warnings = read_with(&vars, &[], RUN).unwrap().warnings;

@@ -1,46 +1,29 @@
 //! A real server with a STATE_FILE: what it has answered `OK` to is there after SIGKILL, and served at once.
 //!
-//! `KILLS=500 cargo test --test state_file -- --nocapture` kills it more often, `SEED=n` at the same moments.
+//! `KILLS=500 cargo test --test state_file -- --nocapture` kills it more often, `SEED=n` at the same moments. `FLIPS=n`
+//! damages more files, and `REGISTRY_SERVER=PATH` shows them to another build, one whose panics abort say.
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed assumption ends the test")]
 
+#[path = "support/line.rs"]
+mod line;
 #[path = "support/programs.rs"]
 mod programs;
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use programs::{Program, Server, caddy, free_address, status, wait_until};
+use line::Line;
+use programs::{Program, Server, caddy, free_address, get, status, wait_until};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
 /// How many clients apply at once.
 const CLIENTS: usize = 4;
 /// Within what a restarted server answers requests for restored routes, from its start as a process.
 const AT_ONCE: Duration = Duration::from_millis(100);
-
-/// One connection to the registry.
-struct Line(BufReader<TcpStream>);
-
-impl Line {
-    fn open(registry: SocketAddr) -> Option<Line> {
-        let stream = TcpStream::connect(registry).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Some(Line(BufReader::new(stream)))
-    }
-
-    /// The reply, unless the server is gone.
-    fn ask(&mut self, line: &str) -> Option<String> {
-        self.0.get_mut().write_all(format!("{line}\n").as_bytes()).ok()?;
-        let mut reply = String::new();
-        // A line that ends in the middle was not said.
-        self.0.read_line(&mut reply).ok()?;
-        reply.strip_suffix('\n').map(str::to_owned)
-    }
-}
 
 /// A client whose every apply adds a pair of routes and removes the one before: half an apply would show.
 #[derive(Clone)]
@@ -169,10 +152,50 @@ fn a_server_that_is_killed_at_any_moment_has_every_acknowledged_apply_and_none_h
     }
     let applies: u64 = clients.iter().map(|client| client.acknowledged).sum();
     times.sort_unstable();
-    println!("{applies} applies; served after {times:?}");
+    let (least, usual, most) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+    println!("{applies} applies; served after {usual:?}, from {least:?} to {most:?}");
     assert!(applies > 0);
     // The machine of a test has other things to do as well: the usual case counts.
-    assert!(times[times.len() / 2] < AT_ONCE, "served after {times:?}");
+    assert!(usual < AT_ONCE, "served after {times:?}");
+}
+
+#[test]
+fn maintenance_is_in_force_again_with_the_first_request_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.redb");
+    let (backend, page) = (free_address(), free_address());
+    let (_backend, _page) = (caddy(backend, "still here"), caddy(page, "we are working on it"));
+    let mut server = Server::start(SERVER, &[("STATE_FILE", file.to_str().unwrap())]);
+    let mut line = Line::open(server.registry).unwrap();
+    let id = line.ask("REGISTER|web|web-1|0|").unwrap().replacen("ACK|", "", 1);
+    for domain in ["a.example.com", "b.example.com", "c.example.com"] {
+        line.ask(&format!("ROUTE_ADD||{domain}|/|http://{backend}|0")).unwrap();
+    }
+    assert_eq!(line.ask("CONFIG_APPLY|").unwrap(), "OK");
+    for (line_sent, verdict) in [
+        (format!("MAINT_ENTER||r1|http://{page}"), "MAINT_OK|r1"),
+        ("MAINT_ENTER||r2".to_owned(), "MAINT_OK|r2"),
+        ("MAINT_ENTER||r3".to_owned(), "MAINT_OK|r3"),
+        ("MAINT_EXIT||r3".to_owned(), "MAINT_OK|r3"),
+    ] {
+        assert_eq!(line.ask(&line_sent).unwrap(), "ACK");
+        assert_eq!(line.read().unwrap(), verdict);
+    }
+    let status_before = line.ask("MAINT_STATUS|").unwrap();
+    for _ in 0..3 {
+        server.crash_and_restart();
+        let people_see = |domain: &str| {
+            let answer = get(server.http, domain, "/").unwrap();
+            (answer.status, answer.body.trim().to_owned(), answer.head.contains("x-maintenance-mode: true"))
+        };
+        assert_eq!(people_see("a.example.com"), (200, "we are working on it".to_owned(), false));
+        let (status, _, is_maintenance) = people_see("b.example.com");
+        assert_eq!((status, is_maintenance), (503, true));
+        assert_eq!(people_see("c.example.com"), (200, "still here".to_owned(), false));
+    }
+    let mut line = Line::open(server.registry).unwrap();
+    assert_eq!(line.ask(&format!("RECONNECT|{id}")).unwrap(), "OK");
+    assert_eq!(line.ask("MAINT_STATUS|").unwrap(), status_before);
 }
 
 /// SIGKILL loses nothing that the kernel was told: only this shows that the disk was waited for.
@@ -234,4 +257,88 @@ fn a_file_that_cannot_be_used_is_a_clear_error_at_the_start() {
     std::fs::write(&other, "no database at all, but long enough to be taken for one".repeat(100)).unwrap();
     let said = refusal(&other);
     assert!(said.contains("damaged, or no state file") && said.contains("other.redb.corrupt-"), "{said}");
+}
+
+/// A file that holds many sessions, and what an export says of it.
+fn state_of_many(folder: &Path) -> (PathBuf, Vec<u8>) {
+    let file = folder.join("good.redb");
+    let mut server = Server::start(SERVER, &[("STATE_FILE", file.to_str().unwrap())]);
+    for number in 0..40 {
+        let mut line = Line::open(server.registry).unwrap();
+        line.ask(&format!("REGISTER|web|web-{number}|0|")).unwrap();
+        for side in ["a", "b"] {
+            line.ask(&format!("ROUTE_ADD||{side}{number}.example.com|/|http://127.0.0.1:9|0")).unwrap();
+        }
+        assert_eq!(line.ask("CONFIG_APPLY|").unwrap(), "OK");
+        assert_eq!(line.ask("MAINT_ENTER||r1").unwrap(), "ACK");
+    }
+    server.program.signal("TERM");
+    assert_eq!(server.program.wait().code(), Some(0));
+    let export = export(&file);
+    assert!(export.status.success());
+    (file, export.stdout)
+}
+
+fn export(file: &Path) -> Output {
+    let server = std::env::var("REGISTRY_SERVER").unwrap_or_else(|_| SERVER.to_owned());
+    Command::new(server).arg("export").env_clear().env("STATE_FILE", file).output().unwrap()
+}
+
+/// Whatever is damaged: what is read is what was written, or there is one clear error, and the file and a copy of it
+/// are as they were. redb panics at some of these files.
+#[test]
+fn a_damaged_file_is_read_as_it_was_or_refused_in_words_with_a_copy() {
+    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let flips = number("FLIPS").unwrap_or(60);
+    println!("SEED={seed} FLIPS={flips}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let (good, said) = state_of_many(folder.path());
+    let good = std::fs::read(good).unwrap();
+    let (mut refused, mut read) = (0, 0);
+    for flip in 0..flips {
+        let here = tempfile::tempdir_in(folder.path()).unwrap();
+        let file = here.path().join("registry.redb");
+        let mut damaged = good.clone();
+        let at = match flip % 4 {
+            0 => random.usize(..64),
+            1 => random.usize(..320),
+            _ => random.usize(..damaged.len()),
+        };
+        if flip % 8 == 7 {
+            damaged.truncate(at)
+        } else {
+            damaged[at] ^= 1 << random.u8(..8)
+        }
+        std::fs::write(&file, &damaged).unwrap();
+        let output = export(&file);
+        if output.status.success() {
+            read += 1;
+            // An empty file is one that was never written.
+            assert!(output.stdout == said || damaged.is_empty(), "flip {flip} at {at} changes what is read");
+            continue;
+        }
+        refused += 1;
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "flip {flip} at {at}: {words}");
+        assert!(
+            words.contains("STATE_FILE=") && words.contains("registry.redb"),
+            "flip {flip} at {at}: {words}"
+        );
+        assert!(std::fs::read(&file).unwrap() == damaged, "flip {flip} at {at}: the file is as it was");
+        if words.contains("damaged, or no state file") {
+            let is_copy = |entry: std::io::Result<std::fs::DirEntry>| {
+                let path = entry.unwrap().path();
+                path.to_string_lossy().contains(".corrupt-") && std::fs::read(path).unwrap() == damaged
+            };
+            assert!(std::fs::read_dir(here.path()).unwrap().any(is_copy), "flip {flip} at {at}: no copy");
+        } else {
+            assert!(
+                words.contains("format") || words.contains("does not know"),
+                "flip {flip} at {at}: {words}"
+            );
+        }
+    }
+    println!("{refused} refused, {read} read in spite of it");
+    assert!(refused > flips / 4, "{refused} refused, {read} read");
 }

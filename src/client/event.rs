@@ -419,6 +419,8 @@ pub struct Status {
     pub last_peer: Option<SocketAddr>,
     /// A session is bound to the connection right now.
     pub bound: bool,
+    /// Why there was none when it was last tried; `None` since there is one.
+    pub cause: Option<Cause>,
     /// A session is known that a new connection will ask for.
     pub session_known: bool,
     /// The revision that the registry should have, where it counts them.

@@ -340,6 +340,13 @@ mod tests {
     }
 
     #[test]
+    fn a_routes_backend_is_sent_with_a_slash_at_its_end_which_the_reference_server_needs() {
+        let domains = Domains::new(["a.de".parse().unwrap()]).unwrap();
+        let route = Route::new(domains, PathPrefix::root(), "http://h:1/base".parse().unwrap());
+        assert_eq!(route.spec().backend.to_string(), "http://h:1/base/");
+    }
+
+    #[test]
     fn of_two_options_of_one_name_the_last_holds() {
         let options: Options =
             [RouteOption::Websocket(true), RouteOption::Websocket(false)].into_iter().collect();

@@ -86,9 +86,13 @@ pub struct Session {
     /// The routes whose entries a reference server is asked about at each keepalive.
     watched: Vec<RouteId>,
     last_peer: Option<SocketAddr>,
+    /// Why there is no session.
+    cause: Option<Cause>,
     /// Our name belongs to somebody else until a RECONNECT says otherwise.
     replaced: bool,
     ever_bound: bool,
+    /// The listeners were told of a session, and not yet of its end.
+    told_bound: bool,
     rng: fastrand::Rng,
     link_backoff: Backoff,
     apply_backoff: Backoff,
@@ -250,8 +254,10 @@ impl Session {
             subscriptions: BTreeSet::new(),
             watched: Vec::new(),
             last_peer: None,
+            cause: None,
             replaced: false,
             ever_bound: false,
+            told_bound: false,
             link_backoff,
             apply_backoff,
             ask_backoff,
@@ -261,6 +267,7 @@ impl Session {
             version: 0,
         };
         session.hear(&goal, now);
+        session.suspect_what_was_left(&goal);
         session.see_visibility(now);
         session
     }
@@ -396,7 +403,7 @@ impl Session {
         }
     }
 
-    /// Leave in order: at once where there is nothing to tell, otherwise within [`SHUTDOWN_TIMEOUT`].
+    /// Leave in order: at once where there is nothing to tell, otherwise within 500 ms.
     pub fn leave(&mut self, now: Instant) {
         match self.state {
             State::Leaving { .. } | State::Stopped => {}
@@ -438,6 +445,7 @@ impl Session {
             registry: self.registry(),
             last_peer: self.last_peer,
             bound,
+            cause: self.cause.clone(),
             session_known: known.is_some(),
             revision: known.and_then(|known| known.revision),
             ours: matches!(self.dialect(), Dialect::Ours { .. }),

@@ -65,6 +65,17 @@ impl BackendUrl {
         }
     }
 
+    /// The same without its path.
+    #[must_use]
+    pub fn at_root(&self) -> Self {
+        BackendUrl { path: "/".to_owned(), ..self.clone() }
+    }
+
+    /// Whether it names one resource, as a maintenance page may, and nothing below it.
+    pub fn is_file(&self) -> bool {
+        !self.path.ends_with('/')
+    }
+
     /// The same with a path that ends in `/`. What a route is sent as: the reference server joins paths wrongly
     /// without (PROTOCOL section 5).
     #[must_use]
@@ -296,6 +307,7 @@ mod tests {
     fn a_path_is_kept_as_it_was_written() {
         let page: BackendUrl = "http://h:3001/maintenance.html".parse().unwrap();
         assert_eq!((page.path(), page.base_path()), ("/maintenance.html", "/maintenance.html"));
+        assert_eq!((page.is_file(), page.at_root().to_string()), (true, "http://h:3001/".to_owned()));
         assert_eq!(page.as_directory().to_string(), "http://h:3001/maintenance.html/");
         let folder: BackendUrl = "http://h/base/".parse().unwrap();
         assert_eq!(

@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::protocol::BackendUrl;
@@ -47,6 +47,9 @@ const INBOX: usize = 1024;
 const COMPLAINED: usize = 1024;
 /// How long a stop waits for the last lines to be written.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stop then waits for the store. What was answered is on the disk already; this is for the last word
+/// that the server was alive, and so that the file is free for the next one.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// After an accept that failed (no file descriptors), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -100,6 +103,7 @@ pub struct RegistryHandle {
     sessions: watch::Receiver<usize>,
     accepting: JoinHandle<()>,
     core: JoinHandle<()>,
+    stored: Option<oneshot::Receiver<()>>,
 }
 
 impl RegistryServer {
@@ -118,7 +122,7 @@ impl RegistryServer {
         notices: Notices,
     ) -> std::io::Result<RegistryHandle> {
         let address = listener.local_addr()?;
-        let saved = store.take_saved();
+        let (saved, stored) = (store.take_saved(), store.take_end());
         if let Some(saved) = saved.as_ref().filter(|saved| !saved.cluster_id.is_empty()) {
             config.registry.cluster_id.clone_from(&saved.cluster_id);
         }
@@ -138,7 +142,7 @@ impl RegistryServer {
         let queue = config.registry.limits.queue;
         let door = Door { allow: config.allow, queue, complained: HashSet::new() };
         let accepting = tokio::spawn(door.accept(listener, inbox, stopped));
-        Ok(RegistryHandle { address, stop, sessions, accepting, core })
+        Ok(RegistryHandle { address, stop, sessions, accepting, core, stored })
     }
 }
 
@@ -154,7 +158,7 @@ impl RegistryHandle {
     }
 
     /// Sends `SHUTDOWN` and then EOF to every connection (PROTOCOL section 2), and waits until that is done,
-    /// at most half a second. The routing table stays as it is.
+    /// at most half a second, and then until the store has ended, at most 2 s. The routing table stays as it is.
     pub async fn stop(self) {
         // There is always a receiver: the tasks that are waited for next.
         let _ = self.stop.send(true);
@@ -163,6 +167,12 @@ impl RegistryHandle {
         if tokio::time::timeout(STOP_TIMEOUT, both).await.is_err() {
             accepting.abort();
             core.abort();
+        }
+        // The store went with the core's task, and its end needs no more than that.
+        if let Some(stored) = self.stored
+            && tokio::time::timeout(STORE_TIMEOUT, stored).await.is_err()
+        {
+            tracing::warn!("the store is still writing; everything that was answered is on the disk");
         }
     }
 }

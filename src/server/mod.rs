@@ -9,6 +9,7 @@
 //! | [`store`] | where applied state lives | what the registry does with it |
 //! | [`listener`] | TCP 81: connections to calls of the registry | what a command does |
 //! | [`live_table`] | the routing table in force, and who waits for its next version | both of its users |
+//! | [`policy_file`] | REGISTRY_POLICY's file, followed as it changes | what becomes of a policy |
 //! | [`routing`] | the immutable table: match a request, choose a member, replace a part | both of its users |
 //! | [`proxy`] | the data plane: listeners, forwarding, upstream connections, probes | the registry |
 
@@ -16,6 +17,7 @@ pub mod admin;
 pub mod config;
 pub mod listener;
 pub mod live_table;
+pub mod policy_file;
 pub mod proxy;
 pub mod registry;
 pub mod routing;

@@ -107,6 +107,9 @@ impl Server {
         policy.own.extend(proxy.https_addr());
         let (probes, results) = proxy::Prober::start(policy.clone());
         let prober = Arc::new(Prober { probes: probes.clone(), policy: policy.clone() });
+        if let Some(file) = config.registry_policy.clone() {
+            tokio::spawn(file.watch(notify));
+        }
         let boot_id = boot_id().await;
         let store = store(config, &boot_id).await?;
         let mut settings = listener_config(config, policy);
@@ -267,6 +270,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
             hold: config.hold.get(),
             token: config.registry_token.as_ref().map(|token| Token::new(token.reveal())),
             stage_ttl: config.stage_ttl.get(),
+            policy: config.registry_policy.as_ref().map(|file| file.policy.clone()),
             backends,
             limits,
             ..defaults.registry

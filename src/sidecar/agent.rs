@@ -1,20 +1,26 @@
 //! What the parts of the running daemon share: the conditions that decide what people see, the sessions, what
 //! happened lately, and how far the work behind the maintenance page is. Cheap to clone.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Mutex as AsyncMutex, broadcast, mpsc, oneshot, watch};
 use tracing::info;
 
 use crate::client::{Client, Event, Wanted};
 
+use super::maintenance::Keeper;
 use super::supervisor::{Activity, Phase};
 use super::visibility::Conditions;
 
+/// Who waits for what a reload has come to.
+pub(super) type Reload = oneshot::Sender<Result<String, String>>;
+
+/// How many may ask for a reload at once.
+const MAX_RELOADS: usize = 4;
 /// How many events are remembered for whoever asks later.
 const MAX_RECENT: usize = 100;
 /// How many events a slow listener may be behind.
@@ -30,13 +36,28 @@ struct Shared {
     conditions: watch::Sender<Conditions>,
     clients: watch::Sender<Vec<Client>>,
     progress: watch::Sender<Progress>,
+    keeper: Keeper,
     wrapped: watch::Sender<Wrapped>,
     events: broadcast::Sender<Value>,
     recent: Mutex<VecDeque<Value>>,
-    reload: Notify,
+    reloads: mpsc::Sender<Reload>,
+    reloads_asked: AsyncMutex<mpsc::Receiver<Reload>>,
     /// A configuration has been applied somewhere.
     was_live: AtomicBool,
+    /// By the registry's name, for as long as there is a session with it.
+    tallies: Mutex<BTreeMap<String, Tally>>,
+    /// How often the wrapped command was started.
+    starts: AtomicU64,
     started: Instant,
+}
+
+/// What is counted of a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// How often there was a session again.
+    pub(super) reconnects: u64,
+    /// When a configuration was applied last.
+    pub(super) last_live: Option<SystemTime>,
 }
 
 /// What the maintenance page and `/api/status` tell of the work behind it: names and numbers, never output.
@@ -88,15 +109,20 @@ impl Wrapped {
 
 impl Agent {
     pub(super) fn new() -> Self {
+        let (reloads, reloads_asked) = mpsc::channel(MAX_RELOADS);
         let shared = Shared {
             conditions: watch::Sender::new(Conditions::default()),
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
+            keeper: Keeper::new(),
             wrapped: watch::Sender::new(Wrapped::default()),
             events: broadcast::Sender::new(EVENT_BUFFER),
             recent: Mutex::new(VecDeque::new()),
-            reload: Notify::new(),
+            reloads,
+            reloads_asked: AsyncMutex::new(reloads_asked),
             was_live: AtomicBool::new(false),
+            tallies: Mutex::default(),
+            starts: AtomicU64::new(0),
             started: Instant::now(),
         };
         Agent { shared: Arc::new(shared) }
@@ -145,7 +171,13 @@ impl Agent {
 
     /// There are sessions, or none any longer.
     pub(super) fn set_clients(&self, clients: Vec<Client>) {
+        let names: Vec<_> = clients.iter().map(|client| client.status().registry.name).collect();
+        self.tallies().retain(|name, _| names.iter().any(|known| **known == **name));
         self.shared.clients.send_replace(clients);
+    }
+
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.shared.keeper
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -165,14 +197,26 @@ impl Agent {
         self.shared.wrapped.send_modify(change);
     }
 
-    /// Asks for the configuration's files to be read again.
-    pub(super) fn reload(&self) {
-        self.shared.reload.notify_one();
+    /// Has the configuration's files read again, and returns what came of it.
+    ///
+    /// # Errors
+    /// Why nothing is changed, for a person.
+    pub(super) async fn reload(&self) -> Result<String, String> {
+        if self.clients().is_empty() {
+            return Err("nothing is changed: nothing is registered yet".to_owned());
+        }
+        let (reload, answer) = oneshot::channel();
+        self.shared.reloads.try_send(reload).map_err(|_| "too many ask for that at once")?;
+        answer.await.unwrap_or_else(|_| Err("nothing is changed: the daemon is leaving".to_owned()))
     }
 
-    /// Returns when somebody has asked for that. Cancel-safe.
-    pub(super) async fn reload_requested(&self) {
-        self.shared.reload.notified().await;
+    /// Returns when somebody has asked for that, and waits for what comes of it. Cancel-safe.
+    pub(super) async fn reload_requested(&self) -> Reload {
+        match self.shared.reloads_asked.lock().await.recv().await {
+            Some(reload) => reload,
+            // We hold a sender ourselves.
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether some registry has taken a route, since the daemon was started.
@@ -182,8 +226,13 @@ impl Agent {
 
     /// Something happened in a session.
     pub(super) fn publish(&self, registry: &str, event: &Event) {
-        if matches!(event, Event::RouteAdded { .. }) {
-            self.shared.was_live.store(true, Ordering::Relaxed);
+        match event {
+            Event::RouteAdded { .. } => self.shared.was_live.store(true, Ordering::Relaxed),
+            Event::Reconnected { .. } => self.count(registry, |tally| tally.reconnects += 1),
+            Event::ConfigApplied { .. } => {
+                self.count(registry, |tally| tally.last_live = Some(SystemTime::now()));
+            }
+            _ => {}
         }
         let mut fields = Map::new();
         fields.insert("event".to_owned(), event.name().into());
@@ -197,6 +246,33 @@ impl Agent {
         recent.push_back(event.clone());
         // Nobody listens: that is their business.
         drop(self.shared.events.send(event));
+    }
+
+    /// What was counted of the session with this registry.
+    pub(super) fn tally(&self, registry: &str) -> Tally {
+        self.tallies().get(registry).copied().unwrap_or_default()
+    }
+
+    fn count(&self, registry: &str, count: impl FnOnce(&mut Tally)) {
+        count(self.tallies().entry(registry.to_owned()).or_default());
+    }
+
+    fn tallies(&self) -> MutexGuard<'_, BTreeMap<String, Tally>> {
+        self.shared.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The wrapped command was started.
+    pub(super) fn count_start(&self) {
+        self.shared.starts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was not for the first time.
+    pub(super) fn restarts(&self) -> u64 {
+        self.shared.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.shared.started.elapsed()
     }
 
     /// What happened lately, and what will happen.
@@ -217,11 +293,12 @@ impl Agent {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
-            "uptime_seconds": self.shared.started.elapsed().as_secs(),
+            "uptime_seconds": self.uptime().as_secs(),
             "ready": conditions.ready,
             "wanted": word(conditions.wanted()),
             "reason": conditions.reason(),
             "maintenance": conditions.maintenance,
+            "windows": self.windows().shown(SystemTime::now()),
             "drained": conditions.drained,
             "progress": {"message": progress.message, "percent": progress.percent},
             "command": self.wrapped().told(),
@@ -255,6 +332,7 @@ fn session_status(client: &Client) -> Value {
         "registry": status.registry.to_string(),
         "phase": format!("{:?}", status.phase).to_lowercase(),
         "connected": status.bound,
+        "cause": status.cause.as_ref().map(ToString::to_string),
         "live": status.live,
         "shown": word(status.shown),
         "kind": if status.ours { "registry-server" } else { "reference" },

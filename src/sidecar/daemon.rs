@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::client::{Intent, Resolver, Routes, SystemResolver};
+use crate::client::{Intent, Resolver, SystemResolver};
 use crate::shutdown::Shutdown;
 
 use super::address::{self, BackendHost, Choice, Inputs};
@@ -17,7 +17,7 @@ use super::follow::follow;
 use super::intent::intent;
 use super::readiness::{wait_until_ready, watch};
 use super::sessions::Sessions;
-use super::{control, maintenance};
+use super::{control, maintenance, metrics};
 
 /// How long a name may take to resolve while the address is chosen.
 const RESOLVE: Duration = Duration::from_secs(2);
@@ -69,7 +69,12 @@ pub(super) fn beside(config: &Config, agent: &Agent) -> JoinSet<()> {
     let mut beside = JoinSet::new();
     let service = config.registration.as_ref().map(|registration| registration.service.to_string());
     beside.spawn(control::serve(config.control_socket.clone(), agent.clone()));
+    if let Some(path) = &config.maintenance.state {
+        agent.keep_maintenance_in(path.clone());
+    }
+    beside.spawn(maintenance::end_windows(agent.clone()));
     let service = service.unwrap_or_else(|| "this service".to_owned());
+    beside.spawn(metrics::serve(config.metrics_listen, agent.clone()));
     beside.spawn(maintenance::serve(config.maintenance.clone(), service, agent.clone()));
     beside
 }
@@ -96,7 +101,7 @@ pub(super) async fn serve(
     let moved = |old, new| sessions.moved(old, new);
     tokio::select! {
         () = follow(&config.address, registries, wrapped, choice, moved) => {}
-        () = reload_when_asked(config, agent, |routes| sessions.set_routes(routes)) => {}
+        () = reload_when_asked(config, agent, |intent| sessions.set_intent(intent)) => {}
         () = sessions.run() => {}
         () = shutdown.requested() => {}
     }
@@ -124,30 +129,33 @@ fn whole_intent(config: &Config, registration: &RegistrationConfig, advertised: 
     intent
 }
 
-/// Reads the environment and the files it names again whenever somebody asks for it, and wants the routes that
-/// follow. What is wrong with it is said, and nothing changes.
-async fn reload_when_asked(config: &Config, agent: &Agent, wanted: impl Fn(Routes)) {
+/// Reads the environment and the files it names again whenever somebody asks for it, and wants the routes and
+/// uses the tokens that follow. What is wrong with it is said, and nothing changes.
+async fn reload_when_asked(config: &Config, agent: &Agent, wanted: impl Fn(Intent)) {
     loop {
-        agent.reload_requested().await;
-        let read = match Config::load(None) {
-            Ok(read) => read,
-            Err(errors) => {
-                warn!("nothing is changed: {errors}");
-                continue;
-            }
-        };
-        let wrapped = config.command.is_some();
-        let Some(registration) = &read.registration else { continue };
-        let found = choose(&read.address, &registration.registry.endpoints, wrapped).await;
-        match found {
-            Ok(choice) => {
-                let routes = intent(registration, choice.ip).routes;
-                info!("read the configuration again: {} routes", routes.len());
-                wanted(routes);
-            }
-            Err(trouble) => warn!("nothing is changed: {trouble}"),
+        let asked = agent.reload_requested().await;
+        let reloaded = reload(config, &wanted).await;
+        match &reloaded {
+            Ok(done) => info!("{done}"),
+            Err(trouble) => warn!("{trouble}"),
         }
+        // Whoever asked may have gone.
+        let _ = asked.send(reloaded);
     }
+}
+
+async fn reload(config: &Config, wanted: impl Fn(Intent)) -> Result<String, String> {
+    let unchanged = |trouble: &dyn std::fmt::Display| format!("nothing is changed: {trouble}");
+    let read = config.load_again().map_err(|errors| unchanged(&errors))?;
+    let Some(registration) = &read.registration else {
+        return Err(unchanged(&"there would be no route any more"));
+    };
+    let wrapped = config.command.is_some();
+    let choice = choose(&read.address, &registration.registry.endpoints, wrapped).await;
+    let intent = intent(registration, choice.map_err(|trouble| unchanged(&trouble))?.ip);
+    let routes = intent.routes.len();
+    wanted(intent);
+    Ok(format!("read the configuration again, routes wanted: {routes}"))
 }
 
 /// The address to advertise. What stands in the way may pass, so it is tried for ever; the same trouble is

@@ -3,6 +3,7 @@
 //! It knows the client library, and never the server. Only [`config`] reads the environment.
 
 pub mod address;
+mod advice;
 mod agent;
 mod check;
 mod company;
@@ -10,14 +11,17 @@ pub mod config;
 pub mod control;
 mod daemon;
 mod follow;
+mod http;
 mod intent;
 mod leave;
 mod maintenance;
+mod metrics;
 mod os;
 mod reach;
 pub mod readiness;
 pub mod reaper;
 mod registration;
+mod repeats;
 mod roster;
 mod sessions;
 pub mod signals;

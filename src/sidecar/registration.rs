@@ -1,9 +1,9 @@
 //! One registry: its session as a client keeps it, told in the log, and checked with the proxy's own eyes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -15,9 +15,12 @@ use crate::client::{
 };
 use crate::protocol::BackendUrl;
 
+use super::advice::Told;
 use super::agent::Agent;
 use super::config::RegistryConfig;
+use super::maintenance::in_words;
 use super::reach::{Findings, Verdict};
+use super::repeats::{Repeats, Say};
 
 /// How long the resolution of a registry's name may take, and then each address.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,17 +31,14 @@ const OWN_TRY: Duration = Duration::from_secs(2);
 /// Between two questions to the proxy while the backend is unreachable: the first pause, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How many different failures are remembered.
-const MAX_TOLD: usize = 16;
 
 /// A session with one registry, and the story of it.
 pub(super) struct Registration {
     client: Client,
     events: EventStream,
     agent: Agent,
-    /// The failures that were told since the last success, so that none is told twice; at most
-    /// [`MAX_TOLD`].
-    told: BTreeSet<String>,
+    /// The failures since the last success.
+    repeats: Repeats,
 }
 
 impl Registration {
@@ -56,7 +56,7 @@ impl Registration {
         client_config.reconnect_min = config.reconnect_min.get();
         client_config.reconnect_max = config.reconnect_max.get();
         let (client, events) = Client::start_with(connector, client_config, intent);
-        Registration { client, events, agent, told: BTreeSet::new() }
+        Registration { client, events, agent, repeats: Repeats::default() }
     }
 
     /// The handle with which the session is ended.
@@ -101,39 +101,46 @@ impl Registration {
         }
     }
 
-    /// One line for what happened. A failure that goes on in the same way is told once, and again when its
-    /// pauses have become long.
+    /// One line for what happened. A failure that goes on in the same way is told once, and then ever more
+    /// seldom.
     fn tell(&mut self, event: &Event) {
         match event {
             Event::Retrying(retry) | Event::ExtendedRetry(retry) => {
-                self.tell_once(format!("{} {}", event.name(), retry.cause), event);
+                self.tell_failure(&format!("{} {}", event.name(), retry.cause), event);
             }
-            Event::Error { .. } => self.tell_once(event.to_string(), event),
+            // Without the pause until the next try and the route's id, which are others each time.
+            Event::RouteRefused { key, refusal, .. } => {
+                self.tell_failure(&format!("{key} {}", without_id(&refusal.text())), event);
+            }
+            Event::ApplyRefused { refusal, .. } => self.tell_failure(without_id(&refusal.text()), event),
+            Event::Error { .. } | Event::MaintenanceFailed { .. } => {
+                self.tell_failure(&event.to_string(), event);
+            }
             Event::Disconnected { .. }
-            | Event::MaintenanceFailed { .. }
-            | Event::RouteRefused { .. }
-            | Event::ApplyRefused { .. }
             | Event::Replaced { .. }
             | Event::Unsupported { .. }
-            | Event::Missed(_) => warn!("{event}"),
+            | Event::Missed(_) => warn!("{}", Told(event)),
             _ => {
-                self.told.clear();
+                self.repeats.over();
                 info!("{event}");
             }
         }
     }
 
-    fn tell_once(&mut self, failure: String, event: &Event) {
-        // A peer that says something else each time must not fill our memory.
-        if self.told.len() >= MAX_TOLD {
-            self.told.clear();
-        }
-        if self.told.insert(failure) {
-            warn!("{event}");
-        } else {
-            debug!("{event}");
+    fn tell_failure(&mut self, failure: &str, event: &Event) {
+        let told = Told(event);
+        match self.repeats.met(failure, Instant::now()) {
+            Say::All => warn!("{told}"),
+            Say::Again(times, time) => warn!("{told} (the same {times} times in {})", in_words(time)),
+            Say::Nothing => debug!("{told}"),
         }
     }
+}
+
+/// `example.com/ belongs to service X` of `route r2: example.com/ belongs to service X`.
+fn without_id(refusal: &str) -> &str {
+    let named = refusal.strip_prefix("route r").and_then(|rest| rest.split_once(": "));
+    named.map_or(refusal, |(_, why)| why)
 }
 
 /// Asks until every route is live, and says so for each. What stays as it was is not said again.

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::client::{Client, Endpoint as Registry, Intent, Phase, Resolver, Routes, Status, TcpConnector};
+use crate::client::{Client, Endpoint as Registry, Intent, Phase, Resolver, Status, TcpConnector};
 use crate::protocol::Host;
 use crate::shutdown::Shutdown;
 
@@ -97,13 +97,15 @@ impl<R: Resolver + Clone> Sessions<R> {
         }
     }
 
-    /// These routes are wanted of every session, those to come included.
-    pub(super) fn set_routes(&self, routes: Routes) {
+    /// The routes and the metadata of `intent` are wanted of every session, those to come included.
+    pub(super) fn set_intent(&self, intent: Intent) {
         for client in locked(&self.held).values() {
             // One that has stopped wants nothing any more.
-            let _ = client.set_routes(routes.clone());
+            let _ = client.set_metadata(intent.metadata.clone());
+            let _ = client.set_routes(intent.routes.clone());
         }
-        locked(&self.wanted).routes = routes;
+        let mut wanted = locked(&self.wanted);
+        (wanted.routes, wanted.metadata) = (intent.routes, intent.metadata);
     }
 
     /// Leaves all of them at the same time: each is drained within `limit` where it can be, and then has 500 ms
@@ -124,6 +126,7 @@ impl<R: Resolver + Clone> Sessions<R> {
     fn begin(&self, key: Key, registry: Registry, place: Place<R>) -> Client {
         let mut intent = locked(&self.wanted).clone();
         intent.visibility = self.agent.wanted();
+        intent.maintenance = self.agent.keeper().requests(intent.maintenance_page.as_ref());
         let connector = TcpConnector::new(registry.clone(), CONNECT_TIMEOUT).with_resolver(place);
         let registration = Registration::start(connector, registry, &self.config, intent, self.agent.clone());
         let client = registration.client();

@@ -208,8 +208,14 @@ impl Wrapper {
     }
 
     fn start(&mut self) -> Input {
+        // After steps; that an update failed stands there until the command answers.
+        if self.agent.progress().percent.is_some() {
+            let message = Some("the application starts".to_owned());
+            self.agent.set_progress(Progress { message, percent: Some(100) });
+        }
         match launch::launch(&self.reaper, &self.command) {
             Ok(mut child) => {
+                self.agent.count_start();
                 self.process = Some(child.handle());
                 self.waits.process = Box::pin(async move { Input::Exited(child.wait().await) });
                 Input::Spawned
@@ -231,6 +237,7 @@ impl Wrapper {
         };
         let percent = u8::try_from(index * 100 / steps.len()).ok();
         info!("{label}: {}", step.line);
+        launch::make_directory(&self.command);
         let started = step::run(&self.reaper, &self.command, &label, &step.line, step::Voice::Loud);
         self.agent.set_wrapped(|wrapped| wrapped.step = Some(message.clone()));
         self.agent.set_progress(Progress { message: Some(message), percent });

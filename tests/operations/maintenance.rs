@@ -1,6 +1,6 @@
 //! SEMANTICS section 5: what people see during a maintenance.
 
-use crate::support::{Backend, Session, field, get, server, soon, until};
+use crate::support::{Backend, Session, field, get, get_path, server, soon, until};
 
 #[tokio::test]
 async fn the_proxys_own_page_is_there_with_the_ack_and_gone_with_the_verdict() {
@@ -36,6 +36,21 @@ async fn people_get_the_page_that_was_given_and_the_backend_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_a_file_is_shown_for_every_path() {
+    let server = server(&[]).await;
+    let (backend, page) = (Backend::new("web").await, Backend::with_status("page", 503).await);
+    let mut session = Session::live(&server, "shop", "shop-1", "a.example.com", &backend).await;
+    let url = format!("{}/down.html", page.url());
+    assert_eq!(session.ask(&format!("MAINT_ENTER||ALL|{url}")).await, "ACK");
+    until(async || page.requests() > 0).await;
+    assert!(page.last_head().starts_with("GET /down.html HTTP"), "the probe: {}", page.last_head());
+    until(async || get_path(&server, "a.example.com", "/some/where?x=1").await.body == "page 0").await;
+    assert!(page.last_head().starts_with("GET /down.html HTTP"), "people: {}", page.last_head());
+    let kept = session.ask("MAINT_STATUS|").await;
+    assert!(kept.contains(&format!("\"maintenance_backend\":\"{url}\"")), "{kept}");
+}
+
+#[tokio::test]
 async fn while_the_page_does_not_answer_people_see_the_proxys_own() {
     let server = server(&[]).await;
     let backend = Backend::new("web").await;
@@ -66,4 +81,18 @@ async fn people_see_a_sibling_rather_than_the_page() {
     }
     assert_eq!(second.ask("MAINT_ENTER||SERVICE").await, "ACK");
     assert_eq!(soon(get(&server, "a.example.com")).await.status, 503);
+}
+
+#[tokio::test]
+async fn after_an_orderly_stop_the_state_file_is_complete_and_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("registry.redb");
+    for round in 0..5 {
+        let server = server(&[("STATE_FILE", path.to_str().unwrap())]).await;
+        let mut session = Session::register(&server, &format!("shop{round}"), "shop-1").await;
+        session.route(&format!("a{round}.example.com"), "http://127.0.0.1:9").await;
+        soon(server.stop()).await;
+        let json = registry_sidecar::server::store::export(&path).unwrap();
+        assert!(json.contains(&format!("a{round}.example.com")), "{json}");
+    }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use crate::programs::wait_until;
-use crate::{SIDECAR, code, is_root, prepared, program, run, text, wrap_script};
+use crate::{Env, SIDECAR, code, is_root, prepared, program, run, text, wrap_script};
 
 #[test]
 fn the_commands_exit_code_is_ours() {
@@ -101,6 +101,54 @@ fn as_pid_1_it_hears_the_signals_that_init_would_ignore() {
     }
     assert_eq!(code(&as_pid_1(&["sh", "-c", "kill -TERM 1; exec sleep 60"])), 143);
     assert_eq!(code(&as_pid_1(&["sh", "-c", "kill -INT 1; exec sleep 60"])), 143);
+}
+
+/// As PID 1 where `prepare` has been done to the mounts of its own namespace.
+fn as_pid_1_after(prepare: &str, env: Env<'_>, words: &[&str]) -> std::process::Output {
+    let script = format!("{prepare}; exec \"$0\" \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["-pfm", "--mount-proc", "sh", "-c", &script, SIDECAR, "--"]).args(words);
+    command.envs(env.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn as_pid_1_it_needs_no_proc_that_can_be_written_or_even_read() {
+    if !may_unshare() {
+        return;
+    }
+    let orphans = "(sleep 0.05 &); exit 42";
+    for prepare in ["mount -o remount,ro /proc", "umount -l /proc"] {
+        let output = as_pid_1_after(prepare, &[], &["sh", "-c", orphans]);
+        assert_eq!(code(&output), 42, "{prepare}: {}", text(&output.stderr));
+        // Its name cannot be told without procfs, so that it is asked as all others are.
+        let output = as_pid_1_after(prepare, &[], &["sh", "-c", "kill -TERM 1; exec sleep 60"]);
+        assert_eq!(code(&output), 143, "{prepare}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn as_pid_1_it_keeps_secrets_out_of_its_own_environment_and_descriptors_from_the_command() {
+    if !may_unshare() {
+        return;
+    }
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "horse").unwrap();
+    let env = [
+        ("SIDECAR_SECRETS", "DB_PASSWORD"),
+        ("DB_PASSWORD_FILE", secret.path().to_str().unwrap()),
+        ("SIDECAR_ENV_URL", "x://%{DB_PASSWORD}@db"),
+    ];
+    let script =
+        "echo $URL; cat /proc/1/environ | tr '\\0' '\\n' | grep -c horse; ls /proc/self/fd | tr '\\n' ' '";
+    let output = as_pid_1_after("exec 7</etc/passwd", &env, &["sh", "-c", script]);
+    let lines = text(&output.stdout);
+    // The last of them is the directory that ls reads.
+    assert_eq!(
+        lines.lines().collect::<Vec<_>>(),
+        ["x://horse@db", "0", "0 1 2 3 "],
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]

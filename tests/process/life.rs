@@ -30,6 +30,20 @@ fn a_schedule_runs_at_once_and_again_and_a_stop_between_two_runs_is_at_once() {
 }
 
 #[test]
+fn a_run_that_takes_longer_than_its_schedule_is_told_and_never_overlapped() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = folder.path().join("running");
+    let script = format!(
+        "[ -e {0} ] && echo overlapped; touch {0}; sleep 0.12; rm {0}; echo ran",
+        running.to_str().unwrap()
+    );
+    let sidecar = wrap_script(&[("SIDECAR_RUN_EVERY", "50ms")], &script);
+    wait_until("it ran thrice", || sidecar.log().iter().filter(|line| *line == "ran").count() >= 3);
+    sidecar.wait_for_log("longer than RUN_EVERY");
+    assert!(!sidecar.log().iter().any(|line| line == "overlapped"), "{:?}", sidecar.log());
+}
+
+#[test]
 fn steps_run_in_order_with_their_output_in_the_log() {
     let env = [("SIDECAR_PRE_START", "echo migrated\necho fixed >&2; printf tail"), ("NAME", "x")];
     let output = run(&env, &["sh", "-c", "echo started"]);
@@ -38,6 +52,15 @@ fn steps_run_in_order_with_their_output_in_the_log() {
     assert!(at("step 1 of 2 | migrated") < at("step 2 of 2 | fixed"), "{log}");
     at("step 2 of 2 | tail");
     assert_eq!(text(&output.stdout), "started\n");
+}
+
+#[test]
+fn a_directory_that_the_steps_fill_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("app/code");
+    let env = [("APP_DIR", directory.to_str().unwrap()), ("SIDECAR_PRE_START", "echo filled >file")];
+    let output = run(&env, &["cat", "file"]);
+    assert_eq!((code(&output), text(&output.stdout).as_str()), (0, "filled\n"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -101,4 +124,47 @@ fn a_stop_between_two_tries_to_start_is_at_once() {
     sidecar.wait_for_log("starting it again");
     sidecar.signal("TERM");
     assert_eq!(sidecar.wait().code(), Some(5));
+}
+
+/// Whether the wrapper with this socket counts as healthy.
+fn is_healthy(socket: &str) -> bool {
+    let mut command = std::process::Command::new(crate::SIDECAR);
+    command
+        .arg("healthcheck")
+        .env_clear()
+        .env("SIDECAR_CONTROL_SOCKET", socket)
+        .output()
+        .unwrap()
+        .status
+        .success()
+}
+
+#[test]
+fn a_schedule_is_healthy_until_a_run_of_it_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, fail) = (folder.path().join("socket"), folder.path().join("fail"));
+    let socket = socket.to_str().unwrap();
+    let script = format!("[ ! -e {} ]; code=$?; echo ran; exit $code", fail.display());
+    let sidecar = wrap_script(&[("SIDECAR_RUN_EVERY", "50ms"), ("SIDECAR_CONTROL_SOCKET", socket)], &script);
+    sidecar.wait_for_log("ran");
+    wait_until("it is healthy", || is_healthy(socket));
+    std::fs::write(&fail, "").unwrap();
+    wait_until("it is not healthy", || !is_healthy(socket));
+    std::fs::remove_file(&fail).unwrap();
+    wait_until("it is healthy again", || is_healthy(socket));
+}
+
+#[test]
+fn a_worker_without_a_route_is_healthy_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, end) = (folder.path().join("socket"), folder.path().join("end"));
+    let socket = socket.to_str().unwrap();
+    let env =
+        [("SIDECAR_RESTART", "always"), ("SIDECAR_RESTART_DELAY", "1h"), ("SIDECAR_CONTROL_SOCKET", socket)];
+    let script = format!("until [ -e {} ]; do sleep 0.02; done", end.display());
+    let sidecar = wrap_script(&env, &script);
+    wait_until("it is healthy", || is_healthy(socket));
+    std::fs::write(&end, "").unwrap();
+    sidecar.wait_for_log("starting it again");
+    assert!(!is_healthy(socket));
 }

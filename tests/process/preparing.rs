@@ -42,6 +42,7 @@ fn people_get_the_page_while_steps_run_and_the_application_when_it_answers() {
     wrapped.touch("two");
     wrapped.program.wait_for_log("live:");
     assert_eq!(wrapped.shown("/").0, 200);
+    assert!(!wrapped.status().contains("step"), "{}", wrapped.status());
     assert!(wrapped.status().contains("application  ready"), "{}", wrapped.status());
     // Nobody has ever seen anything but the page and the application.
     assert!(!wrapped.has_logged("not live"), "{:?}", wrapped.program.log());
@@ -97,4 +98,40 @@ fn a_command_that_does_not_exist_is_never_registered_unless_a_step_brings_it() {
     let more = [("SIDECAR_PRE_START", bring)];
     let wrapped = Wrapped::with_page(crate::Server::start(SERVER, &[]), &more, &["./app"]);
     wrapped.program.wait_for_log("live:");
+}
+
+#[test]
+fn the_page_stays_until_the_application_is_as_healthy_as_its_check_wants_it() {
+    // It listens at once, and has nothing to say for a while.
+    let script = "caddy respond --listen 127.0.0.1:$PORT --status 503 early & until [ -e one ]; do sleep 0.02; done; \
+                  kill $!; wait; exec caddy respond --listen 127.0.0.1:$PORT ready";
+    let server = server();
+    let port = crate::free_address().port();
+    let (check, port) = (format!("http://127.0.0.1:{port}/"), port.to_string());
+    let more =
+        [("PORT", port.as_str()), ("SIDECAR_READY_CHECK", check.as_str()), ("SIDECAR_PRE_START", "true")];
+    let wrapped = Wrapped::with_page(server, &more, &["sh", "-c", script]);
+    wait_until("it listens", || std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
+    wait_until("the page is shown", || wrapped.shown("/").1.contains("We will be right back"));
+    assert!(!wrapped.is_healthy(), "{}", text(&wrapped.say("healthcheck").stdout));
+    wrapped.touch("one");
+    wrapped.program.wait_for_log("live:");
+    assert_eq!(wrapped.shown("/"), (200, "ready".to_owned()));
+}
+
+#[test]
+fn without_registration_there_is_the_page_all_the_same() {
+    let page = crate::free_address();
+    let port = page.port().to_string();
+    let more =
+        [("ENABLE_REGISTRY", "false"), ("MAINTENANCE_PORT", port.as_str()), ("SIDECAR_PRE_START", STEPS)];
+    let wrapped = Wrapped::start(server(), &more, &VERSIONED);
+    let told = || get(page, HOST, "/api/status").map_or(String::new(), |answer| answer.body);
+    wait_until("the step is told", || told().contains("Migrating the database"));
+    wrapped.touch("one");
+    wrapped.touch("two");
+    wrapped.program.wait_for_log("Server address");
+    wait_until("it is over", || !told().contains("step 2"));
+    assert_eq!(wrapped.shown("/").0, 404);
+    assert!(wrapped.has_logged("registration is off (ENABLE_REGISTRY=false)"));
 }

@@ -1,5 +1,6 @@
 //! Wrapped and registered: the route follows the command's life.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::programs::{Program, Server, free_address, status, wait_until};
@@ -74,7 +75,7 @@ fn a_restarted_command_is_registered_again() {
         assert_eq!(status(server.http, HOST, "/"), 200);
         let pid = sidecar.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let killed = std::process::Command::new("kill").args(["-KILL", children.trim()]).status().unwrap();
+        let killed = Command::new("kill").args(["-KILL", children.trim()]).status().unwrap();
         assert!(killed.success());
     }
 }
@@ -98,4 +99,43 @@ fn a_registry_that_is_silent_or_unknown_delays_neither_start_nor_stop() {
         assert_eq!(sidecar.wait().code(), Some(0));
         assert!(asked.elapsed() < Duration::from_millis(1500), "{more:?}: {:?}", asked.elapsed());
     }
+}
+
+#[test]
+fn a_name_server_that_does_not_answer_delays_nothing() {
+    let tried = Command::new("unshare").args(["-m", "true"]).output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return println!("NOT RUN: unshare -m is not permitted here");
+    }
+    // It takes questions and answers none, so that a lookup takes its five seconds, again and again.
+    let Ok(name_server) = std::net::UdpSocket::bind("127.0.0.77:53") else {
+        return println!("NOT RUN: the port of name servers is not to be had here");
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "nameserver 127.0.0.77\n").unwrap();
+    let port = free_address().port();
+    let script = format!(
+        "mount --bind {} /etc/resolv.conf; exec {SIDECAR} -- sh -c 'trap \"echo told; exit 0\" TERM; echo up; \
+         caddy respond --listen 127.0.0.1:{port} x & wait; wait'",
+        file.path().display()
+    );
+    let env = [
+        ("PATH", PATH.to_owned()),
+        ("REGISTRY_HOST", "registry.example.com".to_owned()),
+        ("SERVICE_NAME", "shop".to_owned()),
+        ("INSTANCE_NAME", "shop-1".to_owned()),
+        ("DOMAINS", HOST.to_owned()),
+        ("BACKEND_HOST", "127.0.0.1".to_owned()),
+        ("PORT", port.to_string()),
+    ];
+    let mut sidecar = Program::start("sidecar", "/usr/bin/unshare", &["-m", "sh", "-c", &script], &env);
+    sidecar.wait_for_log("the application is ready");
+    name_server.set_read_timeout(Some(crate::programs::PATIENCE)).unwrap();
+    let (length, _) = name_server.recv_from(&mut [0; 512]).unwrap();
+    assert!(length > 12, "no question");
+    let asked = Instant::now();
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(sidecar.log().iter().any(|line| line == "told"), "{:?}", sidecar.log());
 }

@@ -145,5 +145,8 @@ async fn the_command_is_stopped_for_its_update_when_the_page_is_confirmed_and_no
     assert!(was_told(&program), "{:?}", program.log());
     link.send("MAINT_OK|r2").await;
     program.wait_for_log("the update is done");
+    let log = program.log().join("\n");
+    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no {what:?} in\n{log}"));
+    assert!(at("the proxy shows the page") < at("sending SIGTERM to the command"), "{log}");
     program.kill();
 }

@@ -25,7 +25,7 @@ fn a_command_that_says_nothing_of_it_ends_with_143() {
 #[test]
 fn signals_that_do_not_ask_for_the_stop_are_passed_on() {
     let mut sidecar = recorder(&[]);
-    for signal in ["HUP", "USR1", "USR2", "WINCH", "CONT", "ALRM"] {
+    for signal in ["HUP", "USR1", "USR2", "WINCH", "CONT", "TSTP", "ALRM"] {
         sidecar.signal(signal);
         sidecar.wait_for_log(&format!("got {signal}"));
     }

@@ -130,6 +130,18 @@ fn what_is_in_flight_arrives_whole_before_the_command_is_stopped_for_an_update()
 }
 
 #[test]
+fn without_a_page_of_our_own_the_proxy_shows_its_own_during_an_update() {
+    let wrapped = Wrapped::start(server(), &[CHECK, OFTEN, COMMAND], &VERSIONED);
+    wrapped.program.wait_for_log("live:");
+    publish(&wrapped, "2");
+    wrapped.program.wait_for_log("update step 1 of 2");
+    let (status, body) = wrapped.shown("/");
+    assert!(status == 503 && body.contains("registry-server"), "{status} {body}");
+    wrapped.touch("go");
+    wait_for(&wrapped, "2");
+}
+
+#[test]
 fn a_worker_without_a_route_is_updated_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().to_str().unwrap();

@@ -1,7 +1,10 @@
 //! Point 8: Maintenance sticks to the backend, across sessions, and `MAINT_EXIT|ALL` may do nothing: it is left by id,
 //! also where a former session has entered it.
 
+use std::time::Duration;
+
 use registry_sidecar::client::{MaintenanceTarget, Wanted};
+use tokio::time::timeout;
 
 use super::{clear_and_add, greet, live, until};
 
@@ -32,6 +35,9 @@ async fn what_a_former_session_entered_is_left_in_the_next_one() {
     clear_and_add(&mut link, "S2").await;
     link.expect("MAINT_EXIT|S2|r2").await;
     link.send("ACK").await;
+    while let Ok(event) = timeout(Duration::from_millis(1), events.next()).await {
+        assert_ne!(event.unwrap().name(), "MAINT_PROXY_EXITED", "the proxy has not said so");
+    }
     assert_eq!(client.status().shown, Wanted::Maintenance, "until the proxy says that it is over");
     link.send("MAINT_OK|r2").await;
     until(&mut events, "MAINT_PROXY_EXITED").await;

@@ -112,8 +112,98 @@ fn millis(duration: std::time::Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
     use super::*;
-    use crate::client::MaintenanceTarget;
+    use crate::client::event::Cause;
+    use crate::client::{MaintenanceTarget, Route};
+    use crate::protocol::{Domains, EventKind, Refusal};
+
+    /// One of each, and of those that differ by a field one for each name.
+    fn every_event() -> Vec<Event> {
+        let registry = Registry { name: "proxy:81".into(), peer: Some(([10, 2, 2, 2], 81).into()) };
+        let cause = Cause::Closed;
+        let delay = Duration::from_millis(100);
+        let retry = Retry { registry: registry.clone(), attempt: 3, delay, cause: cause.clone() };
+        let domains = Domains::new(["example.com".parse().unwrap()]).unwrap();
+        let route = Route::new(domains, "/api".parse().unwrap(), "http://10.2.2.7:8080".parse().unwrap());
+        let (key, id, refusal) = (RouteKey::from("main"), RouteId(1), Refusal::NotAllowed("X".to_owned()));
+        let target = MaintenanceTarget::Path("/api".parse().unwrap());
+        let (proxy, local) = (Mode::Proxy, Mode::Local);
+        vec![
+            Event::Connected { registry: registry.clone() },
+            Event::Disconnected { registry: registry.clone(), cause: cause.clone() },
+            Event::Retrying(retry.clone()),
+            Event::ExtendedRetry(retry),
+            Event::Reconnected { registry: registry.clone(), resumed: true },
+            Event::RouteAdded { key: key.clone(), id, route: route.clone() },
+            Event::RouteUpdated { key: key.clone(), id, route },
+            Event::RouteRemoved { key: Some(key.clone()), id },
+            Event::HealthCheckSet { key: key.clone(), id },
+            Event::ConfigApplied { routes: 1, revision: Some(7) },
+            Event::RouteRefused { key: key.clone(), refusal: refusal.clone(), owner: None, delay },
+            Event::ApplyRefused { refusal: refusal.clone(), delay },
+            Event::Replaced {
+                registry: registry.clone(),
+                service: "web".parse().unwrap(),
+                instance: "web-1".parse().unwrap(),
+            },
+            Event::Error { registry, cause },
+            Event::Unsupported { key, what: "something".to_owned() },
+            Event::MaintenanceRequested { target: target.clone() },
+            Event::MaintenanceEntered { target: target.clone(), mode: proxy },
+            Event::MaintenanceEntered { target: target.clone(), mode: local },
+            Event::MaintenanceExitRequested { target: target.clone() },
+            Event::MaintenanceExited { target: target.clone(), mode: proxy },
+            Event::MaintenanceExited { target, mode: local },
+            Event::MaintenanceFailed { entering: true, refusal: "timeout".to_owned() },
+            Event::Drained(true),
+            Event::ConfigValidated,
+            Event::ConfigInvalid { refusal },
+            Event::IpChanged { old: [10, 2, 2, 7].into(), new: [10, 2, 2, 9].into() },
+            Event::Registry { kind: EventKind::CertRenewed, data: json!({"domain": "example.com"}) },
+            Event::Missed(3),
+        ]
+    }
+
+    #[test]
+    fn each_event_as_people_get_it() {
+        let shown: Vec<String> = every_event()
+            .iter()
+            .map(|event| format!("{} {}", event.name(), Value::Object(event.data())))
+            .collect();
+        insta::assert_snapshot!(shown.join("\n"));
+    }
+
+    #[test]
+    fn the_twenty_names_of_the_go_client_are_all_there() {
+        let names: BTreeSet<_> = every_event().iter().map(Event::name).collect();
+        for name in [
+            "CONNECTED",
+            "DISCONNECTED",
+            "RETRYING",
+            "EXTENDED_RETRY",
+            "RECONNECTED",
+            "ROUTE_ADDED",
+            "ROUTE_REMOVED",
+            "HEALTH_CHECK_SET",
+            "CONFIG_APPLIED",
+            "MAINT_REQUESTED",
+            "MAINT_PROXY_ENTERED",
+            "MAINT_LOCAL_ENTERED",
+            "MAINT_EXIT_REQUESTED",
+            "MAINT_PROXY_EXITED",
+            "MAINT_LOCAL_EXITED",
+            "CONFIG_VALIDATED",
+            "CONFIG_INVALID",
+            "LOG",
+            "ERROR",
+            "IP_CHANGED",
+        ] {
+            assert!(names.contains(name), "{name}");
+        }
+    }
 
     #[test]
     fn the_fields_have_the_names_that_the_go_client_gave_them() {

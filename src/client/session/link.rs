@@ -51,7 +51,7 @@ impl Session {
         if let Some(link) = &mut self.link {
             link.bound_since = Some(now);
         }
-        self.replaced = false;
+        (self.replaced, self.cause) = (false, None);
         self.ask_backoff.reset();
         if resumed {
             self.doubt_what_does_not_survive();
@@ -61,16 +61,16 @@ impl Session {
             false => Event::Connected { registry },
             true => Event::Reconnected { registry, resumed },
         };
+        self.told_bound = true;
         self.tell(event);
     }
 
-    /// No session is bound to the connection any longer; whether there was one.
-    fn unbind(&mut self, now: Instant) -> bool {
-        let Some(since) = self.link.as_mut().and_then(|link| link.bound_since.take()) else { return false };
+    /// No session is bound to the connection any longer.
+    fn unbind(&mut self, now: Instant) {
+        let Some(since) = self.link.as_mut().and_then(|link| link.bound_since.take()) else { return };
         if now.saturating_duration_since(since) >= LIVED {
             self.link_backoff.reset();
         }
-        true
     }
 
     /// Somebody else has our name. We say so once, and wait.
@@ -79,6 +79,7 @@ impl Session {
         self.unbind(now);
         if !std::mem::replace(&mut self.replaced, true) {
             let Registration { service, instance, .. } = self.registration.clone();
+            self.told_bound = false;
             self.tell(Event::Replaced { registry: self.registry(), service, instance });
         }
         let ask_at = now + self.ask_backoff.next().wait;
@@ -106,14 +107,16 @@ impl Session {
         self.fail_calls(&CallError::NoSession);
         self.outstanding.clear();
         self.forget_requests();
-        let was_bound = self.unbind(now);
+        self.unbind(now);
         if let Some(link) = self.link.take() {
             self.effects.push(Effect::Hangup);
-            if was_bound {
+            // Also where the session had ended before, and the next one did not come about.
+            if std::mem::take(&mut self.told_bound) {
                 let registry = Registry { name: self.name.clone(), peer: Some(link.peer) };
                 self.tell(Event::Disconnected { registry, cause: cause.clone() });
             }
         }
+        self.cause = Some(cause.clone());
         let delay = self.link_backoff.next();
         let retry = Retry { registry: self.registry(), attempt: delay.attempt, delay: delay.wait, cause };
         self.tell(if delay.at_cap { Event::ExtendedRetry(retry) } else { Event::Retrying(retry) });

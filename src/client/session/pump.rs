@@ -18,6 +18,8 @@ impl Session {
             Some(batch) => self.enter(State::Syncing(Box::new(Sync::new(batch)))),
             None => self.enter(State::Live { ping_at }),
         }
+        // What has just come into force may be what somebody waits to hear of.
+        self.settle(now);
         self.pump(now);
     }
 

@@ -106,6 +106,11 @@ impl Session {
                 let failures = sync.failures().to_vec();
                 self.rolled_back_maintenance();
                 failures.into_iter().for_each(|failure| self.blame(failure, now));
+                let in_doubt = |known: &Known| known.in_doubt.is_some() && known.revision.is_some();
+                if self.known.as_ref().is_some_and(in_doubt) {
+                    self.enter(State::Resuming);
+                    return self.send(Request::SessionInfo, Expect::Info, now);
+                }
                 self.converge(now);
             }
             _ => self.send(Request::SessionInfo, Expect::Info, now),
@@ -178,6 +183,7 @@ impl Session {
     /// The batch is in force.
     fn commit(&mut self, batch: &Batch, ids: &BTreeMap<RouteKey, RouteId>) {
         self.apply_backoff.reset();
+        self.hold_until = None;
         self.version += 1;
         let Some(known) = &mut self.known else { return };
         let mut events = Vec::new();
@@ -211,7 +217,11 @@ impl Session {
     }
 
     fn apply_refused(&mut self, refusal: &Refusal, now: Instant) {
-        if let (State::Syncing(sync), Some(known)) = (&mut self.state, &self.known) {
+        if let (State::Syncing(sync), Some(known)) = (&mut self.state, &mut self.known) {
+            if *refusal == Refusal::StoreUnavailable {
+                // The server may only have stopped waiting, and the apply still happen: the revision will tell.
+                known.in_doubt = Some(sync.as_ref().clone().outcome());
+            }
             sync.apply_refused(refusal, &known.applied);
         }
         self.pump(now);

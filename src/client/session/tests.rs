@@ -160,6 +160,38 @@ fn an_apply_whose_reply_was_lost_is_not_doubled() {
 }
 
 #[test]
+fn an_apply_that_the_store_may_still_make_is_neither_doubled_nor_lost() {
+    let refused = || {
+        let mut story = live();
+        story.want(&[("main", route("example.com", MAIN)), ("more", route("example.org", MAIN))]);
+        story.play(
+            "> ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+             < ROUTE_OK|r2
+             > CONFIG_APPLY|S1
+             < ERROR|store unavailable
+             > CONFIG_ROLLBACK|S1
+             < OK
+             ! ERROR
+             > SESSION_INFO|S1",
+        );
+        story
+    };
+    let mut made = refused();
+    made.play("< INFO|2\n! ROUTE_ADDED\n! CONFIG_APPLIED");
+    assert!(made.session.status().live);
+    let mut not_made = refused();
+    not_made.play(
+        "< INFO|1
+         + 100ms
+         > ROUTE_ADD|S1|example.org|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r3
+         > CONFIG_APPLY|S1
+         < OK",
+    );
+    assert!(not_made.session.status().live);
+}
+
+#[test]
 fn an_apply_that_never_arrived_is_not_lost() {
     let mut story = reply_lost();
     story.play(
@@ -268,6 +300,15 @@ fn a_session_that_ends_under_a_live_connection_is_replaced_without_a_hot_loop() 
              + 10s",
         );
     }
+}
+
+#[test]
+fn a_session_that_ended_before_its_connection_did_is_told_to_be_gone() {
+    let mut story = live();
+    story.play("~ eof\n+ 100ms\n~ dial\n> RECONNECT|S1\n< OK\n! RECONNECTED\n> CONFIG_ROLLBACK|S1");
+    story.play("< ERROR|session not found\n> REGISTER|web|web-1|0|{}");
+    story.events();
+    story.play("~ eof\n! DISCONNECTED\n! RETRYING");
 }
 
 #[test]

@@ -110,6 +110,15 @@ impl Session {
         }
     }
 
+    /// Whoever begins with the wish to leave maintenance has entered it in another life.
+    pub(super) fn suspect_what_was_left(&mut self, goal: &Goal) {
+        for asked in goal.maintenance.iter().filter(|asked| asked.request.action == Action::Exit) {
+            let target = &asked.request.target;
+            let routes = self.wanted.iter().filter(|(key, route)| target.fits(key, route));
+            self.stuck.extend(routes.map(|(_, route)| route.backend.clone()));
+        }
+    }
+
     /// Maintenance is wanted of this, or no longer.
     pub(in crate::client) fn maintain(&mut self, target: MaintenanceTarget, action: Action, now: Instant) {
         let event = self.maintenance.push(target, action, now);
@@ -364,6 +373,9 @@ impl Session {
 
     /// At a reference server maintenance sticks to the backend's URL, across sessions (PROTOCOL section 8, 8).
     fn find_stuck(&mut self) {
+        if *self.dialect() != Dialect::Reference {
+            return self.stuck.clear();
+        }
         let Some(known) = self.known.as_mut().filter(|_| !self.stuck.is_empty()) else { return };
         let found = known.applied.known().filter(|(id, ..)| !known.applied.is_provisional(*id));
         for (id, _, route) in found {

@@ -1,13 +1,12 @@
 //! `/metrics`, in the text format of Prometheus. Labels are services and a few fixed words: no host, path or
 //! address that a client could make up.
 
-use std::fmt::{Display, Write};
-
+pub(super) use crate::prometheus::CONTENT;
+use crate::prometheus::Page;
 use crate::server::proxy::{Counted, Requests};
 
 use super::snapshot::{Service, Snapshot};
 
-pub(super) const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Services that are shown; the rest is left out, the smallest names first.
 const MAX_SERVICES: usize = 500;
 
@@ -27,7 +26,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page.single("proxy_access_log_dropped_total", "counter", "Lines of the access log that were lost.", lost);
     members(&mut page, snapshot);
     requests(&mut page, snapshot);
-    page.0
+    page.text()
 }
 
 fn members(page: &mut Page, snapshot: &Snapshot) {
@@ -84,30 +83,5 @@ fn label(whose: &Counted) -> &str {
         Counted::Service(name) => name.as_str(),
         Counted::Others => "(others)",
         Counted::Nobody => "",
-    }
-}
-
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail, here and below.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
-        self.family(name, kind, help);
-        self.line(name, &[], value);
-    }
-
-    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (number, (key, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{key}=\"{text}\"", if number == 0 { '{' } else { ',' });
-        }
-        let end = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{end} {value}");
     }
 }

@@ -15,6 +15,8 @@ use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Secret, 
 use crate::protocol::{GoDuration, Invalid};
 use crate::telemetry::{Format, Level};
 
+use super::policy_file::{PolicyFile, ReadFile};
+
 pub use variables::{TABLE, VARIABLES};
 
 /// Everything that the server was told.
@@ -30,6 +32,8 @@ pub struct Config {
     pub registry_allow: Option<Vec<IpNet>>,
     /// REGISTRY_TOKEN; `None`: everybody may register.
     pub registry_token: Option<Secret>,
+    /// REGISTRY_POLICY, read; `None`: every service may claim every domain.
+    pub registry_policy: Option<PolicyFile>,
     /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
     pub backend_allow: Option<Vec<IpNet>>,
     /// TRUSTED_PROXIES
@@ -104,6 +108,7 @@ struct Raw {
     registry_listen: Option<String>,
     registry_allow: Option<String>,
     registry_token: Option<String>,
+    registry_policy: Option<String>,
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
@@ -142,19 +147,21 @@ impl Config {
         context: Context<'_>,
     ) -> Result<Config, ConfigErrors> {
         let (raw, mut reader) = Reader::new(Source::read(TABLE, vars, &context));
-        let read = read(raw, &mut reader);
+        let read = read(raw, &mut reader, context.read_file);
         let (config, warnings) = reader.finish(read)?;
         Ok(Config { warnings, ..config })
     }
 }
 
 /// Reads every variable before it gives up on one, so that the report is complete.
-fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
+fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config, Reported> {
     let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
     let https = https(raw.https_listen, raw.cert_dir, reader);
     let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
     let registry_allow = reader.optional("REGISTRY_ALLOW", raw.registry_allow, networks);
     let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
+    let registry_policy =
+        reader.optional("REGISTRY_POLICY", raw.registry_policy, |path| policy(path, read_file));
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
@@ -179,6 +186,7 @@ fn read(raw: Raw, reader: &mut Reader) -> Result<Config, Reported> {
         registry_listen: registry_listen?,
         registry_allow: registry_allow?,
         registry_token: registry_token?,
+        registry_policy: registry_policy?,
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
@@ -248,6 +256,17 @@ fn file_path(text: &str) -> Result<PathBuf, Invalid> {
     Ok(PathBuf::from(text))
 }
 
+/// The policy in the file at `path`.
+fn policy(path: &str, read: ReadFile<'_>) -> Result<PolicyFile, Invalid> {
+    const EXAMPLE: &str = "/etc/registry-policy.json";
+    if path.trim_start().starts_with('{') {
+        let reason = "it is a policy itself, and must be the path of a file that holds one";
+        return Err(Invalid::new("policy", path, reason, EXAMPLE));
+    }
+    let file = PolicyFile::read(file_path(path)?, read);
+    file.map_err(|reason| Invalid::new("policy", path, reason, EXAMPLE))
+}
+
 /// Networks or single addresses, separated by commas, blanks or both.
 fn networks(text: &str) -> Result<Vec<IpNet>, Invalid> {
     let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
@@ -305,6 +324,7 @@ mod tests {
             ("REGISTRY_LISTEN", "81"),
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
             ("REGISTRY_TOKEN", "a\nb"),
+            ("REGISTRY_POLICY", "/etc/policy.json"),
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),
@@ -329,6 +349,24 @@ mod tests {
             let about = report.problems().iter().filter(|problem| problem.variable == known.name);
             assert_eq!(about.count(), 1, "{}: {report}", known.name);
         }
+    }
+
+    #[test]
+    fn a_policy_is_read_at_once_and_its_mistakes_are_those_of_the_variable() {
+        let with = |path: &str, content: &'static str| {
+            let vars = [(OsString::from("REGISTRY_POLICY"), OsString::from(path))];
+            let file = move |_: &std::path::Path| Ok(content.as_bytes().to_vec());
+            Config::from_env(vars, Context { host_name: "proxy", read_file: &file })
+        };
+        let file = with("/etc/policy.json", r#"{"default":["*"]}"#).unwrap().registry_policy.unwrap();
+        assert!(file.policy.permits(&"shop".parse().unwrap(), &"a.de".parse().unwrap()));
+        let report = with("/etc/policy.json", r#"{"defaults":["*"]}"#).unwrap_err().to_string();
+        assert!(
+            report.contains("REGISTRY_POLICY") && report.contains("unknown field `defaults`"),
+            "{report}"
+        );
+        let report = with(r#"{"default":["*"]}"#, "").unwrap_err().to_string();
+        assert!(report.contains("must be the path of a file"), "{report}");
     }
 
     #[test]

@@ -32,6 +32,6 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "shared state of several servers").bare().later(),
     Variable::new("HOLD", Text("30s"), "30s", "how long requests wait for a service without instances").bare(),
     Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare(),
-    Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "which service may claim which domains").bare().later(),
+    Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "the file that says which service may claim which domains").bare(),
     Variable::new("ACCESS_LOG", Unset, "json", "one line a request on the standard output: json or combined").bare(),
 ];

@@ -31,6 +31,15 @@ pub(super) fn happened(happening: &Happening) {
         Happening::Conflict { who, route, domain, path, owner } => {
             warn!(session = %who, %route, "{domain}{path} belongs to service {owner}: apply refused");
         }
+        Happening::NotPermitted { who, domain } => {
+            warn!(session = %who, "refused: REGISTRY_POLICY does not let it claim {domain}");
+        }
+        Happening::OutsidePolicy { claims, domain, service } => {
+            warn!(
+                claims,
+                "claims in force are not permitted by REGISTRY_POLICY, {domain} of {service} among them: they stay until they change"
+            );
+        }
         Happening::Joined { who, peer, domain, path } => {
             info!(session = %who, %peer, "joins the pool of {domain}{path} from a new address");
         }

@@ -128,6 +128,7 @@ impl Outgoing {
         let base = member.backend.base_path();
         if !base.is_empty() {
             let joined = match self.target.as_str() {
+                _ if member.settings.one_page => base.to_owned(),
                 "*" => base.to_owned(),
                 target => format!("{base}{target}"),
             };

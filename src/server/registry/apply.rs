@@ -10,7 +10,8 @@ use crate::server::routing::{Claim, MemberId};
 
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
 use super::lifecycle::{SessionEvent, SessionState};
-use super::persist::SessionRecord;
+use super::maintenance::{Entering, Kept};
+use super::persist::{MaintenanceRecord, SessionRecord};
 use super::pools::{Detached, Joined};
 use super::route::{Cells, Plan, Route};
 use super::session::Session;
@@ -43,11 +44,27 @@ pub(super) enum Pending {
         delta: Arc<Delta>,
         /// What of the stage it takes; `None`: all.
         scopes: Option<Vec<Scope>>,
+        /// What the store hears of the session's maintenance with its first apply.
+        kept: Kept,
     },
     ShutDown {
         session: SessionNo,
         conn: ConnId,
     },
+    /// MAINT_ENTER.
+    Entering {
+        session: SessionNo,
+        conn: ConnId,
+        entering: Box<Entering>,
+        kept: Kept,
+    },
+    /// A MAINT_EXIT whose verdict waits to be given.
+    Leaving {
+        session: SessionNo,
+        kept: Kept,
+    },
+    /// The store is behind with maintenance.
+    Remember(Kept),
     Expiry(SessionNo),
     /// The session is over already.
     Forget(SessionNo),
@@ -76,7 +93,7 @@ impl Registry {
     pub(super) fn validate(&mut self, no: SessionNo) -> Result<Reply, Refusal> {
         let Some(session) = self.sessions.get(no) else { return Err(Refusal::SessionNotFound) };
         let delta = session.stage.delta(&session.applied, &session.defaults);
-        self.conflict(no, &delta).map_or(Ok(Reply::Ok), Err)
+        self.objection(no, &delta).map_or(Ok(Reply::Ok), Err)
     }
 
     /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes, up to the store. The stage stays as it is until that
@@ -99,15 +116,18 @@ impl Registry {
             }
         };
         let delta = Arc::new(delta);
-        if let Some(refusal) = self.conflict(no, &delta) {
+        if let Some(refusal) = self.objection(no, &delta) {
             return Outcome::Reply(Reply::Error(refusal));
         }
         let applied = self.last_tx + 1;
         let Some((session, service)) = self.record_after(now, no, applied, &delta) else {
             return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
         };
-        let change = Change::Applied { session: Box::new(session), applied, delta: delta.clone() };
-        let pending = Pending::Apply { session: no, conn, service, delta, scopes };
+        let maintenance = self.first_maintenance(no);
+        let kept = maintenance.iter().map(|record| (no, MaintenanceRecord::clone(record))).collect();
+        let change =
+            Change::Applied { session: Box::new(session), applied, delta: delta.clone(), maintenance };
+        let pending = Pending::Apply { session: no, conn, service, delta, scopes, kept };
         self.claimed.new.push(Tx(applied));
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
@@ -135,7 +155,7 @@ impl Registry {
     pub(super) fn commit(&mut self, no: SessionNo, change: Change, pending: Pending) -> Tx {
         self.last_tx += 1;
         let tx = Tx(self.last_tx);
-        if !matches!(pending, Pending::Forget(_))
+        if !matches!(pending, Pending::Forget(_) | Pending::Remember(_))
             && let Some(session) = self.sessions.get_mut(no)
         {
             session.pending = Some(tx);
@@ -148,7 +168,11 @@ impl Registry {
     /// The store has decided.
     pub(super) fn decided(&mut self, now: Now, tx: Tx, committed: bool) {
         let Some(pending) = self.pending.remove(&tx) else { return };
-        let (Pending::Apply { session: no, .. } | Pending::ShutDown { session: no, .. }) = pending else {
+        let (Pending::Apply { session: no, .. }
+        | Pending::ShutDown { session: no, .. }
+        | Pending::Entering { session: no, .. }
+        | Pending::Leaving { session: no, .. }) = pending
+        else {
             return self.end_decided(now, pending, committed);
         };
         if let Pending::Apply { delta, .. } = &pending {
@@ -160,14 +184,24 @@ impl Registry {
         }
         let refused = || Reply::Error(Refusal::StoreUnavailable);
         match pending {
-            Pending::Apply { conn, delta, scopes, .. } => {
+            Pending::Apply { conn, delta, scopes, kept, .. } => {
                 if committed {
                     self.install(now, no, tx.0, &delta, scopes.as_deref());
+                    self.is_kept(&kept);
+                    self.keep_up(no);
                 }
                 self.answer_commit(now, conn, tx, if committed { Reply::Ok } else { refused() });
-                if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
-                    self.retire_if_idle(now, no);
+            }
+            Pending::Entering { conn, entering, kept, .. } if committed => {
+                self.is_kept(&kept);
+                self.entered(now, no, (conn, tx), *entering);
+            }
+            Pending::Entering { conn, .. } => self.answer_commit(now, conn, tx, refused()),
+            Pending::Leaving { kept, .. } => {
+                if committed {
+                    self.is_kept(&kept);
                 }
+                self.left(now, no);
             }
             Pending::ShutDown { conn, .. } if committed => {
                 let waits = self.stop_waiting(conn, |wait| matches!(wait, Wait::Store(of) if *of == tx));
@@ -175,8 +209,12 @@ impl Registry {
                 self.resume(now, conn);
             }
             Pending::ShutDown { conn, .. } => self.answer_commit(now, conn, tx, refused()),
-            Pending::Expiry(_) | Pending::Forget(_) => {}
+            Pending::Expiry(_) | Pending::Forget(_) | Pending::Remember(_) => {}
         }
+        if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
+            self.retire_if_idle(now, no);
+        }
+        self.go_on_leaving(now, no);
         self.release(now, no, waiting);
     }
 
@@ -195,6 +233,12 @@ impl Registry {
                 self.release(now, no, waiting);
             }
             Pending::Forget(no) if !committed => self.timers.set(Timer::Forget(no), retry),
+            Pending::Remember(kept) if committed => self.is_kept(&kept),
+            Pending::Remember(kept) => {
+                for (no, _) in kept {
+                    self.timers.set(Timer::Remember(no), retry);
+                }
+            }
             _ => {}
         }
     }
@@ -204,6 +248,20 @@ impl Registry {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
         session.pending = None;
         std::mem::take(&mut session.waiting)
+    }
+
+    /// Why a change may not be made: the policy forbids a claim of it, which may be newer than the stage, or one
+    /// belongs to another service whose owner lives.
+    fn objection(&mut self, no: SessionNo, delta: &Delta) -> Option<Refusal> {
+        let session = self.sessions.get(no)?;
+        let mut routes = delta.routes.iter().filter_map(|(id, route)| Some((id, route.as_ref()?)));
+        let forbidden = routes.find_map(|(id, route)| Some((*id, self.forbidden(session, &route.spec)?)));
+        if let Some((id, (domain, refusal))) = forbidden {
+            let (who, domain) = (session.who(), domain.clone());
+            self.push(Effect::Happened(Happening::NotPermitted { who, domain }));
+            return Some(Refusal::Other(format!("route {id}: {refusal}")));
+        }
+        self.conflict(no, delta)
     }
 
     /// The first claim of `delta` that belongs to another service whose owner lives.
@@ -261,7 +319,7 @@ impl Registry {
         let wanted = wanted(session, delta);
         let changed = before.iter().map(|(_, route)| route).chain(wanted.iter().map(|wanted| &wanted.route));
         let news = self.config_news(changed);
-        let (robbed, kin) = (self.evict_owners(&wanted, no), self.kin(no));
+        let robbed = self.evict_owners(&wanted, no);
         self.let_robbed_go(now, &robbed);
         self.drop_members(now, robbed);
 
@@ -270,19 +328,15 @@ impl Registry {
         let new = self.attach(no, applied, &wanted);
         self.detach(now, no, delta, before);
         let joined = self.join(no, applied, new);
-        for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
-            self.pools.address_taken(ip, &kin);
-        }
         if let Some(session) = self.sessions.get(no) {
+            for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
+                self.pools.address_taken(ip, &session.who(), &session.kin());
+            }
             let (who, revision) = (session.who(), session.revision);
             let (changed, routes) = (delta.routes.len(), session.applied.len());
             self.push(Effect::Happened(Happening::Applied { who, revision, changed, routes }));
         }
         self.tell_config(no, &news);
-    }
-
-    fn kin(&self, no: SessionNo) -> Vec<SessionNo> {
-        self.sessions.get(no).map(Session::kin).unwrap_or_default()
     }
 
     /// The members of other services that stand where `wanted` is to stand. Their owners do not live, or the

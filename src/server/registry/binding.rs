@@ -49,9 +49,9 @@ impl Registry {
         let Some(session) = self.sessions.get(no) else { return Err(Refusal::SessionNotFound) };
         let Some(id) = session.id().cloned() else { return Err(Refusal::SessionNotFound) };
         let (who, kin) = (session.who(), session.kin());
-        self.push(Effect::Happened(Happening::Registered(who, peer)));
+        self.push(Effect::Happened(Happening::Registered(who.clone(), peer)));
         if self.sessions.is_one_container(peer) {
-            self.pools.address_taken(peer, &kin);
+            self.pools.address_taken(peer, &who, &kin);
         }
         Ok(Reply::Registered(id))
     }
@@ -116,11 +116,15 @@ impl Registry {
             self.unbind(now, former);
         }
         self.bind(now, conn, no);
+        self.say_resumed(no);
+        Outcome::Reply(Reply::Ok)
+    }
+
+    fn say_resumed(&mut self, no: SessionNo) {
         if let Some(session) = self.sessions.get(no) {
             let resumed = Happening::Resumed(session.who(), session.peer);
             self.push(Effect::Happened(resumed));
         }
-        Outcome::Reply(Reply::Ok)
     }
 
     /// The session that a command is for, and may be used through this connection.
@@ -143,19 +147,27 @@ impl Registry {
         }
     }
 
-    /// A command shows that its session's holder lives, wherever it comes from.
-    pub(super) fn renew(&mut self, now: Now, no: SessionNo) {
+    /// A command shows that its session's holder lives, wherever it comes from. One that comes from where the
+    /// session was bound before somebody took it away, and that is gone, has it back: a RECONNECT on a
+    /// connection that its client had given up may arrive late, and the client never hears of it.
+    pub(super) fn renew(&mut self, now: Now, conn: ConnId, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.last_activity = now.wall;
-        if session.state == SessionState::Grace {
-            self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+        if session.state != SessionState::Grace {
+            return;
         }
+        if self.connections.get(&conn).is_some_and(|connection| connection.robbed_of == Some(no)) {
+            self.bind(now, conn, no);
+            return self.say_resumed(no);
+        }
+        self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
     }
 
     /// One session, one connection: the latest binding wins.
     fn bind(&mut self, now: Now, conn: ConnId, no: SessionNo) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.bound = Some(no);
+        connection.robbed_of = None;
         let peer = connection.peer;
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.last_activity = now.wall;
@@ -165,6 +177,7 @@ impl Registry {
             self.drop_subscription(older, no);
             if let Some(connection) = self.connections.get_mut(&older) {
                 connection.bound = None;
+                connection.robbed_of = Some(no);
             }
         }
         if was_connected && before != peer {
@@ -360,6 +373,7 @@ impl Registry {
     fn became_retired(&mut self, now: Now, no: SessionNo) {
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Drain(no));
+        self.timers.cancel(Timer::Remember(no));
         self.sessions.retire(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
@@ -384,6 +398,7 @@ impl Registry {
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));
         self.timers.cancel(Timer::Drain(no));
+        self.timers.cancel(Timer::Remember(no));
         for id in session.members {
             self.pools.remove(id, Leaving::Ended);
         }

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use crate::protocol::{
-    BackendUrl, Command, HealthCheck, Host, OptionKey, Refusal, Reply, Request, RouteChange, RouteId,
+    BackendUrl, Command, Domain, HealthCheck, Host, OptionKey, Refusal, Reply, Request, RouteChange, RouteId,
     RouteOption, RouteSpec, SessionRef, Target, TargetItem,
 };
 
 use super::apply::Pending;
-use super::io::{Change, ConnId, Effect, Now, SessionNo, TestId};
+use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, TestId};
+use super::policy::ClaimPolicy;
 use super::session::Session;
 use super::stage::{Slot, Stage, cost};
 use super::timers::Timer;
@@ -47,8 +48,9 @@ impl Registry {
         let session = self.sessions.get(no.ok()?)?;
         // An apply may end on another connection than it began on: RECONNECT's OK says nothing about what is
         // applied, and what is asked behind it waits. A session that ends may not come back.
-        let is_apply = matches!(self.pending.get(&session.pending?)?, Pending::Apply { .. });
-        (!is_apply || !matches!(command, Command::Reconnect(_))).then_some(session.no)
+        let ends =
+            matches!(self.pending.get(&session.pending?)?, Pending::ShutDown { .. } | Pending::Expiry(_));
+        (ends || !matches!(command, Command::Reconnect(_))).then_some(session.no)
     }
 
     fn request(&mut self, now: Now, conn: ConnId, session: &SessionRef, request: Request) -> Outcome {
@@ -56,7 +58,7 @@ impl Registry {
             Ok(no) => no,
             Err(refusal) => return Err(refusal).into(),
         };
-        self.renew(now, no);
+        self.renew(now, conn, no);
         match request {
             Request::Ping => Outcome::Reply(Reply::Pong),
             Request::SessionInfo => self.session_info(now, no).into(),
@@ -128,6 +130,7 @@ impl Registry {
         for spec in &specs {
             self.check_backend(no, &spec.backend)?;
             check_domains(spec, limits.domains)?;
+            self.check_policy(no, spec)?;
         }
         let bytes = specs.iter().map(cost).sum();
         self.staging(now, no, bytes, |session| {
@@ -166,6 +169,7 @@ impl Registry {
             RouteChange::Path(path) => spec.path = path,
         }
         check_domains(&spec, most_domains)?;
+        self.check_policy(no, &spec)?;
         self.staging(now, no, cost(&spec), |session| {
             let is_applied = session.applied.contains_key(&id);
             session.stage.put(id, spec, is_applied);
@@ -260,6 +264,43 @@ impl Registry {
             self.timers.set(Timer::Stage(no), now.mono + self.config.stage_ttl);
         }
         Ok(result)
+    }
+
+    /// REGISTRY_POLICY.
+    fn check_policy(&mut self, no: SessionNo, spec: &RouteSpec) -> Result<(), Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        let Some((domain, refusal)) = self.forbidden(session, spec) else { return Ok(()) };
+        let (who, domain) = (session.who(), domain.clone());
+        self.push(Effect::Happened(Happening::NotPermitted { who, domain }));
+        Err(refusal)
+    }
+
+    /// The first domain of a route that the policy does not let its service claim.
+    pub(super) fn forbidden<'a>(
+        &self,
+        session: &Session,
+        spec: &'a RouteSpec,
+    ) -> Option<(&'a Domain, Refusal)> {
+        let policy = self.config.policy.as_ref()?;
+        let service = &session.registration.service;
+        let domain = spec.domains.as_slice().iter().find(|domain| !policy.permits(service, domain))?;
+        Some((domain, Refusal::NotAllowed(format!("domain {domain} for service {service}"))))
+    }
+
+    /// Who may claim what from now on.
+    pub(super) fn set_policy(&mut self, policy: ClaimPolicy) {
+        self.config.policy = Some(policy);
+        self.tell_outside_policy();
+    }
+
+    /// What was claimed under another policy stays until it is changed or removed; somebody should know.
+    pub(super) fn tell_outside_policy(&mut self) {
+        let Some(policy) = &self.config.policy else { return };
+        let mut outside = self.pools.claims().filter(|claim| !policy.permits(&claim.service, &claim.domain));
+        let Some(first) = outside.next() else { return };
+        let (domain, service) = (first.domain.clone(), first.service.clone());
+        let claims = 1 + outside.count();
+        self.push(Effect::Happened(Happening::OutsidePolicy { claims, domain, service }));
     }
 
     /// BACKEND_ALLOW for a backend whose address is known here and now (SEMANTICS section 9). A name is checked

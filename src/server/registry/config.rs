@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::server::routing::BackendPolicy;
 
+use super::policy::ClaimPolicy;
 use super::token::Token;
 
 /// How a registry behaves.
@@ -25,6 +26,8 @@ pub struct RegistryConfig {
     pub cluster_id: String,
     /// What everybody must give who registers (SEMANTICS section 9, REGISTRY_TOKEN); `None`: nothing.
     pub token: Option<Token>,
+    /// Which service may claim which domains (SEMANTICS section 9, REGISTRY_POLICY); `None`: any service any.
+    pub policy: Option<ClaimPolicy>,
     /// Which boot of which machine this is; empty where that is not known (SEMANTICS section 4).
     pub boot_id: String,
     /// What a peer may fill.
@@ -93,6 +96,7 @@ impl Default for RegistryConfig {
             backends: BackendPolicy::default(),
             cluster_id: String::new(),
             token: None,
+            policy: None,
             boot_id: String::new(),
             limits: Limits::default(),
         }

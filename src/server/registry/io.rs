@@ -13,7 +13,8 @@ use crate::server::routing::{Member, MemberId, Probe, Table};
 
 use super::apply::Delta;
 use super::lifecycle::MemberEvent;
-use super::persist::SessionRecord;
+use super::persist::{MaintenanceRecord, SessionRecord};
+use super::policy::ClaimPolicy;
 
 /// The time at which an input arrives. The registry has no clock of its own.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +70,8 @@ pub enum Input {
         /// Whether it took the place of an older one.
         renewed: bool,
     },
+    /// Who may claim what from now on. What is in force stays so.
+    Policy(ClaimPolicy),
     /// The server goes down.
     Stop,
 }
@@ -116,7 +119,11 @@ pub enum Change {
         applied: u64,
         /// Its routes that change.
         delta: Arc<Delta>,
+        /// Its maintenance, where the store cannot hold it yet: with its first apply.
+        maintenance: Option<Box<MaintenanceRecord>>,
     },
+    /// MAINT_ENTER or MAINT_EXIT: the whole maintenance of these sessions, each of which the store holds.
+    Maintained(Vec<(SessionNo, MaintenanceRecord)>),
     /// The session is over, and so is what it applied.
     Ended(SessionNo),
 }
@@ -190,6 +197,22 @@ pub enum Happening {
         path: PathPrefix,
         /// Who has it.
         owner: ServiceName,
+    },
+    /// A service wanted a domain that the policy does not let it claim.
+    NotPermitted {
+        /// Who.
+        who: Who,
+        /// What it wanted.
+        domain: Domain,
+    },
+    /// Claims are in force that the policy does not permit: it is newer than they are.
+    OutsidePolicy {
+        /// How many.
+        claims: usize,
+        /// One of them.
+        domain: Domain,
+        /// Whose it is.
+        service: ServiceName,
     },
     /// A session joined its service's pool from an address that was not in it (SEMANTICS section 1).
     Joined {

@@ -87,6 +87,8 @@ pub enum MemberEvent {
     AddressTaken,
     /// Its session returned, or applied its route anew.
     Returned,
+    /// Its session gave up the last one that served in its place.
+    LeftAlone,
 }
 
 impl MemberState {
@@ -100,6 +102,7 @@ impl MemberState {
             (Hopeful | Joining | Usable | Failed, E::FailedInGrace) => Dormant,
             (_, E::AddressTaken) => Suspended,
             (Dormant | Suspended, E::Returned) => Joining,
+            (Joining, E::LeftAlone) => Hopeful,
             (state, _) => state,
         }
     }

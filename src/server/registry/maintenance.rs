@@ -2,6 +2,10 @@
 //!
 //! Entering is in force from the ACK on, leaving from the verdict on, so that nobody sees the error of a backend
 //! that is not up yet. A request waits for its verdict in a queue of its session, in the order of the requests.
+//!
+//! What the store holds it holds before the ACK of entering, and before the verdict on leaving (`kept`).
+
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,14 +15,18 @@ use crate::protocol::report::MaintenanceStatus;
 use crate::protocol::{BackendUrl, Push, Refusal, Reply, RouteId, Target, TargetItem};
 use crate::server::routing::{Maintenance, MemberId, Probe};
 
+use super::apply::Pending;
 use super::command::slots;
-use super::io::{ConnId, Now, SessionNo};
+use super::io::{Change, ConnId, Now, SessionNo, Tx};
+use super::persist::MaintenanceRecord;
 use super::report::{bounded, rfc3339};
 use super::route::page_probe;
 use super::session::Session;
 use super::stage::Slot;
 use super::timers::Timer;
-use super::{Outcome, Registry};
+use super::{Outcome, Registry, Wait};
+
+pub(super) use kept::Kept;
 
 /// How long a page or a backend has to answer (PROTOCOL section 6).
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,6 +43,8 @@ pub(super) struct Maintained {
     /// Those for which something else holds than for all.
     routes: BTreeMap<RouteId, Option<Entered>>,
     asked: VecDeque<Asked>,
+    /// What the store is known to hold of it.
+    kept: MaintenanceRecord,
 }
 
 /// A maintenance that was entered.
@@ -58,6 +68,25 @@ struct Asked {
     waits: BTreeSet<MemberId>,
     until: Instant,
     verdict: Option<Push>,
+    leaving: Leaving,
+}
+
+/// How far a request is that leaves, once that is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// There is nothing to leave, or it has been left.
+    No,
+    /// The store is to be told.
+    Due,
+    /// The store has been told, and has not answered.
+    Asked,
+}
+
+/// A MAINT_ENTER that the store is to hold first.
+pub(super) struct Entering {
+    target: Target,
+    places: Vec<Place>,
+    entered: Entered,
 }
 
 impl Maintained {
@@ -68,6 +97,18 @@ impl Maintained {
 
     fn entered(&self, id: RouteId) -> Option<&Entered> {
         self.routes.get(&id).map_or(self.all.as_ref(), Option::as_ref)
+    }
+
+    fn places(&self, leaving: Leaving) -> Vec<Place> {
+        self.asked
+            .iter()
+            .filter(|asked| asked.leaving == leaving)
+            .flat_map(|asked| asked.places.clone())
+            .collect()
+    }
+
+    fn step(&mut self, from: Leaving, to: Leaving) {
+        self.asked.iter_mut().filter(|asked| asked.leaving == from).for_each(|asked| asked.leaving = to);
     }
 
     fn set(&mut self, slot: Slot, entered: Option<Entered>) {
@@ -97,20 +138,39 @@ impl Registry {
             Ok(places) => places,
             Err(refusal) => return Err(refusal).into(),
         };
-        self.supersede(no, &places);
         let peer = self.sessions.get(no).map(|session| (session.owner().instance.clone(), session.peer));
         let page = page.zip(peer).map(|(url, (instance, peer))| self.pools.page(url, instance, peer));
-        let mut waits = BTreeSet::new();
-        if let Some(page) = &page {
-            let probe = page_probe(&page.backend, page.peer, None);
-            waits.insert(self.ask_for(no, probe));
-        }
         let entered = Entered { shown: Arc::new(Maintenance { page }), at: now.wall };
-        for (session, slot) in &places {
-            self.set_maintenance(*session, *slot, Some(entered.clone()));
+        let kept = self.kept_after(&places, Some(&entered));
+        let entering = Entering { target, places, entered };
+        if kept.is_empty() {
+            self.enter(now, no, Some(conn), entering);
+            return Outcome::Done;
+        }
+        let change = Change::Maintained(kept.clone());
+        let pending = Pending::Entering { session: no, conn, entering: Box::new(entering), kept };
+        Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
+    }
+
+    /// The store holds it. Somebody whose wait is over has heard that it is unavailable, and gets no verdict.
+    pub(super) fn entered(&mut self, now: Now, no: SessionNo, (conn, tx): (ConnId, Tx), entering: Entering) {
+        let waits = self.stop_waiting(conn, |wait| matches!(wait, Wait::Store(of) if *of == tx));
+        self.enter(now, no, waits.as_ref().map(|_| conn), entering);
+        if waits.is_some() {
+            self.resume(now, conn);
+        }
+    }
+
+    fn enter(&mut self, now: Now, no: SessionNo, conn: Option<ConnId>, entering: Entering) {
+        let Entering { target, places, entered } = entering;
+        self.supersede(no, &places);
+        self.change_maintenance(&places, Some(&entered));
+        let Some(conn) = conn else { return };
+        let mut waits = BTreeSet::new();
+        if let Some(page) = &entered.shown.page {
+            waits.insert(self.ask_for(no, page_probe(&page.backend, page.peer, None)));
         }
         self.acknowledge(now, conn, no, Asked::new(target, conn, true, places, waits, now));
-        Outcome::Done
     }
 
     /// MAINT_EXIT: in force when the backends have answered, or their time is over.
@@ -234,31 +294,75 @@ impl Registry {
         self.decide(now, no);
     }
 
-    /// Gives the verdicts that are due, in the order of the requests.
+    /// Decides on what can be decided. Leaving is in force when the store holds it, as far as it takes it.
     fn decide(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let (mut left, mut done) = (Vec::new(), BTreeSet::new());
+        let mut done = BTreeSet::new();
         for asked in session.maintained.asked.iter_mut().filter(|asked| asked.verdict.is_none()) {
             let Some(verdict) = asked.judge(now.mono) else { continue };
             asked.verdict = Some(verdict);
-            done.append(&mut asked.waits);
             if !asked.enters {
-                left.append(&mut asked.places.clone());
+                asked.leaving = Leaving::Due;
             }
+            done.append(&mut asked.waits);
         }
         done.into_iter().for_each(|token| self.stop_asking_for(token));
-        left.into_iter().for_each(|(session, slot)| self.set_maintenance(session, slot, None));
+        self.go_on_leaving(now, no);
+        self.conclude(now, no);
+    }
+
+    /// Asks the store about what is left, unless another change of the session is on its way there.
+    pub(super) fn go_on_leaving(&mut self, now: Now, no: SessionNo) {
+        let Some(session) = self.sessions.get(no).filter(|session| session.pending.is_none()) else { return };
+        let places = session.maintained.places(Leaving::Due);
+        if places.is_empty() {
+            return;
+        }
+        let kept = self.kept_after(&places, None);
+        if let Some(session) = self.sessions.get_mut(no) {
+            session.maintained.step(Leaving::Due, Leaving::Asked);
+        }
+        if kept.is_empty() {
+            return self.left(now, no);
+        }
+        self.commit(no, Change::Maintained(kept.clone()), Pending::Leaving { session: no, kept });
+    }
+
+    /// What was to be left is left, whether or not the store could be told: people want to see the backend.
+    pub(super) fn left(&mut self, now: Now, no: SessionNo) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let places = session.maintained.places(Leaving::Asked);
+        session.maintained.step(Leaving::Asked, Leaving::No);
+        self.change_maintenance(&places, None);
+        self.conclude(now, no);
+    }
+
+    /// Gives the verdicts that are due, and waits for those that are not.
+    fn conclude(&mut self, now: Now, no: SessionNo) {
+        self.give_verdicts(no);
+        let asked = self.sessions.get(no).map(|session| &session.maintained.asked);
+        let due = asked.and_then(|asked| asked.iter().filter(|a| a.verdict.is_none()).map(|a| a.until).min());
+        match due {
+            Some(due) => self.timers.set(Timer::Verdict(no), due.max(now.mono)),
+            None => self.timers.cancel(Timer::Verdict(no)),
+        }
+    }
+
+    /// In the order of the requests.
+    fn give_verdicts(&mut self, no: SessionNo) {
         while let Some((conn, verdict)) = self.sessions.get_mut(no).and_then(next_verdict) {
             if self.connections.contains_key(&conn) {
                 self.send(conn, verdict);
             }
         }
-        let asked = self.sessions.get(no).map(|session| &session.maintained.asked);
-        let due = asked.and_then(|asked| asked.iter().filter(|a| a.verdict.is_none()).map(|a| a.until).min());
-        match due {
-            Some(due) => self.timers.set(Timer::Verdict(no), due),
-            None => self.timers.cancel(Timer::Verdict(no)),
+    }
+
+    fn change_maintenance(&mut self, places: &[Place], entered: Option<&Entered>) {
+        for (session, slot) in places {
+            self.set_maintenance(*session, *slot, entered.cloned());
         }
+        let sessions: BTreeSet<SessionNo> = places.iter().map(|(no, _)| *no).collect();
+        sessions.into_iter().for_each(|no| self.keep_up(no));
     }
 
     fn set_maintenance(&mut self, no: SessionNo, slot: Slot, entered: Option<Entered>) {
@@ -307,7 +411,16 @@ impl Asked {
         waits: BTreeSet<MemberId>,
         now: Now,
     ) -> Self {
-        Asked { target, conn, enters, places, waits, until: now.mono + VERDICT_TIMEOUT, verdict: None }
+        Asked {
+            target,
+            conn,
+            enters,
+            places,
+            waits,
+            until: now.mono + VERDICT_TIMEOUT,
+            verdict: None,
+            leaving: Leaving::No,
+        }
     }
 
     fn judge(&self, now: Instant) -> Option<Push> {
@@ -323,6 +436,6 @@ impl Asked {
 /// The oldest request's verdict, once there is one.
 fn next_verdict(session: &mut Session) -> Option<(ConnId, Push)> {
     let asked = &mut session.maintained.asked;
-    let verdict = asked.front()?.verdict.clone()?;
+    let verdict = asked.front().filter(|asked| asked.leaving == Leaving::No)?.verdict.clone()?;
     asked.pop_front().map(|asked| (asked.conn, verdict))
 }

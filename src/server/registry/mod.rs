@@ -18,6 +18,7 @@
 //! | `drain` | a session's members get less and less |
 //! | `events` | who subscribed to what, and is told |
 //! | `report` | the bodies of longer replies |
+//! | `policy` | which service may claim which domains |
 //! | `persist`, `restore` | the form in which sessions outlive the server; taking it up again |
 
 mod apply;
@@ -30,6 +31,7 @@ mod io;
 mod lifecycle;
 mod maintenance;
 pub mod persist;
+mod policy;
 mod pools;
 mod report;
 mod restore;
@@ -54,6 +56,7 @@ pub use apply::Delta;
 pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
+pub use policy::{ClaimPolicy, PolicyError};
 pub use route::{Cells, Route};
 pub use token::{ServiceToken, Token};
 
@@ -92,6 +95,8 @@ struct Connection {
     peer: IpAddr,
     /// Its own session, which may have been replaced meanwhile.
     bound: Option<SessionNo>,
+    /// The session that a later connection took from it.
+    robbed_of: Option<SessionNo>,
     /// It sent a valid command once.
     heard: bool,
     /// What its oldest unanswered command waits for.
@@ -154,6 +159,7 @@ impl Registry {
             Input::Tested(test, result) => self.tested(now, test, result),
             Input::Ejection(member) => self.pools.ejection(member, now.mono),
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
+            Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
         }
         self.flush_pools(true);
@@ -191,8 +197,9 @@ impl Registry {
 
     fn opened(&mut self, now: Now, conn: ConnId, peer: IpAddr) {
         let full = self.connections.len() >= self.config.limits.connections;
-        let (bound, heard, waiting, queue) = (None, false, None, VecDeque::new());
-        self.connections.insert(conn, Connection { peer, bound, heard, waiting, queue });
+        let (bound, robbed_of, heard) = (None, None, false);
+        let (waiting, queue) = (None, VecDeque::new());
+        self.connections.insert(conn, Connection { peer, bound, robbed_of, heard, waiting, queue });
         let from_there = self.addresses.entry(peer).or_default();
         *from_there += 1;
         let crowded = *from_there > self.config.limits.connections_per_address && !peer.is_loopback();
@@ -295,6 +302,7 @@ impl Registry {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(no),
                 Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Remember(no) => self.remember_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
             }

@@ -32,7 +32,11 @@ use super::route::{Cells, Route};
 use super::token::ServiceToken;
 
 /// The version of the form as a whole. A store refuses one that is higher.
-pub const FORMAT: u32 = 1;
+///
+/// | format | since then |
+/// |---|---|
+/// | 2 | maintenance is held, in a table of its own that a server of format 1 would not see |
+pub const FORMAT: u32 = 2;
 
 /// What a store holds: everything that survives a restart (SEMANTICS section 7).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -55,9 +59,54 @@ pub struct Saved {
 pub struct SavedSession {
     /// The session.
     pub session: SessionRecord,
+    /// Its maintenance.
+    #[serde(default, skip_serializing_if = "MaintenanceRecord::is_empty")]
+    pub maintenance: MaintenanceRecord,
     /// What it has applied.
-    #[serde(with = "routes")]
+    #[serde(with = "by_route")]
     pub routes: BTreeMap<RouteId, RouteRecord>,
+}
+
+/// A session's maintenance (SEMANTICS section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceRecord {
+    /// Of all of its routes, those that it adds later too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<EnteredRecord>,
+    /// Of routes for which something else holds; `None`: they are in none.
+    #[serde(default, with = "by_route", skip_serializing_if = "BTreeMap::is_empty")]
+    pub routes: BTreeMap<RouteId, Option<EnteredRecord>>,
+}
+
+/// A maintenance that was entered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnteredRecord {
+    /// When.
+    #[serde(with = "time")]
+    pub at: SystemTime,
+    /// Where people get a page; `None`: the proxy has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<PageRecord>,
+}
+
+/// Where people get a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageRecord {
+    /// Its address.
+    #[serde(with = "text")]
+    pub url: BackendUrl,
+    /// From where it was asked for, on which depends whether it may be reached.
+    pub peer: IpAddr,
+}
+
+impl MaintenanceRecord {
+    /// Whether nothing is in maintenance, nor exempt from it.
+    pub fn is_empty(&self) -> bool {
+        *self == MaintenanceRecord::default()
+    }
 }
 
 /// A session without its routes.
@@ -409,23 +458,25 @@ mod domains {
     }
 }
 
-/// Routes by their ids on the wire.
-mod routes {
+/// Something for each route, by the routes' ids on the wire.
+mod by_route {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(
-        routes: &BTreeMap<RouteId, RouteRecord>,
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        all: &BTreeMap<RouteId, T>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(routes.iter().map(|(id, route)| (id.to_string(), route)))
+        serializer.collect_map(all.iter().map(|(id, one)| (id.to_string(), one)))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<RouteId, RouteRecord>, D::Error> {
-        let routes = BTreeMap::<String, RouteRecord>::deserialize(deserializer)?;
-        let route = |(id, route): (String, RouteRecord)| Ok((id.parse().map_err(D::Error::custom)?, route));
-        routes.into_iter().map(route).collect()
+    pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<BTreeMap<RouteId, T>, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let all = BTreeMap::<String, T>::deserialize(deserializer)?;
+        let one = |(id, one): (String, T)| Ok((id.parse().map_err(D::Error::custom)?, one));
+        all.into_iter().map(one).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::server::routing::{
     AddressLimit, Buckets, Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table,
 };
 
-use super::io::{Effect, Happening, SessionNo};
+use super::io::{Effect, Happening, SessionNo, Who};
 use super::lifecycle::{MemberEvent, MemberState};
 use super::route::{Check, Plan, probe};
 
@@ -143,6 +143,11 @@ impl Pools {
 
     pub(super) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
         self.table.get(domain, path)
+    }
+
+    /// Every claim that is in force.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
+        self.table.claims()
     }
 
     /// The claim's members with their sessions and whether they serve.
@@ -342,10 +347,24 @@ impl Pools {
         match record.routes.last() {
             None => {
                 self.remove(id, Leaving::Unwanted);
+                self.hope(domain, path);
                 Detached::Gone(id)
             }
             Some(next) if was_last => Detached::Shows(id, *next),
             Some(_) => Detached::Nothing,
+        }
+    }
+
+    /// Where nobody serves any more, whoever has only just come serves at once, as the first of a claim does:
+    /// a session that exchanges a backend leaves no gap.
+    fn hope(&mut self, domain: &Domain, path: &PathPrefix) {
+        let Some(claim) = self.table.get(domain, path).filter(|claim| !claim.has_usable()) else { return };
+        let untried = |member: &&Arc<Member>| {
+            self.members.get(&member.id).is_some_and(|record| record.failures == 0 && !record.lost)
+        };
+        let untried: Vec<MemberId> = claim.members.iter().filter(untried).map(|member| member.id).collect();
+        for id in untried {
+            self.on_event(id, MemberEvent::LeftAlone, None);
         }
     }
 
@@ -424,15 +443,25 @@ impl Pools {
         }
     }
 
-    /// Another session came to `ip`: suspends the members there whose own sessions are lost and not among
-    /// `but` (SEMANTICS section 4).
-    pub(super) fn address_taken(&mut self, ip: IpAddr, but: &[SessionNo]) {
+    /// Another session, `by`, came to `ip`: suspends the members there whose own sessions are lost and not among
+    /// its `kin` (SEMANTICS section 4). The same instance, registered from two addresses, is no stranger to itself.
+    pub(super) fn address_taken(&mut self, ip: IpAddr, by: &Who, kin: &[SessionNo]) {
         let Some(lost) = self.lost_at.get(&ip) else { return };
-        let others =
-            |id: &&MemberId| self.members.get(id).is_some_and(|record| !but.contains(&record.session));
+        let is_same = |record: &Record| {
+            let claim = self.table.get(&record.domain, &record.path);
+            record.shown.instance == by.instance && claim.is_some_and(|claim| claim.service == by.service)
+        };
+        let others = |id: &&MemberId| {
+            let record = self.members.get(id);
+            record.is_some_and(|record| !kin.contains(&record.session) && !is_same(record))
+        };
         let others: Vec<MemberId> = lost.iter().filter(others).copied().collect();
         for id in others {
             self.on_event(id, MemberEvent::AddressTaken, None);
+            let place = self.place(id).map(|(domain, path)| (domain.clone(), path.clone()));
+            if let Some((domain, path)) = place {
+                self.hope(&domain, &path);
+            }
         }
     }
 

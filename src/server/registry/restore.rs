@@ -1,17 +1,17 @@
 //! From what a store held back to a registry that serves (SEMANTICS sections 4 and 7).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::RouteId;
+use crate::protocol::{Host, RouteId};
 
 use super::Registry;
 use super::io::{Effect, Happening, Now, SessionNo};
-use super::persist::{Saved, SavedSession, SessionRecord};
+use super::maintenance::Maintained;
+use super::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
 use super::pools::Leaving;
 use super::route::Route;
-use super::session::Session;
 use super::timers::Timer;
 
 /// How many route ids a restored session skips: those that it gave out after its last apply went with the
@@ -35,7 +35,7 @@ impl Registry {
         let serves = self.is_fresh(now, &saved);
         let mut returning = Vec::new();
         let count = saved.sessions.len();
-        for SavedSession { session: record, routes } in saved.sessions {
+        for SavedSession { session: record, maintenance, routes } in saved.sessions {
             let no = SessionNo(record.no);
             let defaults_applied = record.defaults_applied;
             self.restore_session(now, record);
@@ -49,12 +49,14 @@ impl Registry {
                 }
                 returning.push(Returning { applied, session: no, id, route });
             }
+            self.restore_maintenance(no, maintenance);
         }
         returning.sort_by_key(|route| (route.applied, route.session, route.id));
         let routes = returning.len();
         returning.iter().for_each(|route| self.restore_route(route, serves));
-        self.suspend_former_holders();
+        self.suspend_former_holders(&returning);
         self.push(Effect::Happened(Happening::Restored { sessions: count, routes, serves }));
+        self.tell_outside_policy();
         self.flush_pools(true);
     }
 
@@ -75,6 +77,13 @@ impl Registry {
         }
         self.sessions.restore(now, record, SKIPPED_ROUTES);
         self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+    }
+
+    fn restore_maintenance(&mut self, no: SessionNo, record: MaintenanceRecord) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let (instance, applied) = (&session.registration.instance, &session.applied);
+        let has = |id| applied.contains_key(&id);
+        session.maintained = Maintained::restore(record, instance, has, &mut self.pools);
     }
 
     /// Where two services have a claim, the one that applied last has it, as it had before.
@@ -104,19 +113,23 @@ impl Registry {
         }
     }
 
-    /// An address belongs to the session that came there last (SEMANTICS section 4).
-    fn suspend_former_holders(&mut self) {
-        let mut holders: HashMap<IpAddr, SessionNo> = HashMap::new();
-        for session in self.sessions.restored() {
-            let holder = holders.entry(session.peer).or_insert(session.no);
-            *holder = session.no.max(*holder);
+    /// An address belongs to the session that came there last, by its connection or with a backend (SEMANTICS
+    /// section 4). Of both only the applies have kept their order: who applied last was there last.
+    fn suspend_former_holders(&mut self, returning: &[Returning]) {
+        let mut holders: BTreeMap<IpAddr, SessionNo> =
+            self.sessions.restored().map(|session| (session.peer, session.no)).collect();
+        for Returning { session: no, route, .. } in returning {
+            let peer = self.sessions.get(*no).map(|session| session.peer);
+            let backend = match route.spec.backend.host() {
+                Host::Ip(ip) => Some(ip.to_canonical()),
+                Host::Name(_) => None,
+            };
+            holders.extend([peer, backend].into_iter().flatten().map(|ip| (ip, *no)));
         }
-        let mut holders: Vec<_> = holders.into_iter().collect();
-        holders.sort_unstable();
         for (ip, no) in holders {
             if self.sessions.is_one_container(ip) {
-                let kin = self.sessions.get(no).map(Session::kin).unwrap_or_default();
-                self.pools.address_taken(ip, &kin);
+                let Some(session) = self.sessions.get(no) else { continue };
+                self.pools.address_taken(ip, &session.who(), &session.kin());
             }
         }
     }

@@ -148,11 +148,13 @@ fn check(route: &Route, option: &dyn Fn(OptionKey) -> Option<RouteOption>) -> Op
 
 /// What decides about a maintenance request: whether a page or a backend answers with a status below 500.
 pub(super) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<&Domain>) -> Probe {
-    let kind = match "/".parse() {
+    // A page that is a file has nothing below it.
+    let (backend, path) = if url.is_file() { (url.at_root(), url.path()) } else { (url.clone(), "/") };
+    let kind = match path.parse() {
         Ok(path) => ProbeKind::Get { path, host: host.cloned() },
         Err(_) => ProbeKind::Connect,
     };
-    Probe { backend: url.clone(), peer, kind, interval: QUICK_INTERVAL, timeout: CHECK_TIMEOUT }
+    Probe { backend, peer, kind, interval: QUICK_INTERVAL, timeout: CHECK_TIMEOUT }
 }
 
 /// The question to a backend: its check, or whether it accepts a connection. `quick` where the answer

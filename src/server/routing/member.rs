@@ -52,6 +52,8 @@ pub struct Settings {
     pub compression: bool,
     /// HTTP/2 to the backend.
     pub http2: bool,
+    /// Every request is for the backend URL itself: it is a maintenance page that is a file.
+    pub one_page: bool,
 }
 
 impl Default for Settings {
@@ -62,6 +64,7 @@ impl Default for Settings {
             preserve_host: true,
             compression: false,
             http2: false,
+            one_page: false,
         }
     }
 }

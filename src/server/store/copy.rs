@@ -1,6 +1,7 @@
 //! A file's bytes in memory: what is done to them leaves the file alone.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
 use redb::StorageBackend;
@@ -8,6 +9,14 @@ use redb::StorageBackend;
 /// The most that a copy grows to beyond what it was made with, while it is repaired. A damaged header may ask
 /// for anything.
 const GROWTH: u64 = 64 * 1024 * 1024;
+
+/// Where the header of a redb file says how it is laid out, and the most that it says in any of our files. What
+/// redb keeps in memory grows with these, so that a damaged one could ask for more than there is, and the process
+/// would be gone without a word.
+const REGION_HEADER_PAGES: Range<usize> = 16..20;
+const MOST_HEADER_PAGES: u32 = 1 << 12;
+const REGION_DATA_PAGES: Range<usize> = 20..24;
+const MOST_DATA_PAGES: u32 = 1 << 20;
 
 /// A copy that nobody else sees.
 #[derive(Debug)]
@@ -22,12 +31,25 @@ impl Copy {
         let length = backend.len()?;
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         backend.read(0, &mut bytes)?;
+        check_layout(&bytes)?;
         Ok(Copy { bytes: RwLock::new(bytes), most: length.saturating_add(GROWTH) })
     }
 }
 
+fn check_layout(bytes: &[u8]) -> io::Result<()> {
+    let number = |at: Range<usize>| {
+        let bytes = bytes.get(at)?.try_into().ok()?;
+        Some(u32::from_le_bytes(bytes))
+    };
+    let exceeds = |at, most| number(at).is_some_and(|number| number > most);
+    if exceeds(REGION_HEADER_PAGES, MOST_HEADER_PAGES) || exceeds(REGION_DATA_PAGES, MOST_DATA_PAGES) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "its header describes an impossible layout"));
+    }
+    Ok(())
+}
+
 /// Where a part of `length` bytes lies, if all of it does.
-fn range(offset: u64, length: usize, all: usize) -> io::Result<std::ops::Range<usize>> {
+fn range(offset: u64, length: usize, all: usize) -> io::Result<Range<usize>> {
     let start = usize::try_from(offset).map_err(io::Error::other)?;
     let end = start.checked_add(length).filter(|end| *end <= all);
     end.map(|end| start..end).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())

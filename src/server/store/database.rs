@@ -5,6 +5,7 @@
 //! | `meta` | name | format, server, boot, cluster, when it was last alive, the last transaction |
 //! | `sessions` | number | a `SessionRecord` as JSON |
 //! | `routes` | session, route | a `RouteRecord` as JSON |
+//! | `maintenance` | session | a `MaintenanceRecord` as JSON, unless it is empty |
 //!
 //! An apply writes its session and the routes that it changes, not what else the session has.
 
@@ -18,11 +19,12 @@ use redb::{
 
 use crate::protocol::RouteId;
 use crate::server::registry::Change;
-use crate::server::registry::persist::{FORMAT, RouteRecord, Saved, SavedSession};
+use crate::server::registry::persist::{FORMAT, MaintenanceRecord, RouteRecord, Saved, SavedSession};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const SESSIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sessions");
 const ROUTES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("routes");
+const MAINTENANCE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("maintenance");
 
 /// Names in `meta`.
 const META_FORMAT: &str = "format";
@@ -124,8 +126,9 @@ impl Tables {
             }
             let mut sessions = writing.open_table(SESSIONS)?;
             let mut routes = writing.open_table(ROUTES)?;
-            for SavedSession { session, routes: of_session } in &saved.sessions {
+            for SavedSession { session, maintenance, routes: of_session } in &saved.sessions {
                 sessions.insert(session.no, json(session)?.as_slice())?;
+                put_maintenance(writing, session.no, maintenance)?;
                 for (id, route) in of_session {
                     routes.insert((session.no, id.0), json(route)?.as_slice())?;
                 }
@@ -151,8 +154,11 @@ impl Tables {
             let mut routes = writing.open_table(ROUTES)?;
             for change in changes {
                 match change {
-                    Change::Applied { session, applied, delta } => {
+                    Change::Applied { session, applied, delta, maintenance } => {
                         sessions.insert(session.no, json(session)?.as_slice())?;
+                        if let Some(maintenance) = maintenance {
+                            put_maintenance(writing, session.no, maintenance)?;
+                        }
                         for (id, route) in &delta.routes {
                             let key = (session.no, id.0);
                             match route {
@@ -162,8 +168,17 @@ impl Tables {
                             };
                         }
                     }
+                    Change::Maintained(all) => {
+                        // One that has ended meanwhile has none.
+                        for (no, maintenance) in all {
+                            if sessions.get(no.0)?.is_some() {
+                                put_maintenance(writing, no.0, maintenance)?;
+                            }
+                        }
+                    }
                     Change::Ended(no) => {
                         sessions.remove(no.0)?;
+                        put_maintenance(writing, no.0, &MaintenanceRecord::default())?;
                         routes.retain_in((no.0, 0)..=(no.0, u32::MAX), |_, _| false)?;
                     }
                 }
@@ -219,8 +234,10 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     for row in sessions.iter().map_err(|error| refused(error.into()))? {
         let (no, value) = row.map_err(|error| refused(error.into()))?;
         let session = parse(value.value(), server, || format!("session {}", no.value()))?;
-        saved.insert(no.value(), SavedSession { session, routes: BTreeMap::new() });
+        let (maintenance, routes) = (MaintenanceRecord::default(), BTreeMap::new());
+        saved.insert(no.value(), SavedSession { session, maintenance, routes });
     }
+    read_maintenance(reading, server, &mut saved)?;
     let routes = match reading.open_table(ROUTES) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(saved.into_values().collect()),
@@ -234,6 +251,26 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
         session.routes.insert(RouteId(id), parse(value.value(), server, name)?);
     }
     Ok(saved.into_values().collect())
+}
+
+/// A file of format 1 has none.
+fn read_maintenance(
+    reading: &ReadTransaction,
+    server: &str,
+    saved: &mut BTreeMap<u64, SavedSession>,
+) -> Result<(), ReadError> {
+    let table = match reading.open_table(MAINTENANCE) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(error) => return Err(refused(error.into())),
+    };
+    for row in table.iter().map_err(|error| refused(error.into()))? {
+        let (no, value) = row.map_err(|error| refused(error.into()))?;
+        let name = || format!("maintenance of session {}", no.value());
+        let session = saved.get_mut(&no.value()).ok_or_else(|| damaged(&name(), "its session is missing"))?;
+        session.maintenance = parse(value.value(), server, name)?;
+    }
+    Ok(())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(
@@ -257,7 +294,7 @@ fn damaged(what: &str, why: &str) -> ReadError {
     ReadError::Damaged(format!("{what}: {why}"))
 }
 
-fn refused(error: redb::Error) -> ReadError {
+pub(super) fn refused(error: redb::Error) -> ReadError {
     match error {
         redb::Error::DatabaseAlreadyOpen => ReadError::Busy,
         // What redb finds in place of its magic number, and what ends too soon.
@@ -278,6 +315,20 @@ fn refused(error: redb::Error) -> ReadError {
 
 fn put_meta(writing: &WriteTransaction, name: &str, value: &str) -> Result<(), redb::Error> {
     writing.open_table(META)?.insert(name, value.as_bytes())?;
+    Ok(())
+}
+
+fn put_maintenance(
+    writing: &WriteTransaction,
+    no: u64,
+    maintenance: &MaintenanceRecord,
+) -> Result<(), redb::Error> {
+    let mut table = writing.open_table(MAINTENANCE)?;
+    if maintenance.is_empty() {
+        table.remove(no)?;
+    } else {
+        table.insert(no, json(maintenance)?.as_slice())?;
+    }
     Ok(())
 }
 

@@ -15,13 +15,14 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use redb::backends::FileBackend;
+use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use crate::server::registry::persist::Saved;
 use crate::server::registry::{Change, Tx};
 
 use super::copy::Copy;
-use super::database::{ReadError, Tables, WriteError};
+use super::database::{ReadError, Tables, WriteError, refused};
 use super::{Store, Verdict};
 
 /// How many changes one transaction has at most: the first of them waits for the last.
@@ -99,13 +100,16 @@ fn kept(copy: Option<&Path>) -> String {
     copy.map_or("It is left as it is".to_owned(), |copy| format!("A copy is kept as {}", copy.display()))
 }
 
-/// A store in a file. Dropping it lets the thread write what waits, and end; nobody waits for that.
+/// A store in a file. Dropping it lets the thread write what waits, and end; who wants to wait for that has
+/// [`Store::take_end`].
 #[derive(Debug)]
 pub struct FileStore {
     saved: Option<Saved>,
     changes: mpsc::Sender<(Tx, Change)>,
     verdicts: tokio::sync::mpsc::UnboundedReceiver<(Tx, Verdict)>,
     outstanding: usize,
+    /// Its other end is dropped when the thread has ended.
+    end: Option<oneshot::Receiver<()>>,
     _alive: Arc<()>,
 }
 
@@ -154,18 +158,26 @@ impl FileStore {
         let tables = Some(tables);
         let still_wanted = Arc::downgrade(&owner);
         let writer = Writer { tables, number, shown, boot_id, failing: false, reopen, still_wanted };
-        let run = move || writer.run(&queue, &answers, alive);
+        let (running, end) = oneshot::channel::<()>();
+        let run = move || {
+            writer.run(&queue, &answers, alive);
+            drop(running);
+        };
         if let Err(error) = thread::Builder::new().name("state-file".to_owned()).spawn(run) {
             // The queue's other end is gone: every change is rejected.
             error!(%error, "cannot start the thread that writes STATE_FILE");
         }
-        FileStore { saved, changes, verdicts, outstanding: 0, _alive: owner }
+        FileStore { saved, changes, verdicts, outstanding: 0, end: Some(end), _alive: owner }
     }
 }
 
 impl Store for FileStore {
     fn take_saved(&mut self) -> Option<Saved> {
         self.saved.take()
+    }
+
+    fn take_end(&mut self) -> Option<oneshot::Receiver<()>> {
+        self.end.take()
     }
 
     fn commit(&mut self, tx: Tx, change: Change) -> Poll<Verdict> {
@@ -351,7 +363,8 @@ fn open(path: &Path) -> Result<(Tables, Option<Saved>), StateError> {
 fn examine(path: &Path) -> Result<(FileBackend, Option<Saved>), StateError> {
     guarded(path, || {
         let backend = lock(path)?;
-        let mut tables = Tables::open(Copy::of(&backend).map_err(ReadError::Io)?)?;
+        let copy = Copy::of(&backend).map_err(|error| refused(redb::Error::Io(error)))?;
+        let mut tables = Tables::open(copy)?;
         Ok((backend, tables.check()?))
     })
 }

@@ -19,6 +19,8 @@ mod tests;
 
 use std::task::{Context, Poll};
 
+use tokio::sync::oneshot;
+
 use crate::server::registry::persist::Saved;
 use crate::server::registry::{Change, Tx};
 
@@ -38,6 +40,12 @@ pub enum Verdict {
 pub trait Store: Send + 'static {
     /// What it held at the start. Asked once, before anything else.
     fn take_saved(&mut self) -> Option<Saved> {
+        None
+    }
+
+    /// What tells, after the store was dropped, that everything is written; an error of it tells the same.
+    /// `None`: there is nothing to wait for.
+    fn take_end(&mut self) -> Option<oneshot::Receiver<()>> {
         None
     }
 

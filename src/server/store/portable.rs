@@ -32,7 +32,7 @@ pub enum ImportError {
     File(#[from] StateError),
 }
 
-/// What a state file holds, as a JSON document of format 1. The file may not be in use. Blocks.
+/// What a state file holds, as a JSON document. The file may not be in use. Blocks.
 ///
 /// It has no secrets: sessions' ids are in it as SHA-256 only, tokens not at all.
 ///

@@ -40,6 +40,13 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
         let reason = "the application itself listens there: give the maintenance page a port of its own";
         return Err(reader.refuse("MAINTENANCE_PORT", reason.to_owned()));
     }
+    let grace = config.command.as_ref().and_then(|command| command.grace);
+    if let Some(grace) = grace.filter(|grace| *grace <= config.drain_timeout) {
+        let drain = config.drain_timeout;
+        reader.warn(format!(
+            "DRAIN_TIMEOUT, {drain}, does not fit into STOP_GRACE_PERIOD, {grace}: requests in flight get half of that"
+        ));
+    }
     Ok(config)
 }
 
@@ -71,6 +78,7 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
     let maintenance = maintenance(raw, reader);
     let drain_timeout = reader.value("DRAIN_TIMEOUT", raw.drain_timeout.take(), values::wire);
     let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
+    let metrics_listen = reader.optional("METRICS_LISTEN", raw.metrics_listen.take(), values::listen_address);
     let log = log(raw, reader);
     let (routes, registry, metadata) = (routes?.list, registry?, metadata?);
     enabled?;
@@ -89,7 +97,9 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
         maintenance: maintenance?,
         drain_timeout: drain_timeout?,
         control_socket: control_socket?,
+        metrics_listen: metrics_listen?,
         log: log?,
+        arguments: None,
         warnings: Vec::new(),
     })
 }
@@ -226,7 +236,8 @@ fn maintenance(raw: &mut Raw, reader: &mut Reader) -> Result<MaintenanceConfig, 
     let port = reader.value("MAINTENANCE_PORT", raw.maintenance_port.take(), values::port_or_none);
     let page = reader.optional("MAINTENANCE_PAGE", raw.maintenance_page.take(), values::path);
     let url = reader.optional("MAINTENANCE_PAGE_URL", raw.maintenance_page_url.take(), values::wire);
-    Ok(MaintenanceConfig { port: port?, page: page?, url: url? })
+    let state = reader.optional("MAINTENANCE_STATE", raw.maintenance_state.take(), values::path);
+    Ok(MaintenanceConfig { port: port?, page: page?, url: url?, state: state? })
 }
 
 fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {

@@ -20,7 +20,7 @@ mod variables;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -58,8 +58,12 @@ pub struct Config {
     pub drain_timeout: GoDuration,
     /// CONTROL_SOCKET; `None`: where such sockets are, or can be.
     pub control_socket: Option<PathBuf>,
+    /// METRICS_LISTEN; `None`: metrics are served nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// The log.
     pub log: LogConfig,
+    /// What stood after `--`: what it is read with again.
+    pub arguments: Option<Vec<OsString>>,
     /// What is no mistake and worth a line in the log, in a stable order.
     pub warnings: Vec<String>,
 }
@@ -235,6 +239,8 @@ pub struct MaintenanceConfig {
     pub page: Option<PathBuf>,
     /// MAINTENANCE_PAGE_URL; `None`: our address and the port.
     pub url: Option<BackendUrl>,
+    /// MAINTENANCE_STATE: the file in which maintenance survives a restart of the sidecar.
+    pub state: Option<PathBuf>,
 }
 
 impl MaintenanceConfig {
@@ -309,6 +315,14 @@ impl Config {
         Config::with_arguments(std::env::vars_os(), context, arguments)
     }
 
+    /// What this process would be told if it were started now: the files that variables name may have changed.
+    ///
+    /// # Errors
+    /// See [`Config::from_env`].
+    pub fn load_again(&self) -> Result<Config, ConfigErrors> {
+        Config::load(self.arguments.as_deref())
+    }
+
     /// Where the daemon's socket is, for a command that talks to it: nothing else needs to be right for that.
     pub fn control_socket_from_env() -> Option<PathBuf> {
         let path = std::env::var_os(format!("{PREFIX}CONTROL_SOCKET")).filter(|path| !path.is_empty());
@@ -337,6 +351,7 @@ impl Config {
     ) -> Result<Config, ConfigErrors> {
         let vars: Vec<_> = vars.into_iter().collect();
         let source = Source::read(TABLE, vars.iter().cloned(), &context);
-        build::build(source, command::Origin { arguments, vars: &vars, context: &context })
+        let config = build::build(source, command::Origin { arguments, vars: &vars, context: &context })?;
+        Ok(Config { arguments: arguments.map(<[OsString]>::to_vec), ..config })
     }
 }

@@ -26,7 +26,8 @@ raw! {
     enable_socketio_route socketio_path
     wait_for_port port_wait_timeout ready_check ready_interval ready_timeout ready_rise ready_fall
     keepalive_interval request_timeout reconnect_min reconnect_max
-    maintenance_port maintenance_page maintenance_page_url drain_timeout control_socket
+    maintenance_port maintenance_page maintenance_page_url maintenance_state drain_timeout control_socket
+    metrics_listen
     log_level log_format
     entry_command app_dir run_as
     wait_for wait_for_timeout pre_start pre_start_failure pre_start_timeout

@@ -1,5 +1,6 @@
 //! From one text to one value, for the kinds of values that are only in the environment.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
@@ -58,6 +59,20 @@ pub(super) fn host(text: &str) -> Result<Host, Invalid> {
         return Err(Invalid::new("host", text, "a host without a port: that is another variable", "app"));
     }
     text.parse()
+}
+
+/// An address of our own with a port; without the address: all of them.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Invalid> {
+    let address = match text.strip_prefix(':') {
+        Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        None => text.parse::<SocketAddr>().ok(),
+    };
+    let refuse = |reason| Invalid::new("address", text, reason, "127.0.0.1:9090");
+    match address {
+        Some(address) if address.port() == 0 => Err(refuse("its port is 0")),
+        Some(address) => Ok(address),
+        None => Err(refuse("it is no address with a port")),
+    }
 }
 
 /// Names separated by commas, blanks or both.

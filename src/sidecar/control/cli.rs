@@ -1,6 +1,7 @@
 //! The commands that talk to the running daemon: from words to one request, from the answer to text and an exit
 //! code.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +12,14 @@ use tokio::time::timeout;
 
 use super::request::Request;
 use super::{connect, show};
+use crate::protocol::GoDuration;
 
 /// The words with which a command for the daemon begins.
 pub const COMMANDS: [&str; 7] =
     ["status", "events", "drain", "maintenance", "routes", "healthcheck", "reload"];
 
+/// The flags that have a value.
+const WITH_VALUE: [&str; 2] = ["--reason", "--for"];
 /// Nobody answers: the convention of sysexits for a service that is not there.
 const UNAVAILABLE: u8 = 69;
 /// How long the daemon may take.
@@ -34,47 +38,25 @@ impl Invocation {
     /// # Errors
     /// What is wrong with them.
     pub fn parse(words: &[String]) -> Result<Invocation, String> {
-        let (flags, words): (Vec<&str>, Vec<&str>) =
-            words.iter().map(String::as_str).partition(|word| word.starts_with("--"));
-        let allowed: &[&str] = match words.first().copied() {
-            Some("status" | "routes") => &["--json"],
-            Some("events") => &["--json", "--follow"],
-            Some("drain") => &["--json", "--cancel"],
-            Some("healthcheck") => &["--json", "--registered"],
-            _ => &["--json"],
-        };
-        if let Some(unknown) = flags.iter().find(|flag| !allowed.contains(*flag)) {
-            return Err(format!("{unknown} is not understood here; there is {}", allowed.join(", ")));
-        }
-        let has = |flag| flags.contains(&flag);
-        let request = match words[..] {
+        let Words { plain, mut flags } = Words::sort(words)?;
+        let mut has = |flag| flags.remove(flag).is_some();
+        let as_json = has("--json");
+        let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
+        let request = match plain[..] {
             ["status"] => Request::Status,
             ["routes"] => Request::Routes,
             ["events"] => Request::Events { follow: has("--follow") },
             ["drain"] => Request::Drain { cancel: has("--cancel") },
             ["healthcheck"] => Request::Healthcheck { registered: has("--registered") },
             ["reload"] => Request::Reload,
-            ["maintenance", "status"] => Request::MaintenanceStatus,
-            ["maintenance", "enter"] => Request::MaintenanceEnter { target: None },
-            ["maintenance", "enter", target] => Request::MaintenanceEnter { target: Some(target.to_owned()) },
-            ["maintenance", "exit"] => Request::MaintenanceExit { target: None },
-            ["maintenance", "exit", target] => Request::MaintenanceExit { target: Some(target.to_owned()) },
-            ["maintenance", "progress", percent, ref message @ ..] => {
-                let number = percent.trim_end_matches('%').parse().ok().filter(|percent| *percent <= 100);
-                let percent = Some(number.ok_or("the progress is a number from 0 to 100")?);
-                let message = (!message.is_empty()).then(|| message.join(" "));
-                Request::MaintenanceProgress { percent, message }
-            }
-            ["maintenance", ..] => {
-                return Err(
-                    "maintenance enter [TARGET], exit [TARGET], status, or progress PERCENT [MESSAGE]"
-                        .to_owned(),
-                );
-            }
+            ["maintenance", ref words @ ..] => maintenance(words, &mut flags)?,
             [command, ..] => return Err(format!("{command} takes no further words")),
             [] => return Err("a command is missing".to_owned()),
         };
-        Ok(Invocation { request, as_json: has("--json") })
+        match flags.into_keys().next() {
+            Some(unknown) => Err(format!("{unknown} is not understood here")),
+            None => Ok(Invocation { request, as_json }),
+        }
     }
 
     /// Asks the daemon, writes the answer, and returns the exit code: 0, 1 where the daemon says no, 69 where no
@@ -149,9 +131,7 @@ impl Invocation {
                 data["wanted"].as_str().unwrap_or("-"),
                 data["reason"].as_str().unwrap_or("-")
             ),
-            Request::Reload => {
-                "asked the daemon to read its configuration again; its log says what came of it\n".to_owned()
-            }
+            Request::Reload => format!("{}\n", data["reload"].as_str().unwrap_or("-")),
             Request::MaintenanceEnter { .. }
             | Request::MaintenanceExit { .. }
             | Request::MaintenanceStatus
@@ -160,6 +140,67 @@ impl Invocation {
         out.write_all(text.as_bytes())?;
         Ok(if is_ok && healthy { 0 } else { 1 })
     }
+}
+
+/// The words of a command line: those that begin with `--`, and the others.
+struct Words {
+    plain: Vec<String>,
+    /// With the value of those that have one.
+    flags: BTreeMap<String, String>,
+}
+
+impl Words {
+    fn sort(words: &[String]) -> Result<Words, String> {
+        let (mut plain, mut flags) = (Vec::new(), BTreeMap::new());
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            if !word.starts_with("--") {
+                plain.push(word.clone());
+                continue;
+            }
+            let (flag, value) = match word.split_once('=') {
+                Some((flag, value)) => (flag, Some(value.to_owned())),
+                None => (word.as_str(), None),
+            };
+            let value = match (WITH_VALUE.contains(&flag), value) {
+                (true, Some(value)) => value,
+                (true, None) => words.next().ok_or_else(|| format!("{flag} needs a value"))?.clone(),
+                (false, Some(_)) => return Err(format!("{flag} takes no value")),
+                (false, None) => String::new(),
+            };
+            flags.insert(flag.to_owned(), value);
+        }
+        Ok(Words { plain, flags })
+    }
+}
+
+fn maintenance(words: &[&str], flags: &mut BTreeMap<String, String>) -> Result<Request, String> {
+    Ok(match words {
+        ["status"] => Request::MaintenanceStatus,
+        ["enter", target @ ..] if target.len() <= 1 => {
+            let lasts = flags.remove("--for");
+            if let Some(text) = &lasts {
+                let parsed = text.parse().and_then(GoDuration::non_zero);
+                parsed.map_err(|error| format!("--for: {error}"))?;
+            }
+            let target = target.first().map(|target| (*target).to_owned());
+            Request::MaintenanceEnter { target, reason: flags.remove("--reason"), lasts }
+        }
+        ["exit", target @ ..] if target.len() <= 1 => {
+            Request::MaintenanceExit { target: target.first().map(|target| (*target).to_owned()) }
+        }
+        ["progress", percent, message @ ..] => {
+            let number = percent.trim_end_matches('%').parse().ok().filter(|percent| *percent <= 100);
+            let percent = Some(number.ok_or("the progress is a number from 0 to 100")?);
+            let message = (!message.is_empty()).then(|| message.join(" "));
+            Request::MaintenanceProgress { percent, message }
+        }
+        _ => {
+            return Err("maintenance enter [TARGET] [--reason TEXT] [--for 30m], exit [TARGET], status, or \
+                        progress PERCENT [MESSAGE]"
+                .to_owned());
+        }
+    })
 }
 
 #[cfg(test)]
@@ -177,7 +218,15 @@ mod tests {
             ("events --follow", Request::Events { follow: true }),
             ("drain --cancel", Request::Drain { cancel: true }),
             ("healthcheck --registered", Request::Healthcheck { registered: true }),
-            ("maintenance enter", Request::MaintenanceEnter { target: None }),
+            ("maintenance enter", Request::MaintenanceEnter { target: None, reason: None, lasts: None }),
+            (
+                "maintenance enter --reason moving /admin --for=30m",
+                Request::MaintenanceEnter {
+                    target: Some("/admin".to_owned()),
+                    reason: Some("moving".to_owned()),
+                    lasts: Some("30m".to_owned()),
+                },
+            ),
             ("maintenance exit /admin", Request::MaintenanceExit { target: Some("/admin".to_owned()) }),
             (
                 "maintenance progress 40 migrating the data",
@@ -200,6 +249,12 @@ mod tests {
             "maintenance",
             "maintenance progress much",
             "maintenance progress 101",
+            "maintenance enter a b",
+            "maintenance enter --for",
+            "maintenance enter --for soon",
+            "maintenance enter --for 0s",
+            "maintenance exit --for 30m",
+            "status --json=yes",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

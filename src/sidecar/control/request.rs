@@ -1,10 +1,15 @@
 //! What can be asked of the daemon, and what it does about it.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tracing::warn;
 
-use crate::client::{Client, MaintenanceTarget, RouteStatus};
+use crate::client::{Cause, Client, MaintenanceTarget, RouteStatus, Status};
+use crate::protocol::GoDuration;
 use crate::sidecar::agent::{Agent, Progress, word};
+use crate::sidecar::maintenance::Window;
 
 /// One request, as it stands on the line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +28,12 @@ pub(super) enum Request {
     MaintenanceEnter {
         #[serde(default)]
         target: Option<String>,
+        /// Shown to people.
+        #[serde(default)]
+        reason: Option<String>,
+        /// A duration, after which it ends by itself.
+        #[serde(default, rename = "for")]
+        lasts: Option<String>,
     },
     MaintenanceExit {
         #[serde(default)]
@@ -40,7 +51,7 @@ pub(super) enum Request {
     Reload,
 }
 
-/// How long the message behind a progress may be, in characters.
+/// How long a message for people may be, in characters: a reason, or what stands behind a progress.
 const MAX_MESSAGE: usize = 200;
 
 impl Request {
@@ -53,47 +64,62 @@ impl Request {
                 agent.change(|conditions| conditions.drained = !cancel);
                 Ok(json!({"wanted": word(agent.wanted()), "reason": agent.conditions().reason()}))
             }
-            Request::MaintenanceEnter { target } => maintain(agent, target, true).await,
-            Request::MaintenanceExit { target } => maintain(agent, target, false).await,
+            Request::MaintenanceEnter { target, reason, lasts } => {
+                enter(agent, target, reason, lasts.as_deref()).await
+            }
+            Request::MaintenanceExit { target } => exit(agent, target).await,
             Request::MaintenanceStatus => Ok(maintenance(agent)),
             Request::MaintenanceProgress { percent, message } => progress(agent, percent, message),
             Request::Healthcheck { registered } => Ok(health(agent, registered)),
-            Request::Reload => {
-                agent.reload();
-                Ok(json!({"reload": "requested"}))
-            }
+            Request::Reload => agent.reload().await.map(|done| json!({"reload": done})),
         }
     }
 }
 
-/// Of everything it is a condition of the whole instance; of a path, a domain or a route it is the client's.
-async fn maintain(agent: &Agent, target: Option<String>, enter: bool) -> Result<Value, String> {
-    let target = target.filter(|target| target != "ALL");
-    if target.is_none() {
-        agent.change(|conditions| conditions.maintenance = enter);
-        if !enter {
-            agent.set_progress(Progress::default());
+async fn enter(
+    agent: &Agent,
+    target: Option<String>,
+    reason: Option<String>,
+    lasts: Option<&str>,
+) -> Result<Value, String> {
+    let since = SystemTime::now();
+    let until = match lasts {
+        None => None,
+        Some(text) => {
+            let lasts = text.parse().and_then(GoDuration::non_zero).map_err(|error| error.to_string())?;
+            Some(since.checked_add(lasts.get()).ok_or("that is too long")?)
         }
+    };
+    let window = Window { target: target_of(agent, target)?, reason: reason.map(for_people), since, until };
+    let saved = agent.enter_maintenance(window).await;
+    Ok(with_warning(maintenance(agent), saved))
+}
+
+async fn exit(agent: &Agent, target: Option<String>) -> Result<Value, String> {
+    let saved = agent.exit_maintenance(target_of(agent, target)?).await;
+    Ok(with_warning(maintenance(agent), saved))
+}
+
+/// Maintenance is in force even if it could not be saved.
+fn with_warning(mut answer: Value, saved: Result<(), String>) -> Value {
+    if let Err(warning) = saved {
+        warn!("maintenance: {warning}");
+        answer["warning"] = warning.into();
     }
+    answer
+}
+
+/// One line of bounded length.
+fn for_people(text: String) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
+}
+
+fn target_of(agent: &Agent, target: Option<String>) -> Result<MaintenanceTarget, String> {
+    let Some(text) = target.filter(|target| target != "ALL") else { return Ok(MaintenanceTarget::All) };
     let clients = agent.clients();
-    if clients.is_empty() && target.is_some() {
-        return Err("nothing is registered yet".to_owned());
-    }
-    for client in clients {
-        let target = match &target {
-            Some(text) => fitting(&client, text)?,
-            // What was asked for single routes ends with the whole.
-            None if !enter => MaintenanceTarget::All,
-            None => continue,
-        };
-        let page = client.maintenance_page();
-        let asked = match enter {
-            true => client.maintenance_enter(target, page),
-            false => client.maintenance_exit(target),
-        };
-        asked.map_err(|stopped| stopped.to_string())?;
-    }
-    Ok(maintenance(agent))
+    // They all have the same routes.
+    let client = clients.first().ok_or("nothing is registered yet")?;
+    fitting(client, &text)
 }
 
 /// A route's name, a path or a domain, of which the client has at least one.
@@ -133,6 +159,7 @@ fn maintenance(agent: &Agent) -> Value {
     let progress = agent.progress();
     json!({
         "maintenance": agent.conditions().maintenance,
+        "windows": agent.windows().shown(SystemTime::now()),
         "progress": {"message": progress.message, "percent": progress.percent},
         "sessions": sessions,
     })
@@ -142,8 +169,7 @@ fn progress(agent: &Agent, percent: Option<u8>, message: Option<String>) -> Resu
     if percent.is_some_and(|percent| percent > 100) {
         return Err("the progress is a number from 0 to 100".to_owned());
     }
-    let message =
-        message.map(|message| message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect());
+    let message = message.map(for_people);
     let before = agent.progress();
     agent.set_progress(Progress { percent, message: message.or(before.message) });
     Ok(maintenance(agent))
@@ -155,10 +181,7 @@ fn progress(agent: &Agent, percent: Option<u8>, message: Option<String>) -> Resu
 fn health(agent: &Agent, registered: bool) -> Value {
     let (conditions, clients) = (agent.conditions(), agent.clients());
     let statuses: Vec<_> = clients.iter().map(Client::status).collect();
-    let refused = statuses.iter().flat_map(|status| status.routes.values()).find_map(|route| match route {
-        RouteStatus::Refused(refusal) => Some(refusal.to_string()),
-        _ => None,
-    });
+    let refused = statuses.iter().find_map(refused_by);
     let wrapped = agent.wrapped();
     if let Some(healthy) = wrapped.activity.healthy.filter(|_| !registered) {
         let failed = || "the last run of the schedule has failed".to_owned();
@@ -168,9 +191,20 @@ fn health(agent: &Agent, registered: bool) -> Value {
     }
     let verdict = match refused {
         _ if !conditions.ready && !conditions.maintenance => Err("the application is not ready".to_owned()),
-        Some(refusal) if !agent.was_live() => Err(format!("the registry refuses the route: {refusal}")),
+        Some(refusal) if !agent.was_live() => Err(refusal),
         _ if registered && !statuses.iter().any(|status| status.live) => Err("no route is live".to_owned()),
         _ => Ok(()),
     };
     json!({"healthy": verdict.is_ok(), "reason": verdict.err().unwrap_or_else(|| conditions.reason().to_owned())})
+}
+
+/// What a registry that can be reached refuses: us, or a route.
+fn refused_by(status: &Status) -> Option<String> {
+    if let Some(Cause::Refused { refusal, .. }) = &status.cause {
+        return Some(format!("the registry refuses this instance: {refusal}"));
+    }
+    status.routes.values().find_map(|route| match route {
+        RouteStatus::Refused(refusal) => Some(format!("the registry refuses the route: {refusal}")),
+        _ => None,
+    })
 }

@@ -1,8 +1,11 @@
 //! Answers as people read them.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::sidecar::maintenance::in_words;
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("-")
@@ -25,6 +28,7 @@ pub(super) fn status(data: &Value) -> String {
     if let Some(update) = data["command"]["last_update"].as_str() {
         let _ = writeln!(out, "update       {update}");
     }
+    out.push_str(&windows(data));
     let up = data["uptime_seconds"].as_u64().unwrap_or_default();
     let _ =
         writeln!(out, "daemon       version {}, process {}, up {up} s", text(data, "version"), data["pid"]);
@@ -42,7 +46,31 @@ pub(super) fn status(data: &Value) -> String {
             text(session, "phase"),
             text(session, "shown")
         );
+        if let Some(cause) = session["cause"].as_str() {
+            let _ = writeln!(out, "because      {cause}");
+        }
         out.push_str(&routes(session));
+    }
+    out
+}
+
+/// What is in maintenance, since when, until when and why.
+fn windows(data: &Value) -> String {
+    let mut out = String::new();
+    let time = |seconds: &Value| seconds.as_u64().map(|seconds| in_words(Duration::from_secs(seconds)));
+    for window in list(&data["windows"]) {
+        let target = text(window, "target");
+        if window["except"].as_bool() == Some(true) {
+            let _ = writeln!(out, "not          {target}");
+            continue;
+        }
+        let since = time(&window["since_seconds"]).unwrap_or_default();
+        let end = match time(&window["remaining_seconds"]) {
+            Some(left) => format!("ends by itself in {left}"),
+            None => "until it is ended".to_owned(),
+        };
+        let reason = window["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let _ = writeln!(out, "window       {target}, for {since}, {end}{reason}");
     }
     out
 }
@@ -77,6 +105,10 @@ pub(super) fn maintenance(data: &Value) -> String {
     let mut out = String::new();
     let whole = if data["maintenance"].as_bool() == Some(true) { "on" } else { "off" };
     let _ = writeln!(out, "maintenance  {whole}");
+    if let Some(warning) = data["warning"].as_str() {
+        let _ = writeln!(out, "warning      {warning}");
+    }
+    out.push_str(&windows(data));
     let progress = &data["progress"];
     if let Some(message) = progress["message"].as_str() {
         let _ = writeln!(out, "message      {message}");

@@ -75,6 +75,73 @@ async fn maintenance_and_drain_are_conditions_of_the_whole_instance() {
 }
 
 #[tokio::test]
+async fn maintenance_has_a_reason_and_ends_by_itself() {
+    let (_folder, path, agent) = daemon().await;
+    agent.change(|conditions| conditions.ready = true);
+    tokio::spawn(crate::sidecar::maintenance::end_windows(agent.clone()));
+    let (code, text) = run(&path, "maintenance enter --reason moving --for 30m").await;
+    assert!(code == 0 && text.contains("window       ALL, for 0s, ends by itself in 29m"), "{text}");
+    assert!(text.contains(": moving"), "{text}");
+    let (_, text) = run(&path, "status").await;
+    assert!(text.contains("ends by itself in 29m") && text.contains(": moving"), "{text}");
+    let (_, json) = run(&path, "maintenance status --json").await;
+    let told = serde_json::from_str::<Value>(&json).unwrap();
+    assert_eq!((&told["windows"][0]["reason"], &told["maintenance"]), (&"moving".into(), &true.into()));
+
+    // The same again, shorter: the window is replaced.
+    assert_eq!(run(&path, "maintenance enter --for 10ms").await.0, 0);
+    let over = async {
+        while agent.wanted() == Wanted::Maintenance {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(MAX_TIME, over).await.unwrap();
+    assert!(run(&path, "maintenance status").await.1.contains("maintenance  off"));
+}
+
+#[tokio::test]
+async fn maintenance_survives_a_restart_in_its_file_and_an_unusable_file_changes_nothing_else() {
+    let (folder, path, agent) = daemon().await;
+    let state = folder.path().join("state.json");
+    agent.keep_maintenance_in(state.clone());
+    run(&path, "maintenance enter --reason moving").await;
+    let next = Agent::new();
+    next.keep_maintenance_in(state.clone());
+    assert_eq!(next.wanted(), Wanted::Maintenance);
+    assert_eq!(next.windows().windows().next().unwrap().reason.as_deref(), Some("moving"));
+    run(&path, "maintenance exit").await;
+    let next = Agent::new();
+    next.keep_maintenance_in(state.clone());
+    assert_ne!(next.wanted(), Wanted::Maintenance);
+
+    std::fs::write(&state, "{").unwrap();
+    let next = Agent::new();
+    next.keep_maintenance_in(state);
+    assert_ne!(next.wanted(), Wanted::Maintenance);
+
+    let (_folder, path, agent) = daemon().await;
+    agent.keep_maintenance_in(folder.path().join("no/such/folder/state.json"));
+    let (code, text) = run(&path, "maintenance enter").await;
+    assert!(code == 0 && text.contains("warning      it will not survive a restart: cannot write"), "{text}");
+    assert_eq!(agent.wanted(), Wanted::Maintenance);
+}
+
+#[tokio::test]
+async fn an_exception_to_maintenance_of_everything_leaves_the_rest_in_it() {
+    let (_folder, path, agent) = daemon().await;
+    agent.change(|conditions| conditions.ready = true);
+    let client = offline();
+    agent.set_clients(vec![client.clone()]);
+    run(&path, "maintenance enter").await;
+    let (_, text) = run(&path, "maintenance exit /admin").await;
+    assert!(text.contains("maintenance  off") && text.contains("not          /admin"), "{text}");
+    let mut status = client.watch();
+    let all = status.wait_for(|status| status.maintenance_wanted == [crate::client::MaintenanceTarget::All]);
+    timeout(MAX_TIME, all).await.unwrap().unwrap();
+    assert_eq!(agent.wanted(), Wanted::Live);
+}
+
+#[tokio::test]
 async fn maintenance_of_a_path_is_asked_of_the_client_and_an_unknown_one_is_refused() {
     let (_folder, path, agent) = daemon().await;
     let (code, text) = run(&path, "maintenance enter /admin").await;
@@ -95,6 +162,13 @@ async fn health_is_the_applications_and_a_registry_that_is_away_changes_nothing(
     assert_eq!(run(&path, "healthcheck").await.0, 1);
     agent.change(|conditions| conditions.ready = true);
     agent.set_clients(vec![offline()]);
+    assert_eq!(run(&path, "healthcheck").await.0, 0);
+    let refused = async {
+        while !run(&path, "status").await.1.contains("because      connection to 127.0.0.1:9 refused") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(MAX_TIME, refused).await.unwrap();
     assert_eq!(run(&path, "healthcheck").await.0, 0);
     let (code, text) = run(&path, "healthcheck --registered").await;
     assert!(code == 1 && text.contains("no route is live"), "{text}");

@@ -4,124 +4,109 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::json;
 
 use crate::client::Wanted;
-use crate::sidecar::agent::Agent;
+use crate::sidecar::agent::{Agent, Progress};
+use crate::sidecar::http::{Answer, Asked};
 
 /// The built-in page.
 const PAGE: &str = include_str!("page.html");
 /// How long a file may be.
 const MAX_FILE: u64 = 8 * 1024 * 1024;
-/// When people, and their browsers, should try again, in seconds.
-const RETRY_AFTER: u32 = 10;
+/// When people, and their browsers, should try again, in seconds: by default, and at most.
+const RETRY_AFTER: u64 = 10;
+const MAX_RETRY_AFTER: u64 = 3_600;
+/// What the page says where nobody has said more.
+const DEFAULT_MESSAGE: &str = "This service is being worked on. Nothing is lost.";
 
-/// What was asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    head_only: bool,
-    /// Without the query.
-    path: String,
-    /// It came through the proxy, from a person.
-    forwarded: bool,
-}
-
-/// The whole answer.
-pub(super) struct Answer {
-    status: &'static str,
-    kind: &'static str,
-    body: Vec<u8>,
-    head_only: bool,
-}
-
-impl Asked {
-    /// From the lines of a request's head.
-    pub(super) fn parse(head: &str) -> Option<Asked> {
-        let mut lines = head.split("\r\n");
-        let mut words = lines.next()?.split(' ');
-        let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-        if !version.starts_with("HTTP/1.") || method.is_empty() {
-            return None;
-        }
-        let path = target.split(['?', '#']).next().unwrap_or_default();
-        let forwarded = lines.any(|line| {
-            line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
-        });
-        Some(Asked { head_only: method == "HEAD", path: path.to_owned(), forwarded })
-    }
+/// What the page says beside its own words.
+struct Shown<'a> {
+    service: &'a str,
+    progress: Progress,
+    /// Why there is maintenance, in an operator's words.
+    reason: Option<String>,
+    /// When it ends by itself.
+    remaining: Option<u64>,
 }
 
 impl Answer {
-    pub(super) fn bad_request() -> Answer {
-        Answer {
-            status: "400 Bad Request",
-            kind: "text/plain",
-            body: b"bad request\n".to_vec(),
-            head_only: false,
-        }
-    }
-
     /// The status for anybody, a file beside the page, or the page: with 503 for people, and 200 for the proxy.
     pub(super) fn to(asked: &Asked, page: Option<&Path>, service: &str, agent: &Agent) -> Answer {
+        let shown = Shown::of(service, agent);
         let (status, kind, body) = match asked.path.as_str() {
             "/health" | "/healthcheck" => ("200 OK", "text/plain", b"ok\n".to_vec()),
-            "/api/status" => ("200 OK", "application/json", status(service, agent).into_bytes()),
+            "/api/status" => ("200 OK", "application/json", shown.status(agent).into_bytes()),
             path => match page.and_then(|page| asset(page, path)) {
                 Some((kind, body)) => ("200 OK", kind, body),
                 None => {
                     let status = if asked.forwarded { "503 Service Unavailable" } else { "200 OK" };
-                    (status, "text/html; charset=utf-8", index(page, service))
+                    (status, "text/html; charset=utf-8", index(page, &shown))
                 }
             },
         };
-        Answer { status, kind, body, head_only: asked.head_only }
-    }
-
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let retry = match self.status.starts_with("503") {
-            true => format!("Retry-After: {RETRY_AFTER}\r\nX-Maintenance-Mode: true\r\n"),
+        let more = match status.starts_with("503") {
+            true => format!("Retry-After: {}\r\nX-Maintenance-Mode: true\r\n", shown.retry_after()),
             false => String::new(),
         };
-        let head = format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{retry}Cache-Control: no-store\r\n\
-             X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
-            self.status,
-            self.kind,
-            self.body.len()
-        );
-        let mut bytes = head.into_bytes();
-        if !self.head_only {
-            bytes.extend(&self.body);
-        }
-        bytes
+        Answer { status, kind, more, body, head_only: asked.head_only }
     }
 }
 
-/// The names of steps and their progress, never what they print.
-fn status(service: &str, agent: &Agent) -> String {
-    let (progress, conditions) = (agent.progress(), agent.conditions());
-    let status = match conditions.wanted() {
-        Wanted::Live => "live",
-        Wanted::Maintenance => "maintenance",
-        Wanted::Absent | Wanted::Draining => "unavailable",
-    };
-    json!({
-        "service": service,
-        "status": status,
-        "ready": conditions.ready,
-        "step": agent.wrapped().doing().unwrap_or_else(|| conditions.reason().to_owned()),
-        "message": progress.message,
-        "progress": progress.percent,
-    })
-    .to_string()
+impl<'a> Shown<'a> {
+    fn of(service: &'a str, agent: &Agent) -> Self {
+        // Of several windows the one that was opened last.
+        let window = agent.windows().windows().last().cloned();
+        let remaining = window.as_ref().and_then(|window| window.remaining(SystemTime::now()));
+        Shown {
+            service,
+            progress: agent.progress(),
+            reason: window.and_then(|window| window.reason),
+            remaining: remaining.map(|left| left.as_secs()),
+        }
+    }
+
+    /// The names of steps and their progress, never what they print.
+    fn status(&self, agent: &Agent) -> String {
+        let conditions = agent.conditions();
+        let status = match conditions.wanted() {
+            Wanted::Live => "live",
+            Wanted::Maintenance => "maintenance",
+            Wanted::Absent | Wanted::Draining => "unavailable",
+        };
+        json!({
+            "service": self.service,
+            "status": status,
+            "ready": conditions.ready,
+            "step": agent.wrapped().doing().unwrap_or_else(|| conditions.reason().to_owned()),
+            "message": self.progress.message,
+            "progress": self.progress.percent,
+            "reason": self.reason,
+            "remaining_seconds": self.remaining,
+        })
+        .to_string()
+    }
+
+    /// Nobody is sent away for long: an operator may be faster than planned.
+    fn retry_after(&self) -> u64 {
+        self.remaining.unwrap_or(RETRY_AFTER).clamp(RETRY_AFTER, MAX_RETRY_AFTER)
+    }
+
+    /// The built-in page, which reads well without scripts too.
+    fn page(&self) -> String {
+        let words = self.progress.message.as_ref().or(self.reason.as_ref());
+        PAGE.replace("{{service}}", &escaped(self.service))
+            .replace("{{message}}", &escaped(words.map_or(DEFAULT_MESSAGE, String::as_str)))
+    }
 }
 
 /// The page itself: the configured one, or where that cannot be read the built-in one.
-fn index(page: Option<&Path>, service: &str) -> Vec<u8> {
+fn index(page: Option<&Path>, shown: &Shown<'_>) -> Vec<u8> {
     let own =
         page.and_then(|page| read(&if page.is_dir() { page.join("index.html") } else { page.to_owned() }));
-    own.unwrap_or_else(|| PAGE.replace("{{service}}", &escaped(service)).into_bytes())
+    own.unwrap_or_else(|| shown.page().into_bytes())
 }
 
 /// A file beside the page, where the page is a directory.

@@ -1,5 +1,14 @@
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use super::*;
 use crate::sidecar::agent::Progress;
+
+/// How long an answer may take.
+const MAX_TIME: Duration = http::MAX_TIME;
 
 /// The status line and headers, and the body.
 async fn ask(port: u16, head: &str) -> (String, String) {
@@ -16,7 +25,7 @@ async fn started(page: Option<std::path::PathBuf>) -> (u16, Agent) {
     let port = probe.local_addr().unwrap().port();
     drop(probe);
     let agent = Agent::new();
-    let config = MaintenanceConfig { port: Some(port), page, url: None };
+    let config = MaintenanceConfig { port: Some(port), page, url: None, state: None };
     tokio::spawn(serve(config, "<shop>".to_owned(), agent.clone()));
     let connected = async {
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
@@ -51,6 +60,31 @@ async fn health_and_status_are_for_anybody() {
     assert!(head.contains("application/json"), "{head}");
     let status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&status["message"], &status["progress"]), (&"migrating".into(), &40.into()));
+}
+
+#[tokio::test]
+async fn the_page_says_why_and_until_when_in_words_that_cannot_become_markup() {
+    let (port, agent) = started(None).await;
+    let now = std::time::SystemTime::now();
+    let window = Window {
+        target: crate::client::MaintenanceTarget::All,
+        reason: Some("moving <the> data".to_owned()),
+        since: now,
+        until: Some(now + Duration::from_secs(1_800)),
+    };
+    agent.enter_maintenance(window).await.unwrap();
+    let (head, body) = ask(port, "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1").await;
+    assert!(body.contains("moving &lt;the&gt; data") && !body.contains("{{"), "{body}");
+    let retry = head.lines().find_map(|line| line.strip_prefix("Retry-After: ")).unwrap();
+    assert!((1_700..=1_800).contains(&retry.parse::<u32>().unwrap()), "{retry}");
+    let (_, body) = ask(port, "GET /api/status HTTP/1.1").await;
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&status["status"], &status["reason"]), (&"maintenance".into(), &"moving <the> data".into()));
+    assert!(status["remaining_seconds"].as_u64().unwrap() > 1_700, "{body}");
+
+    agent.exit_maintenance(crate::client::MaintenanceTarget::All).await.unwrap();
+    let (_, body) = ask(port, "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1").await;
+    assert!(body.contains("Nothing is lost") && !body.contains("moving"), "{body}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Starts the command: directory, user, environment, standard streams.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, fchown};
@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use crate::sidecar::config::{CommandConfig, CommandLine, RunAs};
 use crate::sidecar::reaper::{Child, Reaper, Terminal};
@@ -73,6 +73,16 @@ pub(super) fn look_for(config: &CommandConfig) -> Result<(), NotStarted> {
         (false, false) => {
             Err(NotStarted { what: text, why: "it is not executable".to_owned(), code: NOT_EXECUTABLE })
         }
+    }
+}
+
+/// Makes APP_DIR where it is missing: what is to be in it comes with the steps.
+pub(super) fn make_directory(config: &CommandConfig) {
+    let Some(directory) = config.directory.as_ref().filter(|directory| !directory.exists()) else { return };
+    match fs::create_dir_all(directory) {
+        Ok(()) => info!("made APP_DIR, {}", directory.display()),
+        // The step says what follows.
+        Err(error) => warn!("cannot make APP_DIR, {}: {error}", directory.display()),
     }
 }
 

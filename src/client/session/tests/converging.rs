@@ -140,6 +140,8 @@ fn an_apply_that_is_refused_as_a_whole_is_tried_again_later() {
          > CONFIG_ROLLBACK|S1
          < OK
          ! ERROR
+         > SESSION_INFO|S1
+         < INFO|1
          + 99ms
          + 1ms
          > ROUTE_REMOVE|S1|r1

@@ -215,6 +215,28 @@ fn maintenance_survives_a_new_session_and_its_routes_start_their_life_in_it() {
 }
 
 #[test]
+fn a_verdict_that_comes_before_its_route_is_in_force_is_told_when_it_is() {
+    let mut intent = main_intent();
+    let (target, action) = (MaintenanceTarget::All, Action::Enter(None));
+    intent.maintenance.push(MaintenanceRequest { target, action });
+    Story::new(intent).play(
+        "~ dial
+         > REGISTER|web|web-1|0|{}
+         < ACK|S1
+         > SESSION_INFO|S1
+         < INFO|0
+         > ROUTE_ADD|S1|example.com|/|http://10.2.2.7:8080/|10
+         < ROUTE_OK|r1
+         > MAINT_ENTER|S1|r1|
+         < ACK
+         < MAINT_OK|r1
+         > CONFIG_APPLY|S1
+         < OK
+         ! MAINT_PROXY_ENTERED",
+    );
+}
+
+#[test]
 fn of_overlapping_requests_the_last_holds_and_only_one_is_under_way() {
     let mut story = live();
     enter(&mut story, MaintenanceTarget::All);

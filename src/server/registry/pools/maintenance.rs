@@ -19,12 +19,13 @@ impl Pools {
         instance: InstanceName,
         peer: IpAddr,
     ) -> Arc<Member> {
+        let settings = Settings { one_page: url.is_file(), ..Settings::default() };
         Arc::new(Member {
             id: self.next_id(),
             instance,
             backend: url,
             peer,
-            settings: Settings::default(),
+            settings,
             extras: Extras::default(),
             usable: true,
             drain: None,

@@ -34,6 +34,6 @@ fn what_becomes_of_a_member() {
     use MemberEvent::*;
     use MemberState::*;
     let states = [Hopeful, Joining, Usable, Failed, Dormant, Suspended];
-    let events = [Passed, FailedThrice, FailedInGrace, AddressTaken, Returned];
+    let events = [Passed, FailedThrice, FailedInGrace, AddressTaken, Returned, LeftAlone];
     insta::assert_snapshot!(table(&states, &events, MemberState::next));
 }

@@ -169,3 +169,132 @@ fn what_is_unknown_or_forbidden_is_refused_and_requests_are_bounded() {
     world.do_all(conn, &["CLIENT_SHUTDOWN|"]);
     assert!(world.registry.verdicts.is_empty() && world.questions(PAGE).is_empty());
 }
+
+/// One session in maintenance with a page, and a sibling of it whose r1 is exempt.
+fn kept() -> (World, [String; 2]) {
+    let (mut world, first, id) = one();
+    let (second, other) = world.live("web", "web-2", B, "b.de", WEB_B);
+    world.say(first, &format!("MAINT_ENTER||SERVICE|{PAGE}"));
+    world.passes(PAGE);
+    world.say(second, "MAINT_EXIT||r1");
+    world.passes(WEB_B);
+    assert_eq!(world.read(second), ["ACK", "MAINT_OK|r1"]);
+    assert_eq!((world.page("a.de").as_deref(), world.page("b.de")), (Some("10.2.2.7:3001"), None));
+    (world, [id, other])
+}
+
+#[test]
+fn maintenance_survives_a_restart_and_the_page_is_there_at_once() {
+    let (world, [id, other]) = kept();
+    let mut world = world.restart();
+    assert_eq!((world.page("a.de").as_deref(), world.page("b.de")), (Some("10.2.2.7:3001"), None));
+    assert_eq!(world.serving("b.de"), ["10.2.2.8:80"]);
+    let (first, second) = (world.connect(A), world.connect(B));
+    world.do_all(first, &[&format!("RECONNECT|{id}")]);
+    world.do_all(second, &[&format!("RECONNECT|{other}")]);
+    assert_eq!(
+        world.ask(first, "MAINT_STATUS|"),
+        r#"MAINT_STATUS_OK|{"in_maintenance":["r1"],"maintenance_backend":"http://10.2.2.7:3001/","entered_at":"2023-11-14T22:13:20Z"}"#
+    );
+    world.do_all(second, &[&format!("ROUTE_ADD||c.de|/|{WEB_B}|0"), "CONFIG_APPLY|"]);
+    assert!(world.page("c.de").is_some(), "all of it is in maintenance but r1");
+    world.say(first, "MAINT_EXIT||ALL");
+    world.passes(WEB_A);
+    assert_eq!(world.read(first), ["ACK", "MAINT_OK|ALL"]);
+    let world = world.restart();
+    assert_eq!(world.page("a.de"), None, "what was left stays left");
+    assert!(world.page("c.de").is_some());
+}
+
+#[test]
+fn a_route_that_was_born_in_maintenance_is_in_it_after_a_restart() {
+    let mut world = World::new();
+    let (conn, _) = world.register("web", "web-1", A);
+    world.do_all(conn, &[&format!("ROUTE_ADD||a.de|/|{WEB_A}|0"), &format!("ROUTE_ADD||b.de|/|{WEB_A}|0")]);
+    world.say(conn, "MAINT_ENTER||r1");
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|r1"]);
+    assert_eq!(world.ask(conn, "CONFIG_APPLY|"), "OK");
+    let world = world.restart();
+    assert_eq!((world.page("a.de").as_deref(), world.page("b.de")), (Some(""), None));
+}
+
+#[test]
+fn entering_is_acknowledged_when_the_store_holds_it_and_refused_when_it_does_not() {
+    let (mut world, conn, _) = one();
+    world.store_answers = false;
+    world.say(conn, "MAINT_ENTER||ALL");
+    world.say(conn, "PING|");
+    assert_eq!((world.read(conn), world.page("a.de")), (vec![], None));
+    world.decides(0, false);
+    assert_eq!(world.read(conn), ["ERROR|store unavailable", "PONG"]);
+    assert_eq!(world.page("a.de"), None, "and nothing has changed");
+    world.say(conn, "MAINT_ENTER||ALL");
+    world.decides(0, true);
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|ALL"]);
+    assert!(world.page("a.de").is_some());
+}
+
+#[test]
+fn leaving_has_its_verdict_when_the_store_holds_it_and_happens_even_if_it_does_not() {
+    let (mut world, conn, _) = one();
+    world.say(conn, "MAINT_ENTER||ALL");
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|ALL"]);
+    world.store_answers = false;
+    world.say(conn, "MAINT_EXIT||ALL");
+    assert_eq!(world.read(conn), ["ACK"]);
+    assert!(world.page("a.de").is_some());
+    world.decides(0, false);
+    assert_eq!((world.read(conn), world.page("a.de")), (vec!["MAINT_OK|ALL".to_owned()], None));
+    world.decides(0, false);
+    world.after(seconds(5));
+    world.decides(0, true);
+    assert!(world.commits.is_empty());
+    let world = world.restart();
+    assert_eq!(world.page("a.de"), None, "the store has been told until it took it");
+}
+
+#[test]
+fn leaving_waits_for_an_apply_that_is_on_its_way_to_the_store() {
+    let (mut world, conn, id) = one();
+    assert_eq!(world.ask(conn, &format!("MAINT_ENTER||ALL|{PAGE}")), "ACK");
+    world.passes(PAGE);
+    assert_eq!(world.read(conn), ["MAINT_OK|ALL"]);
+    assert_eq!(world.ask(conn, "MAINT_EXIT||ALL"), "ACK");
+    world.do_all(conn, &["ROUTE_UPDATE||r1|priority|5"]);
+    world.store_answers = false;
+    world.say(conn, "CONFIG_APPLY|");
+    world.passes(WEB_A);
+    assert_eq!((world.read(conn), world.commits.len()), (vec![], 1));
+    world.decides(0, true);
+    assert_eq!((world.read(conn), world.commits.len()), (vec!["OK".to_owned()], 1));
+    world.decides(0, true);
+    assert_eq!((world.read(conn), world.page("a.de")), (vec!["MAINT_OK|ALL".to_owned()], None));
+    let again = world.connect(A);
+    assert_eq!(world.ask(again, &format!("RECONNECT|{id}")), "OK");
+}
+
+/// The requests of two sessions about one meet in the store.
+#[test]
+fn what_a_sibling_asks_for_meanwhile_ends_up_in_the_store_as_well() {
+    let (mut world, first, _) = one();
+    let (second, _) = world.live("web", "web-2", B, "b.de", WEB_B);
+    world.store_answers = false;
+    world.say(first, "MAINT_ENTER||SERVICE");
+    world.say(second, "MAINT_ENTER||r1");
+    while !world.commits.is_empty() {
+        world.decides(0, true);
+    }
+    assert_eq!(world.read(first), ["ACK", "MAINT_OK|SERVICE"]);
+    assert_eq!(world.read(second), ["ACK", "MAINT_OK|r1"]);
+    let shown = ["a.de", "b.de"].map(|domain| world.page(domain));
+    let add = |world: &mut World, conn| {
+        world.store_answers = true;
+        world.do_all(conn, &[&format!("ROUTE_ADD||c.de|/|{WEB_B}|0"), "CONFIG_APPLY|"]);
+        world.page("c.de")
+    };
+    let later = add(&mut world, second);
+    assert!(later.is_some(), "SERVICE means what is added later too");
+    let world = world.restart();
+    assert_eq!(["a.de", "b.de"].map(|domain| world.page(domain)), shown);
+    assert_eq!(world.page("c.de"), later);
+}

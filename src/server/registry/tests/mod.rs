@@ -6,6 +6,7 @@ mod events;
 mod hold;
 mod lifecycle;
 mod maintenance;
+mod policy;
 mod pools;
 mod replies;
 mod restoring;

@@ -255,3 +255,27 @@ fn a_member_lives_on_when_its_route_is_replaced_by_one_with_the_same_backend() {
     assert_eq!(member(&world), before);
     assert_eq!(world.serving("a.de").len(), 2);
 }
+
+#[test]
+fn a_backend_that_is_exchanged_in_two_steps_leaves_no_moment_without_one() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.passes(WEB_A);
+    world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.8:80|0", "CONFIG_APPLY|"]);
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "the new one has not answered yet");
+    world.do_all(conn, &["ROUTE_REMOVE||r1", "CONFIG_APPLY|"]);
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80"], "it is the first of the claim now");
+}
+
+#[test]
+fn whoever_has_failed_already_does_not_serve_because_the_others_go() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.passes(WEB_A);
+    world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.8:80|0", "CONFIG_APPLY|"]);
+    world.fails(WEB_B);
+    world.do_all(conn, &["ROUTE_REMOVE||r1", "CONFIG_APPLY|"]);
+    assert_eq!(world.serving("a.de"), [""; 0]);
+    world.passes(WEB_B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
+}

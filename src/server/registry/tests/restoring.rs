@@ -18,14 +18,27 @@ pub(super) struct Paper {
 impl Paper {
     pub(super) fn keep(&mut self, change: &Change) {
         match change {
-            Change::Applied { session, applied, delta } => {
-                let saved = SavedSession { session: (**session).clone(), routes: BTreeMap::new() };
+            Change::Applied { session, applied, delta, maintenance } => {
+                let (session, routes) = ((**session).clone(), BTreeMap::new());
+                let saved =
+                    SavedSession { session: session.clone(), maintenance: Default::default(), routes };
                 let kept = self.sessions.entry(session.no).or_insert(saved);
-                kept.session = (**session).clone();
+                kept.session = session;
+                if let Some(maintenance) = maintenance {
+                    kept.maintenance = (**maintenance).clone();
+                }
                 for (id, route) in &delta.routes {
                     match route {
                         Some(route) => drop(kept.routes.insert(*id, RouteRecord::new(route, *applied))),
                         None => drop(kept.routes.remove(id)),
+                    }
+                }
+            }
+            Change::Maintained(all) => {
+                for (no, maintenance) in all {
+                    // One that has ended meanwhile has none.
+                    if let Some(kept) = self.sessions.get_mut(&no.0) {
+                        kept.maintenance = maintenance.clone();
                     }
                 }
             }
@@ -37,6 +50,16 @@ impl Paper {
 impl World {
     /// SIGKILL, and a start `after` that, on the boot of this name.
     fn restarted(self, after: Duration, boot: &str) -> World {
+        self.restarted_with(after, boot, |_| {})
+    }
+
+    /// The same with another configuration.
+    pub(super) fn restarted_with(
+        self,
+        after: Duration,
+        boot: &str,
+        change: impl FnOnce(&mut RegistryConfig),
+    ) -> World {
         let saved = Saved {
             boot_id: "this boot".to_owned(),
             alive_at: Some(self.now.wall),
@@ -47,7 +70,10 @@ impl World {
         let json = serde_json::to_string(&saved).unwrap();
         let read: Saved = serde_json::from_str(&json).unwrap();
         assert_eq!(read, saved, "{json}");
-        let mut world = World::with(|config| config.boot_id = boot.to_owned());
+        let mut world = World::with(|config| {
+            config.boot_id = boot.to_owned();
+            change(config);
+        });
         world.now = Now { mono: self.now.mono + after, wall: self.now.wall + after };
         // Connections of the former server are not mistaken for those of this one.
         world.connections = self.connections;
@@ -344,4 +370,30 @@ fn random_walks_lose_nothing_by_a_restart() {
             }
         }
     }
+}
+
+#[test]
+fn after_a_restart_an_address_belongs_to_whoever_applied_a_backend_there_last() {
+    let mut world = World::new();
+    let (lost, _) = world.live("shop", "shop-1", A, "shop.de", WEB);
+    world.hang_up(lost);
+    world.fails(WEB);
+    // Its address was given to an application whose sidecar is elsewhere.
+    world.live("web", "web-1", B, "a.de", WEB);
+    let world = world.restart();
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    assert_eq!(world.serving("shop.de"), [""; 0], "who answers there is somebody else");
+}
+
+#[test]
+fn an_instance_that_registers_from_where_its_backend_moved_is_no_stranger_there() {
+    let mut world = World::new();
+    // It announced its next address over a connection from the former one, and was then started again there.
+    let (lost, _) = world.live("web", "web-1", A, "a.de", "http://10.2.2.8:80");
+    world.passes("http://10.2.2.8:80");
+    world.hang_up(lost);
+    world.register("web", "web-1", B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
+    world.register("shop", "shop-1", B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80"], "two sessions are connected from there at once");
 }

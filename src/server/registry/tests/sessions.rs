@@ -334,3 +334,32 @@ fn whoever_registers_without_the_token_is_refused_and_nothing_is_kept() {
     assert!(world.ask(conn, r#"REGISTER|web|web-1|0|{"token":"hush"}"#).starts_with("ACK|"));
     assert!(!world.ask(conn, "SESSION_INFO|").contains("hush"));
 }
+
+#[test]
+fn a_reconnect_that_comes_too_late_takes_the_session_away_for_a_moment_only() {
+    let mut world = World::new();
+    let (given_up, id) = world.live("web", "web-1", "10.2.2.7", "a.de", "http://10.2.2.7:80");
+    let (late, current) = (world.connect("10.2.2.7"), world.connect("10.2.2.7"));
+    world.hang_up(given_up);
+    assert_eq!(world.ask(current, &format!("RECONNECT|{id}")), "OK");
+    // What the client sent on a connection before, and gave up.
+    assert_eq!(world.ask(late, &format!("RECONNECT|{id}")), "OK");
+    world.hang_up(late);
+    world.fails("http://10.2.2.7:80");
+    assert_eq!(world.serving("a.de"), [""; 0], "in grace, one failure is enough");
+    assert_eq!(world.ask(current, &format!("PING|{id}")), "PONG");
+    world.passes("http://10.2.2.7:80");
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "its session is back");
+}
+
+#[test]
+fn a_command_from_elsewhere_still_binds_nothing() {
+    let mut world = World::new();
+    let (conn, id) = world.live("web", "web-1", "10.2.2.7", "a.de", "http://10.2.2.7:80");
+    let elsewhere = world.connect("10.2.2.7");
+    world.hang_up(conn);
+    world.fails("http://10.2.2.7:80");
+    assert_eq!(world.ask(elsewhere, &format!("PING|{id}")), "PONG");
+    world.passes("http://10.2.2.7:80");
+    assert_eq!(world.serving("a.de"), [""; 0]);
+}

@@ -1,0 +1,168 @@
+//! A small HTTP/1.1 responder of our own, for the maintenance page and the metrics: a server library would be a
+//! fifth of the lean binary, and all there is to say fits into one answer a connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+/// How many connections are answered at once; the others wait in the backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// How long the head of a request may be.
+const MAX_HEAD: usize = 16 * 1024;
+/// How long a connection may take, from its beginning to its end.
+pub(super) const MAX_TIME: Duration = Duration::from_secs(10);
+/// How much of a body that nobody wants is read, so that the answer is not lost in a reset.
+const MAX_BODY: usize = 256 * 1024;
+/// Until a port that is taken is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Makes the answers.
+pub(super) type Answers = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
+
+/// What was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) head_only: bool,
+    /// Without the query.
+    pub(super) path: String,
+    /// It came through the proxy, from a person.
+    pub(super) forwarded: bool,
+}
+
+/// The whole answer.
+pub(super) struct Answer {
+    pub(super) status: &'static str,
+    pub(super) kind: &'static str,
+    /// Further lines of the head.
+    pub(super) more: String,
+    pub(super) body: Vec<u8>,
+    pub(super) head_only: bool,
+}
+
+/// Serves for as long as it lives, at the first of the `addresses` that can be had. Where none can, they are tried
+/// again, and that is said once; `what` names it in the log.
+pub(super) async fn serve(what: &'static str, addresses: &[SocketAddr], answers: Answers) {
+    let listener = listen(what, addresses).await;
+    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let answers = Arc::clone(&answers);
+                tokio::spawn(async move {
+                    if let Ok(Err(error)) = timeout(MAX_TIME, talk(stream, &answers)).await {
+                        debug!("{what}: {error}");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!("{what}: cannot accept: {error}");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn listen(what: &str, addresses: &[SocketAddr]) -> TcpListener {
+    let mut told = false;
+    loop {
+        match TcpListener::bind(addresses).await {
+            Ok(listener) => return listener,
+            Err(error) if !told => {
+                let at = addresses.last().map(ToString::to_string).unwrap_or_default();
+                warn!("{what}: cannot listen on {at}: {error}");
+            }
+            Err(_) => {}
+        }
+        told = true;
+        sleep(PAUSE).await;
+    }
+}
+
+async fn talk(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
+    let Some((head, mut body)) = head(&mut stream).await? else { return Ok(()) };
+    let answer = match Asked::parse(&head) {
+        Some(asked) => answers(&asked),
+        None => Answer::text("400 Bad Request", "bad request\n"),
+    };
+    stream.write_all(&answer.encode()).await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 4096];
+    while body < MAX_BODY {
+        match stream.read(&mut rest).await? {
+            0 => break,
+            length => body += length,
+        }
+    }
+    Ok(())
+}
+
+/// The request up to its empty line, and how much of the body came along; `None`: there was no request, or one
+/// that is too long.
+async fn head(stream: &mut TcpStream) -> io::Result<Option<(String, usize)>> {
+    let mut seen = Vec::new();
+    loop {
+        if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
+            let body = seen.len() - end - 4;
+            seen.truncate(end);
+            return Ok(Some((String::from_utf8_lossy(&seen).into_owned(), body)));
+        }
+        if seen.len() > MAX_HEAD || stream.read_buf(&mut seen).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+impl Asked {
+    /// From the lines of a request's head.
+    fn parse(head: &str) -> Option<Asked> {
+        let mut lines = head.split("\r\n");
+        let mut words = lines.next()?.split(' ');
+        let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+        if !version.starts_with("HTTP/1.") || method.is_empty() {
+            return None;
+        }
+        let path = target.split(['?', '#']).next().unwrap_or_default();
+        let forwarded = lines.any(|line| {
+            line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
+        });
+        Some(Asked { head_only: method == "HEAD", path: path.to_owned(), forwarded })
+    }
+}
+
+impl Answer {
+    /// A line for a person.
+    pub(super) fn text(status: &'static str, body: &str) -> Answer {
+        Answer {
+            status,
+            kind: "text/plain",
+            more: String::new(),
+            body: body.as_bytes().to_vec(),
+            head_only: false,
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let head = format!(
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}Cache-Control: no-store\r\n\
+             X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
+            self.status,
+            self.kind,
+            self.body.len(),
+            self.more
+        );
+        let mut bytes = head.into_bytes();
+        if !self.head_only {
+            bytes.extend(&self.body);
+        }
+        bytes
+    }
+}

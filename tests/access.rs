@@ -1,0 +1,187 @@
+//! Who may do what (SEMANTICS section 9), asked of the real server: what is refused leaves no state, and no secret is
+//! shown anywhere, at whatever log level.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
+
+#[path = "support/line.rs"]
+mod line;
+#[path = "support/programs.rs"]
+mod programs;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use line::Line;
+use programs::{Server, free_address, get, status, wait_until};
+
+const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
+const TOKEN: &str = "registry-secret-0815";
+const SERVICE_TOKEN: &str = "service-secret-4711";
+
+fn page(admin: SocketAddr, path: &str) -> String {
+    get(admin, "admin", path).unwrap().body
+}
+
+/// How many sessions the server has, by its own account.
+fn sessions(admin: SocketAddr) -> u64 {
+    let status: serde_json::Value = serde_json::from_str(&page(admin, "/status")).unwrap();
+    status["sessions"].as_u64().unwrap()
+}
+
+#[test]
+fn a_peer_that_registry_allow_does_not_name_is_not_even_read() {
+    let admin = free_address();
+    let server =
+        Server::start(SERVER, &[("REGISTRY_ALLOW", "10.0.0.0/8"), ("ADMIN_LISTEN", &admin.to_string())]);
+    let mut line = Line::open(server.registry).unwrap();
+    assert_eq!(line.ask("REGISTER|web|web-1|0|{}"), None);
+    server.program.wait_for_log("not in REGISTRY_ALLOW");
+    assert_eq!(sessions(admin), 0);
+}
+
+#[test]
+fn without_the_registrys_token_there_is_no_state() {
+    let admin = free_address();
+    let server = Server::start(SERVER, &[("REGISTRY_TOKEN", TOKEN), ("ADMIN_LISTEN", &admin.to_string())]);
+    let mut line = Line::open(server.registry).unwrap();
+    for wrong in ["null", "{}", r#"{"token":"registry-secret-0816"}"#, r#"{"token":""}"#, r#"{"token":815}"#]
+    {
+        let reply = line.ask(&format!("REGISTER|web|web-1|0|{wrong}"));
+        assert_eq!(reply.as_deref(), Some("ERROR|wrong registry token"), "{wrong}");
+        assert_eq!(line.ask("ROUTE_LIST|").as_deref(), Some("ERROR|no session"));
+    }
+    assert_eq!(sessions(admin), 0);
+    let right = line.ask(&format!(r#"REGISTER|web|web-1|0|{{"token":"{TOKEN}"}}"#)).unwrap();
+    assert!(right.starts_with("ACK|"), "{right}");
+    assert_eq!(sessions(admin), 1);
+}
+
+#[test]
+fn a_service_with_a_token_is_joined_with_it_and_not_without() {
+    let admin = free_address();
+    let server = Server::start(SERVER, &[("ADMIN_LISTEN", &admin.to_string())]);
+    let (mut first, mut second) =
+        (Line::open(server.registry).unwrap(), Line::open(server.registry).unwrap());
+    let with = |token: &str| format!(r#"REGISTER|web|web-1|0|{{"service_token":"{token}"}}"#);
+    assert!(first.ask(&with(SERVICE_TOKEN)).unwrap().starts_with("ACK|"));
+    for wrong in ["REGISTER|web|web-2|0|{}".to_owned(), with("service-secret-4712")] {
+        assert_eq!(second.ask(&wrong).as_deref(), Some("ERROR|wrong service token"), "{wrong}");
+        assert_eq!(second.ask("ROUTE_LIST|").as_deref(), Some("ERROR|no session"));
+    }
+    assert_eq!(sessions(admin), 1);
+    assert!(second.ask(&with(SERVICE_TOKEN)).unwrap().starts_with("ACK|"));
+}
+
+#[test]
+fn a_policy_decides_who_claims_what_and_is_followed_as_it_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.json");
+    std::fs::write(&file, r#"{"services": {"shop": ["shop.example.com"]}}"#).unwrap();
+    let server = Server::start(SERVER, &[("REGISTRY_POLICY", file.to_str().unwrap())]);
+    let mut line = Line::open(server.registry).unwrap();
+    assert!(line.ask("REGISTER|shop|shop-1|0|{}").unwrap().starts_with("ACK|"));
+    let mut add = |domain: &str| line.ask(&format!("ROUTE_ADD||{domain}|/|http://127.0.0.1:9|0")).unwrap();
+    assert_eq!(add("shop.example.com"), "ROUTE_OK|r1");
+    let refused = "ERROR|not allowed: domain bank.example.com for service shop";
+    assert_eq!(add("bank.example.com"), refused);
+
+    // What is wrong is said, and changes nothing.
+    std::fs::write(&file, r#"{"services": {"shop": ["bank.example.com"]"#).unwrap();
+    server.program.wait_for_log("the policy before stays in force");
+    assert_eq!(add("bank.example.com"), refused);
+    std::fs::write(&file, r#"{"services": {"shop": ["*.example.com"]}}"#).unwrap();
+    server.program.wait_for_log("has changed and is in force");
+    wait_until("the new policy is in force", || add("bank.example.com").starts_with("ROUTE_OK|"));
+    // As an editor does it that writes another file and renames it.
+    let other = folder.path().join("policy.new");
+    std::fs::write(&other, r#"{"services": {"shop": ["shop.example.com"]}}"#).unwrap();
+    std::fs::rename(&other, &file).unwrap();
+    wait_until("the one before is in force again", || add("bank.example.com") == refused);
+}
+
+/// Everything that the server says anywhere, in the most talkative setting, searched for what it must not say.
+#[test]
+fn no_secret_is_in_a_log_line_a_reply_an_export_the_status_or_a_metric() {
+    let folder = tempfile::tempdir().unwrap();
+    let (admin, state) = (free_address(), folder.path().join("registry.redb"));
+    let admin_text = admin.to_string();
+    let env = [
+        ("REGISTRY_TOKEN", TOKEN),
+        ("LOG_LEVEL", "trace"),
+        ("ACCESS_LOG", "json"),
+        ("ADMIN_LISTEN", &admin_text),
+        ("STATE_FILE", state.to_str().unwrap()),
+    ];
+    let mut server = Server::start(SERVER, &env);
+    let mut line = Line::open(server.registry).unwrap();
+    let metadata = format!(r#"{{"token":"{TOKEN}","service_token":"{SERVICE_TOKEN}","version":"1"}}"#);
+    let mut replies = Vec::new();
+    let ack = line.ask(&format!("REGISTER|web|web-1|0|{metadata}")).unwrap();
+    let id = ack.strip_prefix("ACK|").expect(&ack).to_owned();
+    let mut ask = |text: &str| replies.push(line.ask(text).expect(text));
+    for text in [
+        "ROUTE_ADD||a.example.com|/|http://127.0.0.1:9|0",
+        "CONFIG_APPLY|",
+        &format!("PING|{id}"),
+        "ROUTE_LIST|",
+        "CONFIG_DIFF|",
+        "MAINT_STATUS|",
+        "STATS_GET|",
+        // Malformed in every way that could make somebody quote it.
+        &format!("REGISTER|web|web-1|x|{metadata}"),
+        &format!("REGISTER|web|web-1|0|{metadata}}}"),
+        &format!("REGISTER|web|{metadata}"),
+        &format!("register|web|web-1|0|{metadata}"),
+        &format!("PING|{id}x"),
+        &format!("RECONNECT|{id}x"),
+    ] {
+        ask(text);
+    }
+    let mut stranger = Line::open(server.registry).unwrap();
+    replies.push(stranger.ask(&format!("REGISTER|web|web-2|0|{{\"token\":\"{TOKEN}\"}}")).unwrap());
+    replies.push(stranger.ask(&format!("REGISTER|web|web-2|0|{{\"token\":\"{SERVICE_TOKEN}\"}}")).unwrap());
+    let info = line.ask("SESSION_INFO|").unwrap();
+    assert!(info.contains(r#""metadata":{"version":"1"}"#), "{info}");
+    // Its own id is for its owner, and in this reply alone.
+    replies.push(info.replace(&id, "[its own id]"));
+    status(server.http, "a.example.com", "/");
+    let pages = ["/status", "/metrics"].map(|path| page(admin, path));
+
+    server.program.signal("TERM");
+    assert_eq!(server.program.wait().code(), Some(0));
+    let export = Command::new(SERVER).arg("export").env_clear().env("STATE_FILE", &state).output().unwrap();
+    assert!(export.status.success());
+    let export = String::from_utf8(export.stdout).unwrap();
+    assert!(export.contains(r#""service_token_hash""#), "{export}");
+    let file = String::from_utf8_lossy(&std::fs::read(&state).unwrap()).into_owned();
+    let log = server.program.log().join("\n");
+    assert!(
+        log.contains("DEBUG") && log.contains("REGISTER|web|web-1"),
+        "the log is as talkative as it gets"
+    );
+
+    let random = id.rsplit('-').next().unwrap();
+    let said = [replies.join("\n"), log, pages.join("\n"), export, file];
+    for (place, said) in ["replies", "log", "pages", "export", "state file"].iter().zip(&said) {
+        for secret in [TOKEN, SERVICE_TOKEN, random] {
+            assert!(!said.contains(secret), "{secret} is in the {place}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_is_an_error_of_the_configuration() {
+    let check = |path: &Path| {
+        let output =
+            Command::new(SERVER).arg("check").env_clear().env("REGISTRY_POLICY", path).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("none.json");
+    let (code, said) = check(&missing);
+    assert!(code == Some(64) && said.contains("REGISTRY_POLICY") && said.contains("no such file"), "{said}");
+    std::fs::write(&missing, r#"{"services": {"shop": ["not a domain"]}}"#).unwrap();
+    let (code, said) = check(&missing);
+    assert!(code == Some(64) && said.contains("not a domain"), "{said}");
+}
