@@ -6,23 +6,33 @@
 //! | `restart` | the registry is killed and started again: how long from listening to the first 200 |
 //! | `size` | the lean sidecar: file size, resident memory when live |
 //! | `day` | the same through a day's 2,880 keepalives and then 1,000 lost connections: does it grow? |
-//! | `proxy` | requests a second against nginx, runs alternated (needs nginx and wrk) |
+//! | `proxy` | requests a second, CPU time and latencies beside nginx and HAProxy (needs them and wrk) |
+//! | `ping` | PINGs a second over 64 connections, and their CPU time |
+//! | `memory` | what a connected session takes, and what a route takes beside it |
 //!
 //! Nothing here fails for being slow; it prints medians with the spread, for docs/PERFORMANCE.md.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people")]
 #![allow(missing_docs, reason = "a program, not a library")]
 
+#[path = "processes/day.rs"]
+mod day;
+#[path = "processes/load.rs"]
+mod load;
 #[path = "../tests/support/programs.rs"]
 mod programs;
+#[path = "processes/proxy.rs"]
+mod proxy;
+#[path = "processes/registry.rs"]
+mod registry;
+#[path = "processes/usage.rs"]
+mod usage;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use programs::{Program, Server, free_address, status, wait_until};
@@ -34,22 +44,30 @@ const HOST: &str = "shop.example.com";
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-    let lean = lean_sidecar();
-    println!("sidecar: {} (lean), server: release", lean.display());
-    if is_wanted("start") {
-        start(&lean);
-    }
-    if is_wanted("restart") {
-        restart(&lean);
-    }
-    if is_wanted("size") {
-        size(&lean);
-    }
-    if is_wanted("day") {
-        day(&lean);
+    if ["start", "restart", "size", "day"].into_iter().any(is_wanted) {
+        let lean = lean_sidecar();
+        println!("sidecar: {} (lean), server: release", lean.display());
+        if is_wanted("start") {
+            start(&lean);
+        }
+        if is_wanted("restart") {
+            restart(&lean);
+        }
+        if is_wanted("size") {
+            size(&lean);
+        }
+        if is_wanted("day") {
+            day::run(&lean);
+        }
     }
     if is_wanted("proxy") {
-        proxy();
+        proxy::compare();
+    }
+    if is_wanted("ping") {
+        registry::ping();
+    }
+    if is_wanted("memory") {
+        registry::memory();
     }
 }
 
@@ -66,21 +84,6 @@ fn lean_sidecar() -> PathBuf {
         .unwrap();
     assert!(built.success());
     target.join(host).join("lean/registry-sidecar")
-}
-
-fn backend_text(listen: SocketAddr) -> String {
-    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/backend.conf"))
-        .unwrap()
-        .replace("LISTEN", &listen.to_string())
-}
-
-/// nginx with `config` in a directory of its own.
-fn nginx(name: &'static str, dir: &Path, config: &str) -> Program {
-    fs::create_dir_all(dir.join("www")).unwrap();
-    fs::write(dir.join("www/64k"), vec![b'x'; 64 * 1024]).unwrap();
-    fs::write(dir.join("nginx.conf"), config).unwrap();
-    let prefix = dir.to_str().unwrap();
-    Program::start(name, "/usr/sbin/nginx", &["-p", prefix, "-c", "nginx.conf", "-g", "daemon off;"], &[])
 }
 
 fn start(lean: &Path) {
@@ -152,145 +155,8 @@ fn size(lean: &Path) {
     sidecar.wait_for_log("live");
     println!("size: file {} bytes", fs::metadata(lean).unwrap().len());
     for key in ["VmRSS:", "VmHWM:", "RssAnon:", "RssFile:"] {
-        println!("size: {key} {} kB", memory(&sidecar, key));
+        println!("size: {key} {} kB", usage::memory_kb(sidecar.id(), key));
     }
-}
-
-/// A line of the process's status, in kB.
-fn memory(program: &Program, key: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
-    let line = text.lines().find(|line| line.starts_with(key)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// A registry that says yes to everything; with `cuts` it resets each connection as soon as routes are applied.
-#[derive(Default)]
-struct YesRegistry {
-    pings: AtomicU64,
-    connections: AtomicU64,
-    cuts: AtomicBool,
-}
-
-impl YesRegistry {
-    fn start() -> (SocketAddr, Arc<YesRegistry>) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, registry) = (listener.local_addr().unwrap(), Arc::new(YesRegistry::default()));
-        let shared = Arc::clone(&registry);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                shared.connections.fetch_add(1, Ordering::Relaxed);
-                let registry = Arc::clone(&shared);
-                std::thread::spawn(move || registry.talk(&stream));
-            }
-        });
-        (address, registry)
-    }
-
-    fn talk(&self, mut stream: &TcpStream) {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            let command = line.split('|').next().unwrap_or_default();
-            let reply = match command {
-                "REGISTER" => "ACK|S1",
-                "RECONNECT" => "REREGISTER",
-                "SESSION_INFO" => r#"SESSION_OK|{"server":"registry-server/0","revision":0}"#,
-                "ROUTE_ADD" => "ROUTE_OK|r1",
-                "HEALTH_SET" => "HEALTH_OK",
-                "OPTIONS_SET" => "OPTIONS_OK",
-                "PING" => "PONG",
-                "BACKEND_TEST" => {
-                    r#"BACKEND_OK|{"reachable":true,"response_time_ms":1,"status_code":200,"tls_valid":false}"#
-                }
-                "CLIENT_SHUTDOWN" => "SHUTDOWN_OK",
-                _ => "OK",
-            };
-            self.pings.fetch_add(u64::from(command == "PING"), Ordering::Relaxed);
-            let is_cut = self.cuts.load(Ordering::Relaxed) && matches!(command, "CONFIG_APPLY" | "PING");
-            if is_cut || writeln!(stream, "{reply}").is_err() {
-                let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-                return;
-            }
-        }
-    }
-}
-
-fn day(lean: &Path) {
-    let backend = free_address();
-    serve(backend);
-    let (address, registry) = YesRegistry::start();
-    let server = Server::start(SERVER, &[]);
-    let (host, port) = (address.ip().to_string(), address.port().to_string());
-    let short = [
-        ("REGISTRY_HOST", host.as_str()),
-        ("REGISTRY_PORT", port.as_str()),
-        ("SIDECAR_KEEPALIVE_INTERVAL", "2ms"),
-        ("SIDECAR_RECONNECT_MIN", "1ms"),
-        ("SIDECAR_RECONNECT_MAX", "4ms"),
-    ];
-    let sidecar =
-        Program::start("sidecar", lean.to_str().unwrap(), &[], &server.sidecar_env(backend.port(), &short));
-    let tell = |when: &str| {
-        let (all, own) = (memory(&sidecar, "VmRSS:"), memory(&sidecar, "RssAnon:"));
-        println!("day: {when}: resident {all} kB, of it anonymous {own} kB");
-    };
-    let pings = || registry.pings.load(Ordering::Relaxed);
-    let connections = || registry.connections.load(Ordering::Relaxed);
-    wait_until("it is live", || pings() >= 10);
-    tell("at rest");
-    wait_until("a day has passed", || pings() >= 2_890);
-    tell("after 2,880 keepalives");
-    registry.cuts.store(true, Ordering::Relaxed);
-    for count in [100, 500, 1_000] {
-        wait_until("connections were lost", || connections() > count);
-        tell(&format!("and {count} lost connections"));
-    }
-}
-
-fn proxy() {
-    let temporary = tempfile::tempdir().unwrap();
-    let (backend, peer) = (free_address(), free_address());
-    let _backend = nginx("backend", &temporary.path().join("backend"), &backend_text(backend));
-    let config =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/nginx.conf")).unwrap();
-    let config = config.replace("LISTEN", &peer.to_string()).replace("BACKEND", &backend.to_string());
-    let _peer = nginx("nginx", &temporary.path().join("nginx"), &config);
-    let server = Server::start(SERVER, &[("LOG_LEVEL", "error")]);
-    let env = server.sidecar_env(backend.port(), &[("HEALTH_PATH", "/small")]);
-    let sidecar = Program::start("sidecar", SIDECAR, &[], &env);
-    sidecar.wait_for_log("live");
-    for path in ["/small", "/64k"] {
-        wait_until("all answer", || {
-            status(server.http, HOST, path) == 200 && status(peer, "bench.example.com", path) == 200
-        });
-        let mut ratios: Vec<(f64, f64, f64)> = Vec::new();
-        for round in 0..7 {
-            // Who goes first alternates, so that a machine that grows slower is fair to both.
-            let (ours, theirs) = if round % 2 == 0 {
-                let ours = wrk(server.http, path);
-                (ours, wrk(peer, path))
-            } else {
-                let theirs = wrk(peer, path);
-                (wrk(server.http, path), theirs)
-            };
-            ratios.push((ours / theirs, ours, theirs));
-        }
-        ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (ratio, ours, theirs) = ratios[ratios.len() / 2];
-        let (low, high) = (ratios[0].0, ratios[ratios.len() - 1].0);
-        println!(
-            "proxy {path}: {ratio:.2} times nginx ({low:.2} to {high:.2}); median pair {ours:.0} and {theirs:.0} requests/s"
-        );
-    }
-}
-
-/// Requests a second over 64 kept-alive connections for 3 s.
-fn wrk(address: SocketAddr, path: &str) -> f64 {
-    let url = format!("http://{address}{path}");
-    let host = format!("Host: {HOST}");
-    let run = Command::new("wrk").args(["-t1", "-c64", "-d3s", "-H", &host, &url]).output().unwrap();
-    let text = String::from_utf8_lossy(&run.stdout).into_owned();
-    assert!(!text.contains("Non-2xx"), "{text}");
-    let line = text.lines().find(|line| line.starts_with("Requests/sec:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {

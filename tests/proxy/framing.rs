@@ -65,11 +65,69 @@ async fn a_request_that_could_be_read_in_two_ways_does_not_reach_a_backend_that_
         "GET / HTTP/1.1\r\nHost: example.com\r\nX: a\rb\r\n\r\n",
         "GE T / HTTP/1.1\r\nHost: example.com\r\n\r\n",
     ] {
-        assert_eq!(stage.raw(request).await.status(), 400, "{request:?}");
+        let response = stage.raw(request).await;
+        assert_eq!(response.status(), 400, "{request:?}");
+        assert!(response.body.contains("registry-server, the proxy"), "{request:?}: {}", response.body);
     }
     let coded = "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
     assert_eq!(stage.raw(coded).await.status(), 501);
     assert_eq!(backend.accepts(), 0);
+}
+
+#[tokio::test]
+async fn lines_that_end_in_a_bare_line_feed_are_passed_on_with_proper_ends() {
+    let (stage, backend) = stage().await;
+    let response = stage.raw("GET /x HTTP/1.1\nHost: example.com\nX-Kept: 1\n\n").await;
+    assert_eq!(response.body, "web");
+    let head = backend.last_head();
+    assert!(head.starts_with("GET /x HTTP/1.1\r\n") && field(&head, "x-kept") == Some("1"), "{head:?}");
+    assert!(!head.replace("\r\n", "").contains('\n'), "{head:?}");
+}
+
+#[tokio::test]
+async fn a_chunk_whose_size_could_be_read_in_two_ways_is_not_passed_on() {
+    for chunks in [
+        "zz\r\nhi\r\n0\r\n\r\n",
+        "-2\r\nhi\r\n0\r\n\r\n",
+        "+2\r\nhi\r\n0\r\n\r\n",
+        "0x2\r\nhi\r\n0\r\n\r\n",
+        "2\nhi\r\n0\r\n\r\n",
+        "2\rhi\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\nhi",
+        "2\r\nhiGET /smuggled HTTP/1.1\r\n",
+    ] {
+        let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let backend = Backend::new(move |mut peer: Peer| {
+            let heard = heard.clone();
+            async move {
+                peer.head().await;
+                let _ = heard.send(String::from_utf8_lossy(&peer.all().await).into_owned());
+            }
+        })
+        .await;
+        let stage = Stage::before(&backend);
+        let head = "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(stage.raw(&format!("{head}{chunks}")).await.status(), 400, "{chunks:?}");
+        if backend.accepts() > 0 {
+            let body = soon(hears.recv()).await.unwrap();
+            assert!(!body.ends_with("0\r\n\r\n") && !body.contains("smuggled"), "{chunks:?} became {body:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_answers_before_it_has_read_the_request_is_heard() {
+    let backend = Backend::new(|mut peer: Peer| async move {
+        peer.head().await;
+        peer.send("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig").await;
+        peer.gone().await;
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 1000000\r\n\r\nthe beginning").await;
+    let response = client.response().await;
+    assert_eq!((response.status(), response.body.as_str()), (413, "big"));
 }
 
 #[tokio::test]
@@ -101,6 +159,7 @@ async fn too_large_a_head_is_refused() {
     let many = "X: y\r\n".repeat(200);
     let response = stage.raw(&format!("GET / HTTP/1.1\r\nHost: example.com\r\n{many}\r\n")).await;
     assert_eq!(response.status(), 431);
+    assert!(response.body.contains("The request's head is too large."), "{}", response.body);
     let long = "x".repeat(1 << 20);
     let mut client = stage.client().await;
     // Either the refusal or the reset comes first, and neither is our business here.

@@ -1,7 +1,32 @@
 //! RATELIMIT_SET: each client address has its requests, and whoever asks for more is told when to come again.
 
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use super::support::Backend;
 use super::*;
+
+/// What was logged, by all threads of the program.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines_with(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// The statuses of requests that claim to be forwarded for `client`.
 async fn statuses(world: &World, client: &str, count: usize) -> Vec<u16> {
@@ -61,4 +86,38 @@ async fn behind_a_trusted_proxy_its_clients_are_told_apart() {
         assert_eq!(statuses(&world, client, 2).await, [200, 429], "{client}");
     }
     assert_eq!(statuses(&world, "7.7.7.7, 9.9.9.9", 1).await, [429], "what a client adds does not count");
+}
+
+#[tokio::test]
+async fn that_many_clients_seem_to_share_an_address_is_said_once_and_with_the_cure() {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+    let warnings = || log.lines_with("many clients seem to share");
+    let backend = Backend::saying("hi").await;
+    let mut world = World::with(&[("PROXY_THREADS", "1")]).await;
+    world.route("example.com", &backend).await;
+    world.all_ok(&["RATELIMIT_SET||ALL|1|1h", "CONFIG_APPLY|"]).await;
+    assert_eq!(statuses(&world, "1.2.3.4", 3).await, [200, 429, 429]);
+    assert_eq!(warnings(), 0, "that may be one client");
+
+    let mut crowd = Vec::new();
+    for _ in 0..8 {
+        let mut client = world.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+        assert_eq!(client.response().await.status(), 429);
+        crowd.push(client);
+    }
+    // Connections are counted once a second at most.
+    soon(async {
+        while warnings() == 0 {
+            assert_eq!(statuses(&world, "1.2.3.4", 1).await, [429]);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(log.lines_with("mode: host"), 1, "what to do about it stands in the same line");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(statuses(&world, "1.2.3.4", 3).await, [429; 3]);
+    assert_eq!(warnings(), 1);
 }

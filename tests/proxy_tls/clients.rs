@@ -17,11 +17,12 @@ use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::authority::Authority;
-use crate::support::{Backend, Stage, field, member, soon, until};
+use crate::support::{Backend, Peer, Stage, field, member, ok, soon, until};
 
 /// Files are looked at so often here.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -314,4 +315,39 @@ async fn an_idle_http2_connection_ends_in_order() {
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
     // GOAWAY without an error, not a connection that breaks.
     soon(over).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_http2_client_that_takes_nothing_of_what_it_asked_for_is_let_go() {
+    let left = Arc::new(Notify::new());
+    let tell = Arc::clone(&left);
+    let backend = Backend::new(move |mut peer: Peer| {
+        let tell = Arc::clone(&tell);
+        async move {
+            peer.head().await;
+            // More than fits anywhere between here and the client.
+            assert!(peer.try_send(ok(&"x".repeat(20_000_000))).await.is_err());
+            tell.notify_one();
+        }
+    })
+    .await;
+    let secure = Secure::with(&[("one", &["one.example"])], |config| {
+        config.write_timeout = Duration::from_millis(100);
+    })
+    .await;
+    secure.stage.route("one.example", "/", vec![member(2, &backend.url())]);
+    let stream = secure.connect("one.example", &["h2"]).await.unwrap();
+    let mut client = http2::Builder::new(TokioExecutor::new());
+    client.initial_stream_window_size(1000).adaptive_window(false);
+    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.unwrap();
+    // It goes on reading what comes and answering pings: it is the window that it leaves closed.
+    let connection = tokio::spawn(connection);
+    let request = Request::get("https://one.example/").body(Full::<Bytes>::default()).unwrap();
+    let mut response = soon(sender.send_request(request)).await.unwrap();
+    let ended = soon(connection).await.unwrap();
+    assert!(
+        ended.is_err() || soon(response.body_mut().collect()).await.is_err(),
+        "the response is not whole"
+    );
+    soon(left.notified()).await;
 }

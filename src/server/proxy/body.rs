@@ -119,6 +119,8 @@ pub(super) struct Download {
     idle_limit: Duration,
     /// Something came since the backend was last waited for.
     moved: bool,
+    /// The client has not asked for more since it was given a part.
+    untaken: bool,
     /// It broke off; what came before is passed on first.
     broken: Option<hyper::Error>,
     record: Record,
@@ -146,7 +148,15 @@ impl std::error::Error for Broken {}
 
 impl Download {
     pub(super) fn new(incoming: Incoming, sender: Sender, idle_limit: Duration, record: Record) -> Self {
-        Download { incoming, sender: Some(sender), idle_limit, moved: true, broken: None, record }
+        Download {
+            incoming,
+            sender: Some(sender),
+            idle_limit,
+            moved: true,
+            untaken: false,
+            broken: None,
+            record,
+        }
     }
 
     fn complete(&mut self) {
@@ -180,6 +190,7 @@ impl Drop for Download {
         if self.incoming.is_end_stream() {
             self.complete();
         }
+        self.record.client().takes(&mut self.untaken);
     }
 }
 
@@ -189,6 +200,7 @@ impl Body for Download {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
+        this.record.client().takes(&mut this.untaken);
         if let Some(error) = this.broken.take() {
             return this.breaks_off(Broken::Upstream(error));
         }
@@ -198,6 +210,7 @@ impl Body for Download {
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.moved = true;
+                this.record.client().hands_over(&mut this.untaken);
                 this.record.sent(frame.data_ref().map_or(0, Bytes::len));
                 if this.incoming.is_end_stream() {
                     this.complete();

@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use super::alarm::Alarm;
 use super::exchange;
 use super::forwarded::Forwarding;
+use super::polite::{Polite, Talk};
 use super::tls::ClientTls;
 use super::upstream::OnThisThread;
 use super::worker::{Stopping, Worker};
@@ -34,6 +35,9 @@ const MAX_STREAMS: u32 = 128;
 const MAX_HEAD: u32 = 64 * 1024;
 /// Of each response so much is taken before an HTTP/2 client has taken what came before.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// An HTTP/2 client may take a part of a response as slowly as that: so many times as long as a socket may be
+/// blocked, because a part is larger than what a socket takes at a time.
+const STALLED: u32 = 4;
 /// An HTTP/2 client that is silent for this long is asked for a sign of life …
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// … and is gone if there is none for this long.
@@ -46,6 +50,7 @@ pub(super) struct ClientConnection {
     /// It speaks TLS to us.
     pub(super) is_tls: bool,
     socket: Arc<SocketState>,
+    talk: Arc<Talk>,
     /// Requests that are not over.
     requests: Cell<u32>,
     had_request: Cell<bool>,
@@ -55,6 +60,12 @@ pub(super) struct ClientConnection {
     waker: RefCell<Option<Waker>>,
     /// The timer of the last request.
     alarm: Cell<Alarm>,
+    /// It speaks HTTP/2, where a client may leave some responses unread and go on with others.
+    multiplexed: Cell<bool>,
+    /// Responses of which a part was handed over and no more was asked for.
+    untaken: Cell<u32>,
+    /// When a part was asked for last, by the worker's clock.
+    asked_at: Cell<u64>,
 }
 
 /// Whether the client owes us something for too long. It is told so first, which lets an HTTP/2 client know
@@ -72,12 +83,16 @@ impl ClientConnection {
             forwarding: Forwarding::new(peer, &worker.shared.config.trusted_proxies, is_tls),
             is_tls,
             socket: Arc::new(SocketState::new()),
+            talk: Arc::default(),
             requests: Cell::new(0),
             had_request: Cell::new(false),
             quiet_since: Cell::new(worker.millis()),
             expired: Cell::new(Expired::No),
             waker: RefCell::new(None),
             alarm: Cell::default(),
+            multiplexed: Cell::new(false),
+            untaken: Cell::new(0),
+            asked_at: Cell::new(worker.millis()),
             worker,
         }
     }
@@ -85,6 +100,7 @@ impl ClientConnection {
     pub(super) fn request_begins(&self) {
         self.requests.set(self.requests.get() + 1);
         self.had_request.set(true);
+        self.talk.request_begins();
     }
 
     /// The timer that the last request left. An HTTP/2 client's requests are many at once, and some get a new one.
@@ -92,10 +108,37 @@ impl ClientConnection {
         self.alarm.take()
     }
 
-    pub(super) fn request_ends(&self, now: Instant, alarm: Alarm) {
+    /// `is_tunnel`: its connection is none of HTTP any more.
+    pub(super) fn request_ends(&self, now: Instant, alarm: Alarm, is_tunnel: bool) {
+        if !is_tunnel {
+            self.talk.request_ends();
+        }
         self.requests.set(self.requests.get() - 1);
         self.quiet_since.set(self.worker.millis_at(now));
         self.alarm.set(alarm);
+    }
+
+    /// A part of a response was handed over; `untaken` remembers that it is the client's turn.
+    pub(super) fn hands_over(&self, untaken: &mut bool) {
+        if !std::mem::replace(untaken, true) {
+            self.untaken.set(self.untaken.get() + 1);
+        }
+    }
+
+    /// The client has taken that part, or its request is over.
+    pub(super) fn takes(&self, untaken: &mut bool) {
+        if std::mem::take(untaken) {
+            self.untaken.set(self.untaken.get() - 1);
+            self.asked_at.set(self.worker.last_tick());
+        }
+    }
+
+    /// Whether an HTTP/2 client has taken nothing of any response for so long that it has stopped. Its socket may be
+    /// as busy as ever: what it closes are windows.
+    fn has_stopped(&self, now: u64) -> bool {
+        let all = self.requests.get() > 0 && self.untaken.get() >= self.requests.get();
+        let limit = STALLED * self.worker.shared.config.write_timeout;
+        self.multiplexed.get() && all && now.saturating_sub(self.asked_at.get()) > limit.as_millis() as u64
     }
 
     /// Ends the connection if the client owes us something for too long: the head of a request, or the
@@ -104,6 +147,7 @@ impl ClientConnection {
         let config = &self.worker.shared.config;
         let overdue = match self.socket.blocked_for() {
             Some(blocked) => blocked > config.write_timeout.as_millis() as u64,
+            None if self.has_stopped(now) => true,
             None => {
                 let quiet = now.saturating_sub(self.quiet_since.get());
                 self.requests.get() == 0 && quiet > config.header_timeout.as_millis() as u64
@@ -152,7 +196,7 @@ impl ClientConnection {
 pub(super) async fn run(stream: TcpStream, client: Rc<ClientConnection>) {
     let io = ClientIo { stream, socket: Arc::clone(&client.socket) };
     match client.worker.shared.secure.as_ref().filter(|_| client.is_tls) {
-        None => serve_http1(TokioIo::new(io), &client).await,
+        None => serve_http1(io, &client).await,
         // In a box, so that plain connections do not carry what TLS needs.
         Some(secure) => Box::pin(serve_tls(io, &secure.tls, &client)).await,
     }
@@ -170,14 +214,15 @@ async fn serve_tls(io: ClientIo, tls: &ClientTls, client: &Rc<ClientConnection>)
     match accepted.await {
         None => {}
         Some((stream, true)) => serve_http2(TokioIo::new(stream), client).await,
-        Some((stream, false)) => serve_http1(TokioIo::new(stream), client).await,
+        Some((stream, false)) => serve_http1(stream, client).await,
     }
 }
 
-async fn serve_http1<T>(io: T, client: &Rc<ClientConnection>)
+async fn serve_http1<T>(stream: T, client: &Rc<ClientConnection>)
 where
-    T: Read + Write + Send + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let io = TokioIo::new(Polite::new(stream, Arc::clone(&client.talk)));
     let serving = Rc::clone(client);
     let service =
         service_fn(move |request| exchange::serve(Rc::clone(&serving), request).map(Ok::<_, Infallible>));
@@ -189,6 +234,7 @@ async fn serve_http2<T>(io: T, client: &Rc<ClientConnection>)
 where
     T: Read + Write + Unpin + 'static,
 {
+    client.multiplexed.set(true);
     let serving = Rc::clone(client);
     let service =
         service_fn(move |request| exchange::serve(Rc::clone(&serving), request).map(Ok::<_, Infallible>));

@@ -14,7 +14,7 @@
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
 //! | `tunnel`, `websocket` | after an upgrade |
-//! | `page` | what we say ourselves |
+//! | `page`, `polite` | what we say ourselves; what hyper says, made readable |
 //! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
 //!
 //! It reads a snapshot of the routing table for each request, and must not know the registry.
@@ -32,6 +32,7 @@ mod headers;
 mod hygiene;
 mod meter;
 mod page;
+mod polite;
 mod prober;
 mod record;
 mod redirect;

@@ -1,6 +1,5 @@
 //! What the proxy itself has to say to a client. Each page says that it is the proxy that says it.
 
-use std::fmt::Write;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -52,6 +51,12 @@ pub(super) enum Page {
     Late,
 }
 
+/// A page's body.
+pub(super) fn text(status: StatusCode, explanation: &str) -> String {
+    let reason = status.canonical_reason().unwrap_or_default();
+    format!("{} {reason}\n\n{explanation}\n\n-- registry-server, the proxy\n", status.as_u16())
+}
+
 impl Page {
     fn status(self) -> StatusCode {
         match self {
@@ -101,15 +106,7 @@ impl Page {
     /// The response. In an answer to HEAD hyper leaves out the body and keeps its length.
     pub(super) fn response(self, mut record: Record) -> Response<Reply> {
         let status = self.status();
-        let mut text = String::new();
-        let reason = status.canonical_reason().unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "{} {reason}\n\n{}\n\n-- registry-server, the proxy\n",
-            status.as_u16(),
-            self.explanation()
-        );
+        let text = text(status, self.explanation());
         // What is to be said about a member was said; that this page is complete says nothing.
         record.admitted(None);
         record.answered_by_us(status);

@@ -205,6 +205,10 @@ impl Record {
         self.ends_with_connection
     }
 
+    pub(super) fn client(&self) -> &ClientConnection {
+        &self.client
+    }
+
     pub(super) fn worker(&self) -> &Rc<Worker> {
         &self.client.worker
     }
@@ -310,7 +314,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = self.ended.unwrap_or_else(Instant::now);
         let took = now.saturating_duration_since(self.started);
-        self.client.request_ends(now, std::mem::take(&mut self.alarm));
+        let is_tunnel = self.end == End::Upgraded;
+        self.client.request_ends(now, std::mem::take(&mut self.alarm), is_tunnel);
         self.count();
         self.meter(took);
         self.log(took);

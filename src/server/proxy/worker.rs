@@ -258,6 +258,7 @@ async fn sweep(worker: Rc<Worker>) {
         ticks.tick().await;
         worker.pool.drop_old(StdInstant::now());
         let now = worker.millis();
+        worker.last_tick.set(now);
         for connection in worker.open.borrow().values() {
             connection.expire(now);
         }
@@ -281,6 +282,8 @@ pub(super) struct Worker {
     pub(super) meters: Option<WorkerMeters>,
     number: usize,
     started: StdInstant,
+    /// What its clock showed when connections were last looked after: for what may be known roughly.
+    last_tick: Cell<u64>,
     stopping: Cell<Stopping>,
     /// How many responses are compressed just now.
     pub(super) compressing: Cell<usize>,
@@ -300,6 +303,7 @@ impl Worker {
             shared,
             number,
             started: StdInstant::now(),
+            last_tick: Cell::new(0),
             stopping: Cell::new(Stopping::No),
             compressing: Cell::new(0),
             crowd_due: Cell::new(0),
@@ -317,6 +321,11 @@ impl Worker {
     /// The worker's clock: milliseconds since its start.
     pub(super) fn millis(&self) -> u64 {
         self.millis_at(StdInstant::now())
+    }
+
+    /// About the same, without a look at a clock.
+    pub(super) fn last_tick(&self) -> u64 {
+        self.last_tick.get()
     }
 
     /// What it shows at `now`.

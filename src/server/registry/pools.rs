@@ -46,13 +46,13 @@ pub(super) struct Pools {
     dirty: bool,
     members: HashMap<MemberId, Record, foldhash::fast::RandomState>,
     /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
-    watched: HashMap<Probe, BTreeSet<MemberId>>,
+    watched: HashMap<Arc<Probe>, BTreeSet<MemberId>, foldhash::quality::RandomState>,
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
     /// Of all rate limits, once there was one.
     buckets: Option<Arc<Buckets>>,
     /// Questions that decide about maintenance requests.
-    tokens: HashMap<MemberId, Probe>,
+    tokens: HashMap<MemberId, Arc<Probe>>,
     last_member: u64,
     /// Members have left whose upgraded connections are to be closed.
     departure: bool,
@@ -73,14 +73,15 @@ struct Record {
     /// The data plane was last known to leave it out because requests failed.
     ejected: bool,
     drain: Option<Drain>,
-    check: Option<Check>,
+    check: Option<Box<Check>>,
     priority: i32,
     /// How long the claim is held after a loss, where the route says it.
     hold: Option<Duration>,
     limit: Option<RateLimit>,
     /// Which apply of all it was applied with last.
     applied: u64,
-    asked: Option<Probe>,
+    /// Members with the same question share it.
+    asked: Option<Arc<Probe>>,
     shown: Arc<Member>,
 }
 
@@ -101,7 +102,7 @@ impl Pools {
             table: Table::default(),
             dirty: false,
             members: HashMap::default(),
-            watched: HashMap::new(),
+            watched: HashMap::default(),
             lost_at: HashMap::new(),
             buckets: None,
             tokens: HashMap::default(),
@@ -312,7 +313,7 @@ impl Pools {
             lost: owner.lost,
             ejected: false,
             drain: owner.drain,
-            check: plan.check.clone(),
+            check: plan.check.clone().map(Box::new),
             priority: plan.priority,
             hold: plan.hold,
             limit: plan.limit,
@@ -373,7 +374,7 @@ impl Pools {
         record.priority = plan.priority;
         record.hold = plan.hold;
         record.limit = plan.limit;
-        record.check.clone_from(&plan.check);
+        record.check = plan.check.clone().map(Box::new);
         if record.shown.settings != plan.settings || record.shown.extras != plan.extras {
             let (settings, extras) = (plan.settings, plan.extras.clone());
             record.shown = Arc::new(Member { settings, extras, ..Member::clone(&record.shown) });
@@ -536,23 +537,25 @@ impl Pools {
     fn ask(&mut self, id: MemberId) {
         let Some(record) = self.members.get_mut(&id) else { return };
         let wanted = record.question();
-        if record.asked == wanted {
+        if record.asked.as_deref() == wanted.as_ref() {
             return;
         }
-        let before = std::mem::replace(&mut record.asked, wanted.clone());
+        let before = record.asked.take();
         self.stop_asking(id, before);
-        if let Some(probe) = wanted {
-            self.start_asking(id, probe);
+        let Some(probe) = wanted else { return };
+        let shared = self.start_asking(id, probe);
+        if let Some(record) = self.members.get_mut(&id) {
+            record.asked = Some(shared);
         }
     }
 
-    fn stop_asking(&mut self, id: MemberId, probe: Option<Probe>) {
+    fn stop_asking(&mut self, id: MemberId, probe: Option<Arc<Probe>>) {
         let Some(probe) = probe else { return };
         let Some(watchers) = self.watched.get_mut(&probe) else { return };
         watchers.remove(&id);
         if watchers.is_empty() {
             self.watched.remove(&probe);
-            self.effects.push(Effect::Forget(probe));
+            self.effects.push(Effect::Forget(Arc::unwrap_or_clone(probe)));
         }
     }
 
@@ -631,6 +634,6 @@ impl Record {
         if self.state.waits_for_session() || (settled && self.check.is_none()) {
             return None;
         }
-        Some(probe(&self.shown.backend, self.shown.peer, self.check.as_ref(), quick))
+        Some(probe(&self.shown.backend, self.shown.peer, self.check.as_deref(), quick))
     }
 }

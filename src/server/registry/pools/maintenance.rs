@@ -50,8 +50,8 @@ impl Pools {
     /// Asks until [`Pools::answer_for`] is called with what this returns.
     pub(in super::super) fn ask_once_for(&mut self, probe: Probe) -> MemberId {
         let token = self.next_id();
-        self.tokens.insert(token, probe.clone());
-        self.start_asking(token, probe);
+        let shared = self.start_asking(token, probe);
+        self.tokens.insert(token, shared);
         token
     }
 
@@ -67,12 +67,17 @@ impl Pools {
         watchers.filter(|id| self.tokens.contains_key(id)).copied().collect()
     }
 
-    pub(super) fn start_asking(&mut self, id: MemberId, probe: Probe) {
-        let watchers = self.watched.entry(probe.clone()).or_default();
-        if watchers.is_empty() {
-            self.effects.push(Effect::Watch(probe));
-        }
-        watchers.insert(id);
+    /// Asks on behalf of `id`. Returns the question as everybody has it who asks the same.
+    pub(super) fn start_asking(&mut self, id: MemberId, probe: Probe) -> Arc<Probe> {
+        let shared = match self.watched.get_key_value(&probe) {
+            Some((shared, _)) => Arc::clone(shared),
+            None => {
+                self.effects.push(Effect::Watch(probe.clone()));
+                Arc::new(probe)
+            }
+        };
+        self.watched.entry(Arc::clone(&shared)).or_default().insert(id);
+        shared
     }
 
     pub(super) fn next_id(&mut self) -> MemberId {
