@@ -160,11 +160,11 @@ impl Oracle {
                     self.waiting.insert((session.0, member.id.0));
                 }
             }
-            Happening::MemberIn { session, member, domain, path } => {
-                if self.waiting.contains(&(session.0, member.id.0)) {
-                    let what = format!("{domain}{path} leads to {} again", member.backend);
-                    self.revived = Some(format!("{what}, without its session #{}", session.0));
-                }
+            Happening::MemberIn { session, member, domain, path }
+                if self.waiting.contains(&(session.0, member.id.0)) =>
+            {
+                let what = format!("{domain}{path} leads to {} again", member.backend);
+                self.revived = Some(format!("{what}, without its session #{}", session.0));
             }
             _ => {}
         }
