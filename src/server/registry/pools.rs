@@ -390,7 +390,8 @@ impl Pools {
                 Leaving::Unwanted if claim.members.is_empty() => {
                     self.remove_claim(&record.domain, &record.path);
                 }
-                _ => self.put(claim),
+                Leaving::Unwanted => self.put_unheld(claim),
+                Leaving::Ended => self.put(claim),
             }
         }
         Some(record.session)

@@ -31,6 +31,18 @@ impl Pools {
     /// Puts a claim into the table as its members are now.
     pub(super) fn put(&mut self, mut claim: Claim) {
         self.settle(&mut claim);
+        self.place_claim(claim);
+    }
+
+    /// Puts a claim into the table out of which somebody wanted a member: that is no loss to hold it for.
+    pub(super) fn put_unheld(&mut self, mut claim: Claim) {
+        let until = claim.hold.until;
+        self.settle(&mut claim);
+        claim.hold.until = claim.hold.until.and(until);
+        self.place_claim(claim);
+    }
+
+    fn place_claim(&mut self, claim: Claim) {
         self.unhold(&claim.domain, &claim.path);
         if claim.members.is_empty() {
             let until =
