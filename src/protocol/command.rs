@@ -169,12 +169,12 @@ impl Command {
             _ => {
                 let (required, parser) =
                     parse::request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
-                let session = SessionRef::parse(fields.next().unwrap_or_default())?;
+                let session = fields.next().unwrap_or_default();
                 // Before any value is looked at: a cut line has one answer, wherever it was cut.
                 if !fields.has(required) {
                     return Err(Refusal::InvalidFormat);
                 }
-                Ok(Command::Request(session, parser(&mut fields)?))
+                Ok(Command::Request(SessionRef::parse(session)?, parser(&mut fields)?))
             }
         }
     }

@@ -51,6 +51,12 @@ impl GoDuration {
         }
         Ok(self)
     }
+
+    /// Reads a duration that must be more than zero. The refusal quotes the text as it was given.
+    pub fn above_zero(text: &str) -> Result<Self, Invalid> {
+        let duration: GoDuration = text.parse()?;
+        duration.non_zero().map_err(|invalid| Invalid { value: text.to_owned(), ..invalid })
+    }
 }
 
 impl From<GoDuration> for Duration {

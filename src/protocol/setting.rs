@@ -96,9 +96,9 @@ impl RouteOption {
         let flag = || parse_bool("option value", text);
         let duration = || text.parse::<GoDuration>();
         Ok(match key {
-            OptionKey::Timeout => RouteOption::Timeout(duration()?.non_zero()?),
+            OptionKey::Timeout => RouteOption::Timeout(GoDuration::above_zero(text)?),
             OptionKey::HealthCheckInterval => RouteOption::HealthCheckInterval(duration()?),
-            OptionKey::HealthCheckTimeout => RouteOption::HealthCheckTimeout(duration()?.non_zero()?),
+            OptionKey::HealthCheckTimeout => RouteOption::HealthCheckTimeout(GoDuration::above_zero(text)?),
             OptionKey::Websocket => RouteOption::Websocket(flag()?),
             OptionKey::PreserveHost => RouteOption::PreserveHost(flag()?),
             OptionKey::Compression => RouteOption::Compression(flag()?),

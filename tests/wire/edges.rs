@@ -73,7 +73,8 @@ fn each_command_cut_short_has_too_few_fields() {
 #[test]
 fn too_few_fields_go_before_whatever_is_wrong_with_the_others() {
     assert_eq!(read("NONSENSE"), "ERROR|unknown command: NONSENSE");
-    assert_eq!(read(&format!("ROUTE_ADD|{}|", "x".repeat(513))), "ERROR|session not found");
+    assert_eq!(read(&format!("ROUTE_ADD|{}|", "x".repeat(513))), "ERROR|invalid format");
+    assert_eq!(read(&format!("PING|{}", "x".repeat(513))), "ERROR|session not found");
     assert_eq!(read("REGISTER||"), "ERROR|invalid format");
     assert_eq!(read("ROUTE_ADD|S||nonsense|nonsense"), "ERROR|invalid format");
     assert_eq!(read("OPTIONS_SET|S|ALL|nonsense"), "ERROR|invalid format");
@@ -153,7 +154,7 @@ fn durations_may_be_bare_seconds_and_have_one_spelling_when_passed_on() {
     assert_eq!(read("DRAIN_START|S|-30"), "ERROR|invalid duration: -30");
     assert_eq!(read("DRAIN_START|S|"), "ERROR|invalid duration: ");
     assert_eq!(read("OPTIONS_SET|S|ALL|timeout|0s"), "ERROR|invalid duration: 0s");
-    assert_eq!(read("HEALTH_SET|S|r1|/|30s|0s"), "ERROR|invalid duration: 0s");
+    assert_eq!(read("HEALTH_SET|S|r1|/|30s|0"), "ERROR|invalid duration: 0");
 }
 
 #[test]

@@ -132,21 +132,21 @@ fn parse_page(fields: &mut Fields<'_>) -> Result<Option<RouteId>, Refusal> {
 
 fn parse_check(fields: &mut Fields<'_>) -> Result<HealthCheck, Refusal> {
     let (path, interval): (_, GoDuration) = (fields.parse()?, fields.parse()?);
-    Ok(HealthCheck { path, interval, timeout: non_zero_unless(interval.is_zero(), fields.parse()?)? })
+    Ok(HealthCheck { path, interval, timeout: non_zero_unless(interval.is_zero(), fields.required()?)? })
 }
 
 fn parse_limit(fields: &mut Fields<'_>) -> Result<RateLimit, Refusal> {
     let requests = fields.number("number of requests")?;
-    Ok(RateLimit { requests, window: non_zero_unless(requests == 0, fields.parse()?)? })
+    Ok(RateLimit { requests, window: non_zero_unless(requests == 0, fields.required()?)? })
 }
 
-fn non_zero_unless(removed: bool, duration: GoDuration) -> Result<GoDuration, Invalid> {
-    if removed { Ok(duration) } else { duration.non_zero() }
+fn non_zero_unless(removed: bool, text: &str) -> Result<GoDuration, Invalid> {
+    if removed { text.parse() } else { GoDuration::above_zero(text) }
 }
 
 fn parse_breaker(fields: &mut Fields<'_>) -> Result<CircuitBreaker, Refusal> {
     let threshold = fields.number("threshold")?;
-    let timeout = non_zero_unless(threshold == 0, fields.parse()?)?;
+    let timeout = non_zero_unless(threshold == 0, fields.required()?)?;
     let half_open_requests = fields.number("number of half-open requests")?;
     if threshold > 0 && half_open_requests == 0 {
         let reason = "with none it would stay open for ever";

@@ -86,6 +86,9 @@ struct Wanted {
     id: RouteId,
     route: Arc<Route>,
     plan: Plan,
+    /// Whether the apply changes the route itself. One that only gets other defaults claims nothing anew: where
+    /// another service has taken its place, it stays without.
+    is_changed: bool,
 }
 
 impl Registry {
@@ -344,7 +347,8 @@ impl Registry {
     fn evict_owners(&mut self, wanted: &[Wanted], no: SessionNo) -> Vec<(MemberId, SessionNo)> {
         let Some(by) = self.sessions.get(no).map(Session::who) else { return Vec::new() };
         let mut evicted = Vec::new();
-        for (domain, path) in wanted.iter().flat_map(|wanted| places(&wanted.route)) {
+        let changed = wanted.iter().filter(|wanted| wanted.is_changed);
+        for (domain, path) in changed.flat_map(|wanted| places(&wanted.route)) {
             let Some(claim) = self.pools.claim(domain, path).filter(|claim| claim.service != by.service)
             else {
                 continue;
@@ -391,7 +395,7 @@ impl Registry {
         });
         all.filter(|(wanted, domain)| {
             let place = (*domain, &wanted.route.spec.path);
-            has_none || !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)
+            (has_none || !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)) && wanted.is_changed
         })
         .collect()
     }
@@ -507,7 +511,7 @@ fn wanted(session: &Session, delta: &Delta) -> Vec<Wanted> {
             // One that is set again later begins anew.
             plan.extras.route.breaker.reset();
         }
-        Wanted { id, route: route.clone(), plan }
+        Wanted { id, route: route.clone(), plan, is_changed: delta.route(id).is_some() }
     };
     if delta.defaults.is_some() {
         return session.applied.iter().map(|(id, route)| wanted(*id, route)).collect();

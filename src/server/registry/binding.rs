@@ -259,16 +259,17 @@ impl Registry {
         if predecessors.is_empty() {
             return;
         }
-        let superseded: Vec<_> = if first {
+        let claim = self.pools.claim(&answered.domain, &answered.path);
+        let here = claim.map(|claim| self.pools.members_of(&predecessors, claim));
+        let mut superseded = here.unwrap_or_default();
+        if first {
             let members = predecessors.iter().filter_map(|no| self.sessions.get(*no));
             let members = members.flat_map(|older| older.members.iter().map(|id| (*id, older.no)));
-            let needed =
-                |id| self.pools.place(id).is_some_and(|(domain, path)| self.pools.has_new(no, domain, path));
-            members.filter(|(id, _)| !needed(*id)).collect()
-        } else {
-            let claim = self.pools.claim(&answered.domain, &answered.path);
-            claim.map(|claim| self.pools.members_of(&predecessors, claim)).unwrap_or_default()
-        };
+            let needed = |id| {
+                self.pools.place(id).is_some_and(|(domain, path)| self.pools.awaits_answer(no, domain, path))
+            };
+            superseded.extend(members.filter(|(id, _)| !needed(*id)));
+        }
         self.drop_members(now, superseded);
     }
 

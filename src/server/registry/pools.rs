@@ -404,7 +404,8 @@ impl Pools {
                 Leaving::Unwanted if claim.members.is_empty() => {
                     self.remove_claim(&record.domain, &record.path);
                 }
-                _ => self.put(claim, Some(&before)),
+                Leaving::Unwanted => self.put_unheld(claim, &before),
+                Leaving::Ended => self.put(claim, Some(&before)),
             }
         }
         Some(record.session)
@@ -508,11 +509,12 @@ impl Pools {
         self.effects.push(Effect::Happened(ejected));
     }
 
-    /// Whether a session has a member in the claim that has not answered since it joined.
-    pub(super) fn has_new(&self, session: SessionNo, domain: &Domain, path: &PathPrefix) -> bool {
+    /// Whether a session has a member in the claim that is still to answer: now, or when its session is back.
+    pub(super) fn awaits_answer(&self, session: SessionNo, domain: &Domain, path: &PathPrefix) -> bool {
         let Some(claim) = self.table.get(domain, path) else { return false };
         let record = |member: &Arc<Member>| self.members.get(&member.id);
-        claim.members.iter().filter_map(record).any(|record| record.session == session && record.is_new())
+        let mut records = claim.members.iter().filter_map(record);
+        records.any(|r| r.session == session && (r.is_new() || r.state.waits_for_session()))
     }
 
     /// The one function that changes what a member is. The table, its probe and the log follow.

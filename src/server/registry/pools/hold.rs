@@ -31,6 +31,18 @@ impl Pools {
     /// Puts a claim into the table as its members are now, in the place of what it was before.
     pub(super) fn put(&mut self, mut claim: Claim, before: Option<&Claim>) {
         self.settle(&mut claim, before);
+        self.place_claim(claim, before);
+    }
+
+    /// Puts a claim into the table out of which somebody wanted a member: that is no loss to hold it for.
+    pub(super) fn put_unheld(&mut self, mut claim: Claim, before: &Claim) {
+        let until = claim.hold.until;
+        self.settle(&mut claim, Some(before));
+        claim.hold.until = claim.hold.until.and(until);
+        self.place_claim(claim, Some(before));
+    }
+
+    fn place_claim(&mut self, claim: Claim, before: Option<&Claim>) {
         self.unhold(before);
         if claim.members.is_empty() {
             let until =
