@@ -1,5 +1,7 @@
 //! Pages instead of members, and the verdicts on them (PROTOCOL section 6, SEMANTICS section 5).
 
+use std::net::IpAddr;
+
 use serde_json::json;
 
 use super::serving::{Member, QUICK, Watched};
@@ -34,6 +36,8 @@ pub(crate) struct Entering {
     target: Target,
     places: Vec<Place>,
     entered: Entered,
+    /// Where the session was when it asked: the page is its.
+    peer: IpAddr,
 }
 
 /// How far a request is that leaves, once that is decided.
@@ -97,7 +101,8 @@ impl Model {
         let Some(page) = enter else { return self.exit(conn, s, target, places) };
         let entered = Entered { page, since: self.now };
         let kept = self.kept_after(&places, Some(&entered));
-        let entering = Entering { target: target.clone(), places, entered };
+        let peer = self.sessions[s].peer;
+        let entering = Entering { target: target.clone(), places, entered, peer };
         if kept.is_empty() {
             self.enter(Some(conn), s, entering);
         } else {
@@ -107,11 +112,11 @@ impl Model {
 
     /// In force from the ACK on. Whoever was told that the store is unavailable gets no verdict.
     pub(super) fn enter(&mut self, conn: Option<usize>, s: usize, entering: Entering) {
-        let Entering { target, places, entered } = entering;
+        let Entering { target, places, entered, peer } = entering;
         self.supersede(s, &places);
         self.change_maintenance(&places, Some(&entered));
         let Some(conn) = conn else { return };
-        let waits_for = entered.page.iter().map(|page| self.question(s, page, None)).collect();
+        let waits_for = entered.page.iter().map(|page| question(peer, page, None)).collect();
         self.acknowledge(conn, s, target, true, places, waits_for);
     }
 
@@ -269,20 +274,6 @@ impl Model {
         Ok(places)
     }
 
-    fn question(&self, s: usize, url: &str, host: Option<String>) -> Watched {
-        // A page that is a file has nothing below it.
-        let after = url.find("://").map_or(0, |at| at + 3);
-        let (root, path) = url.split_at(url[after..].find('/').map_or(url.len(), |at| after + at));
-        let is_file = !path.ends_with('/');
-        Watched {
-            backend: if is_file { format!("{root}/") } else { url.to_owned() },
-            peer: self.sessions[s].peer,
-            get: Some((if is_file { path } else { "/" }.to_owned(), host)),
-            interval: QUICK,
-            timeout: 5_000,
-        }
-    }
-
     /// What is asked before people see the backends again: nothing where no page was given.
     fn backends_behind_pages(&self, places: &[Place]) -> Vec<Watched> {
         let mut all = Vec::new();
@@ -290,7 +281,7 @@ impl Model {
             let session = &self.sessions[s];
             for route in session.applied.routes.iter().filter(|route| place.is_none_or(|id| id == route.id)) {
                 let has_page = session.maintained.of(route.id).is_some_and(|entered| entered.page.is_some());
-                let question = self.question(s, &route.backend, route.host());
+                let question = question(session.peer, &route.backend, route.host());
                 if has_page && !all.contains(&question) {
                     all.push(question);
                 }
@@ -374,5 +365,19 @@ impl Model {
             "entered_at": super::report::moment(first.map(|entered| entered.since)),
         });
         self.say(conn, Want::Json("MAINT_STATUS_OK", body));
+    }
+}
+
+fn question(peer: IpAddr, url: &str, host: Option<String>) -> Watched {
+    // A page that is a file has nothing below it.
+    let after = url.find("://").map_or(0, |at| at + 3);
+    let (root, path) = url.split_at(url[after..].find('/').map_or(url.len(), |at| after + at));
+    let is_file = !path.ends_with('/');
+    Watched {
+        backend: if is_file { format!("{root}/") } else { url.to_owned() },
+        peer,
+        get: Some((if is_file { path } else { "/" }.to_owned(), host)),
+        interval: QUICK,
+        timeout: 5_000,
     }
 }
