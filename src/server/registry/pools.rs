@@ -80,6 +80,8 @@ struct Record {
     limit: Option<RateLimit>,
     /// Which apply of all it was applied with last.
     applied: u64,
+    /// The apply that it came with.
+    born: u64,
     /// Members with the same question share it.
     asked: Option<Arc<Probe>>,
     shown: Arc<Member>,
@@ -214,11 +216,13 @@ impl Pools {
             record.routes.insert(at, route);
         }
         record.applied = applied;
+        let is_new = record.born == applied;
         if record.routes.last() == Some(&route) {
-            self.set_plan(id, plan);
-        } else {
-            self.show(id);
+            record.take_plan(plan);
         }
+        // What a member was for a moment while its routes came was never in force, so that nothing was lost.
+        self.show_in(id, if is_new { Claims::Unheld } else { Claims::Held });
+        self.ask(id);
     }
 
     /// Lets a route lead to a member again, as it did before a restart: one that serves in hope, or one that
@@ -317,6 +321,7 @@ impl Pools {
             priority: plan.priority,
             hold: plan.hold,
             limit: plan.limit,
+            born: applied,
             applied,
             asked: None,
             shown,
@@ -371,14 +376,7 @@ impl Pools {
     /// Gives a member the settings of the route that it shows.
     pub(super) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
         let Some(record) = self.members.get_mut(&id) else { return };
-        record.priority = plan.priority;
-        record.hold = plan.hold;
-        record.limit = plan.limit;
-        record.check = plan.check.clone().map(Box::new);
-        if record.shown.settings != plan.settings || record.shown.extras != plan.extras {
-            let (settings, extras) = (plan.settings, plan.extras.clone());
-            record.shown = Arc::new(Member { settings, extras, ..Member::clone(&record.shown) });
-        }
+        record.take_plan(plan);
         self.show(id);
         self.ask(id);
     }
@@ -563,6 +561,10 @@ impl Pools {
 
     /// Puts a member into its claim as it is now.
     fn show(&mut self, id: MemberId) {
+        self.show_in(id, Claims::Held);
+    }
+
+    fn show_in(&mut self, id: MemberId, claims: Claims) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
         let before = claim.clone();
@@ -573,9 +575,20 @@ impl Pools {
         let figures =
             |claim: &Claim| (claim.priority, claim.hold.time, claim.limit.as_ref().map(AddressLimit::figure));
         if !same_members || figures(&claim) != figures(&before) {
-            self.put(claim, Some(&before));
+            match claims {
+                Claims::Held => self.put(claim, Some(&before)),
+                Claims::Unheld => self.put_unheld(claim, &before),
+            }
         }
     }
+}
+
+/// Whether a claim is held that has no usable member any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claims {
+    Held,
+    /// Nothing was lost.
+    Unheld,
 }
 
 /// Why a member goes.
@@ -611,6 +624,18 @@ pub(super) enum Detached {
 }
 
 impl Record {
+    /// What the route says that it shows.
+    fn take_plan(&mut self, plan: &Plan) {
+        self.priority = plan.priority;
+        self.hold = plan.hold;
+        self.limit = plan.limit;
+        self.check = plan.check.clone().map(Box::new);
+        if self.shown.settings != plan.settings || self.shown.extras != plan.extras {
+            let (settings, extras) = (plan.settings, plan.extras.clone());
+            self.shown = Arc::new(Member { settings, extras, ..Member::clone(&self.shown) });
+        }
+    }
+
     /// Whether requests may go to it, its siblings aside.
     fn serves(&self) -> bool {
         self.state.serves() && self.shown.extras.maintenance.is_none()

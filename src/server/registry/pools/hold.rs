@@ -34,11 +34,11 @@ impl Pools {
         self.place_claim(claim, before);
     }
 
-    /// Puts a claim into the table out of which somebody wanted a member: that is no loss to hold it for.
+    /// Puts a claim into the table that has lost nothing for which it would be held: somebody wanted a member out
+    /// of it, or a member is not what it was for a moment.
     pub(super) fn put_unheld(&mut self, mut claim: Claim, before: &Claim) {
-        let until = claim.hold.until;
         self.settle(&mut claim, Some(before));
-        claim.hold.until = claim.hold.until.and(until);
+        claim.hold.until = claim.hold.until.and(before.hold.until);
         self.place_claim(claim, Some(before));
     }
 

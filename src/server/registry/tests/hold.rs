@@ -116,3 +116,21 @@ fn a_request_is_let_in_or_seen_by_whoever_closed_the_member_whichever_table_it_c
     assert!(InFlight::admit(claim.members[0].clone()).is_none());
     assert!(claim.is_closing() && claim.choose(None, world.now.mono, &mut |_| 0).is_none());
 }
+
+#[test]
+fn a_claim_that_begins_with_a_drained_member_has_lost_nothing() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.do_all(conn, &["DRAIN_START||10s", "ROUTE_ADD||b.de|/|http://10.2.2.7:80|1", "CONFIG_APPLY|"]);
+    assert_eq!((world.serving("b.de"), world.held("b.de")), (vec![], None));
+    let twice = "ROUTE_ADD||c.de|/|http://10.2.2.7:80|1";
+    world.do_all(conn, &[twice, twice]);
+    world.say(conn, "MAINT_ENTER||r3");
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|r3"]);
+    world.do_all(conn, &["CONFIG_APPLY|"]);
+    assert_eq!(
+        (world.serving("c.de"), world.held("c.de")),
+        (vec![], None),
+        "r4 counts there, from the first moment"
+    );
+}
