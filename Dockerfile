@@ -3,7 +3,8 @@
 #   docker build -t registry-sidecar .
 #   docker build -t registry-server --target server .
 #
-# BUILD_IMAGE needs cargo, a C compiler and the C library's static archive.
+# BUILD_IMAGE needs cargo with its own linker (1.90 or later), a C compiler and the static archive of glibc 2.36 or
+# later.
 ARG BUILD_IMAGE=rust:1-slim-bookworm
 
 FROM ${BUILD_IMAGE} AS build
@@ -15,7 +16,8 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 FROM build AS build-sidecar
 RUN --mount=type=cache,target=/src/target,id=registry-sidecar-target \
     host="$(rustc -vV | sed -n 's/^host: //p')" \
- && cargo build --locked --profile lean --no-default-features --target "$host" --bin registry-sidecar \
+ && RUSTFLAGS="$(cat scripts/lean-flags)" \
+    cargo build --locked --profile lean --no-default-features --target "$host" --bin registry-sidecar \
  && mkdir -p /out && cp "target/$host/lean/registry-sidecar" /out/
 
 FROM build AS build-server

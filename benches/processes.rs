@@ -5,6 +5,7 @@
 //! | `start` | a sidecar waits; its backend begins to listen: how long to the first 200 through the proxy |
 //! | `restart` | the registry is killed and started again: how long from listening to the first 200 |
 //! | `size` | the lean sidecar: file size, resident memory when live |
+//! | `day` | the same through a day's 2,880 keepalives and then 1,000 lost connections: does it grow? |
 //! | `proxy` | requests a second, CPU time and latencies beside nginx and HAProxy (needs them and wrk) |
 //! | `ping` | PINGs a second over 64 connections, and their CPU time |
 //! | `memory` | what a connected session takes, and what a route takes beside it |
@@ -26,9 +27,12 @@ mod registry;
 mod usage;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use programs::{Program, Server, free_address, status, wait_until};
@@ -40,7 +44,7 @@ const HOST: &str = "shop.example.com";
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-    if ["start", "restart", "size"].into_iter().any(is_wanted) {
+    if ["start", "restart", "size", "day"].into_iter().any(is_wanted) {
         let lean = lean_sidecar();
         println!("sidecar: {} (lean), server: release", lean.display());
         if is_wanted("start") {
@@ -51,6 +55,9 @@ fn main() {
         }
         if is_wanted("size") {
             size(&lean);
+        }
+        if is_wanted("day") {
+            day(&lean);
         }
     }
     if is_wanted("proxy") {
@@ -72,7 +79,7 @@ fn lean_sidecar() -> PathBuf {
         .args(["build", "--quiet", "--locked", "--profile", "lean", "--no-default-features"])
         .args(["--bin", "registry-sidecar", "--target", host])
         .env("CARGO_TARGET_DIR", &target)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("RUSTFLAGS", include_str!("../scripts/lean-flags").trim())
         .status()
         .unwrap();
     assert!(built.success());
@@ -102,7 +109,7 @@ fn start(lean: &Path) {
 
 /// A backend that answers every request with 200; returns when it listens. It lives as long as the program.
 fn serve(address: SocketAddr) -> Instant {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let listener = std::net::TcpListener::bind(address).unwrap();
     let listens = Instant::now();
     std::thread::spawn(move || {
@@ -149,6 +156,89 @@ fn size(lean: &Path) {
     println!("size: file {} bytes", fs::metadata(lean).unwrap().len());
     for key in ["VmRSS:", "VmHWM:", "RssAnon:", "RssFile:"] {
         println!("size: {key} {} kB", usage::memory_kb(sidecar.id(), key));
+    }
+}
+
+/// A registry that says yes to everything; with `cuts` it resets each connection as soon as routes are applied.
+#[derive(Default)]
+struct YesRegistry {
+    pings: AtomicU64,
+    connections: AtomicU64,
+    cuts: AtomicBool,
+}
+
+impl YesRegistry {
+    fn start() -> (SocketAddr, Arc<YesRegistry>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, registry) = (listener.local_addr().unwrap(), Arc::new(YesRegistry::default()));
+        let shared = Arc::clone(&registry);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                let registry = Arc::clone(&shared);
+                std::thread::spawn(move || registry.talk(&stream));
+            }
+        });
+        (address, registry)
+    }
+
+    fn talk(&self, mut stream: &TcpStream) {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let command = line.split('|').next().unwrap_or_default();
+            let reply = match command {
+                "REGISTER" => "ACK|S1",
+                "RECONNECT" => "REREGISTER",
+                "SESSION_INFO" => r#"SESSION_OK|{"server":"registry-server/0","revision":0}"#,
+                "ROUTE_ADD" => "ROUTE_OK|r1",
+                "HEALTH_SET" => "HEALTH_OK",
+                "OPTIONS_SET" => "OPTIONS_OK",
+                "PING" => "PONG",
+                "BACKEND_TEST" => {
+                    r#"BACKEND_OK|{"reachable":true,"response_time_ms":1,"status_code":200,"tls_valid":false}"#
+                }
+                "CLIENT_SHUTDOWN" => "SHUTDOWN_OK",
+                _ => "OK",
+            };
+            self.pings.fetch_add(u64::from(command == "PING"), Ordering::Relaxed);
+            let is_cut = self.cuts.load(Ordering::Relaxed) && matches!(command, "CONFIG_APPLY" | "PING");
+            if is_cut || writeln!(stream, "{reply}").is_err() {
+                let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+                return;
+            }
+        }
+    }
+}
+
+fn day(lean: &Path) {
+    let backend = free_address();
+    serve(backend);
+    let (address, registry) = YesRegistry::start();
+    let server = Server::start(SERVER, &[]);
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    let short = [
+        ("REGISTRY_HOST", host.as_str()),
+        ("REGISTRY_PORT", port.as_str()),
+        ("SIDECAR_KEEPALIVE_INTERVAL", "2ms"),
+        ("SIDECAR_RECONNECT_MIN", "1ms"),
+        ("SIDECAR_RECONNECT_MAX", "4ms"),
+    ];
+    let sidecar =
+        Program::start("sidecar", lean.to_str().unwrap(), &[], &server.sidecar_env(backend.port(), &short));
+    let tell = |when: &str| {
+        let (all, own) =
+            (usage::memory_kb(sidecar.id(), "VmRSS:"), usage::memory_kb(sidecar.id(), "RssAnon:"));
+        println!("day: {when}: resident {all} kB, of it anonymous {own} kB");
+    };
+    let pings = || registry.pings.load(Ordering::Relaxed);
+    let connections = || registry.connections.load(Ordering::Relaxed);
+    wait_until("it is live", || pings() >= 10);
+    tell("at rest");
+    wait_until("a day has passed", || pings() >= 2_890);
+    tell("after 2,880 keepalives");
+    registry.cuts.store(true, Ordering::Relaxed);
+    for count in [100, 500, 1_000] {
+        wait_until("connections were lost", || connections() > count);
+        tell(&format!("and {count} lost connections"));
     }
 }
 

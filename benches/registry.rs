@@ -1,4 +1,4 @@
-//! What the registry's core costs, without sockets and without a disk: `cargo bench --bench registry`.
+//! What the registry's core costs, without sockets, and what a STATE_FILE adds: `cargo bench --bench registry`.
 //!
 //! Nothing here fails for being slow; it prints medians for docs/PERFORMANCE.md. The long ones are CPU times, which a
 //! machine that others use too does not stretch.
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use registry_sidecar::protocol::{Command, Reply, ServerLine};
 use registry_sidecar::server::registry::{ConnId, Effect, Input, Now, Registry, RegistryConfig};
+use registry_sidecar::server::store::{FileStore, Store, Verdict};
 
 /// The server's own.
 #[global_allocator]
@@ -21,6 +22,8 @@ fn main() {
     let ten_thousand = median(7, || sessions(10_000));
     println!("1,000 sessions that register, add a route and apply: {thousand:?}");
     println!("10,000 of them: {ten_thousand:?}, {:.1} times as long", ratio(ten_thousand, thousand));
+    let kept = median(3, || sessions_kept(10_000));
+    println!("10,000 of them with a STATE_FILE: {kept:?}, {:.1} times as long", ratio(kept, ten_thousand));
     let (mut all, mut one) = (Vec::new(), Vec::new());
     for _ in 0..7 {
         let (all_took, one_took) = routes(100_000);
@@ -102,6 +105,38 @@ fn sessions(count: usize) -> Duration {
 fn cpu_time() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// The same by clients of their own, each of which waits for the disk: as many as there are share one wait.
+fn sessions_kept(count: usize) -> Duration {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.redb");
+    let mut store = FileStore::open(&file, "boot", Duration::from_secs(300)).unwrap();
+    store.take_saved();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut world = World::new();
+    let begun = Instant::now();
+    let mut open = 0;
+    for number in 0..count {
+        let conn = world.connect();
+        world.say(conn, &format!("REGISTER|web|web-{number}|0|{{}}"));
+        world.say(conn, &format!("ROUTE_ADD||s{number}.example.com|/|http://10.0.0.1:8080|10"));
+        world.registry.handle(world.now, Input::Line(conn, Command::parse("CONFIG_APPLY|")));
+        for effect in world.registry.effects() {
+            if let Effect::Commit(tx, change) = effect {
+                assert!(store.commit(tx, change).is_pending());
+                open += 1;
+            }
+        }
+    }
+    while open > 0 {
+        let (tx, verdict) = runtime.block_on(std::future::poll_fn(|cx| store.poll_verdict(cx)));
+        assert_eq!(verdict, Verdict::Committed);
+        world.input(Input::Committed(tx));
+        assert_eq!(world.last_reply, Some(ServerLine::Reply(Reply::Ok)));
+        open -= 1;
+    }
+    begun.elapsed()
 }
 
 /// How long one apply of `count` routes takes, and then one of a single further route.

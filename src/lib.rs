@@ -9,6 +9,7 @@
 //! | [`environment`] | names, prefixes and files of variables; every mistake at once | what a variable means |
 //! | [`shutdown`], [`telemetry`] | used by all | all of the above |
 //! | [`prometheus`] | the text format of metrics | all of the above |
+//! | `tls` | what TLS clients have in common | all of the above |
 //! | [`terminal`] | what a person gets from either program | all of the above |
 //!
 //! Dependencies point one way; `tests/architecture.rs` fails when one does not. The walks through the
@@ -24,3 +25,5 @@ pub mod shutdown;
 pub mod sidecar;
 pub mod telemetry;
 pub mod terminal;
+#[cfg(feature = "server")]
+mod tls;

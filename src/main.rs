@@ -163,8 +163,11 @@ fn check(config: &Config) -> anyhow::Result<u8> {
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Name resolution is all that blocks.
-        .max_blocking_threads(4)
+        // A handful of sockets: no room for a thousand.
+        .max_io_events_per_tick(64)
+        // Name resolution is all that blocks; one that hangs must not keep the other names waiting. Threads come
+        // only as they are needed, and go again.
+        .max_blocking_threads(64)
         .build()
         .context("cannot start")
 }

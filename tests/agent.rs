@@ -161,8 +161,10 @@ fn maintenance_survives_a_restart_of_the_sidecar_and_people_never_see_behind_it(
         assert_eq!(status(server.http, HOST, "/"), 503, "the application was seen");
         agent.text("maintenance status").contains("confirmed by the proxy")
     });
-    agent.text("maintenance exit");
+    agent.text("maintenance enter --for 100ms");
+    agent.program.wait_for_log("maintenance of ALL is over: its time has come");
     wait_until("it serves", || status(server.http, HOST, "/") == 200);
+    assert!(!std::fs::read_to_string(&state).unwrap().contains("all"), "it would come back");
 }
 
 #[test]

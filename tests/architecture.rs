@@ -16,14 +16,15 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("terminal", &[]),
     ("prometheus", &[]),
+    ("tls", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
-    ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry"]),
+    ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry", "tls"]),
     ("server::routing", &["protocol"]),
     ("server::live_table", &["server::routing"]),
     ("server::registry", &["protocol", "server::routing"]),
     ("server::store", &["protocol", "server::registry"]),
-    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown"]),
+    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown", "tls"]),
     (
         "server::listener",
         &[
@@ -84,6 +85,31 @@ fn every_module_names_only_what_stands_below_it() {
         }
     }
     assert!(wrong.is_empty(), "against the direction of the architecture:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_parts_of_the_client_name_each_other_in_one_direction() {
+    let mut edges = BTreeSet::new();
+    for file in library_files().into_iter().filter(|file| is_within(&file.module, "client")) {
+        let mut parts = file.module.split("::").skip(1);
+        let Some(part) = parts.next() else { continue };
+        let prefix = if parts.next().is_none() { "super::" } else { "crate::client::" };
+        for (at, _) in file.code.match_indices(prefix) {
+            let rest = &file.code[at + prefix.len()..];
+            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
+            if !named.is_empty() && named != part {
+                edges.insert((part.to_owned(), named));
+            }
+        }
+    }
+    assert!(edges.contains(&("handle".to_owned(), "driver".to_owned())), "{edges:?}");
+    // What names nothing that is left can be taken away, until nothing is left.
+    while let Some(done) =
+        edges.iter().map(|(_, to)| to.clone()).find(|to| !edges.iter().any(|(from, _)| from == to))
+    {
+        edges.retain(|(_, to)| *to != done);
+    }
+    assert!(edges.is_empty(), "these name each other in a circle, or something that does: {edges:?}");
 }
 
 #[test]

@@ -169,6 +169,31 @@ async fn a_reset_in_the_middle_of_a_sync_is_noticed_at_once_and_the_session_resu
 }
 
 #[tokio::test]
+async fn a_loss_is_noticed_and_the_first_retry_made_within_150_ms() {
+    let mut took = Vec::new();
+    for is_reset in [true, false, true, false, true] {
+        let registry = FakeRegistry::listen().await;
+        // As it is by default, RECONNECT_MIN included; the first pause of each client is that.
+        let (client, _events) = Client::start(ClientConfig::new(endpoint_of(registry.address)), intent());
+        let mut link = registry.accept().await;
+        register(&mut link, "S1").await;
+        link.send("OK").await;
+        live(&client).await;
+        let lost = Instant::now();
+        if is_reset {
+            link.reset();
+        } else {
+            drop(link);
+        }
+        let _link = registry.accept().await;
+        took.push(lost.elapsed());
+    }
+    took.sort();
+    // The median: a busy machine may be late now and then.
+    assert!(took[2] <= Duration::from_millis(150), "{took:?}");
+}
+
+#[tokio::test]
 async fn an_apply_whose_reply_was_lost_is_not_doubled() {
     let registry = FakeRegistry::listen().await;
     let (client, _events) = start(&registry, intent());
@@ -203,6 +228,22 @@ async fn a_restarted_registry_without_memory_gets_everything_again() {
         panic!("it is a new session");
     };
     live(&client).await;
+}
+
+#[tokio::test]
+async fn a_token_that_has_changed_goes_with_the_next_registration() {
+    let registry = FakeRegistry::listen().await;
+    let (client, mut events) = start(&registry, intent());
+    let mut link = registry.accept().await;
+    register(&mut link, "S1").await;
+    link.send("OK").await;
+    live(&client).await;
+    client.set_metadata(intent().with_metadata("token", "second".into()).metadata).unwrap();
+    drop(link);
+    until(&mut events, "DISCONNECTED").await;
+    let mut link = registry.accept().await;
+    link.play("> RECONNECT|S1\n< REREGISTER").await;
+    link.expect(r#"REGISTER|web|web-1|0|{"token":"second"}"#).await;
 }
 
 #[tokio::test]

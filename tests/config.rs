@@ -272,7 +272,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("SOCKETIO_PATH", "socket.io"),
         ("WAIT_FOR_PORT", "8080"),
         ("PORT_WAIT_TIMEOUT", "0"),
-        ("READY_CHECK", "https://127.0.0.1/"),
+        ("READY_CHECK", "ftp://127.0.0.1/"),
         ("READY_INTERVAL", "0"),
         ("READY_TIMEOUT", "soon"),
         ("READY_RISE", "0"),
@@ -572,6 +572,38 @@ fn the_bounds_of_the_back_off_must_not_cross() {
 }
 
 #[test]
+fn what_contradicts_itself_is_refused_and_what_does_nothing_is_said_to() {
+    let text =
+        with(&[("MAINTENANCE_PORT", "3001"), ("SIDECAR_METRICS_LISTEN", ":3001")]).unwrap_err().to_string();
+    assert!(text.starts_with("SIDECAR_METRICS_LISTEN=") && text.contains("one of their own"), "{text}");
+    for (vars, told) in [
+        (
+            &[("SIDECAR_MAINTENANCE_PAGE", "/srv/page")][..],
+            "SIDECAR_MAINTENANCE_PAGE has no effect: no page is served",
+        ),
+        (
+            &[("SIDECAR_REGISTRY_EACH_ADDRESS", "true"), ("REGISTRY_HOST", "10.2.2.2")],
+            "SIDECAR_REGISTRY_EACH_ADDRESS has no effect: REGISTRY_HOST holds no name",
+        ),
+        (
+            &[("SIDECAR_READY_CHECK", "file:/x"), ("WAIT_FOR_PORT", "false")],
+            "SIDECAR_READY_CHECK has no effect: WAIT_FOR_PORT=false asks nobody",
+        ),
+    ] {
+        let warnings = with(vars).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].starts_with(told), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_check_that_verifies_no_certificate_is_warned_about_once() {
+    let warnings = |check| with(&[("SIDECAR_READY_CHECK", check)]).unwrap().warnings;
+    let told = warnings("https://127.0.0.1:8443/health");
+    assert!(told.len() == 1 && told[0].contains("https://127.0.0.1:8443/health is not verified"), "{told:?}");
+    assert_eq!(warnings("https://app.example.com/"), [""; 0]);
+}
+
+#[test]
 fn readiness_asks_where_it_is_told_to_else_where_the_routes_lead() {
     let checks = |vars: &[(&str, &str)]| {
         let checks = with(vars).unwrap().readiness.checks;
@@ -584,9 +616,14 @@ fn readiness_asks_where_it_is_told_to_else_where_the_routes_lead() {
         checks(&[("SIDECAR_READY_CHECK", kinds)]),
         ["http://a:80/up", "fastcgi://a:9000/ping", "unix:/run/app.sock", "file:/run/ready"]
     );
+    let kinds = "https://a/up, tcp://b:1 exec:test -e /x, or y\nexec:z";
+    assert_eq!(
+        checks(&[("SIDECAR_READY_CHECK", kinds)]),
+        ["https://a:443/up", "tcp://b:1", "exec:test -e /x, or y", "exec:z"]
+    );
     for (text, reason) in [
-        ("exec:true", "runs no command as a check"),
-        ("https://a/", "no TLS for checks"),
+        ("exec: ", "no command stands behind exec:"),
+        ("https://a:b/", "no number from 1"),
         ("ping", "it is none of tcp://host:port"),
         ("unix:app.sock", "must start with '/'"),
         ("tcp://a", "port is missing"),

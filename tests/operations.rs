@@ -8,6 +8,8 @@ mod drain;
 mod events;
 #[path = "operations/hold.rs"]
 mod hold;
+#[path = "operations/limits.rs"]
+mod limits;
 #[path = "operations/maintenance.rs"]
 mod maintenance;
 #[path = "operations/support.rs"]

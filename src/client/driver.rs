@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
@@ -54,7 +55,7 @@ pub(super) struct Driver<C> {
 /// The machine, and where its effects go.
 pub(super) struct Core {
     session: Session,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<Arc<Event>>,
     status: watch::Sender<Status>,
     published: u64,
     calls: HashMap<Ticket, CallReply>,
@@ -159,7 +160,7 @@ impl Inputs {
 impl Core {
     pub(super) fn new(
         session: Session,
-        events: broadcast::Sender<Event>,
+        events: broadcast::Sender<Arc<Event>>,
         status: watch::Sender<Status>,
     ) -> Self {
         Core {
@@ -234,7 +235,7 @@ impl Core {
                 Effect::Hangup => self.want = Want::Nothing,
                 Effect::Send(command) => self.push(&command),
                 // Nobody listens: that is their business.
-                Effect::Event(event) => drop(self.events.send(event)),
+                Effect::Event(event) => drop(self.events.send(Arc::new(event))),
                 Effect::Answer(ticket, result) => {
                     if let Some(reply) = self.calls.remove(&ticket) {
                         // Whoever asked may have gone.

@@ -503,14 +503,15 @@ impl fmt::Display for RouteStatus {
 /// many with [`Event::Missed`].
 #[derive(Debug)]
 pub struct EventStream {
-    receiver: broadcast::Receiver<Event>,
+    /// Behind a pointer, because the channel has room for each from the start.
+    receiver: broadcast::Receiver<Arc<Event>>,
 }
 
 /// How many events a slow listener may be behind.
 pub(super) const EVENT_BUFFER: usize = 256;
 
 impl EventStream {
-    pub(super) fn new(receiver: broadcast::Receiver<Event>) -> Self {
+    pub(super) fn new(receiver: broadcast::Receiver<Arc<Event>>) -> Self {
         EventStream { receiver }
     }
 
@@ -519,7 +520,7 @@ impl EventStream {
     /// Cancel safe: a dropped call loses no event.
     pub async fn next(&mut self) -> Option<Event> {
         match self.receiver.recv().await {
-            Ok(event) => Some(event),
+            Ok(event) => Some(Arc::unwrap_or_clone(event)),
             Err(broadcast::error::RecvError::Lagged(count)) => Some(Event::Missed(count)),
             Err(broadcast::error::RecvError::Closed) => None,
         }
@@ -535,7 +536,7 @@ mod tests {
         let (sender, receiver) = broadcast::channel(2);
         let mut events = EventStream::new(receiver);
         for count in 0..5 {
-            sender.send(Event::Missed(count + 100)).unwrap();
+            sender.send(Arc::new(Event::Missed(count + 100))).unwrap();
         }
         drop(sender);
         assert_eq!(events.next().await, Some(Event::Missed(3)));

@@ -52,7 +52,7 @@ struct Shared {
     leave: watch::Sender<bool>,
     asks: mpsc::Sender<Ask>,
     status: watch::Receiver<Status>,
-    events: broadcast::WeakSender<Event>,
+    events: broadcast::WeakSender<Arc<Event>>,
 }
 
 /// How many questions may wait for the task.
@@ -360,7 +360,7 @@ impl Client {
     pub(super) fn announce(&self, event: Event) {
         if let Some(events) = self.shared.events.upgrade() {
             // Nobody listens: that is their business.
-            drop(events.send(event));
+            drop(events.send(Arc::new(event)));
         }
     }
 }

@@ -110,9 +110,15 @@ impl Encoder<&str> for LineCodec {
     }
 }
 
-/// Whether a first line comes from a peer that speaks HTTP: port 81 is also a well-known admin page's.
+/// Whether a first line comes from a peer that speaks HTTP: port 81 is also a well-known admin page's. Some servers
+/// answer what they do not understand with a bare page.
 pub fn looks_like_http(line: &str) -> bool {
-    line.starts_with("HTTP/1.") || line.ends_with(" HTTP/1.1") || line.ends_with(" HTTP/1.0")
+    let is_page = |start: &str| line.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
+    is_page("<!doctype html")
+        || is_page("<html")
+        || line.starts_with("HTTP/1.")
+        || line.ends_with(" HTTP/1.1")
+        || line.ends_with(" HTTP/1.0")
 }
 
 #[cfg(test)]
@@ -189,6 +195,7 @@ mod tests {
     fn a_peer_that_speaks_http_is_recognised() {
         assert!(looks_like_http("GET / HTTP/1.1"));
         assert!(looks_like_http("HTTP/1.1 400 Bad Request"));
+        assert!(looks_like_http("<!DOCTYPE HTML>") && looks_like_http("<html><body>"));
         assert!(!looks_like_http("PING|S"));
     }
 }

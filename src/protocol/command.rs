@@ -87,16 +87,44 @@ pub enum Request {
     ClientShutdown,
     RouteAdd(RouteSpec),
     RouteAddBulk(Vec<RouteSpec>),
-    RouteUpdate { route: RouteId, change: RouteChange },
+    RouteUpdate {
+        route: RouteId,
+        change: RouteChange,
+    },
     RouteRemove(RouteId),
-    RouteList { compressed: bool, after: Option<RouteId> },
-    HeadersSet { target: Target, name: HeaderName, value: HeaderValue },
-    HeadersRemove { target: Target, name: HeaderName },
-    OptionsSet { target: Target, option: RouteOption },
-    OptionsRemove { target: Target, key: OptionKey },
-    HealthSet { route: RouteId, check: HealthCheck },
-    RateLimitSet { target: RouteOrAll, limit: RateLimit },
-    CircuitBreakerSet { target: RouteOrAll, breaker: CircuitBreaker },
+    RouteList {
+        compressed: bool,
+        after: Option<RouteId>,
+    },
+    HeadersSet {
+        target: Target,
+        name: HeaderName,
+        value: HeaderValue,
+    },
+    HeadersRemove {
+        target: Target,
+        name: HeaderName,
+    },
+    OptionsSet {
+        target: Target,
+        option: RouteOption,
+    },
+    OptionsRemove {
+        target: Target,
+        key: OptionKey,
+    },
+    HealthSet {
+        route: RouteId,
+        check: HealthCheck,
+    },
+    RateLimitSet {
+        target: RouteOrAll,
+        limit: RateLimit,
+    },
+    CircuitBreakerSet {
+        target: RouteOrAll,
+        breaker: CircuitBreaker,
+    },
     CircuitBreakerStatus(RouteId),
     CircuitBreakerReset(RouteId),
     ConfigValidate,
@@ -107,10 +135,21 @@ pub enum Request {
     DrainStart(GoDuration),
     DrainStatus,
     DrainCancel,
-    MaintEnter { target: Target, page: Option<BackendUrl> },
+    MaintEnter {
+        target: Target,
+        page: Option<BackendUrl>,
+    },
     MaintExit(Target),
     MaintStatus,
+    /// As many of its routes behind this one as a line holds (ours).
+    MaintStatusPage {
+        after: RouteId,
+    },
     StatsGet(RouteOrAll),
+    /// As many of all behind this one as a line holds (ours).
+    StatsPage {
+        after: RouteId,
+    },
     BackendTest(BackendUrl),
     Subscribe(EventKind),
     Unsubscribe(EventKind),
@@ -247,8 +286,8 @@ impl Request {
             Request::DrainCancel => "DRAIN_CANCEL",
             Request::MaintEnter { .. } => "MAINT_ENTER",
             Request::MaintExit(_) => "MAINT_EXIT",
-            Request::MaintStatus => "MAINT_STATUS",
-            Request::StatsGet(_) => "STATS_GET",
+            Request::MaintStatus | Request::MaintStatusPage { .. } => "MAINT_STATUS",
+            Request::StatsGet(_) | Request::StatsPage { .. } => "STATS_GET",
             Request::BackendTest(_) => "BACKEND_TEST",
             Request::Subscribe(_) => "SUBSCRIBE",
             Request::Unsubscribe(_) => "UNSUBSCRIBE",
@@ -305,7 +344,9 @@ impl Request {
             Request::MaintEnter { target, page: None } => write!(line, "|{target}|"),
             Request::MaintEnter { target, page: Some(page) } => write!(line, "|{target}|{page}"),
             Request::MaintExit(target) => write!(line, "|{target}"),
+            Request::MaintStatusPage { after } => write!(line, "|after={after}"),
             Request::StatsGet(selector) => write!(line, "|{selector}"),
+            Request::StatsPage { after } => write!(line, "||after={after}"),
             Request::BackendTest(url) => write!(line, "|{url}"),
             Request::Subscribe(kind) | Request::Unsubscribe(kind) => write!(line, "|{kind}"),
             Request::Ping

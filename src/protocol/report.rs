@@ -146,6 +146,16 @@ pub enum IdsOrCount {
     Count(u64),
 }
 
+impl IdsOrCount {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        match self {
+            IdsOrCount::Ids(ids) => ids.len() as u64,
+            IdsOrCount::Count(count) => *count,
+        }
+    }
+}
+
 impl Default for IdsOrCount {
     fn default() -> Self {
         IdsOrCount::Ids(Vec::new())

@@ -260,6 +260,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
         routes: config.max_routes_per_session,
         headers: config.max_headers_per_route,
         staged_bytes: config.max_staged_bytes,
+        connections: config.max_registry_connections,
         connections_per_address: config.max_connections_per_address,
         ..defaults.registry.limits
     };

@@ -67,7 +67,8 @@ fn describe_command(report: &mut String, command: &CommandConfig) {
 
 fn describe(report: &mut String, config: &Config, registration: &RegistrationConfig) {
     let registries: Vec<String> = registration.registry.endpoints.iter().map(Endpoint::to_string).collect();
-    let _ = writeln!(report, "registry     {}", registries.join(", "));
+    let each = if registration.registry.each_address { ", each address of it" } else { "" };
+    let _ = writeln!(report, "registry     {}{each}", registries.join(", "));
     let _ = writeln!(report, "service      {}", registration.service);
     let _ = writeln!(report, "instance     {}", registration.instance);
     for route in &registration.routes {
@@ -91,4 +92,8 @@ fn describe(report: &mut String, config: &Config, registration: &RegistrationCon
         true => writeln!(report, "waits for    {}", checks.join(", ")),
         false => writeln!(report, "waits for    nothing (WAIT_FOR_PORT=false)"),
     };
+    let _ = config
+        .metrics_listen
+        .iter()
+        .try_for_each(|address| writeln!(report, "metrics      http://{address}/metrics"));
 }

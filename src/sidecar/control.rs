@@ -176,7 +176,7 @@ fn refusal(error: &str) -> Value {
 async fn events(stream: &mut UnixStream, agent: &Agent, follow: bool) -> io::Result<()> {
     let (recent, mut coming) = agent.events();
     for event in recent {
-        send(stream, &event).await?;
+        send_line(stream, &event).await?;
     }
     if !follow {
         return Ok(());
@@ -188,7 +188,7 @@ async fn events(stream: &mut UnixStream, agent: &Agent, follow: bool) -> io::Res
             _ = stream.read(&mut end) => return Ok(()),
         };
         match event {
-            Ok(event) => send(stream, &event).await?,
+            Ok(event) => send_line(stream, &event).await?,
             Err(broadcast::error::RecvError::Lagged(count)) => {
                 send(stream, &json!({"event": "LOG", "level": "warn", "missed": count})).await?;
             }
@@ -198,7 +198,11 @@ async fn events(stream: &mut UnixStream, agent: &Agent, follow: bool) -> io::Res
 }
 
 async fn send(stream: &mut UnixStream, value: &Value) -> io::Result<()> {
-    timeout(MAX_TIME, stream.write_all(format!("{value}\n").as_bytes())).await?
+    send_line(stream, &value.to_string()).await
+}
+
+async fn send_line(stream: &mut UnixStream, line: &str) -> io::Result<()> {
+    timeout(MAX_TIME, stream.write_all(format!("{line}\n").as_bytes())).await?
 }
 
 #[cfg(test)]

@@ -1,24 +1,29 @@
 //! The daemon: waits for the application, finds its address, registers it, and leaves when asked to.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::client::{Intent, Resolver, SystemResolver};
 use crate::shutdown::Shutdown;
 
 use super::address::{self, BackendHost, Choice, Inputs};
 use super::agent::Agent;
-use super::config::{AddressConfig, Config, Endpoint, Off, RegistrationConfig};
+use super::config::{AddressConfig, Config, Endpoint, Off, ReadinessConfig, ReadyCheck, RegistrationConfig};
 use super::follow::follow;
 use super::intent::intent;
-use super::readiness::{wait_until_ready, watch};
+use super::leave::cannot_count;
+use super::readiness::{Shell, wait_until_ready, watch};
+use super::reaper::Reaper;
 use super::sessions::Sessions;
-use super::{control, maintenance, metrics};
+use super::{connections, control, maintenance, metrics};
 
+/// What runs shell lines.
+pub(super) const SHELL: &str = "/bin/sh";
 /// How long a name may take to resolve while the address is chosen.
 const RESOLVE: Duration = Duration::from_secs(2);
 /// Between two tries to find an address: the first pause, and the longest.
@@ -44,13 +49,14 @@ pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolve
         return shutdown.requested().await;
     };
     announce(registration);
+    let shell = shell(&config.readiness);
     tokio::select! {
-        () = wait_until_ready(&config.readiness) => {
+        () = wait_until_ready(&config.readiness, shell.as_ref()) => {
             agent.change(|conditions| conditions.ready = true);
             let ready = |ready| agent.change(|conditions| conditions.ready = ready);
             let watched = async {
                 tokio::select! {
-                    () = watch(&config.readiness, ready) => {}
+                    () = watch(&config.readiness, shell.as_ref(), ready) => {}
                     () = shutdown.requested() => {}
                 }
             };
@@ -59,6 +65,27 @@ pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolve
         () = shutdown.requested() => info!("nothing was registered yet"),
     }
     info!("stopped");
+}
+
+/// What runs the `exec:` checks beside an application; `None` where there are none.
+fn shell(config: &ReadinessConfig) -> Option<Shell> {
+    if !config.checks.iter().any(|check| matches!(check, ReadyCheck::Exec(_))) {
+        return None;
+    }
+    match Reaper::start() {
+        Ok(reaper) => {
+            let environment = config.environment.clone();
+            Some(Shell::new(reaper, move |line| {
+                let mut command = Command::new(SHELL);
+                command.args(["-c", line]).env_clear().envs(environment.reveal());
+                command
+            }))
+        }
+        Err(error) => {
+            error!("no exec: check can pass, because processes cannot be waited for: {error}");
+            None
+        }
+    }
 }
 
 /// What runs beside the sessions, from the first moment to the last: the control socket and the maintenance
@@ -105,9 +132,19 @@ pub(super) async fn serve(
         () = sessions.run() => {}
         () = shutdown.requested() => {}
     }
+    // What a registry cannot tell of what is in flight, the wrapped application's own connections do.
+    let is_blind = wrapped && agent.clients().iter().any(|client| cannot_count(&client.status()));
     agent.set_clients(Vec::new());
     agent.forget_application();
-    sessions.leave(config.drain_timeout.get(), &shutdown).await;
+    let limit = config.drain_timeout.get();
+    sessions.leave(limit, &shutdown).await;
+    if is_blind {
+        let ports = registration.own_ports();
+        tokio::select! {
+            () = connections::ended(&ports, limit) => {}
+            _ = shutdown.forced() => {}
+        }
+    }
 }
 
 pub(super) fn announce(config: &RegistrationConfig) {

@@ -5,8 +5,10 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::client::{CallError, Client, Wanted};
+use crate::client::{CallError, Client, Status, Wanted};
 use crate::shutdown::Shutdown;
+
+use super::connections;
 
 /// Between two questions how far the drain is.
 const POLL: Duration = Duration::from_millis(50);
@@ -67,13 +69,21 @@ async fn drained(client: &Client) -> Drained {
     nothing_in_flight(client).await
 }
 
-/// Waits until nothing is in flight, within `limit`, at a registry that can tell; the session goes on. People are
-/// to see something else already.
+/// Whether requests go through this registry's proxy of which it cannot say when they are over.
+pub(super) fn cannot_count(status: &Status) -> bool {
+    status.bound && !status.capabilities.contains("drain") && status.shown != Wanted::Absent
+}
+
+/// Waits until nothing is in flight, within `limit`: as the registry tells it, or as the connections to `ports` do.
+/// The session goes on. People are to see something else already.
 ///
 /// Dropping it ends the waiting, and leaves no drain behind.
-pub(super) async fn finish_in_flight(client: &Client, limit: Duration) {
+pub(super) async fn finish_in_flight(client: &Client, ports: &[u16], limit: Duration) {
     let status = client.status();
-    if limit.is_zero() || !status.bound || !status.capabilities.contains("drain") {
+    if cannot_count(&status) {
+        return connections::ended(ports, limit).await;
+    }
+    if limit.is_zero() || !status.bound {
         return;
     }
     let client = client.clone();

@@ -8,6 +8,7 @@ mod agent;
 mod check;
 mod company;
 pub mod config;
+mod connections;
 pub mod control;
 mod daemon;
 mod follow;

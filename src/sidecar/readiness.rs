@@ -1,9 +1,12 @@
 //! Whether the application is ready: asked often while it starts, told in the log while it is waited for.
 //!
 //! [`Gate`] counts and decides when to ask again and what to say; [`wait_until_ready`] and [`watch`] ask, each
-//! kind of check in its own way (`probe`, `fastcgi`). None of them knows what readiness is used for.
+//! kind of check in its own way (`probe`, `exec`, `fastcgi`, `https`). None of them knows what readiness is used for.
 
+mod exec;
 mod fastcgi;
+#[cfg(feature = "server")]
+mod https;
 mod probe;
 
 use std::collections::VecDeque;
@@ -14,10 +17,12 @@ use tracing::{info, warn};
 
 use super::config::{ReadinessConfig, ReadyCheck};
 
+pub use exec::Shell;
+
 /// The shortest pause between two tries at an address. A refused connection costs some 30 µs.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-/// The shortest where each try asks a name server.
-const SHORTEST_PAUSE_BY_NAME: Duration = Duration::from_millis(100);
+/// The shortest where each try asks a name server or starts a process.
+const SHORTEST_PAUSE_IF_COSTLY: Duration = Duration::from_millis(100);
 /// A try is due when the wait has grown by this part of itself: a hundredth of it is lost at most, and a
 /// wait of any length takes few tries.
 const PAUSE_PART: u32 = 100;
@@ -191,19 +196,19 @@ impl Gate {
 /// WAIT_FOR_PORT. It waits for ever if need be, and says so.
 ///
 /// Cancel-safe: what was counted is lost, nothing else.
-pub async fn wait_until_ready(config: &ReadinessConfig) {
+pub async fn wait_until_ready(config: &ReadinessConfig, shell: Option<&Shell>) {
     if !config.wait {
         return;
     }
     info!("waiting for {} to answer", Checks(&config.checks));
-    until_open(pace(config), || try_all(&config.checks, config.timeout.get())).await;
+    until_open(pace(config), || try_all(&config.checks, config.timeout.get(), shell)).await;
 }
 
 /// Asks for as long as it lives, beginning with an application that is ready, and tells `changed` each time it
 /// is no longer or is again (READY_RISE, READY_FALL). Without WAIT_FOR_PORT it never asks.
 ///
 /// Cancel-safe: what was counted is lost, nothing else.
-pub async fn watch(config: &ReadinessConfig, mut changed: impl FnMut(bool)) {
+pub async fn watch(config: &ReadinessConfig, shell: Option<&Shell>, mut changed: impl FnMut(bool)) {
     if !config.wait {
         return std::future::pending().await;
     }
@@ -213,7 +218,7 @@ pub async fn watch(config: &ReadinessConfig, mut changed: impl FnMut(bool)) {
     loop {
         tokio::time::sleep(pause).await;
         let was_ready = gate.is_ready();
-        let outcome = try_all(&config.checks, config.timeout.get()).await;
+        let outcome = try_all(&config.checks, config.timeout.get(), shell).await;
         let step = gate.on_try(outcome.is_ok(), now());
         tell(step.notice, outcome.err().as_deref().unwrap_or("it passes now"));
         if gate.is_ready() != was_ready {
@@ -225,9 +230,9 @@ pub async fn watch(config: &ReadinessConfig, mut changed: impl FnMut(bool)) {
 
 /// The pace at which `config` has us ask.
 pub fn pace(config: &ReadinessConfig) -> Pace {
-    let by_name = config.checks.iter().any(ReadyCheck::asks_a_name_server);
+    let costly = config.checks.iter().any(ReadyCheck::is_costly);
     Pace {
-        shortest: if by_name { SHORTEST_PAUSE_BY_NAME } else { SHORTEST_PAUSE },
+        shortest: if costly { SHORTEST_PAUSE_IF_COSTLY } else { SHORTEST_PAUSE },
         interval: config.interval.get(),
         rise: config.rise,
         fall: config.fall,
@@ -263,8 +268,8 @@ fn tell(notice: Option<Notice>, state: &str) {
             warn!("the application is not ready any more, after {lasted:.0?}: {state}")
         }
         Some(Notice::Flapping { lasted, losses, steady }) => warn!(
-            "the application is not ready any more, after {lasted:.0?}, for the {losses}th time within \
-             {FLAP_WINDOW:.0?}: {state}; its routes come back when it has been ready for {steady:.0?}"
+            "the application is not ready any more, after {lasted:.0?}, {losses} times within {FLAP_WINDOW:.0?} by \
+             now: {state}; its routes come back when it has been ready for {steady:.0?}"
         ),
         Some(Notice::Waiting(waited)) => {
             info!("still waiting for the application, for {waited:.0?}: {state}")
@@ -279,9 +284,9 @@ fn tell(notice: Option<Notice>, state: &str) {
 ///
 /// # Errors
 /// Says which failed and why.
-pub async fn try_all(checks: &[ReadyCheck], limit: Duration) -> Result<(), String> {
+pub async fn try_all(checks: &[ReadyCheck], limit: Duration, shell: Option<&Shell>) -> Result<(), String> {
     for check in checks {
-        match tokio::time::timeout(limit, probe::probe(check)).await {
+        match tokio::time::timeout(limit, probe::probe(check, shell)).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return Err(format!("{check}: {why}")),
             Err(_) => return Err(format!("{check}: no answer within {limit:?}")),
@@ -310,7 +315,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::Host;
-    use crate::sidecar::config::Endpoint;
+    use crate::sidecar::config::{Endpoint, Environment};
 
     const PACE: Pace = Pace {
         shortest: SHORTEST_PAUSE,
@@ -413,7 +418,16 @@ mod tests {
 
     fn config(checks: Vec<ReadyCheck>, wait: bool) -> ReadinessConfig {
         let second = crate::protocol::GoDuration::from_secs(1);
-        ReadinessConfig { wait, checks, interval: second, timeout: second, rise: 1, fall: 3, overdue: second }
+        ReadinessConfig {
+            wait,
+            checks,
+            interval: second,
+            timeout: second,
+            rise: 1,
+            fall: 3,
+            overdue: second,
+            environment: Environment::default(),
+        }
     }
 
     /// A port that is taken and refuses connections until `listen`.
@@ -429,13 +443,13 @@ mod tests {
         let (socket, address) = reserved();
         let checks = vec![tcp(address)];
         let limit = Duration::from_secs(5);
-        let refused = try_all(&checks, limit).await.unwrap_err();
+        let refused = try_all(&checks, limit, None).await.unwrap_err();
         assert!(
             refused.starts_with(&format!("tcp://{address}: ")) && refused.contains("refused"),
             "{refused}"
         );
 
-        let waiting = tokio::spawn(async move { wait_until_ready(&config(checks, true)).await });
+        let waiting = tokio::spawn(async move { wait_until_ready(&config(checks, true), None).await });
         // Not before, however often the waiting task had its turn.
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -450,14 +464,14 @@ mod tests {
         let (listening, open) = reserved();
         listening.listen(16).unwrap();
         let (_held, shut) = reserved();
-        let failed = try_all(&[tcp(open), tcp(shut)], Duration::from_secs(5)).await.unwrap_err();
+        let failed = try_all(&[tcp(open), tcp(shut)], Duration::from_secs(5), None).await.unwrap_err();
         assert!(failed.contains(&shut.to_string()), "{failed}");
     }
 
     #[tokio::test]
     async fn whoever_does_not_want_to_wait_does_not() {
         let (_held, shut) = reserved();
-        wait_until_ready(&config(vec![tcp(shut)], false)).await;
+        wait_until_ready(&config(vec![tcp(shut)], false), None).await;
     }
 
     #[test]

@@ -10,8 +10,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::client::{
-    Client, ClientConfig, Connector, Endpoint as Registry, Event, EventStream, Intent, Phase, Route,
-    RouteKey, Wanted,
+    BackendTestError, Client, ClientConfig, Connector, Endpoint as Registry, Event, EventStream, Intent,
+    Phase, Route, RouteKey, Wanted,
 };
 use crate::protocol::BackendUrl;
 
@@ -150,7 +150,11 @@ async fn verify(client: Client, mut routes: BTreeMap<RouteKey, Route>) {
     loop {
         let mut missing = BTreeMap::new();
         for (key, route) in routes {
-            let verdict = findings(&client, &route.backend).await.verdict();
+            let Some(findings) = findings(&client, &route.backend).await else {
+                missing.insert(key, route);
+                continue;
+            };
+            let verdict = findings.verdict();
             let line = format!("{} -> {}: {verdict}", Urls(&route), route.backend);
             match verdict {
                 Verdict::Live { .. } => info!("live: {line}"),
@@ -172,13 +176,17 @@ async fn verify(client: Client, mut routes: BTreeMap<RouteKey, Route>) {
     }
 }
 
-async fn findings(client: &Client, backend: &BackendUrl) -> Findings {
+/// `None`: the proxy was not asked, so there is nothing to say about the backend.
+async fn findings(client: &Client, backend: &BackendUrl) -> Option<Findings> {
     let (from_here, from_proxy) = tokio::join!(reach(backend), client.backend_test(backend.clone()));
-    Findings {
-        backend: backend.clone(),
-        from_here,
-        from_proxy: from_proxy.map_err(|error| error.to_string()),
-    }
+    let from_proxy = match from_proxy {
+        Ok(report) => Ok(report),
+        Err(BackendTestError::NoSession | BackendTestError::TooMany | BackendTestError::Stopped) => {
+            return None;
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    Some(Findings { backend: backend.clone(), from_here, from_proxy })
 }
 
 /// Our own connection to the advertised address, as the proxy would make it.

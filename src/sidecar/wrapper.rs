@@ -26,7 +26,7 @@ use crate::client::Wanted;
 use super::agent::{Agent, Progress};
 use super::config::{CommandConfig, Config, ReadyCheck, Step};
 use super::daemon;
-use super::readiness::{try_all, wait_until_ready};
+use super::readiness::{Shell, try_all, wait_until_ready};
 use super::reaper::{ChildHandle, Exit, Reaper, Target};
 use super::signals::{self, HEARD, Meaning};
 use super::supervisor::{Effect, Input, Notice, Policy, Supervisor, UpdatePolicy, Work};
@@ -62,11 +62,14 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     let machine = Supervisor::new(policy(&config, &command));
     let agent = Agent::new();
     let beside = daemon::beside(&config, &agent);
-    let config = Arc::new(config);
+    let (config, command) = (Arc::new(config), Arc::new(command));
+    let surroundings = Arc::clone(&command);
+    let shell = Shell::new(reaper.clone(), move |line| launch::as_the_command(&surroundings, line));
     let wrapper = Wrapper {
-        showing: Showing::new(Arc::clone(&config), agent.clone()),
+        showing: Showing::new(Arc::clone(&config), agent.clone(), shell.clone()),
         config,
-        command: Arc::new(command),
+        command,
+        shell,
         reaper,
         machine,
         process: None,
@@ -117,6 +120,8 @@ fn shows_page(config: &Config, command: &CommandConfig) -> bool {
 struct Wrapper {
     config: Arc<Config>,
     command: Arc<CommandConfig>,
+    /// What runs checks: as the command is run.
+    shell: Shell,
     reaper: Reaper,
     machine: Supervisor,
     /// The command or the step that runs.
@@ -191,12 +196,16 @@ impl Wrapper {
     /// Carries out one effect; what is known at once is the next input.
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::AwaitDependencies => self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command))),
+            Effect::AwaitDependencies => {
+                self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command), self.shell.clone()));
+            }
             Effect::RunStep(work, index) => return self.run_step(work, index),
             Effect::EndStep => self.signal(Target::Group, Signal::TERM),
             Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
             Effect::Start => return Some(self.start()),
-            Effect::AwaitReady => self.waits.ready = Box::pin(ready(Arc::clone(&self.config))),
+            Effect::AwaitReady => {
+                self.waits.ready = Box::pin(ready(Arc::clone(&self.config), self.shell.clone()));
+            }
             Effect::Publish(wanted) => self.publish(wanted),
             Effect::StopCommand => self.stop_command(),
             Effect::RunCheck => return self.run_check(),
@@ -382,18 +391,18 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Whoever is not registered need not be waited for.
-async fn ready(config: Arc<Config>) -> Input {
+async fn ready(config: Arc<Config>, shell: Shell) -> Input {
     if config.registration.is_some() {
-        wait_until_ready(&config.readiness).await;
+        wait_until_ready(&config.readiness, Some(&shell)).await;
     }
     Input::Ready
 }
 
 /// Returns when every dependency accepts connections. What fails is told once for each cause.
-async fn reach(command: Arc<CommandConfig>) -> Input {
+async fn reach(command: Arc<CommandConfig>, shell: Shell) -> Input {
     let (mut pause, mut told) = (FIRST_PAUSE, String::new());
     let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();
-    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TRY).await {
+    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TRY, Some(&shell)).await {
         if failed != told {
             info!("waiting for {}, at most {}: {failed}", names.join(" and "), command.wait_for_timeout);
             told = failed;

@@ -89,6 +89,24 @@ async fn the_routes_are_out_before_the_command_gets_its_signal() {
 }
 
 #[tokio::test]
+async fn what_this_server_cannot_count_is_waited_for_by_the_connections_that_there_are() {
+    let (registry, port) = (FakeRegistry::listen().await, free_address().port());
+    let mut program = wrapped(registry.address, port, &[("SIDECAR_DRAIN_TIMEOUT", "1h")], TELLING);
+    let mut link = registry.accept().await;
+    registered(&mut link, port, 0).await;
+    tested(&mut link, port).await;
+    program.wait_for_log("live:");
+    // A request that is on its way from the proxy.
+    let request = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    program.signal("TERM");
+    link.play("> CLIENT_SHUTDOWN|S1\n< SHUTDOWN_OK").await;
+    program.wait_for_log("waiting for 1 connections to the application to end");
+    assert!(!was_told(&program), "{:?}", program.log());
+    drop(request);
+    tokio::task::spawn_blocking(move || assert_eq!(program.wait().code(), Some(5))).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_command_that_ends_by_itself_is_taken_out_before_anything_else_happens() {
     let (registry, port) = (FakeRegistry::listen().await, free_address().port());
     let env = [("SIDECAR_RESTART", "always"), ("SIDECAR_RESTART_DELAY", "1h")];

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::cast::Place;
-use super::faults::{Kind, Plan, replica, replicas};
+use super::cast::{Place, replica, replicas};
+use super::faults::{Kind, Plan};
 use super::run::begin;
 use super::server::{GRACE, Mood};
 use super::world::World;

@@ -195,3 +195,55 @@ pub(crate) fn v4(ip: IpAddr) -> Ipv4Addr {
         IpAddr::V6(_) => unreachable!("the world has no IPv6"),
     }
 }
+
+pub(crate) fn some_check(rng: &mut fastrand::Rng) -> Option<HealthCheck> {
+    let interval = *rng.choice(&["1s", "3s"]).unwrap();
+    let timeout = *rng.choice(&["300ms", "1s"]).unwrap();
+    let path = "/up".parse().unwrap();
+    let check = HealthCheck { path, interval: interval.parse().unwrap(), timeout: timeout.parse().unwrap() };
+    (rng.u8(..) < 220).then_some(check)
+}
+
+/// One replica of a service, at an address.
+pub(crate) fn replica(service: usize, instance: usize, address: Ipv4Addr) -> Replica {
+    let wish = Wish {
+        domain: format!("s{service}.example.com").parse().unwrap(),
+        path: "/".parse().unwrap(),
+        priority: 10,
+        compression: None,
+        check: None,
+    };
+    Replica {
+        service: format!("s{service}").parse().unwrap(),
+        instance: format!("s{service}-{instance}").parse().unwrap(),
+        addresses: vec![address],
+        apart: None,
+        is_up: true,
+        is_silent: false,
+        sidecar: None,
+        twin: None,
+        recent: vec![vec![wish.place()]],
+        wishes: BTreeMap::from([("main".into(), wish)]),
+        held_until: Duration::ZERO,
+        quiet_since: Duration::ZERO,
+        steady_since: Duration::ZERO,
+        has_applied: false,
+        contests: false,
+    }
+}
+
+/// Two or three services of one or two replicas.
+pub(crate) fn replicas(rng: &mut fastrand::Rng) -> Vec<Replica> {
+    let mut all = Vec::new();
+    for service in 0..rng.usize(2..=3) {
+        let is_apart = rng.u8(..) < 64;
+        for instance in 0..rng.usize(1..=2) {
+            let number = u8::try_from(all.len()).unwrap();
+            let mut one = replica(service, instance, Ipv4Addr::new(10, 2, 2, 10 + number));
+            one.apart = is_apart.then(|| Ipv4Addr::new(10, 2, 3, 10 + number));
+            one.wishes.values_mut().for_each(|wish| wish.check = some_check(rng));
+            all.push(one);
+        }
+    }
+    all
+}

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::cast::Replica;
-use super::faults::{Kind, Plan, replica};
+use super::cast::{Replica, replica};
+use super::faults::{Kind, Plan};
 use super::run::begin;
 use super::world::World;
 

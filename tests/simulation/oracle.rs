@@ -5,6 +5,7 @@
 //! - **Return.** A replica to which nothing has happened for [`Plan::bound`](super::faults::Plan::bound) is served.
 //! - **No dead address** is served beyond three probes; beyond one where the session is lost.
 //! - **No stranger** is served in the name of a lost session once he has said that the address is his.
+//! - **Grace.** What failed while its session was lost comes back with it only.
 //! - **Expiry.** Nothing is left of a lost session a second after its grace.
 //! - **Shutdown.** Nothing is left of a session when CLIENT_SHUTDOWN is answered.
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry_sidecar::protocol::{Host, InstanceName, Reply, ServerLine, ServiceName};
-use registry_sidecar::server::registry::{ConnId, Happening, Who};
+use registry_sidecar::server::registry::{ConnId, Happening, MemberEvent, Who};
 use registry_sidecar::server::routing::{Claim, Member};
 
 use super::cast::{Place, ReplicaId, v4};
@@ -47,6 +48,10 @@ pub(crate) struct Oracle {
     /// Since when nothing was wrong with the registry or its disk.
     pub(crate) registry_quiet_since: Duration,
     pub(crate) disk_quiet_since: Duration,
+    /// Members that failed, or lost their address, while their sessions were lost.
+    waiting: BTreeSet<(u64, u64)>,
+    /// A member came back that should not have.
+    revived: Option<String>,
     /// Since when each member is there.
     members: BTreeMap<u64, Duration>,
     up_since: Option<Duration>,
@@ -116,6 +121,7 @@ impl Oracle {
         self.forgot |= forgets;
         self.since.clear();
         self.members.clear();
+        self.waiting.clear();
         if forgets {
             self.sessions.clear();
         }
@@ -149,6 +155,17 @@ impl Oracle {
                 }
             }
             Happening::ShutDown(who) | Happening::Expired(who) => drop(self.sessions.remove(&who.no.0)),
+            Happening::MemberOut { session, member, event, .. } => {
+                if matches!(event, MemberEvent::FailedInGrace | MemberEvent::AddressTaken) {
+                    self.waiting.insert((session.0, member.id.0));
+                }
+            }
+            Happening::MemberIn { session, member, domain, path } => {
+                if self.waiting.contains(&(session.0, member.id.0)) {
+                    let what = format!("{domain}{path} leads to {} again", member.backend);
+                    self.revived = Some(format!("{what}, without its session #{}", session.0));
+                }
+            }
             _ => {}
         }
     }
@@ -159,6 +176,7 @@ impl Oracle {
             self.shared.insert(peer);
         }
         let (service, instance) = (who.service.clone(), who.instance.clone());
+        self.waiting.retain(|(session, _)| *session != who.no.0);
         let before = self.sessions.get(&who.no.0).and_then(|seen| seen.announced);
         let announced = if anew { Some((peer, now)) } else { before };
         let seen = Seen { service, instance, peer, announced, lost_since: None, replaced: false };
@@ -192,6 +210,9 @@ impl World {
     pub(crate) fn observe(&mut self) {
         if self.server.core.is_none() || self.failure.is_some() || self.oracle.is_blind {
             return;
+        }
+        if let Some(what) = self.oracle.revived.take() {
+            self.fail(what);
         }
         let served = self.look_at_members();
         self.look_at_continuity(&served);

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::cast::Replica;
-use super::faults::{Counts, Kind, Plan, replicas};
+use super::cast::{Replica, replicas};
+use super::faults::{Counts, Kind, Plan};
 use super::oracle::Looks;
 use super::server::{GRACE, HOLD};
 use super::world::{Event, KEEPALIVE, World};

@@ -314,6 +314,8 @@ fn running_request() -> BoxedStrategy<Request> {
         (target(), option::of(backend())).prop_map(|(target, page)| Request::MaintEnter { target, page }),
         target().prop_map(Request::MaintExit),
         route_or_all().prop_map(Request::StatsGet),
+        route_id().prop_map(|after| Request::StatsPage { after }),
+        route_id().prop_map(|after| Request::MaintStatusPage { after }),
         backend().prop_map(Request::BackendTest),
         event_kind().prop_map(Request::Subscribe),
         event_kind().prop_map(Request::Unsubscribe),

@@ -508,10 +508,13 @@ fn drain_and_maintenance_rows() -> Vec<Row> {
         },
         Row {
             document: [
-                "`MAINT_STATUS|S`",
+                "`MAINT_STATUS|S|[after=r500]`",
                 "`MAINT_STATUS_OK|{in_maintenance,maintenance_backend,entered_at}`",
             ],
-            commands: vec![("MAINT_STATUS|S", s(Request::MaintStatus))],
+            commands: vec![
+                ("MAINT_STATUS|S", s(Request::MaintStatus)),
+                ("MAINT_STATUS|S|after=r500", s(Request::MaintStatusPage { after: r(500) })),
+            ],
             replies: vec![(
                 r#"MAINT_STATUS_OK|{"in_maintenance":["r1","r2"],"maintenance_backend":"http://10.2.2.7:3001/","entered_at":"2025-01-01T00:00:00Z"}"#,
                 Reply::MaintenanceStatus(maintenance),
@@ -549,12 +552,13 @@ fn observing_rows() -> Vec<Row> {
     vec![
         Row {
             document: [
-                "`STATS_GET|S|[r1 or ALL]`",
+                "`STATS_GET|S|[r1 or ALL]|[after=r500]`",
                 "`STATS_OK|{route_id,requests,errors,avg_latency_ms,p95_latency_ms,p99_latency_ms,bytes_sent,bytes_received,status_codes}`",
             ],
             commands: vec![
                 ("STATS_GET|S|r1", s(Request::StatsGet(RouteOrAll::Route(r(1))))),
                 ("STATS_GET|S|ALL", s(Request::StatsGet(RouteOrAll::All))),
+                ("STATS_GET|S||after=r500", s(Request::StatsPage { after: r(500) })),
             ],
             replies: vec![
                 (

@@ -58,10 +58,20 @@ pub(super) const REQUESTS: [(&str, usize, RequestParser); 32] = [
     ("DRAIN_CANCEL", 0, |_| Ok(Request::DrainCancel)),
     ("MAINT_ENTER", 1, |f| Ok(Request::MaintEnter { target: f.parse()?, page: f.optional()? })),
     ("MAINT_EXIT", 1, |f| f.parse().map(Request::MaintExit)),
-    ("MAINT_STATUS", 0, |_| Ok(Request::MaintStatus)),
-    ("STATS_GET", 0, |f| match f.next() {
-        None | Some("") => Ok(Request::StatsGet(RouteOrAll::All)),
-        Some(selector) => RouteOrAll::parse(selector).map(Request::StatsGet),
+    ("MAINT_STATUS", 0, |f| Ok(match parse_page(f)? {
+        None => Request::MaintStatus,
+        Some(after) => Request::MaintStatusPage { after },
+    })),
+    ("STATS_GET", 0, |f| {
+        let which = match f.next() {
+            None | Some("") => RouteOrAll::All,
+            Some(selector) => RouteOrAll::parse(selector)?,
+        };
+        match (which, parse_page(f)?) {
+            (RouteOrAll::All, Some(after)) => Ok(Request::StatsPage { after }),
+            (which, None) => Ok(Request::StatsGet(which)),
+            (RouteOrAll::Route(_), Some(_)) => Err(Refusal::InvalidFormat),
+        }
     }),
     ("BACKEND_TEST", 1, |f| f.parse().map(Request::BackendTest)),
     ("SUBSCRIBE", 1, |f| f.parse().map(Request::Subscribe)),
@@ -104,17 +114,17 @@ fn parse_route_list(fields: &mut Fields<'_>) -> Result<Request, Refusal> {
         Some("compressed") => true,
         Some(_) => return Err(Refusal::InvalidFormat),
     };
-    let after = match fields.next() {
-        None | Some("") => None,
-        Some(page) => {
-            match page.strip_prefix("after=").ok_or(Refusal::InvalidFormat)? {
-                // No route has this id: it asks for the first page.
-                "r0" => Some(RouteId(0)),
-                id => Some(id.parse().map_err(|_| Refusal::InvalidFormat)?),
-            }
-        }
-    };
-    Ok(Request::RouteList { compressed, after })
+    Ok(Request::RouteList { compressed, after: parse_page(fields)? })
+}
+
+/// `after=r500`: what is behind that route, as much as a line holds.
+fn parse_page(fields: &mut Fields<'_>) -> Result<Option<RouteId>, Refusal> {
+    let Some(page) = fields.next().filter(|page| !page.is_empty()) else { return Ok(None) };
+    match page.strip_prefix("after=").ok_or(Refusal::InvalidFormat)? {
+        // No route has this id: it asks for the first page.
+        "r0" => Ok(Some(RouteId(0))),
+        id => id.parse().map(Some).map_err(|_| Refusal::InvalidFormat),
+    }
 }
 
 // A setting of zero takes the thing away. What the other fields say is then without effect, so that a zero

@@ -58,6 +58,8 @@ pub struct Config {
     pub max_headers_per_route: usize,
     /// MAX_STAGED_BYTES, at least one.
     pub max_staged_bytes: usize,
+    /// MAX_REGISTRY_CONNECTIONS, at least one.
+    pub max_registry_connections: usize,
     /// MAX_CONNECTIONS_PER_ADDRESS, at least one.
     pub max_connections_per_address: usize,
     /// PROXY_THREADS; `None`: one a processor.
@@ -119,6 +121,7 @@ struct Raw {
     max_routes_per_session: Option<String>,
     max_headers_per_route: Option<String>,
     max_staged_bytes: Option<String>,
+    max_registry_connections: Option<String>,
     max_connections_per_address: Option<String>,
     proxy_threads: Option<String>,
     admin_listen: Option<String>,
@@ -172,6 +175,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
     let max_headers = reader.value("MAX_HEADERS_PER_ROUTE", raw.max_headers_per_route, count);
     let max_staged_bytes = reader.value("MAX_STAGED_BYTES", raw.max_staged_bytes, count);
+    let max_registry = reader.value("MAX_REGISTRY_CONNECTIONS", raw.max_registry_connections, count);
     let max_per_address = reader.value("MAX_CONNECTIONS_PER_ADDRESS", raw.max_connections_per_address, count);
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
     let is_default = raw.admin_listen.is_none();
@@ -197,6 +201,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
         max_routes_per_session: max_routes? as usize,
         max_headers_per_route: max_headers? as usize,
         max_staged_bytes: max_staged_bytes? as usize,
+        max_registry_connections: max_registry? as usize,
         max_connections_per_address: max_per_address? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
@@ -335,6 +340,7 @@ mod tests {
             ("MAX_ROUTES_PER_SESSION", "-5"),
             ("MAX_HEADERS_PER_ROUTE", "0"),
             ("MAX_STAGED_BYTES", "8MB"),
+            ("MAX_REGISTRY_CONNECTIONS", "0"),
             ("MAX_CONNECTIONS_PER_ADDRESS", "some"),
             ("PROXY_THREADS", "0"),
             ("ADMIN_LISTEN", "yes"),

@@ -21,6 +21,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("MAX_ROUTES_PER_SESSION", Text("1000"), "1000", "how many routes each may have").bare(),
     Variable::new("MAX_HEADERS_PER_ROUTE", Text("64"), "64", "how many response headers each route may set").bare(),
     Variable::new("MAX_STAGED_BYTES", Text("8388608"), "1048576", "about how much each session may stage, in bytes").bare(),
+    Variable::new("MAX_REGISTRY_CONNECTIONS", Text("20000"), "20000", "how many connections to the registry there may be").bare(),
     Variable::new("MAX_CONNECTIONS_PER_ADDRESS", Text("1000"), "1000", "how many connections to the registry an address may have; loopback may have any number").bare(),
     Variable::new("PROXY_THREADS", Derived("one a processor"), "2", "how many threads serve requests").bare(),
     Variable::new("STATE_FILE", Unset, "/state/registry.redb", "where applied state survives a restart").bare(),

@@ -83,6 +83,7 @@ impl Registry {
             }
             Request::CircuitBreakerStatus(route) => self.breaker_status(now, no, route).into(),
             Request::StatsGet(which) => self.stats(no, which).into(),
+            Request::StatsPage { after } => self.stats_page(no, after).into(),
             Request::CircuitBreakerReset(route) => self.breaker_reset(no, route).into(),
             Request::ConfigValidate => self.validate(no).into(),
             Request::ConfigApply => self.apply(now, no, conn, None),
@@ -94,7 +95,8 @@ impl Registry {
             Request::DrainCancel => self.drain_cancel(no).into(),
             Request::MaintEnter { target, page } => self.maint_enter(now, conn, no, target, page),
             Request::MaintExit(target) => self.maint_exit(now, conn, no, target),
-            Request::MaintStatus => self.maint_status(no).into(),
+            Request::MaintStatus => self.maint_status(no, None).into(),
+            Request::MaintStatusPage { after } => self.maint_status(no, Some(after)).into(),
             Request::BackendTest(url) => self.backend_test(conn, no, url),
             Request::Subscribe(kind) => self.subscribe(conn, no, kind).into(),
             Request::Unsubscribe(kind) => self.unsubscribe(conn, no, kind).into(),

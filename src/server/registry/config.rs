@@ -37,7 +37,7 @@ pub struct RegistryConfig {
 /// What a peer may fill. Each is refused with an error of its own, and nothing changes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections (MAX_CONNECTIONS): `ERROR|too many connections`, then EOF.
+    /// Open connections (MAX_REGISTRY_CONNECTIONS): `ERROR|too many connections`, then EOF.
     pub connections: usize,
     /// Open connections from one address (MAX_CONNECTIONS_PER_ADDRESS): `ERROR|too many connections from this
     /// address`, then EOF. Loopback is exempt: who is there needs no connection to do harm.

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::protocol::report::MaintenanceStatus;
-use crate::protocol::{BackendUrl, Push, Refusal, Reply, RouteId, Target, TargetItem};
+use crate::protocol::{BackendUrl, MAX_LINE, Push, Refusal, Reply, RouteId, Target, TargetItem};
 use crate::server::routing::{Maintenance, MemberId, Probe};
 
 use super::apply::Pending;
 use super::command::slots;
 use super::io::{Change, ConnId, Now, SessionNo, Tx};
 use super::persist::MaintenanceRecord;
-use super::report::{bounded, rfc3339};
+use super::report::{bounded, rfc3339, take};
 use super::route::page_probe;
 use super::session::Session;
 use super::stage::Slot;
@@ -191,18 +191,21 @@ impl Registry {
         Outcome::Done
     }
 
-    /// MAINT_STATUS.
-    pub(super) fn maint_status(&self, no: SessionNo) -> Result<Reply, Refusal> {
+    /// MAINT_STATUS: of all routes, or of those behind `after`, as many as a line holds.
+    pub(super) fn maint_status(&self, no: SessionNo, after: Option<RouteId>) -> Result<Reply, Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
-        let routes: Vec<(RouteId, &Entered)> =
-            session.route_ids().filter_map(|id| Some((id, session.maintained.entered(id)?))).collect();
-        let first = routes.first().map(|(_, entered)| *entered);
+        let entered = session.route_ids().filter_map(|id| Some((id, session.maintained.entered(id)?)));
+        let first = entered.clone().next().map(|(_, entered)| entered);
         let page = first.and_then(|entered| entered.shown.page.as_ref());
-        bounded(Reply::MaintenanceStatus(MaintenanceStatus {
-            in_maintenance: routes.iter().map(|(id, _)| id.to_string()).collect(),
+        let status = MaintenanceStatus {
+            in_maintenance: Vec::new(),
             maintenance_backend: page.map(|page| page.backend.to_string()).unwrap_or_default(),
             entered_at: first.map(|entered| rfc3339(entered.at)).unwrap_or_default(),
-        }))
+        };
+        let room = MAX_LINE.saturating_sub(Reply::MaintenanceStatus(status.clone()).encode().len());
+        let ids = entered.map(|(id, _)| id).filter(|id| after.is_none_or(|after| *id > after));
+        let in_maintenance = take(ids.map(|id| id.to_string()), room, after.is_some())?;
+        bounded(Reply::MaintenanceStatus(MaintenanceStatus { in_maintenance, ..status }))
     }
 
     /// A probe of somebody's passed: verdicts may come of it.

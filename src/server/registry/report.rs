@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use base64::Engine as _;
+use serde::Serialize;
 
-use crate::protocol::report::{RouteEntry, RouteStatus, SessionInfo};
+use crate::protocol::report::{IdsOrCount, RouteEntry, RouteStatus, SessionInfo};
 use crate::protocol::{MAX_CLIENT_LINE, MAX_LINE, Refusal, Reply, RouteId};
 
 use super::Registry;
@@ -55,7 +56,14 @@ impl Registry {
 
     pub(super) fn config_diff(&self, no: SessionNo) -> Result<Reply, Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
-        bounded(Reply::Diff(Box::new(session.stage.diff(&session.applied, &session.defaults))))
+        let mut diff = session.stage.diff(&session.applied, &session.defaults);
+        bounded(Reply::Diff(Box::new(diff.clone()))).or_else(|_| {
+            let routes = &mut diff.routes;
+            for ids in [&mut routes.added, &mut routes.removed, &mut routes.modified] {
+                *ids = IdsOrCount::Count(ids.count());
+            }
+            bounded(Reply::Diff(Box::new(diff)))
+        })
     }
 
     /// ROUTE_LIST: all of them, or as many behind `after` as a line holds.
@@ -76,11 +84,11 @@ impl Registry {
 }
 
 /// Takes entries until their JSON is longer than `most`, which is an error unless a page was asked for.
-fn take(
-    entries: impl Iterator<Item = RouteEntry>,
+pub(super) fn take<T: Serialize>(
+    entries: impl Iterator<Item = T>,
     most: usize,
     page: bool,
-) -> Result<Vec<RouteEntry>, Refusal> {
+) -> Result<Vec<T>, Refusal> {
     // What a list has around its entries, and what an entry has around it.
     let (mut length, mut taken) = ("ROUTE_LIST_OK|[]".len(), Vec::new());
     for entry in entries {

@@ -188,7 +188,7 @@ impl Session {
     }
 
     /// Its routes, applied and staged, in order.
-    pub(super) fn route_ids(&self) -> impl Iterator<Item = RouteId> {
+    pub(super) fn route_ids(&self) -> impl Iterator<Item = RouteId> + Clone {
         let staged = self.stage.routes().keys().filter(|id| !self.applied.contains_key(id));
         // Ids only grow, and a staged one that is not applied may still be smaller than an applied one.
         let (mut applied, mut staged) = (self.applied.keys().peekable(), staged.peekable());

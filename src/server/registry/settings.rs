@@ -1,18 +1,19 @@
 //! The commands that set how a route's requests are treated (PROTOCOL section 3): headers, limits, breakers.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::protocol::report::{CircuitStatus, Stats};
 use crate::protocol::{
-    CircuitBreaker, HeaderName, HeaderValue, RateLimit, Refusal, Reply, RouteId, RouteOrAll, Target,
+    CircuitBreaker, HeaderName, HeaderValue, MAX_LINE, RateLimit, Refusal, Reply, RouteId, RouteOrAll, Target,
 };
 use crate::server::routing::{MOST_FAILURES, MOST_REQUESTS, MOST_TRIALS, RouteState};
 
 use super::Registry;
 use super::command::slots;
 use super::io::{Now, SessionNo};
-use super::report::{bounded, rfc3339};
+use super::report::{bounded, rfc3339, take};
 use super::route::{self, Cells};
 use super::session::Session;
 use super::stage::Slot;
@@ -115,6 +116,14 @@ impl Registry {
             }
             RouteOrAll::Route(_) => return Err(Refusal::RouteNotFound),
         })
+    }
+
+    /// STATS_GET: of the routes behind this one, as many as a line holds.
+    pub(super) fn stats_page(&self, no: SessionNo, after: RouteId) -> Result<Reply, Refusal> {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        let behind = session.applied.range((Bound::Excluded(after), Bound::Unbounded));
+        let entries = behind.map(|(id, _)| stats(*id, session.states.get(id)));
+        take(entries, MAX_LINE, true).map(Reply::StatsAll)
     }
 
     /// CIRCUIT_BREAKER_STATUS.

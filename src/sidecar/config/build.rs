@@ -7,9 +7,10 @@ use crate::protocol::{GoDuration, Host, InstanceName};
 
 use super::command::{self, Origin};
 use super::raw::Raw;
+use super::secrets::Environment;
 use super::{
     AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, Off, ReadinessConfig, ReadyCheck,
-    RegistrationConfig, RegistryConfig, RouteConfig, routes, values,
+    RegistrationConfig, RegistryConfig, RouteConfig, is_verified, routes, values,
 };
 
 /// The configuration, or everything that is wrong with it.
@@ -17,7 +18,7 @@ pub(super) fn build(source: Source, origin: Origin<'_>) -> Result<Config, Config
     let (mut raw, mut reader): (Raw, Reader) = Reader::new(source);
     let is_wrapper = origin.arguments.is_some() || raw.entry_command.is_some();
     let command = command::command(&mut raw, &mut reader, origin);
-    let config = parts(&mut raw, &mut reader, origin.context.host_name, is_wrapper);
+    let config = parts(&mut raw, &mut reader, origin, is_wrapper);
     let config = match (config, command) {
         (Ok(config), Ok(command)) => consistent(Config { command, ..config }, &mut reader),
         _ => Err(Reported),
@@ -34,11 +35,15 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
                       or set ENABLE_REGISTRY=false";
         return Err(reader.refuse("RUN_EVERY", reason.to_owned()));
     }
-    let routes = config.registration.iter().flat_map(|registration| &registration.routes);
-    let mut own_ports = routes.filter(|route| route.host.is_none()).map(|route| route.port);
-    if config.command.is_some() && own_ports.any(|port| config.maintenance.port == Some(port)) {
+    let own_ports = config.registration.iter().flat_map(RegistrationConfig::own_ports);
+    if config.command.is_some() && own_ports.into_iter().any(|port| config.maintenance.port == Some(port)) {
         let reason = "the application itself listens there: give the maintenance page a port of its own";
         return Err(reader.refuse("MAINTENANCE_PORT", reason.to_owned()));
+    }
+    let metrics = config.metrics_listen.map(|address| address.port());
+    if metrics.is_some() && metrics == config.maintenance.port {
+        let reason = "the maintenance page listens on that port: give the metrics one of their own";
+        return Err(reader.refuse("METRICS_LISTEN", reason.to_owned()));
     }
     let grace = config.command.as_ref().and_then(|command| command.grace);
     if let Some(grace) = grace.filter(|grace| *grace <= config.drain_timeout) {
@@ -47,10 +52,37 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
             "DRAIN_TIMEOUT, {drain}, does not fit into STOP_GRACE_PERIOD, {grace}: requests in flight get half of that"
         ));
     }
+    pointless(&config, reader);
     Ok(config)
 }
 
-fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) -> Result<Config, Reported> {
+/// What was set and does nothing beside what else was set.
+fn pointless(config: &Config, reader: &mut Reader) {
+    let registry = config.registration.as_ref().map(|registration| &registration.registry);
+    let has_name = |registry: &RegistryConfig| {
+        registry.endpoints.iter().any(|endpoint| matches!(endpoint.host, Host::Name(_)))
+    };
+    let only_addresses = registry.is_some_and(|registry| registry.each_address && !has_name(registry));
+    let unasked = !config.readiness.wait && config.registration.is_some();
+    let page = config.maintenance.page.is_some() && config.maintenance.port.is_none();
+    for (name, is_pointless, why) in [
+        ("REGISTRY_EACH_ADDRESS", only_addresses, "REGISTRY_HOST holds no name"),
+        ("READY_CHECK", unasked, "WAIT_FOR_PORT=false asks nobody"),
+        ("MAINTENANCE_PAGE", page, "no page is served, because MAINTENANCE_PORT is not set"),
+    ] {
+        if is_pointless && reader.is_prefixed(name) {
+            let spelled = reader.spelled(name);
+            reader.warn(format!("{spelled} has no effect: {why}"));
+        }
+    }
+}
+
+fn parts(
+    raw: &mut Raw,
+    reader: &mut Reader,
+    origin: Origin<'_>,
+    is_wrapper: bool,
+) -> Result<Config, Reported> {
     let enabled = reader.value("ENABLE_REGISTRY", raw.enable_registry.take(), values::flag);
     let off = match enabled {
         Ok(false) => Some(Off::Disabled),
@@ -64,7 +96,13 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
         (false, None) => Ok(None),
         (_, text) => reader.value("SERVICE_NAME", text, values::wire).map(Some),
     };
-    let instance = instance(raw, reader, host_name, required, service.as_ref().ok().and_then(Option::as_ref));
+    let instance = instance(
+        raw,
+        reader,
+        origin.context.host_name,
+        required,
+        service.as_ref().ok().and_then(Option::as_ref),
+    );
     let metadata = reader.value("METADATA", raw.metadata.take(), values::metadata);
     let address = address(raw, reader);
     let routes = routes::routes(raw, reader, required);
@@ -74,7 +112,12 @@ fn parts(raw: &mut Raw, reader: &mut Reader, host_name: &str, is_wrapper: bool) 
     };
     let fallback_port = routes.as_ref().map_or(1, |routes| routes.port);
     let backend_host = address.as_ref().ok().and_then(|address| address.backend_host.clone());
-    let readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
+    let mut readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
+    if let Ok(readiness) = &mut readiness
+        && readiness.checks.iter().any(|check| matches!(check, ReadyCheck::Exec(_)))
+    {
+        readiness.environment = Environment::without_ours(origin.vars);
+    }
     let maintenance = maintenance(raw, reader);
     let drain_timeout = reader.value("DRAIN_TIMEOUT", raw.drain_timeout.take(), values::wire);
     let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
@@ -198,6 +241,11 @@ fn readiness(
     let wait = reader.value("WAIT_FOR_PORT", raw.wait_for_port.take(), values::flag);
     let overdue = reader.value("PORT_WAIT_TIMEOUT", raw.port_wait_timeout.take(), values::positive);
     let checks = reader.optional("READY_CHECK", raw.ready_check.take(), values::ready_checks);
+    for check in checks.as_ref().ok().and_then(Option::as_ref).into_iter().flatten() {
+        if matches!(check, ReadyCheck::Https(place, _) if !is_verified(&place.host)) {
+            reader.warn(format!("the certificate behind {check} is not verified: only a name can be"));
+        }
+    }
     let interval = reader.value("READY_INTERVAL", raw.ready_interval.take(), values::positive);
     let timeout = reader.value("READY_TIMEOUT", raw.ready_timeout.take(), values::positive);
     let rise = reader.value("READY_RISE", raw.ready_rise.take(), values::count);
@@ -210,6 +258,7 @@ fn readiness(
         rise: rise?,
         fall: fall?,
         overdue: overdue?,
+        environment: Environment::default(),
     })
 }
 

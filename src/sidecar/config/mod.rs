@@ -101,6 +101,13 @@ pub struct RegistrationConfig {
     pub routes: Vec<RouteConfig>,
 }
 
+impl RegistrationConfig {
+    /// The ports at the advertised address to which its routes lead.
+    pub fn own_ports(&self) -> Vec<u16> {
+        self.routes.iter().filter(|route| route.host.is_none()).map(|route| route.port).collect()
+    }
+}
+
 /// The registries and how the sessions with them are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegistryConfig {
@@ -228,6 +235,9 @@ pub struct ReadinessConfig {
     pub fall: u32,
     /// PORT_WAIT_TIMEOUT: waiting longer is warned about, and goes on. More than zero.
     pub overdue: GoDuration,
+    /// What `exec:` checks find in their environment where no command is wrapped: ours, without what is meant
+    /// for us.
+    pub environment: Environment,
 }
 
 /// The maintenance page and where it is.
@@ -261,21 +271,32 @@ pub enum ReadyCheck {
     Tcp(Endpoint),
     /// An HTTP server answers a GET of the path as the proxy's check would want it (SEMANTICS section 3).
     Http(Endpoint, HealthPath),
+    /// The same over TLS; not in the lean build. A name is verified ([`is_verified`]).
+    Https(Endpoint, HealthPath),
     /// A FastCGI server answers a GET of the path with success: PHP-FPM's `ping.path`.
     FastCgi(Endpoint, HealthPath),
     /// Something accepts connections at the path of a unix socket.
     Unix(PathBuf),
     /// The file is there.
     File(PathBuf),
+    /// A shell line ends with 0. What it runs is killed at the end of READY_TIMEOUT.
+    Exec(String),
+}
+
+/// Whether whoever answers for `host` over TLS must prove to be it. An address cannot, because it has no name, and
+/// on loopback there is nobody in between.
+pub fn is_verified(host: &Host) -> bool {
+    matches!(host, Host::Name(name) if name != "localhost")
 }
 
 impl ReadyCheck {
-    /// Whether each try asks a name server.
-    pub fn asks_a_name_server(&self) -> bool {
+    /// Whether each try asks a name server or starts a process.
+    pub fn is_costly(&self) -> bool {
         match self {
             ReadyCheck::Tcp(place) | ReadyCheck::Http(place, _) | ReadyCheck::FastCgi(place, _) => {
                 matches!(place.host, Host::Name(_))
             }
+            ReadyCheck::Https(..) | ReadyCheck::Exec(_) => true,
             ReadyCheck::Own(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) => false,
         }
     }
@@ -287,9 +308,11 @@ impl fmt::Display for ReadyCheck {
             ReadyCheck::Own(port) => write!(f, "tcp://127.0.0.1:{port}"),
             ReadyCheck::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
             ReadyCheck::Http(endpoint, path) => write!(f, "http://{endpoint}{path}"),
+            ReadyCheck::Https(endpoint, path) => write!(f, "https://{endpoint}{path}"),
             ReadyCheck::FastCgi(endpoint, path) => write!(f, "fastcgi://{endpoint}{path}"),
             ReadyCheck::Unix(path) => write!(f, "unix:{}", path.display()),
             ReadyCheck::File(path) => write!(f, "file:{}", path.display()),
+            ReadyCheck::Exec(line) => write!(f, "exec:{line}"),
         }
     }
 }

@@ -1,19 +1,47 @@
 //! One text for each variable that this version acts on.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 macro_rules! raw {
     ($($field:ident)+) => {
         /// One text for each variable that this version acts on; `None` where it is not set.
-        #[derive(Debug, Default, Deserialize)]
+        #[derive(Debug, Default)]
         pub(super) struct Raw { $(pub(super) $field: Option<String>,)+ }
 
         impl Raw {
-            /// The fields, which are the variables' names in lower case.
-            #[cfg(test)]
-            const FIELDS: &'static [&'static str] = &[$(stringify!($field),)+];
+            /// The fields with their names, which are the variables' in lower case.
+            fn fields(&mut self) -> impl IntoIterator<Item = (&'static str, &mut Option<String>)> {
+                [$((stringify!($field), &mut self.$field),)+]
+            }
         }
     };
+}
+
+/// By hand and by a table: the derived code for so many fields is 75 KB of the lean binary.
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Raw;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("names and texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut texts: A) -> Result<Raw, A::Error> {
+                let mut raw = Raw::default();
+                while let Some((name, text)) = texts.next_entry::<String, String>()? {
+                    if let Some((_, field)) = raw.fields().into_iter().find(|(known, _)| *known == name) {
+                        *field = Some(text);
+                    }
+                }
+                Ok(raw)
+            }
+        }
+        deserializer.deserialize_map(Texts)
+    }
 }
 
 raw! {
@@ -44,7 +72,8 @@ mod tests {
 
     #[test]
     fn every_variable_that_is_read_is_in_the_table_and_the_other_way_round() {
-        let read: Vec<String> = Raw::FIELDS.iter().map(|field| field.to_ascii_uppercase()).collect();
+        let mut raw = Raw::default();
+        let read: Vec<String> = raw.fields().into_iter().map(|(name, _)| name.to_ascii_uppercase()).collect();
         for name in &read {
             assert!(VARIABLES.iter().any(|known| known.name == *name && known.implemented), "{name}");
         }

@@ -32,6 +32,12 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
+    /// `vars` without what is meant for us.
+    pub(super) fn without_ours(vars: &[(OsString, OsString)]) -> Environment {
+        let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        Environment(vars.iter().filter(|(name, _)| !ours(name)).cloned().collect())
+    }
+
     /// The folders in which a program without a path is looked for, as std does it.
     pub fn search_path(&self) -> impl Iterator<Item = PathBuf> {
         let path = self.0.get(OsStr::new("PATH")).cloned().unwrap_or_else(|| DEFAULT_PATH.into());
@@ -97,9 +103,7 @@ pub(super) fn environment(
     context: &Context<'_>,
     reader: &mut Reader,
 ) -> Result<Environment, Reported> {
-    let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
-    let mut environment =
-        Environment(vars.iter().filter(|(name, _)| !ours(name)).cloned().collect::<BTreeMap<_, _>>());
+    let mut environment = Environment::without_ours(vars);
     let mut complete = Ok(());
     for secret in wanted {
         let from_file = environment.0.remove(OsStr::new(&format!("{}{FILE_SUFFIX}", secret.name)));

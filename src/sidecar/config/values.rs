@@ -127,10 +127,18 @@ fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Invalid> 
     Ok(Endpoint { host, port })
 }
 
-/// Checks separated by blanks or commas.
+/// Checks separated by blanks, commas or line ends. `exec:` takes all that is left of its line.
 pub(super) fn ready_checks(text: &str) -> Result<Vec<ReadyCheck>, Invalid> {
-    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
-    let checks = items.map(ready_check).collect::<Result<Vec<_>, _>>()?;
+    let mut checks = Vec::new();
+    for line in text.lines() {
+        let separates = |c: char| c == ',' || c.is_whitespace();
+        let mut rest = line.trim_start_matches(separates);
+        while !rest.is_empty() {
+            let end = rest.find(separates).filter(|_| !rest.starts_with("exec:")).unwrap_or(rest.len());
+            checks.push(ready_check(rest[..end].trim_end())?);
+            rest = rest[end..].trim_start_matches(separates);
+        }
+    }
     if checks.is_empty() {
         return Err(Invalid::new("check", text, "no check stands in it", "tcp://127.0.0.1:8080"));
     }
@@ -164,15 +172,23 @@ fn ready_check(text: &str) -> Result<ReadyCheck, Invalid> {
     if let Some(path) = text.strip_prefix("file:") {
         return absolute(path).map(ReadyCheck::File);
     }
-    Err(match text.split_once(':').map(|(kind, _)| kind) {
-        Some("exec") => {
-            refuse("this version runs no command as a check: let the command write a file, and use file:")
+    if let Some(rest) = text.strip_prefix("https://") {
+        if cfg!(not(feature = "server")) {
+            return Err(refuse("the lean build has no TLS: use http:// or tcp://, or the full build"));
         }
-        Some("https") => refuse("this version has no TLS for checks: use http:// or tcp://"),
-        _ => refuse(
-            "it is none of tcp://host:port, http://host:port/path, fastcgi://host:port/ping, unix:/path, file:/path",
-        ),
-    })
+        return with_path(rest, Some(443)).map(|(place, path)| ReadyCheck::Https(place, path));
+    }
+    if let Some(line) = text.strip_prefix("exec:") {
+        return match line.trim() {
+            "" => Err(refuse("no command stands behind exec:")),
+            line if line.contains('\0') => Err(refuse("a NUL stands in it, which no command can hold")),
+            line => Ok(ReadyCheck::Exec(line.to_owned())),
+        };
+    }
+    Err(refuse(
+        "it is none of tcp://host:port, http://host:port/path, https://host:port/path, fastcgi://host:port/ping, \
+         unix:/path, file:/path, exec:command",
+    ))
 }
 
 pub(super) fn metadata(text: &str) -> Result<Map<String, Value>, Invalid> {

@@ -48,7 +48,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("SOCKETIO_PATH", Text("/socket.io/"), "/socket.io/", "its path").bare(),
     Variable::new("WAIT_FOR_PORT", Text("true"), "true", "register only when the application accepts connections").bare(),
     Variable::new("PORT_WAIT_TIMEOUT", Text("30s"), "30s", "waiting longer than this is warned about").bare(),
-    Variable::new("READY_CHECK", Derived("tcp:// BACKEND_HOST or our own addresses, port of each route"), "fastcgi://127.0.0.1:9000/ping", "what must answer, at the start and from then on: tcp://host:port, http://host:port/path, fastcgi://host:port/ping, unix:/path, file:/path; several separated by spaces"),
+    Variable::new("READY_CHECK", Derived("tcp:// BACKEND_HOST or our own addresses, port of each route"), "fastcgi://127.0.0.1:9000/ping", "what must answer, at the start and from then on: tcp://host:port, http:// or https://host:port/path, fastcgi://host:port/ping, unix:/path, file:/path; several separated by spaces; last, exec: and a shell line"),
     Variable::new("READY_INTERVAL", Text("5s"), "5s", "the longest pause between two tries, and every pause once the application is ready"),
     Variable::new("READY_TIMEOUT", Text("2s"), "2s", "how long one try may take"),
     Variable::new("READY_RISE", Text("1"), "1", "how many tries in a row must pass"),

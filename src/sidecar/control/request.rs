@@ -96,7 +96,15 @@ async fn enter(
 }
 
 async fn exit(agent: &Agent, target: Option<String>) -> Result<Value, String> {
-    let saved = agent.exit_maintenance(target_of(agent, target)?).await;
+    // What was entered can be left, whether there is such a route (yet, or any more) or not.
+    let windows = agent.windows();
+    let open = |candidate: &MaintenanceTarget| windows.windows().any(|window| window.target == *candidate);
+    let entered = target.as_deref().and_then(|text| candidates(text).find(open));
+    let target = match entered {
+        Some(target) => target,
+        None => target_of(agent, target)?,
+    };
+    let saved = agent.exit_maintenance(target).await;
     Ok(with_warning(maintenance(agent), saved))
 }
 
@@ -125,13 +133,7 @@ fn target_of(agent: &Agent, target: Option<String>) -> Result<MaintenanceTarget,
 /// A route's name, a path or a domain, of which the client has at least one.
 fn fitting(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
     let routes = client.routes();
-    let candidates = [
-        Some(MaintenanceTarget::Route(text.into())),
-        text.parse().ok().map(MaintenanceTarget::Path),
-        text.parse().ok().map(MaintenanceTarget::Domain),
-    ];
-    let mut fitting = candidates.into_iter().flatten();
-    let found = fitting.find(|target| routes.iter().any(|(key, route)| target.fits(key, route)));
+    let found = candidates(text).find(|target| routes.iter().any(|(key, route)| target.fits(key, route)));
     let known = || routes.iter().map(|(key, route)| format!("{key} ({} {})", route.domains, route.path));
     found.ok_or_else(|| {
         format!(
@@ -139,6 +141,16 @@ fn fitting(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
             known().collect::<Vec<_>>().join(", ")
         )
     })
+}
+
+/// What a text may mean.
+fn candidates(text: &str) -> impl Iterator<Item = MaintenanceTarget> {
+    let candidates = [
+        Some(MaintenanceTarget::Route(text.into())),
+        text.parse().ok().map(MaintenanceTarget::Path),
+        text.parse().ok().map(MaintenanceTarget::Domain),
+    ];
+    candidates.into_iter().flatten()
 }
 
 fn maintenance(agent: &Agent) -> Value {

@@ -127,6 +127,21 @@ async fn maintenance_survives_a_restart_in_its_file_and_an_unusable_file_changes
 }
 
 #[tokio::test]
+async fn what_was_entered_can_be_left_before_anything_is_registered() {
+    let (folder, path, agent) = daemon().await;
+    let state = folder.path().join("state.json");
+    let text = r#"{"format":1,"maintenance":[{"target":"path:/admin","since":1795000000}]}"#;
+    std::fs::write(&state, text).unwrap();
+    agent.keep_maintenance_in(state.clone());
+    assert!(run(&path, "maintenance status").await.1.contains("window       /admin"));
+    let (code, text) = run(&path, "maintenance exit /other").await;
+    assert!(code == 1 && text.contains("nothing is registered yet"), "{text}");
+    let (code, text) = run(&path, "maintenance exit /admin").await;
+    assert!(code == 0 && !text.contains("/admin"), "{text}");
+    assert!(!std::fs::read_to_string(&state).unwrap().contains("/admin"));
+}
+
+#[tokio::test]
 async fn an_exception_to_maintenance_of_everything_leaves_the_rest_in_it() {
     let (_folder, path, agent) = daemon().await;
     agent.change(|conditions| conditions.ready = true);

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tracing::warn;
 
-use super::fastcgi;
+use super::{Shell, exec, fastcgi};
 use crate::protocol::{HealthPath, Host};
 use crate::sidecar::address;
 use crate::sidecar::config::{Endpoint, ReadyCheck};
@@ -21,16 +21,21 @@ const MAX_OWN_ADDRESSES: usize = 16;
 
 /// # Errors
 /// What a person should know, without the name of the check.
-pub(super) async fn probe(check: &ReadyCheck) -> Result<(), String> {
+pub(super) async fn probe(check: &ReadyCheck, shell: Option<&Shell>) -> Result<(), String> {
     match check {
         ReadyCheck::Own(port) => own(*port).await,
         ReadyCheck::Tcp(place) => connect(place).await.map(drop),
         ReadyCheck::Http(place, path) => http(connect(place).await?, place, path).await,
+        ReadyCheck::Https(place, path) => https(connect(place).await?, place, path).await,
         ReadyCheck::FastCgi(place, path) => fastcgi::get(connect(place).await?, path).await,
         ReadyCheck::Unix(path) => {
             UnixStream::connect(path).await.map(drop).map_err(|error| error.to_string())
         }
         ReadyCheck::File(path) => file(path),
+        ReadyCheck::Exec(line) => match shell {
+            Some(shell) => exec::run(shell, line).await,
+            None => Err("no command can be run here".to_owned()),
+        },
     }
 }
 
@@ -76,8 +81,23 @@ fn is_connected_to_itself(stream: &TcpStream) -> bool {
     itself
 }
 
+#[cfg(feature = "server")]
+async fn https(stream: TcpStream, place: &Endpoint, path: &HealthPath) -> Result<(), String> {
+    http(super::https::secure(stream, &place.host).await?, place, path).await
+}
+
+/// The configuration has refused it.
+#[cfg(not(feature = "server"))]
+async fn https(_: TcpStream, _: &Endpoint, _: &HealthPath) -> Result<(), String> {
+    Err("the lean build has no TLS".to_owned())
+}
+
 /// For the path `/` any status below 500 will do, for another one 2xx and 3xx (SEMANTICS section 3).
-async fn http(mut stream: TcpStream, place: &Endpoint, path: &HealthPath) -> Result<(), String> {
+async fn http(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    place: &Endpoint,
+    path: &HealthPath,
+) -> Result<(), String> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {place}\r\nUser-Agent: registry-sidecar\r\nConnection: close\r\n\r\n"
     );
@@ -95,7 +115,7 @@ async fn http(mut stream: TcpStream, place: &Endpoint, path: &HealthPath) -> Res
     }
 }
 
-async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
+async fn first_line(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut seen = Vec::new();
     while !seen.contains(&b'\n') && seen.len() < MAX_STATUS_LINE {
         if stream.read_buf(&mut seen).await? == 0 {
@@ -132,7 +152,7 @@ mod tests {
             stream.write_all(reply.as_bytes()).await.unwrap();
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let verdict = probe(&ReadyCheck::Http(place, path.parse().unwrap())).await;
+        let verdict = probe(&ReadyCheck::Http(place, path.parse().unwrap()), None).await;
         assert!(server.await.unwrap().starts_with(&format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:")));
         verdict
     }
@@ -158,21 +178,21 @@ mod tests {
             address::interfaces().unwrap().into_iter().find(|own| own.ip.is_ipv4() && !own.ip.is_loopback());
         let Some(own) = own else { return };
         let (listener, place) = listener(&own.ip.to_string()).await;
-        probe(&ReadyCheck::Own(place.port)).await.unwrap();
+        probe(&ReadyCheck::Own(place.port), None).await.unwrap();
         drop(listener);
-        assert!(probe(&ReadyCheck::Own(place.port)).await.is_err());
+        assert!(probe(&ReadyCheck::Own(place.port), None).await.is_err());
     }
 
     #[tokio::test]
     async fn a_unix_socket_and_a_file_are_there_or_not() {
         let folder = tempfile::tempdir().unwrap();
         let (socket, file) = (folder.path().join("app.sock"), folder.path().join("ready"));
-        assert!(probe(&ReadyCheck::Unix(socket.clone())).await.is_err());
-        assert!(probe(&ReadyCheck::File(file.clone())).await.is_err());
+        assert!(probe(&ReadyCheck::Unix(socket.clone()), None).await.is_err());
+        assert!(probe(&ReadyCheck::File(file.clone()), None).await.is_err());
         let _listener = UnixListener::bind(&socket).unwrap();
         std::fs::write(&file, "").unwrap();
-        probe(&ReadyCheck::Unix(socket)).await.unwrap();
-        probe(&ReadyCheck::File(file)).await.unwrap();
+        probe(&ReadyCheck::Unix(socket), None).await.unwrap();
+        probe(&ReadyCheck::File(file), None).await.unwrap();
     }
 
     #[tokio::test]

@@ -12,10 +12,9 @@ use std::process::Command;
 use tracing::{debug, info, warn};
 
 use crate::sidecar::config::{CommandConfig, CommandLine, RunAs};
+use crate::sidecar::daemon::SHELL;
 use crate::sidecar::reaper::{Child, Reaper, Terminal};
 
-/// What runs shell lines.
-const SHELL: &str = "/bin/sh";
 /// What a shell exits with where there is no such program, and where there is one that cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
@@ -46,11 +45,22 @@ pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, N
             command
         }
     };
+    change_user(&mut command, config);
+    spawn(reaper, config, command, Terminal::Handed)
+}
+
+/// A shell line in the command's surroundings, as its user.
+pub(super) fn as_the_command(config: &CommandConfig, line: &str) -> Command {
+    let mut command = shell(config, line);
+    change_user(&mut command, config);
+    command
+}
+
+fn change_user(command: &mut Command, config: &CommandConfig) {
     if let Some(RunAs { uid, gid, .. }) = config.run_as {
         // std drops the supplementary groups where it changes the user.
         command.uid(uid).gid(gid);
     }
-    spawn(reaper, config, command, Terminal::Handed)
 }
 
 /// Whether the command could be started as things are, before anything is done about it. A shell line can say

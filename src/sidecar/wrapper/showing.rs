@@ -11,16 +11,18 @@ use tokio::task::JoinSet;
 use crate::client::{Client, Phase, SystemResolver, Wanted};
 use crate::shutdown::{self, ShutdownTrigger};
 use crate::sidecar::agent::Agent;
-use crate::sidecar::config::Config;
+use crate::sidecar::config::{Config, RegistrationConfig};
 use crate::sidecar::daemon;
 use crate::sidecar::leave::finish_in_flight;
-use crate::sidecar::readiness;
+use crate::sidecar::readiness::{self, Shell};
 use crate::sidecar::visibility::Work;
 
 /// Carries out what is wanted.
 pub(super) struct Showing {
     config: Arc<Config>,
     agent: Agent,
+    /// What runs checks.
+    shell: Shell,
     serving: Option<Serving>,
     /// Watches the readiness of an application that has been ready; ends when dropped.
     watching: JoinSet<()>,
@@ -37,8 +39,8 @@ struct Serving {
 pub(super) type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Showing {
-    pub(super) fn new(config: Arc<Config>, agent: Agent) -> Self {
-        Showing { config, agent, serving: None, watching: JoinSet::new() }
+    pub(super) fn new(config: Arc<Config>, agent: Agent, shell: Shell) -> Self {
+        Showing { config, agent, shell, serving: None, watching: JoinSet::new() }
     }
 
     /// Shows this from now on; of maintenance, because of `work`. There is nothing to wait for where nobody sees
@@ -55,7 +57,7 @@ impl Showing {
             Wanted::Maintenance => {
                 self.agent.change(|conditions| (conditions.ready, conditions.work) = (false, Some(work)));
                 self.serve();
-                Box::pin(covered(self.agent.clients(), self.config.drain_timeout.get()))
+                Box::pin(covered(self.agent.clients(), Arc::clone(&self.config)))
             }
             Wanted::Draining | Wanted::Absent => self.leave(wanted),
         }
@@ -80,10 +82,10 @@ impl Showing {
         if self.config.registration.is_none() {
             return;
         }
-        let (config, agent) = (Arc::clone(&self.config), self.agent.clone());
+        let (config, agent, shell) = (Arc::clone(&self.config), self.agent.clone(), self.shell.clone());
         self.watching.spawn(async move {
-            readiness::watch(&config.readiness, |ready| agent.change(|conditions| conditions.ready = ready))
-                .await;
+            let ready = |ready| agent.change(|conditions| conditions.ready = ready);
+            readiness::watch(&config.readiness, Some(&shell), ready).await;
         });
     }
 
@@ -106,13 +108,15 @@ impl Showing {
 }
 
 /// Returns when every proxy has confirmed that nobody is sent to the application any more, and then what was on
-/// its way is done, for which there is `limit`.
-async fn covered(clients: Vec<Client>, limit: std::time::Duration) {
-    let each = clients.into_iter().map(|client| async move {
+/// its way is done, for which there is DRAIN_TIMEOUT.
+async fn covered(clients: Vec<Client>, config: Arc<Config>) {
+    let limit = config.drain_timeout.get();
+    let ports = config.registration.as_ref().map_or(Vec::new(), RegistrationConfig::own_ports);
+    let each = clients.into_iter().map(|client| (client, ports.clone())).map(|(client, ports)| async move {
         let mut status = client.watch();
         let hidden = status.wait_for(|status| status.phase == Phase::Stopped || status.shown != Wanted::Live);
         if hidden.await.is_ok() {
-            finish_in_flight(&client, limit).await;
+            finish_in_flight(&client, &ports, limit).await;
         }
     });
     each.collect::<JoinSet<()>>().join_all().await;

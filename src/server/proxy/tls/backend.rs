@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use crate::protocol::{BackendUrl, Host};
 
 use super::provider;
+use crate::tls::{built_in_roots, system_roots};
 
 /// How long a backend may take for the handshake, after the connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,25 +77,6 @@ impl Trust {
         };
         Arc::clone(SYSTEM.get_or_init(read).await)
     }
-}
-
-fn system_roots() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "a file of certificate authorities cannot be read");
-    }
-    let mut roots = RootCertStore::empty();
-    let (read, _) = roots.add_parsable_certificates(found.certs);
-    if read == 0 {
-        return built_in_roots();
-    }
-    tracing::debug!(read, "backends are verified against the system's certificate authorities");
-    roots
-}
-
-fn built_in_roots() -> RootCertStore {
-    tracing::debug!("no certificate authorities in this system: backends are verified against Mozilla's");
-    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
 }
 
 /// Makes TLS connections to backends.

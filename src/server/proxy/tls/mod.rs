@@ -14,17 +14,9 @@ mod certificates;
 mod clients;
 mod files;
 
-use std::sync::Arc;
-
-use rustls::crypto::CryptoProvider;
-
 pub(super) use backend::{BackendTls, TlsError, Wanted, dns_name};
 pub use backend::{Trust, TrustError};
 pub use certificates::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates};
 pub(super) use clients::ClientTls;
 
-/// The one provider of cryptography in this program. It is named everywhere, never installed as the
-/// process's default: a library must not decide that for its user.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
+use crate::tls::provider;

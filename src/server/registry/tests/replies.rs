@@ -229,3 +229,59 @@ fn lines_that_are_no_commands_are_answered() {
     assert_eq!(world.read(conn), ["ERROR|line too long", "ERROR|invalid format"]);
     assert_eq!(world.ask(conn, "PING|"), "PONG");
 }
+
+/// The lists of route ids or objects in pages, as a client reads them that always asks behind the last one it has.
+fn pages(
+    world: &mut World,
+    conn: ConnId,
+    command: &str,
+    ids: impl Fn(&serde_json::Value) -> Vec<String>,
+) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    loop {
+        let after = all.last().cloned().unwrap_or_else(|| "r0".to_owned());
+        let reply = world.ask(conn, &format!("{command}|after={after}"));
+        assert!(reply.len() <= crate::protocol::MAX_LINE, "{}", reply.len());
+        let (word, json) = reply.split_once('|').unwrap();
+        assert!(word.ends_with("_OK"), "{reply}");
+        let page = ids(&serde_json::from_str(json).unwrap());
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+#[test]
+fn what_does_not_fit_into_a_line_can_be_had_in_pages() {
+    let mut world = World::with(|config| config.limits.routes = 20_000);
+    let (conn, _) = world.register("web", "web-1", A);
+    for number in 0..10_000 {
+        world.say(conn, &format!("ROUTE_ADD||d{number}.de|/|http://10.2.2.7:80|0"));
+    }
+    world.read(conn);
+    let diff = world.ask(conn, "CONFIG_DIFF|");
+    assert!(diff.starts_with(r#"DIFF_OK|{"routes":{"added":10000,"removed":0,"modified":0}"#), "{diff}");
+    world.do_all(conn, &["CONFIG_APPLY|"]);
+    world.say(conn, "MAINT_ENTER||ALL");
+    assert_eq!(world.read(conn), ["ACK", "MAINT_OK|ALL"]);
+    let too_large = "ERROR|response too large";
+    for command in ["STATS_GET||ALL", "STATS_GET|", "MAINT_STATUS|", "ROUTE_LIST|"] {
+        assert_eq!(world.ask(conn, command), too_large, "{command}");
+    }
+    let expected: Vec<String> = (1..=10_000).map(|number| format!("r{number}")).collect();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let objects = |page: &serde_json::Value| {
+        page.as_array().unwrap().iter().map(|object| text(&object["route_id"])).collect()
+    };
+    assert_eq!(pages(&mut world, conn, "STATS_GET||ALL", objects), expected);
+    assert_eq!(pages(&mut world, conn, "STATS_GET||", objects), expected);
+    assert_eq!(pages(&mut world, conn, "ROUTE_LIST||", objects), expected);
+    let listed = |page: &serde_json::Value| {
+        assert_eq!(page["entered_at"], "2023-11-14T22:13:20Z");
+        page["in_maintenance"].as_array().unwrap().iter().map(text).collect()
+    };
+    assert_eq!(pages(&mut world, conn, "MAINT_STATUS|", listed), expected);
+    assert_eq!(world.ask(conn, "STATS_GET||r1|after=r2"), "ERROR|invalid format");
+    assert_eq!(world.ask(conn, "MAINT_STATUS||r2"), "ERROR|invalid format");
+}
