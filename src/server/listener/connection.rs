@@ -22,8 +22,9 @@ use crate::server::registry::ConnId;
 use super::core::Message;
 use super::outlet::{Events, ToPeer};
 
-/// How much is read at once.
-const READ: usize = 4 * 1024;
+/// How much is read at once, and as much again as has come of a line that is longer. Most peers say little at a time,
+/// and the room for it is kept.
+const READ: usize = 1024;
 /// How many commands of a connection may be without an answer; it is not read from while there are.
 const UNANSWERED: usize = 128;
 /// A peer that leaves this much unread is not read from either.
@@ -107,7 +108,7 @@ impl Connection {
             }
             let may_read = starving && !self.finished;
             if may_read {
-                self.input.reserve(READ);
+                self.input.reserve(READ.max(self.input.len()));
             }
             let may_tell = open && self.output.len() < UNREAD;
             tokio::select! {
@@ -183,11 +184,11 @@ impl Connection {
             let line = match line {
                 ToPeer::Line(line) => line,
                 ToPeer::Events(events) => {
-                    self.events = Some(events);
+                    self.events = Some(*events);
                     continue;
                 }
             };
-            if matches!(line, ServerLine::Reply(_)) {
+            if matches!(*line, ServerLine::Reply(_)) {
                 self.unanswered = self.unanswered.saturating_sub(1);
             }
             if enabled!(tracing::Level::DEBUG) {

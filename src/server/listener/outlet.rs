@@ -13,12 +13,13 @@ use crate::protocol::{EventKind, Push, ServerLine};
 /// Events that wait for a peer.
 const EVENTS: usize = 32;
 
-/// From the registry to a connection.
+/// From the registry to a connection. Small, because a queue has room for dozens in advance, and most connections
+/// never have more than one.
 pub(super) enum ToPeer {
     /// A line. Not to be lost.
-    Line(ServerLine),
+    Line(Box<ServerLine>),
     /// Events come from there from now on.
-    Events(Events),
+    Events(Box<Events>),
 }
 
 /// The registry's end.
@@ -47,14 +48,14 @@ impl Outlet {
 
     /// False: it takes nothing any more, or is far behind with reading what it asked for.
     pub(super) fn send(&self, line: ServerLine) -> bool {
-        self.lines.try_send(ToPeer::Line(line)).is_ok()
+        self.lines.try_send(ToPeer::Line(Box::new(line))).is_ok()
     }
 
     /// Sends an event, or counts it as missed. False as for [`Outlet::send`].
     pub(super) fn offer(&mut self, line: &Arc<str>) -> bool {
         if self.feed.is_none() {
             let (feed, events) = feed();
-            if self.lines.try_send(ToPeer::Events(events)).is_err() {
+            if self.lines.try_send(ToPeer::Events(Box::new(events))).is_err() {
                 return false;
             }
             self.feed = Some(feed);
