@@ -11,7 +11,8 @@
 //! | `duel`, `compare` | both side by side; whether a line is the one that was foreseen |
 //! | `coverage` | which commands and errors were reached |
 //!
-//! More stories with PROPTEST_CASES; one again with PROPTEST_RNG_SEED, which a failure prints.
+//! The same stories each time; others, and more, with PROPTEST_CASES; those of a failure again with PROPTEST_RNG_SEED,
+//! which it prints.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]

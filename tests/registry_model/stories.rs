@@ -41,7 +41,9 @@ fn config(cases: u32) -> Config {
     let asked = Config::default();
     let more = std::env::var_os("PROPTEST_CASES").is_some();
     let seed = match asked.rng_seed {
-        RngSeed::Random => fastrand::u64(..),
+        // A change is judged by the same stories as the one before it; whoever looks for new ones asks for more.
+        RngSeed::Random if more => fastrand::u64(..),
+        RngSeed::Random => 1,
         RngSeed::Fixed(seed) => seed,
     };
     Config {
