@@ -1,6 +1,7 @@
 //! From a stage to what is in force: whether it may be, the store's consent, and the change itself
 //! (PROTOCOL section 4, SEMANTICS section 1).
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -451,11 +452,13 @@ impl Registry {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
         let mut addresses: Vec<IpAddr> = Vec::new();
         let mut joined = None;
-        for (wanted, domain) in new {
+        let plans = plans_in_force(&new);
+        for (index, (wanted, domain)) in new.into_iter().enumerate() {
             let path = &wanted.route.spec.path;
             let place = (domain, path);
+            let plan = plans.get(&index).copied().unwrap_or(&wanted.plan);
             let Joined::Now { member, is_new_here } =
-                self.pools.join(&session.owner(), wanted.id, place, &wanted.plan, applied)
+                self.pools.join(&session.owner(), wanted.id, place, plan, applied)
             else {
                 continue;
             };
@@ -475,6 +478,22 @@ impl Registry {
         }
         addresses
     }
+}
+
+/// Of the routes that lead to the member of a later one, by their indices, the plan of the last: the member is what
+/// that says from its first moment (SEMANTICS section 1), and not for a moment what an earlier one does.
+fn plans_in_force<'a>(new: &[(&'a Wanted, &Domain)]) -> HashMap<usize, &'a Plan> {
+    let hasher = foldhash::quality::RandomState::default();
+    let mut last: HashMap<_, &Plan, _> = HashMap::with_capacity_and_hasher(new.len(), hasher);
+    let mut earlier = HashMap::new();
+    for (index, (wanted, domain)) in new.iter().enumerate().rev() {
+        let spec = &wanted.route.spec;
+        match last.entry((*domain, &spec.path, &spec.backend)) {
+            Entry::Vacant(place) => drop(place.insert(&wanted.plan)),
+            Entry::Occupied(place) => drop(earlier.insert(index, *place.get())),
+        }
+    }
+    earlier
 }
 
 /// Puts the change into the session. Returns the changed routes as they were.

@@ -80,8 +80,6 @@ struct Record {
     limit: Option<RateLimit>,
     /// Which apply of all it was applied with last.
     applied: u64,
-    /// The apply that it came with.
-    born: u64,
     /// Members with the same question share it.
     asked: Option<Arc<Probe>>,
     shown: Arc<Member>,
@@ -216,13 +214,11 @@ impl Pools {
             record.routes.insert(at, route);
         }
         record.applied = applied;
-        let is_new = record.born == applied;
         if record.routes.last() == Some(&route) {
-            record.take_plan(plan);
+            self.set_plan(id, plan);
+        } else {
+            self.show(id);
         }
-        // What a member was for a moment while its routes came was never in force, so that nothing was lost.
-        self.show_in(id, if is_new { Claims::Unheld } else { Claims::Held });
-        self.ask(id);
     }
 
     /// Lets a route lead to a member again, as it did before a restart: one that serves in hope, or one that
@@ -321,7 +317,6 @@ impl Pools {
             priority: plan.priority,
             hold: plan.hold,
             limit: plan.limit,
-            born: applied,
             applied,
             asked: None,
             shown,
@@ -561,10 +556,6 @@ impl Pools {
 
     /// Puts a member into its claim as it is now.
     fn show(&mut self, id: MemberId) {
-        self.show_in(id, Claims::Held);
-    }
-
-    fn show_in(&mut self, id: MemberId, claims: Claims) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
         let before = claim.clone();
@@ -575,20 +566,9 @@ impl Pools {
         let figures =
             |claim: &Claim| (claim.priority, claim.hold.time, claim.limit.as_ref().map(AddressLimit::figure));
         if !same_members || figures(&claim) != figures(&before) {
-            match claims {
-                Claims::Held => self.put(claim, Some(&before)),
-                Claims::Unheld => self.put_unheld(claim, &before),
-            }
+            self.put(claim, Some(&before));
         }
     }
-}
-
-/// Whether a claim is held that has no usable member any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claims {
-    Held,
-    /// Nothing was lost.
-    Unheld,
 }
 
 /// Why a member goes.

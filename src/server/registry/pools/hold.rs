@@ -34,8 +34,7 @@ impl Pools {
         self.place_claim(claim, before);
     }
 
-    /// Puts a claim into the table that has lost nothing for which it would be held: somebody wanted a member out
-    /// of it, or a member is not what it was for a moment.
+    /// Puts a claim into the table out of which somebody wanted a member: that is no loss to hold it for.
     pub(super) fn put_unheld(&mut self, mut claim: Claim, before: &Claim) {
         self.settle(&mut claim, Some(before));
         claim.hold.until = claim.hold.until.and(before.hold.until);
