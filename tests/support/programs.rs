@@ -10,8 +10,9 @@
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -131,9 +132,17 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     assert!(eventually(|| condition().then_some(())).is_some(), "did not come true: {what}");
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address whose port is free on all others too. It lies below the ports that the kernel gives to outgoing
+/// connections, and each process of tests looks at a place of its own, so that it is still free when a program
+/// listens there.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let place = std::process::id().wrapping_mul(64);
+    let candidates = std::iter::repeat_with(|| place.wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed)));
+    let mut ports = candidates.map(|at| (PORTS.start + at % (PORTS.end - PORTS.start)) as u16);
+    let port = ports.find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()).unwrap();
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// What a request was answered with.
