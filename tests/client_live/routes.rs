@@ -81,6 +81,7 @@ async fn every_setting_of_a_route_reaches_the_proxy_and_is_taken_back() {
     let (client, mut events) = start(server.registry_address(), intent().with_route("main", full));
     live(&client).await;
     event(&mut events, "HEALTH_CHECK_SET").await;
+    until(async || backend.last_probe().starts_with("GET /health HTTP")).await;
     let answer = get(&server, "a.example.com").await;
     assert_eq!((answer.status, answer.field("x-shop")), (200, Some("open")));
     assert!(backend.last_head().contains(&format!("{}\r\n", backend.addr)), "{}", backend.last_head());

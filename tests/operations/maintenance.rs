@@ -43,7 +43,7 @@ async fn a_page_that_is_a_file_is_shown_for_every_path() {
     let url = format!("{}/down.html", page.url());
     assert_eq!(session.ask(&format!("MAINT_ENTER||ALL|{url}")).await, "ACK");
     until(async || page.requests() > 0).await;
-    assert!(page.last_head().starts_with("GET /down.html HTTP"), "the probe: {}", page.last_head());
+    assert!(page.last_probe().starts_with("GET /down.html HTTP"), "the probe: {}", page.last_probe());
     until(async || get_path(&server, "a.example.com", "/some/where?x=1").await.body == "page 0").await;
     assert!(page.last_head().starts_with("GET /down.html HTTP"), "people: {}", page.last_head());
     let kept = session.ask("MAINT_STATUS|").await;

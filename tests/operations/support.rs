@@ -22,7 +22,7 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 }
 
 /// Waits until `condition` holds.
-pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
+pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) {
     soon(async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -48,7 +48,10 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn connect(server: &Server) -> Session {
-        let stream = soon(TcpStream::connect(server.registry_address())).await.unwrap();
+        Session::on(soon(TcpStream::connect(server.registry_address())).await.unwrap())
+    }
+
+    pub(crate) fn on(stream: TcpStream) -> Session {
         Session { stream: BufReader::new(stream), id: String::new() }
     }
 
@@ -84,6 +87,11 @@ impl Session {
         soon(self.stream.get_mut().write_all(format!("{line}\n").as_bytes())).await.unwrap();
     }
 
+    /// Says that nothing more comes, and goes on reading.
+    pub(crate) async fn finish(&mut self) {
+        soon(self.stream.get_mut().shutdown()).await.unwrap();
+    }
+
     /// The next line; empty at EOF.
     pub(crate) async fn line(&mut self) -> String {
         let mut line = String::new();
@@ -98,9 +106,18 @@ impl Session {
 
     /// A number in DRAIN_STATUS's reply.
     pub(crate) async fn drain_status(&mut self, key: &str) -> f64 {
+        self.drain().await[key].as_f64().unwrap()
+    }
+
+    /// Requests in flight, and upgraded connections.
+    pub(crate) async fn counts(&mut self) -> (f64, f64) {
+        let drain = self.drain().await;
+        (drain["in_flight"].as_f64().unwrap(), drain["upgraded"].as_f64().unwrap())
+    }
+
+    async fn drain(&mut self) -> serde_json::Value {
         let reply = self.ask("DRAIN_STATUS|").await;
-        let json = reply.strip_prefix("DRAIN_STATUS_OK|").expect(&reply);
-        serde_json::from_str::<serde_json::Value>(json).unwrap()[key].as_f64().unwrap()
+        serde_json::from_str(reply.strip_prefix("DRAIN_STATUS_OK|").expect(&reply)).unwrap()
     }
 
     /// Waits until nothing is in flight.
@@ -130,7 +147,9 @@ struct Shared {
     go: Notify,
     open: AtomicUsize,
     requests: AtomicUsize,
+    /// The last request that was no probe of the registry's, and the last that was: they come when they like.
     last_head: std::sync::Mutex<String>,
+    last_probe: std::sync::Mutex<String>,
     /// The last bytes of an upgraded connection, which else sends back what it gets.
     farewell: std::sync::Mutex<Vec<u8>>,
 }
@@ -155,6 +174,7 @@ impl Backend {
             open: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             last_head: std::sync::Mutex::default(),
+            last_probe: std::sync::Mutex::default(),
             farewell: std::sync::Mutex::default(),
         });
         let (stop, stopped) = watch::channel(false);
@@ -177,8 +197,14 @@ impl Backend {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
+    /// What somebody asked last, probes apart.
     pub(crate) fn last_head(&self) -> String {
         self.shared.last_head.lock().unwrap().clone()
+    }
+
+    /// What the registry asked last to see whether this backend answers.
+    pub(crate) fn last_probe(&self) -> String {
+        self.shared.last_probe.lock().unwrap().clone()
     }
 
     pub(crate) fn farewell(&self) -> Vec<u8> {
@@ -232,7 +258,9 @@ async fn serve(stream: TcpStream, shared: &Shared, mut stop: watch::Receiver<boo
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         shared.requests.fetch_add(1, Ordering::SeqCst);
-        *shared.last_head.lock().unwrap() = head.clone();
+        let probed = field(&head, "user-agent") == Some("registry-server-probe");
+        let last = if probed { &shared.last_probe } else { &shared.last_head };
+        last.lock().unwrap().clone_from(&head);
         if field(&head, "upgrade").is_some() {
             return echo(stream, shared).await;
         }
