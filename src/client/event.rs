@@ -41,6 +41,15 @@ pub enum Event {
         /// Whether it is the former session; otherwise everything is being registered again.
         resumed: bool,
     },
+    /// `LOG`: the service of this new session has others, which come from other addresses (SEMANTICS section 1).
+    Joined {
+        /// Where.
+        registry: Registry,
+        /// Which service.
+        service: ServiceName,
+        /// How many others; the registry may have stopped counting.
+        siblings: u64,
+    },
     /// `ROUTE_ADDED`: the route is in force.
     RouteAdded {
         /// The caller's name for it.
@@ -311,7 +320,7 @@ impl Event {
             Event::ConfigInvalid { .. } => "CONFIG_INVALID",
             Event::IpChanged { .. } => "IP_CHANGED",
             Event::Registry { .. } => "REGISTRY_EVENT",
-            Event::Unsupported { .. } | Event::Drained(_) | Event::Missed(_) => "LOG",
+            Event::Unsupported { .. } | Event::Joined { .. } | Event::Drained(_) | Event::Missed(_) => "LOG",
         }
     }
 }
@@ -327,6 +336,10 @@ impl fmt::Display for Event {
             Event::Reconnected { registry, resumed: false } => {
                 write!(f, "new session at {registry}, registering everything again")
             }
+            Event::Joined { registry, service, siblings } => write!(
+                f,
+                "joining service {service} at {registry}; its sessions from other addresses: {siblings}"
+            ),
             Event::RouteAdded { key, id, route } => write!(f, "route {key} added as {id}: {}", Shown(route)),
             Event::RouteUpdated { key, id, route } => {
                 write!(f, "route {key} ({id}) changed: {}", Shown(route))

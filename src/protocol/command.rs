@@ -4,6 +4,7 @@ mod parse;
 
 use std::fmt::Write as _;
 
+use super::codec::MAX_LINE;
 use super::error::is_field_safe;
 use super::fields::Fields;
 use super::metadata::encode_json;
@@ -182,6 +183,12 @@ impl Command {
     /// The line, without its end, as it goes over the wire. It holds the session's id in clear.
     pub fn encode(&self) -> String {
         self.write(SessionId::reveal, &|metadata| metadata.encode())
+    }
+
+    /// Whether it makes a line that every server reads: the reference one drops the connection at a longer one
+    /// (PROTOCOL section 1).
+    pub fn fits(&self) -> bool {
+        self.encode().len() <= MAX_LINE
     }
 
     /// The line as it may stand in a log: no session id, no token.

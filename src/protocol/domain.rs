@@ -96,8 +96,10 @@ impl fmt::Display for Domain {
 /// A path prefix that a route claims. It matches itself and what follows it on a `/` boundary.
 ///
 /// `/api` and `/api/` are the same prefix (SEMANTICS section 2), so the trailing slash is dropped.
+///
+/// Copies share the text. `None` is `/`, which most routes have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PathPrefix(Arc<str>);
+pub struct PathPrefix(Option<Arc<str>>);
 
 const PATH_EXAMPLE: &str = "/api";
 const MAX_PATH: usize = 1024;
@@ -105,20 +107,18 @@ const MAX_PATH: usize = 1024;
 impl PathPrefix {
     /// `/`, which matches every path.
     pub fn root() -> Self {
-        PathPrefix("/".into())
+        PathPrefix(None)
     }
 
     /// The text: `/`, or a path without a trailing slash.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_deref().unwrap_or("/")
     }
 
     /// Whether this prefix matches `path`, which must be normalised and start with `/`.
     pub fn matches(&self, path: &str) -> bool {
-        if &*self.0 == "/" {
-            return true;
-        }
-        path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let Some(prefix) = &self.0 else { return true };
+        path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -146,13 +146,13 @@ impl FromStr for PathPrefix {
         if trimmed.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")) {
             return refuse("it has an empty segment, \".\" or \"..\": requests are matched without them");
         }
-        Ok(if trimmed.is_empty() { PathPrefix::root() } else { PathPrefix(trimmed.into()) })
+        Ok(if trimmed.is_empty() { PathPrefix::root() } else { PathPrefix(Some(trimmed.into())) })
     }
 }
 
 impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

@@ -49,6 +49,9 @@ pub struct SessionInfo {
     /// Servers that share their state share this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
+    /// How many other sessions of the service live that come from other addresses; nothing where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub siblings: Option<u64>,
     /// What the server understands beyond the reference.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "list_or_null")]
     pub capabilities: Vec<String>,

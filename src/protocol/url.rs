@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::Invalid;
 use super::domain::is_path_byte;
@@ -12,8 +13,13 @@ use super::domain::is_path_byte;
 /// The default port, and the slash behind an authority without a path, make no difference: two such URLs are
 /// equal (PROTOCOL section 5). Any other path is kept as it was written, because the URL of a maintenance page
 /// may name a file.
+///
+/// Copies are one word and share what they say: a server has several for each route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BackendUrl {
+pub struct BackendUrl(Arc<Parts>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Parts {
     scheme: Scheme,
     host: Host,
     port: u16,
@@ -49,73 +55,83 @@ const MAX_BASE_PATH: usize = 1024;
 impl BackendUrl {
     /// `scheme://host:port/`.
     pub fn new(scheme: Scheme, host: Host, port: u16) -> Self {
-        BackendUrl { scheme, host, port, path: "/".to_owned() }
+        Parts { scheme, host, port, path: "/".to_owned() }.into()
     }
 
     /// The same at another host.
     #[must_use]
     pub fn at_host(&self, host: Host) -> Self {
-        BackendUrl { host, ..self.clone() }
+        Parts { host, ..self.parts() }.into()
     }
 
     /// What led to the address `old` leads to `new`; what leads elsewhere stays.
     pub fn follow(&mut self, old: IpAddr, new: IpAddr) {
-        if self.host == Host::Ip(old) {
-            self.host = Host::Ip(new);
+        if self.0.host == Host::Ip(old) {
+            Arc::make_mut(&mut self.0).host = Host::Ip(new);
         }
     }
 
     /// The same without its path.
     #[must_use]
     pub fn at_root(&self) -> Self {
-        BackendUrl { path: "/".to_owned(), ..self.clone() }
+        Parts { path: "/".to_owned(), ..self.parts() }.into()
     }
 
     /// Whether it names one resource, as a maintenance page may, and nothing below it.
     pub fn is_file(&self) -> bool {
-        !self.path.ends_with('/')
+        !self.0.path.ends_with('/')
     }
 
     /// The same with a path that ends in `/`. What a route is sent as: the reference server joins paths wrongly
     /// without (PROTOCOL section 5).
     #[must_use]
     pub fn as_directory(&self) -> Self {
-        BackendUrl { path: format!("{}/", self.base_path()), ..self.clone() }
+        Parts { path: format!("{}/", self.base_path()), ..self.parts() }.into()
     }
 
     /// The scheme.
     pub fn scheme(&self) -> Scheme {
-        self.scheme
+        self.0.scheme
     }
 
     /// The host.
     pub fn host(&self) -> &Host {
-        &self.host
+        &self.0.host
     }
 
     /// The port, the scheme's own if none was given.
     pub fn port(&self) -> u16 {
-        self.port
+        self.0.port
     }
 
     /// What is put before a request's path: empty, or starting with `/` and not ending with it.
     pub fn base_path(&self) -> &str {
-        self.path.trim_end_matches('/')
+        self.0.path.trim_end_matches('/')
     }
 
     /// The path as it was written; `/` where there was none.
     pub fn path(&self) -> &str {
-        &self.path
+        &self.0.path
     }
 
     /// What stands in a request's Host header: without the port where it is the scheme's own.
     pub fn host_header(&self) -> String {
-        if self.port == self.scheme.default_port() { self.host.to_string() } else { self.authority() }
+        if self.0.port == self.0.scheme.default_port() { self.0.host.to_string() } else { self.authority() }
     }
 
     /// `host:port`, with brackets around an IPv6 address; the port always given.
     pub fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        format!("{}:{}", self.0.host, self.0.port)
+    }
+
+    fn parts(&self) -> Parts {
+        Parts::clone(&self.0)
+    }
+}
+
+impl From<Parts> for BackendUrl {
+    fn from(parts: Parts) -> Self {
+        BackendUrl(Arc::new(parts))
     }
 }
 
@@ -227,7 +243,7 @@ impl FromStr for BackendUrl {
         }
         // However many slashes end it, one is written.
         let slash = if base.is_empty() || path.ends_with('/') { "/" } else { "" };
-        Ok(BackendUrl { scheme, host, port, path: format!("{base}{slash}") })
+        Ok(Parts { scheme, host, port, path: format!("{base}{slash}") }.into())
     }
 }
 
@@ -269,11 +285,12 @@ impl fmt::Display for Host {
 
 impl fmt::Display for BackendUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.host)?;
-        if self.port != self.scheme.default_port() {
-            write!(f, ":{}", self.port)?;
+        let Parts { scheme, host, port, path } = &*self.0;
+        write!(f, "{scheme}://{host}")?;
+        if *port != scheme.default_port() {
+            write!(f, ":{port}")?;
         }
-        f.write_str(&self.path)
+        f.write_str(path)
     }
 }
 

@@ -253,7 +253,14 @@ pub(super) fn write_joined<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &
 
 /// A route's domains: at least one, each once, in the order given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Domains(Arc<[Domain]>);
+pub struct Domains(List);
+
+/// Most routes have one, which then takes no more than itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum List {
+    One(Domain),
+    Many(Arc<[Domain]>),
+}
 
 impl Domains {
     /// The domains; `None` where there are none. Repetitions are dropped.
@@ -261,23 +268,30 @@ impl Domains {
         // A line can hold ten thousand: a set, so that their number costs no more than itself.
         let mut seen = HashSet::new();
         let kept: Vec<Domain> = domains.into_iter().filter(|domain| seen.insert(domain.clone())).collect();
-        if kept.is_empty() { None } else { Some(Domains(kept.into())) }
+        match <[Domain; 1]>::try_from(kept) {
+            Ok([one]) => Some(Domains(List::One(one))),
+            Err(none) if none.is_empty() => None,
+            Err(many) => Some(Domains(List::Many(many.into()))),
+        }
     }
 
     /// The domains in the order given.
     pub fn as_slice(&self) -> &[Domain] {
-        &self.0
+        match &self.0 {
+            List::One(domain) => std::slice::from_ref(domain),
+            List::Many(domains) => domains,
+        }
     }
 
     /// The one by which a person or a health check calls the route: the first that is no wildcard.
     pub fn first_exact(&self) -> Option<&Domain> {
-        self.0.iter().find(|domain| !domain.is_wildcard())
+        self.as_slice().iter().find(|domain| !domain.is_wildcard())
     }
 }
 
 impl fmt::Display for Domains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_joined(f, &self.0)
+        write_joined(f, self.as_slice())
     }
 }
 

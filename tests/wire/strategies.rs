@@ -369,6 +369,7 @@ pub(super) fn session_info() -> BoxedStrategy<SessionInfo> {
         option::of(any::<u64>()),
         option::of(field_text()),
         option::of(field_text()),
+        option::of(any::<u64>()),
         vec(field_text(), 0..3),
     );
     (texts, any::<[u64; 3]>(), any::<[String; 2]>(), json_object(), ours)
@@ -376,7 +377,7 @@ pub(super) fn session_info() -> BoxedStrategy<SessionInfo> {
             |((session_id, service_name, instance_name, connected_at), counts, times, metadata, ours)| {
                 let [uptime_seconds, routes_active, routes_staged] = counts;
                 let [last_activity, last_apply] = times;
-                let (revision, server, cluster_id, capabilities) = ours;
+                let (revision, server, cluster_id, siblings, capabilities) = ours;
                 SessionInfo {
                     session_id,
                     service_name,
@@ -391,6 +392,7 @@ pub(super) fn session_info() -> BoxedStrategy<SessionInfo> {
                     revision,
                     server,
                     cluster_id,
+                    siblings,
                     capabilities,
                 }
             },

@@ -12,7 +12,8 @@ impl Event {
         let mut data = self.own_data();
         data.insert("message".to_owned(), Value::from(self.to_string()));
         if self.name() == "LOG" {
-            let level = if matches!(self, Event::Drained(_)) { "info" } else { "warn" };
+            let is_good = matches!(self, Event::Drained(_) | Event::Joined { .. });
+            let level = if is_good { "info" } else { "warn" };
             data.insert("level".to_owned(), Value::from(level));
         }
         data
@@ -28,6 +29,10 @@ impl Event {
             Event::Reconnected { registry, resumed } => {
                 with(about(registry), [("resumed", (*resumed).into())])
             }
+            Event::Joined { registry, service, siblings } => with(
+                about(registry),
+                [("service", service.as_str().into()), ("siblings", (*siblings).into())],
+            ),
             Event::RouteAdded { key, id, route } | Event::RouteUpdated { key, id, route } => {
                 of_route(key, *id, route)
             }
@@ -137,6 +142,7 @@ mod tests {
             Event::Retrying(retry.clone()),
             Event::ExtendedRetry(retry),
             Event::Reconnected { registry: registry.clone(), resumed: true },
+            Event::Joined { registry: registry.clone(), service: "web".parse().unwrap(), siblings: 2 },
             Event::RouteAdded { key: key.clone(), id, route: route.clone() },
             Event::RouteUpdated { key: key.clone(), id, route },
             Event::RouteRemoved { key: Some(key.clone()), id },

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Effect, Expect, LIVED, Session, State};
 use crate::client::error::CallError;
 use crate::client::event::{Cause, Event, Registry, Retry};
-use crate::protocol::{Command, MAX_LINE, Refusal, Registration};
+use crate::protocol::{Command, Refusal, Registration};
 
 impl Session {
     pub(super) fn register(&mut self, now: Instant) {
@@ -20,7 +20,7 @@ impl Session {
         }
         self.enter(State::Registering);
         let command = Command::Register(self.registration.clone());
-        if command.encode().len() > MAX_LINE {
+        if !command.fits() {
             let refusal = Refusal::LineTooLong;
             return self.lose(Cause::Refused { command: "REGISTER", refusal }, now);
         }

@@ -8,7 +8,7 @@ use crate::client::error::CallError;
 use crate::client::event::Event;
 use crate::client::plan::{Batch, Unsupported, plan};
 use crate::client::sync::{Next, Sync};
-use crate::protocol::{Command, MAX_LINE, Refusal, Reply, Request, SessionRef};
+use crate::protocol::{Command, Refusal, Reply, Request, SessionRef};
 
 impl Session {
     /// Plans anew, and stages the first batch if there is one.
@@ -81,10 +81,9 @@ impl Session {
         }
     }
 
-    /// Whether a request makes a line that every server reads: the reference one drops the connection at a
-    /// longer one (PROTOCOL section 1).
+    /// Whether a request fits into a line of this session.
     pub(super) fn fits(&self, request: &Request) -> bool {
-        Command::Request(self.own_id(), request.clone()).encode().len() <= MAX_LINE
+        Command::Request(self.own_id(), request.clone()).fits()
     }
 
     /// A step is not sent, and counts as refused with our own server's words for it.

@@ -126,6 +126,10 @@ impl Session {
             info.cluster_id.as_ref().filter(|id| id.len() <= MAX_CLUSTER_ID).map(|id| id.as_str().into());
         self.version += 1;
         self.see_visibility(now);
+        if let Some(siblings) = info.siblings.filter(|siblings| *siblings > 0 && !resumed) {
+            let (registry, service) = (self.registry(), self.registration.service.clone());
+            self.tell(Event::Joined { registry, service, siblings });
+        }
         let Some(known) = &mut self.known else { return };
         if !resumed {
             known.revision = info.revision;

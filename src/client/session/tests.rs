@@ -84,6 +84,35 @@ fn silence_is_noticed_within_keepalive_interval_and_request_timeout() {
 }
 
 #[test]
+fn a_new_session_of_a_service_that_others_serve_already_says_that_it_joins_it() {
+    let info = r#"< SESSION_OK|{"revision":0,"server":"registry-server/0.1.0","siblings":2}"#;
+    let mut story = Story::new(intent(&[]));
+    story.play(&format!(
+        "~ dial
+         > REGISTER|web|web-1|0|{{}}
+         < ACK|S1
+         ! CONNECTED
+         > SESSION_INFO|S1
+         {info}
+         ! LOG
+         ~ eof
+         ! DISCONNECTED
+         ! RETRYING
+         + 100ms
+         ~ dial
+         > RECONNECT|S1
+         < OK
+         ! RECONNECTED
+         > CONFIG_ROLLBACK|S1
+         < OK
+         > SESSION_INFO|S1
+         {info}
+         + 30s
+         > PING|S1"
+    ));
+}
+
+#[test]
 fn every_command_has_a_deadline() {
     let mut story = Story::new(intent(&[("main", route("example.com", MAIN))]));
     story.play(

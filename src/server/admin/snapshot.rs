@@ -51,8 +51,8 @@ pub(super) struct Snapshot {
 pub(super) struct Service {
     pub(super) usable: usize,
     pub(super) unusable: usize,
-    pub(super) in_flight: usize,
-    pub(super) upgraded: usize,
+    pub(super) in_flight: u64,
+    pub(super) upgraded: u64,
 }
 
 impl Sources {
@@ -84,8 +84,8 @@ fn services(claims: &[Arc<Claim>], now: Instant) -> BTreeMap<String, Service> {
                 true => service.usable += 1,
                 false => service.unusable += 1,
             }
-            service.in_flight += member.load.in_flight.load(Ordering::Relaxed);
-            service.upgraded += member.load.upgraded.load(Ordering::Relaxed);
+            service.in_flight += u64::from(member.load.in_flight.load(Ordering::Relaxed));
+            service.upgraded += u64::from(member.load.upgraded.load(Ordering::Relaxed));
         }
     }
     services

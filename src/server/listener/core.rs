@@ -155,20 +155,15 @@ impl Core {
         for effect in self.registry.effects() {
             match effect {
                 Effect::Send(conn, line) => {
-                    let Some(outlet) = self.connections.get(&conn) else { continue };
-                    if !outlet.send(line) {
-                        self.connections.remove(&conn);
-                        unreachable.push(Input::Closed(conn));
-                    }
+                    unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.send(line)));
+                }
+                Effect::Bound(conn, pulse) => {
+                    unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.bind(pulse)));
                 }
                 Effect::Event(to, event) => {
                     let line: Arc<str> = event.encode().into();
                     for conn in to {
-                        let Some(outlet) = self.connections.get_mut(&conn) else { continue };
-                        if !outlet.offer(&line) {
-                            self.connections.remove(&conn);
-                            unreachable.push(Input::Closed(conn));
-                        }
+                        unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.offer(&line)));
                     }
                 }
                 Effect::Close(conn) => {
@@ -199,6 +194,20 @@ impl Core {
         }
         unreachable
     }
+}
+
+/// Tells a connection something. One that takes nothing any more is let go, and what the registry is to hear of that
+/// is returned.
+fn tell(
+    connections: &mut HashMap<ConnId, Outlet>,
+    conn: ConnId,
+    say: impl FnOnce(&mut Outlet) -> bool,
+) -> Option<Input> {
+    if say(connections.get_mut(&conn)?) {
+        return None;
+    }
+    connections.remove(&conn);
+    Some(Input::Closed(conn))
 }
 
 fn now() -> Now {

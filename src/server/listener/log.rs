@@ -28,6 +28,9 @@ pub(super) fn happened(happening: &Happening) {
         Happening::Applied { who, revision, changed, routes } => {
             info!(session = %who, revision, changed, routes, "configuration applied");
         }
+        Happening::Hidden { who, domain, path, by, count } => {
+            warn!(session = %who, count, "no request reaches {domain}{path}: {by} has a higher priority and goes before it");
+        }
         Happening::Conflict { who, route, domain, path, owner } => {
             warn!(session = %who, %route, "{domain}{path} belongs to service {owner}: apply refused");
         }

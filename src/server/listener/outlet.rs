@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::protocol::{EventKind, Push, ServerLine};
+use crate::server::registry::Pulse;
 
 /// Events that wait for a peer.
 const EVENTS: usize = 32;
@@ -20,6 +21,8 @@ pub(super) enum ToPeer {
     Line(Box<ServerLine>),
     /// Events come from there from now on.
     Events(Box<Events>),
+    /// The session that it has from now on.
+    Bound(Arc<Pulse>),
 }
 
 /// The registry's end.
@@ -49,6 +52,11 @@ impl Outlet {
     /// False: it takes nothing any more, or is far behind with reading what it asked for.
     pub(super) fn send(&self, line: ServerLine) -> bool {
         self.lines.try_send(ToPeer::Line(Box::new(line))).is_ok()
+    }
+
+    /// Tells the peer's connection which session it has. False as for [`Outlet::send`].
+    pub(super) fn bind(&self, pulse: Arc<Pulse>) -> bool {
+        self.lines.try_send(ToPeer::Bound(pulse)).is_ok()
     }
 
     /// Sends an event, or counts it as missed. False as for [`Outlet::send`].

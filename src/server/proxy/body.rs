@@ -103,7 +103,7 @@ impl Body for Upload {
 /// A response's body on its way to the client.
 pub(super) enum Reply {
     /// Something of ours.
-    Page { text: Option<Bytes>, record: Record },
+    Page { text: Option<Bytes>, record: Box<Record> },
     /// Nothing: the head of an upgrade.
     Empty,
     /// A backend's.
@@ -123,7 +123,7 @@ pub(super) struct Download {
     untaken: bool,
     /// It broke off; what came before is passed on first.
     broken: Option<hyper::Error>,
-    record: Record,
+    record: Box<Record>,
 }
 
 /// Why a response broke off. The client's transfer is then broken too, never ended as if it were complete.
@@ -147,7 +147,7 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Download {
-    pub(super) fn new(incoming: Incoming, sender: Sender, idle_limit: Duration, record: Record) -> Self {
+    pub(super) fn new(incoming: Incoming, sender: Sender, idle_limit: Duration, record: Box<Record>) -> Self {
         Download {
             incoming,
             sender: Some(sender),

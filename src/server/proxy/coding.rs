@@ -27,7 +27,11 @@ pub(super) enum Coding {
 
 /// What a client's request says about codings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Accepted(Option<Coding>);
+pub(super) struct Accepted {
+    coding: Option<Coding>,
+    /// It wants to know what a body would be like, and no body.
+    head_only: bool,
+}
 
 impl Coding {
     /// In the order in which they are preferred where the client does not care.
@@ -43,19 +47,20 @@ impl Coding {
 }
 
 impl Accepted {
-    /// Reads a request. An answer to HEAD has no body, and a client of HTTP/1.0 may not know chunks.
+    /// Reads a request. A client of HTTP/1.0 may not know chunks.
     pub(super) fn by<B>(request: &Request<B>, is_old: bool) -> Self {
-        if request.method() == Method::HEAD || is_old {
-            return Accepted(None);
-        }
-        Accepted(best(request.headers()))
+        let coding = if is_old { None } else { best(request.headers()) };
+        Accepted { coding, head_only: request.method() == Method::HEAD }
     }
 
     /// Nothing but what there is.
-    pub(super) const NOTHING: Accepted = Accepted(None);
+    pub(super) fn unencoded(self) -> Self {
+        Accepted { coding: None, ..self }
+    }
 
-    pub(super) fn is_nothing(self) -> bool {
-        self.0.is_none()
+    /// Whether there is a body to encode, if the response is fit for it.
+    pub(super) fn wants_encoder(self) -> bool {
+        self.coding.is_some() && !self.head_only
     }
 }
 
@@ -90,25 +95,31 @@ fn weighted(item: &str) -> Option<(&str, u16)> {
     (0.0..=1.0).contains(&q).then_some((name, (q * 1000.0) as u16))
 }
 
-/// Prepares a response's head for compression. `None`: the body stays as it is.
+/// Prepares a response's head for compression. `None`: there is no body to compress.
 ///
-/// A response that would be compressed for somebody else says so in Vary, so that no cache mixes them up.
+/// A response that would be compressed for somebody else says so in Vary, so that no cache mixes them up. An answer to
+/// HEAD says what one to GET would, and not a length that this would not have.
 pub(super) fn prepare(
     status: StatusCode,
     headers: &mut HeaderMap,
     accepted: Accepted,
     length: Option<u64>,
 ) -> Option<Coding> {
+    let length = if accepted.head_only { announced(headers) } else { length };
     if !is_compressible(status, headers) || length.is_some_and(|length| length < SMALLEST) {
         return None;
     }
     vary(headers);
-    let coding = accepted.0?;
+    let coding = accepted.coding?;
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
     headers.remove(CONTENT_LENGTH);
     headers.remove(ACCEPT_RANGES);
     weaken(headers);
-    Some(coding)
+    (!accepted.head_only).then_some(coding)
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn is_compressible(status: StatusCode, headers: &HeaderMap) -> bool {
@@ -200,14 +211,30 @@ mod tests {
         assert_eq!(best(&map(&[("accept-encoding", "br;q=0.1"), ("accept-encoding", "gzip")])), Some(Gzip));
     }
 
+    /// What a GET would be.
+    const GZIP: Accepted = Accepted { coding: Some(Coding::Gzip), head_only: false };
+
     #[test]
     fn neither_head_nor_an_old_client_gets_a_compressed_body() {
-        let request = |method: Method| {
-            Request::builder().method(method).header(ACCEPT_ENCODING, "gzip").body(()).unwrap()
+        let by = |method: Method, is_old| {
+            let request = Request::builder().method(method).header(ACCEPT_ENCODING, "gzip").body(()).unwrap();
+            Accepted::by(&request, is_old)
         };
-        assert_eq!(Accepted::by(&request(Method::GET), false), Accepted(Some(Coding::Gzip)));
-        assert_eq!(Accepted::by(&request(Method::HEAD), false), Accepted(None));
-        assert_eq!(Accepted::by(&request(Method::GET), true), Accepted(None));
+        assert_eq!(by(Method::GET, false), GZIP);
+        let others = [by(Method::HEAD, false), by(Method::GET, true), GZIP.unencoded()];
+        assert_eq!((GZIP.wants_encoder(), others.map(Accepted::wants_encoder)), (true, [false; 3]));
+    }
+
+    #[test]
+    fn an_answer_to_head_is_that_to_get() {
+        for length in ["1000", "10"] {
+            let sent = map(&[("content-type", "text/html"), ("content-length", length), ("etag", "\"abc\"")]);
+            let (mut get, mut head) = (sent.clone(), sent);
+            prepare(StatusCode::OK, &mut get, GZIP, length.parse().ok());
+            let head_only = Accepted { head_only: true, ..GZIP };
+            assert_eq!(prepare(StatusCode::OK, &mut head, head_only, Some(0)), None);
+            assert_eq!(head, get, "{length}");
+        }
     }
 
     #[test]
@@ -219,7 +246,7 @@ mod tests {
             ("accept-ranges", "bytes"),
             ("vary", "Cookie"),
         ]);
-        let coding = prepare(StatusCode::OK, &mut headers, Accepted(Some(Coding::Gzip)), Some(1000));
+        let coding = prepare(StatusCode::OK, &mut headers, GZIP, Some(1000));
         assert_eq!(coding, Some(Coding::Gzip));
         let expected = map(&[
             ("content-type", "text/html; charset=utf-8"),
@@ -234,7 +261,7 @@ mod tests {
     #[test]
     fn what_would_be_compressed_for_others_varies_and_keeps_the_rest() {
         let mut headers = map(&[("content-type", "application/json"), ("etag", "\"abc\"")]);
-        assert_eq!(prepare(StatusCode::OK, &mut headers, Accepted(None), None), None);
+        assert_eq!(prepare(StatusCode::OK, &mut headers, GZIP.unencoded(), None), None);
         assert_eq!(
             (&headers[VARY], &headers[ETAG]),
             (&"Accept-Encoding".parse().unwrap(), &"\"abc\"".parse().unwrap())
@@ -258,11 +285,7 @@ mod tests {
         ] {
             let mut headers = map(&lines);
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(
-                prepare(status, &mut headers, Accepted(Some(Coding::Brotli)), length),
-                None,
-                "{lines:?}"
-            );
+            assert_eq!(prepare(status, &mut headers, GZIP, length), None, "{lines:?}");
             assert_eq!(headers, map(&lines), "{lines:?}");
         }
     }

@@ -1,7 +1,6 @@
 //! One client connection: hyper does the protocol, and this is what is watched besides.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -12,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -24,6 +22,7 @@ use tokio::net::TcpStream;
 use super::alarm::Alarm;
 use super::exchange;
 use super::forwarded::Forwarding;
+use super::hangup::{Hangup, Lookout};
 use super::polite::{Polite, Talk};
 use super::tls::ClientTls;
 use super::upstream::OnThisThread;
@@ -166,6 +165,17 @@ impl ClientConnection {
         self.socket.reset.store(true, Ordering::Relaxed);
     }
 
+    /// Ready once the client is gone, even if hyper cannot know because nothing is read. With HTTP/2 it reads always.
+    pub(super) fn poll_hangup(&self, hangup: &mut Hangup, cx: &mut Context<'_>) -> Poll<()> {
+        if self.multiplexed.get() { Poll::Pending } else { hangup.poll(&self.socket.lookout, cx) }
+    }
+
+    /// Ends the connection and what it waits for: there is nobody at the other end.
+    pub(super) fn drop_all(&self) {
+        self.expired.set(Expired::Long);
+        self.wake();
+    }
+
     /// Lets the connection look at what it is told.
     pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
@@ -224,8 +234,7 @@ where
 {
     let io = TokioIo::new(Polite::new(stream, Arc::clone(&client.talk)));
     let serving = Rc::clone(client);
-    let service =
-        service_fn(move |request| exchange::serve(Rc::clone(&serving), request).map(Ok::<_, Infallible>));
+    let service = service_fn(move |request| exchange::serve(Rc::clone(&serving), request));
     let connection = pin!(http().serve_connection(io, service).with_upgrades());
     drive(connection, client, |connection| connection.graceful_shutdown()).await;
 }
@@ -236,8 +245,7 @@ where
 {
     client.multiplexed.set(true);
     let serving = Rc::clone(client);
-    let service =
-        service_fn(move |request| exchange::serve(Rc::clone(&serving), request).map(Ok::<_, Infallible>));
+    let service = service_fn(move |request| exchange::serve(Rc::clone(&serving), request));
     let connection = pin!(http2().serve_connection(io, service));
     drive(connection, client, |connection| connection.graceful_shutdown()).await;
 }
@@ -289,11 +297,17 @@ struct SocketState {
     blocked_since: AtomicU64,
     /// End with a reset.
     reset: AtomicBool,
+    lookout: Lookout,
 }
 
 impl SocketState {
     fn new() -> Self {
-        SocketState { epoch: Instant::now(), blocked_since: AtomicU64::new(0), reset: AtomicBool::new(false) }
+        SocketState {
+            epoch: Instant::now(),
+            blocked_since: AtomicU64::new(0),
+            reset: AtomicBool::new(false),
+            lookout: Lookout::default(),
+        }
     }
 
     fn note(&self, blocked: bool) {
@@ -347,6 +361,7 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.lookout.pass_by(&self.stream, cx);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

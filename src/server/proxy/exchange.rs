@@ -2,6 +2,7 @@
 
 mod hold;
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -34,33 +35,33 @@ use super::{headers, hygiene, tunnel};
 /// To how many members a request is given, of which each but two must have left under it.
 const MAX_MEMBERS: usize = 16;
 
+/// What becomes of a request. In a box, because hyper moves it about, and it has room for whatever may be waited for.
+pub(super) type Serving = Pin<Box<dyn Future<Output = Result<Response<Reply>, Infallible>>>>;
+
 /// Answers a client's request: with a backend's response, or with a page of ours.
 ///
-/// What needs no waiting is done before there is a future: hyper moves it about, and it should be small.
-pub(super) fn serve(
-    client: Rc<ClientConnection>,
-    mut request: Request<Incoming>,
-) -> impl Future<Output = Response<Reply>> {
+/// What needs no waiting is done before there is a future.
+pub(super) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>) -> Serving {
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
     record.pass_id_on(request.headers_mut());
     let (mut attempts, location) = match redirect::wanted(&client, &request) {
         Some(Redirect { status, location }) => (Err(Page::Redirected(status)), Some(location)),
         None => (Attempts::prepare(client, request, &mut record), None),
     };
-    async move {
+    Box::pin(async move {
         let answer = match &mut attempts {
             Ok(attempts) => attempts.run(&mut record).await,
             Err(page) => Err(*page),
         };
-        match answer {
+        Ok(match answer {
             Ok(answer) => answer.into_response(attempts.ok().and_then(|done| done.tunnel), record),
             Err(page) => {
                 let mut response = page.response(record);
                 response.headers_mut().extend(location.map(|location| (LOCATION, location)));
                 response
             }
-        }
-    }
+        })
+    })
 }
 
 /// What `look` makes of the claim that a request is for. The claim is not copied: how often it is referred to is
@@ -341,7 +342,7 @@ fn choose(claim: &Claim, tried: Option<MemberId>, record: &mut Record) -> Option
         // `None`: it was closed since it was looked at, and it will not be chosen again.
         let Some(lease) = InFlight::admit(Arc::clone(member)) else { continue };
         let extras = &member.extras;
-        let Some(rule) = extras.breaker else {
+        let Some(rule) = extras.breaker() else {
             record.admitted(None);
             return Some(lease);
         };
@@ -416,22 +417,25 @@ struct Answer {
 }
 
 impl Answer {
-    fn into_response(self, tunnel: Option<OnUpgrade>, mut record: Record) -> Response<Reply> {
+    fn into_response(self, tunnel: Option<OnUpgrade>, mut record: Box<Record>) -> Response<Reply> {
         if self.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.into_tunnel(tunnel, record);
         }
         let (mut parts, incoming) = self.response.into_parts();
+        if !headers::strip_response(&mut parts.headers) {
+            record.failed();
+            return Page::Unintelligible.response(record);
+        }
         record.answered(parts.status);
-        headers::strip_response(&mut parts.headers);
-        if let Some(headers) = record.extras().and_then(|extras| extras.headers.as_ref()) {
+        if let Some(headers) = record.extras().and_then(|extras| extras.headers()) {
             headers.put_into(&mut parts.headers);
         }
         parts.version = Version::HTTP_11;
         let compression = self.accepted.and_then(|accepted| {
-            let slot = if accepted.is_nothing() { None } else { Slot::take(record.worker()) };
-            let accepted = if slot.is_some() { accepted } else { Accepted::NOTHING };
-            let coding =
-                coding::prepare(parts.status, &mut parts.headers, accepted, incoming.size_hint().exact());
+            let slot = accepted.wants_encoder().then(|| Slot::take(record.worker()));
+            let accepted = if let Some(None) = slot { accepted.unencoded() } else { accepted };
+            let (slot, length) = (slot.flatten(), incoming.size_hint().exact());
+            let coding = coding::prepare(parts.status, &mut parts.headers, accepted, length);
             coding.zip(slot)
         });
         let download = Download::new(incoming, self.sender, self.idle_limit, record);
@@ -442,7 +446,7 @@ impl Answer {
         Response::from_parts(parts, body)
     }
 
-    fn into_tunnel(mut self, client: Option<OnUpgrade>, mut record: Record) -> Response<Reply> {
+    fn into_tunnel(mut self, client: Option<OnUpgrade>, mut record: Box<Record>) -> Response<Reply> {
         let upgrade = self.response.headers().get(UPGRADE).cloned();
         // A backend must not switch unasked, nor to what it does not name.
         let (Some(client), Some(upgrade)) = (client, upgrade) else {
@@ -457,7 +461,7 @@ impl Answer {
             tunnel::Tunnel { client, backend, is_websocket, counted, departures }.spawn();
         }
         let (mut parts, _) = self.response.into_parts();
-        headers::strip_response(&mut parts.headers);
+        let _ = headers::strip_response(&mut parts.headers);
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, upgrade);
         Response::from_parts(parts, Reply::Empty)

@@ -62,9 +62,20 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of a response what is meant for us.
-pub(super) fn strip_response(headers: &mut HeaderMap) {
-    Found::look(headers, &OF_RESPONSES).strip(headers);
+/// Takes out of a response what is meant for us. Whether its body can be passed on: of transfer codings only `chunked` is
+/// taken off, and nobody asks for others.
+#[must_use]
+pub(super) fn strip_response(headers: &mut HeaderMap) -> bool {
+    let found = Found::look(headers, &OF_RESPONSES);
+    let mut is_known = true;
+    if found.has(&TRANSFER_ENCODING) {
+        let codings = headers.get_all(TRANSFER_ENCODING);
+        is_known = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        // The chunks say how long it is, and no length beside them (RFC 9112 section 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
+    found.strip(headers);
+    is_known
 }
 
 /// Which of some names there are. One look at each header is cheaper than one search for each name, most of which
@@ -174,8 +185,9 @@ mod tests {
             ("x-private", "1"),
             ("x-kept", "1"),
         ]);
-        strip_response(&mut headers);
+        assert!(strip_response(&mut headers));
         assert_eq!(names(&headers), ["x-kept"]);
+        assert!(!strip_response(&mut map(&[("transfer-encoding", "gzip, chunked")])));
     }
 
     #[test]

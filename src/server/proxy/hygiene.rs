@@ -31,8 +31,14 @@ pub(super) fn host_of<B>(request: &Request<B>) -> Result<HeaderValue, Page> {
     if header.is_none() && request.version() == Version::HTTP_11 {
         return Err(Page::BadRequest("The request has no Host header."));
     }
-    // RFC 9112 section 3.2.2: the target's authority replaces the header.
+    if request.uri().path() == "*" && request.method() != Method::OPTIONS {
+        return Err(Page::BadRequest("Only OPTIONS may be about the host as a whole (the target *)."));
+    }
+    // RFC 9112 section 3.2.2: the target's authority replaces the header. One without a scheme is for tunnels.
     let host = match request.uri().authority() {
+        Some(_) if request.uri().scheme().is_none() => {
+            return Err(Page::BadRequest("The request's target is neither a path nor a URL."));
+        }
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => header.cloned(),
     };
@@ -45,8 +51,17 @@ pub(super) fn host_of<B>(request: &Request<B>) -> Result<HeaderValue, Page> {
 
 /// A registered name or address with an optional port. User info is none of it.
 fn is_host(text: &[u8]) -> bool {
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    !text.is_empty() && text.len() <= MAX_HOST && text.iter().all(allowed)
+    let (name, port) = match text.iter().rposition(|b| matches!(b, b':' | b']')) {
+        Some(at) if text[at] == b':' => (&text[..at], &text[at + 1..]),
+        _ => (text, &[][..]),
+    };
+    let is_name = match name.strip_prefix(b"[") {
+        Some(address) => address.strip_suffix(b"]").is_some_and(|address| {
+            !address.is_empty() && address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+        }),
+        None => name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
+    };
+    !name.is_empty() && text.len() <= MAX_HOST && is_name && port.iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -61,7 +76,10 @@ mod tests {
     #[test]
     fn a_request_says_for_which_host_it_is_exactly_once() {
         assert_eq!(check(|r| r.uri("/").header(HOST, "a.b:80")).as_deref(), Ok("a.b:80"));
-        assert_eq!(check(|r| r.uri("/").header(HOST, "[::1]:80")).as_deref(), Ok("[::1]:80"));
+        for host in ["a.b", "a.b.", "a:", "a_b", "10.2.2.7:81", "[::1]", "[::1]:80", "[::ffff:10.2.2.7]"] {
+            assert_eq!(check(|r| r.uri("/").header(HOST, host)).as_deref(), Ok(host));
+        }
+        assert!(check(|r| r.method("OPTIONS").uri("*").header(HOST, "a")).is_ok());
         let refused = [
             check(|r| r.uri("/")),
             check(|r| r.uri("/").header(HOST, "a").header(HOST, "a")),
@@ -72,6 +90,14 @@ mod tests {
             check(|r| r.uri("/").header(HOST, "user@a")),
             check(|r| r.uri("/").header(HOST, "a".repeat(300))),
             check(|r| r.uri("http://user@a/").header(HOST, "a")),
+            check(|r| r.uri("/").header(HOST, "a:80:81")),
+            check(|r| r.uri("/").header(HOST, "a:http")),
+            check(|r| r.uri("/").header(HOST, ":80")),
+            check(|r| r.uri("/").header(HOST, "[::1")),
+            check(|r| r.uri("/").header(HOST, "::1]")),
+            check(|r| r.uri("/").header(HOST, "[a.example]")),
+            check(|r| r.uri("a.example:80").header(HOST, "a.example")),
+            check(|r| r.uri("*").header(HOST, "a")),
         ];
         for refused in refused {
             assert!(matches!(refused, Err(Page::BadRequest(_))), "{refused:?}");

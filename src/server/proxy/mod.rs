@@ -10,7 +10,7 @@
 //! | `tls` | to backends: whom we trust; to clients: which certificate |
 //! | `redirect` | from HTTP to HTTPS |
 //! | `access_log`, `meter` | one line a request; what is counted |
-//! | `alarm` | when a wait has taken too long |
+//! | `alarm`, `hangup` | when a wait has taken too long; when the client is gone meanwhile |
 //! | `body`, `record` | what streams in between, and what is known when it is over |
 //! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
 //! | `tunnel`, `websocket` | after an upgrade |
@@ -28,6 +28,7 @@ mod connection;
 mod dial;
 mod exchange;
 mod forwarded;
+mod hangup;
 mod headers;
 mod hygiene;
 mod meter;

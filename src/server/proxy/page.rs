@@ -104,7 +104,7 @@ impl Page {
     }
 
     /// The response. In an answer to HEAD hyper leaves out the body and keeps its length.
-    pub(super) fn response(self, mut record: Record) -> Response<Reply> {
+    pub(super) fn response(self, mut record: Box<Record>) -> Response<Reply> {
         let status = self.status();
         let text = text(status, self.explanation());
         // What is to be said about a member was said; that this page is complete says nothing.

@@ -22,7 +22,7 @@ use super::worker::Worker;
 const CLIENT_GONE: u16 = 499;
 
 /// One request, from its head to the last byte of its response. Written when it is dropped, however the
-/// request came to its end.
+/// request came to its end. Kept in a box: it goes from hand to hand with each step of the request.
 pub(super) struct Record {
     client: Rc<ClientConnection>,
     started: Instant,
@@ -68,7 +68,7 @@ enum End {
 }
 
 impl Record {
-    pub(super) fn begin<B>(client: Rc<ClientConnection>, request: &Request<B>, now: Instant) -> Self {
+    pub(super) fn begin<B>(client: Rc<ClientConnection>, request: &Request<B>, now: Instant) -> Box<Self> {
         client.request_begins();
         let line = tracing::enabled!(tracing::Level::DEBUG).then(|| {
             let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
@@ -77,7 +77,7 @@ impl Record {
         let log = client.worker.shared.config.access_log.as_ref();
         let entry = log.map(|_| Box::new(Entry::of(request, &client.forwarding, client.is_tls)));
         let ends_with_connection = request.version() < Version::HTTP_11;
-        Record {
+        Box::new(Record {
             alarm: client.take_alarm(),
             client,
             started: now,
@@ -94,7 +94,7 @@ impl Record {
             entry,
             is_page: false,
             meter: None,
-        }
+        })
     }
 
     /// About what time it is. Looking at the clock costs as much as finding a route, so it is done only where there
@@ -254,7 +254,7 @@ impl Record {
     }
 
     /// The request became a tunnel, which is counted on its own.
-    pub(super) fn into_lease(mut self) -> Option<InFlight> {
+    pub(super) fn into_lease(mut self: Box<Self>) -> Option<InFlight> {
         self.end = End::Upgraded;
         if let Some(admission) = &self.admission {
             admission.completed(Instant::now());

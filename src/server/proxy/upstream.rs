@@ -3,6 +3,7 @@
 //! HTTP/1.1 has one request at a time on a connection, so idle ones are kept. HTTP/2 has many, so there is one
 //! connection to a member, and another only when it is full.
 
+mod hearing;
 mod shared;
 
 use std::cell::RefCell;
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -19,8 +21,8 @@ use http::uri::{Authority, Scheme as UriScheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::protocol::Scheme;
@@ -29,6 +31,7 @@ use crate::server::routing::{Member, MemberId};
 use super::body::Upload;
 use super::dial::{DialError, Dialer};
 use super::tls::{TlsError, Wanted, dns_name};
+use hearing::{Exchange, Hearing};
 pub(super) use shared::OnThisThread;
 use shared::{Shared, Stream};
 
@@ -59,6 +62,7 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<Upload>,
     name: ServerName,
     work: Work,
+    exchange: Arc<Exchange>,
 }
 
 /// Who reads and writes on a connection.
@@ -111,9 +115,11 @@ impl Sender {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
         match self {
             Sender::Http1(http1) => {
-                if is_upgrade || !request.body().is_empty() {
+                let has_body = !request.body().is_empty();
+                if is_upgrade || has_body {
                     http1.give_to_task();
                 }
+                http1.exchange.begins(has_body);
                 let head = http1.sender.try_send_request(request);
                 Either::Left(http1.work.until(head))
             }
@@ -259,21 +265,23 @@ pub(super) async fn obtain(
 
 async fn connect_plain(dialer: &Dialer, member: &Member) -> Result<Upstream, ConnectError> {
     let stream = dialer.connect(&member.backend, member.peer).await?;
-    let sender = Sender::Http1(http1_over(TokioIo::new(stream), None).await?);
+    let sender = Sender::Http1(http1_over(stream, None).await?);
     Ok(Upstream { sender, reused: false })
 }
 
-async fn http1_over<T>(io: T, name: ServerName) -> Result<Http1, ConnectError>
+async fn http1_over<T>(stream: T, name: ServerName) -> Result<Http1, ConnectError>
 where
-    T: Read + Write + Send + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let exchange: Arc<Exchange> = Arc::default();
+    let io = TokioIo::new(Hearing::new(stream, Arc::clone(&exchange)));
     // Heads and what little a body has at a time are cheaper to send in one piece.
     let (sender, connection) = http1::Builder::new().writev(false).handshake(io).await?;
     let work = Box::pin(async move {
         // Whoever waits for the response learns of the error.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Http1 { sender, name, work: Work::Here(work) })
+    Ok(Http1 { sender, name, work: Work::Here(work), exchange })
 }
 
 /// SNI is the request's host (SEMANTICS section 3), as the backend is told it.
@@ -375,10 +383,9 @@ impl Seeker<'_> {
         }
         let name = self.name.as_deref().and_then(dns_name);
         let secured = self.dialer.tls.secure(stream, &self.member.backend, name, wanted).await?;
-        let io = TokioIo::new(secured.stream);
         if secured.is_http2 {
-            return shared::http2_over(io).await.map(Connected::Http2);
+            return shared::http2_over(TokioIo::new(secured.stream)).await.map(Connected::Http2);
         }
-        http1_over(io, self.name.clone()).await.map(Connected::Http1)
+        http1_over(secured.stream, self.name.clone()).await.map(Connected::Http1)
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use crate::server::live_table::LiveTable;
+use crate::server::routing::is_private;
 
 use super::ProxyConfig;
 use super::connection::{self, ClientConnection};
@@ -371,7 +372,9 @@ impl Worker {
     /// Says once, with the cure, that a rate limit hits many clients as one: those of an inner network's address
     /// with more connections than one client has.
     pub(super) fn notice_crowd(&self, forwarding: &Forwarding) {
-        let Some(address) = forwarding.direct_peer().filter(|ip| is_inside(*ip)) else { return };
+        let Some(address) = forwarding.direct_peer().filter(|ip| ip.is_loopback() || is_private(*ip)) else {
+            return;
+        };
         // At most once a second, because it looks at every connection.
         let now = self.millis();
         if now < self.crowd_due.get() || self.shared.crowd_noticed.load(Ordering::Relaxed) {
@@ -452,14 +455,6 @@ impl Worker {
         while !self.open.borrow().is_empty() {
             self.gone.notified().await;
         }
-    }
-}
-
-/// Whether an address is one at which many clients may appear: a proxy's or a network's own.
-fn is_inside(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
     }
 }
 

@@ -1,12 +1,16 @@
 //! From a stage to what is in force: whether it may be, the store's consent, and the change itself
 //! (PROTOCOL section 4, SEMANTICS section 1).
 
+mod claimed;
+mod hiding;
+
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{Domain, Host, PathPrefix, Refusal, Reply, RouteId, Scope, ServiceName};
+use crate::protocol::{BackendUrl, Domain, Host, PathPrefix, Refusal, Reply, RouteId, Scope, ServiceName};
 use crate::server::routing::{Claim, MemberId};
 
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo, Tx};
@@ -14,11 +18,13 @@ use super::lifecycle::{SessionEvent, SessionState};
 use super::maintenance::{Entering, Kept};
 use super::persist::{MaintenanceRecord, SessionRecord};
 use super::pools::{Detached, Joined};
-use super::route::{Cells, Plan, Route};
+use super::route::{self, Cells, Plan, Route};
 use super::session::Session;
 use super::stage::Stage;
 use super::timers::Timer;
 use super::{Outcome, Registry, Wait};
+
+pub(super) use claimed::Claimed;
 
 /// What an apply changes of a session, and nothing else.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +65,13 @@ pub(super) enum Pending {
         entering: Box<Entering>,
         kept: Kept,
     },
+    /// More route ids; the command that wants them waits.
+    Reserving {
+        session: SessionNo,
+        conn: ConnId,
+        /// How many were given out.
+        last: u32,
+    },
     /// A MAINT_EXIT whose verdict waits to be given.
     Leaving {
         session: SessionNo,
@@ -71,22 +84,10 @@ pub(super) enum Pending {
     Forget(SessionNo),
 }
 
-/// What applies that the store has not decided on are about to claim. Many may be on their way at once, and
-/// with a store that answers at once none is: so they are only looked into when another one comes.
-#[derive(Default)]
-pub(super) struct Claimed {
-    /// Not looked into yet; some are decided meanwhile.
-    new: Vec<Tx>,
-    /// Who is about to claim what, and by how many applies.
-    by: HashMap<(Domain, PathPrefix), (ServiceName, usize)>,
-    known: HashSet<Tx>,
-}
-
-/// A route that is to lead to members, and what they get from it.
+/// A route that is to lead to members.
 struct Wanted {
     id: RouteId,
     route: Arc<Route>,
-    plan: Plan,
     /// Whether the apply changes the route itself. One that only gets other defaults claims nothing anew: where
     /// another service has taken its place, it stays without.
     is_changed: bool,
@@ -132,7 +133,7 @@ impl Registry {
         let change =
             Change::Applied { session: Box::new(session), applied, delta: delta.clone(), maintenance };
         let pending = Pending::Apply { session: no, conn, service, delta, scopes, kept };
-        self.claimed.new.push(Tx(applied));
+        self.claimed.note(Tx(applied));
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
 
@@ -175,6 +176,7 @@ impl Registry {
         let (Pending::Apply { session: no, .. }
         | Pending::ShutDown { session: no, .. }
         | Pending::Entering { session: no, .. }
+        | Pending::Reserving { session: no, .. }
         | Pending::Leaving { session: no, .. }) = pending
         else {
             return self.end_decided(now, pending, committed);
@@ -213,6 +215,9 @@ impl Registry {
                 self.resume(now, conn);
             }
             Pending::ShutDown { conn, .. } => self.answer_commit(now, conn, tx, refused()),
+            Pending::Reserving { conn, last, .. } => {
+                self.reserved(now, no, conn, committed.then_some(last));
+            }
             Pending::Expiry(_) | Pending::Forget(_) | Pending::Remember(_) => {}
         }
         if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
@@ -311,6 +316,7 @@ impl Registry {
     fn install(&mut self, now: Now, no: SessionNo, applied: u64, delta: &Delta, scopes: Option<&[Scope]>) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.revision += 1;
+        session.kept_route = session.last_route;
         session.last_apply = Some(now.wall);
         session.stage = match scopes {
             None => Stage::default(),
@@ -320,6 +326,12 @@ impl Registry {
             self.timers.cancel(Timer::Stage(no));
         }
         let before = take_over(session, applied, delta);
+        if delta.defaults.is_some() {
+            reset_breakers(session, session.applied.iter());
+        } else {
+            let changed = before.iter().filter_map(|(id, _)| Some((id, session.applied.get(id)?)));
+            reset_breakers(session, changed);
+        }
         let wanted = wanted(session, delta);
         let changed = before.iter().map(|(_, route)| route).chain(wanted.iter().map(|wanted| &wanted.route));
         let news = self.config_news(changed);
@@ -340,6 +352,7 @@ impl Registry {
             let (changed, routes) = (delta.routes.len(), session.applied.len());
             self.push(Effect::Happened(Happening::Applied { who, revision, changed, routes }));
         }
+        self.tell_of_hidden(no, &wanted);
         self.tell_config(no, &news);
     }
 
@@ -388,90 +401,100 @@ impl Registry {
     ) -> Vec<(&'a Wanted, &'a Domain)> {
         let Some(session) = self.sessions.get(no) else { return Vec::new() };
         let owner = session.owner();
-        // A session without a member has nothing to find again.
-        let has_none = session.members.is_empty();
-        let pools = &mut self.pools;
-        let all = wanted.iter().flat_map(|wanted| {
-            wanted.route.spec.domains.as_slice().iter().map(move |domain| (wanted, domain))
-        });
-        all.filter(|(wanted, domain)| {
-            let place = (*domain, &wanted.route.spec.path);
-            (has_none || !pools.attach(&owner, wanted.id, place, &wanted.plan, applied)) && wanted.is_changed
-        })
-        .collect()
+        let mut new = Vec::new();
+        for wanted in wanted {
+            // A session without a member has nothing to find again.
+            let plan = (!session.members.is_empty()).then(|| session.plan(wanted.id, &wanted.route));
+            for domain in wanted.route.spec.domains.as_slice() {
+                let place = (domain, &wanted.route.spec.path);
+                let attach = |plan| self.pools.attach(&owner, wanted.id, place, plan, applied);
+                if !plan.as_ref().is_some_and(attach) && wanted.is_changed {
+                    new.push((wanted, domain));
+                }
+            }
+        }
+        new
     }
 
-    /// Takes away what the routes before the apply led to and those after it do not.
+    /// Takes away what the routes before the apply led to and those after it do not. All in one step: nobody takes
+    /// the place of a member that goes as well.
     fn detach(&mut self, now: Now, no: SessionNo, delta: &Delta, before: Vec<(RouteId, Arc<Route>)>) {
-        for (id, old) in before {
-            let after = delta.route(id);
-            for (domain, path) in places(&old) {
+        let mut left = Vec::new();
+        for (id, old) in &before {
+            let after = delta.route(*id);
+            for (domain, path) in places(old) {
                 let stays = after.is_some_and(|after| {
                     after.spec.backend == old.spec.backend
                         && places(after).any(|place| place == (domain, path))
                 });
-                if !stays {
-                    self.detach_one(now, no, id, (domain, path), &old);
+                if !stays && self.detach_one(no, *id, (domain, path), old) {
+                    left.push((domain, path));
                 }
             }
         }
+        for (domain, path) in left {
+            self.pools.hope(domain, path);
+            self.drop_predecessors(now, no, (domain, path));
+        }
     }
 
-    fn detach_one(
-        &mut self,
-        now: Now,
-        no: SessionNo,
-        id: RouteId,
-        place: (&Domain, &PathPrefix),
-        old: &Route,
-    ) {
+    /// True: it was the last route of a member, which is gone.
+    fn detach_one(&mut self, no: SessionNo, id: RouteId, place: (&Domain, &PathPrefix), old: &Route) -> bool {
         let detached = self.pools.detach(no, id, place, &old.spec.backend);
-        let Some(session) = self.sessions.get_mut(no) else { return };
+        let Some(session) = self.sessions.get_mut(no) else { return false };
         match detached {
-            Detached::Nothing => {}
+            Detached::Nothing => false,
             Detached::Shows(member, next) => {
                 if let Some(route) = session.applied.get(&next) {
                     self.pools.set_plan(member, &session.plan(next, route));
                 }
+                false
             }
-            Detached::Gone(member) => {
-                session.members.remove(&member);
-                // Whom it replaced only served here until it answered, which it never will.
-                if session.answered
-                    && let Some(claim) = self.pools.claim(place.0, place.1)
-                {
-                    let older = self.pools.members_of(&session.predecessors, claim);
-                    self.drop_members(now, older);
-                }
-            }
+            Detached::Gone(member) => session.members.remove(&member),
+        }
+    }
+
+    /// Whom a session replaced only served where it left until it answered, which it never will.
+    fn drop_predecessors(&mut self, now: Now, no: SessionNo, (domain, path): (&Domain, &PathPrefix)) {
+        let Some(session) = self.sessions.get(no).filter(|session| session.answered) else { return };
+        if let Some(claim) = self.pools.claim(domain, path) {
+            let older = self.pools.members_of(&session.predecessors, claim);
+            self.drop_members(now, older);
         }
     }
 
     /// Makes the members that are new. Returns the addresses of their backends.
     fn join(&mut self, no: SessionNo, applied: u64, new: Vec<(&Wanted, &Domain)>) -> Vec<IpAddr> {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
-        let mut addresses: Vec<IpAddr> = Vec::new();
+        let (mut members, mut addresses) = (Vec::new(), Vec::new());
         let mut joined = None;
-        let plans = plans_in_force(&new);
+        let in_force = routes_in_force(&new);
+        self.pools.expect(new.len());
+        // The domains of a route share its plan.
+        let mut made: Option<(&Wanted, Plan)> = None;
         for (index, (wanted, domain)) in new.into_iter().enumerate() {
             let path = &wanted.route.spec.path;
-            let place = (domain, path);
-            let plan = plans.get(&index).copied().unwrap_or(&wanted.plan);
+            let shown = in_force.get(&index).copied().unwrap_or(wanted);
+            let (_, plan) = match made.take().filter(|(of, _)| std::ptr::eq(*of, shown)) {
+                Some(same) => made.insert(same),
+                None => made.insert((shown, session.plan(shown.id, &shown.route))),
+            };
             let Joined::Now { member, is_new_here } =
-                self.pools.join(&session.owner(), wanted.id, place, plan, applied)
+                self.pools.join(&session.owner(), wanted.id, (domain, path), plan, applied)
             else {
                 continue;
             };
-            session.members.insert(member);
+            members.push(member);
             if is_new_here && joined.is_none() {
                 joined = Some((domain.clone(), path.clone()));
             }
-            if let Host::Ip(ip) = wanted.plan.backend.host()
+            if let Host::Ip(ip) = plan.backend.host()
                 && addresses.last() != Some(&ip.to_canonical())
             {
                 addresses.push(ip.to_canonical());
             }
         }
+        session.add_members(members);
         if let Some((domain, path)) = joined {
             let (who, peer) = (session.who(), session.peer);
             self.push(Effect::Happened(Happening::Joined { who, peer, domain, path }));
@@ -480,16 +503,25 @@ impl Registry {
     }
 }
 
-/// Of the routes that lead to the member of a later one, by their indices, the plan of the last: the member is what
-/// that says from its first moment (SEMANTICS section 1), and not for a moment what an earlier one does.
-fn plans_in_force<'a>(new: &[(&'a Wanted, &Domain)]) -> HashMap<usize, &'a Plan> {
-    let hasher = foldhash::quality::RandomState::default();
-    let mut last: HashMap<_, &Plan, _> = HashMap::with_capacity_and_hasher(new.len(), hasher);
+/// Of the routes that lead to the member of a later one, by their indices, the last: the member is what that says from
+/// its first moment (SEMANTICS section 1), and not for a moment what an earlier one does.
+fn routes_in_force<'a>(new: &[(&'a Wanted, &'a Domain)]) -> HashMap<usize, &'a Wanted> {
+    fn key<'k>((wanted, domain): &(&'k Wanted, &'k Domain)) -> (&'k Domain, &'k PathPrefix, &'k BackendUrl) {
+        (domain, &wanted.route.spec.path, &wanted.route.spec.backend)
+    }
     let mut earlier = HashMap::new();
-    for (index, (wanted, domain)) in new.iter().enumerate().rev() {
-        let spec = &wanted.route.spec;
-        match last.entry((*domain, &spec.path, &spec.backend)) {
-            Entry::Vacant(place) => drop(place.insert(&wanted.plan)),
+    // Nearly always each has a claim of its own, and that is found out with less memory than who has which.
+    let hasher = foldhash::quality::RandomState::default();
+    let place = |(wanted, domain): &(&Wanted, &Domain)| hasher.hash_one((*domain, &wanted.route.spec.path));
+    let mut hashes: Vec<u64> = new.iter().map(place).collect();
+    hashes.sort_unstable();
+    if hashes.windows(2).all(|pair| pair[0] != pair[1]) {
+        return earlier;
+    }
+    let mut last = HashMap::with_capacity_and_hasher(new.len(), hasher);
+    for (index, one) in new.iter().enumerate().rev() {
+        match last.entry(key(one)) {
+            Entry::Vacant(place) => drop(place.insert(one.0)),
             Entry::Occupied(place) => drop(earlier.insert(index, *place.get())),
         }
     }
@@ -499,8 +531,15 @@ fn plans_in_force<'a>(new: &[(&'a Wanted, &Domain)]) -> HashMap<usize, &'a Plan>
 /// Puts the change into the session. Returns the changed routes as they were.
 fn take_over(session: &mut Session, applied: u64, delta: &Delta) -> Vec<(RouteId, Arc<Route>)> {
     if let Some(defaults) = &delta.defaults {
-        session.defaults = defaults.clone();
+        session.defaults = defaults.clone().into();
         session.defaults_applied = applied;
+    }
+    if session.applied.is_empty() {
+        // Made as a whole they take half of the memory, and less time.
+        let routes = delta.routes.iter().filter_map(|(id, route)| Some((*id, route.clone()?)));
+        session.applied = routes.collect();
+        session.states = session.applied.keys().map(|id| (*id, Arc::default())).collect();
+        return Vec::new();
     }
     let change = |(id, after): &(RouteId, Option<Arc<Route>>)| {
         let before = match after {
@@ -522,68 +561,34 @@ fn take_over(session: &mut Session, applied: u64, delta: &Delta) -> Vec<(RouteId
     delta.routes.iter().filter_map(change).collect()
 }
 
+/// A breaker that is set again later begins anew.
+fn reset_breakers<'a>(session: &Session, routes: impl Iterator<Item = (&'a RouteId, &'a Arc<Route>)>) {
+    for (id, route) in routes {
+        if route::breaker(&route.cells, &session.defaults).is_none()
+            && let Some(state) = session.states.get(id)
+        {
+            state.breaker.reset();
+        }
+    }
+}
+
 /// The routes whose members may have to change.
 fn wanted(session: &Session, delta: &Delta) -> Vec<Wanted> {
-    let wanted = |id: RouteId, route: &Arc<Route>| {
-        let plan = session.plan(id, route);
-        if plan.extras.breaker.is_none() {
-            // One that is set again later begins anew.
-            plan.extras.route.breaker.reset();
-        }
-        Wanted { id, route: route.clone(), plan, is_changed: delta.route(id).is_some() }
+    let wanted = |id: RouteId, route: &Arc<Route>| Wanted {
+        id,
+        route: route.clone(),
+        is_changed: delta.route(id).is_some(),
     };
     if delta.defaults.is_some() {
         return session.applied.iter().map(|(id, route)| wanted(*id, route)).collect();
     }
-    delta.routes.iter().filter_map(|(id, route)| Some(wanted(*id, route.as_ref()?))).collect()
+    let changed = |(id, route): &(RouteId, Option<Arc<Route>>)| {
+        Some(Wanted { id: *id, route: route.clone()?, is_changed: true })
+    };
+    delta.routes.iter().filter_map(changed).collect()
 }
 
 /// The claims of a route.
 fn places(route: &Route) -> impl Iterator<Item = (&Domain, &PathPrefix)> {
     route.spec.domains.as_slice().iter().map(|domain| (domain, &route.spec.path))
-}
-
-impl Claimed {
-    fn look_into(&mut self, pending: &HashMap<Tx, Pending>) {
-        for tx in self.new.drain(..) {
-            let Some(Pending::Apply { service, delta, .. }) = pending.get(&tx) else { continue };
-            for claim in all_claims(delta) {
-                self.by.entry(claim).or_insert_with(|| (service.clone(), 0)).1 += 1;
-            }
-            self.known.insert(tx);
-        }
-    }
-
-    /// Two services never have one at once: the second one's apply was refused.
-    fn owner(&self, domain: &Domain, path: &PathPrefix) -> Option<&ServiceName> {
-        if self.by.is_empty() {
-            return None;
-        }
-        self.by.get(&(domain.clone(), path.clone())).map(|(service, _)| service)
-    }
-
-    fn decided(&mut self, tx: Tx, delta: &Delta) {
-        if !self.known.remove(&tx) {
-            return;
-        }
-        for claim in all_claims(delta) {
-            if let Some((_, count)) = self.by.get_mut(&claim) {
-                *count -= 1;
-                if *count == 0 {
-                    self.by.remove(&claim);
-                }
-            }
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.by.is_empty() && self.known.is_empty()
-    }
-}
-
-/// Every place that a change claims, once.
-fn all_claims(delta: &Delta) -> HashSet<(Domain, PathPrefix)> {
-    let routes = delta.routes.iter().filter_map(|(_, route)| route.as_ref());
-    routes.flat_map(|route| places(route)).map(|(domain, path)| (domain.clone(), path.clone())).collect()
 }

@@ -12,6 +12,7 @@ use super::apply::Pending;
 use super::io::{Change, ConnId, Effect, Happening, Now, SessionNo};
 use super::lifecycle::{SessionEvent, SessionState};
 use super::pools::{Answered, Leaving};
+use super::session::Session;
 use super::stage::Stage;
 use super::timers::Timer;
 use super::token::ServiceToken;
@@ -152,7 +153,7 @@ impl Registry {
     /// connection that its client had given up may arrive late, and the client never hears of it.
     pub(super) fn renew(&mut self, now: Now, conn: ConnId, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        session.last_activity = now.wall;
+        session.touch(now);
         if session.state != SessionState::Grace {
             return;
         }
@@ -170,7 +171,7 @@ impl Registry {
         connection.robbed_of = None;
         let peer = connection.peer;
         let Some(session) = self.sessions.get_mut(no) else { return };
-        session.last_activity = now.wall;
+        session.touch(now);
         let (older, before) = (session.conn.replace(conn), session.peer);
         let was_connected = session.state == SessionState::Connected;
         if let Some(older) = older.filter(|older| *older != conn) {
@@ -188,6 +189,9 @@ impl Registry {
         self.advance(now, no, SessionEvent::Bound);
         if was_connected && before != peer {
             self.tell_members(no, false);
+        }
+        if let Some(pulse) = self.sessions.get_mut(no).and_then(Session::start_pulse) {
+            self.push(Effect::Bound(conn, pulse));
         }
     }
 
@@ -242,8 +246,7 @@ impl Registry {
 
     /// A replaced session that serves nothing any more is only remembered.
     pub(super) fn retire_if_idle(&mut self, now: Now, no: SessionNo) {
-        let idle =
-            |session: &super::session::Session| session.members.is_empty() && session.pending.is_none();
+        let idle = |session: &Session| session.members.is_empty() && session.pending.is_none();
         if self.sessions.get(no).is_some_and(idle) {
             self.advance(now, no, SessionEvent::Succeeded);
         }
@@ -298,8 +301,12 @@ impl Registry {
         }
     }
 
-    pub(super) fn stage_expired(&mut self, no: SessionNo) {
+    /// Nobody applied what was staged. What is on its way to the store is as it was if that refuses it.
+    pub(super) fn stage_expired(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
+        if session.pending.is_some() {
+            return self.timers.set(Timer::Stage(no), now.mono + STORE_RETRY);
+        }
         session.stage = Stage::default();
         let expired = Happening::StageExpired(session.who());
         self.push(Effect::Happened(expired));
@@ -327,6 +334,9 @@ impl Registry {
             return;
         }
         session.state = is;
+        if was == SessionState::Connected {
+            session.stop_pulse();
+        }
         let (peer, who) = (session.peer, session.who());
         if was == SessionState::Connected {
             self.sessions.disconnected(peer);
@@ -372,6 +382,8 @@ impl Registry {
     }
 
     fn became_retired(&mut self, now: Now, no: SessionNo) {
+        // One that the store took until now.
+        self.drop_verdicts(no);
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Drain(no));
         self.timers.cancel(Timer::Remember(no));

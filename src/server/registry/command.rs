@@ -26,6 +26,9 @@ impl Registry {
             }
             return Outcome::Wait(Wait::Turn(no, Box::new(command)));
         }
+        if let Some(no) = self.lacks_ids(conn, &command) {
+            return self.reserve_ids(now, conn, no, command);
+        }
         match command {
             Command::Register(registration) => self.register(now, conn, registration).into(),
             Command::Reconnect(id) => self.reconnect(now, conn, &id),

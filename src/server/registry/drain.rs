@@ -56,8 +56,8 @@ impl Registry {
             elapsed_seconds: elapsed.as_secs_f64(),
             remaining_seconds: remaining.as_secs_f64(),
             traffic_percent: weight * 100.0,
-            in_flight: Some(busy.in_flight as u64),
-            upgraded: Some(busy.upgraded as u64),
+            in_flight: Some(busy.in_flight),
+            upgraded: Some(busy.upgraded),
         }))
     }
 

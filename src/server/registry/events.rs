@@ -197,10 +197,18 @@ impl Registry {
         who: Subscriber,
         change: impl FnOnce(&mut BTreeSet<EventKind>),
     ) -> Result<(), Refusal> {
-        let session = self.sessions.get(who.1).ok_or(Refusal::SessionNotFound)?;
-        let mut kinds = self.subscriptions.kinds(who);
+        let before = self.subscriptions.kinds(who);
+        let mut kinds = before.clone();
         change(&mut kinds);
-        self.subscriptions.set(who, &session.registration.service, kinds);
+        if kinds != before {
+            // What has happened just now is for those who were subscribed when it did.
+            self.flush_pools(false);
+            self.tell_health();
+        }
+        let session = self.sessions.get(who.1).ok_or(Refusal::SessionNotFound)?;
+        if kinds != before {
+            self.subscriptions.set(who, &session.registration.service, kinds);
+        }
         Ok(())
     }
 
@@ -257,7 +265,9 @@ impl Registry {
     }
 
     /// Each connection once, however many of its sessions subscribed.
-    fn announce(&mut self, to: BTreeSet<ConnId>, kind: EventKind, body: Value) {
+    fn announce(&mut self, mut to: BTreeSet<ConnId>, kind: EventKind, body: Value) {
+        // One that is being closed has had its last line.
+        to.retain(|conn| self.connections.contains_key(conn));
         if !to.is_empty() {
             self.push(Effect::Event(to.into_iter().collect(), Push::Event(kind, body)));
         }

@@ -15,6 +15,7 @@ use super::apply::Delta;
 use super::lifecycle::MemberEvent;
 use super::persist::{MaintenanceRecord, SessionRecord};
 use super::policy::ClaimPolicy;
+use super::pulse::Pulse;
 
 /// The time at which an input arrives. The registry has no clock of its own.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +82,8 @@ pub enum Input {
 pub enum Effect {
     /// Send a line.
     Send(ConnId, ServerLine),
+    /// A session is bound to the connection, which may answer some of what comes for it by itself from now on.
+    Bound(ConnId, Arc<Pulse>),
     /// Send an event to all of these. One that does not keep up loses it, and is told how many it has lost.
     Event(Vec<ConnId>, Push),
     /// Send what is queued, then EOF.
@@ -184,6 +187,19 @@ pub enum Happening {
         changed: usize,
         /// How many it has now.
         routes: usize,
+    },
+    /// A path of an apply is one that no request reaches, or makes one of its own service so.
+    Hidden {
+        /// Whose apply.
+        who: Who,
+        /// The first of them.
+        domain: Domain,
+        /// The path that nobody reaches.
+        path: PathPrefix,
+        /// The shorter one of higher priority.
+        by: PathPrefix,
+        /// How many there are.
+        count: usize,
     },
     /// An apply was refused: another service owns the claim.
     Conflict {

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::protocol::report::MaintenanceStatus;
-use crate::protocol::{BackendUrl, MAX_LINE, Push, Refusal, Reply, RouteId, Target, TargetItem};
+use crate::protocol::{BackendUrl, Push, Refusal, Reply, RouteId, Target, TargetItem};
 use crate::server::routing::{Maintenance, MemberId, Probe};
 
 use super::apply::Pending;
 use super::command::slots;
 use super::io::{Change, ConnId, Now, SessionNo, Tx};
 use super::persist::MaintenanceRecord;
-use super::report::{bounded, rfc3339, take};
+use super::report::{bounded, rfc3339, room, take};
 use super::route::page_probe;
 use super::session::Session;
 use super::stage::Slot;
@@ -30,7 +30,7 @@ pub(super) use kept::Kept;
 
 /// How long a page or a backend has to answer (PROTOCOL section 6).
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Requests of a session that are without a verdict: beyond it they are refused.
+/// Requests of a session, or of a connection, that are without a verdict: beyond it they are refused.
 const MAX_WITHOUT_VERDICT: usize = 64;
 /// Backends that one MAINT_EXIT waits for; of more, the first ones.
 const MAX_BACKENDS: usize = 64;
@@ -134,7 +134,7 @@ impl Registry {
         target: Target,
         page: Option<BackendUrl>,
     ) -> Outcome {
-        let places = match self.check_request(no, &target, page.as_ref()) {
+        let places = match self.check_request(conn, no, &target, page.as_ref()) {
             Ok(places) => places,
             Err(refusal) => return Err(refusal).into(),
         };
@@ -175,7 +175,7 @@ impl Registry {
 
     /// MAINT_EXIT: in force when the backends have answered, or their time is over.
     pub(super) fn maint_exit(&mut self, now: Now, conn: ConnId, no: SessionNo, target: Target) -> Outcome {
-        let places = match self.check_request(no, &target, None) {
+        let places = match self.check_request(conn, no, &target, None) {
             Ok(places) => places,
             Err(refusal) => return Err(refusal).into(),
         };
@@ -202,7 +202,7 @@ impl Registry {
             maintenance_backend: page.map(|page| page.backend.to_string()).unwrap_or_default(),
             entered_at: first.map(|entered| rfc3339(entered.at)).unwrap_or_default(),
         };
-        let room = MAX_LINE.saturating_sub(Reply::MaintenanceStatus(status.clone()).encode().len());
+        let room = room(&Reply::MaintenanceStatus(status.clone()));
         let ids = entered.map(|(id, _)| id).filter(|id| after.is_none_or(|after| *id > after));
         let in_maintenance = take(ids.map(|id| id.to_string()), room, after.is_some())?;
         bounded(Reply::MaintenanceStatus(MaintenanceStatus { in_maintenance, ..status }))
@@ -230,15 +230,23 @@ impl Registry {
     pub(super) fn drop_verdicts(&mut self, no: SessionNo) {
         self.timers.cancel(Timer::Verdict(no));
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let asked = std::mem::take(&mut session.maintained.asked);
-        for token in asked.into_iter().flat_map(|asked| asked.waits) {
-            self.stop_asking_for(token);
+        for asked in std::mem::take(&mut session.maintained.asked) {
+            self.owe_verdict(asked.conn, -1);
+            asked.waits.into_iter().for_each(|token| self.stop_asking_for(token));
+        }
+    }
+
+    /// Counts the verdicts that are still to be given on a connection.
+    fn owe_verdict(&mut self, conn: ConnId, more: isize) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.verdicts = connection.verdicts.saturating_add_signed(more);
         }
     }
 
     /// Whether a request may be made, and for what it is.
     fn check_request(
         &mut self,
+        conn: ConnId,
         no: SessionNo,
         target: &Target,
         page: Option<&BackendUrl>,
@@ -247,7 +255,8 @@ impl Registry {
             self.check_backend(no, page)?;
         }
         let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
-        if session.maintained.asked.len() >= MAX_WITHOUT_VERDICT {
+        let of_connection = self.connections.get(&conn).map_or(0, |connection| connection.verdicts);
+        if session.maintained.asked.len().max(of_connection) >= MAX_WITHOUT_VERDICT {
             return Err(Refusal::Other("too many maintenance requests".to_owned()));
         }
         // What was entered for routes that were never applied goes with them.
@@ -292,6 +301,7 @@ impl Registry {
     fn acknowledge(&mut self, now: Now, conn: ConnId, no: SessionNo, asked: Asked) {
         if let Some(session) = self.sessions.get_mut(no) {
             session.maintained.asked.push_back(asked);
+            self.owe_verdict(conn, 1);
         }
         self.send(conn, Reply::MaintenanceAck);
         self.decide(now, no);
@@ -354,6 +364,7 @@ impl Registry {
     /// In the order of the requests.
     fn give_verdicts(&mut self, no: SessionNo) {
         while let Some((conn, verdict)) = self.sessions.get_mut(no).and_then(next_verdict) {
+            self.owe_verdict(conn, -1);
             if self.connections.contains_key(&conn) {
                 self.send(conn, verdict);
             }

@@ -9,6 +9,7 @@
 //! | `mod` (this) | which command is next: connections, their queues, deadlines |
 //! | `command`, `settings` | what each command does |
 //! | `binding` | which session a connection has; how sessions begin, replace each other and end |
+//! | `pulse` | what a connection may answer for its session by itself |
 //! | `stage`, `route` | what an apply would change; what a route's settings mean |
 //! | `apply` | whether a change may be made, and making it |
 //! | `pools` | members of claims: who serves, what is probed, the routing table |
@@ -20,6 +21,7 @@
 //! | `report` | the bodies of longer replies |
 //! | `policy` | which service may claim which domains |
 //! | `persist`, `restore` | the form in which sessions outlive the server; taking it up again |
+//! | `route_ids` | that none is given twice, restarts included |
 
 mod apply;
 mod binding;
@@ -33,9 +35,11 @@ mod maintenance;
 pub mod persist;
 mod policy;
 mod pools;
+mod pulse;
 mod report;
 mod restore;
 mod route;
+mod route_ids;
 mod session;
 mod settings;
 mod stage;
@@ -57,7 +61,8 @@ pub use config::{Limits, RegistryConfig};
 pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
 pub use lifecycle::MemberEvent;
 pub use policy::{ClaimPolicy, PolicyError};
-pub use route::{Cells, Route};
+pub use pulse::Pulse;
+pub use route::{Cells, OwnCells, Route};
 pub use token::{ServiceToken, Token};
 
 use apply::{Claimed, Pending};
@@ -101,6 +106,8 @@ struct Connection {
     heard: bool,
     /// What its oldest unanswered command waits for.
     waiting: Option<Wait>,
+    /// Verdicts on maintenance that it has not had.
+    verdicts: usize,
     /// The commands behind that one. Replies come in the order of the commands.
     queue: VecDeque<Result<Command, Refusal>>,
 }
@@ -198,8 +205,9 @@ impl Registry {
     fn opened(&mut self, now: Now, conn: ConnId, peer: IpAddr) {
         let full = self.connections.len() >= self.config.limits.connections;
         let (bound, robbed_of, heard) = (None, None, false);
-        let (waiting, queue) = (None, VecDeque::new());
-        self.connections.insert(conn, Connection { peer, bound, robbed_of, heard, waiting, queue });
+        let (waiting, verdicts, queue) = (None, 0, VecDeque::new());
+        let connection = Connection { peer, bound, robbed_of, heard, waiting, verdicts, queue };
+        self.connections.insert(conn, connection);
         let from_there = self.addresses.entry(peer).or_default();
         *from_there += 1;
         let crowded = *from_there > self.config.limits.connections_per_address && !peer.is_loopback();
@@ -300,7 +308,7 @@ impl Registry {
                 Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
                 Timer::Wait(conn) => self.waited_too_long(now, conn),
                 Timer::Grace(no) => self.grace_over(now, no),
-                Timer::Stage(no) => self.stage_expired(no),
+                Timer::Stage(no) => self.stage_expired(now, no),
                 Timer::Forget(no) => self.forget_in_store(no),
                 Timer::Remember(no) => self.remember_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),

@@ -217,14 +217,14 @@ impl RouteRecord {
     pub fn new(route: &Route, applied: u64) -> Self {
         let Route { spec, cells } = route;
         let RouteSpec { domains, path, backend, priority } = spec.clone();
-        RouteRecord { domains, path, backend, priority, settings: cells.clone(), applied }
+        RouteRecord { domains, path, backend, priority, settings: Cells::clone(cells), applied }
     }
 }
 
 impl From<RouteRecord> for Route {
     fn from(record: RouteRecord) -> Self {
         let RouteRecord { domains, path, backend, priority, settings, applied: _ } = record;
-        Route { spec: RouteSpec { domains, path, backend, priority }, cells: settings }
+        Route { spec: RouteSpec { domains, path, backend, priority }, cells: settings.into() }
     }
 }
 

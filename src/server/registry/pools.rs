@@ -4,23 +4,27 @@
 mod drain;
 mod hold;
 mod maintenance;
+mod record;
+mod routes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::{BackendUrl, Domain, Host, InstanceName, PathPrefix, RateLimit, RouteId, ServiceName};
+use crate::protocol::{BackendUrl, Domain, InstanceName, PathPrefix, RouteId, ServiceName};
 use crate::server::routing::{
     AddressLimit, Buckets, Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table,
 };
 
 use super::io::{Effect, Happening, SessionNo, Who};
 use super::lifecycle::{MemberEvent, MemberState};
-use super::route::{Check, Plan, probe};
+use super::route::Plan;
+use record::Record;
+use routes::{Removed, Routes};
 
 /// Probes in a row that take a member out (SEMANTICS section 3).
-const FAILURES_OUT: u32 = 3;
+const FAILURES_OUT: u8 = 3;
 
 /// The session that a member belongs to, as far as its members need it.
 pub(super) struct Owner<'a> {
@@ -44,9 +48,9 @@ pub(super) struct Pools {
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
-    members: HashMap<MemberId, Record, foldhash::fast::RandomState>,
+    members: HashMap<MemberId, Box<Record>, foldhash::fast::RandomState>,
     /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
-    watched: HashMap<Arc<Probe>, BTreeSet<MemberId>, foldhash::quality::RandomState>,
+    watched: HashMap<Arc<Probe>, Watched, foldhash::quality::RandomState>,
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
     /// Of all rate limits, once there was one.
@@ -59,30 +63,11 @@ pub(super) struct Pools {
     effects: Vec<Effect>,
 }
 
-/// What the registry knows of a member beyond what the proxy sees.
-struct Record {
-    session: SessionNo,
-    domain: Domain,
-    path: PathPrefix,
-    /// The session's routes that lead here, in order; the settings are the last one's.
-    routes: Vec<RouteId>,
-    state: MemberState,
-    /// Failed probes in a row.
-    failures: u32,
-    lost: bool,
-    /// The data plane was last known to leave it out because requests failed.
-    ejected: bool,
-    drain: Option<Drain>,
-    check: Option<Box<Check>>,
-    priority: i32,
-    /// How long the claim is held after a loss, where the route says it.
-    hold: Option<Duration>,
-    limit: Option<RateLimit>,
-    /// Which apply of all it was applied with last.
-    applied: u64,
-    /// Members with the same question share it.
-    asked: Option<Arc<Probe>>,
-    shown: Arc<Member>,
+/// A probe that is being asked.
+struct Watched {
+    /// Once more, for further members that want it.
+    probe: Arc<Probe>,
+    by: BTreeSet<MemberId>,
 }
 
 /// A member whose probe passed for the first time since it joined.
@@ -117,6 +102,11 @@ impl Pools {
         self.now = Some(now);
     }
 
+    /// So many members are about to join.
+    pub(super) fn expect(&mut self, members: usize) {
+        self.members.reserve(members);
+    }
+
     /// The table, if it has changed since the last call.
     pub(super) fn take_table(&mut self) -> Option<Table> {
         std::mem::take(&mut self.dirty).then(|| self.table.clone())
@@ -145,6 +135,11 @@ impl Pools {
         self.table.get(domain, path)
     }
 
+    /// A host's claims, in the order in which they are tried.
+    pub(super) fn host(&self, domain: &Domain) -> &[Arc<Claim>] {
+        self.table.host(domain)
+    }
+
     /// Every claim that is in force.
     pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
         self.table.claims()
@@ -170,7 +165,7 @@ impl Pools {
     /// Whether one of these members is there for the route, and serves.
     pub(super) fn is_served(&self, members: &BTreeSet<MemberId>, route: RouteId) -> bool {
         let mut records = members.iter().filter_map(|id| self.members.get(id));
-        records.any(|record| record.routes.contains(&route) && record.state.serves())
+        records.any(|record| record.routes.contains(route) && record.state.serves())
     }
 
     /// Which claim a member is in.
@@ -210,11 +205,9 @@ impl Pools {
 
     fn add_route(&mut self, id: MemberId, route: RouteId, plan: &Plan, applied: u64) {
         let Some(record) = self.members.get_mut(&id) else { return };
-        if let Err(at) = record.routes.binary_search(&route) {
-            record.routes.insert(at, route);
-        }
+        record.routes.insert(route);
         record.applied = applied;
-        if record.routes.last() == Some(&route) {
+        if record.routes.last() == route {
             self.set_plan(id, plan);
         } else {
             self.show(id);
@@ -284,7 +277,7 @@ impl Pools {
             settings: plan.settings,
             extras: plan.extras.clone(),
             usable: state.serves(),
-            drain: owner.drain,
+            drain: owner.drain.map(Box::new),
             load: Arc::new(MemberLoad::default()),
         });
         let mut claim = before.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
@@ -307,16 +300,13 @@ impl Pools {
             session: owner.no,
             domain: domain.clone(),
             path: path.clone(),
-            routes: vec![route],
+            routes: Routes::new(route),
             state,
             failures: 0,
             lost: owner.lost,
             ejected: false,
-            drain: owner.drain,
-            check: plan.check.clone().map(Box::new),
             priority: plan.priority,
-            hold: plan.hold,
-            limit: plan.limit,
+            rare: plan.rare.clone(),
             applied,
             asked: None,
             shown,
@@ -326,13 +316,14 @@ impl Pools {
         {
             self.lost_at.entry(ip).or_default().insert(id);
         }
-        self.members.insert(id, record);
+        self.members.insert(id, Box::new(record));
         self.put(claim, before.map(Arc::as_ref));
         self.ask(id);
         id
     }
 
-    /// Takes a route away from the member it leads to. The member goes with its last route.
+    /// Takes a route away from the member it leads to. The member goes with its last route; once all have gone that
+    /// do, [`Pools::hope`] is for those who stay.
     pub(super) fn detach(
         &mut self,
         session: SessionNo,
@@ -342,22 +333,19 @@ impl Pools {
     ) -> Detached {
         let Some(id) = self.find(session, domain, path, backend) else { return Detached::Nothing };
         let Some(record) = self.members.get_mut(&id) else { return Detached::Nothing };
-        let was_last = record.routes.last() == Some(&route);
-        record.routes.retain(|other| *other != route);
-        match record.routes.last() {
-            None => {
+        match record.routes.remove(route) {
+            Removed::Only => {
                 self.remove(id, Leaving::Unwanted);
-                self.hope(domain, path);
                 Detached::Gone(id)
             }
-            Some(next) if was_last => Detached::Shows(id, *next),
-            Some(_) => Detached::Nothing,
+            Removed::Last { before } => Detached::Shows(id, before),
+            Removed::Earlier => Detached::Nothing,
         }
     }
 
     /// Where nobody serves any more, whoever has only just come serves at once, as the first of a claim does:
     /// a session that exchanges a backend leaves no gap.
-    fn hope(&mut self, domain: &Domain, path: &PathPrefix) {
+    pub(super) fn hope(&mut self, domain: &Domain, path: &PathPrefix) {
         let Some(claim) = self.table.get(domain, path).filter(|claim| !claim.has_usable()) else { return };
         let untried = |member: &&Arc<Member>| {
             self.members.get(&member.id).is_some_and(|record| record.failures == 0 && !record.lost)
@@ -462,9 +450,9 @@ impl Pools {
     /// What a probe saw. Returns the members that answered for the first time since they joined.
     pub(super) fn probed(&mut self, probe: &Probe, result: &Result<(), String>) -> Vec<Answered> {
         // A result may still be on its way when nobody wants it any more.
-        let Some(watchers) = self.watched.get(probe) else { return Vec::new() };
+        let Some(watched) = self.watched.get(probe) else { return Vec::new() };
         let mut answered = Vec::new();
-        for id in watchers.clone() {
+        for id in watched.by.clone() {
             let Some(record) = self.members.get_mut(&id) else { continue };
             let event = match result {
                 Ok(()) => {
@@ -546,9 +534,9 @@ impl Pools {
 
     fn stop_asking(&mut self, id: MemberId, probe: Option<Arc<Probe>>) {
         let Some(probe) = probe else { return };
-        let Some(watchers) = self.watched.get_mut(&probe) else { return };
-        watchers.remove(&id);
-        if watchers.is_empty() {
+        let Some(watched) = self.watched.get_mut(&probe) else { return };
+        watched.by.remove(&id);
+        if watched.by.is_empty() {
             self.watched.remove(&probe);
             self.effects.push(Effect::Forget(Arc::unwrap_or_clone(probe)));
         }
@@ -563,8 +551,9 @@ impl Pools {
         self.settle(&mut claim, Some(&before));
         let same = |(one, other): (&Arc<Member>, &Arc<Member>)| Arc::ptr_eq(one, other);
         let same_members = claim.members.iter().zip(&before.members).all(same);
-        let figures =
-            |claim: &Claim| (claim.priority, claim.hold.time, claim.limit.as_ref().map(AddressLimit::figure));
+        let figures = |claim: &Claim| {
+            (claim.priority, claim.hold.time(), claim.limit.as_ref().map(AddressLimit::figure))
+        };
         if !same_members || figures(&claim) != figures(&before) {
             self.put(claim, Some(&before));
         }
@@ -601,46 +590,4 @@ pub(super) enum Detached {
     Gone(MemberId),
     /// It shows the settings of this route from now on.
     Shows(MemberId, RouteId),
-}
-
-impl Record {
-    /// What the route says that it shows.
-    fn take_plan(&mut self, plan: &Plan) {
-        self.priority = plan.priority;
-        self.hold = plan.hold;
-        self.limit = plan.limit;
-        self.check = plan.check.clone().map(Box::new);
-        if self.shown.settings != plan.settings || self.shown.extras != plan.extras {
-            let (settings, extras) = (plan.settings, plan.extras.clone());
-            self.shown = Arc::new(Member { settings, extras, ..Member::clone(&self.shown) });
-        }
-    }
-
-    /// Whether requests may go to it, its siblings aside.
-    fn serves(&self) -> bool {
-        self.state.serves() && self.shown.extras.maintenance.is_none()
-    }
-
-    /// Whether it has not answered since it joined.
-    fn is_new(&self) -> bool {
-        matches!(self.state, MemberState::Hopeful | MemberState::Joining)
-    }
-
-    /// The backend's address, where it is given as one.
-    fn ip(&self) -> Option<IpAddr> {
-        match self.shown.backend.host() {
-            Host::Ip(ip) => Some(ip.to_canonical()),
-            Host::Name(_) => None,
-        }
-    }
-
-    /// What decides whether it serves.
-    fn question(&self) -> Option<Probe> {
-        let quick = self.lost || self.is_new();
-        let settled = self.state == MemberState::Usable && !quick;
-        if self.state.waits_for_session() || (settled && self.check.is_none()) {
-            return None;
-        }
-        Some(probe(&self.shown.backend, self.shown.peer, self.check.as_deref(), quick))
-    }
 }

@@ -43,12 +43,13 @@ impl Registry {
             uptime_seconds: uptime(session, now.mono),
             routes_active: session.applied.len() as u64,
             routes_staged: session.stage.routes().len() as u64,
-            last_activity: rfc3339(session.last_activity),
+            last_activity: rfc3339(session.last_activity()),
             last_apply: session.last_apply.map(rfc3339).unwrap_or_default(),
             metadata: session.registration.metadata.without_secrets(),
             revision: Some(session.revision),
             server: Some(concat!("registry-server/", env!("CARGO_PKG_VERSION")).to_owned()),
             cluster_id: Some(self.config.cluster_id.clone()),
+            siblings: Some(self.sessions.siblings(session) as u64).filter(|count| *count > 0),
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
         };
         bounded(Reply::SessionInfo(Box::new(info)))
@@ -79,22 +80,27 @@ impl Registry {
         if compressed {
             return compress(&take(entries, MAX_JSON, false)?);
         }
-        Ok(Reply::RouteList(take(entries, MAX_LINE, after.is_some())?))
+        Ok(Reply::RouteList(take(entries, room(&Reply::RouteList(Vec::new())), after.is_some())?))
     }
 }
 
-/// Takes entries until their JSON is longer than `most`, which is an error unless a page was asked for.
+/// How much a list may add to this reply, in which it is empty.
+pub(super) fn room(empty: &Reply) -> usize {
+    MAX_LINE.saturating_sub(empty.encode().len())
+}
+
+/// Takes entries until their JSON is longer than `room`, which is an error unless a page was asked for.
 pub(super) fn take<T: Serialize>(
     entries: impl Iterator<Item = T>,
-    most: usize,
+    room: usize,
     page: bool,
 ) -> Result<Vec<T>, Refusal> {
-    // What a list has around its entries, and what an entry has around it.
-    let (mut length, mut taken) = ("ROUTE_LIST_OK|[]".len(), Vec::new());
+    let (mut length, mut taken) = (0, Vec::new());
     for entry in entries {
+        let comma = usize::from(!taken.is_empty());
         // Separators in values are escaped, but no value here can hold one.
-        length += serde_json::to_string(&entry).map_or(0, |json| json.len()) + 1;
-        if length <= most {
+        length += comma + serde_json::to_string(&entry).map_or(0, |json| json.len());
+        if length <= room {
             taken.push(entry);
         } else if page && !taken.is_empty() {
             break;

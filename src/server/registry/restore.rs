@@ -12,11 +12,8 @@ use super::maintenance::Maintained;
 use super::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
 use super::pools::Leaving;
 use super::route::Route;
+use super::route_ids;
 use super::timers::Timer;
-
-/// How many route ids a restored session skips: those that it gave out after its last apply went with the
-/// stage, and are not given twice (PROTOCOL section 3). More than a session may have routes.
-const SKIPPED_ROUTES: u32 = 10_000;
 
 /// A route on its way back, in the order in which routes were applied.
 struct Returning {
@@ -75,7 +72,7 @@ impl Registry {
         for older in &record.replaced {
             self.sessions.restore_replaced(now, older, &record);
         }
-        self.sessions.restore(now, record, SKIPPED_ROUTES);
+        self.sessions.restore(now, record, route_ids::RESERVED);
         self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
     }
 

@@ -1,6 +1,7 @@
 //! A route with its own settings, and what they mean together with the session's defaults.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use crate::protocol::{
     BackendUrl, CircuitBreaker, Domain, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit,
     RouteOption, RouteSpec,
 };
-use crate::server::routing::{Extras, Probe, ProbeKind, ResponseHeaders, RouteState, Settings};
+use crate::server::routing::{
+    Extras, Maintenance, Probe, ProbeKind, ResponseHeaders, RouteState, Said, Settings,
+};
 
 use super::persist;
 
@@ -30,7 +33,7 @@ pub struct Route {
     /// What it claims, and where its requests go.
     pub spec: RouteSpec,
     /// Its own settings.
-    pub cells: Cells,
+    pub cells: OwnCells,
 }
 
 /// Settings of one route, or a session's defaults for all of them. What is not there is not set. Each field
@@ -55,10 +58,43 @@ pub struct Cells {
     pub breaker: Option<CircuitBreaker>,
 }
 
+static NO_CELLS: Cells = Cells {
+    options: BTreeMap::new(),
+    health_path: None,
+    headers: BTreeMap::new(),
+    limit: None,
+    breaker: None,
+};
+
 impl Cells {
     /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
-        *self == Cells::default()
+        *self == NO_CELLS
+    }
+}
+
+/// A route's own settings. Most routes have none, and those take a word.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OwnCells(Option<Box<Cells>>);
+
+impl From<Cells> for OwnCells {
+    fn from(cells: Cells) -> Self {
+        OwnCells((!cells.is_empty()).then(|| Box::new(cells)))
+    }
+}
+
+impl OwnCells {
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Deref for OwnCells {
+    type Target = Cells;
+
+    fn deref(&self) -> &Cells {
+        self.0.as_deref().unwrap_or(&NO_CELLS)
     }
 }
 
@@ -67,11 +103,17 @@ impl Cells {
 pub(super) struct Plan {
     pub(super) backend: BackendUrl,
     pub(super) priority: i32,
-    pub(super) limit: Option<RateLimit>,
     pub(super) settings: Settings,
-    /// How long the claim is held after a loss, where that was said.
-    pub(super) hold: Option<Duration>,
     pub(super) extras: Extras,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What few routes say, for the registry alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rare {
+    /// How long the claim is held after a loss.
+    pub(super) hold: Option<Duration>,
+    pub(super) limit: Option<RateLimit>,
     pub(super) check: Option<Check>,
 }
 
@@ -85,28 +127,51 @@ pub(super) struct Check {
 }
 
 impl Plan {
-    pub(super) fn new(route: &Route, defaults: &Cells, state: Arc<RouteState>) -> Self {
+    pub(super) fn new(
+        route: &Route,
+        defaults: &Cells,
+        maintenance: Option<Arc<Maintenance>>,
+        state: Arc<RouteState>,
+    ) -> Self {
+        let spec = &route.spec;
+        if route.cells.is_empty() && defaults.is_empty() {
+            // Most say nothing, and then there is nothing to look up.
+            return Plan {
+                backend: spec.backend.clone(),
+                priority: spec.priority,
+                settings: Settings::default(),
+                extras: Extras::new(Said { maintenance, ..Said::default() }, state),
+                rare: None,
+            };
+        }
         let option = |key| route.cells.options.get(&key).or_else(|| defaults.options.get(&key)).copied();
         let settings =
             OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
-        let spec = &route.spec;
+        let (headers, breaker) = (headers(&route.cells, defaults), breaker(&route.cells, defaults));
         Plan {
             backend: spec.backend.clone(),
             priority: spec.priority,
-            limit: route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0),
             settings,
-            hold: match option(OptionKey::Hold) {
-                Some(RouteOption::Hold(time)) => Some(time.get()),
-                _ => None,
-            },
-            extras: Extras {
-                headers: headers(&route.cells, defaults),
-                breaker: breaker(&route.cells, defaults),
-                maintenance: None,
-                route: state,
-            },
-            check: check(route, &option),
+            extras: Extras::new(Said { headers, breaker, maintenance }, state),
+            rare: Rare::new(route, defaults, &option),
         }
+    }
+}
+
+impl Rare {
+    fn new(
+        route: &Route,
+        defaults: &Cells,
+        option: &dyn Fn(OptionKey) -> Option<RouteOption>,
+    ) -> Option<Box<Self>> {
+        let hold = match option(OptionKey::Hold) {
+            Some(RouteOption::Hold(time)) => Some(time.get()),
+            _ => None,
+        };
+        let limit = route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0);
+        let check = check(route, option);
+        let is_nothing = hold.is_none() && limit.is_none() && check.is_none();
+        (!is_nothing).then(|| Box::new(Rare { hold, limit, check }))
     }
 }
 
@@ -116,13 +181,13 @@ pub(super) fn breaker(own: &Cells, defaults: &Cells) -> Option<CircuitBreaker> {
 }
 
 /// The response headers that are in force: the route's own before the session's.
-fn headers(own: &Cells, defaults: &Cells) -> Option<Arc<ResponseHeaders>> {
+fn headers(own: &Cells, defaults: &Cells) -> Option<ResponseHeaders> {
     if own.headers.is_empty() && defaults.headers.is_empty() {
         return None;
     }
     let mut all = defaults.headers.clone();
     all.extend(own.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    Some(Arc::new(ResponseHeaders::new(&all)))
+    Some(ResponseHeaders::new(&all))
 }
 
 /// The check that is in force: there is one as soon as a path or an interval was said, and none where the

@@ -14,10 +14,13 @@ use super::lifecycle::SessionState;
 use super::maintenance::Maintained;
 use super::persist::{IdHash, Replaced, SessionRecord};
 use super::pools::Owner;
-use super::route::{Cells, Plan, Route};
+use super::pulse::Pulse;
+use super::route::{Cells, OwnCells, Plan, Route};
 use super::stage::{Stage, Staged};
 use super::token::ServiceToken;
 
+/// As many sessions of a service are looked at to say how many siblings one has.
+const MOST_SIBLINGS: usize = 100;
 /// How much of an instance's name stands in its sessions' ids.
 const NAME_IN_ID: usize = 64;
 
@@ -44,12 +47,14 @@ pub(super) struct Session {
     pub(super) applied: BTreeMap<RouteId, Arc<Route>>,
     /// What the data plane finds out about each of `applied`.
     pub(super) states: BTreeMap<RouteId, Arc<RouteState>>,
-    pub(super) defaults: Cells,
+    pub(super) defaults: OwnCells,
     /// Which apply of all set `defaults`.
     pub(super) defaults_applied: u64,
     pub(super) revision: u64,
     /// How many route ids were given out.
     pub(super) last_route: u32,
+    /// How many of them the store knows of.
+    pub(super) kept_route: u32,
     pub(super) stage: Stage,
     pub(super) members: BTreeSet<MemberId>,
     pub(super) drain: Option<Draining>,
@@ -59,7 +64,9 @@ pub(super) struct Session {
     /// Connections that wait for `pending`.
     pub(super) waiting: Vec<ConnId>,
     pub(super) connected_at: Now,
-    pub(super) last_activity: SystemTime,
+    last_activity: SystemTime,
+    /// What its connection answers for it, while it is bound to one.
+    pulse: Option<Arc<Pulse>>,
     pub(super) last_apply: Option<SystemTime>,
 }
 
@@ -76,6 +83,34 @@ impl Session {
         match &self.identity {
             Identity::Known(id) => Some(id),
             Identity::Hashed(_) => None,
+        }
+    }
+
+    /// A command for it came at `now`.
+    pub(super) fn touch(&mut self, now: Now) {
+        self.last_activity = now.wall;
+    }
+
+    /// When a command for it came last, to the registry or to its connection.
+    pub(super) fn last_activity(&self) -> SystemTime {
+        let felt = self.pulse.as_ref().and_then(|pulse| pulse.last());
+        felt.map_or(self.last_activity, |felt| felt.max(self.last_activity))
+    }
+
+    /// For the connection that it is bound to now. `None`: it is bound to none, or nobody has said its id yet.
+    pub(super) fn start_pulse(&mut self) -> Option<Arc<Pulse>> {
+        self.stop_pulse();
+        if self.state == SessionState::Connected {
+            self.pulse = self.id().cloned().map(Pulse::start);
+        }
+        self.pulse.clone()
+    }
+
+    /// Its connection answers nothing for it any more.
+    pub(super) fn stop_pulse(&mut self) {
+        self.last_activity = self.last_activity();
+        if let Some(pulse) = self.pulse.take() {
+            pulse.stop();
         }
     }
 
@@ -103,7 +138,7 @@ impl Session {
             last_route: self.last_route,
             connected_at: self.connected_at.wall,
             last_apply: now.wall,
-            defaults: self.defaults.clone(),
+            defaults: Cells::clone(&self.defaults),
             defaults_applied: self.defaults_applied,
             replaced: Vec::new(),
         }
@@ -128,10 +163,11 @@ impl Session {
             robbed: false,
             applied: BTreeMap::new(),
             states: BTreeMap::new(),
-            defaults: Cells::default(),
+            defaults: OwnCells::default(),
             defaults_applied: 0,
             revision: 0,
             last_route: 0,
+            kept_route: 0,
             stage: Stage::default(),
             members: BTreeSet::new(),
             drain: None,
@@ -140,6 +176,7 @@ impl Session {
             waiting: Vec::new(),
             connected_at: at,
             last_activity: at.wall,
+            pulse: None,
             last_apply: None,
         }
     }
@@ -182,9 +219,17 @@ impl Session {
     /// What the members of an applied route get from it.
     pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
         let state = self.states.get(&id).map(Arc::clone).unwrap_or_default();
-        let mut plan = Plan::new(route, &self.defaults, state);
-        plan.extras.maintenance = self.maintained.of(id);
-        plan
+        Plan::new(route, &self.defaults, self.maintained.of(id), state)
+    }
+
+    /// It has more of them.
+    pub(super) fn add_members(&mut self, members: Vec<MemberId>) {
+        if self.members.is_empty() {
+            // Made as a whole it takes half of the memory.
+            self.members = members.into_iter().collect();
+        } else {
+            self.members.extend(members);
+        }
     }
 
     /// Its routes, applied and staged, in order.
@@ -219,7 +264,8 @@ struct Service {
 /// Every session that is known.
 #[derive(Default)]
 pub(super) struct Sessions {
-    all: HashMap<SessionNo, Session>,
+    /// Boxed: a map has room for up to twice as many, and moves them when it grows.
+    all: HashMap<SessionNo, Box<Session>>,
     /// Looked up by the whole id, whose last 128 bits are random: std's keyed hash decides which entry is
     /// compared at all, so that the time a look-up takes says nothing about how much of a guess was right.
     ids: HashMap<SessionId, SessionNo>,
@@ -240,11 +286,11 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn get(&self, no: SessionNo) -> Option<&Session> {
-        self.all.get(&no)
+        self.all.get(&no).map(|session| &**session)
     }
 
     pub(super) fn get_mut(&mut self, no: SessionNo) -> Option<&mut Session> {
-        self.all.get_mut(&no)
+        self.all.get_mut(&no).map(|session| &mut **session)
     }
 
     pub(super) fn by_id(&self, id: &SessionId) -> Option<SessionNo> {
@@ -265,7 +311,7 @@ impl Sessions {
 
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.all.values()
+        self.all.values().map(|session| &**session)
     }
 
     /// How many live or still serve.
@@ -303,12 +349,20 @@ impl Sessions {
             service.token.get_or_insert_with(|| (token.clone(), 0)).1 += 1;
         }
         self.active += 1;
-        self.all.insert(no, session);
+        self.all.insert(no, Box::new(session));
     }
 
     /// The sessions of a service that are not retired, oldest first.
     pub(super) fn of_service(&self, service: &ServiceName) -> Vec<SessionNo> {
         self.services.get(service).into_iter().flat_map(|service| &service.sessions).copied().collect()
+    }
+
+    /// How many other sessions of its service live and come from other addresses.
+    pub(super) fn siblings(&self, session: &Session) -> usize {
+        let service = self.services.get(&session.registration.service);
+        let all = service.into_iter().flat_map(|service| &service.sessions).take(MOST_SIBLINGS);
+        let known = all.filter_map(|no| self.all.get(no));
+        known.filter(|other| other.state.lives() && other.peer != session.peer).count()
     }
 
     /// What must be given to join a service.
@@ -364,7 +418,7 @@ impl Sessions {
         if !retired {
             self.retire(no);
         }
-        let session = self.all.remove(&no)?;
+        let session = *self.all.remove(&no)?;
         match &session.identity {
             Identity::Known(id) => self.ids.remove(id),
             Identity::Hashed(hash) => self.hashes.remove(hash),
@@ -392,7 +446,8 @@ impl Sessions {
         session.last_apply = Some(record.last_apply);
         session.revision = record.revision;
         session.last_route = record.last_route.saturating_add(skipped);
-        session.defaults = record.defaults;
+        session.kept_route = record.last_route;
+        session.defaults = record.defaults.into();
         session.defaults_applied = record.defaults_applied;
         session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
         self.insert(session);
@@ -420,7 +475,8 @@ impl Sessions {
 
     /// The sessions that `restore` has taken up, and nothing happened to yet.
     pub(super) fn restored(&self) -> impl Iterator<Item = &Session> {
-        self.all.values().filter(|session| session.state != SessionState::Retired)
+        let all = self.all.values().map(|session| &**session);
+        all.filter(|session| session.state != SessionState::Retired)
     }
 
     /// A client names a session. If it is a restored one, its id is known from now on.

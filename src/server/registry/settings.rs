@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::report::{CircuitStatus, Stats};
 use crate::protocol::{
-    CircuitBreaker, HeaderName, HeaderValue, MAX_LINE, RateLimit, Refusal, Reply, RouteId, RouteOrAll, Target,
+    CircuitBreaker, HeaderName, HeaderValue, RateLimit, Refusal, Reply, RouteId, RouteOrAll, Target,
 };
 use crate::server::routing::{MOST_FAILURES, MOST_REQUESTS, MOST_TRIALS, RouteState};
 
 use super::Registry;
 use super::command::slots;
 use super::io::{Now, SessionNo};
-use super::report::{bounded, rfc3339, take};
+use super::report::{bounded, rfc3339, room, take};
 use super::route::{self, Cells};
 use super::session::Session;
 use super::stage::Slot;
@@ -123,7 +123,7 @@ impl Registry {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         let behind = session.applied.range((Bound::Excluded(after), Bound::Unbounded));
         let entries = behind.map(|(id, _)| stats(*id, session.states.get(id)));
-        take(entries, MAX_LINE, true).map(Reply::StatsAll)
+        take(entries, room(&Reply::StatsAll(Vec::new())), true).map(Reply::StatsAll)
     }
 
     /// CIRCUIT_BREAKER_STATUS.
@@ -201,8 +201,8 @@ fn slot(session: &Session, target: RouteOrAll) -> Result<Slot, Refusal> {
 fn cells(session: &Session, slot: Slot) -> Cells {
     let none = Cells::default();
     let before = match slot {
-        Slot::All => &session.defaults,
-        Slot::Route(id) => session.applied.get(&id).map_or(&none, |route| &route.cells),
+        Slot::All => &*session.defaults,
+        Slot::Route(id) => session.applied.get(&id).map_or(&none, |route| &*route.cells),
     };
     session.stage.cells(slot, before)
 }

@@ -1,6 +1,6 @@
 //! What a session has prepared and not applied (PROTOCOL section 4).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
@@ -119,8 +119,14 @@ impl Stage {
     }
 
     /// Stages a route, or its change.
-    pub(super) fn put(&mut self, id: RouteId, spec: RouteSpec, is_applied: bool) {
+    pub(super) fn put(&mut self, id: RouteId, mut spec: RouteSpec, is_applied: bool) {
         self.bytes += cost(&spec);
+        // Most routes of a session lead to one backend, whose URL they then share.
+        if let Some((_, Staged::Put(other))) = self.routes.last_key_value()
+            && other.backend == spec.backend
+        {
+            spec.backend.clone_from(&other.backend);
+        }
         match self.routes.insert(id, Staged::Put(spec)) {
             Some(Staged::Put(before)) => self.bytes -= cost(&before),
             Some(Staged::Remove) => self.bytes -= OVERHEAD,
@@ -212,11 +218,12 @@ impl Stage {
 
     /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
     pub(super) fn delta(&self, applied: &BTreeMap<RouteId, Arc<Route>>, defaults: &Cells) -> Delta {
-        let mut touched: BTreeSet<RouteId> = self.routes.keys().copied().collect();
-        touched.extend(self.patches.keys().filter_map(|slot| match slot {
-            Slot::All => None,
-            Slot::Route(id) => Some(*id),
-        }));
+        let settings = self.patches.keys().filter_map(|slot| match slot {
+            Slot::Route(id) if !self.routes.contains_key(id) => Some(*id),
+            _ => None,
+        });
+        let mut touched: Vec<RouteId> = self.routes.keys().copied().chain(settings).collect();
+        touched.sort_unstable();
         let routes = touched.into_iter().filter_map(|id| {
             let before = applied.get(&id);
             let after = self.result(id, before);
@@ -235,7 +242,7 @@ impl Stage {
         };
         let cells = before.map(|route| route.cells.clone()).unwrap_or_default();
         let patch = self.patches.get(&Slot::Route(id));
-        Some(Route { spec, cells: patch.map(|patch| patch.applied_to(&cells)).unwrap_or(cells) })
+        Some(Route { spec, cells: patch.map(|patch| patch.applied_to(&cells).into()).unwrap_or(cells) })
     }
 
     /// CONFIG_DIFF's body.
@@ -257,8 +264,8 @@ impl Stage {
             modified: changed.map(|(id, _)| *id).collect(),
         };
         let none = Cells::default();
-        let before = |id| applied.get(id).map_or(&none, |route| &route.cells);
-        let after = delta.routes.iter().filter_map(|(id, after)| Some((before(id), &after.as_ref()?.cells)));
+        let before = |id| applied.get(id).map_or(&none, |route| &*route.cells);
+        let after = delta.routes.iter().filter_map(|(id, after)| Some((before(id), &*after.as_ref()?.cells)));
         let cells = after.chain(delta.defaults.iter().map(|after| (defaults, after)));
         let mut diff = Diff { routes, ..Diff::default() };
         for (before, after) in cells {

@@ -5,17 +5,17 @@ use std::time::Instant;
 
 use super::io::{ConnId, SessionNo};
 
-/// What becomes due.
+/// What becomes due. Of what is due at the same moment, the kind that is named first goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// The connection never sent a valid command.
     Silent(ConnId),
     /// The connection's command has waited for long enough.
     Wait(ConnId),
+    /// The session's staged changes were not applied. Before its end, of which the store might then be deciding.
+    Stage(SessionNo),
     /// The session did not return.
     Grace(SessionNo),
-    /// The session's staged changes were not applied.
-    Stage(SessionNo),
     /// The store refused to forget the session; ask again.
     Forget(SessionNo),
     /// The store refused to hold the session's maintenance; ask again.

@@ -123,6 +123,24 @@ mod tests {
         }
     }
 
+    /// A comparison that ends at the first difference takes a thousandth of the time for the first of these.
+    #[test]
+    fn a_wrong_first_letter_takes_as_long_as_a_wrong_last_one() {
+        let secret = "x".repeat(20_000);
+        let token = Token::new(&secret);
+        let (first, last) = (format!("y{}", &secret[1..]), format!("{}y", &secret[1..]));
+        let least = |given: &str| {
+            let once = || {
+                let begun = std::time::Instant::now();
+                assert!(!token.is(black_box(given)));
+                begun.elapsed()
+            };
+            (0..50).map(|_| once()).min().unwrap()
+        };
+        let (first, last) = (least(&first), least(&last));
+        assert!(first > last / 4 && last > first / 4, "{first:?} and {last:?}");
+    }
+
     #[test]
     fn only_the_same_text_is_the_same() {
         let token = Token::new("correct horse");

@@ -138,14 +138,19 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(UNTIL_MASK).min(UNTIL_MASK)
 }
 
-/// A route's breaker, shared by its members and by all cores.
+/// A route's breaker, shared by its members and by all cores. It takes memory once it is asked, because most routes
+/// have no rule for one.
 #[derive(Debug, Default)]
-pub struct SharedBreaker {
+pub struct SharedBreaker(OnceLock<Box<Phase>>);
+
+#[derive(Debug)]
+struct Phase {
+    /// A [`Breaker`], packed.
     bits: AtomicU64,
     /// Milliseconds plus one; zero: there was none.
     last_failure: AtomicU64,
     /// The moment that its times count from.
-    epoch: OnceLock<Instant>,
+    epoch: Instant,
 }
 
 /// What people want to know of a breaker.
@@ -164,50 +169,55 @@ pub struct BreakerStatus {
 }
 
 impl SharedBreaker {
-    fn at(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.epoch.get_or_init(|| now))
-    }
-
-    fn load(&self) -> Breaker {
-        Breaker::unpack(self.bits.load(Ordering::Relaxed))
+    /// From its first word on.
+    fn phase(&self, now: Instant) -> &Phase {
+        let first =
+            || Box::new(Phase { bits: AtomicU64::new(0), last_failure: AtomicU64::new(0), epoch: now });
+        self.0.get_or_init(first)
     }
 
     /// Whether a request might pass now.
     pub fn may_pass(&self, rule: CircuitBreaker, now: Instant) -> bool {
-        self.load().admit(rule, self.at(now)).is_some()
+        let Some(phase) = self.0.get() else { return true };
+        phase.load().admit(rule, phase.at(now)).is_some()
     }
 
     /// How long until one might.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
-        match self.load() {
-            Breaker::Open { until, .. } => Some(until.saturating_sub(self.at(now))),
+        let phase = self.0.get()?;
+        match phase.load() {
+            Breaker::Open { until, .. } => Some(until.saturating_sub(phase.at(now))),
             _ => None,
         }
     }
 
     /// Closes it.
     pub fn reset(&self) {
-        self.bits.store(0, Ordering::Relaxed);
+        if let Some(phase) = self.0.get() {
+            phase.bits.store(0, Ordering::Relaxed);
+        }
     }
 
     fn admit(&self, rule: CircuitBreaker, now: Instant) -> Option<bool> {
-        let now = self.at(now);
+        let phase = self.phase(now);
+        let now = phase.at(now);
         let next = |bits| Breaker::unpack(bits).admit(rule, now).map(|(breaker, _)| breaker.pack());
-        let before = self.bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
+        let before = phase.bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok()?;
         Breaker::unpack(before).admit(rule, now).map(|(_, trial)| trial)
     }
 
     /// Takes note. True: that has opened it.
     fn record(&self, rule: CircuitBreaker, event: Event, now: Instant) -> bool {
-        let at = self.at(now);
+        let phase = self.phase(now);
+        let at = phase.at(now);
         if matches!(event, Event::Failed | Event::TrialFailed) {
-            self.last_failure.store(millis(at) + 1, Ordering::Relaxed);
+            phase.last_failure.store(millis(at) + 1, Ordering::Relaxed);
         }
         let next = |bits| {
             let after = Breaker::unpack(bits).next(rule, event, at).pack();
             (after != bits).then_some(after)
         };
-        let before = self.bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let before = phase.bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         before.is_ok_and(|bits| {
             let before = Breaker::unpack(bits);
             !matches!(before, Breaker::Open { .. })
@@ -217,11 +227,11 @@ impl SharedBreaker {
 
     /// What it is at.
     pub fn status(&self, now: Instant) -> BreakerStatus {
-        let at = self.at(now);
-        let epoch = self.epoch.get().copied().unwrap_or(now);
-        let failed = self.last_failure.load(Ordering::Relaxed).checked_sub(1);
+        let phase = self.phase(now);
+        let (at, epoch) = (phase.at(now), phase.epoch);
+        let failed = phase.last_failure.load(Ordering::Relaxed).checked_sub(1);
         let last_failure = failed.map(|millis| epoch + Duration::from_millis(millis));
-        let (state, failures, successes, next_attempt) = match self.load() {
+        let (state, failures, successes, next_attempt) = match phase.load() {
             Breaker::Closed { failures } => (CircuitState::Closed, failures, 0, None),
             Breaker::Open { failures, until } if at < until => {
                 (CircuitState::Open, failures, 0, Some(epoch + until))
@@ -230,6 +240,16 @@ impl SharedBreaker {
             Breaker::HalfOpen { succeeded, .. } => (CircuitState::HalfOpen, 0, succeeded, None),
         };
         BreakerStatus { state, failures, successes, last_failure, next_attempt }
+    }
+}
+
+impl Phase {
+    fn at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
+    }
+
+    fn load(&self) -> Breaker {
+        Breaker::unpack(self.bits.load(Ordering::Relaxed))
     }
 }
 
@@ -279,9 +299,8 @@ impl Drop for Admission {
     fn drop(&mut self) {
         if self.trial && !self.told.get() {
             // Being abandoned does not depend on the time.
-            let now = self.route.breaker.epoch.get().copied();
-            if let Some(now) = now {
-                self.route.breaker.record(self.rule, Event::TrialAbandoned, now);
+            if let Some(phase) = self.route.breaker.0.get() {
+                self.route.breaker.record(self.rule, Event::TrialAbandoned, phase.epoch);
             }
         }
     }
@@ -384,6 +403,6 @@ mod tests {
         other.completed(later);
         assert_eq!(route.breaker.status(later).state, CircuitState::Closed);
         drop((one, other));
-        assert_eq!(route.breaker.load(), Breaker::default());
+        assert_eq!(route.breaker.phase(now).load(), Breaker::default());
     }
 }

@@ -30,7 +30,7 @@ impl Claim {
         };
         // Drawn once for all members, and only where it matters.
         let dice = if self.draining { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
-        let lets_in = |member: &Member| member.drain.is_none_or(|drain| drain.weight(now) > dice);
+        let lets_in = |member: &Member| member.drain.as_ref().is_none_or(|drain| drain.weight(now) > dice);
         let good = |member: &Member| possible(member) && lets_in(member) && !member.load.is_ejected(now);
         if let [only] = self.members.as_slice() {
             return possible(only).then_some(only);

@@ -13,14 +13,21 @@ use super::{Maintenance, RouteStats, Seen, SharedBreaker, Summary};
 /// The seldom used settings of a member's own route, and what is known of the route (SEMANTICS section 1).
 #[derive(Debug, Clone, Default)]
 pub struct Extras {
+    /// `None`: nothing.
+    said: Option<Arc<Said>>,
+    /// What the data plane found out about the route.
+    pub route: Arc<RouteState>,
+}
+
+/// What a route says beyond its options.
+#[derive(Debug, Default)]
+pub struct Said {
     /// HEADERS_SET: what is put into every response of the member.
-    pub headers: Option<Arc<ResponseHeaders>>,
+    pub headers: Option<ResponseHeaders>,
     /// CIRCUIT_BREAKER_SET.
     pub breaker: Option<CircuitBreaker>,
     /// MAINT_ENTER: no requests go there.
     pub maintenance: Option<Arc<Maintenance>>,
-    /// What the data plane found out about the route.
-    pub route: Arc<RouteState>,
 }
 
 /// What the data plane finds out about a route, shared by all cores, by its members on every domain, and by
@@ -51,18 +58,39 @@ impl RouteState {
 }
 
 impl Extras {
+    /// Those of a route.
+    pub fn new(said: Said, route: Arc<RouteState>) -> Self {
+        let is_nothing = said.headers.is_none() && said.breaker.is_none() && said.maintenance.is_none();
+        Extras { said: (!is_nothing).then(|| Arc::new(said)), route }
+    }
+
+    /// What is put into every response of the member.
+    pub fn headers(&self) -> Option<&ResponseHeaders> {
+        self.said.as_ref()?.headers.as_ref()
+    }
+
+    /// The rule of its circuit breaker, if it has one.
+    pub fn breaker(&self) -> Option<CircuitBreaker> {
+        self.said.as_ref()?.breaker
+    }
+
+    /// Whether no requests go there, and what people see.
+    pub fn maintenance(&self) -> Option<&Maintenance> {
+        self.said.as_ref()?.maintenance.as_deref()
+    }
+
     /// Whether a request may go there as far as the breaker is concerned.
     pub fn may_pass(&self, now: Instant) -> bool {
-        self.breaker.is_none_or(|rule| self.route.breaker.may_pass(rule, now))
+        self.breaker().is_none_or(|rule| self.route.breaker.may_pass(rule, now))
     }
 }
 
 impl PartialEq for Extras {
     /// The route is the same only if it is that one.
     fn eq(&self, other: &Self) -> bool {
-        let settings = |extras: &Extras| (extras.headers.clone(), extras.breaker);
-        let page = |extras: &Extras| extras.maintenance.as_ref().map(Arc::as_ptr);
-        settings(self) == settings(other)
+        let page = |extras: &Extras| extras.maintenance().map(std::ptr::from_ref);
+        self.headers() == other.headers()
+            && self.breaker() == other.breaker()
             && page(self) == page(other)
             && Arc::ptr_eq(&self.route, &other.route)
     }

@@ -26,7 +26,10 @@ const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 
 /// A claim's limit and its buckets, which it shares with all others.
 #[derive(Debug, Clone)]
-pub struct AddressLimit {
+pub struct AddressLimit(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     limit: RateLimit,
     claim: u64,
     buckets: Arc<Buckets>,
@@ -66,12 +69,12 @@ impl AddressLimit {
         buckets: Arc<Buckets>,
     ) -> Self {
         let claim = buckets.hasher.hash_one((domain, path, service));
-        AddressLimit { limit, claim, buckets }
+        AddressLimit(Arc::new(Parts { limit, claim, buckets }))
     }
 
     /// The figure.
     pub fn figure(&self) -> RateLimit {
-        self.limit
+        self.0.limit
     }
 
     /// Counts a request.
@@ -79,8 +82,9 @@ impl AddressLimit {
     /// # Errors
     /// There were too many; after this time there may be one more. It does not count.
     pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let key = self.buckets.hasher.hash_one((self.claim, network(address)));
-        self.buckets.take(key | 1, self.limit, now)
+        let Parts { limit, claim, buckets } = &*self.0;
+        let key = buckets.hasher.hash_one((claim, network(address)));
+        buckets.take(key | 1, *limit, now)
     }
 }
 

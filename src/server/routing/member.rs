@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub struct Member {
     /// Whether the registry lets requests to it: its checks pass, it is not suspended.
     pub usable: bool,
     /// It is being drained: its share of the requests falls.
-    pub drain: Option<Drain>,
+    pub drain: Option<Box<Drain>>,
     /// What the data plane knows of it, shared by all cores and by every snapshot.
     pub load: Arc<MemberLoad>,
 }
@@ -92,17 +92,23 @@ impl Settings {
 #[derive(Debug, Default)]
 pub struct MemberLoad {
     /// Requests that were sent to it and whose response is not over.
-    pub in_flight: AtomicUsize,
+    pub in_flight: AtomicU32,
     /// Upgraded connections (websockets), which are not counted above (SEMANTICS section 6).
-    pub upgraded: AtomicUsize,
+    pub upgraded: AtomicU32,
     /// It takes no new requests. Set before the table says so, which makes `in_flight` exact.
     closed: AtomicBool,
     /// Its session is over: upgraded connections are to be closed.
     left: AtomicBool,
+    /// Once a request has failed.
+    failures: OnceLock<Box<Failures>>,
+}
+
+#[derive(Debug)]
+struct Failures {
     /// An [`Ejection`], packed.
     ejection: AtomicU64,
-    /// The moment that the ejection's times count from: the first that was recorded.
-    epoch: OnceLock<Instant>,
+    /// The moment that its times count from.
+    epoch: Instant,
 }
 
 impl MemberLoad {
@@ -129,30 +135,29 @@ impl MemberLoad {
 
     /// Whether nothing is held against it, so that one more answer would change nothing.
     pub fn is_well(&self) -> bool {
-        self.ejection.load(Ordering::Relaxed) == 0
+        self.failures.get().is_none_or(|failures| failures.ejection.load(Ordering::Relaxed) == 0)
     }
 
     /// Takes note of what a request found out. Returns the state that came of it if it is a new one.
     pub fn record(&self, outcome: Outcome, now: Instant) -> Option<Ejection> {
-        let bits = self.ejection.load(Ordering::Relaxed);
-        if bits == 0 && outcome == Outcome::Answered {
+        if outcome == Outcome::Answered && self.is_well() {
             return None;
         }
-        let since = now.saturating_duration_since(*self.epoch.get_or_init(|| now));
+        let first = || Box::new(Failures { ejection: AtomicU64::new(0), epoch: now });
+        let Failures { ejection, epoch } = &**self.failures.get_or_init(first);
+        let since = now.saturating_duration_since(*epoch);
         let next = |bits| Some(Ejection::unpack(bits).next(outcome, since).pack());
-        let before = self.ejection.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
+        let before = ejection.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
         let state = Ejection::unpack(before).next(outcome, since);
         (state.pack() != before).then_some(state)
     }
 
     /// Whether it failed so often that requests should go elsewhere at `now` (SEMANTICS section 3).
     pub fn is_ejected(&self, now: Instant) -> bool {
-        let bits = self.ejection.load(Ordering::Relaxed);
-        if bits == 0 {
+        let Some(Failures { ejection, epoch }) = self.failures.get().map(|failures| &**failures) else {
             return false;
-        }
-        let since = self.epoch.get().map_or(Duration::ZERO, |epoch| now.saturating_duration_since(*epoch));
-        Ejection::unpack(bits).is_out(since)
+        };
+        Ejection::unpack(ejection.load(Ordering::Relaxed)).is_out(now.saturating_duration_since(*epoch))
     }
 }
 

@@ -57,7 +57,8 @@ fn is_never_a_backend(ip: IpAddr) -> bool {
     link_local || ip.is_unspecified() || ip.is_multicast()
 }
 
-fn is_private(ip: IpAddr) -> bool {
+/// Whether an address is one of a private network's.
+pub(crate) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private(),
         IpAddr::V6(ip) => Ipv6Addr::is_unique_local(&ip),

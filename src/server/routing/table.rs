@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::protocol::{Domain, PathPrefix, ServiceName};
 
+use super::hosts::{Claims, Hosts};
 use super::target::hostname;
 use super::{AddressLimit, Hold, Member};
 
@@ -34,15 +35,6 @@ pub struct Table {
     /// By the domain's text (`*.` included); each host's claims in the order in which they are tried.
     hosts: Hosts,
 }
-
-/// Keyed by a hasher that is seeded at random for each process: a request's Host is anybody's text, and
-/// hashing it is part of every request.
-type Hosts = imbl::GenericHashMap<
-    Domain,
-    Arc<Vec<Arc<Claim>>>,
-    foldhash::quality::RandomState,
-    imbl::shared_ptr::DefaultSharedPtr,
->;
 
 /// No domain is longer (RFC 1035).
 const MAX_HOST: usize = 253;
@@ -90,41 +82,43 @@ impl Table {
     /// The table in which `claim` stands, in place of the one with its domain and path.
     pub fn put(&mut self, claim: Claim) {
         let domain = claim.domain.clone();
-        let claim = Arc::new(claim);
-        // Most hosts have one claim, which takes one look.
-        let Some(before) = self.hosts.insert(domain.clone(), Arc::new(vec![Arc::clone(&claim)])) else {
-            return;
-        };
-        let mut claims: Vec<_> = before.iter().filter(|other| other.path != claim.path).cloned().collect();
-        if claims.is_empty() {
-            return;
-        }
-        let rank = |c: &Claim| (std::cmp::Reverse(c.priority), std::cmp::Reverse(c.path.as_str().len()));
-        let at = claims.partition_point(|other| rank(other) <= rank(&claim));
-        claims.insert(at, claim);
-        self.hosts.insert(domain, Arc::new(claims));
+        self.hosts.change(domain.as_str(), |before| {
+            if before.is_none() {
+                return Some(Claims::One(Arc::new(claim)));
+            }
+            let mut claims = without(before, &claim.path);
+            let rank = |c: &Claim| (std::cmp::Reverse(c.priority), std::cmp::Reverse(c.path.as_str().len()));
+            let at = claims.partition_point(|other| rank(other) <= rank(&claim));
+            claims.insert(at, Arc::new(claim));
+            Claims::new(claims)
+        });
     }
 
     /// Takes a claim out; nothing happens where there is none.
     pub fn remove(&mut self, domain: &Domain, path: &PathPrefix) {
-        let Some(before) = self.hosts.get(domain) else { return };
-        let claims: Vec<_> = before.iter().filter(|claim| claim.path != *path).cloned().collect();
-        if claims.is_empty() {
-            self.hosts.remove(domain);
-        } else {
-            self.hosts.insert(domain.clone(), Arc::new(claims));
-        }
+        self.hosts.change(domain.as_str(), |before| Claims::new(without(before, path)));
     }
 
     /// The claim with exactly this domain and path.
     pub fn get(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
-        self.hosts.get(domain)?.iter().find(|claim| claim.path == *path)
+        self.hosts.get(domain.as_str())?.iter().find(|claim| claim.path == *path)
+    }
+
+    /// The claims of exactly this domain, in the order in which they are tried.
+    pub fn host(&self, domain: &Domain) -> &[Arc<Claim>] {
+        self.hosts.get(domain.as_str()).unwrap_or_default()
     }
 
     /// Every claim, in no order.
     pub fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
-        self.hosts.values().flat_map(|claims| claims.iter())
+        self.hosts.iter().flatten()
     }
+}
+
+/// A host's claims but for the one with this path.
+fn without(claims: Option<Claims>, path: &PathPrefix) -> Vec<Arc<Claim>> {
+    let all = claims.iter().flat_map(Claims::as_slice);
+    all.filter(|claim| claim.path != *path).cloned().collect()
 }
 
 #[cfg(test)]
@@ -240,9 +234,9 @@ mod tests {
         let before = table(&[("a", "/", 0), ("b", "/", 0), ("b", "/x", 0)]);
         let mut after = before.clone();
         after.put(claim("a", "/", 1));
-        let list = |table: &Table, host: &str| Arc::clone(&table.hosts[host]);
-        assert!(Arc::ptr_eq(&list(&before, "b"), &list(&after, "b")));
-        assert!(!Arc::ptr_eq(&list(&before, "a"), &list(&after, "a")));
+        let list = |table: &Table, host: &str| table.hosts.get(host).unwrap().as_ptr();
+        assert_eq!(list(&before, "b"), list(&after, "b"));
+        assert_ne!(list(&before, "a"), list(&after, "a"));
     }
 
     /// SEMANTICS section 2 once more, in the slowest way.

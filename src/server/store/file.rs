@@ -72,12 +72,18 @@ pub enum StateError {
         copy: Option<PathBuf>,
     },
     /// It was written by a newer version.
-    #[error("STATE_FILE={}: {why}. Nothing was changed; start the newer version", path.display())]
+    #[error(
+        "STATE_FILE={}: {why}. {}; start the newer version",
+        path.display(),
+        kept(copy.as_deref())
+    )]
     Newer {
         /// Which file.
         path: PathBuf,
         /// What this version does not know.
         why: String,
+        /// Where a copy of it is.
+        copy: Option<PathBuf>,
     },
     /// It holds a state already.
     #[error("STATE_FILE={}: it exists already and is not overwritten", path.display())]
@@ -417,8 +423,12 @@ fn explain(path: &Path, error: ReadError) -> StateError {
     match error {
         ReadError::Busy => StateError::Busy { path: path_buf },
         ReadError::Io(error) => unusable(path, error),
-        ReadError::Newer(why) => StateError::Newer { path: path_buf, why },
-        ReadError::Damaged(why) => StateError::Damaged { copy: keep_copy(path).ok(), path: path_buf, why },
+        ReadError::Newer(why) => {
+            StateError::Newer { copy: keep_copy(path, "newer-").ok(), path: path_buf, why }
+        }
+        ReadError::Damaged(why) => {
+            StateError::Damaged { copy: keep_copy(path, "corrupt-").ok(), path: path_buf, why }
+        }
     }
 }
 
@@ -426,11 +436,11 @@ fn unusable(path: &Path, error: io::Error) -> StateError {
     StateError::unusable(path, error)
 }
 
-/// Keeps a damaged file as it is, next to it, once: a supervisor that starts us again and again must not fill
-/// the disk.
-fn keep_copy(path: &Path) -> io::Result<PathBuf> {
+/// Keeps a file that cannot be used as it is, next to it, once: whoever makes room for a new one by removing it has
+/// lost nothing, and a supervisor that starts us again and again must not fill the disk.
+fn keep_copy(path: &Path, why: &str) -> io::Result<PathBuf> {
     let content = fs::read(path)?;
-    let (directory, name) = (path.parent().unwrap_or(Path::new(".")), sibling(path, "corrupt-"));
+    let (directory, name) = (path.parent().unwrap_or(Path::new(".")), sibling(path, why));
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     for entry in fs::read_dir(directory)? {
         let other = entry?.path();
@@ -443,7 +453,7 @@ fn keep_copy(path: &Path) -> io::Result<PathBuf> {
         }
     }
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let copy = sibling(path, &format!("corrupt-{seconds}"));
+    let copy = sibling(path, &format!("{why}{seconds}"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&copy)?;
     io::Write::write_all(&mut file, &content)?;
     file.sync_all()?;

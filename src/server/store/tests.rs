@@ -267,7 +267,9 @@ fn what_a_newer_version_wrote_is_refused_and_says_so() {
     put("meta", "format", "3");
     let error = open(&folder.file()).unwrap_err();
     assert!(matches!(error, StateError::Newer { .. }) && error.to_string().contains("format 3"), "{error}");
-    assert_eq!(folder.names(), ["registry.redb"]);
+    let StateError::Newer { copy: Some(copy), .. } = error else { panic!("no copy is kept") };
+    assert!(copy.to_string_lossy().contains("registry.redb.newer-"), "{}", copy.display());
+    assert!(std::fs::read(copy).unwrap() == std::fs::read(folder.file()).unwrap());
 }
 
 fn maintenance() -> MaintenanceRecord {
@@ -373,12 +375,25 @@ fn an_export_is_imported_as_it_was_and_never_over_something() {
     assert!(!other.exists());
 }
 
+/// Somebody keeps exports, and reads them with programs: no version reads this one otherwise, or writes it otherwise.
+#[test]
+fn the_form_of_an_export_is_what_it_was() {
+    const EXPORT: &str = include_str!("export-of-format-2.json");
+    let folder = Folder::new();
+    assert_eq!(import(&folder.file(), EXPORT).unwrap(), 3);
+    let ours = concat!("registry-server/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(export(&folder.file()).unwrap().trim(), EXPORT.replace("registry-server/0.1.0", ours).trim());
+}
+
 /// Bytes in memory that fail when they are told to.
 #[derive(Debug, Clone, Default)]
 struct Disk {
     bytes: Arc<Mutex<Vec<u8>>>,
     failing: Arc<AtomicU8>,
     failures: Arc<AtomicUsize>,
+    syncs: Arc<AtomicUsize>,
+    /// Held by whoever wants the next sync to wait.
+    busy: Arc<Mutex<()>>,
 }
 
 const WELL: u8 = 0;
@@ -403,6 +418,8 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        drop(self.busy.lock().unwrap());
         match self.failing.load(Ordering::SeqCst) {
             WELL => Ok(()),
             _ => Err(self.fail()),
@@ -465,6 +482,36 @@ fn a_disk_that_is_full_rejects_changes_until_it_is_not() {
     }
     assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Verdict::Committed]);
     assert_eq!(disk.sessions().len(), 2);
+}
+
+#[test]
+fn what_comes_while_the_disk_is_busy_is_on_it_with_one_more_transaction() {
+    let disk = Disk::default();
+    let mut store = disk.store();
+    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Verdict::Committed]);
+    let syncs = || disk.syncs.load(Ordering::SeqCst);
+    let before = syncs();
+    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Verdict::Committed]);
+    let of_one = syncs() - before;
+
+    let busy = disk.busy.lock().unwrap();
+    let before = syncs();
+    let first = std::iter::once(applied(3, 1, &[]));
+    let mut all: Vec<Change> = first.chain((4..200).map(|no| applied(no, 1, &[]))).collect();
+    let rest = all.split_off(1);
+    assert!(store.commit(Tx(0), all.remove(0)).is_pending());
+    while syncs() == before {
+        std::thread::yield_now();
+    }
+    for (number, change) in rest.into_iter().enumerate() {
+        assert!(store.commit(Tx(1 + number as u64), change).is_pending());
+    }
+    drop(busy);
+    for _ in 3..200 {
+        assert_eq!(next_verdict(&mut store), Verdict::Committed);
+    }
+    assert_eq!(syncs() - before, 2 * of_one, "one for the first, and one for all the others");
+    assert_eq!(disk.sessions().len(), 199);
 }
 
 /// The worst that a disk can do: nobody knows whether the change is on it.

@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use crate::server::routing::{InFlight, Member, MemberId};
 
 use super::super::connection::ClientConnection;
+use super::super::hangup::Hangup;
 use super::super::page::Page;
 use super::super::record::Record;
 use super::super::worker::Stopping;
@@ -22,8 +23,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 impl Attempts {
     /// A member other than `tried`, at which the request counts from now on; it waits for one where the claim
-    /// is held. Its body is not read meanwhile. Dropping the future, which hyper does when the client is gone,
-    /// ends the wait.
+    /// is held. Its body is not read meanwhile. When the client is gone, the future is dropped, which ends the wait.
     pub(super) async fn member(
         &mut self,
         tried: Option<MemberId>,
@@ -50,7 +50,7 @@ impl Attempts {
         // Before the table is looked at, so that no change is missed.
         let mut changes = self.client.worker.shared.table.changes();
         let closing = Instant::now() + CLOSING;
-        let mut place = None;
+        let (mut place, mut hangup) = (None, Hangup::default());
         loop {
             let now = Instant::now();
             record.look_at(now);
@@ -72,13 +72,19 @@ impl Attempts {
             if place.is_none() {
                 place = Some(claim.hold.enter().ok_or(Page::NoMember)?);
             }
-            changed(&self.client, &mut changes, until).await.ok_or(Page::NoMember)?;
+            changed(&self.client, &mut changes, &mut hangup, until).await.ok_or(Page::NoMember)?;
         }
     }
 }
 
-/// Waits for another table. `None`: there is none in time, or the proxy is to stop.
-async fn changed(client: &ClientConnection, changes: &mut watch::Receiver<()>, until: Instant) -> Option<()> {
+/// Waits for another table. `None`: there is none in time, or the proxy is to stop. When the client is gone, its
+/// connection is dropped, and this with it.
+async fn changed(
+    client: &ClientConnection,
+    changes: &mut watch::Receiver<()>,
+    hangup: &mut Hangup,
+    until: Instant,
+) -> Option<()> {
     let mut change = pin!(changes.changed());
     let mut late = pin!(sleep_until(until.into()));
     poll_fn(|cx| {
@@ -88,6 +94,10 @@ async fn changed(client: &ClientConnection, changes: &mut watch::Receiver<()>, u
         }
         if let Poll::Ready(changed) = change.as_mut().poll(cx) {
             return Poll::Ready(changed.ok());
+        }
+        if client.poll_hangup(hangup, cx).is_ready() {
+            client.drop_all();
+            return Poll::Pending;
         }
         late.as_mut().poll(cx).map(|()| None)
     })

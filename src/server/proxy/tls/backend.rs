@@ -1,7 +1,7 @@
 //! TLS to backends (SEMANTICS section 3): a name is verified; an address cannot be, so it is not, and that is
 //! said once.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -83,9 +83,10 @@ impl Trust {
 #[derive(Debug, Default)]
 pub(in crate::server::proxy) struct BackendTls {
     trust: Trust,
-    /// `host:port` of those that were said not to be verified.
-    warned: Mutex<HashSet<String>>,
 }
+
+/// `host:port` of the backends that were said not to be verified: once, whichever worker or probe meets them first.
+static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Which versions of HTTP are offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +118,7 @@ pub(in crate::server::proxy) enum TlsError {
 
 impl BackendTls {
     pub(in crate::server::proxy) fn new(trust: Trust) -> Self {
-        BackendTls { trust, warned: Mutex::default() }
+        BackendTls { trust }
     }
 
     /// Does the handshake on a connection to `backend`, within 5 s. `sni` is the request's host; without
@@ -145,23 +146,23 @@ impl BackendTls {
             Err(_) => return Err(TlsError::Late),
         };
         if !verifier.enforce {
-            self.warn_once(backend);
+            warn_once(backend);
         }
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Secured { stream, is_http2, is_valid: verifier.refused.get().is_none() })
     }
+}
 
-    fn warn_once(&self, backend: &BackendUrl) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.len() >= MAX_WARNED {
-            warned.clear();
-        }
-        if warned.insert(backend.authority()) {
-            tracing::warn!(
-                "the certificate of {backend} is not verified, because an address has no name to verify; \
-                 register the backend by its name to have it verified"
-            );
-        }
+fn warn_once(backend: &BackendUrl) {
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.len() >= MAX_WARNED {
+        warned.clear();
+    }
+    if warned.insert(backend.authority()) {
+        tracing::warn!(
+            "the certificate of {backend} is not verified, because an address has no name to verify; register the \
+             backend by its name to have it verified"
+        );
     }
 }
 

@@ -1,8 +1,9 @@
 //! Members that are being drained (SEMANTICS section 6).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::server::routing::{Drain, MemberId};
+use crate::server::routing::{Drain, Member, MemberId};
 
 use super::Pools;
 
@@ -10,9 +11,9 @@ use super::Pools;
 #[derive(Debug, Clone, Copy, Default)]
 pub(in super::super) struct Busy {
     /// Requests whose response is not over.
-    pub(in super::super) in_flight: usize,
+    pub(in super::super) in_flight: u64,
     /// Upgraded connections.
-    pub(in super::super) upgraded: usize,
+    pub(in super::super) upgraded: u64,
     /// Whether new requests go to any of them.
     pub(in super::super) usable: bool,
 }
@@ -21,7 +22,8 @@ impl Pools {
     /// Drains a member, or no longer.
     pub(in super::super) fn set_drain(&mut self, id: MemberId, drain: Option<Drain>) {
         if let Some(record) = self.members.get_mut(&id) {
-            record.drain = drain;
+            let drain = drain.map(Box::new);
+            record.shown = Arc::new(Member { drain, ..Member::clone(&record.shown) });
             self.show(id);
         }
     }
@@ -30,8 +32,8 @@ impl Pools {
         members.filter_map(|id| self.members.get(&id)).fold(Busy::default(), |busy, record| {
             let load = &record.shown.load;
             Busy {
-                in_flight: busy.in_flight + load.in_flight.load(Ordering::SeqCst),
-                upgraded: busy.upgraded + load.upgraded.load(Ordering::SeqCst),
+                in_flight: busy.in_flight + u64::from(load.in_flight.load(Ordering::SeqCst)),
+                upgraded: busy.upgraded + u64::from(load.upgraded.load(Ordering::SeqCst)),
                 usable: busy.usable || record.shown.usable,
             }
         })

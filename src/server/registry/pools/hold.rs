@@ -37,7 +37,7 @@ impl Pools {
     /// Puts a claim into the table out of which somebody wanted a member: that is no loss to hold it for.
     pub(super) fn put_unheld(&mut self, mut claim: Claim, before: &Claim) {
         self.settle(&mut claim, Some(before));
-        claim.hold.until = claim.hold.until.and(before.hold.until);
+        claim.hold.set_until(claim.hold.until().and(before.hold.until()));
         self.place_claim(claim, Some(before));
     }
 
@@ -66,7 +66,7 @@ impl Pools {
 
     fn unhold(&mut self, claim: Option<&Claim>) {
         let Some(claim) = claim.filter(|claim| claim.members.is_empty()) else { return };
-        if let Some(until) = claim.hold.until {
+        if let Some(until) = claim.hold.until() {
             self.held.remove(&(until, claim.domain.clone(), claim.path.clone()));
         }
     }
@@ -75,16 +75,17 @@ impl Pools {
     /// requests wait.
     pub(super) fn settle(&mut self, claim: &mut Claim, before: Option<&Claim>) {
         if let Some(newest) = self.applied_last(claim) {
-            let (priority, hold, limit) = (newest.priority, newest.hold, newest.limit);
-            claim.priority = priority;
-            claim.hold.time = hold.unwrap_or(self.hold);
+            let rare = newest.rare.as_deref();
+            let (hold, limit) = (rare.and_then(|rare| rare.hold), rare.and_then(|rare| rare.limit));
+            claim.priority = newest.priority;
+            claim.hold.set_time(hold.unwrap_or(self.hold));
             if claim.limit.as_ref().map(AddressLimit::figure) != limit {
                 claim.limit = self.limit(claim, limit);
             }
         }
         let records = || claim.members.iter().filter_map(|member| self.members.get(&member.id));
-        let has_steady = records().any(|record| record.serves() && record.drain.is_none());
-        claim.draining = records().any(|record| record.drain.is_some());
+        let has_steady = records().any(|record| record.serves() && record.shown.drain.is_none());
+        claim.draining = records().any(|record| record.shown.drain.is_some());
         for member in &mut claim.members {
             if let Some(shown) = self.shown(member.id, has_steady) {
                 *member = shown;
@@ -92,9 +93,9 @@ impl Pools {
         }
         let lost = before.is_some_and(|before| before.has_usable() || before.maintenance().is_some());
         if claim.has_usable() || claim.maintenance().is_some() {
-            claim.hold.until = None;
-        } else if lost && !claim.hold.time.is_zero() {
-            claim.hold.until = self.now.and_then(|now| now.checked_add(claim.hold.time));
+            claim.hold.set_until(None);
+        } else if lost && !claim.hold.time().is_zero() {
+            claim.hold.set_until(self.now.and_then(|now| now.checked_add(claim.hold.time())));
         }
     }
 
@@ -109,11 +110,10 @@ impl Pools {
     fn shown(&mut self, id: MemberId, has_steady: bool) -> Option<Arc<Member>> {
         let now = self.now;
         let record = self.members.get_mut(&id)?;
-        let is_over = |drain: Drain| !has_steady || now.is_some_and(|now| drain.is_over(now));
-        let usable = record.serves() && !record.drain.is_some_and(is_over);
-        let drain = record.drain;
-        if record.shown.usable != usable || record.shown.drain != drain {
-            record.shown = Arc::new(Member { usable, drain, ..Member::clone(&record.shown) });
+        let is_over = |drain: &Drain| !has_steady || now.is_some_and(|now| drain.is_over(now));
+        let usable = record.serves() && !record.shown.drain.as_deref().is_some_and(is_over);
+        if record.shown.usable != usable {
+            record.shown = Arc::new(Member { usable, ..Member::clone(&record.shown) });
         }
         if usable {
             record.shown.load.open()
@@ -125,7 +125,8 @@ impl Pools {
 
     /// The settings of a whole claim are those of the member applied last (SEMANTICS section 1).
     fn applied_last(&self, claim: &Claim) -> Option<&Record> {
-        let records = claim.members.iter().filter_map(|member| self.members.get(&member.id));
+        let records =
+            claim.members.iter().filter_map(|member| self.members.get(&member.id)).map(|record| &**record);
         records.max_by_key(|record| record.applied)
     }
 }

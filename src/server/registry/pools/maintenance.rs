@@ -1,6 +1,7 @@
 //! Members that are in maintenance, and questions that are asked until they are answered well (SEMANTICS
 //! section 5).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::server::routing::{Extras, Member, MemberId, MemberLoad, Probe, Settin
 
 use super::super::io::{Effect, SessionNo};
 use super::super::route::Plan;
-use super::Pools;
+use super::{Pools, Watched};
 
 impl Pools {
     /// A backend that serves a maintenance page: a member of no claim.
@@ -42,7 +43,7 @@ impl Pools {
         plan: &Plan,
     ) {
         let Some(id) = self.find(session, domain, path, &plan.backend) else { return };
-        if self.members.get(&id).is_some_and(|record| record.routes.last() == Some(&route)) {
+        if self.members.get(&id).is_some_and(|record| record.routes.last() == route) {
             self.set_plan(id, plan);
         }
     }
@@ -63,21 +64,21 @@ impl Pools {
 
     /// Who waits for this probe to pass.
     pub(in super::super) fn waiting_for(&self, probe: &Probe) -> Vec<MemberId> {
-        let watchers = self.watched.get(probe).into_iter().flatten();
+        let watchers = self.watched.get(probe).into_iter().flat_map(|watched| &watched.by);
         watchers.filter(|id| self.tokens.contains_key(id)).copied().collect()
     }
 
     /// Asks on behalf of `id`. Returns the question as everybody has it who asks the same.
     pub(super) fn start_asking(&mut self, id: MemberId, probe: Probe) -> Arc<Probe> {
-        let shared = match self.watched.get_key_value(&probe) {
-            Some((shared, _)) => Arc::clone(shared),
-            None => {
-                self.effects.push(Effect::Watch(probe.clone()));
-                Arc::new(probe)
-            }
-        };
-        self.watched.entry(Arc::clone(&shared)).or_default().insert(id);
-        shared
+        if let Some(watched) = self.watched.get_mut(&probe) {
+            watched.by.insert(id);
+            return Arc::clone(&watched.probe);
+        }
+        self.effects.push(Effect::Watch(probe.clone()));
+        let probe = Arc::new(probe);
+        let watched = Watched { probe: Arc::clone(&probe), by: BTreeSet::from([id]) };
+        self.watched.insert(Arc::clone(&probe), watched);
+        probe
     }
 
     pub(super) fn next_id(&mut self) -> MemberId {

@@ -208,7 +208,7 @@ impl World {
     pub(super) fn check(&self) {
         for claim in self.table.claims() {
             assert!(!claim.members.is_empty() || claim.hold.deadline(self.now.mono).is_some());
-            assert!(claim.hold.until.is_none() || !claim.has_usable());
+            assert!(claim.hold.until().is_none() || !claim.has_usable());
             let mut seen = HashSet::new();
             for (member, session, serves) in self.registry.pools.members(claim) {
                 let session = self.registry.sessions.get(session).expect("members belong to somebody");
@@ -216,7 +216,7 @@ impl World {
                 assert!(session.members.contains(&member.id));
                 assert!(seen.insert((session.no, member.backend.clone())));
                 assert!(serves || !member.usable);
-                assert!(member.extras.maintenance.is_none() || !member.usable);
+                assert!(member.extras.maintenance().is_none() || !member.usable);
                 assert_eq!(member.usable, !member.load.is_closed());
             }
             assert_eq!(seen.len(), claim.members.len(), "every member is known");

@@ -13,11 +13,15 @@ impl World {
     fn weight(&self, domain: &str, at: usize) -> f64 {
         let claim = self.table.get(&domain.parse().unwrap(), &"/".parse().unwrap()).unwrap();
         let member = &claim.members[at];
-        if member.usable { member.drain.map_or(1.0, |drain| drain.weight(self.now.mono)) } else { 0.0 }
+        if member.usable {
+            member.drain.as_ref().map_or(1.0, |drain| drain.weight(self.now.mono))
+        } else {
+            0.0
+        }
     }
 
     /// As many requests are under way at a member.
-    fn in_flight(&self, domain: &str, at: usize, count: usize) {
+    fn in_flight(&self, domain: &str, at: usize, count: u32) {
         let claim = self.table.get(&domain.parse().unwrap(), &"/".parse().unwrap()).unwrap();
         claim.members[at].load.in_flight.store(count, Ordering::SeqCst);
     }

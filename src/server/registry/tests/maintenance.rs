@@ -170,6 +170,30 @@ fn what_is_unknown_or_forbidden_is_refused_and_requests_are_bounded() {
     assert!(world.registry.verdicts.is_empty() && world.questions(PAGE).is_empty());
 }
 
+#[test]
+fn requests_for_many_sessions_are_bounded_on_the_connection_that_waits_for_them() {
+    let mut world = World::new();
+    let ids: Vec<String> =
+        (0..66).map(|number| world.register("web", &format!("web-{number}"), A).1).collect();
+    let script = world.connect(B);
+    let enter = |id: &str| format!("MAINT_ENTER|{id}|ALL|{PAGE}");
+    for id in &ids[..64] {
+        assert_eq!(world.ask(script, &enter(id)), "ACK");
+    }
+    assert_eq!(world.ask(script, &enter(&ids[64])), "ERROR|too many maintenance requests");
+    let other = world.connect(B);
+    assert_eq!(world.ask(other, &enter(&ids[64])), "ACK", "which is of no other's concern");
+    // One that ends without a verdict is owed none.
+    assert_eq!(world.ask(other, &format!("CLIENT_SHUTDOWN|{}", ids[0])), "SHUTDOWN_OK");
+    assert_eq!(world.ask(script, &enter(&ids[65])), "ACK");
+    world.passes(PAGE);
+    assert_eq!(world.read(script).len(), 64);
+    for id in &ids[1..64] {
+        world.say(script, &format!("MAINT_ENTER|{id}|ALL|"));
+        assert_eq!(world.read(script), ["ACK", "MAINT_OK|ALL"], "each verdict makes room again");
+    }
+}
+
 /// One session in maintenance with a page, and a sibling of it whose r1 is exempt.
 fn kept() -> (World, [String; 2]) {
     let (mut world, first, id) = one();

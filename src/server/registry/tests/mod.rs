@@ -3,11 +3,13 @@
 mod bounds;
 mod drain;
 mod events;
+mod hiding;
 mod hold;
 mod lifecycle;
 mod maintenance;
 mod policy;
 mod pools;
+mod reference_client;
 mod replies;
 mod restoring;
 mod sessions;
@@ -17,6 +19,7 @@ mod tokens;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::protocol::Command;
@@ -24,7 +27,7 @@ use crate::server::routing::{Probe, ProbeKind, Table};
 
 use restoring::Paper;
 
-use super::{Change, ConnId, Effect, Happening, Input, Now, Registry, RegistryConfig, TestId, Tx};
+use super::{Change, ConnId, Effect, Happening, Input, Now, Pulse, Registry, RegistryConfig, TestId, Tx};
 
 /// A registry and everything around it, scripted.
 struct World {
@@ -42,6 +45,8 @@ struct World {
     /// What it holds.
     paper: Paper,
     tests: Vec<TestId>,
+    /// What each connection was given last to answer keepalives with.
+    pulses: HashMap<ConnId, Arc<Pulse>>,
     log: Vec<Happening>,
 }
 
@@ -74,6 +79,7 @@ impl World {
             commits: Vec::new(),
             paper: Paper::default(),
             tests: Vec::new(),
+            pulses: HashMap::new(),
             log: Vec::new(),
         }
     }
@@ -108,6 +114,7 @@ impl World {
                 }
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
                 Effect::Publish(table) => self.table = table,
+                Effect::Bound(conn, pulse) => drop(self.pulses.insert(conn, pulse)),
                 Effect::Departure => {}
                 Effect::Watch(probe) => {
                     assert!(!self.watched.contains(&probe), "watched once");
@@ -149,8 +156,8 @@ impl World {
                     member.instance,
                     member.backend,
                     member.settings,
-                    member.extras.headers,
-                    member.extras.breaker,
+                    member.extras.headers(),
+                    member.extras.breaker(),
                 ));
             }
         }
@@ -171,6 +178,12 @@ impl World {
 
     fn say(&mut self, conn: ConnId, line: &str) {
         self.happens(Input::Line(conn, Command::parse(line)));
+    }
+
+    /// Whether the connection may answer this keepalive without the registry.
+    fn feels(&self, conn: ConnId, line: &str) -> bool {
+        let command = Command::parse(line).unwrap();
+        self.pulses.get(&conn).is_some_and(|pulse| pulse.answers(&command, || self.now.wall))
     }
 
     /// The lines that the connection has not read.

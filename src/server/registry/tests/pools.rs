@@ -111,8 +111,32 @@ fn a_join_under_an_existing_service_name_from_a_new_address_is_logged() {
     let joins = |world: &World| world.log.iter().filter(|h| matches!(h, Happening::Joined { .. })).count();
     world.live("web", "web-1", A, "a.de", WEB_A);
     assert_eq!(joins(&world), 0);
-    world.live("web", "web-2", B, "a.de", WEB_B);
+    let (second, _) = world.live("web", "web-2", B, "a.de", WEB_B);
     assert_eq!(joins(&world), 1);
+    assert!(world.ask(second, "SESSION_INFO|").contains(r#""siblings":1,"#), "who joins is told as well");
+}
+
+#[test]
+fn siblings_are_sessions_of_the_service_that_live_and_come_from_elsewhere() {
+    let mut world = World::new();
+    let siblings = |world: &mut World, conn| {
+        let info = world.ask(conn, "SESSION_INFO|");
+        let info: serde_json::Value = serde_json::from_str(info.split_once('|').unwrap().1).unwrap();
+        info.get("siblings").map(|count| count.as_u64().unwrap())
+    };
+    let (first, _) = world.register("web", "web-1", A);
+    world.register("shop", "shop-1", B);
+    world.register("web", "web-2", A);
+    assert_eq!(siblings(&mut world, first), None);
+    let (far, _) = world.register("web", "web-1", B);
+    assert_eq!((siblings(&mut world, first), siblings(&mut world, far)), (Some(1), Some(2)));
+    world.register("web", "web-1", B);
+    assert_eq!(siblings(&mut world, first), Some(1), "one that was replaced does not count");
+    let (lost, _) = world.register("web", "web-3", "10.2.2.9");
+    world.hang_up(lost);
+    assert_eq!(siblings(&mut world, first), Some(2), "one that may return does");
+    world.after(seconds(300));
+    assert_eq!(siblings(&mut world, first), Some(1));
 }
 
 #[test]

@@ -134,6 +134,61 @@ fn a_route_id_that_was_only_staged_is_not_given_again() {
 }
 
 #[test]
+fn no_restart_gives_a_route_id_again_however_many_were_given_out_without_an_apply() {
+    let mut world = World::new();
+    let (conn, id) = world.live("web", "web-1", A, "a.de", WEB);
+    // As many as a line of thought would not expect: staged, thrown away, staged again.
+    let (mut conn, mut given) = (conn, HashSet::from(["r1".to_owned()]));
+    let bulk = |count: usize| {
+        let route = format!(r#"{{"domains":["b.de"],"path":"/","backend_url":"{WEB}"}}"#);
+        format!("ROUTE_ADD_BULK||[{}]", vec![route; count].join(","))
+    };
+    for (restart, count) in [(1, 9_000), (2, 1), (3, 9_999), (4, 3)] {
+        for lines in [[&bulk(count), "CONFIG_ROLLBACK|"], [&bulk(2_000), "CONFIG_ROLLBACK|"]] {
+            let added = world.ask(conn, lines[0]);
+            let ids: Vec<serde_json::Value> =
+                serde_json::from_str(added.strip_prefix("ROUTE_BULK_OK|").expect(&added)).unwrap();
+            for route in ids {
+                let id = route["route_id"].as_str().unwrap().to_owned();
+                assert!(given.insert(id.clone()), "{id} was given out before restart {restart}");
+            }
+            world.do_all(conn, &lines[1..]);
+        }
+        world = world.restart();
+        conn = world.connect(A);
+        world.do_all(conn, &[&format!("RECONNECT|{id}")]);
+    }
+    let info = world.ask(conn, "SESSION_INFO|");
+    assert!(info.contains(r#""revision":1"#), "nothing of this was an apply: {info}");
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+}
+
+#[test]
+fn route_ids_that_the_store_does_not_hold_are_not_given_out() {
+    let mut world = World::new();
+    let (_, id) = world.live("web", "web-1", A, "a.de", WEB);
+    let mut world = world.restart();
+    let conn = world.connect(A);
+    world.do_all(conn, &[&format!("RECONNECT|{id}")]);
+    world.store_answers = false;
+    let add = format!("ROUTE_ADD||b.de|/|{WEB}|0");
+    for line in [&add, "PING|", &add, "ROUTE_LIST|"] {
+        world.say(conn, line);
+    }
+    let other = world.connect(A);
+    world.say(other, &format!("CONFIG_VALIDATE|{id}"));
+    assert_eq!((world.read(conn), world.read(other)), (vec![], vec![]), "they wait for the store");
+    world.decides(0, false);
+    assert_eq!(world.read(conn), ["ERROR|store unavailable", "PONG"], "and the next one asks again");
+    assert_eq!(world.read(other), [""; 0]);
+    world.decides(0, true);
+    let replies = world.read(conn);
+    assert!(replies[0] == "ROUTE_OK|r10002" && replies[1].contains("staged"), "{replies:?}");
+    assert_eq!(world.read(other), ["OK"]);
+    assert!(world.commits.is_empty());
+}
+
+#[test]
 fn a_session_that_never_applied_is_not_there() {
     let mut world = World::new();
     let (_, id) = world.register("web", "web-1", A);

@@ -52,6 +52,47 @@ fn one_session_has_one_connection_and_the_latest_binding_wins() {
 }
 
 #[test]
+fn a_connection_answers_keepalives_itself_for_as_long_as_the_registry_would_say_pong() {
+    let mut world = World::new();
+    let (first, id) = world.register("web", "web-1", A);
+    let ping = format!("PING|{id}");
+    assert!(world.feels(first, &ping) && world.feels(first, "PING|"));
+
+    let second = world.connect(A);
+    assert!(!world.feels(second, &ping), "nothing is bound there");
+    assert_eq!(world.ask(second, &format!("RECONNECT|{id}")), "OK");
+    assert!(world.feels(second, &ping));
+    assert!(!world.feels(first, &ping) && !world.feels(first, "PING|"), "the latest binding wins");
+
+    let (third, newer) = world.register("web", "web-1", A);
+    assert!(!world.feels(second, &ping), "the registry says something else");
+    assert_eq!(world.ask(second, &ping), "ERROR|session replaced");
+    assert!(world.feels(third, &format!("PING|{newer}")) && !world.feels(third, &ping));
+
+    world.hang_up(third);
+    assert!(!world.feels(third, "PING|"));
+}
+
+#[test]
+fn what_a_connection_answered_itself_counts_as_activity() {
+    let mut world = World::new();
+    let (conn, id) = world.register("web", "web-1", A);
+    world.after(seconds(30));
+    assert!(world.feels(conn, "PING|"));
+    world.after(seconds(30));
+    world.hang_up(conn);
+    let other = world.connect(B);
+    let session = world.registry.sessions.by_id(&id.parse().unwrap()).unwrap();
+    let last = world.registry.sessions.get(session).unwrap().last_activity();
+    assert_eq!(last, world.now.wall - seconds(30), "not lost with the connection");
+    assert!(
+        world
+            .ask(other, &format!("SESSION_INFO|{id}"))
+            .contains("\"last_activity\":\"2023-11-14T22:14:20Z\"")
+    );
+}
+
+#[test]
 fn register_on_a_bound_connection_leaves_the_former_session_as_if_its_connection_were_lost() {
     let mut world = World::new();
     let (conn, former) = world.register("web", "web-1", "127.0.0.1");
@@ -304,6 +345,7 @@ fn a_connection_that_never_sends_a_valid_command_is_closed_after_a_minute() {
     world.after(seconds(59));
     assert!(world.closed.is_empty());
     world.after(seconds(1));
+    assert_eq!(world.read(silent), ["ERROR|no valid command in time"]);
     assert!(world.closed.contains(&silent) && !world.closed.contains(&talking));
 }
 

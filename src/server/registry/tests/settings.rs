@@ -12,7 +12,7 @@ fn member(world: &World, domain: &str) -> std::sync::Arc<Member> {
 
 fn headers(world: &World, domain: &str) -> Vec<String> {
     let mut map = http::HeaderMap::new();
-    if let Some(headers) = &member(world, domain).extras.headers {
+    if let Some(headers) = member(world, domain).extras.headers() {
         headers.put_into(&mut map);
     }
     map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
@@ -133,7 +133,7 @@ fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
     world.do_all(conn, &["CONFIG_APPLY|"]);
     let fail = |world: &World, domain: &str| {
         let extras = &member(world, domain).extras;
-        let admission = Admission::ask(&extras.route, extras.breaker.unwrap(), world.now.mono).unwrap();
+        let admission = Admission::ask(&extras.route, extras.breaker().unwrap(), world.now.mono).unwrap();
         assert!(admission.failed(world.now.mono));
     };
     fail(&world, "a.de");
@@ -202,6 +202,135 @@ fn staged(world: &mut World, conn: ConnId) -> [u64; 6] {
         modified("ratelimit"),
         modified("circuit"),
     ]
+}
+
+/// What each of the scopes decides, as it is in force: whether r2 serves, and what r1 is set to.
+fn in_force(world: &World) -> [(&'static str, String); 6] {
+    let web = member(world, "a.de");
+    [
+        ("routes", format!("{:?}", world.serving("b.de"))),
+        ("headers", format!("{:?}", headers(world, "a.de"))),
+        ("options", format!("{:?}", web.settings.timeout)),
+        ("health", format!("{:?}", world.questions("http://10.2.2.7:80"))),
+        ("ratelimit", format!("{:?}", limit(world, "a.de"))),
+        ("circuit", format!("{:?}", web.extras.breaker())),
+    ]
+}
+
+#[test]
+fn a_partial_apply_of_a_scope_puts_that_in_force_and_nothing_else() {
+    let world = || {
+        let (mut world, conn) = everything_staged();
+        world.passes("http://10.2.2.7:80");
+        (world, conn)
+    };
+    let (mut whole, conn) = world();
+    let before = in_force(&whole);
+    whole.do_all(conn, &["CONFIG_APPLY|"]);
+    let after = in_force(&whole);
+    for (at, (scope, _)) in before.iter().enumerate() {
+        assert_ne!(before[at], after[at], "it shows");
+        let (mut world, conn) = world();
+        world.do_all(conn, &[&format!("CONFIG_APPLY_PARTIAL||{scope}")]);
+        for (other, now) in in_force(&world).iter().enumerate() {
+            let expected = if other == at { &after[other] } else { &before[other] };
+            assert_eq!(now, expected, "with the scope {scope}");
+        }
+        // What was left is complete: nothing that was staged is lost on the way.
+        world.do_all(conn, &["CONFIG_APPLY|"]);
+        assert_eq!(in_force(&world), after, "after the scope {scope}");
+        assert_eq!(world.shown(), whole.shown(), "after the scope {scope}");
+    }
+}
+
+#[test]
+fn a_scope_without_anything_staged_is_an_apply_that_changes_nothing() {
+    let (mut world, conn) = world();
+    let before = world.shown();
+    for scopes in ["routes", "headers, options", "circuit,circuit"] {
+        world.do_all(conn, &[&format!("CONFIG_APPLY_PARTIAL||{scopes}")]);
+    }
+    assert_eq!(world.shown(), before);
+    for unknown in ["", "routes,", "ROUTES", "all"] {
+        let refusal = world.ask(conn, &format!("CONFIG_APPLY_PARTIAL||{unknown}"));
+        assert!(refusal.starts_with("ERROR|invalid scope"), "{unknown}: {refusal}");
+    }
+    let info = world.ask(conn, "SESSION_INFO|");
+    assert!(info.contains(r#""revision":4"#), "{info}");
+}
+
+#[test]
+fn config_diff_is_exact() {
+    let (mut world, conn) = world();
+    let whole = |world: &mut World, conn| world.ask(conn, "CONFIG_DIFF|").replacen("DIFF_OK|", "", 1);
+    let diff = |routes: &str, headers: (u8, u8), [options, health, ratelimit, circuit]: [u8; 4]| {
+        let (added, removed) = headers;
+        format!(
+            r#"{{"routes":{routes},"headers":{{"added":{added},"removed":{removed}}},"options":{{"modified":{options}}},"health":{{"modified":{health}}},"ratelimit":{{"modified":{ratelimit}}},"circuit":{{"modified":{circuit}}}}}"#
+        )
+    };
+    let no_routes = r#"{"added":[],"removed":[],"modified":[]}"#;
+    let nothing = diff(no_routes, (0, 0), [0; 4]);
+    assert_eq!(whole(&mut world, conn), nothing);
+
+    // What is staged and taken back, or is so already, would change nothing.
+    world.do_all(
+        conn,
+        &[
+            "ROUTE_ADD||c.de|/|http://10.2.2.7:82|0",
+            "OPTIONS_SET||r3|timeout|9s",
+            "ROUTE_REMOVE||r3",
+            "ROUTE_UPDATE||r1|priority|7",
+            "ROUTE_UPDATE||r1|priority|0",
+            "ROUTE_UPDATE||r2|backend_url|http://10.2.2.7:81/",
+            "HEADERS_SET||r1|X-A|1",
+            "HEADERS_REMOVE||r1|x-a",
+            "OPTIONS_SET||ALL|timeout|9s",
+            "OPTIONS_REMOVE||ALL|timeout",
+            "RATELIMIT_SET||ALL|5|1m",
+            "CONFIG_APPLY|",
+            "RATELIMIT_SET||ALL|6|1m",
+            "RATELIMIT_SET||ALL|5|1m",
+            "HEADERS_REMOVE||ALL|X-Never",
+        ],
+    );
+    assert_eq!(whole(&mut world, conn), nothing);
+
+    world.do_all(
+        conn,
+        &[
+            "HEADERS_SET||ALL|X-A|1",
+            "HEADERS_SET||r1|X-B|1",
+            "OPTIONS_SET||r1|hold|5s",
+            "CIRCUIT_BREAKER_SET||r1|5|1m|1",
+            "CONFIG_APPLY|",
+            // A header that changes is added; one that goes is removed.
+            "HEADERS_SET||ALL|x-a|2",
+            "HEADERS_REMOVE||r1|X-B",
+            "HEADERS_SET||r1,r2|X-C|1",
+            // Several of one kind count, each in each place; check and time-out are one check.
+            "OPTIONS_REMOVE||r1|hold",
+            "OPTIONS_SET||ALL|websocket|false",
+            "OPTIONS_SET||ALL|preserve_host|false",
+            "OPTIONS_SET||r2|http2|true",
+            "HEALTH_SET||r1|/up|9s|1s",
+            "OPTIONS_SET||r2|health_check_timeout|1s",
+            "RATELIMIT_SET||ALL|0|0s",
+            "CIRCUIT_BREAKER_SET||r1|0|0s|0",
+            "CIRCUIT_BREAKER_SET||ALL|5|1m|1",
+            "ROUTE_UPDATE||r2|domains|b.de,*.b.de",
+            "ROUTE_ADD||d.de|/|http://10.2.2.7:83|0",
+            "OPTIONS_SET||r4|compression|true",
+            "ROUTE_ADD||e.de|/|http://10.2.2.7:83|0",
+        ],
+    );
+    let routes = r#"{"added":["r4","r5"],"removed":[],"modified":["r2"]}"#;
+    assert_eq!(whole(&mut world, conn), diff(routes, (3, 1), [5, 2, 1, 2]));
+    world.do_all(conn, &["CONFIG_APPLY|", "ROUTE_REMOVE||r2", "ROUTE_REMOVE||r4"]);
+    let routes = r#"{"added":[],"removed":["r2","r4"],"modified":[]}"#;
+    assert_eq!(whole(&mut world, conn), diff(routes, (0, 0), [0; 4]), "settings go with their route");
+    world.do_all(conn, &["CONFIG_ROLLBACK|"]);
+    assert_eq!(whole(&mut world, conn), nothing);
 }
 
 #[test]

@@ -84,6 +84,29 @@ fn staged_changes_expire_half_an_hour_after_the_last_one() {
 }
 
 #[test]
+fn a_stage_does_not_expire_while_the_store_decides_on_it() {
+    let mut world = World::new();
+    let (conn, _) = world.register("web", "web-1", A);
+    world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.7:80|0"]);
+    world.after(seconds(1799));
+    world.store_answers = false;
+    world.say(conn, "CONFIG_APPLY|");
+    world.after(seconds(4));
+    world.decides(0, false);
+    assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
+    world.say(conn, "CONFIG_APPLY|");
+    world.decides(0, true);
+    assert_eq!(world.read(conn), ["OK"], "none of it was in force, and the stage was as before");
+    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
+    world.do_all(conn, &["ROUTE_ADD||b.de|/|http://10.2.2.7:80|0"]);
+    world.say(conn, "CONFIG_APPLY|");
+    world.decides(0, false);
+    world.read(conn);
+    world.after(seconds(1806));
+    assert!(!world.ask(conn, "ROUTE_LIST|").contains("b.de"), "later it does");
+}
+
+#[test]
 fn what_was_applied_persists_across_later_applies() {
     let mut world = World::new();
     let (conn, _) = world.register("web", "web-1", A);

@@ -1,0 +1,40 @@
+//! Paths that no request reaches, because a shorter one of the same service goes before them (SEMANTICS section 2).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::protocol::PathPrefix;
+use crate::server::routing::Claim;
+
+use super::super::Registry;
+use super::super::io::{Effect, Happening, SessionNo};
+use super::{Wanted, places};
+
+impl Registry {
+    /// Says once for an apply that what it changed is hidden, or hides something.
+    pub(super) fn tell_of_hidden(&mut self, no: SessionNo, wanted: &[Wanted]) {
+        let changed = wanted.iter().filter(|wanted| wanted.is_changed);
+        let mut hidden = BTreeSet::new();
+        for (domain, path) in changed.flat_map(|wanted| places(&wanted.route)) {
+            let pairs = hidden_with(self.pools.host(domain), path);
+            hidden.extend(pairs.into_iter().map(|(path, by)| (domain.clone(), path, by)));
+        }
+        let count = hidden.len();
+        if let (Some((domain, path, by)), Some(session)) = (hidden.pop_first(), self.sessions.get(no)) {
+            let who = session.who();
+            self.push(Effect::Happened(Happening::Hidden { who, domain, path, by, count }));
+        }
+    }
+}
+
+/// What is hidden by the claim on `path`, and what hides it: each hidden path with the one that does it. `claims` are a
+/// host's, in the order in which they are tried.
+fn hidden_with(claims: &[Arc<Claim>], path: &PathPrefix) -> Vec<(PathPrefix, PathPrefix)> {
+    let Some(at) = claims.iter().position(|claim| claim.path == *path) else { return Vec::new() };
+    let own = &claims[at];
+    let hides =
+        |one: &Claim, other: &Claim| one.service == other.service && one.path.matches(other.path.as_str());
+    let above = claims[..at].iter().find(|other| hides(other, own)).map(|other| (own, other));
+    let below = claims[at + 1..].iter().filter(|other| hides(own, other)).map(|other| (other, own));
+    above.into_iter().chain(below).map(|(one, by)| (one.path.clone(), by.path.clone())).collect()
+}
