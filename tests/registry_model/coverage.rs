@@ -1,6 +1,6 @@
 //! What a run has reached: every command answered well, every error said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::COMMANDS;
 
@@ -26,6 +26,7 @@ pub(crate) const ERRORS: &[&str] = &[
     "store unavailable",
     "wrong registry token",
     "wrong service token",
+    "service_token is no text",
     "header not allowed: ",
     "too many routes",
     "too many domains",
@@ -37,6 +38,10 @@ pub(crate) const ERRORS: &[&str] = &[
     "too many connections from this address",
     "too many maintenance requests",
     "response too large",
+    "line too long",
+    "too many subscriptions",
+    "too many commands at once",
+    "invalid event type ",
     "no valid command in time",
     "maintenance request superseded",
     "timeout waiting for maintenance page to become reachable",
@@ -69,6 +74,8 @@ pub(crate) struct Coverage {
     commands: BTreeMap<String, usize>,
     errors: BTreeMap<&'static str, usize>,
     words: BTreeMap<&'static str, usize>,
+    /// Errors that the table above does not have.
+    unlisted: BTreeSet<String>,
 }
 
 impl Coverage {
@@ -83,8 +90,10 @@ impl Coverage {
             let fits = |known: &&&'static str| text == known.trim_end() || is_prefix(known, text);
             (text, ERRORS.iter().filter(fits).max_by_key(|known| known.len()))
         });
-        if let Some((_, Some(known))) = error {
-            *self.errors.entry(known).or_default() += 1;
+        match error {
+            Some((_, Some(known))) => *self.errors.entry(known).or_default() += 1,
+            Some((text, None)) => _ = self.unlisted.insert(text.to_owned()),
+            None => {}
         }
         let is_push = matches!(word, "MAINT_OK" | "SHUTDOWN" | "EVENT")
             || error.is_some_and(|(text, _)| {
@@ -118,10 +127,19 @@ impl Coverage {
         for (name, count) in &other.words {
             *self.words.entry(name).or_default() += count;
         }
+        self.unlisted.extend(other.unlisted.iter().cloned());
+    }
+
+    /// Panics unless everything was reached, but for `beyond`, and nothing else.
+    pub(crate) fn assert_complete(&self, beyond: &[&str]) {
+        let missing = self.missing();
+        let table = self.table();
+        assert_eq!(missing, beyond, "on the left: never reached\n{table}");
+        assert!(self.unlisted.is_empty(), "errors that no table has: {:?}", self.unlisted);
     }
 
     /// What was never reached.
-    pub(crate) fn missing(&self) -> Vec<String> {
+    fn missing(&self) -> Vec<String> {
         let commands =
             COMMANDS.iter().map(|(name, _)| *name).filter(|name| !self.commands.contains_key(*name));
         let errors = ERRORS.iter().copied().filter(|text| !self.errors.contains_key(text));
@@ -130,6 +148,7 @@ impl Coverage {
         commands.map(str::to_owned).chain(errors).chain(words.map(str::to_owned)).collect()
     }
 
+    /// How often each was reached.
     pub(crate) fn table(&self) -> String {
         let rows = self.commands.iter().map(|(name, count)| format!("{count:>7}  {name}"));
         let errors = self.errors.iter().map(|(text, count)| format!("{count:>7}  ERROR|{text}"));

@@ -391,10 +391,14 @@ fn questions() -> BoxedStrategy<String> {
         plain("CONFIG_DIFF"),
         of_route("CIRCUIT_BREAKER_STATUS"),
         of_route("CIRCUIT_BREAKER_RESET"),
-        (session(), text(&["", "|ALL", "|r1", "|r7", "|x"]))
+        (
+            session(),
+            text(&["", "|ALL", "|r1", "|r7", "|x", "||after=r0", "|ALL|after=r1", "|r1|after=r0", "||r1"])
+        )
             .prop_map(|(s, which)| format!("STATS_GET|{s}{which}")),
         (session(), backend()).prop_map(|(s, url)| format!("BACKEND_TEST|{s}|{url}")),
-        plain("MAINT_STATUS"),
+        (session(), text(&["", "", "", "|after=r0", "|after=r1", "|after=", "|r1"]))
+            .prop_map(|(s, page)| format!("MAINT_STATUS|{s}{page}")),
         plain("DRAIN_STATUS"),
     ]
     .boxed()
@@ -430,6 +434,8 @@ fn nonsense() -> BoxedStrategy<String> {
         "ROUTE_ADD|%long|a.test",
         "PING",
         "PING||extra|fields",
+        "PING|%full",
+        "PING|%over",
         "ACK",
         "ACK|@0",
         "RECONNECT",

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use registry_sidecar::protocol::report::BackendReport;
-use registry_sidecar::protocol::{CircuitBreaker, Command};
+use registry_sidecar::protocol::{CircuitBreaker, Command, MAX_LINE, Refusal, Reply, ServerLine};
 use registry_sidecar::server::registry::{
-    ConnId, Effect, Input, Limits, Now, Registry, RegistryConfig, TestId, Token, Tx,
+    ConnId, Effect, Input, Limits, Now, Pulse, Registry, RegistryConfig, TestId, Token, Tx,
 };
 use registry_sidecar::server::routing::{Claim, Member, Probe, ProbeKind, Table};
 
@@ -34,6 +34,10 @@ pub(crate) struct World {
     given: Vec<Tx>,
     tests: Vec<TestId>,
     said: Vec<Said>,
+    /// Commands of each connection that the registry has not replied to.
+    unanswered: HashMap<ConnId, usize>,
+    /// What each connection was given last to answer keepalives with.
+    pulses: HashMap<ConnId, Arc<Pulse>>,
 }
 
 /// When the virtual clock starts.
@@ -59,6 +63,7 @@ pub(crate) fn config(rules: &Rules) -> RegistryConfig {
             domains: rules.max_domains,
             headers: rules.max_headers,
             metadata_bytes: rules.max_metadata,
+            queue: rules.max_queue,
             staged_bytes: if rules.no_staging { 0 } else { Limits::default().staged_bytes },
             ..Limits::default()
         },
@@ -84,6 +89,8 @@ impl World {
             given: Vec::new(),
             tests: Vec::new(),
             said: Vec::new(),
+            unanswered: HashMap::new(),
+            pulses: HashMap::new(),
         }
     }
 
@@ -104,7 +111,13 @@ impl World {
 
     fn perform(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Send(conn, line) => self.said.push(Said::Line(conn.0 as usize, line.encode())),
+            Effect::Send(conn, line) => {
+                if let (ServerLine::Reply(_), Some(count)) = (&line, self.unanswered.get_mut(&conn)) {
+                    *count = count.saturating_sub(1);
+                }
+                self.said.push(Said::Line(conn.0 as usize, line.encode()));
+            }
+            Effect::Bound(conn, pulse) => drop(self.pulses.insert(conn, pulse)),
             Effect::Close(conn) => self.said.push(Said::Close(conn.0 as usize)),
             Effect::Commit(tx, _) => match self.store {
                 StoreMode::Holds => return Some(Input::Committed(tx)),
@@ -112,7 +125,7 @@ impl World {
                 StoreMode::Waits => self.given.push(tx),
             },
             Effect::Event(conns, push) => {
-                let line = registry_sidecar::protocol::ServerLine::from(push).encode();
+                let line = ServerLine::from(push).encode();
                 self.said.extend(conns.iter().map(|conn| Said::Line(conn.0 as usize, line.clone())));
             }
             Effect::Publish(table) => self.table = table,
@@ -172,8 +185,19 @@ impl Core for World {
         self.happens(Input::Closed(ConnId(conn as u64)));
     }
 
+    /// As the listener does it.
     fn line(&mut self, conn: usize, line: &str) {
-        self.happens(Input::Line(ConnId(conn as u64), Command::parse(line)));
+        let parsed = if line.len() > MAX_LINE { Err(Refusal::LineTooLong) } else { Command::parse(line) };
+        let id = ConnId(conn as u64);
+        let unanswered = self.unanswered.entry(id).or_default();
+        // As the listener does: what a connection may answer by itself does not go to the registry.
+        if let (0, Some(pulse), Ok(command)) = (*unanswered, self.pulses.get(&id), &parsed)
+            && pulse.answers(command, || self.now.wall)
+        {
+            return self.said.push(Said::Line(conn, Reply::Pong.encode()));
+        }
+        *unanswered += 1;
+        self.happens(Input::Line(id, parsed));
     }
 
     fn probed(&mut self, probe: &Probe, passes: bool) {
@@ -247,7 +271,7 @@ pub(crate) fn view(claim: &Claim, started: Instant, now: Instant) -> ClaimView {
             .limit
             .as_ref()
             .map(|limit| (limit.figure().requests, millis(limit.figure().window.get()))),
-        hold: millis(claim.hold.time),
+        hold: millis(claim.hold.time()),
         held_until: claim.hold.deadline(now).map(|until| millis(until.duration_since(started))),
         members: claim.members.iter().map(|member| member_view(member, started)).collect(),
     }
@@ -262,22 +286,24 @@ fn member_view(member: &Member, started: Instant) -> MemberView {
         backend: member.backend.to_string(),
         peer: member.peer,
         usable: member.usable,
-        drain: member.drain.map(|drain| (millis(drain.since.duration_since(started)), millis(drain.time))),
+        drain: member
+            .drain
+            .as_ref()
+            .map(|drain| (millis(drain.since.duration_since(started)), millis(drain.time))),
         timeout: millis(settings.timeout),
         flags: [settings.websocket, settings.preserve_host, settings.compression, settings.http2],
         headers: headers(member),
-        breaker: member.extras.breaker.map(breaker),
+        breaker: member.extras.breaker().map(breaker),
         maintenance: member
             .extras
-            .maintenance
-            .as_ref()
+            .maintenance()
             .map(|shown| shown.page.as_ref().map(|page| page.backend.to_string())),
     }
 }
 
 fn headers(member: &Member) -> Vec<(String, String)> {
     let mut map = http::HeaderMap::new();
-    if let Some(headers) = &member.extras.headers {
+    if let Some(headers) = member.extras.headers() {
         headers.put_into(&mut map);
     }
     let text = |value: &http::HeaderValue| value.to_str().expect("visible text").to_owned();
@@ -301,7 +327,8 @@ impl Ids {
         Ok(())
     }
 
-    /// A line for the model: `@n` becomes the number of a session that there was.
+    /// A line for the model: `@n` becomes the number of a session that there was, `%…` a long text: `PING` and
+    /// `%full` are the longest line that there may be.
     pub(crate) fn resolve(&self, line: &str) -> String {
         let mut fields: Vec<String> = line.split('|').map(str::to_owned).collect();
         if let Some(field) = fields.get_mut(1)
@@ -314,8 +341,10 @@ impl Ids {
                 None => "nobody".to_owned(),
             };
         }
-        if let Some(field) = fields.get_mut(1).filter(|field| *field == "%long") {
-            *field = "x".repeat(600);
+        for (name, length) in [("%long", 600), ("%full", 65_530), ("%over", 65_531)] {
+            if let Some(field) = fields.get_mut(1).filter(|field| *field == name) {
+                *field = "x".repeat(length);
+            }
         }
         fields.join("|")
     }

@@ -63,6 +63,10 @@ impl Grammar {
             | Event::HealthCheckSet { .. }
             | Event::ConfigApplied { .. } => self.route(event),
             Event::RouteRefused { .. } | Event::ApplyRefused { .. } => must(self.bound, "in a session only"),
+            Event::Joined { siblings, .. } => {
+                let is_first = matches!(self.last, Some("CONNECTED" | "RECONNECTED"));
+                must(self.bound && is_first && *siblings > 0, "first of all in a new session")
+            }
             Event::Error { .. } => Ok(()),
             other => Err(format!("nobody asked for it: {other:?}")),
         }

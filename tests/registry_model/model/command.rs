@@ -45,7 +45,10 @@ pub(crate) enum Request {
     RouteAddBulk(Vec<NewRoute>),
     RouteUpdate(u32, RouteChange),
     RouteRemove(u32),
-    RouteList { compressed: bool, after: Option<u32> },
+    RouteList {
+        compressed: bool,
+        after: Option<u32>,
+    },
     HeadersSet(Target, String, String),
     HeadersRemove(Target, String),
     OptionsSet(Target, String, OptionValue),
@@ -65,8 +68,9 @@ pub(crate) enum Request {
     DrainCancel,
     MaintEnter(Target, Option<String>),
     MaintExit(Target),
-    MaintStatus,
-    Stats(RouteOrAll),
+    /// The id behind which a page is asked for.
+    MaintStatus(Option<u32>),
+    Stats(RouteOrAll, Option<u32>),
     BackendTest(String),
     Subscribe(String),
     Unsubscribe(String),
@@ -223,9 +227,15 @@ fn request<'a>(
             Request::MaintEnter(text::target(field(1))?, page.map(text::backend).transpose()?)
         }
         "MAINT_EXIT" => Request::MaintExit(text::target(field(1))?),
-        "MAINT_STATUS" => Request::MaintStatus,
-        "STATS_GET" if field(1).is_empty() => Request::Stats(None),
-        "STATS_GET" => Request::Stats(route_or_all(field(1))?),
+        "MAINT_STATUS" => Request::MaintStatus(page(field(1))?),
+        "STATS_GET" => {
+            let which = if field(1).is_empty() { None } else { route_or_all(field(1))? };
+            match (which, page(field(2))?) {
+                // One is no list that has pages.
+                (Some(_), Some(_)) => return exactly("invalid format"),
+                (which, after) => Request::Stats(which, after),
+            }
+        }
         "BACKEND_TEST" => Request::BackendTest(text::backend(field(1))?),
         "SUBSCRIBE" => Request::Subscribe(text::one_of("event type", &text::EVENTS, field(1))?),
         "UNSUBSCRIBE" => Request::Unsubscribe(text::one_of("event type", &text::EVENTS, field(1))?),
@@ -263,19 +273,23 @@ fn change(field: &str, value: &str) -> Read<RouteChange> {
     }
 }
 
-fn route_list(compressed: &str, page: &str) -> Read<Request> {
+fn route_list(compressed: &str, after: &str) -> Read<Request> {
     let compressed = match compressed {
         "" => false,
         "compressed" => true,
         _ => return exactly("invalid format"),
     };
-    let after = match page.strip_prefix("after=") {
-        _ if page.is_empty() => None,
-        Some("r0") => Some(0),
-        Some(id) => Some(text::route_id(id).map_or_else(|| exactly("invalid format"), Ok)?),
-        None => return exactly("invalid format"),
-    };
-    Ok(Request::RouteList { compressed, after })
+    Ok(Request::RouteList { compressed, after: page(after)? })
+}
+
+/// The route behind which a page begins; that of the first is `r0`.
+fn page(text: &str) -> Read<Option<u32>> {
+    match text.strip_prefix("after=") {
+        _ if text.is_empty() => Ok(None),
+        Some("r0") => Ok(Some(0)),
+        Some(id) => text::route_id(id).map_or_else(|| exactly("invalid format"), |id| Ok(Some(id))),
+        None => exactly("invalid format"),
+    }
 }
 
 fn option_value(key: &str, value: &str) -> Read<OptionValue> {

@@ -37,6 +37,8 @@ impl Model {
         }
         let new = Subscription { conn, session, kind };
         if !self.subscriptions.contains(&new) {
+            // What has happened already is for those who subscribed before.
+            self.tell_news();
             self.subscriptions.push(new);
         }
         self.exactly(conn, "SUBSCRIBE_OK");
@@ -44,8 +46,16 @@ impl Model {
 
     pub(super) fn unsubscribe(&mut self, conn: usize, session: usize, kind: String) {
         let old = Subscription { conn, session, kind };
-        self.subscriptions.retain(|other| *other != old);
+        self.end_subscriptions(|other| *other == old);
         self.exactly(conn, "UNSUBSCRIBE_OK");
+    }
+
+    /// They still hear of what has happened until now.
+    pub(super) fn end_subscriptions(&mut self, which: impl Fn(&Subscription) -> bool) {
+        if self.subscriptions.iter().any(&which) {
+            self.tell_news();
+            self.subscriptions.retain(|subscription| !which(subscription));
+        }
     }
 
     /// A backend gets requests, or no longer.
@@ -113,6 +123,7 @@ impl Model {
             .subscriptions
             .iter()
             .filter(|s| (s.kind == kind || s.kind == "all") && whom(s.session, self))
+            .filter(|s| self.connection(s.conn).is_some())
             .map(|s| s.conn)
             .collect();
         conns.sort_unstable();

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::report::{fit, moment};
 use super::serving::{Member, QUICK, Watched};
 use super::staging::Given;
 use super::staging::Pending;
@@ -351,7 +352,7 @@ impl Model {
         open.map(|request| request.deadline).collect()
     }
 
-    pub(super) fn maintenance_status(&mut self, conn: usize, s: usize) {
+    pub(super) fn maintenance_status(&mut self, conn: usize, s: usize, after: Option<u32>) {
         let session = &self.sessions[s];
         let mut ids: Vec<u32> =
             session.applied.routes.iter().chain(&session.staged().routes).map(|route| route.id).collect();
@@ -359,11 +360,22 @@ impl Model {
         ids.dedup();
         ids.retain(|id| session.maintained.of(*id).is_some());
         let first = ids.first().and_then(|id| session.maintained.of(*id));
-        let body = json!({
-            "in_maintenance": ids.iter().map(|id| format!("r{id}")).collect::<Vec<_>>(),
-            "maintenance_backend": first.and_then(|entered| entered.page.clone()).unwrap_or_default(),
-            "entered_at": super::report::moment(first.map(|entered| entered.since)),
-        });
+        let page = first.and_then(|entered| entered.page.clone()).unwrap_or_default();
+        let since = first.map(|entered| entered.since);
+        let body = |ids: &[u32], entered_at: Value| {
+            json!({
+                "in_maintenance": ids.iter().map(|id| format!("r{id}")).collect::<Vec<_>>(),
+                "maintenance_backend": page,
+                "entered_at": entered_at,
+            })
+        };
+        ids.retain(|id| after.is_none_or(|after| *id > after));
+        // Every moment is as long as this one.
+        let at = || since.map_or("", |_| "2023-11-14T22:13:20Z");
+        if !fit(&mut ids, after, |ids| format!("MAINT_STATUS_OK|{}", body(ids, at().into()))) {
+            return self.error(conn, "response too large");
+        }
+        let body = body(&ids, moment(since));
         self.say(conn, Want::Json("MAINT_STATUS_OK", body));
     }
 }

@@ -12,6 +12,7 @@ mod report;
 mod serving;
 mod sessions;
 mod staging;
+mod table;
 pub(crate) mod text;
 
 use std::net::IpAddr;
@@ -23,8 +24,8 @@ use command::{Command, Request};
 use config::Config;
 use serving::Claim;
 pub(crate) use serving::Watched;
-pub(crate) use serving::{ClaimView, MemberView};
 use staging::{Given, Pending, Stage};
+pub(crate) use table::{ClaimView, MemberView};
 use text::Refused;
 
 /// What an operator may set. Milliseconds.
@@ -45,6 +46,8 @@ pub(crate) struct Rules {
     pub max_metadata: usize,
     pub max_connections: usize,
     pub max_connections_per_address: usize,
+    /// Commands behind one that waits.
+    pub max_queue: usize,
 }
 
 /// What must come out next on a connection.
@@ -241,7 +244,7 @@ impl Model {
     pub(crate) fn close(&mut self, number: usize) {
         let session = self.connection(number).and_then(|c| c.session);
         self.connections.retain(|c| c.number != number);
-        self.subscriptions.retain(|s| s.conn != number);
+        self.end_subscriptions(|s| s.conn == number);
         if let Some(session) = session {
             self.lose(session);
         }
@@ -254,6 +257,12 @@ impl Model {
         if line.is_empty() || line == "ACK" || line.starts_with("ACK|") {
             return;
         }
+        if connection.waiting.is_some() && connection.queue.len() >= self.rules.max_queue {
+            self.error(number, "too many commands at once");
+            self.out.push(Out::Close(number));
+            return self.close(number);
+        }
+        let connection = self.connection_mut(number).expect("it is open");
         connection.queue.push(line.to_owned());
         self.proceed(number);
         self.settle();
@@ -271,6 +280,9 @@ impl Model {
     }
 
     fn take(&mut self, number: usize, line: &str) {
+        if line.len() > report::MAX_LINE {
+            return self.error(number, "line too long");
+        }
         match command::read(line) {
             Err(refused) => self.refuse(number, refused),
             Ok(command) => {
@@ -344,8 +356,8 @@ impl Model {
             Request::DrainCancel => self.drain_cancel(conn, s),
             Request::MaintEnter(target, page) => self.maintenance(conn, s, &target, Some(page)),
             Request::MaintExit(target) => self.maintenance(conn, s, &target, None),
-            Request::MaintStatus => self.maintenance_status(conn, s),
-            Request::Stats(which) => self.stats(conn, s, which),
+            Request::MaintStatus(after) => self.maintenance_status(conn, s, after),
+            Request::Stats(which, after) => self.stats(conn, s, which, after),
             Request::BackendTest(url) => self.backend_test(conn, s, url),
             Request::Subscribe(kind) => self.subscribe(conn, s, kind),
             Request::Unsubscribe(kind) => self.unsubscribe(conn, s, kind),

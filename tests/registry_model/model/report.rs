@@ -10,8 +10,8 @@ pub(crate) fn moment(at: Option<u64>) -> Value {
     at.map_or_else(String::new, |at| format!("ms:{at}")).into()
 }
 
-/// The longest reply, in bytes.
-const MAX_LINE: usize = 65_535;
+/// The longest line, in bytes.
+pub(super) const MAX_LINE: usize = 65_535;
 
 fn id_text(route: &Route) -> String {
     format!("r{}", route.id)
@@ -24,7 +24,9 @@ impl Model {
         metadata.remove("token");
         metadata.remove("service_token");
         let staged = session.stage.as_ref().map_or(0, |stage| stage.touched.len());
-        let body = json!({
+        // Those of its service that live elsewhere; where there are none, there is no word of them.
+        let siblings = self.siblings(s);
+        let mut body = json!({
             "session_id": format!("@{s}"),
             "service_name": session.service,
             "instance_name": session.instance,
@@ -40,7 +42,16 @@ impl Model {
             "cluster_id": "*",
             "capabilities": "*",
         });
+        if siblings > 0 {
+            body["siblings"] = siblings.into();
+        }
         self.say(conn, Want::Json("SESSION_OK", body));
+    }
+
+    fn siblings(&self, s: usize) -> usize {
+        let own = &self.sessions[s];
+        let others = self.sessions.iter().filter(|other| other.lives() && other.service == own.service);
+        others.filter(|other| other.peer != own.peer).count()
     }
 
     pub(super) fn route_list(&mut self, conn: usize, s: usize, compressed: bool, after: Option<u32>) {
@@ -72,14 +83,9 @@ impl Model {
         entries.sort_by_key(|(id, _)| *id);
         let mut body: Vec<Value> =
             entries.into_iter().filter(|(id, _)| after.is_none_or(|a| *id > a)).map(|(_, e)| e).collect();
-        let length = |body: &[Value]| "ROUTE_LIST_OK|".len() + Value::from(body.to_vec()).to_string().len();
-        if !compressed && length(&body) > MAX_LINE {
-            if after.is_none() {
-                return self.error(conn, "response too large");
-            }
-            while length(&body) > MAX_LINE {
-                body.pop();
-            }
+        let line = |body: &[Value]| format!("ROUTE_LIST_OK|{}", Value::from(body.to_vec()));
+        if !compressed && !fit(&mut body, after, line) {
+            return self.error(conn, "response too large");
         }
         let want = if compressed { Want::Compressed } else { Want::Json };
         self.say(conn, want("ROUTE_LIST_OK", body.into()));
@@ -181,7 +187,7 @@ impl Model {
         }
     }
 
-    pub(super) fn stats(&mut self, conn: usize, s: usize, which: Option<u32>) {
+    pub(super) fn stats(&mut self, conn: usize, s: usize, which: Option<u32>, after: Option<u32>) {
         let empty = |route: &Route| {
             json!({
                 "route_id": id_text(route),
@@ -196,14 +202,18 @@ impl Model {
             })
         };
         let (applied, staged) = (&self.sessions[s].applied, self.sessions[s].staged());
-        let body = match which {
-            None => Some(applied.routes.iter().map(empty).collect()),
-            Some(id) => applied.route(id).or_else(|| staged.route(id)).map(empty),
-        };
-        match body {
-            Some(body) => self.say(conn, Want::Json("STATS_OK", body)),
-            None => self.error(conn, "route not found"),
+        if let Some(id) = which {
+            return match applied.route(id).or_else(|| staged.route(id)).map(empty) {
+                Some(body) => self.say(conn, Want::Json("STATS_OK", body)),
+                None => self.error(conn, "route not found"),
+            };
         }
+        let behind = applied.routes.iter().filter(|route| after.is_none_or(|after| route.id > after));
+        let mut body: Vec<Value> = behind.map(empty).collect();
+        if !fit(&mut body, after, |body| format!("STATS_OK|{}", Value::from(body.to_vec()))) {
+            return self.error(conn, "response too large");
+        }
+        self.say(conn, Want::Json("STATS_OK", body.into()));
     }
 
     pub(super) fn backend_test(&mut self, conn: usize, s: usize, url: String) {
@@ -261,6 +271,16 @@ impl Model {
             self.proceed(number);
         }
     }
+}
+
+/// Makes a list as short as a line is long, where a page of it is asked for. False: it does not fit.
+pub(super) fn fit<T>(list: &mut Vec<T>, after: Option<u32>, line: impl Fn(&[T]) -> String) -> bool {
+    if after.is_some() {
+        let counts: Vec<usize> = (1..=list.len()).collect();
+        let most = counts.partition_point(|count| line(&list[..*count]).len() <= MAX_LINE);
+        list.truncate(most);
+    }
+    line(list).len() <= MAX_LINE
 }
 
 fn same_route(a: &Route, b: &Route) -> bool {

@@ -1,4 +1,4 @@
-//! Who serves what: claims, members, probes, drain and hold (SEMANTICS sections 1 to 4 and 6).
+//! Who serves what: claims, members, probes, drain and hold (SEMANTICS sections 1, 3, 4 and 6).
 
 use std::net::IpAddr;
 
@@ -10,18 +10,18 @@ use super::{Drain, Model, Out};
 /// A domain and a path, and the service that owns the two.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
-    domain: String,
-    path: String,
-    service: String,
+    pub(super) domain: String,
+    pub(super) path: String,
+    pub(super) service: String,
     /// In the order in which they joined.
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     /// Held until then.
-    until: Option<u64>,
+    pub(super) until: Option<u64>,
     /// Whether people saw a backend or a page, when that was looked at last.
     was_shown: bool,
-    priority: i32,
-    limit: Option<(u32, u64)>,
-    hold: u64,
+    pub(super) priority: i32,
+    pub(super) limit: Option<(u32, u64)>,
+    pub(super) hold: u64,
 }
 
 /// A session with a backend, in a claim.
@@ -53,37 +53,6 @@ pub(crate) struct Watched {
     pub get: Option<(String, Option<String>)>,
     pub interval: u64,
     pub timeout: u64,
-}
-
-/// A claim as requests meet it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ClaimView {
-    pub domain: String,
-    pub path: String,
-    pub service: String,
-    pub priority: i32,
-    pub limit: Option<(u32, u64)>,
-    pub hold: u64,
-    pub held_until: Option<u64>,
-    pub members: Vec<MemberView>,
-}
-
-/// A member as requests meet it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct MemberView {
-    pub instance: String,
-    pub backend: String,
-    pub peer: IpAddr,
-    pub usable: bool,
-    /// Since when it is drained, and for how long.
-    pub drain: Option<(u64, u64)>,
-    pub timeout: u64,
-    /// websocket, preserve_host, compression, http2
-    pub flags: [bool; 4],
-    pub headers: Vec<(String, String)>,
-    pub breaker: Option<(u32, u64, u32)>,
-    /// In maintenance, and with which page.
-    pub maintenance: Option<Option<String>>,
 }
 
 /// Every second while the answer decides whether a member serves.
@@ -154,7 +123,7 @@ impl Model {
             if let Some(number) = bound {
                 self.out.push(Out::Close(number));
                 self.connections.retain(|c| c.number != number);
-                self.subscriptions.retain(|s| s.conn != number);
+                self.end_subscriptions(|s| s.conn == number);
                 self.lose(member.session);
             }
         }
@@ -175,8 +144,11 @@ impl Model {
             .filter(|member| member.session == s && self.shown_route(member).is_none())
             .cloned()
             .collect();
+        // All in one step, before anybody looks at who is left.
         for member in &gone {
             self.drop_members(|other| other.is_at(s, &member.domain, &member.path, &member.backend));
+        }
+        for member in &gone {
             self.hope(&member.domain, &member.path);
             // Whom it replaced only served there until it answered, which it never will.
             if self.sessions[s].answered {
@@ -347,7 +319,7 @@ impl Model {
         self.sessions[member.session].applied.routes.iter().rfind(leads)
     }
 
-    fn cells(&self, member: &Member) -> Cells {
+    pub(super) fn cells(&self, member: &Member) -> Cells {
         let route = self.shown_route(member);
         route.map(|route| self.sessions[member.session].applied.effective(route)).unwrap_or_default()
     }
@@ -371,7 +343,7 @@ impl Model {
         self.answers(member) && self.maintained(member).is_none()
     }
 
-    fn usable(&self, claim: &Claim, member: &Member) -> bool {
+    pub(super) fn usable(&self, claim: &Claim, member: &Member) -> bool {
         let Some(drain) = self.sessions[member.session].drain else { return self.is_well(member) };
         let is_sibling = |other: &Member| self.is_well(other) && self.sessions[other.session].drain.is_none();
         self.is_well(member) && claim.members.iter().any(is_sibling) && !drain.is_over(self.now)
@@ -537,73 +509,5 @@ impl Model {
         self.pass_session_deadlines();
         self.deliver_verdicts();
         self.pass_waits();
-    }
-
-    /// The whole routing table, in a fixed order.
-    pub(crate) fn table(&self) -> Vec<ClaimView> {
-        let mut views: Vec<ClaimView> = self.claims.iter().map(|claim| self.view(claim)).collect();
-        views.sort_by(|a, b| (&a.domain, &a.path).cmp(&(&b.domain, &b.path)));
-        views
-    }
-
-    fn view(&self, claim: &Claim) -> ClaimView {
-        let members = claim.members.iter().map(|member| self.member_view(claim, member)).collect();
-        ClaimView {
-            domain: claim.domain.clone(),
-            path: claim.path.clone(),
-            service: claim.service.clone(),
-            priority: claim.priority,
-            limit: claim.limit,
-            hold: claim.hold,
-            held_until: claim.until,
-            members,
-        }
-    }
-
-    fn member_view(&self, claim: &Claim, member: &Member) -> MemberView {
-        let session = &self.sessions[member.session];
-        let cells = self.cells(member);
-        let mut headers = cells.headers.clone();
-        headers.sort();
-        MemberView {
-            instance: session.instance.clone(),
-            backend: member.backend.clone(),
-            peer: session.peer,
-            usable: self.usable(claim, member),
-            drain: session.drain.map(|drain| (drain.since, drain.time)),
-            timeout: cells.millis("timeout").unwrap_or(60_000),
-            flags: [
-                cells.flag("websocket", true),
-                cells.flag("preserve_host", true),
-                cells.flag("compression", false),
-                cells.flag("http2", false),
-            ],
-            headers,
-            breaker: cells.breaker,
-            maintenance: self.maintained(member).map(|entered| entered.page.clone()),
-        }
-    }
-
-    /// The claim that a request is for: SEMANTICS section 2, sentence by sentence.
-    pub(crate) fn find(&self, host: &str, path: &str) -> Option<(String, String)> {
-        let host = host.to_lowercase();
-        let host = host.split(':').next().unwrap_or_default();
-        let mut hosts = vec![host.to_owned()];
-        let mut rest = host;
-        while let Some((_, suffix)) = rest.split_once('.') {
-            hosts.push(format!("*.{suffix}"));
-            rest = suffix;
-        }
-        for host in hosts {
-            let fits = |claim: &&Claim| {
-                let prefix = claim.path.trim_end_matches('/');
-                claim.domain == host && (path == prefix || path.starts_with(&format!("{prefix}/")))
-            };
-            let best = self.claims.iter().filter(fits).max_by_key(|claim| (claim.priority, claim.path.len()));
-            if let Some(claim) = best {
-                return Some((claim.domain.clone(), claim.path.clone()));
-            }
-        }
-        None
     }
 }

@@ -7,7 +7,7 @@ use super::maintenance::Maintained;
 use super::staging::{Given, Pending};
 use super::{Model, Out, Session, Want};
 
-/// An end that the store did not take is tried again.
+/// An end that the store did not take is tried again, and a stage that it decides on is looked at again.
 pub(crate) const STORE_RETRY: u64 = 5_000;
 
 impl Session {
@@ -124,7 +124,7 @@ impl Model {
         (session.replaced, session.replaced_by) = (true, Some(new));
         session.stage = None;
         session.requests.clear();
-        self.subscriptions.retain(|subscription| subscription.session != old);
+        self.end_subscriptions(|subscription| subscription.session == old);
         self.retire_if_idle(old);
     }
 
@@ -166,7 +166,7 @@ impl Model {
             let other_connection = self.connection_mut(other).expect("it is open");
             other_connection.session = None;
             other_connection.robbed_of = Some(s);
-            self.subscriptions.retain(|sub| sub.conn != other || sub.session != s);
+            self.end_subscriptions(|sub| sub.conn == other && sub.session == s);
         }
         let connection = self.connection_mut(conn).expect("it is open");
         let peer = connection.peer;
@@ -224,7 +224,7 @@ impl Model {
     /// A connection has another session now.
     fn unbind(&mut self, conn: usize, s: usize) {
         self.connection_mut(conn).expect("it is open").session = None;
-        self.subscriptions.retain(|sub| sub.conn != conn || sub.session != s);
+        self.end_subscriptions(|sub| sub.conn == conn && sub.session == s);
         self.lose(s);
     }
 
@@ -257,7 +257,7 @@ impl Model {
         for number in bound {
             self.out.push(Out::Close(number));
             self.connections.retain(|c| c.number != number);
-            self.subscriptions.retain(|s| s.conn != number);
+            self.end_subscriptions(|s| s.conn == number);
         }
     }
 
@@ -268,7 +268,7 @@ impl Model {
         session.grace_until = None;
         session.stage = None;
         session.requests.clear();
-        self.subscriptions.retain(|subscription| subscription.session != s);
+        self.end_subscriptions(|subscription| subscription.session == s);
         self.end_members(s);
         if !self.sessions[s].replaced {
             for session in self.sessions.iter_mut().filter(|older| older.replaced_by == Some(s)) {
@@ -312,8 +312,14 @@ impl Model {
         let now = self.now;
         for s in 0..self.sessions.len() {
             let session = &mut self.sessions[s];
-            if session.stage.as_ref().is_some_and(|stage| stage.changed_at + self.rules.stage_ttl <= now) {
-                session.stage = None;
+            if let Some(stage) = &mut session.stage
+                && stage.changed_at + self.rules.stage_ttl <= now
+            {
+                // What the store is deciding on stays as it is.
+                stage.changed_at = now + STORE_RETRY - self.rules.stage_ttl;
+                if session.pending.is_none() {
+                    session.stage = None;
+                }
             }
             if session.grace_until.is_some_and(|until| until <= now) {
                 self.grace_over(s);

@@ -301,6 +301,8 @@ impl Model {
     pub(super) fn hear_store(&mut self) {
         while !self.undecided.is_empty() {
             let what = self.undecided.remove(0);
+            // What led to its being asked is over.
+            self.tell_news();
             self.answer(what, self.store == Store::Holds);
         }
     }
