@@ -85,6 +85,13 @@ fn a_policy_decides_who_claims_what_and_is_followed_as_it_changes() {
     assert_eq!(add("shop.example.com"), "ROUTE_OK|r1");
     let refused = "ERROR|not allowed: domain bank.example.com for service shop";
     assert_eq!(add("bank.example.com"), refused);
+    // However it is asked for, nothing of it is staged.
+    let bulk = r#"[{"domains":["shop.example.com","bank.example.com"],"path":"/b","backend_url":"http://127.0.0.1:9"}]"#;
+    assert_eq!(line.ask(&format!("ROUTE_ADD_BULK||{bulk}")).unwrap(), refused);
+    assert_eq!(line.ask("ROUTE_UPDATE||r1|domains|bank.example.com").unwrap(), refused);
+    let list = line.ask("ROUTE_LIST|").unwrap();
+    assert!(list.contains(r#""domains":["shop.example.com"]"#) && !list.contains("bank"), "{list}");
+    let mut add = |domain: &str| line.ask(&format!("ROUTE_ADD||{domain}|/|http://127.0.0.1:9|0")).unwrap();
 
     // What is wrong is said, and changes nothing.
     std::fs::write(&file, r#"{"services": {"shop": ["bank.example.com"]"#).unwrap();
@@ -167,6 +174,28 @@ fn no_secret_is_in_a_log_line_a_reply_an_export_the_status_or_a_metric() {
         for secret in [TOKEN, SERVICE_TOKEN, random] {
             assert!(!said.contains(secret), "{secret} is in the {place}");
         }
+    }
+}
+
+#[test]
+fn a_configuration_with_a_token_is_judged_without_showing_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let in_two_lines = format!("{TOKEN}\n{TOKEN}");
+    std::fs::write(&file, &in_two_lines).unwrap();
+    let file = file.to_str().unwrap();
+    for (env, code) in [
+        (&[("REGISTRY_TOKEN", TOKEN)][..], 0),
+        (&[("REGISTRY_TOKEN", TOKEN), ("REGISTRY_LISTEN", "nowhere")], 64),
+        (&[("REGISTRY_TOKEN", &in_two_lines)], 64),
+        (&[("REGISTRY_TOKEN_FILE", file)], 64),
+        (&[("REGISTRY_TOKEN", TOKEN), ("REGISTRY_TOKEN_FILE", file)], 64),
+    ] {
+        let output =
+            Command::new(SERVER).arg("check").env_clear().envs(env.iter().copied()).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(!said.contains(TOKEN), "{said}");
     }
 }
 

@@ -127,6 +127,72 @@ async fn what_clients_make_up_never_becomes_a_label() {
 }
 
 #[tokio::test]
+async fn services_beyond_the_first_500_are_counted_together() {
+    const SERVICES: usize = 520;
+    let server = server().await;
+    let backend = Backend::saying("hello").await;
+    let mut session = BufReader::new(TcpStream::connect(server.registry_address()).await.unwrap());
+    for number in 0..SERVICES {
+        // Each takes the connection over from the one before, which stays.
+        let url = backend.url();
+        let lines = format!(
+            "REGISTER|service-{number:03}|i|0|\nROUTE_ADD||s{number}.example|/|{url}|0\nCONFIG_APPLY|\n"
+        );
+        session.get_mut().write_all(lines.as_bytes()).await.unwrap();
+        for _ in 0..3 {
+            let mut reply = String::new();
+            soon(session.read_line(&mut reply)).await.unwrap();
+            assert!(!reply.starts_with("ERROR"), "{reply}");
+        }
+    }
+    let mut client = Peer::connect(server.http_address()).await;
+    for number in 0..SERVICES {
+        client.send(format!("GET / HTTP/1.1\r\nHost: s{number}.example\r\n\r\n")).await;
+        assert_eq!(client.response().await.body, "hello");
+    }
+    client.send("GET / HTTP/1.1\r\nHost: nobody.example\r\nConnection: close\r\n\r\n").await;
+    client.response().await;
+    client.gone().await;
+    let page = ask(server.admin_address().unwrap(), "/metrics").await.body;
+    let samples = samples(&page);
+    for family in ["proxy_requests_total", "proxy_members", "proxy_requests_in_flight"] {
+        let services: std::collections::BTreeSet<_> = samples
+            .keys()
+            .filter(|name| name.starts_with(&format!("{family}{{")))
+            .map(|name| name.split('"').nth(1).unwrap())
+            .collect();
+        // Those, the others together, and nobody's.
+        assert!(services.len() <= 502, "{family}: {}", services.len());
+    }
+    assert_eq!(samples["proxy_requests_total{service=\"(others)\",class=\"2xx\"}"], 20.0);
+    let total: f64 =
+        samples.iter().filter(|(name, _)| name.starts_with("proxy_requests_total")).map(|(_, n)| n).sum();
+    assert_eq!(total, SERVICES as f64 + 1.0, "nothing is lost");
+}
+
+#[tokio::test]
+async fn a_server_that_is_asked_to_stop_is_alive_and_not_ready() {
+    let server = server().await;
+    let silent = Backend::new(|mut peer: Peer| async move {
+        peer.head().await;
+        peer.gone().await;
+    })
+    .await;
+    let _session = register(&server, &silent).await;
+    let (admin, mut client) = (server.admin_address().unwrap(), Peer::connect(server.http_address()).await);
+    client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+    support::until(|| silent.accepts() == 1).await;
+    // The request keeps it from ending at once.
+    let stop = tokio::spawn(server.stop());
+    soon(async { while ask(admin, "/readyz").await.status() != 503 {} }).await;
+    assert_eq!(ask(admin, "/healthz").await.status(), 200);
+    let status: Value = serde_json::from_str(&ask(admin, "/status").await.body).unwrap();
+    assert_eq!(status["ready"], false);
+    drop(client);
+    soon(stop).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_status_lists_claims_with_their_members() {
     let server = server().await;
     let backend = Backend::saying("hello").await;

@@ -27,6 +27,42 @@ fn the_configuration_page_is_what_the_tables_say() {
     }
 }
 
+/// The limits of what a client may fill: those that a variable sets as it is documented there, the others as the code
+/// has them, and none of the variables left out.
+#[test]
+fn the_page_has_every_limit_of_the_registry_with_its_default() {
+    let page = include_str!("../docs/CONFIGURATION.md");
+    let table =
+        page.split("<!-- begin limits -->").nth(1).unwrap().split("<!-- end limits -->").next().unwrap();
+    let rows: Vec<Vec<String>> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| what"))
+        .map(|line| line.replace("\\|", "\0").split('|').map(|cell| cell.trim().replace('`', "")).collect())
+        .collect();
+    let at_most = |variable: &str, what: &str| -> String {
+        let row = rows.iter().find(|row| row[3] == variable && row[1].starts_with(what));
+        row.unwrap_or_else(|| panic!("no row for {variable} {what}"))[2].clone()
+    };
+    // MAX_CONNECTIONS is the proxy's.
+    let is_limit = |known: &&Variable| known.name.starts_with("MAX_") && known.name != "MAX_CONNECTIONS";
+    for known in server::config::VARIABLES.iter().filter(is_limit) {
+        let Fallback::Text(default) = known.default else { panic!("{} has no default", known.name) };
+        assert_eq!(at_most(known.name, ""), default, "{}", known.name);
+    }
+    let limits = server::registry::Limits::default();
+    for (what, most) in [
+        ("bytes of these headers", limits.header_bytes),
+        ("domains of a route", limits.domains),
+        ("bytes of the metadata", limits.metadata_bytes),
+        ("bytes of a command", registry_sidecar::protocol::MAX_LINE),
+    ] {
+        assert_eq!(at_most("", what), most.to_string(), "{what}");
+    }
+    let mut answers: Vec<&String> = rows.iter().map(|row| &row[4]).collect();
+    answers.dedup();
+    assert_eq!(answers.len(), rows.len() - 1, "each in words of its own; the two of headers are one");
+}
+
 /// The rows for what this version does, then the names that it only knows.
 fn table(variables: &[Variable], has_prefix: bool) -> String {
     let mut table = "| variable | default | meaning | example |\n|---|---|---|---|\n".to_owned();

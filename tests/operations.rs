@@ -12,6 +12,10 @@ mod hold;
 mod limits;
 #[path = "operations/maintenance.rs"]
 mod maintenance;
+#[path = "operations/scripts.rs"]
+mod scripts;
+#[path = "operations/staging.rs"]
+mod staging;
 #[path = "operations/support.rs"]
 #[allow(dead_code, reason = "shared with tests/redeploy.rs")]
 mod support;

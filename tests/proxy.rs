@@ -16,6 +16,8 @@ mod failure;
 mod forwarding;
 #[path = "proxy/framing.rs"]
 mod framing;
+#[path = "proxy/hold.rs"]
+mod hold;
 #[path = "proxy/probes.rs"]
 mod probes;
 #[path = "proxy/stopping.rs"]

@@ -14,8 +14,16 @@ mod breakers;
 mod compression;
 #[path = "proxy_settings/headers.rs"]
 mod headers;
+#[path = "proxy_settings/health.rs"]
+mod health;
 #[path = "proxy_settings/limits.rs"]
 mod limits;
+#[path = "proxy_settings/matching.rs"]
+mod matching;
+#[path = "proxy_settings/members.rs"]
+mod members;
+#[path = "proxy_settings/options.rs"]
+mod options;
 #[path = "proxy_settings/statistics.rs"]
 mod statistics;
 

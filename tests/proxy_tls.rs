@@ -9,9 +9,15 @@ mod support;
 
 #[path = "proxy_tls/authority.rs"]
 mod authority;
+#[path = "proxy_tls/backend_test.rs"]
+mod backend_test;
 #[path = "proxy_tls/backends.rs"]
 mod backends;
 #[path = "proxy_tls/clients.rs"]
 mod clients;
+#[path = "support/line.rs"]
+mod line;
+#[path = "support/programs.rs"]
+mod programs;
 #[path = "proxy_tls/upstream.rs"]
 mod upstream;

@@ -283,6 +283,44 @@ async fn a_peer_that_does_not_read_is_not_read_from_and_costs_a_bounded_amount()
     assert_eq!(&first, b"ACK|", "it was slow, and was waited for");
 }
 
+/// Each reply is nearly as long as a line may be, and they are asked for all at once.
+#[tokio::test]
+async fn long_replies_to_pipelined_commands_come_all_and_in_order() {
+    let server = server().await;
+    let mut peer = server.connect().await;
+    peer.register("web").await;
+    for number in 0..500 {
+        let add = format!("ROUTE_ADD||d{number:04}.example.com|/|http://127.0.0.1:80|0");
+        assert!(peer.ask(&add).await.starts_with("ROUTE_OK|"));
+    }
+    let (mut reader, mut writer) = peer.stream.into_inner().into_split();
+    writer.write_all("ROUTE_LIST|\nPING|\n".repeat(300).as_bytes()).await.unwrap();
+    writer.shutdown().await.unwrap();
+    let mut replies = String::new();
+    soon(reader.read_to_string(&mut replies)).await.unwrap();
+    let replies: Vec<&str> = replies.lines().collect();
+    assert_eq!(replies.len(), 600);
+    for pair in replies.chunks(2) {
+        assert!(pair[0].starts_with("ROUTE_LIST_OK|[") && pair[0].len() > 50_000, "{}", pair[0].len());
+        assert_eq!(pair[1], "PONG");
+    }
+}
+
+/// Each is answered at once, and has its verdict behind the answer.
+#[tokio::test]
+async fn pipelined_maintenance_has_an_ack_and_a_verdict_for_each() {
+    let server = server().await;
+    let mut peer = server.connect().await;
+    peer.register("web").await;
+    let (mut reader, mut writer) = peer.stream.into_inner().into_split();
+    writer.write_all("MAINT_ENTER||ALL|\nMAINT_EXIT||ALL\n".repeat(500).as_bytes()).await.unwrap();
+    writer.shutdown().await.unwrap();
+    let mut replies = String::new();
+    soon(reader.read_to_string(&mut replies)).await.unwrap();
+    let replies: Vec<&str> = replies.lines().collect();
+    assert_eq!(replies, ["ACK", "MAINT_OK|ALL"].repeat(1000));
+}
+
 #[tokio::test]
 async fn a_peer_that_speaks_http_is_let_go() {
     let server = server().await;

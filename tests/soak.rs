@@ -1,5 +1,12 @@
-//! The real binaries under mixed traffic while sidecars are killed, stopped and started and other clients come and
-//! go: no request is lost, and what the processes hold does not grow.
+//! The real binaries under mixed traffic while sidecars and backends are killed, stopped and started, other clients come
+//! and go, and in the first quarter the server is killed as well: no request is lost that the design does not give up,
+//! and what the processes hold does not grow.
+//!
+//! | requests fail | and are |
+//! |---|---|
+//! | between the server's death and its listening again | counted apart |
+//! | at a backend that dies with them, if they are no GET or HEAD or their response has begun | counted apart |
+//! | otherwise | lost |
 //!
 //! `SOAK_SECONDS` says for how long; `scripts/soak` runs it for ten minutes. `SOAK_SEED` repeats a run.
 #![cfg(feature = "server")]
@@ -16,11 +23,11 @@ mod traffic;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use programs::{Program, Server, free_address, status, wait_until};
-use traffic::Traffic;
+use programs::{Program, Server, free_address, get, status, wait_until};
+use traffic::{Deeds, Traffic};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
 const SIDECAR: &str = env!("CARGO_BIN_EXE_registry-sidecar");
@@ -47,13 +54,23 @@ fn nothing_is_lost_and_nothing_grows_while_everything_comes_and_goes() {
     let begun = Instant::now();
     let (mut samples, mut events) = (Vec::new(), 0);
     while begun.elapsed() < time {
-        world.something_happens();
+        match events {
+            // By chance neither might happen in a short run.
+            0 => world.kill_backend(),
+            4 => world.kill_server(),
+            _ => world.something_happens(begun.elapsed() < time / 4),
+        }
         events += 1;
         samples.push((begun.elapsed(), world.memory()));
     }
     let seen = traffic.stop();
-    println!("{} requests were answered, {} events; lost: {:?}", seen.answered, events, seen.lost);
-    assert!(seen.lost.is_empty(), "seed {seed}: {:?}", seen.lost);
+    let (judged, deeds) = (seen.judge(&world.deeds), &world.deeds);
+    let (outages, deaths) = (deeds.outages.len(), deeds.deaths.len());
+    println!("{} requests were answered, {events} events; lost: {:?}", seen.answered, judged.lost);
+    let away: Vec<_> = deeds.outages.iter().map(|(from, to)| to.duration_since(*from).as_millis()).collect();
+    println!("the server was killed {outages} times and away for {away:?} ms: {} failed", judged.in_outages);
+    println!("{deaths} backends were killed: {} failed that nobody could repeat", judged.in_flight);
+    assert!(judged.lost.is_empty(), "seed {seed}: {:?}", judged.lost);
     assert!(seen.answered > 20 * time.as_secs(), "seed {seed}: only {} requests", seen.answered);
     flat(&samples, time, seed);
     world.settle();
@@ -90,31 +107,59 @@ struct World {
     random: fastrand::Rng,
     /// One instance each; `None`: it is away just now.
     sidecars: Vec<Option<Program>>,
+    /// The backend of each, and that of the steady one.
+    backends: Vec<Option<Program>>,
     ports: Vec<u16>,
+    admin: SocketAddr,
+    deeds: Deeds,
     /// A sidecar that nothing is done to.
     steady: Program,
     /// Clients that speak to the registry themselves.
     guests: Vec<Guest>,
     guest_count: u64,
-    sockets: tempfile::TempDir,
+    folder: tempfile::TempDir,
+}
+
+/// An instance of which something is away.
+enum Away {
+    Sidecar(usize),
+    Backend(usize),
 }
 
 impl World {
     fn new(seed: u64) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let (admin, state) = (free_address(), folder.path().join("registry.redb"));
         let server = Server::start(
             SERVER,
-            &[("SESSION_GRACE", "4s"), ("ADMIN_LISTEN", "off"), ("LOG_LEVEL", "warn"), ("HOLD", "30s")],
+            &[
+                ("SESSION_GRACE", "4s"),
+                ("ADMIN_LISTEN", &admin.to_string()),
+                ("LOG_LEVEL", "warn"),
+                ("HOLD", "30s"),
+                ("STATE_FILE", state.to_str().unwrap()),
+            ],
         );
-        let ports: Vec<u16> = (0..=INSTANCES).map(|_| traffic::backend()).collect();
-        let sockets = tempfile::tempdir().unwrap();
-        let socket = sockets.path().join("steady").display().to_string();
+        let ports: Vec<u16> = (0..=INSTANCES).map(|_| free_address().port()).collect();
+        let backends = ports.iter().map(|port| Some(backend(*port))).collect();
+        let socket = folder.path().join("steady").display().to_string();
         let env = [("SERVICE_NAME", "blog"), ("INSTANCE_NAME", "blog-1"), ("DOMAINS", "blog.example.com")];
         let mut env = server.sidecar_env(ports[INSTANCES], &env);
         env.push(("SIDECAR_CONTROL_SOCKET", socket));
         let steady = Program::start("steady", SIDECAR, &[], &env);
-        let random = fastrand::Rng::with_seed(seed);
-        let (sidecars, guests) = ((0..INSTANCES).map(|_| None).collect(), Vec::new());
-        let mut world = World { server, random, sidecars, ports, steady, guests, guest_count: 0, sockets };
+        let mut world = World {
+            server,
+            random: fastrand::Rng::with_seed(seed),
+            sidecars: (0..INSTANCES).map(|_| None).collect(),
+            backends,
+            ports,
+            admin,
+            deeds: Deeds::default(),
+            steady,
+            guests: Vec::new(),
+            guest_count: 0,
+            folder,
+        };
         (0..INSTANCES).for_each(|number| world.start(number));
         world.steady.wait_for_log("live");
         world
@@ -123,7 +168,7 @@ impl World {
     fn start(&mut self, number: usize) {
         let name = format!("shop-{number}");
         let mut env = self.server.sidecar_env(self.ports[number], &[("INSTANCE_NAME", &name)]);
-        env.push(("SIDECAR_CONTROL_SOCKET", self.sockets.path().join(&name).display().to_string()));
+        env.push(("SIDECAR_CONTROL_SOCKET", self.folder.path().join(&name).display().to_string()));
         let sidecar = Program::start("sidecar", SIDECAR, &[], &env);
         sidecar.wait_for_log("live");
         self.sidecars[number] = Some(sidecar);
@@ -132,46 +177,93 @@ impl World {
     /// Everybody who belongs there is there, and nobody else.
     fn settle(&mut self) {
         self.guests.clear();
-        for number in 0..INSTANCES {
-            if self.sidecars[number].is_none() {
-                self.start(number);
-            }
+        while let Some(away) = self.away() {
+            self.bring_back(&away);
         }
         wait_until("both services answer", || {
             [HOST, "blog.example.com"].iter().all(|host| status(self.server.http, host, "/small") == 200)
         });
     }
 
-    /// Sidecars of at most one instance are away at a time, so that there is always somebody to ask.
-    fn something_happens(&mut self) {
+    fn away(&self) -> Option<Away> {
+        let sidecar = self.sidecars.iter().position(Option::is_none).map(Away::Sidecar);
+        sidecar.or_else(|| self.backends.iter().position(Option::is_none).map(Away::Backend))
+    }
+
+    fn bring_back(&mut self, away: &Away) {
+        match away {
+            Away::Sidecar(number) => self.start(*number),
+            Away::Backend(number) => self.backends[*number] = Some(backend(self.ports[*number])),
+        }
+    }
+
+    /// Whether requests may go to every instance: then one may be disturbed, and there is always somebody to ask.
+    fn is_whole(&self) -> bool {
+        let Some(page) = get(self.admin, "admin", "/status") else { return false };
+        let status: serde_json::Value = serde_json::from_str(&page.body).unwrap();
+        let claims = status["claims"].as_array().unwrap();
+        let shop = claims.iter().find(|claim| claim["domain"] == HOST);
+        let members = shop.and_then(|shop| shop["members"].as_array());
+        let serves = |member: &&serde_json::Value| member["usable"] == true && member["ejected"] == false;
+        members.is_some_and(|members| members.iter().filter(serves).count() == INSTANCES)
+    }
+
+    fn kill_backend(&mut self) {
+        let number = self.random.usize(..INSTANCES);
+        let mut backend = self.backends[number].take().unwrap();
+        let before = Instant::now();
+        backend.kill();
+        self.deeds.deaths.push((before, Instant::now()));
+    }
+
+    /// Guests go with it; sidecars come back by themselves.
+    fn kill_server(&mut self) {
+        self.guests.clear();
+        let before = Instant::now();
+        self.server.crash_and_restart();
+        self.deeds.outages.push((before, Instant::now()));
+    }
+
+    fn something_happens(&mut self, may_kill_server: bool) {
         std::thread::sleep(PAUSE.mul_f64(self.random.f64()));
-        let away = self.sidecars.iter().position(Option::is_none);
-        match (self.random.u8(..8), away) {
-            (0..2, Some(number)) => self.start(number),
-            (0, None) => {
-                // Its session is lost; its backend answers the probe and serves.
-                let number = self.random.usize(..INSTANCES);
-                self.sidecars[number].take().unwrap().kill();
+        let event = self.random.u8(..10);
+        if event < 3 {
+            match self.away() {
+                Some(away) => self.bring_back(&away),
+                None if self.is_whole() => self.disturb(event),
+                None => {}
             }
-            (1, None) => {
-                let number = self.random.usize(..INSTANCES);
-                let mut sidecar = self.sidecars[number].take().unwrap();
-                sidecar.signal("TERM");
-                assert!(sidecar.wait().success());
-            }
-            (2..5, _) if self.guests.len() < 20 => {
+            return;
+        }
+        match event {
+            3 if may_kill_server => self.kill_server(),
+            4..7 if self.guests.len() < 20 => {
                 self.guest_count += 1;
                 // Who comes takes the name of one that has left, or is lost.
                 let is_free = |name: &usize| self.guests.iter().all(|guest| guest.name != *name);
                 let name = (0..).find(is_free).unwrap();
                 self.guests.push(Guest::arrive(&self.server, name, self.guest_count));
             }
-            (5..7, _) if !self.guests.is_empty() => {
+            7..9 if !self.guests.is_empty() => {
                 let at = self.random.usize(..self.guests.len());
                 let leaves_in_order = self.random.bool();
                 self.guests.swap_remove(at).leave(leaves_in_order);
             }
             _ => self.guests.iter_mut().for_each(Guest::change),
+        }
+    }
+
+    fn disturb(&mut self, how: u8) {
+        let number = self.random.usize(..INSTANCES);
+        match how {
+            // Its session is lost; its backend answers the probe and serves.
+            0 => self.sidecars[number].take().unwrap().kill(),
+            1 => {
+                let mut sidecar = self.sidecars[number].take().unwrap();
+                sidecar.signal("TERM");
+                assert!(sidecar.wait().success());
+            }
+            _ => self.kill_backend(),
         }
     }
 
@@ -188,6 +280,23 @@ impl World {
         [self.server.program.id(), self.steady.id()]
             .map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
     }
+}
+
+/// A backend as a process of its own: this program, with nothing to do but [`serve_until_killed`].
+fn backend(port: u16) -> Program {
+    let address = format!("127.0.0.1:{port}");
+    let this = std::env::current_exe().unwrap();
+    let arguments = ["--ignored", "--exact", "serve_until_killed"];
+    let env = [("SOAK_BACKEND", address.clone())];
+    let program = Program::start("backend", this.to_str().unwrap(), &arguments, &env);
+    wait_until("the backend listens", || TcpStream::connect(&address).is_ok());
+    program
+}
+
+#[test]
+#[ignore = "a backend of the other test, which starts it"]
+fn serve_until_killed() {
+    traffic::backend(&std::env::var("SOAK_BACKEND").unwrap()).unwrap();
 }
 
 /// A client of the registry with routes that nobody asks for.

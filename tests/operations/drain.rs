@@ -3,6 +3,8 @@
 use crate::support::{Backend, Client, Session, get, server, soon, until};
 
 const ASK: &str = "GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
+const UPGRADE: &str =
+    "GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 #[tokio::test]
 async fn what_is_in_flight_is_counted_exactly_and_finishes_even_after_the_shutdown() {
@@ -26,6 +28,55 @@ async fn what_is_in_flight_is_counted_exactly_and_finishes_even_after_the_shutdo
     for mut client in clients {
         assert_eq!(soon(client.answer()).await.unwrap().body, "web 0");
     }
+}
+
+/// Connections to `backend` that have begun something and wait for its end.
+async fn waiting(server: &registry_sidecar::server::Server, backend: &Backend, count: usize) -> Vec<Client> {
+    let before = backend.requests();
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let mut client = Client::connect(server).await.unwrap();
+        client.send(ASK).await.unwrap();
+        clients.push(client);
+    }
+    until(async || backend.requests() == before + count).await;
+    clients
+}
+
+#[tokio::test]
+async fn who_is_gone_is_in_flight_no_more_and_who_became_a_websocket_is_counted_apart() {
+    let server = server(&[]).await;
+    let backend = Backend::new("web").await;
+    let mut session = Session::live(&server, "shop", "shop-1", "a.example.com", &backend).await;
+    let mut upgraded = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(&server).await.unwrap();
+        client.send(UPGRADE).await.unwrap();
+        assert_eq!(soon(client.answer()).await.unwrap().status, 101);
+        upgraded.push(client);
+    }
+    backend.slow(true);
+    let mut clients = waiting(&server, &backend, 7).await;
+    let mut post = Client::connect(&server).await.unwrap();
+    post.send("POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 9\r\n\r\nnot all").await.unwrap();
+    // Nobody but the proxy knows when half an upload has arrived; one that comes during a drain would wait.
+    until(async || {
+        assert!(session.ask("DRAIN_START||1h").await.starts_with("DRAIN_OK|"));
+        session.counts().await == (8.0, 3.0) || session.ask("DRAIN_CANCEL|").await != "DRAIN_OK"
+    })
+    .await;
+    for left in (0..7).rev() {
+        drop(clients.pop());
+        until(async || session.counts().await == (1.0 + f64::from(left), 3.0)).await;
+        assert!(session.drain_status("remaining_seconds").await > 0.0, "somebody is in flight");
+    }
+    upgraded.pop();
+    until(async || session.counts().await == (1.0, 2.0)).await;
+    drop(post);
+    until(async || session.counts().await == (0.0, 2.0)).await;
+    assert_eq!(session.drain_status("remaining_seconds").await, 0.0, "websockets are not waited for");
+    drop(upgraded);
+    until(async || session.counts().await == (0.0, 0.0)).await;
 }
 
 #[tokio::test]
@@ -84,8 +135,7 @@ async fn a_websocket_is_not_waited_for_and_ends_with_1001_at_the_shutdown() {
     let backend = Backend::new("web").await;
     let mut session = Session::live(&server, "shop", "shop-1", "a.example.com", &backend).await;
     let mut client = Client::connect(&server).await.unwrap();
-    let ask = "GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    client.send(ask).await.unwrap();
+    client.send(UPGRADE).await.unwrap();
     assert_eq!(soon(client.answer()).await.unwrap().status, 101);
     assert!(session.ask("DRAIN_START||10s").await.starts_with("DRAIN_OK|"));
     assert_eq!(session.drain_status("in_flight").await, 0.0);
@@ -107,8 +157,7 @@ async fn a_websocket_in_the_middle_of_a_frame_hears_no_close_in_it() {
     let backend = Backend::new("web").await;
     let mut session = Session::live(&server, "shop", "shop-1", "a.example.com", &backend).await;
     let mut client = Client::connect(&server).await.unwrap();
-    let ask = "GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    client.send(ask).await.unwrap();
+    client.send(UPGRADE).await.unwrap();
     assert_eq!(soon(client.answer()).await.unwrap().status, 101);
     client.send("\u{1}\u{5}he").await.unwrap();
     assert_eq!(client.exactly(4).await, b"\x01\x05he");

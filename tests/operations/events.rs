@@ -45,6 +45,46 @@ async fn requests_that_fail_again_and_again_are_an_event_and_so_is_the_first_tha
 }
 
 #[tokio::test]
+async fn all_of_the_three_kinds_come_to_whoever_wants_all() {
+    let folder = tempfile::tempdir().unwrap();
+    write_certificate(folder.path(), "old.example.com");
+    let path = folder.path().to_str().unwrap();
+    let server = server(&[("HTTPS_LISTEN", "127.0.0.1:0"), ("CERT_DIR", path)]).await;
+    let backend = Backend::new("web").await;
+    let url = backend.url();
+    let mut session = Session::live(&server, "shop", "shop-1", "a.example.com", &backend).await;
+    assert_eq!(session.ask("HEALTH_SET||r1|/|100ms|100ms").await, "HEALTH_OK");
+    assert_eq!(session.ask("CONFIG_APPLY|").await, "OK");
+    until(async || backend.requests() > 0).await;
+    assert_eq!(session.ask("SUBSCRIBE||all").await, "SUBSCRIBE_OK");
+    // One that wants something else hears nothing of all this.
+    let mut other = Session::register(&server, "shop", "shop-2").await;
+    assert_eq!(other.ask("SUBSCRIBE||global_config_changed").await, "SUBSCRIBE_OK");
+    let unknown = other.ask("SUBSCRIBE||weather_changed").await;
+    assert!(unknown.starts_with("ERROR|invalid event"), "{unknown}");
+
+    backend.stop().await;
+    let event = session.line().await;
+    let start = format!(r#"EVENT|backend_health_changed|{{"backend":"{url}/","claims":["a.example.com/"],"#);
+    assert!(event.starts_with(&start) && event.contains(r#""reason":"check_failed""#), "{event}");
+
+    write_certificate(folder.path(), "new.example.com");
+    let renewed = r#"EVENT|cert_renewed|{"names":["new.example.com"],"names_total":1,"renewed":true}"#;
+    assert_eq!(session.line().await, renewed);
+
+    let mut third = Session::register(&server, "blog", "blog-1").await;
+    let secret = r#"HEADERS_SET||ALL|Authorization-Of-Ours|hush"#;
+    assert_eq!(third.ask(secret).await, "HEADERS_OK");
+    third.route("blog.example.com", "http://127.0.0.1:9").await;
+    let changed =
+        r#"EVENT|global_config_changed|{"domains":["blog.example.com"],"domains_total":1,"service":"blog"}"#;
+    assert_eq!(session.line().await, changed, "by service and domain, and nothing else");
+    assert_eq!(other.line().await, changed, "the first that it hears");
+    assert_eq!(third.ask("PING|").await, "PONG", "whoever applied it knows it");
+    assert_eq!(session.ask("UNSUBSCRIBE||all").await, "UNSUBSCRIBE_OK");
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_renewed_is_told_to_our_client() {
     let folder = tempfile::tempdir().unwrap();
     write_certificate(folder.path(), "old.example.com");

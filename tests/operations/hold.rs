@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
 
-use crate::support::{Backend, Client, Session, get, server, soon};
+use crate::support::{Backend, Client, Session, get, server, soon, until};
 
 const ASK: &str = "GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 5\r\n\r\nhello";
@@ -62,7 +62,8 @@ async fn when_the_time_is_over_they_are_told_when_to_come_again() {
     assert_eq!(answer.status, 503);
     assert!(answer.field("retry-after").is_some());
     assert!(begun.elapsed() > Duration::from_millis(100));
-    assert_eq!(get(&server, "a.example.com").await.status, 404, "nobody claims it any more");
+    // The request and the claim have the same deadline, and either may be the first to see it.
+    until(async || get(&server, "a.example.com").await.status == 404).await;
 }
 
 #[tokio::test]

@@ -2,39 +2,14 @@
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 
 use registry_sidecar::server::proxy::{AccessFormat, AccessLog, ProxyConfig};
 use serde_json::Value;
 
-use crate::support::{Backend, Stage, field, member, ok, soon, until};
+use crate::support::{Backend, Output, Stage, field, member, ok, soon, until};
 
-/// What was written so far.
-#[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Output {
-    async fn lines(&self, count: usize) -> Vec<String> {
-        let lines = || -> Vec<String> {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
-        };
-        until(|| lines().len() >= count).await;
-        lines()
-    }
-
-    async fn objects(&self, count: usize) -> Vec<Value> {
-        self.lines(count).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
+async fn objects(output: &Output, count: usize) -> Vec<Value> {
+    output.lines(count).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn stage(format: AccessFormat, configure: impl FnOnce(&mut ProxyConfig)) -> (Stage, Output) {
@@ -53,7 +28,7 @@ async fn a_line_says_who_asked_for_what_who_answered_and_how_it_went() {
     let (stage, output) = stage(AccessFormat::Json, |_| {});
     stage.route("example.com", "/", vec![member(1, &backend.url())]);
     stage.raw("GET /a/b?token=secret HTTP/1.1\r\nHost: example.com\r\nUser-Agent: t\"est\r\n\r\n").await;
-    let line = output.objects(1).await.remove(0);
+    let line = objects(&output, 1).await.remove(0);
     let expected = [
         ("client", "127.0.0.1"),
         ("method", "GET"),
@@ -90,7 +65,7 @@ async fn pages_and_broken_responses_have_lines_too() {
     let mut client = stage.client().await;
     client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
     client.gone().await;
-    let lines = output.objects(2).await;
+    let lines = objects(&output, 2).await;
     assert_eq!((lines[0]["outcome"].as_str(), lines[0]["status"].as_u64()), (Some("page"), Some(404)));
     assert!(lines[0]["service"].is_null() && lines[0]["upstream_ms"].is_null());
     assert_eq!((lines[1]["outcome"].as_str(), lines[1]["bytes"].as_u64()), (Some("broken"), Some(4)));
@@ -107,7 +82,7 @@ async fn the_id_of_a_trusted_proxy_is_kept_and_that_of_anybody_else_is_not() {
         });
         stage.route("example.com", "/", vec![member(1, &backend.url())]);
         stage.raw(request).await;
-        let line = output.objects(1).await.remove(0);
+        let line = objects(&output, 1).await.remove(0);
         assert_eq!(line["request_id"] == "given-1", trusted, "{line}");
         assert_eq!(line["client"] == "8.8.8.8", trusted, "{line}");
         assert_eq!(field(&backend.last_head(), "x-request-id"), line["request_id"].as_str());

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use registry_sidecar::server::routing::Drain;
 
 use crate::support::{Backend, Peer, Stage, member, ok, refusing, soon, until};
 
@@ -33,7 +35,7 @@ async fn a_busy_member_gets_nothing_while_another_is_idle() {
     while busy.accepts() == 0 {
         let mut client = stage.client().await;
         client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
-        let heard = tokio::time::timeout(std::time::Duration::from_millis(50), client.head()).await;
+        let heard = tokio::time::timeout(Duration::from_millis(50), client.head()).await;
         if heard.is_err() {
             hanging.push(client);
         }
@@ -162,4 +164,83 @@ async fn few_clients_are_spread_over_all_workers() {
     }
     // Each worker has upstream connections of its own.
     until(|| backend.accepts() == 4).await;
+}
+
+#[tokio::test]
+async fn a_body_of_which_nothing_was_sent_goes_to_the_next_member() {
+    let (_socket, dead) = refusing();
+    let alive = Backend::new(|mut peer: Peer| async move {
+        while peer.head().await.is_some() {
+            let body = peer.exactly(5).await;
+            peer.send(ok(&body)).await;
+        }
+    })
+    .await;
+    for _ in 0..10 {
+        let stage = Stage::new();
+        stage.route("example.com", "/", vec![member(1, &dead), member(2, &alive.url())]);
+        let post = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\nhello";
+        assert_eq!(stage.raw(post).await.body, "hello");
+    }
+}
+
+#[tokio::test]
+async fn only_one_other_member_is_tried() {
+    let dead: Vec<_> = (0..3).map(|_| refusing()).collect();
+    let alive = Backend::saying("alive").await;
+    let stage = Stage::new();
+    let mut members: Vec<_> = dead.iter().zip(1..).map(|((_, url), id)| member(id, url)).collect();
+    let loads: Vec<_> = members.iter().map(|member| Arc::clone(&member.load)).collect();
+    members.push(member(9, &alive.url()));
+    // Nobody is ejected before the fifth failure: until then three of four are dead, and some requests meet two.
+    stage.route("example.com", "/", members);
+    let mut failed = 0;
+    for _ in 0..200 {
+        failed += usize::from(stage.get("example.com", "/").await.status() == 502);
+        if loads.iter().all(|load| load.is_ejected(Instant::now())) {
+            break;
+        }
+    }
+    assert!(failed > 0, "a request that meets two of them is not tried a third time");
+}
+
+#[tokio::test]
+async fn half_way_through_its_drain_a_member_gets_half_of_its_share() {
+    let (one, two) = (Backend::saying("one").await, Backend::saying("two").await);
+    let stage = Stage::new();
+    let mut leaving = member(1, &one.url());
+    let hour = Duration::from_secs(3600);
+    let since = Instant::now().checked_sub(hour / 2).unwrap();
+    leaving.drain = Some(Box::new(Drain { since, time: hour }));
+    stage.draining("example.com", vec![leaving, member(2, &two.url())]);
+    let mut client = stage.client().await;
+    let mut count = 0;
+    for _ in 0..1000 {
+        client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+        count += usize::from(client.response().await.body == "one");
+    }
+    // 250 of a thousand; five standard deviations are 68.
+    assert!((180..320).contains(&count), "{count}");
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_a_backend_is_closed_before_the_backend_does_it() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Backend::new(move |mut peer: Peer| {
+        let tell = tell.clone();
+        async move {
+            peer.head().await;
+            peer.send(ok("web")).await;
+            let begun = Instant::now();
+            peer.gone().await;
+            tell.send(begun.elapsed()).unwrap();
+        }
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    assert_eq!(stage.get("example.com", "/").await.body, "web");
+    let kept = soon(told.recv()).await.unwrap();
+    // Node closes after five seconds, and a request that is sent at that moment would be lost: after four it is not
+    // used any more, and closed at the next look at it.
+    assert!((3.5..6.5).contains(&kept.as_secs_f64()), "{kept:?}");
 }

@@ -75,7 +75,10 @@ async fn a_client_that_goes_away_ends_the_request_at_the_backend() {
         let tell = tell.clone();
         async move {
             let head = peer.head().await.unwrap();
-            if head.starts_with("GET /body") {
+            if head.starts_with("POST") {
+                peer.exactly(5).await;
+            }
+            if head.contains(" /body ") {
                 peer.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome").await;
             }
             tell.send("began").unwrap();
@@ -88,9 +91,12 @@ async fn a_client_that_goes_away_ends_the_request_at_the_backend() {
     let member = member(1, &backend.url());
     let load = Arc::clone(&member.load);
     stage.route("example.com", "/", vec![member]);
-    for path in ["/waiting", "/body"] {
+    let (get, post) = ("\r\n", "Content-Length: 5\r\n\r\nhello");
+    for (method, path, rest) in
+        [("GET", "/waiting", get), ("GET", "/body", get), ("POST", "/waiting", post), ("POST", "/body", post)]
+    {
         let mut client = stage.client().await;
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: example.com\r\n\r\n")).await;
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: example.com\r\n{rest}")).await;
         assert_eq!(soon(told.recv()).await, Some("began"));
         assert_eq!(load.in_flight.load(Ordering::SeqCst), 1);
         if path == "/body" {
@@ -222,4 +228,49 @@ async fn the_time_out_of_a_request_counts_from_its_last_piece() {
     assert_eq!(client.response().await.body, "all of it");
     client.send("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 10\r\n\r\nx").await;
     assert_eq!(client.response().await.status(), 408, "it is the client that is late");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_let_go_and_its_request_ended() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Backend::new(move |mut peer: Peer| {
+        let tell = tell.clone();
+        async move {
+            peer.head().await;
+            // More than fits anywhere between here and the client.
+            let sent = peer.try_send(crate::support::ok(&"x".repeat(50_000_000))).await;
+            tell.send(sent.is_err()).unwrap();
+        }
+    })
+    .await;
+    let stage = Stage::with(|config| config.write_timeout = Duration::from_millis(200));
+    let member = member(1, &backend.url());
+    let load = Arc::clone(&member.load);
+    stage.route("example.com", "/", vec![member]);
+    let mut client = stage.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+    assert_eq!(soon(told.recv()).await, Some(true), "the backend is not kept waiting");
+    until(|| load.in_flight.load(Ordering::SeqCst) == 0 && stage.proxy.load().connections() == 0).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_the_backend_does_not_take_ends_with_the_time_out_whoever_is_gone() {
+    let backend = Backend::new(|mut peer: Peer| async move {
+        peer.head().await;
+        // It reads nothing more, and stays.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let stage = Stage::new();
+    let member = member_with(1, &backend.url(), |s| s.timeout = Duration::from_millis(300));
+    let load = Arc::clone(&member.load);
+    stage.route("example.com", "/", vec![member]);
+    let mut client = stage.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 100000000\r\n\r\n").await;
+    until(|| load.in_flight.load(Ordering::SeqCst) == 1).await;
+    // Until nothing fits anywhere any more.
+    let full = Duration::from_millis(100);
+    while tokio::time::timeout(full, client.try_send([b'x'; 100_000])).await.is_ok_and(|sent| sent.is_ok()) {}
+    drop(client);
+    until(|| load.in_flight.load(Ordering::SeqCst) == 0).await;
 }

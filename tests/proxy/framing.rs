@@ -131,6 +131,28 @@ async fn a_backend_that_answers_before_it_has_read_the_request_is_heard() {
 }
 
 #[tokio::test]
+async fn a_backend_that_answers_and_closes_with_the_request_half_read_is_heard() {
+    let backend = Backend::new(|mut peer: Peer| async move {
+        peer.head().await;
+        // What it has not read makes its end a reset.
+        peer.send("HTTP/1.1 401 No\r\nContent-Length: 4\r\nConnection: close\r\n\r\nno!\n").await;
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    for round in 0..20 {
+        let mut client = stage.client().await;
+        client.send("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 50000000\r\n\r\n").await;
+        let mut sent = 0;
+        while sent < 50_000_000 && client.try_send([b'x'; 100_000]).await.is_ok() {
+            sent += 100_000;
+        }
+        assert!(sent < 50_000_000, "it is not read to its end for nothing");
+        let response = client.response().await;
+        assert_eq!((response.status(), response.body.as_str()), (401, "no!\n"), "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn of_two_lengths_only_one_reaches_the_backend_and_the_connection_ends() {
     let backend = Backend::new(|mut peer: Peer| async move {
         let head = peer.head().await.unwrap();
@@ -151,6 +173,39 @@ async fn of_two_lengths_only_one_reaches_the_backend_and_the_connection_ends() {
         .await;
     assert_eq!(client.response().await.status(), 200);
     assert_eq!(client.rest().await.unwrap_or_default(), "", "what follows is not answered");
+}
+
+#[tokio::test]
+async fn a_target_is_a_path_or_a_url_and_a_host_is_a_name_with_a_port() {
+    let (stage, backend) = stage().await;
+    for request in [
+        "GET example.com:80 HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        "GET example.com HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        "GET * HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com:80:80\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com:evil\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com/x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: example.com, other.example\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    ] {
+        let response = stage.raw(request).await;
+        assert_eq!(response.status(), 400, "{request}");
+        assert!(response.body.contains("registry-server, the proxy"), "{}", response.body);
+    }
+    assert_eq!(backend.accepts(), 0);
+}
+
+#[tokio::test]
+async fn seventy_kilobytes_of_headers_arrive_whole() {
+    let (stage, backend) = stage().await;
+    let (one, many) = ("a".repeat(70_000), "b".repeat(3_500));
+    let lines: String = (0..20).map(|n| format!("X-{n}: {many}\r\n")).collect();
+    for headers in [format!("Cookie: {one}\r\n"), lines] {
+        let response = stage.raw(&format!("GET / HTTP/1.1\r\nHost: example.com\r\n{headers}\r\n")).await;
+        assert_eq!(response.body, "web");
+        let (head, sent) = (backend.last_head().to_lowercase(), headers.to_lowercase());
+        assert!(sent.lines().all(|line| head.contains(line)), "{} bytes arrived", head.len());
+    }
 }
 
 #[tokio::test]
@@ -176,6 +231,15 @@ async fn a_client_that_does_not_finish_its_head_is_let_go() {
         client.send(start).await;
         client.gone().await;
     }
+    // A byte now and then is no more of a head than none.
+    let mut client = stage.client().await;
+    client.send("GET / HTTP/1.1\r\nX: ").await;
+    soon(async {
+        while client.try_send("x").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -220,6 +284,31 @@ async fn responses_that_have_no_body_get_none() {
         }
         assert_eq!(backend.accepts(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_response_that_could_be_read_in_two_ways_is_not_passed_on() {
+    for head in [
+        "Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: deflate\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi!",
+        "Content-Length: 2\r\nX: a\r\n folded\r\n\r\nhi",
+        "Content-Length : 2\r\n\r\nhi",
+    ] {
+        let backend = Backend::answering(format!("HTTP/1.1 200 OK\r\n{head}")).await;
+        let page = Stage::before(&backend).get("example.com", "/").await;
+        assert_eq!(page.status(), 502, "{head:?}");
+        assert!(page.body.contains("is no HTTP"), "{head:?}: {}", page.body);
+    }
+    let both =
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    let backend = Backend::answering(both).await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n").await;
+    let head = client.head().await.unwrap();
+    assert_eq!(field(&head, "content-length"), None, "chunks go before a length: {head}");
+    assert_eq!(client.rest().await.unwrap(), "2\r\nhi\r\n0\r\n\r\n");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Sockets that tell what they see, and a proxy with a table to write into.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -220,6 +221,32 @@ pub(crate) fn refusing() -> (TcpSocket, String) {
     (socket, url)
 }
 
+/// What was written so far.
+#[derive(Clone, Default)]
+pub(crate) struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output {
+    /// All lines, once there are so many.
+    pub(crate) async fn lines(&self, count: usize) -> Vec<String> {
+        until(|| self.text().lines().count() >= count).await;
+        self.text().lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
 /// A proxy and its table.
 pub(crate) struct Stage {
     pub(crate) proxy: Proxy,
@@ -252,14 +279,28 @@ impl Stage {
     }
 
     pub(crate) fn route(&self, domain: &str, path: &str, members: Vec<Member>) {
+        self.claim(domain, path, members, Hold::default(), false);
+    }
+
+    /// A claim of which some member is being drained.
+    pub(crate) fn draining(&self, domain: &str, members: Vec<Member>) {
+        self.claim(domain, "/", members, Hold::default(), true);
+    }
+
+    /// A claim that has lost its members, and for which requests wait.
+    pub(crate) fn held(&self, domain: &str, hold: &Hold) {
+        self.claim(domain, "/", vec![], hold.clone(), false);
+    }
+
+    fn claim(&self, domain: &str, path: &str, members: Vec<Member>, hold: Hold, draining: bool) {
         let mut table = (**self.table.load()).clone();
         table.put(Claim {
             domain: domain.parse().unwrap(),
             path: path.parse().unwrap(),
             service: "web".parse().unwrap(),
             priority: 10,
-            hold: Hold::default(),
-            draining: false,
+            hold,
+            draining,
             limit: None,
             members: members.into_iter().map(Arc::new).collect(),
         });

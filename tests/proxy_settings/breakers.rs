@@ -120,3 +120,51 @@ async fn a_backend_that_cannot_be_connected_to_has_failed() {
     let status = status(&mut world).await;
     assert_eq!((&status["state"], &status["in_maintenance"]), (&"open".into(), &false.into()));
 }
+
+#[tokio::test]
+async fn of_many_at_once_only_so_many_are_trials() {
+    let (asked, go) = (Arc::new(AtomicUsize::new(0)), tokio::sync::watch::channel(false));
+    let (count, (go, gone)) = (Arc::clone(&asked), go);
+    let backend = Backend::new(move |mut peer: Peer| {
+        let (count, mut gone) = (Arc::clone(&count), gone.clone());
+        async move {
+            while peer.head().await.is_some() {
+                if count.fetch_add(1, Ordering::SeqCst) < 3 {
+                    peer.send("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n").await;
+                } else {
+                    gone.wait_for(|go| *go).await.unwrap();
+                    peer.send(support::ok("well")).await;
+                }
+            }
+        }
+    })
+    .await;
+    let mut world = World::before(&backend).await;
+    world.all_ok(&["CIRCUIT_BREAKER_SET||r1|3|300ms|2", "CONFIG_APPLY|"]).await;
+    assert_eq!(gets(&world, 3).await, [500; 3]);
+    soon(async { while status(&mut world).await["state"] != "half_open" {} }).await;
+    let mut waiting = Vec::new();
+    for number in 1..=2 {
+        let mut client = world.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+        support::until(|| asked.load(Ordering::SeqCst) == 3 + number).await;
+        waiting.push(client);
+    }
+    assert_eq!(gets(&world, 5).await, [503; 5], "the trials are under way");
+    assert_eq!(asked.load(Ordering::SeqCst), 5);
+    // One of them goes away, which says nothing of the backend and makes room for another.
+    drop(waiting.pop());
+    let mut third = world.client().await;
+    soon(async {
+        while asked.load(Ordering::SeqCst) == 5 {
+            third = world.client().await;
+            third.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(50), third.head()).await;
+        }
+    })
+    .await;
+    go.send_replace(true);
+    assert_eq!(waiting.pop().unwrap().response().await.status(), 200);
+    soon(async { while status(&mut world).await["state"] != "closed" {} }).await;
+    assert_eq!(gets(&world, 3).await, [200; 3]);
+}

@@ -141,3 +141,34 @@ async fn a_response_that_breaks_off_is_broken_for_the_client_too() {
     let rest = client.all().await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "no end that looks complete: {rest:?}");
 }
+
+#[tokio::test]
+async fn an_answer_to_head_says_what_one_to_get_would() {
+    let body = "x".repeat(2000);
+    let backend = Backend::new(move |mut peer: Peer| {
+        let body = body.clone();
+        async move {
+            while let Some(head) = peer.head().await {
+                let whole = page("ETag: \"v1\"\r\n", &body);
+                let end = if head.starts_with("HEAD") { whole.len() - body.len() } else { whole.len() };
+                peer.send(&whole[..end]).await;
+            }
+        }
+    })
+    .await;
+    let world = compressing(&backend).await;
+    let mut client = world.client().await;
+    for accept in ["gzip", "identity"] {
+        client.send(get(accept).replace("GET", "HEAD")).await;
+        let head = client.head().await.unwrap();
+        client.send(get(accept)).await;
+        let whole = client.head().await.unwrap();
+        for name in ["content-encoding", "content-length", "etag", "vary", "content-type"] {
+            assert_eq!(support::field(&head, name), support::field(&whole, name), "{accept}: {name}");
+        }
+        match support::field(&whole, "content-length") {
+            Some(length) => drop(client.bytes(length.parse().unwrap()).await),
+            None => while chunk(&mut client).await.is_some() {},
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! STATS_GET: what the proxy saw of a route's requests.
 
+use std::time::{Duration, Instant};
+
 use super::support::{Backend, Peer};
 use super::*;
 
@@ -72,4 +74,69 @@ async fn a_response_that_breaks_off_is_an_error() {
     client.gone().await;
     let one = counted(&mut world, 1).await;
     assert_eq!((&one["errors"], &one["bytes_sent"]), (&1.into(), &5.into()));
+}
+
+/// Latencies as one end of the connection measured them, in milliseconds.
+type Measured = std::sync::Arc<std::sync::Mutex<Vec<f64>>>;
+
+/// Takes 10 ms for most requests and 400 ms for `/slow`.
+async fn bimodal(measured: &Measured) -> Backend {
+    let measured = std::sync::Arc::clone(measured);
+    Backend::new(move |mut peer: Peer| {
+        let measured = std::sync::Arc::clone(&measured);
+        async move {
+            while let Some(head) = peer.head().await {
+                let begun = Instant::now();
+                let millis = if head.starts_with("GET /slow ") { 400 } else { 10 };
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                measured.lock().unwrap().push(begun.elapsed().as_secs_f64() * 1000.0);
+                peer.send(support::ok("hi")).await;
+            }
+        }
+    })
+    .await
+}
+
+/// What so many percent are no slower than.
+fn percentile(measured: &Measured, percent: usize) -> f64 {
+    let mut all = measured.lock().unwrap().clone();
+    all.sort_by(f64::total_cmp);
+    all[(all.len() * percent).div_ceil(100) - 1]
+}
+
+#[tokio::test]
+async fn percentiles_of_two_kinds_of_requests_are_right_to_5_percent() {
+    const CLIENTS: usize = 8;
+    // Of 400 requests so many are slow: the 95th percentile falls on a slow one, or the 99th alone, or none.
+    for slow in [40, 12, 2] {
+        let (at_backend, at_client) = (Measured::default(), Measured::default());
+        let backend = bimodal(&at_backend).await;
+        let mut world = World::before(&backend).await;
+        let address = world.server.http_address();
+        let client = |number: usize| {
+            let at_client = std::sync::Arc::clone(&at_client);
+            async move {
+                let mut client = Peer::connect(address).await;
+                for request in (number..400).step_by(CLIENTS) {
+                    let path = if request * slow % 400 < slow { "slow" } else { "fast" };
+                    let begun = Instant::now();
+                    client.send(format!("GET /{path} HTTP/1.1\r\nHost: example.com\r\n\r\n")).await;
+                    client.head().await.unwrap();
+                    at_client.lock().unwrap().push(begun.elapsed().as_secs_f64() * 1000.0);
+                    client.exactly(2).await;
+                }
+            }
+        };
+        futures_util::future::join_all((0..CLIENTS).map(client)).await;
+        let stats = counted(&mut world, 400).await;
+        for (key, percent) in [("p95_latency_ms", 95), ("p99_latency_ms", 99)] {
+            // What the proxy saw lies between what its two neighbours did.
+            let (least, most) = (percentile(&at_backend, percent), percentile(&at_client, percent));
+            let found = stats[key].as_f64().unwrap();
+            assert!(
+                least * 0.95 < found && found < most * 1.05,
+                "{slow} slow, {key}: {least} {found} {most}"
+            );
+        }
+    }
 }

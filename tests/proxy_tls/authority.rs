@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use registry_sidecar::server::proxy::Trust;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +22,8 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Whoever issues has a name of its own, or OpenSSL takes what it issues for its own certificate.
+        params.distinguished_name.push(DnType::CommonName, "the authority");
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -34,7 +36,12 @@ impl Authority {
     }
 
     pub(crate) fn trust(&self) -> Trust {
-        Trust::only(self.0.pem().as_bytes()).unwrap()
+        Trust::only(self.pem().as_bytes()).unwrap()
+    }
+
+    /// For programs that are to trust it.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
     }
 
     /// For clients that trust it.

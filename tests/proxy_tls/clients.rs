@@ -1,9 +1,9 @@
 //! What the proxy does as a server: certificates by name, reloads, HTTP/2, redirects.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Version};
@@ -11,15 +11,16 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use registry_sidecar::server::proxy::{Certificates, HttpsConfig, ProxyConfig};
+use registry_sidecar::server::routing::Hold;
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::authority::Authority;
 use crate::support::{Backend, Peer, Stage, field, member, ok, soon, until};
@@ -350,4 +351,99 @@ async fn an_http2_client_that_takes_nothing_of_what_it_asked_for_is_let_go() {
         "the response is not whole"
     );
     soon(left.notified()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_member_and_goes_away_leaves_its_place() {
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    let mut hold = Hold::default();
+    hold.set_until(Some(Instant::now() + Duration::from_secs(3600)));
+    secure.stage.held("a.example", &hold);
+    let mut client = secure.connect("a.example", &["http/1.1"]).await.unwrap();
+    let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 9\r\n\r\nnot all";
+    client.write_all(post.as_bytes()).await.unwrap();
+    until(|| hold.waiting() == 1).await;
+    drop(client);
+    until(|| hold.waiting() == 0).await;
+
+    let stream = secure.connect("a.example", &["h2"]).await.unwrap();
+    let socket = socket2::SockRef::from(stream.get_ref().0).try_clone().unwrap();
+    let (mut sender, connection) =
+        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut requests = Vec::new();
+    for _ in 0..2 {
+        let request = Request::post("https://a.example/").body(Full::from("body")).unwrap();
+        requests.push(tokio::spawn(sender.send_request(request)));
+    }
+    until(|| hold.waiting() == 2).await;
+    requests.pop().unwrap().abort();
+    until(|| hold.waiting() == 1).await;
+    socket.shutdown(Shutdown::Both).unwrap();
+    until(|| hold.waiting() == 0 && secure.stage.proxy.load().connections() == 0).await;
+}
+
+/// Switches protocols over TLS, and sends back what it gets.
+async fn echoing_over_tls(acceptor: TlsAcceptor) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = tokio::io::BufReader::new(acceptor.accept(stream).await.unwrap());
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            stream.read_line(&mut head).await.unwrap();
+        }
+        assert_eq!(field(&head, "upgrade"), Some("websocket"));
+        assert_eq!(field(&head, "x-forwarded-proto"), Some("https"));
+        let switching = "HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(switching.as_bytes()).await.unwrap();
+        let (mut reads, mut writes) = tokio::io::split(stream);
+        let _ = tokio::io::copy(&mut reads, &mut writes).await;
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_websocket_may_be_secure_on_both_sides() {
+    let ours = Authority::new();
+    let trust = ours.trust();
+    let secure = Secure::with(&[("a", &["a.example"])], |config| config.trust = trust).await;
+    let acceptor = TlsAcceptor::from(Arc::new(ours.pair(&["localhost"]).server_config(&[])));
+    let backend = echoing_over_tls(acceptor).await;
+    let url = format!("wss://localhost:{}", backend.port());
+    secure.stage.route("a.example", "/", vec![member(7, &url)]);
+    let mut client = secure.connect("a.example", &["http/1.1"]).await.unwrap();
+    let ask = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly";
+    client.write_all(ask.as_bytes()).await.unwrap();
+    let mut text = Vec::new();
+    soon(async {
+        while !text.ends_with(b"early") {
+            assert_ne!(client.read_buf(&mut text).await.unwrap(), 0);
+        }
+    })
+    .await;
+    assert!(text.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&text));
+    for word in ["one", "another"] {
+        client.write_all(word.as_bytes()).await.unwrap();
+        let mut echo = vec![0; word.len()];
+        soon(client.read_exact(&mut echo)).await.unwrap();
+        assert_eq!(echo, word.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn too_large_a_head_over_http2_is_refused_and_the_connection_goes_on() {
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    let stream = secure.connect("a.example", &["h2"]).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut statuses = Vec::new();
+    for length in [10, 60_000, 70_000, 10, 70_000, 10] {
+        let request = Request::get("https://a.example/").header("x-long", "x".repeat(length));
+        let response = sender.send_request(request.body(Full::default()).unwrap());
+        statuses.push(soon(response).await.map(|response| response.status().as_u16()).ok());
+    }
+    assert_eq!(statuses, [200, 200, 431, 200, 431, 200].map(Some));
 }

@@ -9,7 +9,7 @@ use registry_sidecar::server::routing::{BackendPolicy, Probe, ProbeKind};
 
 use crate::authority::Authority;
 use crate::backends::ModernBackend;
-use crate::support::{Stage, member, member_with, soon};
+use crate::support::{Output, Stage, member, member_with, soon};
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -68,6 +68,41 @@ async fn an_address_cannot_be_verified_so_it_is_not() {
     let stage = trusting(&ours.trust());
     stage.route("app.example", "/", vec![member(1, &format!("https://{}", backend.addr))]);
     assert!(said(&stage, "/").await.starts_with("HTTP/1.1 GET /"));
+}
+
+#[tokio::test]
+async fn that_an_address_is_not_verified_is_said_once_whoever_meets_it() {
+    let log = Output::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+    let (ours, others) = (Authority::new(), Authority::new());
+    let backend = ModernBackend::https(&others.pair(&["whatever.example"]), &[]).await;
+    let stage = Stage::with(|config| {
+        config.trust = ours.trust();
+        config.workers = 4;
+    });
+    let url = format!("https://{}", backend.addr);
+    stage.route("app.example", "/", vec![member(1, &url)]);
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = stage.client().await;
+        client.send("HEAD / HTTP/1.1\r\nHost: app.example\r\n\r\n").await;
+        assert!(client.head().await.unwrap().starts_with("HTTP/1.1 200"));
+        clients.push(client);
+    }
+    assert!(backend.connections() >= 4, "each worker has connections of its own");
+    let url = url.parse().unwrap();
+    let test = test_backend_trusting(&url, &BackendPolicy::default(), LOOPBACK, ours.trust()).await;
+    assert_eq!((test.reachable, test.tls_valid), (true, false), "{test:?}");
+    let (prober, mut results) = Prober::start_trusting(BackendPolicy::default(), ours.trust());
+    let kind = ProbeKind::Get { path: "/".parse().unwrap(), host: None };
+    let (interval, timeout) = (Duration::from_secs(60), Duration::from_secs(5));
+    prober.watch(Probe { backend: url, peer: LOOPBACK, kind, interval, timeout });
+    assert!(soon(results.recv()).await.unwrap().1.is_ok());
+    let said = log.text();
+    let said: Vec<_> = said.lines().filter(|line| line.contains(&backend.addr.to_string())).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("WARN") && said[0].contains("register the backend by its name"), "{said:?}");
 }
 
 #[tokio::test]

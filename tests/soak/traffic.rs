@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 6;
 /// From one request of a client to its next.
@@ -17,8 +17,55 @@ const BODY: usize = 20_000;
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) answered: u64,
-    /// What was wrong, and how often.
+    pub(crate) failed: Vec<Failure>,
+}
+
+/// A request that was not answered as it should be.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// When it began, or its connection was last used if that was closed meanwhile.
+    begun: Instant,
+    ended: Instant,
+    what: String,
+    /// Nobody can repeat it for the client: it is no GET or HEAD, or a part of the response was sent on already.
+    is_final: bool,
+}
+
+/// What was done to the programs, from when to when.
+#[derive(Debug, Default)]
+pub(crate) struct Deeds {
+    /// From the server's death until it listened again.
+    pub(crate) outages: Vec<(Instant, Instant)>,
+    /// A backend's death.
+    pub(crate) deaths: Vec<(Instant, Instant)>,
+}
+
+/// Failures by whether the design allows them, and how often each came.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    pub(crate) in_outages: u64,
+    /// What was in flight at a backend when it died, and nobody could repeat.
+    pub(crate) in_flight: u64,
     pub(crate) lost: BTreeMap<String, u64>,
+}
+
+impl Seen {
+    pub(crate) fn judge(&self, deeds: &Deeds) -> Judged {
+        let mut judged = Judged::default();
+        for failure in &self.failed {
+            let during = |times: &[(Instant, Instant)]| {
+                times.iter().any(|(from, to)| failure.begun <= *to && failure.ended >= *from)
+            };
+            if during(&deeds.outages) {
+                judged.in_outages += 1;
+            } else if failure.is_final && during(&deeds.deaths) {
+                judged.in_flight += 1;
+            } else {
+                *judged.lost.entry(failure.what.clone()).or_default() += 1;
+            }
+        }
+        judged
+    }
 }
 
 /// Clients at work until they are stopped.
@@ -41,9 +88,7 @@ impl Traffic {
         self.stop.store(true, Ordering::SeqCst);
         self.clients.into_iter().map(|client| client.join().unwrap()).fold(Seen::default(), |mut all, one| {
             all.answered += one.answered;
-            for (what, count) in one.lost {
-                *all.lost.entry(what).or_default() += count;
-            }
+            all.failed.extend(one.failed);
             all
         })
     }
@@ -62,16 +107,23 @@ fn ask(proxy: SocketAddr, host: &str, number: usize, stop: &AtomicBool) -> Seen 
             2 => ("POST", "/count", BODY, BODY.to_string().len()),
             _ => ("HEAD", "/small", 0, 0),
         };
-        let answer = exchange(proxy, host, (method, path, body), &mut kept);
-        match answer {
-            Ok((200, length)) if length == expected => seen.answered += 1,
-            Ok((status, length)) => {
-                *seen.lost.entry(format!("{method} {path}: {status}, {length} bytes")).or_default() += 1
+        let mut begun = Instant::now();
+        let used = kept.as_ref().map(|kept: &Kept| kept.used);
+        let (what, is_broken) = match exchange(proxy, host, (method, path, body), &mut kept) {
+            Ok(Outcome::Whole(200, length)) if length == expected => {
+                seen.answered += 1;
+                (None, false)
             }
+            Ok(Outcome::Whole(status, length)) => (Some(format!("{status}, {length} bytes")), false),
+            Ok(Outcome::Broken(status, error)) => (Some(format!("{status}, then {error}")), true),
             Err(error) => {
-                kept = None;
-                *seen.lost.entry(format!("{method} {path}: {error}")).or_default() += 1;
+                begun = used.unwrap_or(begun);
+                (Some(error.to_string()), false)
             }
+        };
+        if let Some(what) = what {
+            let (what, is_final) = (format!("{method} {path}: {what}"), is_broken || method == "POST");
+            seen.failed.push(Failure { begun, ended: Instant::now(), what, is_final });
         }
         if !number.is_multiple_of(2) {
             kept = None;
@@ -81,14 +133,27 @@ fn ask(proxy: SocketAddr, host: &str, number: usize, stop: &AtomicBool) -> Seen 
     seen
 }
 
+/// A connection between two requests.
+struct Kept {
+    stream: BufReader<TcpStream>,
+    used: Instant,
+}
+
+enum Outcome {
+    /// The status, and how much came behind it.
+    Whole(u16, usize),
+    /// It ended behind the status.
+    Broken(u16, io::Error),
+}
+
 fn exchange(
     proxy: SocketAddr,
     host: &str,
     (method, path, body): (&str, &str, usize),
-    kept: &mut Option<BufReader<TcpStream>>,
-) -> io::Result<(u16, usize)> {
+    kept: &mut Option<Kept>,
+) -> io::Result<Outcome> {
     let mut stream = match kept.take() {
-        Some(stream) => stream,
+        Some(kept) => kept.stream,
         None => {
             let stream = TcpStream::connect(proxy)?;
             stream.set_read_timeout(Some(super::programs::PATIENCE))?;
@@ -98,12 +163,16 @@ fn exchange(
     };
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {body}\r\n\r\n");
     stream.get_mut().write_all(&[head.as_bytes(), &vec![b'x'; body]].concat())?;
-    let (line, length, _) = read_head(&mut stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let (line, length, stays) = read_head(&mut stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let mut rest = vec![0; if method == "HEAD" { 0 } else { length }];
-    stream.read_exact(&mut rest)?;
-    *kept = Some(stream);
-    Ok((status, rest.len()))
+    if let Err(error) = stream.read_exact(&mut rest) {
+        return Ok(Outcome::Broken(status, error));
+    }
+    if stays {
+        *kept = Some(Kept { stream, used: Instant::now() });
+    }
+    Ok(Outcome::Whole(status, rest.len()))
 }
 
 /// The first line, the length that follows, and whether the connection stays. `None`: it is closed.
@@ -126,16 +195,13 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<Option<(String, us
     }
 }
 
-/// A web server for as long as the program runs; its port. It keeps connections open as long as its clients do.
-pub(crate) fn backend() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || serve(stream));
-        }
-    });
-    port
+/// A web server, until it is killed. It keeps connections open as long as its clients do.
+pub(crate) fn backend(address: &str) -> io::Result<()> {
+    for stream in TcpListener::bind(address)?.incoming() {
+        let stream = stream?;
+        thread::spawn(move || serve(stream));
+    }
+    Ok(())
 }
 
 fn serve(stream: TcpStream) -> io::Result<()> {

@@ -27,6 +27,11 @@ impl Line {
         reply.strip_suffix('\n').map(str::to_owned)
     }
 
+    /// Sends a line, or several.
+    pub fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(format!("{text}\n").as_bytes()).unwrap();
+    }
+
     /// The next line without its end; `None` at EOF.
     pub fn read(&mut self) -> Option<String> {
         let mut line = String::new();
