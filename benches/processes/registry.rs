@@ -1,14 +1,14 @@
 //! What the registry's connections cost, through sockets.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::SERVER;
 use super::load::CONNECTIONS;
-use super::programs::Server;
+use super::programs::{Program, Server, free_address, wait_until};
 use super::usage::{cpu_time, memory_kb};
 
 const PING_TIME: Duration = Duration::from_secs(3);
@@ -18,58 +18,76 @@ const SESSIONS: usize = 5_000;
 const ROUTES: usize = 500;
 
 /// PINGs a second over 64 connections with one PING outstanding each. The load generator has a thread of its own
-/// in another process; with two cores it and the server have one each.
+/// in another process; with two cores it and the server have one each. Beside us, if there is a Go to build it with,
+/// the least server that answers a PING.
 pub(crate) fn ping() {
     let server = Server::start(SERVER, &[("LOG_LEVEL", "error")]);
-    let mut rounds: Vec<(f64, f64, f64)> = (0..PING_ROUNDS)
-        .map(|_| {
-            let (server_before, own_before) = (cpu_time(server.program.id()), cpu_time(std::process::id()));
-            let begun = Instant::now();
-            let count = pings(server.registry) as f64;
-            let took = begun.elapsed().as_secs_f64();
-            let cores = |pid: u32, before: Duration| (cpu_time(pid) - before).as_secs_f64() / took;
-            let ours = cores(server.program.id(), server_before);
-            // The server is among what this process has started.
-            (count / took, ours, cores(std::process::id(), own_before) - ours)
-        })
-        .collect();
-    rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (rate, ours, generators) = rounds[PING_ROUNDS / 2];
-    println!(
-        "ping: {rate:.0} a second ({:.0} to {:.0}); the server uses {ours:.2} cores, {:.2} µs a PING; the load generator {generators:.2}",
-        rounds[0].0,
-        rounds[PING_ROUNDS - 1].0,
-        ours / rate * 1e6
-    );
-}
-
-fn pings(registry: SocketAddr) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut all = tokio::task::JoinSet::new();
-        for number in 0..CONNECTIONS {
-            all.spawn(ping_one(registry, number));
+    let (temporary, address) = (tempfile::tempdir().unwrap(), free_address());
+    let peer = least_go_server(temporary.path(), address);
+    let mut all = vec![("ours", server.registry, server.program.id(), Vec::new())];
+    all.extend(peer.as_ref().map(|peer| ("go", address, peer.id(), Vec::new())));
+    for _ in 0..PING_ROUNDS {
+        for (_, address, pid, turns) in &mut all {
+            let (before, begun) = (cpu_time(*pid), Instant::now());
+            let count = pings(*address) as f64;
+            let cores = (cpu_time(*pid) - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+            turns.push((count / begun.elapsed().as_secs_f64(), cores));
         }
-        all.join_all().await.into_iter().sum()
-    })
+    }
+    for (name, _, _, turns) in &mut all {
+        turns.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (rate, cores) = turns[PING_ROUNDS / 2];
+        println!(
+            "ping, {name}: {rate:.0} a second ({:.0} to {:.0}), {cores:.2} cores, {:.2} µs a PING",
+            turns[0].0,
+            turns[PING_ROUNDS - 1].0,
+            cores / rate * 1e6
+        );
+    }
 }
 
-async fn ping_one(registry: SocketAddr, number: u32) -> usize {
-    let mut stream = tokio::net::TcpStream::connect(registry).await.unwrap();
-    stream.set_nodelay(true).unwrap();
+fn least_go_server(dir: &Path, address: SocketAddr) -> Option<Program> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/ping.go");
+    let binary = dir.join("ping");
+    let built = Command::new("go").arg("build").arg("-o").arg(&binary).arg(source).status();
+    if !built.is_ok_and(|status| status.success()) {
+        println!("ping: there is no Go to compare with");
+        return None;
+    }
+    let program = Program::start("go", binary.to_str().unwrap(), &[&address.to_string()], &[]);
+    wait_until("it listens", || TcpStream::connect(address).is_ok());
+    Some(program)
+}
+
+/// As little work as goes: no waiting for what is ready, because whose turn it is nearly always has its answer.
+fn pings(registry: SocketAddr) -> usize {
+    let mut peers: Vec<(TcpStream, String)> =
+        (0..CONNECTIONS).map(|number| pinger(registry, number)).collect();
+    for (stream, ping) in &mut peers {
+        stream.write_all(ping.as_bytes()).unwrap();
+    }
     let (mut buffer, mut count) = ([0; 256], 0);
-    let register = format!("REGISTER|load|load-{number}|0|{{}}\n");
-    stream.write_all(register.as_bytes()).await.unwrap();
-    let read = stream.read(&mut buffer).await.unwrap();
-    assert!(buffer[..read].starts_with(b"ACK|"));
     let end = Instant::now() + PING_TIME;
     while Instant::now() < end {
-        stream.write_all(b"PING|\n").await.unwrap();
-        let read = stream.read(&mut buffer).await.unwrap();
-        assert_eq!(&buffer[..read], b"PONG\n");
-        count += 1;
+        for (stream, ping) in &mut peers {
+            let read = stream.read(&mut buffer).unwrap();
+            assert_eq!(&buffer[..read], b"PONG\n");
+            stream.write_all(ping.as_bytes()).unwrap();
+            count += 1;
+        }
     }
     count
+}
+
+/// A connection with a session, and what keeps that alive.
+fn pinger(registry: SocketAddr, number: u32) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(registry).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.write_all(format!("REGISTER|load|load-{number}|0|{{}}\n").as_bytes()).unwrap();
+    let mut reply = String::new();
+    BufReader::with_capacity(256, &stream).read_line(&mut reply).unwrap();
+    let id = reply.trim_end().strip_prefix("ACK|").unwrap();
+    (stream, format!("PING|{id}\n"))
 }
 
 /// Resident memory that comes with sessions which are connected, and with routes.
