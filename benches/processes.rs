@@ -8,7 +8,10 @@
 //! | `day` | the same through a day's 2,880 keepalives and then 1,000 lost connections: does it grow? |
 //! | `proxy` | requests a second, CPU time and latencies beside nginx and HAProxy (needs them and wrk) |
 //! | `ping` | PINGs a second over 64 connections, and their CPU time |
+//! | `apply` | one session applies 100,000 routes at once: CPU time of the whole server |
 //! | `memory` | what a connected session takes, and what a route takes beside it |
+//!
+//! REGISTRY_SERVER names another server than the one that was built with the bench: what `scripts/guided` prints.
 //!
 //! Nothing here fails for being slow; it prints medians with the spread, for docs/PERFORMANCE.md.
 
@@ -33,11 +36,11 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use programs::{Program, Server, free_address, status, wait_until};
 
-const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
 const SIDECAR: &str = env!("CARGO_BIN_EXE_registry-sidecar");
 const HOST: &str = "shop.example.com";
 
@@ -46,7 +49,7 @@ fn main() {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     if ["start", "restart", "size", "day"].into_iter().any(is_wanted) {
         let lean = lean_sidecar();
-        println!("sidecar: {} (lean), server: release", lean.display());
+        println!("sidecar: {} (lean), server: {}", lean.display(), server_binary());
         if is_wanted("start") {
             start(&lean);
         }
@@ -66,12 +69,22 @@ fn main() {
     if is_wanted("ping") {
         registry::ping();
     }
+    if is_wanted("apply") {
+        registry::apply();
+    }
     if is_wanted("memory") {
         registry::memory();
     }
 }
 
-/// The binary as it goes into images, built here unless it is up to date.
+/// The server that is measured: this build's, or the one that REGISTRY_SERVER names (`scripts/guided`).
+fn server_binary() -> &'static str {
+    static NAMED: OnceLock<Option<String>> = OnceLock::new();
+    let named = NAMED.get_or_init(|| std::env::var("REGISTRY_SERVER").ok());
+    named.as_deref().unwrap_or(env!("CARGO_BIN_EXE_registry-server"))
+}
+
+/// The sidecar as it goes into images, built here unless it is up to date.
 fn lean_sidecar() -> PathBuf {
     let target = Path::new(SIDECAR).ancestors().nth(2).unwrap().join("lean-bench");
     let host = "x86_64-unknown-linux-gnu";
@@ -87,7 +100,7 @@ fn lean_sidecar() -> PathBuf {
 }
 
 fn start(lean: &Path) {
-    let server = Server::start(SERVER, &[("LOG_LEVEL", "error")]);
+    let server = Server::start(server_binary(), &[("LOG_LEVEL", "error")]);
     let times: Vec<Duration> = (0..41)
         .map(|_| {
             let backend = free_address();
@@ -133,7 +146,7 @@ fn restart(lean: &Path) {
     let times: Vec<Duration> = (0..41)
         .map(|_| {
             // A sidecar of its own for each run: none that is still patient from the run before.
-            let mut server = Server::start(SERVER, &[("LOG_LEVEL", "error")]);
+            let mut server = Server::start(server_binary(), &[("LOG_LEVEL", "error")]);
             let env = server.sidecar_env(backend.port(), &[]);
             let sidecar = Program::start("sidecar", lean.to_str().unwrap(), &[], &env);
             sidecar.wait_for_log("live");
@@ -147,7 +160,7 @@ fn restart(lean: &Path) {
 }
 
 fn size(lean: &Path) {
-    let server = Server::start(SERVER, &[]);
+    let server = Server::start(server_binary(), &[]);
     let backend = free_address();
     serve(backend);
     let env = server.sidecar_env(backend.port(), &[]);

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::programs::{Program, Server, free_address, wait_until};
-use super::{SERVER, serve, usage};
+use super::{serve, server_binary, usage};
 
 pub(super) fn run(lean: &Path) {
     let backend = free_address();
     serve(backend);
     let (address, registry) = YesRegistry::start();
-    let server = Server::start(SERVER, &[]);
+    let server = Server::start(server_binary(), &[]);
     let (host, port) = (address.ip().to_string(), address.port().to_string());
     let short = [
         ("REGISTRY_HOST", host.as_str()),

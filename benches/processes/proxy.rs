@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::load::{CONNECTIONS, paced, wrk};
 use super::programs::{Program, Server, free_address, status, wait_until};
 use super::usage::cpu_time;
-use super::{HOST, SERVER, SIDECAR};
+use super::{HOST, SIDECAR, server_binary};
 
 /// Times that each has its turn.
 const ROUNDS: usize = 7;
@@ -39,7 +39,7 @@ pub(crate) fn compare() {
     let _backend = start_nginx("backend", &at("backend"), &config("backend.conf", backend, backend));
     let nginx_program = start_nginx("nginx", &at("nginx"), &config("nginx.conf", nginx, backend));
     let haproxy_program = start_haproxy(&at("haproxy.cfg"), &config("haproxy.cfg", haproxy, backend));
-    let server = Server::start(SERVER, &[("LOG_LEVEL", "error")]);
+    let server = Server::start(server_binary(), &[("LOG_LEVEL", "error")]);
     let sidecar_env = server.sidecar_env(backend.port(), &[("HEALTH_PATH", "/small")]);
     let sidecar = Program::start("sidecar", SIDECAR, &[], &sidecar_env);
     sidecar.wait_for_log("live");

@@ -6,22 +6,24 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::SERVER;
 use super::load::CONNECTIONS;
 use super::programs::{Program, Server, free_address, wait_until};
-use super::usage::{cpu_time, memory_kb};
+use super::server_binary;
+use super::usage::{cpu_time, memory_kb, run_time};
 
 const PING_TIME: Duration = Duration::from_secs(3);
 const PING_ROUNDS: usize = 5;
 /// Enough to make what the server has anyway small.
 const SESSIONS: usize = 5_000;
 const ROUTES: usize = 500;
+const ROUTES_AT_ONCE: usize = 100_000;
+const APPLIES: usize = 7;
 
 /// PINGs a second over 64 connections with one PING outstanding each. The load generator has a thread of its own
 /// in another process; with two cores it and the server have one each. Beside us, if there is a Go to build it with,
 /// the least server that answers a PING.
 pub(crate) fn ping() {
-    let server = Server::start(SERVER, &[("LOG_LEVEL", "error")]);
+    let server = Server::start(server_binary(), &[("LOG_LEVEL", "error")]);
     let (temporary, address) = (tempfile::tempdir().unwrap(), free_address());
     let peer = least_go_server(temporary.path(), address);
     let mut all = vec![("ours", server.registry, server.program.id(), Vec::new())];
@@ -90,10 +92,42 @@ fn pinger(registry: SocketAddr, number: u32) -> (TcpStream, String) {
     (stream, format!("PING|{id}\n"))
 }
 
+/// What a server does for one apply of very many routes: CPU time from the question to the answer.
+pub(crate) fn apply() {
+    let mut times: Vec<Duration> = (0..APPLIES).map(|_| apply_all()).collect();
+    times.sort();
+    println!(
+        "apply: {:.0} ms of CPU for {ROUTES_AT_ONCE} routes ({:.0} to {:.0})",
+        millis(times[APPLIES / 2]),
+        millis(times[0]),
+        millis(times[APPLIES - 1])
+    );
+}
+
+fn apply_all() -> Duration {
+    let env =
+        [("LOG_LEVEL", "error"), ("MAX_ROUTES_PER_SESSION", "100000"), ("MAX_STAGED_BYTES", "100000000")];
+    let server = Server::start(server_binary(), &env);
+    let mut peer = Peer::register(server.registry, 0);
+    let numbers: Vec<usize> = (0..ROUTES_AT_ONCE).collect();
+    for some in numbers.chunks(500) {
+        let lines = some.iter().map(|n| format!("ROUTE_ADD||d{n}.example.com|/|http://127.0.0.1:8080|10\n"));
+        peer.0.get_mut().write_all(lines.collect::<String>().as_bytes()).unwrap();
+        some.iter().for_each(|_| peer.expect("ROUTE_OK"));
+    }
+    let before = run_time(server.program.id());
+    peer.say("CONFIG_APPLY|", "OK");
+    run_time(server.program.id()) - before
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
 /// Resident memory that comes with sessions which are connected, and with routes.
 pub(crate) fn memory() {
     let server = Server::start(
-        SERVER,
+        server_binary(),
         &[("LOG_LEVEL", "error"), ("MAX_SESSIONS", "100000"), ("MAX_ROUTES_PER_SESSION", "100000")],
     );
     let anonymous = || memory_kb(server.program.id(), "RssAnon:") as f64 * 1024.0;
@@ -129,8 +163,12 @@ impl Peer {
 
     fn say(&mut self, line: &str, expected: &str) {
         self.0.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+        self.expect(expected);
+    }
+
+    fn expect(&mut self, expected: &str) {
         let mut reply = String::new();
         self.0.read_line(&mut reply).unwrap();
-        assert!(reply.starts_with(expected), "{line}: {reply}");
+        assert!(reply.starts_with(expected), "{expected}: {reply}");
     }
 }

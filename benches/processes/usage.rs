@@ -14,6 +14,17 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     own + children.split_whitespace().map(|child| cpu_time(child.parse().unwrap())).sum::<Duration>()
 }
 
+/// How long all threads of a process have run so far, to a few milliseconds.
+pub(crate) fn run_time(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads
+        .map(|thread| {
+            let text = fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap();
+            Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+        })
+        .sum()
+}
+
 /// A figure of /proc/PID/status: `VmRSS:`, `RssAnon:`.
 pub(crate) fn memory_kb(pid: u32, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
