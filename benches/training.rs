@@ -29,7 +29,6 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
 use line::Line;
 use programs::{Server, free_address, get, status, wait_until};
-use tempfile::TempDir;
 
 /// The route that most requests are for.
 const HOST: &str = "shop.example.com";
@@ -41,7 +40,7 @@ const COMPRESSED_HOST: &str = "compressed.example.com";
 fn main() {
     let path = std::env::var("REGISTRY_SERVER").ok();
     let path: &str = path.map_or(env!("CARGO_BIN_EXE_registry-server"), |path| path.leak());
-    let folder = memory_or_disk();
+    let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     authority.pair(&[SECURE_HOST]).write(folder.path(), "secure");
     let (secure, admin, state) = (free_address(), free_address(), folder.path().join("registry.redb"));
@@ -68,11 +67,6 @@ fn main() {
     // Only what ends in order writes down what it has met.
     server.program.signal("TERM");
     assert!(server.program.wait().success());
-}
-
-/// Where the server has its files. The disk may be so busy with the build that the store gives up waiting for it.
-fn memory_or_disk() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// The routes that [`traffic`] is for; they last as long as the connection.
