@@ -73,5 +73,11 @@ fn many_routes(registry: SocketAddr) {
 
 /// Until it is in force: the disk may be so busy with the build that the store gives up waiting for it.
 fn apply(line: &mut Line, id: &str) {
-    while line.ask(&format!("CONFIG_APPLY|{id}")).unwrap() != "OK" {}
+    for _ in 0..20 {
+        match line.ask(&format!("CONFIG_APPLY|{id}")).unwrap().as_str() {
+            "OK" => return,
+            answer => assert_eq!(answer, "ERROR|store unavailable"),
+        }
+    }
+    panic!("the disk takes nothing");
 }
