@@ -450,7 +450,7 @@ impl Registry {
                 }
                 false
             }
-            Detached::Gone(member) => session.members.remove(&member),
+            Detached::Gone(member) => session.members.remove(member),
         }
     }
 
@@ -494,7 +494,7 @@ impl Registry {
                 addresses.push(ip.to_canonical());
             }
         }
-        session.add_members(members);
+        session.members.extend(members);
         if let Some((domain, path)) = joined {
             let (who, peer) = (session.who(), session.peer);
             self.push(Effect::Happened(Happening::Joined { who, peer, domain, path }));

@@ -4,6 +4,7 @@
 mod drain;
 mod hold;
 mod maintenance;
+mod member_set;
 mod record;
 mod routes;
 
@@ -20,6 +21,7 @@ use crate::server::routing::{
 use super::io::{Effect, Happening, SessionNo, Who};
 use super::lifecycle::{MemberEvent, MemberState};
 use super::route::Plan;
+pub(super) use member_set::MemberSet;
 use record::Record;
 use routes::{Removed, Routes};
 
@@ -52,7 +54,7 @@ pub(super) struct Pools {
     /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
     watched: HashMap<Arc<Probe>, Watched, foldhash::quality::RandomState>,
     /// Members whose session is lost, by the address of their backend where it is known.
-    lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
+    lost_at: HashMap<IpAddr, MemberSet>,
     /// Of all rate limits, once there was one.
     buckets: Option<Arc<Buckets>>,
     /// Questions that decide about maintenance requests.
@@ -67,7 +69,7 @@ pub(super) struct Pools {
 struct Watched {
     /// Once more, for further members that want it.
     probe: Arc<Probe>,
-    by: BTreeSet<MemberId>,
+    by: MemberSet,
 }
 
 /// A member whose probe passed for the first time since it joined.
@@ -163,8 +165,8 @@ impl Pools {
     }
 
     /// Whether one of these members is there for the route, and serves.
-    pub(super) fn is_served(&self, members: &BTreeSet<MemberId>, route: RouteId) -> bool {
-        let mut records = members.iter().filter_map(|id| self.members.get(id));
+    pub(super) fn is_served(&self, members: &MemberSet, route: RouteId) -> bool {
+        let mut records = members.iter().filter_map(|id| self.members.get(&id));
         records.any(|record| record.routes.contains(route) && record.state.serves())
     }
 
@@ -418,7 +420,7 @@ impl Pools {
 
     fn forget_lost(&mut self, ip: IpAddr, id: MemberId) {
         if let Some(members) = self.lost_at.get_mut(&ip) {
-            members.remove(&id);
+            members.remove(id);
             if members.is_empty() {
                 self.lost_at.remove(&ip);
             }
@@ -433,11 +435,11 @@ impl Pools {
             let claim = self.table.get(&record.domain, &record.path);
             record.shown.instance == by.instance && claim.is_some_and(|claim| claim.service == by.service)
         };
-        let others = |id: &&MemberId| {
+        let others = |id: &MemberId| {
             let record = self.members.get(id);
             record.is_some_and(|record| !kin.contains(&record.session) && !is_same(record))
         };
-        let others: Vec<MemberId> = lost.iter().filter(others).copied().collect();
+        let others: Vec<MemberId> = lost.iter().filter(others).collect();
         for id in others {
             self.on_event(id, MemberEvent::AddressTaken, None);
             let place = self.place(id).map(|(domain, path)| (domain.clone(), path.clone()));
@@ -452,7 +454,7 @@ impl Pools {
         // A result may still be on its way when nobody wants it any more.
         let Some(watched) = self.watched.get(probe) else { return Vec::new() };
         let mut answered = Vec::new();
-        for id in watched.by.clone() {
+        for id in watched.by.clone().iter() {
             let Some(record) = self.members.get_mut(&id) else { continue };
             let event = match result {
                 Ok(()) => {
@@ -535,7 +537,7 @@ impl Pools {
     fn stop_asking(&mut self, id: MemberId, probe: Option<Arc<Probe>>) {
         let Some(probe) = probe else { return };
         let Some(watched) = self.watched.get_mut(&probe) else { return };
-        watched.by.remove(&id);
+        watched.by.remove(id);
         if watched.by.is_empty() {
             self.watched.remove(&probe);
             self.effects.push(Effect::Forget(Arc::unwrap_or_clone(probe)));

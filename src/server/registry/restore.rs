@@ -100,7 +100,7 @@ impl Registry {
                 self.pools.remove(member, Leaving::Unwanted);
                 if let Some(owner) = self.sessions.get_mut(owner) {
                     owner.robbed = true;
-                    owner.members.remove(&member);
+                    owner.members.remove(member);
                 }
             }
             let Some(session) = self.sessions.get_mut(*no) else { return };

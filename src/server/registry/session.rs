@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::protocol::{InstanceName, Metadata, Registration, RouteId, RouteSpec, ServiceName, SessionId};
-use crate::server::routing::{MemberId, RouteState};
+use crate::server::routing::RouteState;
 
 use super::drain::Draining;
 use super::io::{ConnId, Now, SessionNo, Tx, Who};
 use super::lifecycle::SessionState;
 use super::maintenance::Maintained;
 use super::persist::{IdHash, Replaced, SessionRecord};
-use super::pools::Owner;
+use super::pools::{MemberSet, Owner};
 use super::pulse::Pulse;
 use super::route::{Cells, OwnCells, Plan, Route};
 use super::stage::{Stage, Staged};
@@ -56,7 +56,7 @@ pub(super) struct Session {
     /// How many of them the store knows of.
     pub(super) kept_route: u32,
     pub(super) stage: Stage,
-    pub(super) members: BTreeSet<MemberId>,
+    pub(super) members: MemberSet,
     pub(super) drain: Option<Draining>,
     pub(super) maintained: Maintained,
     /// A change of it that the store has not decided on; commands wait behind it.
@@ -169,7 +169,7 @@ impl Session {
             last_route: 0,
             kept_route: 0,
             stage: Stage::default(),
-            members: BTreeSet::new(),
+            members: MemberSet::default(),
             drain: None,
             maintained: Maintained::default(),
             pending: None,
@@ -220,16 +220,6 @@ impl Session {
     pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
         let state = self.states.get(&id).map(Arc::clone).unwrap_or_default();
         Plan::new(route, &self.defaults, self.maintained.of(id), state)
-    }
-
-    /// It has more of them.
-    pub(super) fn add_members(&mut self, members: Vec<MemberId>) {
-        if self.members.is_empty() {
-            // Made as a whole it takes half of the memory.
-            self.members = members.into_iter().collect();
-        } else {
-            self.members.extend(members);
-        }
     }
 
     /// Its routes, applied and staged, in order.

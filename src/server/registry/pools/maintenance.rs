@@ -1,7 +1,6 @@
 //! Members that are in maintenance, and questions that are asked until they are answered well (SEMANTICS
 //! section 5).
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use crate::server::routing::{Extras, Member, MemberId, MemberLoad, Probe, Settin
 
 use super::super::io::{Effect, SessionNo};
 use super::super::route::Plan;
-use super::{Pools, Watched};
+use super::{MemberSet, Pools, Watched};
 
 impl Pools {
     /// A backend that serves a maintenance page: a member of no claim.
@@ -64,8 +63,8 @@ impl Pools {
 
     /// Who waits for this probe to pass.
     pub(in super::super) fn waiting_for(&self, probe: &Probe) -> Vec<MemberId> {
-        let watchers = self.watched.get(probe).into_iter().flat_map(|watched| &watched.by);
-        watchers.filter(|id| self.tokens.contains_key(id)).copied().collect()
+        let watchers = self.watched.get(probe).into_iter().flat_map(|watched| watched.by.iter());
+        watchers.filter(|id| self.tokens.contains_key(id)).collect()
     }
 
     /// Asks on behalf of `id`. Returns the question as everybody has it who asks the same.
@@ -76,7 +75,7 @@ impl Pools {
         }
         self.effects.push(Effect::Watch(probe.clone()));
         let probe = Arc::new(probe);
-        let watched = Watched { probe: Arc::clone(&probe), by: BTreeSet::from([id]) };
+        let watched = Watched { probe: Arc::clone(&probe), by: MemberSet::from_iter([id]) };
         self.watched.insert(Arc::clone(&probe), watched);
         probe
     }

@@ -213,7 +213,7 @@ impl World {
             for (member, session, serves) in self.registry.pools.members(claim) {
                 let session = self.registry.sessions.get(session).expect("members belong to somebody");
                 assert_eq!(session.registration.service, claim.service);
-                assert!(session.members.contains(&member.id));
+                assert!(session.members.contains(member.id));
                 assert!(seen.insert((session.no, member.backend.clone())));
                 assert!(serves || !member.usable);
                 assert!(member.extras.maintenance().is_none() || !member.usable);
@@ -223,7 +223,7 @@ impl World {
         }
         for session in self.registry.sessions.iter() {
             let known = |id| self.registry.pools.place(id).is_some();
-            assert!(session.members.iter().all(|id| known(*id)), "no session has a member that is gone");
+            assert!(session.members.iter().all(known), "no session has a member that is gone");
             assert!(session.state != SessionState::Retired || session.members.is_empty());
             for (_, route) in session.applied.iter().filter(|_| session.state.lives() && !session.robbed) {
                 for domain in route.spec.domains.as_slice() {
