@@ -18,7 +18,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::protocol::Scheme;
 use crate::server::routing::{
-    AddressLimit, Admission, Claim, InFlight, Member, MemberId, Outcome, normalise,
+    AddressLimit, Admission, Chosen, Claim, InFlight, Member, MemberId, Outcome, normalise,
 };
 
 use super::alarm::Alarm;
@@ -129,7 +129,7 @@ impl Outgoing {
         let base = member.backend.base_path();
         if !base.is_empty() {
             let joined = match self.target.as_str() {
-                _ if member.settings.one_page => base.to_owned(),
+                _ if member.terms.settings.one_page => base.to_owned(),
                 "*" => base.to_owned(),
                 target => format!("{base}{target}"),
             };
@@ -142,7 +142,7 @@ impl Outgoing {
         }
         // HTTP/2 makes the target absolute, and the next member may not want that.
         self.rebased |= member.backend.scheme() != Scheme::Http;
-        let host = match member.settings.preserve_host {
+        let host = match member.terms.settings.preserve_host {
             true => self.host.clone(),
             false => HeaderValue::try_from(member.backend.host_header()).map_err(|_| Page::Unreachable)?,
         };
@@ -216,7 +216,7 @@ impl Attempts {
         record.uploads(self.outgoing.request.body().progress());
         let mut tried = None;
         for _ in 0..MAX_MEMBERS {
-            let member = Arc::clone(&lease);
+            let member = lease.clone();
             record.sent_to(lease);
             let page = match self.ask(&member, record).await {
                 Ok(answer) => return Ok(answer),
@@ -242,7 +242,7 @@ impl Attempts {
 
     /// One member: on a kept connection, and on a new one where that turned out to be closed.
     async fn ask(&mut self, member: &Member, record: &mut Record) -> Result<Answer, Failure> {
-        if self.outgoing.upgrade && !member.settings.websocket {
+        if self.outgoing.upgrade && !member.terms.settings.websocket {
             return Err(Failure::Final(Page::NoUpgrade));
         }
         self.outgoing.address_to(member).map_err(Failure::Final)?;
@@ -260,11 +260,11 @@ impl Attempts {
     ) -> Result<Answer, Failure> {
         let Upstream { mut sender, reused } = self.connection(member, fresh, record).await?;
         let spare = self.outgoing.spare();
-        let compression = member.settings.compression;
+        let compression = member.terms.settings.compression;
         let accepted = compression.then(|| Accepted::by(&self.outgoing.request, record.is_old()));
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
-        let limit = member.settings.timeout;
+        let limit = member.terms.settings.timeout;
         // A kept connection was not waited for.
         let begun = if reused { record.now() } else { Instant::now() };
         record.alarm().set(begun + limit);
@@ -294,7 +294,7 @@ impl Attempts {
         let (from, how) = ((&worker.pool, &worker.dialer), (self.outgoing.upgrade, fresh));
         let request = &self.outgoing.request;
         upstream::obtain(from, member, request, how, record.now()).await.map_err(|error| {
-            tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
+            tracing::debug!(instance = %member.terms.instance, backend = %member.backend, %error, "cannot connect");
             if let ConnectError::NoUpgrade = error {
                 return Failure::Final(Page::NoUpgrade);
             }
@@ -335,19 +335,18 @@ impl Attempts {
 
 /// A member that may have the request, at which it counts from now on, and whose circuit breaker, if it has one,
 /// then expects to hear about it.
-fn choose(claim: &Claim, tried: Option<MemberId>, record: &mut Record) -> Option<InFlight> {
+fn choose(claim: &Arc<Claim>, tried: Option<MemberId>, record: &mut Record) -> Option<InFlight> {
     let mut random = |n| fastrand::usize(..n);
     loop {
-        let member = claim.choose(tried, record.now(), &mut random)?;
+        let at = claim.choose(tried, record.now(), &mut random)?;
         // `None`: it was closed since it was looked at, and it will not be chosen again.
-        let Some(lease) = InFlight::admit(Arc::clone(member)) else { continue };
-        let extras = &member.extras;
-        let Some(rule) = extras.breaker() else {
+        let Some(lease) = InFlight::admit(Chosen::Of(Arc::clone(claim), at)) else { continue };
+        let Some(rule) = lease.terms.extras.breaker() else {
             record.admitted(None);
             return Some(lease);
         };
         // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
-        if let Some(admission) = Admission::ask(&extras.route, rule, record.now()) {
+        if let Some(admission) = Admission::ask(&lease.route, rule, record.now()) {
             record.admitted(Some(admission));
             return Some(lease);
         }
@@ -357,8 +356,8 @@ fn choose(claim: &Claim, tried: Option<MemberId>, record: &mut Record) -> Option
 /// Why no member of a claim may have the request.
 fn nobody(claim: &Claim, now: Instant) -> Page {
     let usable = claim.members.iter().filter(|member| member.usable);
-    let broken = usable.filter(|member| !member.extras.may_pass(now));
-    match broken.map(|member| member.extras.route.breaker.wait(now).unwrap_or_default()).min() {
+    let broken = usable.filter(|member| !member.may_pass(now));
+    match broken.map(|member| member.route.breaker.wait(now).unwrap_or_default()).min() {
         Some(wait) => Page::CircuitOpen(seconds(wait)),
         None => Page::NoMember,
     }

@@ -297,9 +297,9 @@ impl Registry {
         domain: &Domain,
         path: &PathPrefix,
     ) -> Option<&ServiceName> {
-        let claim = self.pools.claim(domain, path).filter(|claim| claim.service != *service);
+        let claim = self.pools.claim(domain, path).filter(|claim| claim.terms.service != *service);
         if let Some(claim) = claim.filter(|claim| self.owner_lives(claim)) {
-            return Some(&claim.service);
+            return Some(&claim.terms.service);
         }
         self.claimed.owner(domain, path).filter(|other| *other != service)
     }
@@ -363,7 +363,8 @@ impl Registry {
         let mut evicted = Vec::new();
         let changed = wanted.iter().filter(|wanted| wanted.is_changed);
         for (domain, path) in changed.flat_map(|wanted| places(&wanted.route)) {
-            let Some(claim) = self.pools.claim(domain, path).filter(|claim| claim.service != by.service)
+            let Some(claim) =
+                self.pools.claim(domain, path).filter(|claim| claim.terms.service != by.service)
             else {
                 continue;
             };

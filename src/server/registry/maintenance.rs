@@ -138,8 +138,8 @@ impl Registry {
             Ok(places) => places,
             Err(refusal) => return Err(refusal).into(),
         };
-        let peer = self.sessions.get(no).map(|session| (session.owner().instance.clone(), session.peer));
-        let page = page.zip(peer).map(|(url, (instance, peer))| self.pools.page(url, instance, peer));
+        let of = self.sessions.get(no).map(|session| (session.who(), session.peer));
+        let page = page.zip(of).map(|(url, (who, peer))| self.pools.page(url, &who, peer));
         let entered = Entered { shown: Arc::new(Maintenance { page }), at: now.wall };
         let kept = self.kept_after(&places, Some(&entered));
         let entering = Entering { target, places, entered };
@@ -168,7 +168,7 @@ impl Registry {
         let Some(conn) = conn else { return };
         let mut waits = BTreeSet::new();
         if let Some(page) = &entered.shown.page {
-            waits.insert(self.ask_for(no, page_probe(&page.backend, page.peer, None)));
+            waits.insert(self.ask_for(no, page_probe(&page.backend, page.terms.peer, None)));
         }
         self.acknowledge(now, conn, no, Asked::new(target, conn, true, places, waits, now));
     }

@@ -78,9 +78,9 @@ impl Registry {
 
     fn restore_maintenance(&mut self, no: SessionNo, record: MaintenanceRecord) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let (instance, applied) = (&session.registration.instance, &session.applied);
+        let (who, applied) = (session.who(), &session.applied);
         let has = |id| applied.contains_key(&id);
-        session.maintained = Maintained::restore(record, instance, has, &mut self.pools);
+        session.maintained = Maintained::restore(record, &who, has, &mut self.pools);
     }
 
     /// Where two services have a claim, the one that applied last has it, as it had before.
@@ -92,7 +92,7 @@ impl Registry {
             else {
                 return;
             };
-            let former = self.pools.claim(place.0, place.1).filter(|claim| claim.service != service);
+            let former = self.pools.claim(place.0, place.1).filter(|claim| claim.terms.service != service);
             let former: Vec<_> = former
                 .map(|claim| self.pools.members(claim).map(|(member, owner, _)| (member.id, owner)).collect())
                 .unwrap_or_default();

@@ -32,8 +32,9 @@ impl Registry {
 fn hidden_with(claims: &[Arc<Claim>], path: &PathPrefix) -> Vec<(PathPrefix, PathPrefix)> {
     let Some(at) = claims.iter().position(|claim| claim.path == *path) else { return Vec::new() };
     let own = &claims[at];
-    let hides =
-        |one: &Claim, other: &Claim| one.service == other.service && one.path.matches(other.path.as_str());
+    let hides = |one: &Claim, other: &Claim| {
+        one.terms.service == other.terms.service && one.path.matches(other.path.as_str())
+    };
     let above = claims[..at].iter().find(|other| hides(other, own)).map(|other| (own, other));
     let below = claims[at + 1..].iter().filter(|other| hides(own, other)).map(|other| (other, own));
     above.into_iter().chain(below).map(|(one, by)| (one.path.clone(), by.path.clone())).collect()

@@ -3,33 +3,33 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain, InstanceName, PathPrefix, RouteId};
-use crate::server::routing::{Extras, Member, MemberId, MemberLoad, Probe, Settings};
+use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use crate::server::routing::{Endpoint, Extras, Member, MemberId, Probe, Settings, Terms};
 
-use super::super::io::{Effect, SessionNo};
+use super::super::io::{Effect, SessionNo, Who};
 use super::super::route::Plan;
 use super::{MemberSet, Pools, Watched};
 
 impl Pools {
     /// A backend that serves a maintenance page: a member of no claim.
-    pub(in super::super) fn page(
-        &mut self,
-        url: BackendUrl,
-        instance: InstanceName,
-        peer: IpAddr,
-    ) -> Arc<Member> {
-        let settings = Settings { one_page: url.is_file(), ..Settings::default() };
-        Arc::new(Member {
-            id: self.next_id(),
-            instance,
-            backend: url,
+    pub(in super::super) fn page(&mut self, url: BackendUrl, by: &Who, peer: IpAddr) -> Arc<Member> {
+        let terms = Terms {
+            service: by.service.clone(),
+            instance: by.instance.clone(),
             peer,
-            settings,
+            priority: 0,
+            hold: Duration::ZERO,
+            settings: Settings { one_page: url.is_file(), ..Settings::default() },
             extras: Extras::default(),
-            usable: true,
             drain: None,
-            load: Arc::new(MemberLoad::default()),
+        };
+        Arc::new(Member {
+            endpoint: Arc::new(Endpoint::new(self.next_id(), url)),
+            terms: Arc::new(terms),
+            route: Arc::default(),
+            usable: true,
         })
     }
 

@@ -212,11 +212,11 @@ impl World {
             let mut seen = HashSet::new();
             for (member, session, serves) in self.registry.pools.members(claim) {
                 let session = self.registry.sessions.get(session).expect("members belong to somebody");
-                assert_eq!(session.registration.service, claim.service);
+                assert_eq!(session.registration.service, claim.terms.service);
                 assert!(session.members.contains(member.id));
                 assert!(seen.insert((session.no, member.backend.clone())));
                 assert!(serves || !member.usable);
-                assert!(member.extras.maintenance().is_none() || !member.usable);
+                assert!(member.terms.extras.maintenance().is_none() || !member.usable);
                 assert_eq!(member.usable, !member.load.is_closed());
             }
             assert_eq!(seen.len(), claim.members.len(), "every member is known");
