@@ -212,7 +212,7 @@ async fn half_way_through_its_drain_a_member_gets_half_of_its_share() {
     let hour = Duration::from_secs(3600);
     let since = Instant::now().checked_sub(hour / 2).unwrap();
     Arc::make_mut(&mut leaving.terms).drain = Some(Box::new(Drain { since, time: hour }));
-    stage.draining("example.com", vec![leaving, member(2, &two.url())]);
+    stage.route("example.com", "/", vec![leaving, member(2, &two.url())]);
     let mut client = stage.client().await;
     let mut count = 0;
     for _ in 0..1000 {

@@ -281,20 +281,15 @@ impl Stage {
     }
 
     pub(crate) fn route(&self, domain: &str, path: &str, members: Vec<Member>) {
-        self.claim(domain, path, members, Hold::default(), false);
-    }
-
-    /// A claim of which some member is being drained.
-    pub(crate) fn draining(&self, domain: &str, members: Vec<Member>) {
-        self.claim(domain, "/", members, Hold::default(), true);
+        self.claim(domain, path, members, Hold::default());
     }
 
     /// A claim that has lost its members, and for which requests wait.
     pub(crate) fn held(&self, domain: &str, hold: &Hold) {
-        self.claim(domain, "/", vec![], hold.clone(), false);
+        self.claim(domain, "/", vec![], hold.clone());
     }
 
-    fn claim(&self, domain: &str, path: &str, members: Vec<Member>, hold: Hold, draining: bool) {
+    fn claim(&self, domain: &str, path: &str, members: Vec<Member>, hold: Hold) {
         let mut table = (**self.table.load()).clone();
         table.put(Claim {
             domain: domain.parse().unwrap(),
@@ -302,7 +297,6 @@ impl Stage {
             terms: Arc::new(terms("web-1")),
             limit: None,
             hold,
-            draining,
             members: members.into(),
         });
         self.table.store(Arc::new(table));

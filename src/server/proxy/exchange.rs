@@ -357,7 +357,7 @@ fn choose(claim: &Arc<Claim>, tried: Option<MemberId>, record: &mut Record) -> O
 fn nobody(claim: &Claim, now: Instant) -> Page {
     let usable = claim.members.iter().filter(|member| member.usable);
     let broken = usable.filter(|member| !member.may_pass(now));
-    match broken.map(|member| member.route.breaker.wait(now).unwrap_or_default()).min() {
+    match broken.map(|member| member.route.breaker().wait(now).unwrap_or_default()).min() {
         Some(wait) => Page::CircuitOpen(seconds(wait)),
         None => Page::NoMember,
     }

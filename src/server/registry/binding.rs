@@ -391,7 +391,6 @@ impl Registry {
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
         session.applied.clear();
-        session.states.clear();
         let orphaned = session.replaced_by.is_none();
         for id in members.iter() {
             self.pools.remove(id, Leaving::Ended);

@@ -21,7 +21,7 @@ use super::io::{Change, ConnId, Now, SessionNo, Tx};
 use super::persist::MaintenanceRecord;
 use super::report::{bounded, rfc3339, room, take};
 use super::route::page_probe;
-use super::session::Session;
+use super::session::{Applied, Session};
 use super::stage::Slot;
 use super::timers::Timer;
 use super::{Outcome, Registry, Wait};
@@ -384,7 +384,7 @@ impl Registry {
         session.maintained.set(slot, entered);
         let session = &*session;
         let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
-        for (id, route) in touched {
+        for (id, Applied { route, .. }) in touched {
             let plan = session.plan(*id, route);
             for domain in route.spec.domains.as_slice() {
                 self.pools.replan(no, *id, (domain, &route.spec.path), &plan);
@@ -398,7 +398,7 @@ impl Registry {
         let has_page =
             |id| session.maintained.entered(id).is_some_and(|entered| entered.shown.page.is_some());
         let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
-        let probe = |(_, route): (&RouteId, &Arc<super::Route>)| {
+        let probe = |(_, Applied { route, .. }): (&RouteId, &Applied)| {
             page_probe(&route.spec.backend, session.peer, route.spec.domains.first_exact())
         };
         touched.filter(|(id, _)| has_page(**id)).map(probe).collect()

@@ -284,7 +284,6 @@ impl Pools {
             terms: says.terms.clone(),
             limit: None,
             hold: Hold::default(),
-            draining: false,
             members: Members::default(),
         });
         // One that is held without members is anybody's.
@@ -562,7 +561,7 @@ impl Pools {
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
         let before = claim.clone();
         let mut claim = Claim::clone(&before);
-        claim.members.iter_mut().find(|member| member.id == id).map(change);
+        claim.members.change_one(id, change);
         self.settle(&mut claim, Some(&before));
         let same = |(one, other): (&Member, &Member)| one.is_shown_as(other);
         let same_members = claim.members.iter().zip(&before.members).all(same);

@@ -13,6 +13,7 @@ use super::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
 use super::pools::Leaving;
 use super::route::Route;
 use super::route_ids;
+use super::session::Applied;
 use super::timers::Timer;
 
 /// A route on its way back, in the order in which routes were applied.
@@ -41,8 +42,7 @@ impl Registry {
                 self.last_tx = self.last_tx.max(applied);
                 let route = Arc::new(Route::from(route));
                 if let Some(session) = self.sessions.get_mut(no) {
-                    session.applied.insert(id, route.clone());
-                    session.states.insert(id, Arc::default());
+                    session.applied.insert(id, Applied { route: route.clone(), state: Arc::default() });
                 }
                 returning.push(Returning { applied, session: no, id, route });
             }

@@ -44,9 +44,7 @@ pub(super) struct Session {
     pub(super) answered: bool,
     /// It lost a claim to another service while it was away, so that it cannot be resumed as it was.
     pub(super) robbed: bool,
-    pub(super) applied: BTreeMap<RouteId, Arc<Route>>,
-    /// What the data plane finds out about each of `applied`.
-    pub(super) states: BTreeMap<RouteId, Arc<RouteState>>,
+    pub(super) applied: BTreeMap<RouteId, Applied>,
     pub(super) defaults: OwnCells,
     /// Which apply of all set `defaults`.
     pub(super) defaults_applied: u64,
@@ -68,6 +66,13 @@ pub(super) struct Session {
     /// What its connection answers for it, while it is bound to one.
     pulse: Option<Arc<Pulse>>,
     pub(super) last_apply: Option<SystemTime>,
+}
+
+/// A route in force.
+pub(super) struct Applied {
+    pub(super) route: Arc<Route>,
+    /// What the data plane finds out about it.
+    pub(super) state: Arc<RouteState>,
 }
 
 /// What a session is called by.
@@ -162,7 +167,6 @@ impl Session {
             answered: false,
             robbed: false,
             applied: BTreeMap::new(),
-            states: BTreeMap::new(),
             defaults: OwnCells::default(),
             defaults_applied: 0,
             revision: 0,
@@ -212,13 +216,13 @@ impl Session {
         match self.stage.routes().get(&id) {
             Some(Staged::Put(spec)) => Some(spec),
             Some(Staged::Remove) => None,
-            None => self.applied.get(&id).map(|route| &route.spec),
+            None => self.applied.get(&id).map(|applied| &applied.route.spec),
         }
     }
 
     /// What the members of an applied route get from it.
     pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
-        let state = self.states.get(&id).map(Arc::clone).unwrap_or_default();
+        let state = self.applied.get(&id).map(|applied| applied.state.clone()).unwrap_or_default();
         Plan::new(route, &self.defaults, self.maintained.of(id), state)
     }
 

@@ -25,7 +25,7 @@ impl Claim {
             member.usable && Some(member.id) != tried && !member.load.is_closed() && member.may_pass(now)
         };
         // Drawn once for all members, and only where it matters.
-        let dice = if self.draining { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
+        let dice = if self.members.some_drained() { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
         let lets_in =
             |member: &Member| member.terms.drain.as_ref().is_none_or(|drain| drain.weight(now) > dice);
         let good = |member: &Member| possible(member) && lets_in(member) && !member.load.is_ejected(now);

@@ -27,12 +27,14 @@ pub struct Said {
 /// What the data plane finds out about a route, shared by all cores, by its members on every domain, and by
 /// every snapshot of the table.
 #[derive(Debug, Default)]
-pub struct RouteState {
-    /// Where its circuit breaker is at.
-    pub breaker: SharedBreaker,
-    /// Once there was a request: each core counts for itself, because two that write to one place take turns, which
-    /// costs more than the counting.
-    stats: OnceLock<Box<[OnceLock<Box<RouteStats>>; CORES]>>,
+pub struct RouteState(OnceLock<Box<Known>>);
+
+/// Once there was a request.
+#[derive(Debug, Default)]
+struct Known {
+    breaker: SharedBreaker,
+    /// Each core counts for itself, because two that write to one place take turns, which costs more than the counting.
+    stats: [OnceLock<Box<RouteStats>>; CORES],
 }
 
 /// So many cores count for themselves; further ones share their places.
@@ -41,12 +43,24 @@ const CORES: usize = 8;
 impl RouteState {
     /// Counts a request that is over, on this core.
     pub fn record(&self, seen: &Seen, core: usize) {
-        self.stats.get_or_init(Box::default)[core % CORES].get_or_init(Box::default).record(seen);
+        self.0.get_or_init(Box::default).stats[core % CORES].get_or_init(Box::default).record(seen);
+    }
+
+    /// Where its circuit breaker is at.
+    pub fn breaker(&self) -> &SharedBreaker {
+        &self.0.get_or_init(Box::default).breaker
+    }
+
+    /// Closes its circuit breaker, if it was ever asked.
+    pub fn reset_breaker(&self) {
+        if let Some(known) = self.0.get() {
+            known.breaker.reset();
+        }
     }
 
     /// What was counted so far, by all cores.
     pub fn summary(&self) -> Summary {
-        let counted = self.stats.get().into_iter().flat_map(|cores| cores.iter());
+        let counted = self.0.get().into_iter().flat_map(|known| &known.stats);
         RouteStats::summary(counted.filter_map(|core| core.get()).map(|stats| &**stats))
     }
 }

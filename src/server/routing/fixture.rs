@@ -40,7 +40,6 @@ pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
         terms: terms("web-1", priority),
         limit: None,
         hold: Hold::default(),
-        draining: false,
         members: vec![member(1)].into(),
     }
 }

@@ -72,7 +72,7 @@ impl Endpoint {
 impl Member {
     /// Whether a request may go there as far as the circuit breaker of its route is concerned.
     pub fn may_pass(&self, now: Instant) -> bool {
-        self.terms.extras.breaker().is_none_or(|rule| self.route.breaker.may_pass(rule, now))
+        self.terms.extras.breaker().is_none_or(|rule| self.route.breaker().may_pass(rule, now))
     }
 
     /// Whether it is this very member, shown as the same.

@@ -1,7 +1,7 @@
 //! The members of a claim, in the order in which they joined: a list that needs no memory of its own for one, which
 //! most claims have.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::slice;
 
 use super::{Member, MemberId};
@@ -13,13 +13,17 @@ pub struct Members(List);
 #[derive(Debug, Clone)]
 enum List {
     One(Member),
-    Many(Vec<Member>),
+    Many {
+        all: Box<[Member]>,
+        /// Whether any of them is being drained.
+        some_drained: bool,
+    },
 }
 
 impl Default for Members {
     /// None.
     fn default() -> Self {
-        Members(List::Many(Vec::new()))
+        Members(List::Many { all: Box::default(), some_drained: false })
     }
 }
 
@@ -27,7 +31,10 @@ impl From<Vec<Member>> for Members {
     fn from(members: Vec<Member>) -> Self {
         Members(match <[Member; 1]>::try_from(members) {
             Ok([one]) => List::One(one),
-            Err(members) => List::Many(members),
+            Err(all) => {
+                let some_drained = all.iter().any(is_drained);
+                List::Many { all: all.into(), some_drained }
+            }
         })
     }
 }
@@ -35,27 +42,61 @@ impl From<Vec<Member>> for Members {
 impl Members {
     /// One more joins.
     pub fn push(&mut self, member: Member) {
-        *self = match std::mem::take(self).0 {
-            List::One(first) => Members(List::Many(vec![first, member])),
-            List::Many(members) if members.is_empty() => Members(List::One(member)),
-            List::Many(mut members) => {
-                // They have just been copied into as much as they take.
-                members.reserve_exact(1);
-                members.push(member);
-                Members(List::Many(members))
-            }
+        *self = if self.is_empty() {
+            Members(List::One(member))
+        } else {
+            let mut all = self.take();
+            all.reserve_exact(1);
+            all.push(member);
+            all.into()
         };
     }
 
     /// One leaves; nothing happens where it is not there.
     pub fn remove(&mut self, id: MemberId) {
-        let mut members = match std::mem::take(self).0 {
-            List::One(member) => vec![member],
-            List::Many(members) => members,
-        };
-        members.retain(|member| member.id != id);
-        *self = members.into();
+        let mut all = self.take();
+        all.retain(|member| member.id != id);
+        *self = all.into();
     }
+
+    /// Each is changed.
+    pub fn change_all(&mut self, change: impl FnMut(&mut Member)) {
+        match &mut self.0 {
+            List::One(member) => std::iter::once(member).for_each(change),
+            List::Many { all, some_drained } => {
+                all.iter_mut().for_each(change);
+                *some_drained = all.iter().any(is_drained);
+            }
+        }
+    }
+
+    /// One is changed, if it is there.
+    pub fn change_one(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
+        let mut change = Some(change);
+        self.change_all(|member| {
+            if member.id == id
+                && let Some(change) = change.take()
+            {
+                change(member);
+            }
+        });
+    }
+
+    /// Whether there are several and some of them are being drained: a single one gets all requests anyway.
+    pub fn some_drained(&self) -> bool {
+        matches!(self.0, List::Many { some_drained: true, .. })
+    }
+
+    fn take(&mut self) -> Vec<Member> {
+        match std::mem::take(self).0 {
+            List::One(member) => vec![member],
+            List::Many { all, .. } => all.into_vec(),
+        }
+    }
+}
+
+fn is_drained(member: &Member) -> bool {
+    member.terms.drain.is_some()
 }
 
 impl Deref for Members {
@@ -64,16 +105,7 @@ impl Deref for Members {
     fn deref(&self) -> &[Member] {
         match &self.0 {
             List::One(member) => slice::from_ref(member),
-            List::Many(members) => members,
-        }
-    }
-}
-
-impl DerefMut for Members {
-    fn deref_mut(&mut self) -> &mut [Member] {
-        match &mut self.0 {
-            List::One(member) => slice::from_mut(member),
-            List::Many(members) => members,
+            List::Many { all, .. } => all,
         }
     }
 }

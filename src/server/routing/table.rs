@@ -21,8 +21,6 @@ pub struct Claim {
     pub limit: Option<AddressLimit>,
     /// Whether requests wait while nobody is usable.
     pub hold: Hold,
-    /// Some member is being drained.
-    pub draining: bool,
     /// In the order in which they joined; usable or not. Empty: all have left, and the claim is held.
     pub members: Members,
 }

@@ -82,12 +82,8 @@ impl Pools {
                 claim.limit = self.limit(claim, limit);
             }
         }
-        let is_drained = |member: &Member| member.terms.drain.is_some();
-        let has_steady = claim.members.iter().any(|member| member.usable && !is_drained(member));
-        claim.draining = claim.members.iter().any(is_drained);
-        for member in claim.members.iter_mut() {
-            self.let_in(member, has_steady);
-        }
+        let has_steady = claim.members.iter().any(|member| member.usable && member.terms.drain.is_none());
+        claim.members.change_all(|member| self.let_in(member, has_steady));
         let lost = before.is_some_and(|before| before.has_usable() || before.maintenance().is_some());
         if claim.has_usable() || claim.maintenance().is_some() {
             claim.hold.set_until(None);
@@ -100,14 +96,14 @@ impl Pools {
     /// the whole claim (SEMANTICS section 1).
     fn look_at_members(&self, claim: &mut Claim) -> Option<Arc<Says>> {
         let mut newest: Option<&Record> = None;
-        for member in claim.members.iter_mut() {
-            let Some(record) = self.members.get(&member.id) else { continue };
+        claim.members.change_all(|member| {
+            let Some(record) = self.members.get(&member.id) else { return };
             if newest.is_none_or(|newest| newest.applied <= record.applied) {
                 newest = Some(record);
             }
             member.terms.clone_from(&record.says.terms);
             member.usable = record.serves();
-        }
+        });
         newest.map(|newest| Arc::clone(&newest.says))
     }
 

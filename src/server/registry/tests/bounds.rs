@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::server::registry::lifecycle::SessionState;
+use crate::server::registry::session::Applied;
 
 const A: &str = "10.2.2.7";
 
@@ -225,7 +226,8 @@ impl World {
             let known = |id| self.registry.pools.place(id).is_some();
             assert!(session.members.iter().all(known), "no session has a member that is gone");
             assert!(session.state != SessionState::Retired || session.members.is_empty());
-            for (_, route) in session.applied.iter().filter(|_| session.state.lives() && !session.robbed) {
+            let applied = session.applied.values().filter(|_| session.state.lives() && !session.robbed);
+            for Applied { route, .. } in applied {
                 for domain in route.spec.domains.as_slice() {
                     let claim = self.table.get(domain, &route.spec.path).expect("what is applied is claimed");
                     let mut own = self.registry.pools.members(claim).filter(|(_, no, _)| *no == session.no);
