@@ -23,7 +23,7 @@ use super::lifecycle::{MemberEvent, MemberState};
 use super::route::Plan;
 pub(super) use member_set::MemberSet;
 use record::{Record, Says};
-use routes::{Removed, Routes};
+use routes::{Earlier, Removed};
 
 /// Probes in a row that take a member out (SEMANTICS section 3).
 const FAILURES_OUT: u8 = 3;
@@ -170,7 +170,7 @@ impl Pools {
     /// Whether one of these members is there for the route, and serves.
     pub(super) fn is_served(&self, members: &MemberSet, route: RouteId) -> bool {
         let mut records = members.iter().filter_map(|id| self.members.get(&id));
-        records.any(|record| record.routes.contains(route) && record.state.serves())
+        records.any(|record| record.is_of(route) && record.state.serves())
     }
 
     /// Which claim a member is in.
@@ -212,9 +212,9 @@ impl Pools {
 
     fn add_route(&mut self, id: MemberId, route: RouteId, plan: &Plan, applied: u64) {
         let Some(record) = self.members.get_mut(&id) else { return };
-        record.routes.insert(route);
+        record.earlier.insert(&mut record.route, route);
         record.applied = applied;
-        if record.routes.last() == route {
+        if record.route == route {
             self.set_plan(id, plan);
         } else {
             self.show(id);
@@ -299,7 +299,8 @@ impl Pools {
         let record = Record {
             domain: domain.clone(),
             path: path.clone(),
-            routes: Routes::new(route),
+            route,
+            earlier: Earlier::default(),
             state,
             failures: 0,
             lost: owner.lost,
@@ -331,7 +332,7 @@ impl Pools {
     ) -> Detached {
         let Some(id) = self.find(session, domain, path, backend) else { return Detached::Nothing };
         let Some(record) = self.members.get_mut(&id) else { return Detached::Nothing };
-        match record.routes.remove(route) {
+        match record.earlier.remove(&mut record.route, route) {
             Removed::Only => {
                 self.remove(id, Leaving::Unwanted);
                 Detached::Gone(id)

@@ -42,7 +42,7 @@ impl Pools {
         plan: &Plan,
     ) {
         let Some(id) = self.find(session, domain, path, &plan.backend) else { return };
-        if self.members.get(&id).is_some_and(|record| record.routes.last() == route) {
+        if self.members.get(&id).is_some_and(|record| record.route == route) {
             self.set_plan(id, plan);
         }
     }

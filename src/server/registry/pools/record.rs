@@ -3,21 +3,22 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{Domain, Host, PathPrefix};
+use crate::protocol::{Domain, Host, PathPrefix, RouteId};
 use crate::server::routing::{Endpoint, Probe, Terms};
 
 use super::super::io::{SessionNo, Which};
 use super::super::lifecycle::MemberState;
 use super::super::route::{Plan, Rare, probe};
-use super::routes::Routes;
+use super::routes::Earlier;
 use super::{Owner, Pools};
 
 /// What the registry knows of a member beyond what the proxy sees.
 pub(super) struct Record {
     pub(super) domain: Domain,
     pub(super) path: PathPrefix,
-    /// The session's routes that lead here; the settings are the last one's.
-    pub(super) routes: Routes,
+    /// The session's last route that leads here, which has the settings, and the others.
+    pub(super) route: RouteId,
+    pub(super) earlier: Earlier,
     pub(super) state: MemberState,
     /// Failed probes in a row.
     pub(super) failures: u8,
@@ -87,6 +88,11 @@ impl Pools {
 }
 
 impl Record {
+    /// Whether a route of the session leads here.
+    pub(super) fn is_of(&self, route: RouteId) -> bool {
+        self.route == route || self.earlier.contains(route)
+    }
+
     /// What people know it by.
     pub(super) fn which(&self) -> Which {
         Which {
