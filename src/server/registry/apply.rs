@@ -4,8 +4,8 @@
 mod claimed;
 mod hiding;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -514,9 +514,8 @@ fn routes_in_force<'a>(new: &[(&'a Wanted, &'a Domain)]) -> HashMap<usize, &'a W
     // Nearly always each has a claim of its own, and that is found out with less memory than who has which.
     let hasher = foldhash::quality::RandomState::default();
     let place = |(wanted, domain): &(&Wanted, &Domain)| hasher.hash_one((*domain, &wanted.route.spec.path));
-    let mut hashes: Vec<u64> = new.iter().map(place).collect();
-    hashes.sort_unstable();
-    if hashes.windows(2).all(|pair| pair[0] != pair[1]) {
+    let mut seen = HashSet::with_capacity_and_hasher(new.len(), hasher.clone());
+    if new.iter().all(|one| seen.insert(place(one))) {
         return earlier;
     }
     let mut last = HashMap::with_capacity_and_hasher(new.len(), hasher);

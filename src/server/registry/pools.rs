@@ -296,7 +296,7 @@ impl Pools {
             route: plan.state.clone(),
             usable: state.serves(),
         });
-        let record = Record {
+        let mut record = Record {
             domain: domain.clone(),
             path: path.clone(),
             route,
@@ -315,9 +315,9 @@ impl Pools {
         {
             self.lost_at.entry(ip).or_default().insert(id);
         }
+        record.asked = record.question().map(|probe| self.start_asking(id, probe));
         self.members.insert(id, Box::new(record));
         self.put(claim, before.map(Arc::as_ref));
-        self.ask(id);
         id
     }
 

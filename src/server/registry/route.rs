@@ -131,7 +131,7 @@ pub(super) struct Check {
 impl Plan {
     pub(super) fn new(
         route: &Route,
-        defaults: &Cells,
+        defaults: &OwnCells,
         maintenance: Option<Arc<Maintenance>>,
         state: Arc<RouteState>,
     ) -> Self {

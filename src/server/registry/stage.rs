@@ -219,15 +219,16 @@ impl Stage {
 
     /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
     pub(super) fn delta(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &Cells) -> Delta {
+        let staged = self.routes.iter().map(|(id, staged)| (*id, Some(staged)));
         let settings = self.patches.keys().filter_map(|slot| match slot {
-            Slot::Route(id) if !self.routes.contains_key(id) => Some(*id),
+            Slot::Route(id) if !self.routes.contains_key(id) => Some((*id, None)),
             _ => None,
         });
-        let mut touched: Vec<RouteId> = self.routes.keys().copied().chain(settings).collect();
-        touched.sort_unstable();
-        let routes = touched.into_iter().filter_map(|id| {
+        let mut touched: Vec<(RouteId, Option<&Staged>)> = staged.chain(settings).collect();
+        touched.sort_unstable_by_key(|(id, _)| *id);
+        let routes = touched.into_iter().filter_map(|(id, staged)| {
             let before = applied.get(&id).map(|applied| &*applied.route);
-            let after = self.result(id, before);
+            let after = self.result(id, staged, before);
             (after.as_ref() != before).then(|| (id, after.map(Arc::new)))
         });
         let new_defaults = self.patches.get(&Slot::All).map(|patch| patch.applied_to(defaults));
@@ -235,8 +236,8 @@ impl Stage {
     }
 
     /// The route as an apply would leave it.
-    fn result(&self, id: RouteId, before: Option<&Route>) -> Option<Route> {
-        let spec = match self.routes.get(&id) {
+    fn result(&self, id: RouteId, staged: Option<&Staged>, before: Option<&Route>) -> Option<Route> {
+        let spec = match staged {
             Some(Staged::Remove) => return None,
             Some(Staged::Put(spec)) => spec.clone(),
             None => before?.spec.clone(),

@@ -16,7 +16,11 @@ impl Registry {
         let changed = wanted.iter().filter(|wanted| wanted.is_changed);
         let mut hidden = BTreeSet::new();
         for (domain, path) in changed.flat_map(|wanted| places(&wanted.route)) {
-            let pairs = hidden_with(self.pools.host(domain), path);
+            let claims = self.pools.host(domain);
+            if claims.len() < 2 {
+                continue;
+            }
+            let pairs = hidden_with(claims, path);
             hidden.extend(pairs.into_iter().map(|(path, by)| (domain.clone(), path, by)));
         }
         let count = hidden.len();

@@ -23,6 +23,13 @@ impl MemberSet {
     }
 
     pub(in super::super) fn insert(&mut self, MemberId(id): MemberId) {
+        // Nearly always it is the one behind the newest.
+        if let Some(mut newest) = self.runs.last_entry()
+            && *newest.get() + 1 == id
+        {
+            *newest.get_mut() = id;
+            return;
+        }
         let last = self.runs.remove(&(id + 1)).unwrap_or(id);
         match self.runs.range_mut(..=id).next_back() {
             Some((_, end)) if *end + 1 >= id => *end = last.max(*end),
