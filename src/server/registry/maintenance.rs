@@ -384,10 +384,10 @@ impl Registry {
         session.maintained.set(slot, entered);
         let session = &*session;
         let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
-        for (id, Applied { route, .. }) in touched {
-            let plan = session.plan(*id, route);
-            for domain in route.spec.domains.as_slice() {
-                self.pools.replan(no, *id, (domain, &route.spec.path), &plan);
+        for (id, applied) in touched {
+            let (plan, spec) = (session.plan(*id, applied), &applied.route.spec);
+            for domain in spec.domains.as_slice() {
+                self.pools.replan(no, *id, (domain, &spec.path), &plan);
             }
         }
     }

@@ -3,6 +3,7 @@
 
 mod drain;
 mod hold;
+mod lost;
 mod maintenance;
 mod member_set;
 mod record;
@@ -18,7 +19,7 @@ use crate::server::routing::{
     AddressLimit, Buckets, Claim, Drain, Endpoint, Hold, Member, MemberId, Members, Probe, RouteState, Table,
 };
 
-use super::io::{Effect, Happening, SessionNo, Who};
+use super::io::{Effect, Happening, SessionNo};
 use super::lifecycle::{MemberEvent, MemberState};
 use super::route::Plan;
 pub(super) use member_set::MemberSet;
@@ -250,8 +251,9 @@ impl Pools {
         plan: &Plan,
         applied: u64,
     ) -> Joined {
-        let claim = self.table.get(domain, path).cloned();
-        let claim = claim.as_ref();
+        let host = self.table.host(domain);
+        let claim = host.iter().find(|claim| claim.path == *path).cloned();
+        let (claim, is_alone) = (claim.as_ref(), host.len() == usize::from(claim.is_some()));
         if let Some(id) = claim.and_then(|claim| self.find_in(claim, owner.no, &plan.backend)) {
             self.add_route(id, route, plan, applied);
             self.on_event(id, MemberEvent::Returned, None);
@@ -263,7 +265,7 @@ impl Pools {
         let served = claim.is_some_and(|claim| claim.has_usable());
         let state = if served { MemberState::Joining } else { MemberState::Hopeful };
         let member = self.add(owner, route, (domain, path), plan, applied, (state, claim));
-        Joined::Now { member, is_new_here }
+        Joined::Now { member, is_new_here, is_alone }
     }
 
     fn add(
@@ -389,62 +391,6 @@ impl Pools {
             }
         }
         Some(record.says.session)
-    }
-
-    /// A member's session lost its connection, or is back. `peer` is where it is registered from now.
-    pub(super) fn set_lost(&mut self, id: MemberId, lost: bool, peer: IpAddr) {
-        let Some(record) = self.members.get_mut(&id) else { return };
-        record.lost = lost;
-        record.failures = 0;
-        if record.says.terms.peer != peer {
-            let before = record.says.clone();
-            let says = self.with_terms(&before, |terms| terms.peer = peer);
-            self.show_as(id, says, None);
-        }
-        let Some(record) = self.members.get(&id) else { return };
-        if let Some(ip) = record.ip() {
-            if lost {
-                self.lost_at.entry(ip).or_default().insert(id);
-            } else {
-                self.forget_lost(ip, id);
-            }
-        }
-        if lost {
-            self.ask(id);
-        } else {
-            self.on_event(id, MemberEvent::Returned, None);
-        }
-    }
-
-    fn forget_lost(&mut self, ip: IpAddr, id: MemberId) {
-        if let Some(members) = self.lost_at.get_mut(&ip) {
-            members.remove(id);
-            if members.is_empty() {
-                self.lost_at.remove(&ip);
-            }
-        }
-    }
-
-    /// Another session, `by`, came to `ip`: suspends the members there whose own sessions are lost and not among
-    /// its `kin` (SEMANTICS section 4). The same instance, registered from two addresses, is no stranger to itself.
-    pub(super) fn address_taken(&mut self, ip: IpAddr, by: &Who, kin: &[SessionNo]) {
-        let Some(lost) = self.lost_at.get(&ip) else { return };
-        let is_same = |record: &Record| {
-            let terms = &record.says.terms;
-            terms.instance == by.instance && terms.service == by.service
-        };
-        let others = |id: &MemberId| {
-            let record = self.members.get(id);
-            record.is_some_and(|record| !kin.contains(&record.says.session) && !is_same(record))
-        };
-        let others: Vec<MemberId> = lost.iter().filter(others).collect();
-        for id in others {
-            self.on_event(id, MemberEvent::AddressTaken, None);
-            let place = self.place(id).map(|(domain, path)| (domain.clone(), path.clone()));
-            if let Some((domain, path)) = place {
-                self.hope(&domain, &path);
-            }
-        }
     }
 
     /// What a probe saw. Returns the members that answered for the first time since they joined.
@@ -593,6 +539,8 @@ pub(super) enum Joined {
         member: MemberId,
         /// There are others, and none of them comes from its session's address.
         is_new_here: bool,
+        /// Its host has no other claim so far.
+        is_alone: bool,
     },
 }
 

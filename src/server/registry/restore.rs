@@ -21,7 +21,7 @@ struct Returning {
     applied: u64,
     session: SessionNo,
     id: RouteId,
-    route: Arc<Route>,
+    in_force: Applied,
 }
 
 impl Registry {
@@ -40,11 +40,11 @@ impl Registry {
             for (id, route) in routes {
                 let applied = route.applied.max(defaults_applied);
                 self.last_tx = self.last_tx.max(applied);
-                let route = Arc::new(Route::from(route));
+                let in_force = Applied { route: Arc::new(Route::from(route)), state: Arc::default() };
                 if let Some(session) = self.sessions.get_mut(no) {
-                    session.applied.insert(id, Applied { route: route.clone(), state: Arc::default() });
+                    session.applied.insert(id, in_force.clone());
                 }
-                returning.push(Returning { applied, session: no, id, route });
+                returning.push(Returning { applied, session: no, id, in_force });
             }
             self.restore_maintenance(no, maintenance);
         }
@@ -85,7 +85,8 @@ impl Registry {
 
     /// Where two services have a claim, the one that applied last has it, as it had before.
     fn restore_route(&mut self, returning: &Returning, serves: bool) {
-        let Returning { applied, session: no, id, route } = returning;
+        let Returning { applied, session: no, id, in_force } = returning;
+        let route = &in_force.route;
         for domain in route.spec.domains.as_slice() {
             let place = (domain, &route.spec.path);
             let Some(service) = self.sessions.get(*no).map(|session| session.registration.service.clone())
@@ -104,7 +105,7 @@ impl Registry {
                 }
             }
             let Some(session) = self.sessions.get_mut(*no) else { return };
-            let plan = session.plan(*id, route);
+            let plan = session.plan(*id, in_force);
             let member = self.pools.restore(&session.owner(), *id, place, &plan, *applied, serves);
             session.members.insert(member);
         }
@@ -115,7 +116,7 @@ impl Registry {
     fn suspend_former_holders(&mut self, returning: &[Returning]) {
         let mut holders: BTreeMap<IpAddr, SessionNo> =
             self.sessions.restored().map(|session| (session.peer, session.no)).collect();
-        for Returning { session: no, route, .. } in returning {
+        for Returning { session: no, in_force: Applied { route, .. }, .. } in returning {
             let peer = self.sessions.get(*no).map(|session| session.peer);
             let backend = match route.spec.backend.host() {
                 Host::Ip(ip) => Some(ip.to_canonical()),

@@ -69,6 +69,7 @@ pub(super) struct Session {
 }
 
 /// A route in force.
+#[derive(Clone)]
 pub(super) struct Applied {
     pub(super) route: Arc<Route>,
     /// What the data plane finds out about it.
@@ -221,9 +222,8 @@ impl Session {
     }
 
     /// What the members of an applied route get from it.
-    pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
-        let state = self.applied.get(&id).map(|applied| applied.state.clone()).unwrap_or_default();
-        Plan::new(route, &self.defaults, self.maintained.of(id), state)
+    pub(super) fn plan(&self, id: RouteId, Applied { route, state }: &Applied) -> Plan {
+        Plan::new(route, &self.defaults, self.maintained.of(id), state.clone())
     }
 
     /// Its routes, applied and staged, in order.

@@ -83,8 +83,8 @@ impl Table {
                 return Some(Claims::One(Arc::new(claim)));
             }
             let mut claims = without(before, &claim.path);
-            let rank =
-                |c: &Claim| (std::cmp::Reverse(c.terms.priority), std::cmp::Reverse(c.path.as_str().len()));
+            let priority = |c: &Claim| std::cmp::Reverse(c.terms.priority);
+            let rank = |c: &Claim| (priority(c), std::cmp::Reverse(c.path.as_str().len()));
             let at = claims.partition_point(|other| rank(other) <= rank(&claim));
             claims.insert(at, Arc::new(claim));
             Claims::new(claims)

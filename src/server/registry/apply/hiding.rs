@@ -8,19 +8,21 @@ use crate::server::routing::Claim;
 
 use super::super::Registry;
 use super::super::io::{Effect, Happening, SessionNo};
-use super::{Wanted, places};
+use super::{Crowded, Wanted, places};
 
 impl Registry {
     /// Says once for an apply that what it changed is hidden, or hides something.
-    pub(super) fn tell_of_hidden(&mut self, no: SessionNo, wanted: &[Wanted]) {
+    pub(super) fn tell_of_hidden(&mut self, no: SessionNo, wanted: &[Wanted], crowded: &Crowded<'_>) {
+        if crowded.is_empty() {
+            return;
+        }
         let changed = wanted.iter().filter(|wanted| wanted.is_changed);
         let mut hidden = BTreeSet::new();
-        for (domain, path) in changed.flat_map(|wanted| places(&wanted.route)) {
-            let claims = self.pools.host(domain);
-            if claims.len() < 2 {
+        for (domain, path) in changed.flat_map(|wanted| places(&wanted.applied.route)) {
+            if !crowded.contains(domain) {
                 continue;
             }
-            let pairs = hidden_with(claims, path);
+            let pairs = hidden_with(self.pools.host(domain), path);
             hidden.extend(pairs.into_iter().map(|(path, by)| (domain.clone(), path, by)));
         }
         let count = hidden.len();
