@@ -18,7 +18,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::protocol::Scheme;
 use crate::server::routing::{
-    AddressLimit, Admission, Chosen, Claim, InFlight, Member, MemberId, Outcome, normalise,
+    AddressLimit, Admission, Chosen, Claim, InFlight, Member, MemberId, Outcome, Settings, normalise,
 };
 
 use super::alarm::Alarm;
@@ -64,8 +64,8 @@ pub(super) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>
     })
 }
 
-/// What `look` makes of the claim that a request is for. The claim is not copied: how often it is referred to is
-/// counted for all cores in one place, which none of them should have to wait for.
+/// What `look` makes of the claim that a request is for. It is given away only with a member that was chosen: how often
+/// a claim is referred to is counted for all cores in one place, and once for a request is enough.
 fn with_claim<T>(
     client: &ClientConnection,
     host: &HeaderValue,
@@ -216,20 +216,20 @@ impl Attempts {
         record.uploads(self.outgoing.request.body().progress());
         let mut tried = None;
         for _ in 0..MAX_MEMBERS {
-            let member = lease.clone();
+            let id = lease.id;
             record.sent_to(lease);
-            let page = match self.ask(&member, record).await {
+            let page = match self.ask(record).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Member(page)) => page,
                 Err(Failure::Final(page)) => return Err(page),
                 Err(Failure::Stale) => return Err(Page::Unreachable),
             };
-            record.taken_back();
+            let has_left = record.taken_back();
             record.look_at(Instant::now());
-            lease = if member.load.is_closed() {
-                // It has not failed, it has left.
+            lease = if has_left {
+                // It has not failed.
                 self.member(tried, record).await?
-            } else if tried.replace(member.id).is_none() {
+            } else if tried.replace(id).is_none() {
                 self.member(tried, record)
                     .await
                     .map_err(|then| if then == Page::Maintenance { then } else { page })?
@@ -240,31 +240,26 @@ impl Attempts {
         Err(Page::Unreachable)
     }
 
-    /// One member: on a kept connection, and on a new one where that turned out to be closed.
-    async fn ask(&mut self, member: &Member, record: &mut Record) -> Result<Answer, Failure> {
+    /// The member that has the request: on a kept connection, and on a new one where that turned out to be closed.
+    async fn ask(&mut self, record: &mut Record) -> Result<Answer, Failure> {
+        let member = leased(record)?;
         if self.outgoing.upgrade && !member.terms.settings.websocket {
             return Err(Failure::Final(Page::NoUpgrade));
         }
         self.outgoing.address_to(member).map_err(Failure::Final)?;
-        match self.attempt(member, false, record).await {
-            Err(Failure::Stale) => self.attempt(member, true, record).await,
+        match self.attempt(false, record).await {
+            Err(Failure::Stale) => self.attempt(true, record).await,
             other => other,
         }
     }
 
-    async fn attempt(
-        &mut self,
-        member: &Member,
-        fresh: bool,
-        record: &mut Record,
-    ) -> Result<Answer, Failure> {
-        let Upstream { mut sender, reused } = self.connection(member, fresh, record).await?;
+    async fn attempt(&mut self, fresh: bool, record: &mut Record) -> Result<Answer, Failure> {
+        let Upstream { mut sender, reused } = self.connection(fresh, record).await?;
         let spare = self.outgoing.spare();
-        let compression = member.terms.settings.compression;
+        let Settings { compression, timeout: limit, .. } = leased(record)?.terms.settings;
         let accepted = compression.then(|| Accepted::by(&self.outgoing.request, record.is_old()));
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
-        let limit = member.terms.settings.timeout;
         // A kept connection was not waited for.
         let begun = if reused { record.now() } else { Instant::now() };
         record.alarm().set(begun + limit);
@@ -288,8 +283,9 @@ impl Attempts {
         }
     }
 
-    /// A connection to `member`: a kept one, or a new one.
-    async fn connection(&self, member: &Member, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
+    /// A connection to the member: a kept one, or a new one.
+    async fn connection(&self, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
+        let member = leased(record)?;
         let worker = &self.client.worker;
         let (from, how) = ((&worker.pool, &worker.dialer), (self.outgoing.upgrade, fresh));
         let request = &self.outgoing.request;
@@ -331,6 +327,11 @@ impl Attempts {
             }
         }
     }
+}
+
+/// The member that has the request. Somebody does while one is being asked.
+fn leased(record: &Record) -> Result<&Member, Failure> {
+    record.member().ok_or(Failure::Final(Page::Unreachable))
 }
 
 /// A member that may have the request, at which it counts from now on, and whose circuit breaker, if it has one,

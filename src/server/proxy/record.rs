@@ -8,7 +8,7 @@ use http::header::HeaderMap;
 use http::{Request, StatusCode, Version};
 use tokio::sync::watch;
 
-use crate::server::routing::{Admission, Chosen, Claim, Extras, InFlight, Outcome, Seen};
+use crate::server::routing::{Admission, Chosen, Claim, Extras, InFlight, Member, Outcome, Seen};
 
 use super::access_log::{Ending, Entry, X_REQUEST_ID};
 use super::alarm::Alarm;
@@ -138,10 +138,15 @@ impl Record {
         self.upload = progress;
     }
 
-    /// The member that had the request has it no longer.
-    pub(super) fn taken_back(&mut self) {
-        self.lease = None;
+    /// The member that has the request.
+    pub(super) fn member(&self) -> Option<&Member> {
+        self.lease.as_ref().map(|lease| &***lease)
+    }
+
+    /// The member that had the request has it no longer. Whether it has left.
+    pub(super) fn taken_back(&mut self) -> bool {
         self.admission = None;
+        self.lease.take().is_some_and(|lease| lease.load.is_closed())
     }
 
     /// The circuit breaker of the member that gets the request next let it through.
