@@ -190,8 +190,7 @@ impl Pools {
     }
 
     fn find_in(&self, claim: &Claim, session: SessionNo, backend: &BackendUrl) -> Option<MemberId> {
-        let is_of =
-            |id| self.members.get(&id).is_some_and(|record: &Box<Record>| record.says.session == session);
+        let is_of = |id| self.members.get(&id).is_some_and(|record| record.says.session == session);
         let mut members = claim.members.iter().map(|member| (member.id, &member.backend));
         members.find(|(id, other)| *other == backend && is_of(*id)).map(|(id, _)| id)
     }

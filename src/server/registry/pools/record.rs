@@ -55,11 +55,11 @@ impl Pools {
             extras: plan.extras.clone(),
             drain: owner.drain.map(Box::new),
         };
-        self.share(owner.no, plan.rare.clone(), terms)
+        self.share(owner.no, plan.rare.clone(), terms, None)
     }
 
     /// The same with what another route says.
-    pub(super) fn says_now(&mut self, before: &Says, plan: &Plan) -> Arc<Says> {
+    pub(super) fn says_now(&mut self, before: &Arc<Says>, plan: &Plan) -> Arc<Says> {
         let terms = Terms {
             priority: plan.priority,
             hold: plan.hold.unwrap_or(self.hold),
@@ -67,21 +67,27 @@ impl Pools {
             extras: plan.extras.clone(),
             ..Terms::clone(&before.terms)
         };
-        self.share(before.session, plan.rare.clone(), terms)
+        self.share(before.session, plan.rare.clone(), terms, Some(before))
     }
 
     /// The same with other terms.
-    pub(super) fn with_terms(&mut self, before: &Says, change: impl FnOnce(&mut Terms)) -> Arc<Says> {
+    pub(super) fn with_terms(&mut self, before: &Arc<Says>, change: impl FnOnce(&mut Terms)) -> Arc<Says> {
         let mut terms = Terms::clone(&before.terms);
         change(&mut terms);
-        self.share(before.session, before.rare.clone(), terms)
+        self.share(before.session, before.rare.clone(), terms, Some(before))
     }
 
-    /// An apply has routes of one session, which are looked at one after another.
-    fn share(&mut self, session: SessionNo, rare: Option<Box<Rare>>, terms: Terms) -> Arc<Says> {
-        let same = |last: &&Arc<Says>| last.session == session && last.rare == rare && *last.terms == terms;
-        if let Some(last) = self.said_last.as_ref().filter(same) {
-            return Arc::clone(last);
+    /// What was said before, or last, if that is the same: routes of one session are looked at one after another.
+    fn share(
+        &mut self,
+        session: SessionNo,
+        rare: Option<Box<Rare>>,
+        terms: Terms,
+        before: Option<&Arc<Says>>,
+    ) -> Arc<Says> {
+        let same = |one: &&Arc<Says>| one.session == session && one.rare == rare && *one.terms == terms;
+        if let Some(one) = before.into_iter().chain(&self.said_last).find(same) {
+            return Arc::clone(one);
         }
         Arc::clone(self.said_last.insert(Arc::new(Says { session, rare, terms: Arc::new(terms) })))
     }

@@ -4,7 +4,10 @@ use crate::protocol::RouteId;
 
 /// The routes before the last, in order. The last is beside them, where it takes half of a word.
 #[derive(Debug, Default)]
-pub(super) struct Earlier(Option<Box<Vec<RouteId>>>);
+pub(super) struct Earlier(Option<Box<List>>);
+
+#[derive(Debug, Default)]
+struct List(Vec<RouteId>);
 
 /// What was taken away.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,13 +22,13 @@ pub(super) enum Removed {
 
 impl Earlier {
     pub(super) fn contains(&self, route: RouteId) -> bool {
-        self.0.as_ref().is_some_and(|earlier| earlier.contains(&route))
+        self.0.as_ref().is_some_and(|earlier| earlier.0.contains(&route))
     }
 
     /// One more route leads there, unless it is one that does.
     pub(super) fn insert(&mut self, last: &mut RouteId, route: RouteId) {
         if *last != route && !self.contains(route) {
-            let all = self.0.get_or_insert_default();
+            let List(all) = &mut **self.0.get_or_insert_default();
             all.push(route.min(*last));
             all.sort_unstable();
             *last = route.max(*last);
@@ -33,7 +36,7 @@ impl Earlier {
     }
 
     pub(super) fn remove(&mut self, last: &mut RouteId, route: RouteId) -> Removed {
-        let Some(all) = &mut self.0 else {
+        let Some(List(all)) = self.0.as_deref_mut() else {
             return if *last == route { Removed::Only } else { Removed::Earlier };
         };
         let mut removed = Removed::Earlier;
