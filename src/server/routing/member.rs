@@ -87,6 +87,7 @@ impl Member {
 impl Deref for Member {
     type Target = Endpoint;
 
+    #[inline]
     fn deref(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -226,6 +227,7 @@ pub enum Chosen {
 impl Deref for Chosen {
     type Target = Member;
 
+    #[inline]
     fn deref(&self) -> &Member {
         match self {
             Chosen::Of(claim, at) => &claim.members[*at],
@@ -257,6 +259,7 @@ impl InFlight {
 impl Deref for InFlight {
     type Target = Chosen;
 
+    #[inline]
     fn deref(&self) -> &Chosen {
         &self.0
     }

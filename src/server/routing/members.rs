@@ -102,6 +102,7 @@ fn is_drained(member: &Member) -> bool {
 impl Deref for Members {
     type Target = [Member];
 
+    #[inline]
     fn deref(&self) -> &[Member] {
         match &self.0 {
             List::One(member) => slice::from_ref(member),
