@@ -52,12 +52,12 @@ async fn a_dead_member_is_stepped_over_and_then_left_out() {
     let alive = Backend::saying("alive").await;
     let stage = Stage::new();
     let dead = member(1, &dead);
-    let load = Arc::clone(&dead.load);
+    let endpoint = Arc::clone(&dead.endpoint);
     stage.route("example.com", "/", vec![dead, member(2, &alive.url())]);
     for _ in 0..40 {
         assert_eq!(stage.get("example.com", "/").await.body, "alive");
     }
-    assert!(load.is_ejected(Instant::now()));
+    assert!(endpoint.load.is_ejected(Instant::now()));
 }
 
 #[tokio::test]
@@ -141,13 +141,13 @@ async fn a_kept_connection_that_breaks_under_a_request_is_replaced_if_that_does_
     .await;
     let stage = Stage::with(|config| config.workers = 1);
     let member = member(1, &backend.url());
-    let load = Arc::clone(&member.load);
+    let endpoint = Arc::clone(&member.endpoint);
     stage.route("example.com", "/", vec![member]);
     for _ in 0..10 {
         assert_eq!(stage.get("example.com", "/").await.body, "first");
     }
     assert!(backend.accepts() > 5);
-    assert!(!load.is_ejected(Instant::now()), "a connection that was kept too long is no failure");
+    assert!(!endpoint.load.is_ejected(Instant::now()), "a connection that was kept too long is no failure");
 }
 
 #[tokio::test]
@@ -190,14 +190,14 @@ async fn only_one_other_member_is_tried() {
     let alive = Backend::saying("alive").await;
     let stage = Stage::new();
     let mut members: Vec<_> = dead.iter().zip(1..).map(|((_, url), id)| member(id, url)).collect();
-    let loads: Vec<_> = members.iter().map(|member| Arc::clone(&member.load)).collect();
+    let endpoints: Vec<_> = members.iter().map(|member| Arc::clone(&member.endpoint)).collect();
     members.push(member(9, &alive.url()));
     // Nobody is ejected before the fifth failure: until then three of four are dead, and some requests meet two.
     stage.route("example.com", "/", members);
     let mut failed = 0;
     for _ in 0..200 {
         failed += usize::from(stage.get("example.com", "/").await.status() == 502);
-        if loads.iter().all(|load| load.is_ejected(Instant::now())) {
+        if endpoints.iter().all(|endpoint| endpoint.load.is_ejected(Instant::now())) {
             break;
         }
     }
@@ -211,8 +211,8 @@ async fn half_way_through_its_drain_a_member_gets_half_of_its_share() {
     let mut leaving = member(1, &one.url());
     let hour = Duration::from_secs(3600);
     let since = Instant::now().checked_sub(hour / 2).unwrap();
-    leaving.drain = Some(Box::new(Drain { since, time: hour }));
-    stage.draining("example.com", vec![leaving, member(2, &two.url())]);
+    Arc::make_mut(&mut leaving.terms).drain = Some(Box::new(Drain { since, time: hour }));
+    stage.route("example.com", "/", vec![leaving, member(2, &two.url())]);
     let mut client = stage.client().await;
     let mut count = 0;
     for _ in 0..1000 {

@@ -45,7 +45,7 @@ async fn a_backend_that_the_policy_forbids_is_not_connected_to() {
     let backend = Backend::saying("secret").await;
     let stage = Stage::new();
     let mut foreign = member(1, &backend.url());
-    foreign.peer = "10.2.2.7".parse().unwrap();
+    Arc::make_mut(&mut foreign.terms).peer = "10.2.2.7".parse().unwrap();
     stage.route("loopback.example", "/", vec![foreign]);
     stage.route("self.example", "/", vec![member(2, &format!("http://{}", stage.addr()))]);
     stage.route("metadata.example", "/", vec![member(3, "http://169.254.169.254")]);
@@ -62,7 +62,7 @@ async fn a_name_is_resolved_and_judged_by_its_address() {
     let stage = Stage::new();
     stage.route("own.example", "/", vec![member(1, &url)]);
     let mut foreign = member(2, &url);
-    foreign.peer = "10.2.2.7".parse().unwrap();
+    Arc::make_mut(&mut foreign.terms).peer = "10.2.2.7".parse().unwrap();
     stage.route("foreign.example", "/", vec![foreign]);
     assert_eq!(stage.get("own.example", "/").await.body, "web");
     assert_eq!(stage.get("foreign.example", "/").await.status(), 502);
@@ -89,7 +89,7 @@ async fn a_client_that_goes_away_ends_the_request_at_the_backend() {
     .await;
     let stage = Stage::new();
     let member = member(1, &backend.url());
-    let load = Arc::clone(&member.load);
+    let endpoint = Arc::clone(&member.endpoint);
     stage.route("example.com", "/", vec![member]);
     let (get, post) = ("\r\n", "Content-Length: 5\r\n\r\nhello");
     for (method, path, rest) in
@@ -98,13 +98,13 @@ async fn a_client_that_goes_away_ends_the_request_at_the_backend() {
         let mut client = stage.client().await;
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: example.com\r\n{rest}")).await;
         assert_eq!(soon(told.recv()).await, Some("began"));
-        assert_eq!(load.in_flight.load(Ordering::SeqCst), 1);
+        assert_eq!(endpoint.load.in_flight.load(Ordering::SeqCst), 1);
         if path == "/body" {
             client.head().await.unwrap();
         }
         drop(client);
         assert_eq!(soon(told.recv()).await, Some("ended"));
-        until(|| load.in_flight.load(Ordering::SeqCst) == 0).await;
+        until(|| endpoint.load.in_flight.load(Ordering::SeqCst) == 0).await;
     }
 }
 
@@ -245,12 +245,13 @@ async fn a_client_that_does_not_read_is_let_go_and_its_request_ended() {
     .await;
     let stage = Stage::with(|config| config.write_timeout = Duration::from_millis(200));
     let member = member(1, &backend.url());
-    let load = Arc::clone(&member.load);
+    let endpoint = Arc::clone(&member.endpoint);
     stage.route("example.com", "/", vec![member]);
     let mut client = stage.client().await;
     client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
     assert_eq!(soon(told.recv()).await, Some(true), "the backend is not kept waiting");
-    until(|| load.in_flight.load(Ordering::SeqCst) == 0 && stage.proxy.load().connections() == 0).await;
+    until(|| endpoint.load.in_flight.load(Ordering::SeqCst) == 0 && stage.proxy.load().connections() == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -263,14 +264,14 @@ async fn an_upload_that_the_backend_does_not_take_ends_with_the_time_out_whoever
     .await;
     let stage = Stage::new();
     let member = member_with(1, &backend.url(), |s| s.timeout = Duration::from_millis(300));
-    let load = Arc::clone(&member.load);
+    let endpoint = Arc::clone(&member.endpoint);
     stage.route("example.com", "/", vec![member]);
     let mut client = stage.client().await;
     client.send("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 100000000\r\n\r\n").await;
-    until(|| load.in_flight.load(Ordering::SeqCst) == 1).await;
+    until(|| endpoint.load.in_flight.load(Ordering::SeqCst) == 1).await;
     // Until nothing fits anywhere any more.
     let full = Duration::from_millis(100);
     while tokio::time::timeout(full, client.try_send([b'x'; 100_000])).await.is_ok_and(|sent| sent.is_ok()) {}
     drop(client);
-    until(|| load.in_flight.load(Ordering::SeqCst) == 0).await;
+    until(|| endpoint.load.in_flight.load(Ordering::SeqCst) == 0).await;
 }

@@ -243,8 +243,8 @@ async fn nothing_is_in_flight_when_the_response_is_over() {
     let backend = Backend::saying("web").await;
     let stage = Stage::new();
     let member = member(1, &backend.url());
-    let load = std::sync::Arc::clone(&member.load);
+    let endpoint = std::sync::Arc::clone(&member.endpoint);
     stage.route("example.com", "/", vec![member]);
     stage.get("example.com", "/").await;
-    until(|| load.in_flight.load(Ordering::SeqCst) == 0).await;
+    until(|| endpoint.load.in_flight.load(Ordering::SeqCst) == 0).await;
 }

@@ -11,7 +11,6 @@ use crate::support::{Backend, Output, Peer, Stage, field, member, ok, until};
 fn an_hour() -> Hold {
     let hour = Duration::from_secs(3600);
     let mut hold = Hold::default();
-    hold.set_time(hour);
     hold.set_until(Some(Instant::now() + hour));
     hold
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
-use registry_sidecar::server::routing::{BackendPolicy, Claim, Extras, Hold, Member, MemberId, Settings};
+use registry_sidecar::server::routing::{
+    BackendPolicy, Claim, Endpoint, Extras, Hold, Member, MemberId, Settings, Terms,
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -279,30 +281,23 @@ impl Stage {
     }
 
     pub(crate) fn route(&self, domain: &str, path: &str, members: Vec<Member>) {
-        self.claim(domain, path, members, Hold::default(), false);
-    }
-
-    /// A claim of which some member is being drained.
-    pub(crate) fn draining(&self, domain: &str, members: Vec<Member>) {
-        self.claim(domain, "/", members, Hold::default(), true);
+        self.claim(domain, path, members, Hold::default());
     }
 
     /// A claim that has lost its members, and for which requests wait.
     pub(crate) fn held(&self, domain: &str, hold: &Hold) {
-        self.claim(domain, "/", vec![], hold.clone(), false);
+        self.claim(domain, "/", vec![], hold.clone());
     }
 
-    fn claim(&self, domain: &str, path: &str, members: Vec<Member>, hold: Hold, draining: bool) {
+    fn claim(&self, domain: &str, path: &str, members: Vec<Member>, hold: Hold) {
         let mut table = (**self.table.load()).clone();
         table.put(Claim {
             domain: domain.parse().unwrap(),
             path: path.parse().unwrap(),
-            service: "web".parse().unwrap(),
-            priority: 10,
-            hold,
-            draining,
+            terms: Arc::new(terms("web-1")),
             limit: None,
-            members: members.into_iter().map(Arc::new).collect(),
+            hold,
+            members: members.into(),
         });
         self.table.store(Arc::new(table));
     }
@@ -332,21 +327,29 @@ impl Stage {
 
 pub(crate) fn member(id: u64, url: &str) -> Member {
     Member {
-        id: MemberId(id),
-        instance: format!("web-{id}").parse().unwrap(),
-        backend: url.parse().unwrap(),
+        endpoint: Arc::new(Endpoint::new(MemberId(id), url.parse().unwrap())),
+        terms: Arc::new(terms(&format!("web-{id}"))),
+        route: Arc::default(),
+        usable: true,
+    }
+}
+
+fn terms(instance: &str) -> Terms {
+    Terms {
+        service: "web".parse().unwrap(),
+        instance: instance.parse().unwrap(),
         peer: "127.0.0.1".parse().unwrap(),
+        priority: 10,
+        hold: Duration::ZERO,
         settings: Settings::default(),
         extras: Extras::default(),
-        usable: true,
         drain: None,
-        load: Arc::default(),
     }
 }
 
 /// A member with settings of its own.
 pub(crate) fn member_with(id: u64, url: &str, change: impl FnOnce(&mut Settings)) -> Member {
     let mut member = member(id, url);
-    change(&mut member.settings);
+    change(&mut Arc::make_mut(&mut member.terms).settings);
     member
 }

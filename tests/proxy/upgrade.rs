@@ -30,7 +30,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     let backend = echoing().await;
     let stage = Stage::new();
     let member = member(1, &backend.url());
-    let load = Arc::clone(&member.load);
+    let endpoint = Arc::clone(&member.endpoint);
     stage.route("example.com", "/", vec![member]);
     let mut client = stage.client().await;
     // The first bytes of the new protocol may come with the request.
@@ -42,10 +42,10 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     assert_eq!(client.exactly(7).await, "hiearly");
     client.send("hello").await;
     assert_eq!(client.exactly(5).await, "hello");
-    assert_eq!(load.upgraded.load(Ordering::SeqCst), 1);
-    assert_eq!(load.in_flight.load(Ordering::SeqCst), 0, "it is counted apart");
+    assert_eq!(endpoint.load.upgraded.load(Ordering::SeqCst), 1);
+    assert_eq!(endpoint.load.in_flight.load(Ordering::SeqCst), 0, "it is counted apart");
     drop(client);
-    until(|| load.upgraded.load(Ordering::SeqCst) == 0).await;
+    until(|| endpoint.load.upgraded.load(Ordering::SeqCst) == 0).await;
 }
 
 #[tokio::test]

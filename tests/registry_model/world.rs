@@ -265,13 +265,13 @@ pub(crate) fn view(claim: &Claim, started: Instant, now: Instant) -> ClaimView {
     ClaimView {
         domain: claim.domain.to_string(),
         path: claim.path.to_string(),
-        service: claim.service.to_string(),
-        priority: claim.priority,
+        service: claim.terms.service.to_string(),
+        priority: claim.terms.priority,
         limit: claim
             .limit
             .as_ref()
             .map(|limit| (limit.figure().requests, millis(limit.figure().window.get()))),
-        hold: millis(claim.hold.time()),
+        hold: millis(claim.terms.hold),
         held_until: claim.hold.deadline(now).map(|until| millis(until.duration_since(started))),
         members: claim.members.iter().map(|member| member_view(member, started)).collect(),
     }
@@ -280,21 +280,21 @@ pub(crate) fn view(claim: &Claim, started: Instant, now: Instant) -> ClaimView {
 fn member_view(member: &Member, started: Instant) -> MemberView {
     let millis = |duration: Duration| duration.as_millis() as u64;
     let breaker = |b: CircuitBreaker| (b.threshold, millis(b.timeout.get()), b.half_open_requests);
-    let settings = &member.settings;
+    let (terms, settings) = (&member.terms, &member.terms.settings);
     MemberView {
-        instance: member.instance.to_string(),
+        instance: terms.instance.to_string(),
         backend: member.backend.to_string(),
-        peer: member.peer,
+        peer: terms.peer,
         usable: member.usable,
-        drain: member
+        drain: terms
             .drain
             .as_ref()
             .map(|drain| (millis(drain.since.duration_since(started)), millis(drain.time))),
         timeout: millis(settings.timeout),
         flags: [settings.websocket, settings.preserve_host, settings.compression, settings.http2],
         headers: headers(member),
-        breaker: member.extras.breaker().map(breaker),
-        maintenance: member
+        breaker: terms.extras.breaker().map(breaker),
+        maintenance: terms
             .extras
             .maintenance()
             .map(|shown| shown.page.as_ref().map(|page| page.backend.to_string())),
@@ -303,7 +303,7 @@ fn member_view(member: &Member, started: Instant) -> MemberView {
 
 fn headers(member: &Member) -> Vec<(String, String)> {
     let mut map = http::HeaderMap::new();
-    if let Some(headers) = member.extras.headers() {
+    if let Some(headers) = member.terms.extras.headers() {
         headers.put_into(&mut map);
     }
     let text = |value: &http::HeaderValue| value.to_str().expect("visible text").to_owned();

@@ -97,7 +97,7 @@ fn a_lost_session_expires_within_a_second_of_its_grace_and_not_before() {
         let instance = world.replicas[0].instance.clone();
         let has_it = |world: &World| {
             let claim = world.server.table.get(&places[0].0, &places[0].1);
-            claim.is_some_and(|claim| claim.members.iter().any(|member| member.instance == instance))
+            claim.is_some_and(|claim| claim.members.iter().any(|member| member.terms.instance == instance))
         };
         world.kill(victim, false);
         pass(&mut world, GRACE - SLACK);

@@ -11,11 +11,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use registry_sidecar::protocol::{Host, InstanceName, Reply, ServerLine, ServiceName};
-use registry_sidecar::server::registry::{ConnId, Happening, MemberEvent, Who};
+use registry_sidecar::server::registry::{ConnId, Happening, MemberEvent, Which, Who};
 use registry_sidecar::server::routing::{Claim, Member};
 
 use super::cast::{Place, ReplicaId, v4};
@@ -155,15 +154,15 @@ impl Oracle {
                 }
             }
             Happening::ShutDown(who) | Happening::Expired(who) => drop(self.sessions.remove(&who.no.0)),
-            Happening::MemberOut { session, member, event, .. } => {
+            Happening::MemberOut { which: Which { session, endpoint, .. }, event, .. } => {
                 if matches!(event, MemberEvent::FailedInGrace | MemberEvent::AddressTaken) {
-                    self.waiting.insert((session.0, member.id.0));
+                    self.waiting.insert((session.0, endpoint.id.0));
                 }
             }
-            Happening::MemberIn { session, member, domain, path }
-                if self.waiting.contains(&(session.0, member.id.0)) =>
+            Happening::MemberIn(Which { session, endpoint, domain, path, .. })
+                if self.waiting.contains(&(session.0, endpoint.id.0)) =>
             {
-                let what = format!("{domain}{path} leads to {} again", member.backend);
+                let what = format!("{domain}{path} leads to {} again", endpoint.backend);
                 self.revived = Some(format!("{what}, without its session #{}", session.0));
             }
             _ => {}
@@ -187,7 +186,10 @@ impl Oracle {
     fn lost_since(&self, service: &ServiceName, member: &Member) -> Option<Duration> {
         let mut lost = Duration::ZERO;
         for seen in self.sessions.values() {
-            if seen.service == *service && seen.instance == member.instance && seen.peer == member.peer {
+            if seen.service == *service
+                && seen.instance == member.terms.instance
+                && seen.peer == member.terms.peer
+            {
                 lost = lost.max(seen.lost_since?);
             }
         }
@@ -235,9 +237,9 @@ impl World {
                 let Host::Ip(ip) = member.backend.host() else { continue };
                 let address = v4(*ip);
                 match self.answers(address) {
-                    Some(Ok(replica)) if self.replicas[replica].service == claim.service => {
+                    Some(Ok(replica)) if self.replicas[replica].service == claim.terms.service => {
                         // Maybe in the name of a sibling that had the address before.
-                        if self.replicas[replica].instance == member.instance {
+                        if self.replicas[replica].instance == member.terms.instance {
                             served.insert((replica, (claim.domain.clone(), claim.path.clone())));
                         }
                     }
@@ -263,12 +265,12 @@ impl World {
         let name = format!("{}{} leads to a stranger at {address}", claim.domain, claim.path);
         // A peer that is gone without a word is found by TCP keepalive.
         let bound = self.plan.bound().max(KEEPALIVE + SLACK);
-        if let Some(lost) = self.oracle.lost_since(&claim.service, member) {
+        if let Some(lost) = self.oracle.lost_since(&claim.terms.service, member) {
             let is_shared = self.oracle.shared.contains(&IpAddr::V4(address));
             if self.has_announced(stranger, address, lost) && !is_shared {
                 self.fail(format!("{name}, who said so, while its session is lost"));
             }
-        } else if lasted > bound && self.is_quiet_for(bound, &claim.service) {
+        } else if lasted > bound && self.is_quiet_for(bound, &claim.terms.service) {
             self.fail(format!("{name} for {lasted:?}"));
         }
     }
@@ -284,10 +286,10 @@ impl World {
         });
         let at = Host::Ip(address.into());
         let by_backend =
-            self.server.table.claims().filter(|claim| claim.service == replica.service).any(|claim| {
-                let own = |member: &&Arc<Member>| {
+            self.server.table.claims().filter(|claim| claim.terms.service == replica.service).any(|claim| {
+                let own = |member: &&Member| {
                     let seen_since = self.oracle.members.get(&member.id.0);
-                    member.instance == replica.instance && seen_since.is_some_and(|at| *at > since)
+                    member.terms.instance == replica.instance && seen_since.is_some_and(|at| *at > since)
                 };
                 claim.members.iter().filter(own).any(|member| *member.backend.host() == at)
             });
@@ -298,7 +300,7 @@ impl World {
         self.oracle.looks.dead += 1;
         let lasted = self.oracle.lasts(Wrong::Dead(member.id.0), self.now);
         let check = self.check_of(claim, member);
-        let allowed = match (self.oracle.lost_since(&claim.service, member), check) {
+        let allowed = match (self.oracle.lost_since(&claim.terms.service, member), check) {
             (Some(lost), check) => {
                 // One probe decides; it may be that one began before the loss, or before the death.
                 let timeout = check.map_or(CONNECT_PROBE, |(_, timeout)| timeout);
@@ -321,7 +323,7 @@ impl World {
 
     /// The slowest check that the member's route may have.
     fn check_of(&self, claim: &Claim, member: &Member) -> Option<(Duration, Duration)> {
-        let replica = self.replicas.iter().find(|replica| replica.instance == member.instance)?;
+        let replica = self.replicas.iter().find(|replica| replica.instance == member.terms.instance)?;
         let quiet = self.now - replica.quiet_since.min(self.now) > self.plan.bound();
         let place = (claim.domain.clone(), claim.path.clone());
         let wish = replica.wishes.values().find(|wish| wish.place() == place)?;
@@ -363,8 +365,8 @@ impl World {
     /// Who stands in a claim, for a failure's message.
     fn members_at(&self, place: &Place) -> String {
         let members = self.server.table.get(&place.0, &place.1).map(|claim| claim.members.clone());
-        let shown = |member: &Arc<Member>| {
-            format!("{} at {} usable: {}", member.instance, member.backend, member.usable)
+        let shown = |member: &Member| {
+            format!("{} at {} usable: {}", member.terms.instance, member.backend, member.usable)
         };
         members.unwrap_or_default().iter().map(shown).collect::<Vec<_>>().join(", ")
     }
@@ -411,7 +413,8 @@ impl World {
         let knows = sidecar.is_some_and(|sidecar| Some(sidecar.believes) == replica.address());
         let leaving = sidecar.is_some_and(|sidecar| sidecar.leaving_since.is_some());
         let claim = self.server.table.get(&place.0, &place.1);
-        let taken = claim.is_some_and(|claim| claim.service != replica.service && !claim.members.is_empty());
+        let taken =
+            claim.is_some_and(|claim| claim.terms.service != replica.service && !claim.members.is_empty());
         replica.answers() && knows && !leaving && replica.twin.is_none() && !taken
     }
 
@@ -453,8 +456,9 @@ impl World {
         let Some(sidecar) = proc.and_then(|proc| self.procs.get(&proc)) else { return };
         let replica = &self.replicas[sidecar.replica];
         let (service, peer) = (&replica.service, replica.sidecar_address().map(IpAddr::V4));
-        let of_it = |member: &&Arc<Member>| member.instance == replica.instance && Some(member.peer) == peer;
-        let claims = self.server.table.claims().filter(|claim| claim.service == *service);
+        let of_it =
+            |member: &&Member| member.terms.instance == replica.instance && Some(member.terms.peer) == peer;
+        let claims = self.server.table.claims().filter(|claim| claim.terms.service == *service);
         let left = claims.filter(|claim| claim.members.iter().any(|member| of_it(&member))).count();
         // Whom it replaced serves until its own grace ends, if it did not come to replace that one.
         let elder = self

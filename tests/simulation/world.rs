@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use registry_sidecar::client::machine::Timing;
 use registry_sidecar::client::{Cause, ConnectError};
 use registry_sidecar::protocol::Host;
-use registry_sidecar::server::registry::{Happening, Now};
+use registry_sidecar::server::registry::{Happening, Now, Which};
 
 use super::cast::{ProcId, Replica, ReplicaId, Sidecar};
 use super::faults::{Counts, Kind, Mending, Plan};
@@ -422,11 +422,11 @@ impl World {
 /// What happened in the registry, in a short line.
 fn shown(happening: &Happening) -> String {
     match happening {
-        Happening::MemberIn { session, member, domain, path } => {
-            format!("{session} in: {domain}{path} -> {}", member.backend)
+        Happening::MemberIn(Which { session, endpoint, domain, path, .. }) => {
+            format!("{session} in: {domain}{path} -> {}", endpoint.backend)
         }
-        Happening::MemberOut { session, member, domain, path, event, .. } => {
-            format!("{session} out: {domain}{path} -> {}, {event:?}", member.backend)
+        Happening::MemberOut { which: Which { session, endpoint, domain, path, .. }, event, .. } => {
+            format!("{session} out: {domain}{path} -> {}, {event:?}", endpoint.backend)
         }
         other => format!("{other:?}"),
     }

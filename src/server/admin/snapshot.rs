@@ -78,8 +78,8 @@ fn services(claims: &[Arc<Claim>], now: Instant) -> BTreeMap<String, Service> {
     let mut services: BTreeMap<String, Service> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();
     for claim in claims {
-        let service = services.entry(claim.service.to_string()).or_default();
-        for member in claim.members.iter().filter(|member| seen.insert(Arc::as_ptr(&member.load))) {
+        let service = services.entry(claim.terms.service.to_string()).or_default();
+        for member in claim.members.iter().filter(|member| seen.insert(Arc::as_ptr(&member.endpoint))) {
             match member.usable && !member.load.is_ejected(now) {
                 true => service.usable += 1,
                 false => service.unusable += 1,

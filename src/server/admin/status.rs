@@ -42,8 +42,8 @@ fn claim(claim: &Claim, snapshot: &Snapshot) -> Value {
     json!({
         "domain": claim.domain.to_string(),
         "path": claim.path.to_string(),
-        "service": claim.service.to_string(),
-        "priority": claim.priority,
+        "service": claim.terms.service.to_string(),
+        "priority": claim.terms.priority,
         "members_total": claim.members.len(),
         "members": members,
     })
@@ -51,7 +51,7 @@ fn claim(claim: &Claim, snapshot: &Snapshot) -> Value {
 
 fn member(member: &Member, snapshot: &Snapshot) -> Value {
     json!({
-        "instance": member.instance.to_string(),
+        "instance": member.terms.instance.to_string(),
         "backend": member.backend.to_string(),
         "usable": member.usable,
         "ejected": member.load.is_ejected(snapshot.now),

@@ -3,7 +3,7 @@
 
 use tracing::{debug, info, warn};
 
-use crate::server::registry::{Happening, MemberEvent};
+use crate::server::registry::{Happening, MemberEvent, Which};
 
 pub(super) fn happened(happening: &Happening) {
     match happening {
@@ -49,17 +49,17 @@ pub(super) fn happened(happening: &Happening) {
         Happening::TakenOver { from, by, domain, path } => {
             warn!(session = %by, %from, "takes {domain}{path} over from another service that was lost");
         }
-        Happening::MemberOut { session, member, domain, path, event, error } => {
+        Happening::MemberOut { which: Which { session, endpoint, domain, path, .. }, event, error } => {
             let why = match event {
                 MemberEvent::FailedInGrace => "it does not answer while its session is lost",
                 MemberEvent::AddressTaken => "another session came to its address while its own is lost",
                 _ => "its check fails",
             };
             let error = error.as_deref().unwrap_or_default();
-            warn!(%session, backend = %member.backend, error, "{domain}{path}: backend out: {why}");
+            warn!(%session, backend = %endpoint.backend, error, "{domain}{path}: backend out: {why}");
         }
-        Happening::MemberIn { session, member, domain, path } => {
-            info!(%session, backend = %member.backend, "{domain}{path}: backend in");
+        Happening::MemberIn(Which { session, endpoint, domain, path, .. }) => {
+            info!(%session, backend = %endpoint.backend, "{domain}{path}: backend in");
         }
         // The proxy has said it.
         Happening::Ejected { .. } => {}

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::protocol::ServiceName;
-use crate::server::routing::Member;
+use crate::server::routing::{Chosen, Member};
 
 use super::forwarded::Forwarding;
 
@@ -133,7 +133,7 @@ pub(super) struct Entry {
     /// Who owns the host and path.
     pub(super) service: Option<ServiceName>,
     /// Who got the request, where it is no longer known at the end.
-    pub(super) member: Option<Arc<Member>>,
+    pub(super) member: Option<Chosen>,
 }
 
 /// What is known when it is over.
@@ -194,7 +194,7 @@ impl Entry {
             duration_ms: millis(end.duration),
             upstream_ms: end.head_after.map(millis),
             service: self.service.as_ref().map(ServiceName::as_str),
-            instance: end.member.map(|member| member.instance.as_str()),
+            instance: end.member.map(|member| member.terms.instance.as_str()),
             backend: end.member.map(|member| member.backend.to_string()),
             outcome: end.outcome,
             user_agent: self.agent.as_deref(),

@@ -18,7 +18,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::protocol::Scheme;
 use crate::server::routing::{
-    AddressLimit, Admission, Claim, InFlight, Member, MemberId, Outcome, normalise,
+    AddressLimit, Admission, Chosen, Claim, InFlight, Member, MemberId, Outcome, Settings, normalise,
 };
 
 use super::alarm::Alarm;
@@ -64,8 +64,8 @@ pub(super) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>
     })
 }
 
-/// What `look` makes of the claim that a request is for. The claim is not copied: how often it is referred to is
-/// counted for all cores in one place, which none of them should have to wait for.
+/// What `look` makes of the claim that a request is for. It is given away only with a member that was chosen: how often
+/// a claim is referred to is counted for all cores in one place, and once for a request is enough.
 fn with_claim<T>(
     client: &ClientConnection,
     host: &HeaderValue,
@@ -129,7 +129,7 @@ impl Outgoing {
         let base = member.backend.base_path();
         if !base.is_empty() {
             let joined = match self.target.as_str() {
-                _ if member.settings.one_page => base.to_owned(),
+                _ if member.terms.settings.one_page => base.to_owned(),
                 "*" => base.to_owned(),
                 target => format!("{base}{target}"),
             };
@@ -142,7 +142,7 @@ impl Outgoing {
         }
         // HTTP/2 makes the target absolute, and the next member may not want that.
         self.rebased |= member.backend.scheme() != Scheme::Http;
-        let host = match member.settings.preserve_host {
+        let host = match member.terms.settings.preserve_host {
             true => self.host.clone(),
             false => HeaderValue::try_from(member.backend.host_header()).map_err(|_| Page::Unreachable)?,
         };
@@ -216,20 +216,20 @@ impl Attempts {
         record.uploads(self.outgoing.request.body().progress());
         let mut tried = None;
         for _ in 0..MAX_MEMBERS {
-            let member = Arc::clone(&lease);
+            let id = lease.id;
             record.sent_to(lease);
-            let page = match self.ask(&member, record).await {
+            let page = match self.ask(record).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Member(page)) => page,
                 Err(Failure::Final(page)) => return Err(page),
                 Err(Failure::Stale) => return Err(Page::Unreachable),
             };
-            record.taken_back();
+            let has_left = record.taken_back();
             record.look_at(Instant::now());
-            lease = if member.load.is_closed() {
-                // It has not failed, it has left.
+            lease = if has_left {
+                // It has not failed.
                 self.member(tried, record).await?
-            } else if tried.replace(member.id).is_none() {
+            } else if tried.replace(id).is_none() {
                 self.member(tried, record)
                     .await
                     .map_err(|then| if then == Page::Maintenance { then } else { page })?
@@ -240,31 +240,26 @@ impl Attempts {
         Err(Page::Unreachable)
     }
 
-    /// One member: on a kept connection, and on a new one where that turned out to be closed.
-    async fn ask(&mut self, member: &Member, record: &mut Record) -> Result<Answer, Failure> {
-        if self.outgoing.upgrade && !member.settings.websocket {
+    /// The member that has the request: on a kept connection, and on a new one where that turned out to be closed.
+    async fn ask(&mut self, record: &mut Record) -> Result<Answer, Failure> {
+        let member = leased(record)?;
+        if self.outgoing.upgrade && !member.terms.settings.websocket {
             return Err(Failure::Final(Page::NoUpgrade));
         }
         self.outgoing.address_to(member).map_err(Failure::Final)?;
-        match self.attempt(member, false, record).await {
-            Err(Failure::Stale) => self.attempt(member, true, record).await,
+        match self.attempt(false, record).await {
+            Err(Failure::Stale) => self.attempt(true, record).await,
             other => other,
         }
     }
 
-    async fn attempt(
-        &mut self,
-        member: &Member,
-        fresh: bool,
-        record: &mut Record,
-    ) -> Result<Answer, Failure> {
-        let Upstream { mut sender, reused } = self.connection(member, fresh, record).await?;
+    async fn attempt(&mut self, fresh: bool, record: &mut Record) -> Result<Answer, Failure> {
+        let Upstream { mut sender, reused } = self.connection(fresh, record).await?;
         let spare = self.outgoing.spare();
-        let compression = member.settings.compression;
+        let Settings { compression, timeout: limit, .. } = leased(record)?.terms.settings;
         let accepted = compression.then(|| Accepted::by(&self.outgoing.request, record.is_old()));
         let progress = self.outgoing.request.body().progress();
         let request = std::mem::replace(&mut self.outgoing.request, Request::new(Upload::Empty));
-        let limit = member.settings.timeout;
         // A kept connection was not waited for.
         let begun = if reused { record.now() } else { Instant::now() };
         record.alarm().set(begun + limit);
@@ -288,13 +283,14 @@ impl Attempts {
         }
     }
 
-    /// A connection to `member`: a kept one, or a new one.
-    async fn connection(&self, member: &Member, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
+    /// A connection to the member: a kept one, or a new one.
+    async fn connection(&self, fresh: bool, record: &Record) -> Result<Upstream, Failure> {
+        let member = leased(record)?;
         let worker = &self.client.worker;
         let (from, how) = ((&worker.pool, &worker.dialer), (self.outgoing.upgrade, fresh));
         let request = &self.outgoing.request;
         upstream::obtain(from, member, request, how, record.now()).await.map_err(|error| {
-            tracing::debug!(instance = %member.instance, backend = %member.backend, %error, "cannot connect");
+            tracing::debug!(instance = %member.terms.instance, backend = %member.backend, %error, "cannot connect");
             if let ConnectError::NoUpgrade = error {
                 return Failure::Final(Page::NoUpgrade);
             }
@@ -333,21 +329,25 @@ impl Attempts {
     }
 }
 
+/// The member that has the request. Somebody does while one is being asked.
+fn leased(record: &Record) -> Result<&Member, Failure> {
+    record.member().ok_or(Failure::Final(Page::Unreachable))
+}
+
 /// A member that may have the request, at which it counts from now on, and whose circuit breaker, if it has one,
 /// then expects to hear about it.
-fn choose(claim: &Claim, tried: Option<MemberId>, record: &mut Record) -> Option<InFlight> {
+fn choose(claim: &Arc<Claim>, tried: Option<MemberId>, record: &mut Record) -> Option<InFlight> {
     let mut random = |n| fastrand::usize(..n);
     loop {
-        let member = claim.choose(tried, record.now(), &mut random)?;
+        let at = claim.choose(tried, record.now(), &mut random)?;
         // `None`: it was closed since it was looked at, and it will not be chosen again.
-        let Some(lease) = InFlight::admit(Arc::clone(member)) else { continue };
-        let extras = &member.extras;
-        let Some(rule) = extras.breaker() else {
+        let Some(lease) = InFlight::admit(Chosen::Of(Arc::clone(claim), at)) else { continue };
+        let Some(rule) = lease.terms.extras.breaker() else {
             record.admitted(None);
             return Some(lease);
         };
         // `None`: another core took the last trial since it was looked at, and it will not be chosen again.
-        if let Some(admission) = Admission::ask(&extras.route, rule, record.now()) {
+        if let Some(admission) = Admission::ask(&lease.route, rule, record.now()) {
             record.admitted(Some(admission));
             return Some(lease);
         }
@@ -357,8 +357,8 @@ fn choose(claim: &Claim, tried: Option<MemberId>, record: &mut Record) -> Option
 /// Why no member of a claim may have the request.
 fn nobody(claim: &Claim, now: Instant) -> Page {
     let usable = claim.members.iter().filter(|member| member.usable);
-    let broken = usable.filter(|member| !member.extras.may_pass(now));
-    match broken.map(|member| member.extras.route.breaker.wait(now).unwrap_or_default()).min() {
+    let broken = usable.filter(|member| !member.may_pass(now));
+    match broken.map(|member| member.route.breaker().wait(now).unwrap_or_default()).min() {
         Some(wait) => Page::CircuitOpen(seconds(wait)),
         None => Page::NoMember,
     }

@@ -8,7 +8,7 @@ use http::header::HeaderMap;
 use http::{Request, StatusCode, Version};
 use tokio::sync::watch;
 
-use crate::server::routing::{Admission, Claim, Extras, InFlight, Outcome, Seen};
+use crate::server::routing::{Admission, Chosen, Claim, Extras, InFlight, Member, Outcome, Seen};
 
 use super::access_log::{Ending, Entry, X_REQUEST_ID};
 use super::alarm::Alarm;
@@ -122,9 +122,9 @@ impl Record {
 
     /// Whom the request is for.
     pub(super) fn claimed(&mut self, claim: &Claim) {
-        self.meter = self.client.worker.meters.as_ref().map(|meters| meters.of(&claim.service));
+        self.meter = self.client.worker.meters.as_ref().map(|meters| meters.of(&claim.terms.service));
         if let Some(entry) = &mut self.entry {
-            entry.service = Some(claim.service.clone());
+            entry.service = Some(claim.terms.service.clone());
         }
     }
 
@@ -138,10 +138,15 @@ impl Record {
         self.upload = progress;
     }
 
-    /// The member that had the request has it no longer.
-    pub(super) fn taken_back(&mut self) {
-        self.lease = None;
+    /// The member that has the request.
+    pub(super) fn member(&self) -> Option<&Member> {
+        self.lease.as_ref().map(|lease| &***lease)
+    }
+
+    /// The member that had the request has it no longer. Whether it has left.
+    pub(super) fn taken_back(&mut self) -> bool {
         self.admission = None;
+        self.lease.take().is_some_and(|lease| lease.load.is_closed())
     }
 
     /// The circuit breaker of the member that gets the request next let it through.
@@ -164,7 +169,7 @@ impl Record {
         if admission.failed(Instant::now())
             && let Some(member) = &self.lease
         {
-            let (instance, backend) = (&member.instance, &member.backend);
+            let (instance, backend) = (&member.terms.instance, &member.backend);
             tracing::warn!(%instance, %backend, "the circuit breaker is open");
         }
     }
@@ -215,7 +220,7 @@ impl Record {
 
     /// What the route of the member that got it says.
     pub(super) fn extras(&self) -> Option<&Extras> {
-        self.lease.as_ref().map(|member| &member.extras)
+        self.lease.as_ref().map(|member| &member.terms.extras)
     }
 
     /// Tells the member's ejection what was found out.
@@ -236,7 +241,7 @@ impl Record {
             self.client.worker.shared.table.tell_ejection(member.id);
         }
         if is_ejected {
-            let (instance, backend) = (&member.instance, &member.backend);
+            let (instance, backend) = (&member.terms.instance, &member.backend);
             tracing::warn!(%instance, %backend, "does not answer; left out for a while");
         }
     }
@@ -260,7 +265,7 @@ impl Record {
             admission.completed(Instant::now());
         }
         if let (Some(entry), Some(member)) = (&mut self.entry, &self.lease) {
-            entry.member = Some(Arc::clone(member));
+            entry.member = Some(Chosen::clone(member));
         }
         self.count();
         self.lease.take()
@@ -291,7 +296,7 @@ impl Record {
             bytes: self.bytes,
             duration: took,
             head_after: self.answer.filter(|_| !self.is_page).map(|(_, latency)| latency),
-            member: member.map(Arc::as_ref),
+            member: member.map(|member| &**member),
             outcome,
         };
         log.log(entry, &end);
@@ -306,7 +311,7 @@ impl Record {
             received: self.upload.as_ref().map_or(0, |progress| progress.received.get()),
             broken: self.end == End::Broken,
         };
-        member.extras.route.record(&seen, self.client.worker.number());
+        member.route.record(&seen, self.client.worker.number());
     }
 }
 
@@ -324,7 +329,7 @@ impl Drop for Record {
         }
         tracing::debug!(
             request = self.line.as_deref(),
-            member = self.lease.as_ref().map(|member| member.instance.as_str()),
+            member = self.lease.as_ref().map(|member| member.terms.instance.as_str()),
             status = self.answer.map(|(status, _)| status.as_u16()),
             millis = took.as_millis() as u64,
             bytes = self.bytes,

@@ -264,7 +264,7 @@ pub(super) async fn obtain(
 }
 
 async fn connect_plain(dialer: &Dialer, member: &Member) -> Result<Upstream, ConnectError> {
-    let stream = dialer.connect(&member.backend, member.peer).await?;
+    let stream = dialer.connect(&member.backend, member.terms.peer).await?;
     let sender = Sender::Http1(http1_over(stream, None).await?);
     Ok(Upstream { sender, reused: false })
 }
@@ -315,7 +315,7 @@ impl Seeker<'_> {
         if is_h2c && is_upgrade {
             return Err(ConnectError::NoUpgrade);
         }
-        let may_http2 = is_h2c || self.member.settings.http2 && !is_upgrade;
+        let may_http2 = is_h2c || self.member.terms.settings.http2 && !is_upgrade;
         let shared = self.pool.shared(self.member.id);
         if may_http2 && (is_h2c || !shared.is_http1(self.now)) {
             return self.multiplexed(&shared).await;
@@ -375,7 +375,7 @@ impl Seeker<'_> {
     }
 
     async fn connect(&self, wanted: Wanted) -> Result<Connected, ConnectError> {
-        let stream = self.dialer.connect(&self.member.backend, self.member.peer).await?;
+        let stream = self.dialer.connect(&self.member.backend, self.member.terms.peer).await?;
         if self.member.backend.scheme() == Scheme::H2c {
             return shared::http2_over::<TokioIo<TcpStream>>(TokioIo::new(stream))
                 .await

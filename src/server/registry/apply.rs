@@ -4,8 +4,8 @@
 mod claimed;
 mod hiding;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::maintenance::{Entering, Kept};
 use super::persist::{MaintenanceRecord, SessionRecord};
 use super::pools::{Detached, Joined};
 use super::route::{self, Cells, Plan, Route};
-use super::session::Session;
+use super::session::{Applied, Session};
 use super::stage::Stage;
 use super::timers::Timer;
 use super::{Outcome, Registry, Wait};
@@ -87,7 +87,7 @@ pub(super) enum Pending {
 /// A route that is to lead to members.
 struct Wanted {
     id: RouteId,
-    route: Arc<Route>,
+    applied: Applied,
     /// Whether the apply changes the route itself. One that only gets other defaults claims nothing anew: where
     /// another service has taken its place, it stays without.
     is_changed: bool,
@@ -297,9 +297,9 @@ impl Registry {
         domain: &Domain,
         path: &PathPrefix,
     ) -> Option<&ServiceName> {
-        let claim = self.pools.claim(domain, path).filter(|claim| claim.service != *service);
+        let claim = self.pools.claim(domain, path).filter(|claim| claim.terms.service != *service);
         if let Some(claim) = claim.filter(|claim| self.owner_lives(claim)) {
-            return Some(&claim.service);
+            return Some(&claim.terms.service);
         }
         self.claimed.owner(domain, path).filter(|other| *other != service)
     }
@@ -325,15 +325,15 @@ impl Registry {
         if session.stage.is_empty() {
             self.timers.cancel(Timer::Stage(no));
         }
-        let before = take_over(session, applied, delta);
+        let (before, wanted) = take_over(session, applied, delta);
         if delta.defaults.is_some() {
-            reset_breakers(session, session.applied.iter());
+            reset_breakers(session, session.applied.values());
         } else {
-            let changed = before.iter().filter_map(|(id, _)| Some((id, session.applied.get(id)?)));
+            let changed = before.iter().filter_map(|(id, _)| session.applied.get(id));
             reset_breakers(session, changed);
         }
-        let wanted = wanted(session, delta);
-        let changed = before.iter().map(|(_, route)| route).chain(wanted.iter().map(|wanted| &wanted.route));
+        let changed =
+            before.iter().map(|(_, route)| route).chain(wanted.iter().map(|wanted| &wanted.applied.route));
         let news = self.config_news(changed);
         let robbed = self.evict_owners(&wanted, no);
         self.let_robbed_go(now, &robbed);
@@ -341,9 +341,9 @@ impl Registry {
 
         // First what stays, so that a member lives on whose route has a new id; then what goes, so that a
         // backend that takes the place of the only one serves at once; then what is new.
-        let new = self.attach(no, applied, &wanted);
+        let (new, mut crowded) = self.attach(no, applied, &wanted);
         self.detach(now, no, delta, before);
-        let joined = self.join(no, applied, new);
+        let joined = self.join(no, applied, new, &mut crowded);
         if let Some(session) = self.sessions.get(no) {
             for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
                 self.pools.address_taken(ip, &session.who(), &session.kin());
@@ -352,7 +352,7 @@ impl Registry {
             let (changed, routes) = (delta.routes.len(), session.applied.len());
             self.push(Effect::Happened(Happening::Applied { who, revision, changed, routes }));
         }
-        self.tell_of_hidden(no, &wanted);
+        self.tell_of_hidden(no, &wanted, &crowded);
         self.tell_config(no, &news);
     }
 
@@ -362,8 +362,9 @@ impl Registry {
         let Some(by) = self.sessions.get(no).map(Session::who) else { return Vec::new() };
         let mut evicted = Vec::new();
         let changed = wanted.iter().filter(|wanted| wanted.is_changed);
-        for (domain, path) in changed.flat_map(|wanted| places(&wanted.route)) {
-            let Some(claim) = self.pools.claim(domain, path).filter(|claim| claim.service != by.service)
+        for (domain, path) in changed.flat_map(|wanted| places(&wanted.applied.route)) {
+            let Some(claim) =
+                self.pools.claim(domain, path).filter(|claim| claim.terms.service != by.service)
             else {
                 continue;
             };
@@ -392,28 +393,31 @@ impl Registry {
         }
     }
 
-    /// Gives the members that are there what their routes say now. Returns the claims without a member.
+    /// Gives the members that are there what their routes say now. Returns the claims without a member, and the hosts
+    /// of the others.
     fn attach<'a>(
         &mut self,
         no: SessionNo,
         applied: u64,
         wanted: &'a [Wanted],
-    ) -> Vec<(&'a Wanted, &'a Domain)> {
-        let Some(session) = self.sessions.get(no) else { return Vec::new() };
+    ) -> (Vec<(&'a Wanted, &'a Domain)>, Crowded<'a>) {
+        let (mut new, mut crowded) = (Vec::new(), Crowded::new());
+        let Some(session) = self.sessions.get(no) else { return (new, crowded) };
         let owner = session.owner();
-        let mut new = Vec::new();
         for wanted in wanted {
             // A session without a member has nothing to find again.
-            let plan = (!session.members.is_empty()).then(|| session.plan(wanted.id, &wanted.route));
-            for domain in wanted.route.spec.domains.as_slice() {
-                let place = (domain, &wanted.route.spec.path);
+            let plan = (!session.members.is_empty()).then(|| session.plan(wanted.id, &wanted.applied));
+            for domain in wanted.applied.route.spec.domains.as_slice() {
+                let place = (domain, &wanted.applied.route.spec.path);
                 let attach = |plan| self.pools.attach(&owner, wanted.id, place, plan, applied);
-                if !plan.as_ref().is_some_and(attach) && wanted.is_changed {
+                if plan.as_ref().is_some_and(attach) {
+                    crowded.insert(domain);
+                } else if wanted.is_changed {
                     new.push((wanted, domain));
                 }
             }
         }
-        new
+        (new, crowded)
     }
 
     /// Takes away what the routes before the apply led to and those after it do not. All in one step: nobody takes
@@ -445,12 +449,12 @@ impl Registry {
         match detached {
             Detached::Nothing => false,
             Detached::Shows(member, next) => {
-                if let Some(route) = session.applied.get(&next) {
-                    self.pools.set_plan(member, &session.plan(next, route));
+                if let Some(applied) = session.applied.get(&next) {
+                    self.pools.set_plan(member, &session.plan(next, applied));
                 }
                 false
             }
-            Detached::Gone(member) => session.members.remove(&member),
+            Detached::Gone(member) => session.members.remove(member),
         }
     }
 
@@ -464,7 +468,13 @@ impl Registry {
     }
 
     /// Makes the members that are new. Returns the addresses of their backends.
-    fn join(&mut self, no: SessionNo, applied: u64, new: Vec<(&Wanted, &Domain)>) -> Vec<IpAddr> {
+    fn join<'a>(
+        &mut self,
+        no: SessionNo,
+        applied: u64,
+        new: Vec<(&'a Wanted, &'a Domain)>,
+        crowded: &mut Crowded<'a>,
+    ) -> Vec<IpAddr> {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
         let (mut members, mut addresses) = (Vec::new(), Vec::new());
         let mut joined = None;
@@ -473,18 +483,18 @@ impl Registry {
         // The domains of a route share its plan.
         let mut made: Option<(&Wanted, Plan)> = None;
         for (index, (wanted, domain)) in new.into_iter().enumerate() {
-            let path = &wanted.route.spec.path;
+            let path = &wanted.applied.route.spec.path;
             let shown = in_force.get(&index).copied().unwrap_or(wanted);
             let (_, plan) = match made.take().filter(|(of, _)| std::ptr::eq(*of, shown)) {
                 Some(same) => made.insert(same),
-                None => made.insert((shown, session.plan(shown.id, &shown.route))),
+                None => made.insert((shown, session.plan(shown.id, &shown.applied))),
             };
-            let Joined::Now { member, is_new_here } =
-                self.pools.join(&session.owner(), wanted.id, (domain, path), plan, applied)
-            else {
-                continue;
-            };
+            let joins = self.pools.join(&session.owner(), wanted.id, (domain, path), plan, applied);
+            let Joined::Now { member, is_new_here, is_alone } = joins else { continue };
             members.push(member);
+            if !is_alone {
+                crowded.insert(domain);
+            }
             if is_new_here && joined.is_none() {
                 joined = Some((domain.clone(), path.clone()));
             }
@@ -494,7 +504,7 @@ impl Registry {
                 addresses.push(ip.to_canonical());
             }
         }
-        session.add_members(members);
+        session.members.extend(members);
         if let Some((domain, path)) = joined {
             let (who, peer) = (session.who(), session.peer);
             self.push(Effect::Happened(Happening::Joined { who, peer, domain, path }));
@@ -503,19 +513,22 @@ impl Registry {
     }
 }
 
+/// Hosts where a changed claim may hide another, or be hidden: those that have several, and perhaps some more.
+type Crowded<'a> = HashSet<&'a Domain>;
+
 /// Of the routes that lead to the member of a later one, by their indices, the last: the member is what that says from
 /// its first moment (SEMANTICS section 1), and not for a moment what an earlier one does.
 fn routes_in_force<'a>(new: &[(&'a Wanted, &'a Domain)]) -> HashMap<usize, &'a Wanted> {
     fn key<'k>((wanted, domain): &(&'k Wanted, &'k Domain)) -> (&'k Domain, &'k PathPrefix, &'k BackendUrl) {
-        (domain, &wanted.route.spec.path, &wanted.route.spec.backend)
+        (domain, &wanted.applied.route.spec.path, &wanted.applied.route.spec.backend)
     }
     let mut earlier = HashMap::new();
     // Nearly always each has a claim of its own, and that is found out with less memory than who has which.
     let hasher = foldhash::quality::RandomState::default();
-    let place = |(wanted, domain): &(&Wanted, &Domain)| hasher.hash_one((*domain, &wanted.route.spec.path));
-    let mut hashes: Vec<u64> = new.iter().map(place).collect();
-    hashes.sort_unstable();
-    if hashes.windows(2).all(|pair| pair[0] != pair[1]) {
+    let place =
+        |(wanted, domain): &(&Wanted, &Domain)| hasher.hash_one((*domain, &wanted.applied.route.spec.path));
+    let mut seen = HashSet::with_capacity_and_hasher(new.len(), hasher.clone());
+    if new.iter().all(|one| seen.insert(place(one))) {
         return earlier;
     }
     let mut last = HashMap::with_capacity_and_hasher(new.len(), hasher);
@@ -528,64 +541,52 @@ fn routes_in_force<'a>(new: &[(&'a Wanted, &'a Domain)]) -> HashMap<usize, &'a W
     earlier
 }
 
-/// Puts the change into the session. Returns the changed routes as they were.
-fn take_over(session: &mut Session, applied: u64, delta: &Delta) -> Vec<(RouteId, Arc<Route>)> {
+/// Puts the change into the session. Returns the changed routes as they were, and those whose members may have to
+/// change.
+fn take_over(
+    session: &mut Session,
+    applied: u64,
+    delta: &Delta,
+) -> (Vec<(RouteId, Arc<Route>)>, Vec<Wanted>) {
+    let (mut before, mut wanted) = (Vec::new(), Vec::with_capacity(delta.routes.len()));
+    for (id, after) in &delta.routes {
+        let old = session.applied.remove(id);
+        if let Some(route) = after {
+            let state = old.as_ref().map(|old| old.state.clone()).unwrap_or_default();
+            if old.as_ref().is_some_and(|old| old.route.spec.backend != route.spec.backend) {
+                state.reset_breaker();
+            }
+            let applied = Applied { route: route.clone(), state };
+            wanted.push(Wanted { id: *id, applied, is_changed: true });
+        }
+        before.extend(old.map(|old| (*id, old.route)));
+    }
+    let changed = wanted.iter().map(|wanted| (wanted.id, wanted.applied.clone()));
+    if session.applied.is_empty() {
+        // Made as a whole it takes half of the memory, and less time.
+        session.applied = changed.collect();
+    } else {
+        session.applied.extend(changed);
+    }
     if let Some(defaults) = &delta.defaults {
         session.defaults = defaults.clone().into();
         session.defaults_applied = applied;
+        let all = session.applied.iter().map(|(id, applied)| {
+            let is_changed = delta.route(*id).is_some();
+            Wanted { id: *id, applied: applied.clone(), is_changed }
+        });
+        wanted = all.collect();
     }
-    if session.applied.is_empty() {
-        // Made as a whole they take half of the memory, and less time.
-        let routes = delta.routes.iter().filter_map(|(id, route)| Some((*id, route.clone()?)));
-        session.applied = routes.collect();
-        session.states = session.applied.keys().map(|id| (*id, Arc::default())).collect();
-        return Vec::new();
-    }
-    let change = |(id, after): &(RouteId, Option<Arc<Route>>)| {
-        let before = match after {
-            Some(route) => {
-                let state = session.states.entry(*id).or_default();
-                let before = session.applied.insert(*id, route.clone());
-                if before.as_ref().is_some_and(|before| before.spec.backend != route.spec.backend) {
-                    state.breaker.reset();
-                }
-                before
-            }
-            None => {
-                session.states.remove(id);
-                session.applied.remove(id)
-            }
-        };
-        before.map(|before| (*id, before))
-    };
-    delta.routes.iter().filter_map(change).collect()
+    (before, wanted)
 }
 
 /// A breaker that is set again later begins anew.
-fn reset_breakers<'a>(session: &Session, routes: impl Iterator<Item = (&'a RouteId, &'a Arc<Route>)>) {
-    for (id, route) in routes {
-        if route::breaker(&route.cells, &session.defaults).is_none()
-            && let Some(state) = session.states.get(id)
-        {
-            state.breaker.reset();
+fn reset_breakers<'a>(session: &Session, routes: impl Iterator<Item = &'a Applied>) {
+    for Applied { route, state } in routes {
+        if route::breaker(&route.cells, &session.defaults).is_none() {
+            state.reset_breaker();
         }
     }
-}
-
-/// The routes whose members may have to change.
-fn wanted(session: &Session, delta: &Delta) -> Vec<Wanted> {
-    let wanted = |id: RouteId, route: &Arc<Route>| Wanted {
-        id,
-        route: route.clone(),
-        is_changed: delta.route(id).is_some(),
-    };
-    if delta.defaults.is_some() {
-        return session.applied.iter().map(|(id, route)| wanted(*id, route)).collect();
-    }
-    let changed = |(id, route): &(RouteId, Option<Arc<Route>>)| {
-        Some(Wanted { id: *id, route: route.clone()?, is_changed: true })
-    };
-    delta.routes.iter().filter_map(changed).collect()
 }
 
 /// The claims of a route.

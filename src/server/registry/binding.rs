@@ -267,7 +267,7 @@ impl Registry {
         let mut superseded = here.unwrap_or_default();
         if first {
             let members = predecessors.iter().filter_map(|no| self.sessions.get(*no));
-            let members = members.flat_map(|older| older.members.iter().map(|id| (*id, older.no)));
+            let members = members.flat_map(|older| older.members.iter().map(|id| (id, older.no)));
             let needed = |id| {
                 self.pools.place(id).is_some_and(|(domain, path)| self.pools.awaits_answer(no, domain, path))
             };
@@ -281,7 +281,7 @@ impl Registry {
         for (id, owner) in members {
             self.pools.remove(id, Leaving::Unwanted);
             if let Some(session) = self.sessions.get_mut(owner) {
-                session.members.remove(&id);
+                session.members.remove(id);
                 if session.state == SessionState::Replaced {
                     self.retire_if_idle(now, owner);
                 }
@@ -391,9 +391,8 @@ impl Registry {
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
         session.applied.clear();
-        session.states.clear();
         let orphaned = session.replaced_by.is_none();
-        for id in members {
+        for id in members.iter() {
             self.pools.remove(id, Leaving::Ended);
         }
         if stored {
@@ -412,7 +411,7 @@ impl Registry {
         self.timers.cancel(Timer::Stage(no));
         self.timers.cancel(Timer::Drain(no));
         self.timers.cancel(Timer::Remember(no));
-        for id in session.members {
+        for id in session.members.iter() {
             self.pools.remove(id, Leaving::Ended);
         }
         if let Some(connection) = session.conn.and_then(|conn| self.connections.get_mut(&conn)) {
@@ -433,8 +432,8 @@ impl Registry {
 
     fn tell_members(&mut self, no: SessionNo, lost: bool) {
         let Some(session) = self.sessions.get(no) else { return };
-        for id in &session.members {
-            self.pools.set_lost(*id, lost, session.peer);
+        for id in session.members.iter() {
+            self.pools.set_lost(id, lost, session.peer);
         }
     }
 }

@@ -301,9 +301,10 @@ impl Registry {
     /// What was claimed under another policy stays until it is changed or removed; somebody should know.
     pub(super) fn tell_outside_policy(&mut self) {
         let Some(policy) = &self.config.policy else { return };
-        let mut outside = self.pools.claims().filter(|claim| !policy.permits(&claim.service, &claim.domain));
+        let mut outside =
+            self.pools.claims().filter(|claim| !policy.permits(&claim.terms.service, &claim.domain));
         let Some(first) = outside.next() else { return };
-        let (domain, service) = (first.domain.clone(), first.service.clone());
+        let (domain, service) = (first.domain.clone(), first.terms.service.clone());
         let claims = 1 + outside.count();
         self.push(Effect::Happened(Happening::OutsidePolicy { claims, domain, service }));
     }

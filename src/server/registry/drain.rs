@@ -83,14 +83,14 @@ impl Registry {
     }
 
     fn members(&self, no: SessionNo) -> impl Iterator<Item = crate::server::routing::MemberId> {
-        self.sessions.get(no).into_iter().flat_map(|session| session.members.iter().copied())
+        self.sessions.get(no).into_iter().flat_map(|session| session.members.iter())
     }
 
     fn show_drain(&mut self, no: SessionNo) {
         let Some(session) = self.sessions.get(no) else { return };
         let drain = session.drain.map(|draining| draining.drain);
-        for id in &session.members {
-            self.pools.set_drain(*id, drain);
+        for id in session.members.iter() {
+            self.pools.set_drain(id, drain);
         }
     }
 }

@@ -95,33 +95,28 @@ impl Subscriptions {
         if self.health.is_empty() {
             return;
         }
-        let (session, member, domain, path, healthy, reason, error) = match happening {
-            Happening::MemberIn { session, member, domain, path } => {
-                (session, member, domain, path, true, "answered", None)
-            }
-            Happening::MemberOut { session, member, domain, path, event, error } => {
-                (session, member, domain, path, false, reason(*event), error.as_ref())
-            }
-            Happening::Ejected { session, member, domain, path, is_out } => {
-                let reason = if *is_out { "ejected" } else { "answered" };
-                (session, member, domain, path, !is_out, reason, None)
+        let (which, healthy, reason, error) = match happening {
+            Happening::MemberIn(which) => (which, true, "answered", None),
+            Happening::MemberOut { which, event, error } => (which, false, reason(*event), error.as_ref()),
+            Happening::Ejected { which, is_out } => {
+                (which, !is_out, if *is_out { "ejected" } else { "answered" }, None)
             }
             _ => return,
         };
-        let Some(session) = sessions.get(*session) else { return };
+        let Some(session) = sessions.get(which.session) else { return };
         let service = session.registration.service.clone();
         if !self.health.contains_key(&service) {
             return;
         }
         let news = News {
             service,
-            instance: member.instance.to_string(),
-            backend: member.backend.to_string(),
+            instance: which.instance.to_string(),
+            backend: which.endpoint.backend.to_string(),
             healthy,
             reason,
             error: error.map(|error| error.chars().take(LONGEST_ERROR).collect()).unwrap_or_default(),
         };
-        self.news.entry(news).or_default().insert(format!("{domain}{path}"));
+        self.news.entry(news).or_default().insert(format!("{}{}", which.domain, which.path));
     }
 
     fn kinds(&self, (conn, session): Subscriber) -> BTreeSet<EventKind> {

@@ -9,7 +9,7 @@ use crate::protocol::report::BackendReport;
 use crate::protocol::{
     BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
 };
-use crate::server::routing::{Member, MemberId, Probe, Table};
+use crate::server::routing::{Endpoint, MemberId, Probe, Table};
 
 use super::apply::Delta;
 use super::lifecycle::MemberEvent;
@@ -142,6 +142,21 @@ pub struct Who {
     pub instance: InstanceName,
 }
 
+/// A member as people know it.
+#[derive(Debug, Clone)]
+pub struct Which {
+    /// Its session.
+    pub session: SessionNo,
+    /// Who registered it.
+    pub instance: InstanceName,
+    /// Which one of that session's.
+    pub endpoint: Arc<Endpoint>,
+    /// Its claim.
+    pub domain: Domain,
+    /// Its claim.
+    pub path: PathPrefix,
+}
+
 /// What is worth a line in the log.
 #[derive(Debug, Clone)]
 pub enum Happening {
@@ -254,40 +269,19 @@ pub enum Happening {
     },
     /// Requests do not go to this member any more.
     MemberOut {
-        /// Its session.
-        session: SessionNo,
         /// Which one.
-        member: Arc<Member>,
-        /// Its claim.
-        domain: Domain,
-        /// Its claim.
-        path: PathPrefix,
+        which: Which,
         /// What took it out.
         event: MemberEvent,
         /// What the probe saw, if one did.
         error: Option<String>,
     },
     /// Requests go to this member for the first time since it answered, or again.
-    MemberIn {
-        /// Its session.
-        session: SessionNo,
-        /// Which one.
-        member: Arc<Member>,
-        /// Its claim.
-        domain: Domain,
-        /// Its claim.
-        path: PathPrefix,
-    },
+    MemberIn(Which),
     /// Requests to a member failed so often that it is left out for a while, or it has answered again.
     Ejected {
-        /// Its session.
-        session: SessionNo,
         /// Which one.
-        member: Arc<Member>,
-        /// Its claim.
-        domain: Domain,
-        /// Its claim.
-        path: PathPrefix,
+        which: Which,
         /// Whether it is left out.
         is_out: bool,
     },

@@ -21,7 +21,7 @@ use super::io::{Change, ConnId, Now, SessionNo, Tx};
 use super::persist::MaintenanceRecord;
 use super::report::{bounded, rfc3339, room, take};
 use super::route::page_probe;
-use super::session::Session;
+use super::session::{Applied, Session};
 use super::stage::Slot;
 use super::timers::Timer;
 use super::{Outcome, Registry, Wait};
@@ -138,8 +138,8 @@ impl Registry {
             Ok(places) => places,
             Err(refusal) => return Err(refusal).into(),
         };
-        let peer = self.sessions.get(no).map(|session| (session.owner().instance.clone(), session.peer));
-        let page = page.zip(peer).map(|(url, (instance, peer))| self.pools.page(url, instance, peer));
+        let of = self.sessions.get(no).map(|session| (session.who(), session.peer));
+        let page = page.zip(of).map(|(url, (who, peer))| self.pools.page(url, &who, peer));
         let entered = Entered { shown: Arc::new(Maintenance { page }), at: now.wall };
         let kept = self.kept_after(&places, Some(&entered));
         let entering = Entering { target, places, entered };
@@ -168,7 +168,7 @@ impl Registry {
         let Some(conn) = conn else { return };
         let mut waits = BTreeSet::new();
         if let Some(page) = &entered.shown.page {
-            waits.insert(self.ask_for(no, page_probe(&page.backend, page.peer, None)));
+            waits.insert(self.ask_for(no, page_probe(&page.backend, page.terms.peer, None)));
         }
         self.acknowledge(now, conn, no, Asked::new(target, conn, true, places, waits, now));
     }
@@ -384,10 +384,10 @@ impl Registry {
         session.maintained.set(slot, entered);
         let session = &*session;
         let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
-        for (id, route) in touched {
-            let plan = session.plan(*id, route);
-            for domain in route.spec.domains.as_slice() {
-                self.pools.replan(no, *id, (domain, &route.spec.path), &plan);
+        for (id, applied) in touched {
+            let (plan, spec) = (session.plan(*id, applied), &applied.route.spec);
+            for domain in spec.domains.as_slice() {
+                self.pools.replan(no, *id, (domain, &spec.path), &plan);
             }
         }
     }
@@ -398,7 +398,7 @@ impl Registry {
         let has_page =
             |id| session.maintained.entered(id).is_some_and(|entered| entered.shown.page.is_some());
         let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
-        let probe = |(_, route): (&RouteId, &Arc<super::Route>)| {
+        let probe = |(_, Applied { route, .. }): (&RouteId, &Applied)| {
             page_probe(&route.spec.backend, session.peer, route.spec.domains.first_exact())
         };
         touched.filter(|(id, _)| has_page(**id)).map(probe).collect()

@@ -58,7 +58,7 @@ use crate::server::routing::MemberId;
 
 pub use apply::Delta;
 pub use config::{Limits, RegistryConfig};
-pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Who};
+pub use io::{Change, ConnId, Effect, Happening, Input, Now, SessionNo, TestId, Tx, Which, Who};
 pub use lifecycle::MemberEvent;
 pub use policy::{ClaimPolicy, PolicyError};
 pub use pulse::Pulse;

@@ -3,7 +3,9 @@
 
 mod drain;
 mod hold;
+mod lost;
 mod maintenance;
+mod member_set;
 mod record;
 mod routes;
 
@@ -14,14 +16,15 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, Domain, InstanceName, PathPrefix, RouteId, ServiceName};
 use crate::server::routing::{
-    AddressLimit, Buckets, Claim, Drain, Hold, Member, MemberId, MemberLoad, Probe, Table,
+    AddressLimit, Buckets, Claim, Drain, Endpoint, Hold, Member, MemberId, Members, Probe, RouteState, Table,
 };
 
-use super::io::{Effect, Happening, SessionNo, Who};
+use super::io::{Effect, Happening, SessionNo};
 use super::lifecycle::{MemberEvent, MemberState};
 use super::route::Plan;
-use record::Record;
-use routes::{Removed, Routes};
+pub(super) use member_set::MemberSet;
+use record::{Record, Says};
+use routes::{Earlier, Removed};
 
 /// Probes in a row that take a member out (SEMANTICS section 3).
 const FAILURES_OUT: u8 = 3;
@@ -49,10 +52,12 @@ pub(super) struct Pools {
     /// The table has changed since it was published.
     dirty: bool,
     members: HashMap<MemberId, Box<Record>, foldhash::fast::RandomState>,
+    /// What was said last, for those who say the same.
+    said_last: Option<Arc<Says>>,
     /// Every probe that is being asked, and for whom. Ordered, so that a run can be repeated exactly.
     watched: HashMap<Arc<Probe>, Watched, foldhash::quality::RandomState>,
     /// Members whose session is lost, by the address of their backend where it is known.
-    lost_at: HashMap<IpAddr, BTreeSet<MemberId>>,
+    lost_at: HashMap<IpAddr, MemberSet>,
     /// Of all rate limits, once there was one.
     buckets: Option<Arc<Buckets>>,
     /// Questions that decide about maintenance requests.
@@ -67,7 +72,7 @@ pub(super) struct Pools {
 struct Watched {
     /// Once more, for further members that want it.
     probe: Arc<Probe>,
-    by: BTreeSet<MemberId>,
+    by: MemberSet,
 }
 
 /// A member whose probe passed for the first time since it joined.
@@ -87,6 +92,7 @@ impl Pools {
             table: Table::default(),
             dirty: false,
             members: HashMap::default(),
+            said_last: None,
             watched: HashMap::default(),
             lost_at: HashMap::new(),
             buckets: None,
@@ -149,23 +155,23 @@ impl Pools {
     pub(super) fn members<'a>(
         &'a self,
         claim: &'a Claim,
-    ) -> impl Iterator<Item = (&'a Arc<Member>, SessionNo, bool)> {
+    ) -> impl Iterator<Item = (&'a Member, SessionNo, bool)> {
         claim.members.iter().filter_map(|member| {
             let record = self.members.get(&member.id)?;
-            Some((member, record.session, record.state.serves()))
+            Some((member, record.says.session, record.state.serves()))
         })
     }
 
     /// The members of these sessions in a claim.
     pub(super) fn members_of(&self, sessions: &[SessionNo], claim: &Claim) -> Vec<(MemberId, SessionNo)> {
-        let of = |(member, session, _): (&Arc<Member>, SessionNo, bool)| (member.id, session);
+        let of = |(member, session, _): (&Member, SessionNo, bool)| (member.id, session);
         self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
     }
 
     /// Whether one of these members is there for the route, and serves.
-    pub(super) fn is_served(&self, members: &BTreeSet<MemberId>, route: RouteId) -> bool {
-        let mut records = members.iter().filter_map(|id| self.members.get(id));
-        records.any(|record| record.routes.contains(route) && record.state.serves())
+    pub(super) fn is_served(&self, members: &MemberSet, route: RouteId) -> bool {
+        let mut records = members.iter().filter_map(|id| self.members.get(&id));
+        records.any(|record| record.is_of(route) && record.state.serves())
     }
 
     /// Which claim a member is in.
@@ -184,8 +190,9 @@ impl Pools {
     }
 
     fn find_in(&self, claim: &Claim, session: SessionNo, backend: &BackendUrl) -> Option<MemberId> {
-        let mut members = self.members(claim);
-        members.find(|(member, owner, _)| *owner == session && member.backend == *backend).map(|(m, ..)| m.id)
+        let is_of = |id| self.members.get(&id).is_some_and(|record| record.says.session == session);
+        let mut members = claim.members.iter().map(|member| (member.id, &member.backend));
+        members.find(|(id, other)| *other == backend && is_of(*id)).map(|(id, _)| id)
     }
 
     /// Lets a route lead to the member that its session has in the claim already. False: it has none.
@@ -205,9 +212,9 @@ impl Pools {
 
     fn add_route(&mut self, id: MemberId, route: RouteId, plan: &Plan, applied: u64) {
         let Some(record) = self.members.get_mut(&id) else { return };
-        record.routes.insert(route);
+        record.earlier.insert(&mut record.route, route);
         record.applied = applied;
-        if record.routes.last() == route {
+        if record.route == route {
             self.set_plan(id, plan);
         } else {
             self.show(id);
@@ -243,20 +250,21 @@ impl Pools {
         plan: &Plan,
         applied: u64,
     ) -> Joined {
-        let claim = self.table.get(domain, path).cloned();
-        let claim = claim.as_ref();
+        let host = self.table.host(domain);
+        let claim = host.iter().find(|claim| claim.path == *path).cloned();
+        let (claim, is_alone) = (claim.as_ref(), host.len() == usize::from(claim.is_some()));
         if let Some(id) = claim.and_then(|claim| self.find_in(claim, owner.no, &plan.backend)) {
             self.add_route(id, route, plan, applied);
             self.on_event(id, MemberEvent::Returned, None);
             return Joined::Before;
         }
         let is_new_here = claim.is_some_and(|claim| {
-            !claim.members.is_empty() && claim.members.iter().all(|member| member.peer != owner.peer)
+            !claim.members.is_empty() && claim.members.iter().all(|member| member.terms.peer != owner.peer)
         });
         let served = claim.is_some_and(|claim| claim.has_usable());
         let state = if served { MemberState::Joining } else { MemberState::Hopeful };
         let member = self.add(owner, route, (domain, path), plan, applied, (state, claim));
-        Joined::Now { member, is_new_here }
+        Joined::Now { member, is_new_here, is_alone }
     }
 
     fn add(
@@ -269,56 +277,48 @@ impl Pools {
         (state, before): (MemberState, Option<&Arc<Claim>>),
     ) -> MemberId {
         let id = self.next_id();
-        let shown = Arc::new(Member {
-            id,
-            instance: owner.instance.clone(),
-            backend: plan.backend.clone(),
-            peer: owner.peer,
-            settings: plan.settings,
-            extras: plan.extras.clone(),
-            usable: state.serves(),
-            drain: owner.drain.map(Box::new),
-            load: Arc::new(MemberLoad::default()),
-        });
+        let says = self.says(owner, plan);
+        let endpoint = Arc::new(Endpoint::new(id, plan.backend.clone()));
         let mut claim = before.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
             domain: domain.clone(),
             path: path.clone(),
-            service: owner.service.clone(),
-            priority: plan.priority,
-            hold: Hold::default(),
-            draining: false,
+            terms: says.terms.clone(),
             limit: None,
-            members: Vec::with_capacity(1),
+            hold: Hold::default(),
+            members: Members::default(),
         });
         // One that is held without members is anybody's.
-        if claim.service != *owner.service {
-            claim.service.clone_from(owner.service);
+        if claim.terms.service != *owner.service {
             claim.limit = None;
         }
-        claim.members.push(shown.clone());
-        let record = Record {
-            session: owner.no,
+        claim.members.push(Member {
+            endpoint: endpoint.clone(),
+            terms: says.terms.clone(),
+            route: plan.state.clone(),
+            usable: state.serves(),
+        });
+        let mut record = Record {
             domain: domain.clone(),
             path: path.clone(),
-            routes: Routes::new(route),
+            route,
+            earlier: Earlier::default(),
             state,
             failures: 0,
             lost: owner.lost,
             ejected: false,
-            priority: plan.priority,
-            rare: plan.rare.clone(),
+            says,
             applied,
             asked: None,
-            shown,
+            endpoint,
         };
         if record.lost
             && let Some(ip) = record.ip()
         {
             self.lost_at.entry(ip).or_default().insert(id);
         }
+        record.asked = record.question().map(|probe| self.start_asking(id, probe));
         self.members.insert(id, Box::new(record));
         self.put(claim, before.map(Arc::as_ref));
-        self.ask(id);
         id
     }
 
@@ -333,7 +333,7 @@ impl Pools {
     ) -> Detached {
         let Some(id) = self.find(session, domain, path, backend) else { return Detached::Nothing };
         let Some(record) = self.members.get_mut(&id) else { return Detached::Nothing };
-        match record.routes.remove(route) {
+        match record.earlier.remove(&mut record.route, route) {
             Removed::Only => {
                 self.remove(id, Leaving::Unwanted);
                 Detached::Gone(id)
@@ -347,7 +347,7 @@ impl Pools {
     /// a session that exchanges a backend leaves no gap.
     pub(super) fn hope(&mut self, domain: &Domain, path: &PathPrefix) {
         let Some(claim) = self.table.get(domain, path).filter(|claim| !claim.has_usable()) else { return };
-        let untried = |member: &&Arc<Member>| {
+        let untried = |member: &&Member| {
             self.members.get(&member.id).is_some_and(|record| record.failures == 0 && !record.lost)
         };
         let untried: Vec<MemberId> = claim.members.iter().filter(untried).map(|member| member.id).collect();
@@ -358,9 +358,9 @@ impl Pools {
 
     /// Gives a member the settings of the route that it shows.
     pub(super) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
-        let Some(record) = self.members.get_mut(&id) else { return };
-        record.take_plan(plan);
-        self.show(id);
+        let Some(before) = self.members.get(&id).map(|record| record.says.clone()) else { return };
+        let says = self.says_now(&before, plan);
+        self.show_as(id, says, Some(&plan.state));
         self.ask(id);
     }
 
@@ -369,10 +369,10 @@ impl Pools {
         let mut record = self.members.remove(&id)?;
         match leaving {
             Leaving::Ended => {
-                record.shown.load.leave();
+                record.endpoint.load.leave();
                 self.departure = true;
             }
-            Leaving::Unwanted => record.shown.load.close(),
+            Leaving::Unwanted => record.endpoint.load.close(),
         }
         self.stop_asking(id, record.asked.take());
         if let Some(ip) = record.ip() {
@@ -380,7 +380,7 @@ impl Pools {
         }
         if let Some(before) = self.table.get(&record.domain, &record.path).cloned() {
             let mut claim = Claim::clone(&before);
-            claim.members.retain(|member| member.id != id);
+            claim.members.remove(id);
             match leaving {
                 Leaving::Unwanted if claim.members.is_empty() => {
                     self.remove_claim(&record.domain, &record.path);
@@ -389,62 +389,7 @@ impl Pools {
                 Leaving::Ended => self.put(claim, Some(&before)),
             }
         }
-        Some(record.session)
-    }
-
-    /// A member's session lost its connection, or is back. `peer` is where it is registered from now.
-    pub(super) fn set_lost(&mut self, id: MemberId, lost: bool, peer: IpAddr) {
-        let Some(record) = self.members.get_mut(&id) else { return };
-        record.lost = lost;
-        record.failures = 0;
-        if record.shown.peer != peer {
-            record.shown = Arc::new(Member { peer, ..Member::clone(&record.shown) });
-            self.show(id);
-        }
-        let Some(record) = self.members.get(&id) else { return };
-        if let Some(ip) = record.ip() {
-            if lost {
-                self.lost_at.entry(ip).or_default().insert(id);
-            } else {
-                self.forget_lost(ip, id);
-            }
-        }
-        if lost {
-            self.ask(id);
-        } else {
-            self.on_event(id, MemberEvent::Returned, None);
-        }
-    }
-
-    fn forget_lost(&mut self, ip: IpAddr, id: MemberId) {
-        if let Some(members) = self.lost_at.get_mut(&ip) {
-            members.remove(&id);
-            if members.is_empty() {
-                self.lost_at.remove(&ip);
-            }
-        }
-    }
-
-    /// Another session, `by`, came to `ip`: suspends the members there whose own sessions are lost and not among
-    /// its `kin` (SEMANTICS section 4). The same instance, registered from two addresses, is no stranger to itself.
-    pub(super) fn address_taken(&mut self, ip: IpAddr, by: &Who, kin: &[SessionNo]) {
-        let Some(lost) = self.lost_at.get(&ip) else { return };
-        let is_same = |record: &Record| {
-            let claim = self.table.get(&record.domain, &record.path);
-            record.shown.instance == by.instance && claim.is_some_and(|claim| claim.service == by.service)
-        };
-        let others = |id: &&MemberId| {
-            let record = self.members.get(id);
-            record.is_some_and(|record| !kin.contains(&record.session) && !is_same(record))
-        };
-        let others: Vec<MemberId> = lost.iter().filter(others).copied().collect();
-        for id in others {
-            self.on_event(id, MemberEvent::AddressTaken, None);
-            let place = self.place(id).map(|(domain, path)| (domain.clone(), path.clone()));
-            if let Some((domain, path)) = place {
-                self.hope(&domain, &path);
-            }
-        }
+        Some(record.says.session)
     }
 
     /// What a probe saw. Returns the members that answered for the first time since they joined.
@@ -452,7 +397,7 @@ impl Pools {
         // A result may still be on its way when nobody wants it any more.
         let Some(watched) = self.watched.get(probe) else { return Vec::new() };
         let mut answered = Vec::new();
-        for id in watched.by.clone() {
+        for id in watched.by.clone().iter() {
             let Some(record) = self.members.get_mut(&id) else { continue };
             let event = match result {
                 Ok(()) => {
@@ -470,7 +415,7 @@ impl Pools {
             };
             if event == MemberEvent::Passed && record.is_new() {
                 let (domain, path) = (record.domain.clone(), record.path.clone());
-                answered.push(Answered { session: record.session, domain, path });
+                answered.push(Answered { session: record.says.session, domain, path });
             }
             self.on_event(id, event, result.as_ref().err());
         }
@@ -480,22 +425,21 @@ impl Pools {
     /// The data plane leaves a member out because requests fail, or has had an answer of it again.
     pub(super) fn ejection(&mut self, id: MemberId, now: Instant) {
         let Some(record) = self.members.get_mut(&id) else { return };
-        let is_out = record.shown.load.is_ejected(now);
+        let is_out = record.endpoint.load.is_ejected(now);
         if std::mem::replace(&mut record.ejected, is_out) == is_out {
             return;
         }
-        let (session, member) = (record.session, record.shown.clone());
-        let (domain, path) = (record.domain.clone(), record.path.clone());
-        let ejected = Happening::Ejected { session, member, domain, path, is_out };
+        let which = record.which();
+        let ejected = Happening::Ejected { which, is_out };
         self.effects.push(Effect::Happened(ejected));
     }
 
     /// Whether a session has a member in the claim that is still to answer: now, or when its session is back.
     pub(super) fn awaits_answer(&self, session: SessionNo, domain: &Domain, path: &PathPrefix) -> bool {
         let Some(claim) = self.table.get(domain, path) else { return false };
-        let record = |member: &Arc<Member>| self.members.get(&member.id);
+        let record = |member: &Member| self.members.get(&member.id);
         let mut records = claim.members.iter().filter_map(record);
-        records.any(|r| r.session == session && (r.is_new() || r.state.waits_for_session()))
+        records.any(|r| r.says.session == session && (r.is_new() || r.state.waits_for_session()))
     }
 
     /// The one function that changes what a member is. The table, its probe and the log follow.
@@ -504,12 +448,11 @@ impl Pools {
         let (was, is) = (record.state, record.state.next(event));
         record.state = is;
         if was.serves() != is.serves() {
-            let (session, member) = (record.session, record.shown.clone());
-            let (domain, path) = (record.domain.clone(), record.path.clone());
+            let which = record.which();
             self.effects.push(Effect::Happened(if is.serves() {
-                Happening::MemberIn { session, member, domain, path }
+                Happening::MemberIn(which)
             } else {
-                Happening::MemberOut { session, member, domain, path, event, error: error.cloned() }
+                Happening::MemberOut { which, event, error: error.cloned() }
             }));
             self.show(id);
         }
@@ -535,7 +478,7 @@ impl Pools {
     fn stop_asking(&mut self, id: MemberId, probe: Option<Arc<Probe>>) {
         let Some(probe) = probe else { return };
         let Some(watched) = self.watched.get_mut(&probe) else { return };
-        watched.by.remove(&id);
+        watched.by.remove(id);
         if watched.by.is_empty() {
             self.watched.remove(&probe);
             self.effects.push(Effect::Forget(Arc::unwrap_or_clone(probe)));
@@ -544,17 +487,33 @@ impl Pools {
 
     /// Puts a member into its claim as it is now.
     fn show(&mut self, id: MemberId) {
+        self.reshow(id, |_| {});
+    }
+
+    /// The same with what is said now, and by which route if it is another.
+    fn show_as(&mut self, id: MemberId, says: Arc<Says>, route: Option<&Arc<RouteState>>) {
+        if let Some(record) = self.members.get_mut(&id) {
+            record.says = says;
+        }
+        self.reshow(id, |member| {
+            if let Some(route) = route {
+                member.route.clone_from(route);
+            }
+        });
+    }
+
+    fn reshow(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
         let before = claim.clone();
         let mut claim = Claim::clone(&before);
+        claim.members.change_one(id, change);
         self.settle(&mut claim, Some(&before));
-        let same = |(one, other): (&Arc<Member>, &Arc<Member>)| Arc::ptr_eq(one, other);
+        let same = |(one, other): (&Member, &Member)| one.is_shown_as(other);
         let same_members = claim.members.iter().zip(&before.members).all(same);
-        let figures = |claim: &Claim| {
-            (claim.priority, claim.hold.time(), claim.limit.as_ref().map(AddressLimit::figure))
-        };
-        if !same_members || figures(&claim) != figures(&before) {
+        let figure = |claim: &Claim| claim.limit.as_ref().map(AddressLimit::figure);
+        let same_claim = Arc::ptr_eq(&claim.terms, &before.terms) && figure(&claim) == figure(&before);
+        if !same_members || !same_claim {
             self.put(claim, Some(&before));
         }
     }
@@ -579,6 +538,8 @@ pub(super) enum Joined {
         member: MemberId,
         /// There are others, and none of them comes from its session's address.
         is_new_here: bool,
+        /// Its host has no other claim so far.
+        is_alone: bool,
     },
 }
 

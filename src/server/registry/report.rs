@@ -114,8 +114,8 @@ pub(super) fn take<T: Serialize>(
 /// An active route is listed as it is in force, whatever is staged for it.
 fn entry(session: &Session, id: RouteId) -> Option<RouteEntry> {
     let (spec, status) = match (session.applied.get(&id), session.stage.routes().get(&id)) {
-        (Some(route), Some(Staged::Remove)) => (&route.spec, RouteStatus::PendingRemoval),
-        (Some(route), _) => (&route.spec, RouteStatus::Active),
+        (Some(applied), Some(Staged::Remove)) => (&applied.route.spec, RouteStatus::PendingRemoval),
+        (Some(applied), _) => (&applied.route.spec, RouteStatus::Active),
         (None, Some(Staged::Put(spec))) => (spec, RouteStatus::Staged),
         (None, _) => return None,
     };

@@ -13,6 +13,7 @@ use super::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
 use super::pools::Leaving;
 use super::route::Route;
 use super::route_ids;
+use super::session::Applied;
 use super::timers::Timer;
 
 /// A route on its way back, in the order in which routes were applied.
@@ -20,7 +21,7 @@ struct Returning {
     applied: u64,
     session: SessionNo,
     id: RouteId,
-    route: Arc<Route>,
+    in_force: Applied,
 }
 
 impl Registry {
@@ -39,12 +40,11 @@ impl Registry {
             for (id, route) in routes {
                 let applied = route.applied.max(defaults_applied);
                 self.last_tx = self.last_tx.max(applied);
-                let route = Arc::new(Route::from(route));
+                let in_force = Applied { route: Arc::new(Route::from(route)), state: Arc::default() };
                 if let Some(session) = self.sessions.get_mut(no) {
-                    session.applied.insert(id, route.clone());
-                    session.states.insert(id, Arc::default());
+                    session.applied.insert(id, in_force.clone());
                 }
-                returning.push(Returning { applied, session: no, id, route });
+                returning.push(Returning { applied, session: no, id, in_force });
             }
             self.restore_maintenance(no, maintenance);
         }
@@ -78,21 +78,22 @@ impl Registry {
 
     fn restore_maintenance(&mut self, no: SessionNo, record: MaintenanceRecord) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let (instance, applied) = (&session.registration.instance, &session.applied);
+        let (who, applied) = (session.who(), &session.applied);
         let has = |id| applied.contains_key(&id);
-        session.maintained = Maintained::restore(record, instance, has, &mut self.pools);
+        session.maintained = Maintained::restore(record, &who, has, &mut self.pools);
     }
 
     /// Where two services have a claim, the one that applied last has it, as it had before.
     fn restore_route(&mut self, returning: &Returning, serves: bool) {
-        let Returning { applied, session: no, id, route } = returning;
+        let Returning { applied, session: no, id, in_force } = returning;
+        let route = &in_force.route;
         for domain in route.spec.domains.as_slice() {
             let place = (domain, &route.spec.path);
             let Some(service) = self.sessions.get(*no).map(|session| session.registration.service.clone())
             else {
                 return;
             };
-            let former = self.pools.claim(place.0, place.1).filter(|claim| claim.service != service);
+            let former = self.pools.claim(place.0, place.1).filter(|claim| claim.terms.service != service);
             let former: Vec<_> = former
                 .map(|claim| self.pools.members(claim).map(|(member, owner, _)| (member.id, owner)).collect())
                 .unwrap_or_default();
@@ -100,11 +101,11 @@ impl Registry {
                 self.pools.remove(member, Leaving::Unwanted);
                 if let Some(owner) = self.sessions.get_mut(owner) {
                     owner.robbed = true;
-                    owner.members.remove(&member);
+                    owner.members.remove(member);
                 }
             }
             let Some(session) = self.sessions.get_mut(*no) else { return };
-            let plan = session.plan(*id, route);
+            let plan = session.plan(*id, in_force);
             let member = self.pools.restore(&session.owner(), *id, place, &plan, *applied, serves);
             session.members.insert(member);
         }
@@ -115,7 +116,7 @@ impl Registry {
     fn suspend_former_holders(&mut self, returning: &[Returning]) {
         let mut holders: BTreeMap<IpAddr, SessionNo> =
             self.sessions.restored().map(|session| (session.peer, session.no)).collect();
-        for Returning { session: no, route, .. } in returning {
+        for Returning { session: no, in_force: Applied { route, .. }, .. } in returning {
             let peer = self.sessions.get(*no).map(|session| session.peer);
             let backend = match route.spec.backend.host() {
                 Host::Ip(ip) => Some(ip.to_canonical()),

@@ -103,16 +103,18 @@ impl Deref for OwnCells {
 pub(super) struct Plan {
     pub(super) backend: BackendUrl,
     pub(super) priority: i32,
+    /// How long the claim is held after a loss, if it says so.
+    pub(super) hold: Option<Duration>,
     pub(super) settings: Settings,
     pub(super) extras: Extras,
     pub(super) rare: Option<Box<Rare>>,
+    /// What the data plane finds out about the route.
+    pub(super) state: Arc<RouteState>,
 }
 
 /// What few routes say, for the registry alone.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rare {
-    /// How long the claim is held after a loss.
-    pub(super) hold: Option<Duration>,
     pub(super) limit: Option<RateLimit>,
     pub(super) check: Option<Check>,
 }
@@ -129,7 +131,7 @@ pub(super) struct Check {
 impl Plan {
     pub(super) fn new(
         route: &Route,
-        defaults: &Cells,
+        defaults: &OwnCells,
         maintenance: Option<Arc<Maintenance>>,
         state: Arc<RouteState>,
     ) -> Self {
@@ -139,21 +141,29 @@ impl Plan {
             return Plan {
                 backend: spec.backend.clone(),
                 priority: spec.priority,
+                hold: None,
                 settings: Settings::default(),
-                extras: Extras::new(Said { maintenance, ..Said::default() }, state),
+                extras: Said { maintenance, ..Said::default() }.into(),
                 rare: None,
+                state,
             };
         }
         let option = |key| route.cells.options.get(&key).or_else(|| defaults.options.get(&key)).copied();
         let settings =
             OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
         let (headers, breaker) = (headers(&route.cells, defaults), breaker(&route.cells, defaults));
+        let hold = match option(OptionKey::Hold) {
+            Some(RouteOption::Hold(time)) => Some(time.get()),
+            _ => None,
+        };
         Plan {
             backend: spec.backend.clone(),
             priority: spec.priority,
+            hold,
             settings,
-            extras: Extras::new(Said { headers, breaker, maintenance }, state),
+            extras: Said { headers, breaker, maintenance }.into(),
             rare: Rare::new(route, defaults, &option),
+            state,
         }
     }
 }
@@ -164,14 +174,9 @@ impl Rare {
         defaults: &Cells,
         option: &dyn Fn(OptionKey) -> Option<RouteOption>,
     ) -> Option<Box<Self>> {
-        let hold = match option(OptionKey::Hold) {
-            Some(RouteOption::Hold(time)) => Some(time.get()),
-            _ => None,
-        };
         let limit = route.cells.limit.or(defaults.limit).filter(|limit| limit.requests > 0);
         let check = check(route, option);
-        let is_nothing = hold.is_none() && limit.is_none() && check.is_none();
-        (!is_nothing).then(|| Box::new(Rare { hold, limit, check }))
+        (limit.is_some() || check.is_some()).then(|| Box::new(Rare { limit, check }))
     }
 }
 

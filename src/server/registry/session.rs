@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::protocol::{InstanceName, Metadata, Registration, RouteId, RouteSpec, ServiceName, SessionId};
-use crate::server::routing::{MemberId, RouteState};
+use crate::server::routing::RouteState;
 
 use super::drain::Draining;
 use super::io::{ConnId, Now, SessionNo, Tx, Who};
 use super::lifecycle::SessionState;
 use super::maintenance::Maintained;
 use super::persist::{IdHash, Replaced, SessionRecord};
-use super::pools::Owner;
+use super::pools::{MemberSet, Owner};
 use super::pulse::Pulse;
 use super::route::{Cells, OwnCells, Plan, Route};
 use super::stage::{Stage, Staged};
@@ -44,9 +44,7 @@ pub(super) struct Session {
     pub(super) answered: bool,
     /// It lost a claim to another service while it was away, so that it cannot be resumed as it was.
     pub(super) robbed: bool,
-    pub(super) applied: BTreeMap<RouteId, Arc<Route>>,
-    /// What the data plane finds out about each of `applied`.
-    pub(super) states: BTreeMap<RouteId, Arc<RouteState>>,
+    pub(super) applied: BTreeMap<RouteId, Applied>,
     pub(super) defaults: OwnCells,
     /// Which apply of all set `defaults`.
     pub(super) defaults_applied: u64,
@@ -56,7 +54,7 @@ pub(super) struct Session {
     /// How many of them the store knows of.
     pub(super) kept_route: u32,
     pub(super) stage: Stage,
-    pub(super) members: BTreeSet<MemberId>,
+    pub(super) members: MemberSet,
     pub(super) drain: Option<Draining>,
     pub(super) maintained: Maintained,
     /// A change of it that the store has not decided on; commands wait behind it.
@@ -68,6 +66,14 @@ pub(super) struct Session {
     /// What its connection answers for it, while it is bound to one.
     pulse: Option<Arc<Pulse>>,
     pub(super) last_apply: Option<SystemTime>,
+}
+
+/// A route in force.
+#[derive(Clone)]
+pub(super) struct Applied {
+    pub(super) route: Arc<Route>,
+    /// What the data plane finds out about it.
+    pub(super) state: Arc<RouteState>,
 }
 
 /// What a session is called by.
@@ -162,14 +168,13 @@ impl Session {
             answered: false,
             robbed: false,
             applied: BTreeMap::new(),
-            states: BTreeMap::new(),
             defaults: OwnCells::default(),
             defaults_applied: 0,
             revision: 0,
             last_route: 0,
             kept_route: 0,
             stage: Stage::default(),
-            members: BTreeSet::new(),
+            members: MemberSet::default(),
             drain: None,
             maintained: Maintained::default(),
             pending: None,
@@ -212,24 +217,13 @@ impl Session {
         match self.stage.routes().get(&id) {
             Some(Staged::Put(spec)) => Some(spec),
             Some(Staged::Remove) => None,
-            None => self.applied.get(&id).map(|route| &route.spec),
+            None => self.applied.get(&id).map(|applied| &applied.route.spec),
         }
     }
 
     /// What the members of an applied route get from it.
-    pub(super) fn plan(&self, id: RouteId, route: &Route) -> Plan {
-        let state = self.states.get(&id).map(Arc::clone).unwrap_or_default();
-        Plan::new(route, &self.defaults, self.maintained.of(id), state)
-    }
-
-    /// It has more of them.
-    pub(super) fn add_members(&mut self, members: Vec<MemberId>) {
-        if self.members.is_empty() {
-            // Made as a whole it takes half of the memory.
-            self.members = members.into_iter().collect();
-        } else {
-            self.members.extend(members);
-        }
+    pub(super) fn plan(&self, id: RouteId, Applied { route, state }: &Applied) -> Plan {
+        Plan::new(route, &self.defaults, self.maintained.of(id), state.clone())
     }
 
     /// Its routes, applied and staged, in order.

@@ -108,11 +108,11 @@ impl Registry {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         bounded(match which {
             RouteOrAll::All => {
-                let all = session.applied.keys().map(|id| stats(*id, session.states.get(id)));
+                let all = session.applied.iter().map(|(id, applied)| stats(*id, Some(&applied.state)));
                 Reply::StatsAll(all.collect())
             }
             RouteOrAll::Route(id) if session.applied.contains_key(&id) || session.spec(id).is_some() => {
-                Reply::Stats(Box::new(stats(id, session.states.get(&id))))
+                Reply::Stats(Box::new(stats(id, session.applied.get(&id).map(|applied| &applied.state))))
             }
             RouteOrAll::Route(_) => return Err(Refusal::RouteNotFound),
         })
@@ -122,14 +122,14 @@ impl Registry {
     pub(super) fn stats_page(&self, no: SessionNo, after: RouteId) -> Result<Reply, Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         let behind = session.applied.range((Bound::Excluded(after), Bound::Unbounded));
-        let entries = behind.map(|(id, _)| stats(*id, session.states.get(id)));
+        let entries = behind.map(|(id, applied)| stats(*id, Some(&applied.state)));
         take(entries, room(&Reply::StatsAll(Vec::new())), true).map(Reply::StatsAll)
     }
 
     /// CIRCUIT_BREAKER_STATUS.
     pub(super) fn breaker_status(&self, now: Now, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
-        let status = breaker(session, id)?.breaker.status(now.mono);
+        let status = breaker(session, id)?.breaker().status(now.mono);
         let ago = |at: Instant| now.wall - now.mono.saturating_duration_since(at);
         let ahead = |at: Instant| now.wall + at.saturating_duration_since(now.mono);
         Ok(Reply::CircuitStatus(CircuitStatus {
@@ -147,7 +147,7 @@ impl Registry {
     /// CIRCUIT_BREAKER_RESET: at once, because it is no setting.
     pub(super) fn breaker_reset(&self, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
-        breaker(session, id)?.breaker.reset();
+        breaker(session, id)?.reset_breaker();
         Ok(Reply::CircuitOk)
     }
 }
@@ -175,11 +175,11 @@ fn stats(route_id: RouteId, state: Option<&Arc<RouteState>>) -> Stats {
 
 /// What is known of a route that has a breaker in force.
 fn breaker(session: &Session, id: RouteId) -> Result<&RouteState, Refusal> {
-    let Some(route) = session.applied.get(&id) else {
+    let Some(applied) = session.applied.get(&id) else {
         return Err(session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound));
     };
-    route::breaker(&route.cells, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
-    session.states.get(&id).map(|state| &**state).ok_or(Refusal::CircuitBreakerNotFound)
+    route::breaker(&applied.route.cells, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
+    Ok(&applied.state)
 }
 
 fn check_count(what: &str, count: u32, most: u32) -> Result<(), Refusal> {
@@ -202,7 +202,7 @@ fn cells(session: &Session, slot: Slot) -> Cells {
     let none = Cells::default();
     let before = match slot {
         Slot::All => &*session.defaults,
-        Slot::Route(id) => session.applied.get(&id).map_or(&none, |route| &*route.cells),
+        Slot::Route(id) => session.applied.get(&id).map_or(&none, |applied| &*applied.route.cells),
     };
     session.stage.cells(slot, before)
 }

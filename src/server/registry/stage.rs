@@ -11,6 +11,7 @@ use crate::protocol::{
 
 use super::apply::Delta;
 use super::route::{Cells, Route};
+use super::session::Applied;
 
 /// What a staged change takes beyond its texts, roughly.
 const OVERHEAD: usize = 64;
@@ -188,7 +189,7 @@ impl Stage {
 
     /// What CONFIG_APPLY_PARTIAL of `scopes` takes, and what it leaves. Settings of a route that is not active,
     /// and will not be with it, are left.
-    pub(super) fn split(&self, scopes: &[Scope], applied: &BTreeMap<RouteId, Arc<Route>>) -> (Stage, Stage) {
+    pub(super) fn split(&self, scopes: &[Scope], applied: &BTreeMap<RouteId, Applied>) -> (Stage, Stage) {
         let (mut now, mut later) = (Stage::default(), Stage::default());
         let part = if scopes.contains(&Scope::Routes) { &mut now } else { &mut later };
         for (id, staged) in &self.routes {
@@ -217,25 +218,26 @@ impl Stage {
     }
 
     /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
-    pub(super) fn delta(&self, applied: &BTreeMap<RouteId, Arc<Route>>, defaults: &Cells) -> Delta {
+    pub(super) fn delta(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &Cells) -> Delta {
+        let staged = self.routes.iter().map(|(id, staged)| (*id, Some(staged)));
         let settings = self.patches.keys().filter_map(|slot| match slot {
-            Slot::Route(id) if !self.routes.contains_key(id) => Some(*id),
+            Slot::Route(id) if !self.routes.contains_key(id) => Some((*id, None)),
             _ => None,
         });
-        let mut touched: Vec<RouteId> = self.routes.keys().copied().chain(settings).collect();
-        touched.sort_unstable();
-        let routes = touched.into_iter().filter_map(|id| {
-            let before = applied.get(&id);
-            let after = self.result(id, before);
-            (after.as_ref() != before.map(|route| &**route)).then(|| (id, after.map(Arc::new)))
+        let mut touched: Vec<(RouteId, Option<&Staged>)> = staged.chain(settings).collect();
+        touched.sort_unstable_by_key(|(id, _)| *id);
+        let routes = touched.into_iter().filter_map(|(id, staged)| {
+            let before = applied.get(&id).map(|applied| &*applied.route);
+            let after = self.result(id, staged, before);
+            (after.as_ref() != before).then(|| (id, after.map(Arc::new)))
         });
         let new_defaults = self.patches.get(&Slot::All).map(|patch| patch.applied_to(defaults));
         Delta { routes: routes.collect(), defaults: new_defaults.filter(|cells| cells != defaults) }
     }
 
     /// The route as an apply would leave it.
-    fn result(&self, id: RouteId, before: Option<&Arc<Route>>) -> Option<Route> {
-        let spec = match self.routes.get(&id) {
+    fn result(&self, id: RouteId, staged: Option<&Staged>, before: Option<&Route>) -> Option<Route> {
+        let spec = match staged {
             Some(Staged::Remove) => return None,
             Some(Staged::Put(spec)) => spec.clone(),
             None => before?.spec.clone(),
@@ -246,7 +248,7 @@ impl Stage {
     }
 
     /// CONFIG_DIFF's body.
-    pub(super) fn diff(&self, applied: &BTreeMap<RouteId, Arc<Route>>, defaults: &Cells) -> Diff {
+    pub(super) fn diff(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &Cells) -> Diff {
         let delta = self.delta(applied, defaults);
         let ids = |wanted: fn(bool, bool) -> bool| {
             let is = |(id, after): &(RouteId, Option<Arc<Route>>)| {
@@ -256,7 +258,7 @@ impl Stage {
         };
         let changed = delta.routes.iter().filter(|(id, after)| {
             let specs = applied.get(id).zip(after.as_ref());
-            specs.is_some_and(|(before, after)| before.spec != after.spec)
+            specs.is_some_and(|(before, after)| before.route.spec != after.spec)
         });
         let routes = RouteDiff {
             added: ids(|before, after| !before && after),
@@ -264,7 +266,7 @@ impl Stage {
             modified: changed.map(|(id, _)| *id).collect(),
         };
         let none = Cells::default();
-        let before = |id| applied.get(id).map_or(&none, |route| &*route.cells);
+        let before = |id| applied.get(id).map_or(&none, |applied| &*applied.route.cells);
         let after = delta.routes.iter().filter_map(|(id, after)| Some((before(id), &*after.as_ref()?.cells)));
         let cells = after.chain(delta.defaults.iter().map(|after| (defaults, after)));
         let mut diff = Diff { routes, ..Diff::default() };

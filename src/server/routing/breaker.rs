@@ -138,10 +138,9 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(UNTIL_MASK).min(UNTIL_MASK)
 }
 
-/// A route's breaker, shared by its members and by all cores. It takes memory once it is asked, because most routes
-/// have no rule for one.
+/// A route's breaker, shared by its members and by all cores.
 #[derive(Debug, Default)]
-pub struct SharedBreaker(OnceLock<Box<Phase>>);
+pub struct SharedBreaker(OnceLock<Phase>);
 
 #[derive(Debug)]
 struct Phase {
@@ -171,8 +170,7 @@ pub struct BreakerStatus {
 impl SharedBreaker {
     /// From its first word on.
     fn phase(&self, now: Instant) -> &Phase {
-        let first =
-            || Box::new(Phase { bits: AtomicU64::new(0), last_failure: AtomicU64::new(0), epoch: now });
+        let first = || Phase { bits: AtomicU64::new(0), last_failure: AtomicU64::new(0), epoch: now };
         self.0.get_or_init(first)
     }
 
@@ -267,14 +265,14 @@ pub struct Admission {
 impl Admission {
     /// Asks the breaker of `route`. `None`: not now.
     pub fn ask(route: &Arc<RouteState>, rule: CircuitBreaker, now: Instant) -> Option<Self> {
-        let trial = route.breaker.admit(rule, now)?;
+        let trial = route.breaker().admit(rule, now)?;
         Some(Admission { route: Arc::clone(route), rule, trial, told: Cell::new(false) })
     }
 
     /// The backend sent the head of a response that is no failure.
     pub fn answered(&self, now: Instant) {
         if self.trial && !self.told.replace(true) {
-            self.route.breaker.record(self.rule, Event::TrialAnswered, now);
+            self.route.breaker().record(self.rule, Event::TrialAnswered, now);
         }
     }
 
@@ -284,14 +282,14 @@ impl Admission {
             return self.answered(now);
         }
         if !self.told.replace(true) {
-            self.route.breaker.record(self.rule, Event::Completed, now);
+            self.route.breaker().record(self.rule, Event::Completed, now);
         }
     }
 
     /// The request failed. True: that has opened the breaker.
     pub fn failed(&self, now: Instant) -> bool {
         let event = if self.trial { Event::TrialFailed } else { Event::Failed };
-        !self.told.replace(true) && self.route.breaker.record(self.rule, event, now)
+        !self.told.replace(true) && self.route.breaker().record(self.rule, event, now)
     }
 }
 
@@ -299,8 +297,8 @@ impl Drop for Admission {
     fn drop(&mut self) {
         if self.trial && !self.told.get() {
             // Being abandoned does not depend on the time.
-            if let Some(phase) = self.route.breaker.0.get() {
-                self.route.breaker.record(self.rule, Event::TrialAbandoned, phase.epoch);
+            if let Some(phase) = self.route.breaker().0.get() {
+                self.route.breaker().record(self.rule, Event::TrialAbandoned, phase.epoch);
             }
         }
     }
@@ -391,9 +389,9 @@ mod tests {
             ask(now).unwrap().failed(now);
         }
         assert!(ask(now).is_none());
-        assert_eq!(route.breaker.status(now).state, CircuitState::Open);
+        assert_eq!(route.breaker().status(now).state, CircuitState::Open);
         let later = now + Duration::from_secs(11);
-        assert_eq!(route.breaker.status(later).state, CircuitState::HalfOpen);
+        assert_eq!(route.breaker().status(later).state, CircuitState::HalfOpen);
         let (one, other) = (ask(later).unwrap(), ask(later).unwrap());
         assert!(ask(later).is_none());
         drop(one);
@@ -401,8 +399,8 @@ mod tests {
         one.answered(later);
         other.answered(later);
         other.completed(later);
-        assert_eq!(route.breaker.status(later).state, CircuitState::Closed);
+        assert_eq!(route.breaker().status(later).state, CircuitState::Closed);
         drop((one, other));
-        assert_eq!(route.breaker.phase(now).load(), Breaker::default());
+        assert_eq!(route.breaker().phase(now).load(), Breaker::default());
     }
 }

@@ -1,6 +1,5 @@
 //! Which member gets a request: of two at random, the one that has less to do.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -10,8 +9,8 @@ use super::{Claim, Member, MemberId};
 const DICE: usize = 1 << 16;
 
 impl Claim {
-    /// A usable member, other than `tried`, whose circuit breaker lets requests through; `None` where there is
-    /// none.
+    /// The place of a usable member, other than `tried`, whose circuit breaker lets requests through; `None` where
+    /// there is none.
     ///
     /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly
     /// as well as asking all of them. Ejected members are left out as long as there are others; a member
@@ -21,19 +20,17 @@ impl Claim {
         tried: Option<MemberId>,
         now: Instant,
         draw: &mut impl FnMut(usize) -> usize,
-    ) -> Option<&Arc<Member>> {
+    ) -> Option<usize> {
         let possible = |member: &Member| {
-            member.usable
-                && Some(member.id) != tried
-                && !member.load.is_closed()
-                && member.extras.may_pass(now)
+            member.usable && Some(member.id) != tried && !member.load.is_closed() && member.may_pass(now)
         };
         // Drawn once for all members, and only where it matters.
-        let dice = if self.draining { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
-        let lets_in = |member: &Member| member.drain.as_ref().is_none_or(|drain| drain.weight(now) > dice);
+        let dice = if self.members.some_drained() { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
+        let lets_in =
+            |member: &Member| member.terms.drain.as_ref().is_none_or(|drain| drain.weight(now) > dice);
         let good = |member: &Member| possible(member) && lets_in(member) && !member.load.is_ejected(now);
-        if let [only] = self.members.as_slice() {
-            return possible(only).then_some(only);
+        if let [only] = &*self.members {
+            return possible(only).then_some(0);
         }
         self.draw_two_blindly(good, draw)
             .or_else(|| self.draw_two_among(good, draw))
@@ -55,27 +52,31 @@ impl Claim {
         &self,
         good: impl Fn(&Member) -> bool,
         draw: &mut impl FnMut(usize) -> usize,
-    ) -> Option<&Arc<Member>> {
+    ) -> Option<usize> {
         let (one, other) = two_of(self.members.len(), draw)?;
-        let (one, other) = (&self.members[one], &self.members[other]);
-        (good(one) && good(other)).then(|| less_busy(one, other))
+        (good(&self.members[one]) && good(&self.members[other])).then(|| self.less_busy(one, other))
     }
 
     fn draw_two_among(
         &self,
         good: impl Fn(&Member) -> bool,
         draw: &mut impl FnMut(usize) -> usize,
-    ) -> Option<&Arc<Member>> {
-        let nth = |n: usize| self.members.iter().filter(|member| good(member)).nth(n);
-        let count = self.members.iter().filter(|member| good(member)).count();
-        match two_of(count, draw) {
+    ) -> Option<usize> {
+        let all = || (0..self.members.len()).filter(|at| good(&self.members[*at]));
+        let nth = |n: usize| all().nth(n);
+        match two_of(all().count(), draw) {
             // Another core may have ejected one in between; the first is then good enough.
             Some((one, other)) => match (nth(one), nth(other)) {
-                (Some(one), Some(other)) => Some(less_busy(one, other)),
+                (Some(one), Some(other)) => Some(self.less_busy(one, other)),
                 (one, other) => one.or(other),
             },
             None => nth(0),
         }
+    }
+
+    fn less_busy(&self, one: usize, other: usize) -> usize {
+        let busy = |at: usize| self.members[at].load.in_flight.load(Ordering::Relaxed);
+        if busy(other) < busy(one) { other } else { one }
     }
 }
 
@@ -89,19 +90,19 @@ fn two_of(count: usize, draw: &mut impl FnMut(usize) -> usize) -> Option<(usize,
     Some((one, other))
 }
 
-fn less_busy<'a>(one: &'a Arc<Member>, other: &'a Arc<Member>) -> &'a Arc<Member> {
-    let busy = |member: &Member| member.load.in_flight.load(Ordering::Relaxed);
-    if busy(other) < busy(one) { other } else { one }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{claim, member, unusable};
-    use super::super::{InFlight, Outcome};
+    use super::super::{Chosen, InFlight, Outcome};
     use super::*;
+    use std::sync::Arc;
 
-    fn of(members: Vec<Arc<Member>>) -> Claim {
-        Claim { members, ..claim("example.com", "/", 10) }
+    fn of(members: Vec<Member>) -> Claim {
+        Claim { members: members.into(), ..claim("example.com", "/", 10) }
+    }
+
+    fn in_flight(member: &Member) -> InFlight {
+        InFlight::admit(Chosen::Page(Arc::new(member.clone()))).unwrap()
     }
 
     /// How often each id is chosen in many draws.
@@ -109,8 +110,8 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(7);
         let mut counts = std::collections::BTreeMap::new();
         for _ in 0..3000 {
-            if let Some(member) = claim.choose(tried.map(MemberId), now, &mut |n| rng.usize(..n)) {
-                *counts.entry(member.id.0).or_default() += 1;
+            if let Some(at) = claim.choose(tried.map(MemberId), now, &mut |n| rng.usize(..n)) {
+                *counts.entry(claim.members[at].id.0).or_default() += 1;
             }
         }
         counts.into_iter().collect()
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn of_two_the_one_with_less_to_do_is_taken() {
         let claim = of(vec![member(1), member(2)]);
-        let guard = InFlight::new(Arc::clone(&claim.members[0]));
+        let guard = in_flight(&claim.members[0]);
         assert_eq!(tally(&claim, None, Instant::now()), [(2, 3000)]);
         drop(guard);
         assert_eq!(tally(&claim, None, Instant::now()).len(), 2);
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn the_busiest_of_many_is_never_taken() {
         let claim = of((1..=5).map(member).collect());
-        let _guard = InFlight::new(Arc::clone(&claim.members[2]));
+        let _guard = in_flight(&claim.members[2]);
         assert!(tally(&claim, None, Instant::now()).iter().all(|(id, _)| *id != 3));
     }
 
@@ -185,8 +186,8 @@ mod tests {
         let member = member(1);
         let counts =
             || (member.load.in_flight.load(Ordering::Relaxed), member.load.upgraded.load(Ordering::Relaxed));
-        let one = InFlight::new(Arc::clone(&member));
-        let two = InFlight::new(Arc::clone(&member));
+        let one = in_flight(&member);
+        let two = in_flight(&member);
         assert_eq!(counts(), (2, 0));
         let upgraded = one.into_upgraded();
         assert_eq!(counts(), (1, 1));

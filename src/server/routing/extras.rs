@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use http::HeaderMap;
 
@@ -10,14 +9,9 @@ use crate::protocol::{CircuitBreaker, HeaderName, HeaderValue};
 
 use super::{Maintenance, RouteStats, Seen, SharedBreaker, Summary};
 
-/// The seldom used settings of a member's own route, and what is known of the route (SEMANTICS section 1).
+/// The seldom used settings of a member's own route (SEMANTICS section 1). `None`: nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Extras {
-    /// `None`: nothing.
-    said: Option<Arc<Said>>,
-    /// What the data plane found out about the route.
-    pub route: Arc<RouteState>,
-}
+pub struct Extras(Option<Arc<Said>>);
 
 /// What a route says beyond its options.
 #[derive(Debug, Default)]
@@ -33,12 +27,14 @@ pub struct Said {
 /// What the data plane finds out about a route, shared by all cores, by its members on every domain, and by
 /// every snapshot of the table.
 #[derive(Debug, Default)]
-pub struct RouteState {
-    /// Where its circuit breaker is at.
-    pub breaker: SharedBreaker,
-    /// Once there was a request: each core counts for itself, because two that write to one place take turns, which
-    /// costs more than the counting.
-    stats: OnceLock<Box<[OnceLock<Box<RouteStats>>; CORES]>>,
+pub struct RouteState(OnceLock<Box<Known>>);
+
+/// Once there was a request.
+#[derive(Debug, Default)]
+struct Known {
+    breaker: SharedBreaker,
+    /// Each core counts for itself, because two that write to one place take turns, which costs more than the counting.
+    stats: [OnceLock<Box<RouteStats>>; CORES],
 }
 
 /// So many cores count for themselves; further ones share their places.
@@ -47,52 +43,57 @@ const CORES: usize = 8;
 impl RouteState {
     /// Counts a request that is over, on this core.
     pub fn record(&self, seen: &Seen, core: usize) {
-        self.stats.get_or_init(Box::default)[core % CORES].get_or_init(Box::default).record(seen);
+        self.0.get_or_init(Box::default).stats[core % CORES].get_or_init(Box::default).record(seen);
+    }
+
+    /// Where its circuit breaker is at.
+    pub fn breaker(&self) -> &SharedBreaker {
+        &self.0.get_or_init(Box::default).breaker
+    }
+
+    /// Closes its circuit breaker, if it was ever asked.
+    pub fn reset_breaker(&self) {
+        if let Some(known) = self.0.get() {
+            known.breaker.reset();
+        }
     }
 
     /// What was counted so far, by all cores.
     pub fn summary(&self) -> Summary {
-        let counted = self.stats.get().into_iter().flat_map(|cores| cores.iter());
+        let counted = self.0.get().into_iter().flat_map(|known| &known.stats);
         RouteStats::summary(counted.filter_map(|core| core.get()).map(|stats| &**stats))
     }
 }
 
-impl Extras {
-    /// Those of a route.
-    pub fn new(said: Said, route: Arc<RouteState>) -> Self {
+impl From<Said> for Extras {
+    fn from(said: Said) -> Self {
         let is_nothing = said.headers.is_none() && said.breaker.is_none() && said.maintenance.is_none();
-        Extras { said: (!is_nothing).then(|| Arc::new(said)), route }
+        Extras((!is_nothing).then(|| Arc::new(said)))
     }
+}
 
+impl Extras {
     /// What is put into every response of the member.
     pub fn headers(&self) -> Option<&ResponseHeaders> {
-        self.said.as_ref()?.headers.as_ref()
+        self.0.as_ref()?.headers.as_ref()
     }
 
     /// The rule of its circuit breaker, if it has one.
     pub fn breaker(&self) -> Option<CircuitBreaker> {
-        self.said.as_ref()?.breaker
+        self.0.as_ref()?.breaker
     }
 
     /// Whether no requests go there, and what people see.
     pub fn maintenance(&self) -> Option<&Maintenance> {
-        self.said.as_ref()?.maintenance.as_deref()
-    }
-
-    /// Whether a request may go there as far as the breaker is concerned.
-    pub fn may_pass(&self, now: Instant) -> bool {
-        self.breaker().is_none_or(|rule| self.route.breaker.may_pass(rule, now))
+        self.0.as_ref()?.maintenance.as_deref()
     }
 }
 
 impl PartialEq for Extras {
-    /// The route is the same only if it is that one.
+    /// A maintenance is the same only if it is that one.
     fn eq(&self, other: &Self) -> bool {
         let page = |extras: &Extras| extras.maintenance().map(std::ptr::from_ref);
-        self.headers() == other.headers()
-            && self.breaker() == other.breaker()
-            && page(self) == page(other)
-            && Arc::ptr_eq(&self.route, &other.route)
+        self.headers() == other.headers() && self.breaker() == other.breaker() && page(self) == page(other)
     }
 }
 

@@ -2,36 +2,44 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Claim, Extras, Hold, Member, MemberId, Settings};
+use super::{Claim, Endpoint, Extras, Hold, Member, MemberId, Settings, Terms};
 
-pub(super) fn member(id: u64) -> Arc<Member> {
-    Arc::new(Member {
-        id: MemberId(id),
-        instance: format!("web-{id}").parse().unwrap(),
-        backend: format!("http://10.2.2.{id}:8080").parse().unwrap(),
+pub(super) fn terms(instance: &str, priority: i32) -> Arc<Terms> {
+    Arc::new(Terms {
+        service: "web".parse().unwrap(),
+        instance: instance.parse().unwrap(),
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        priority,
+        hold: Duration::ZERO,
         settings: Settings::default(),
         extras: Extras::default(),
-        usable: true,
         drain: None,
-        load: Arc::default(),
     })
 }
 
-pub(super) fn unusable(id: u64) -> Arc<Member> {
-    Arc::new(Member { usable: false, ..(*member(id)).clone() })
+pub(super) fn member(id: u64) -> Member {
+    let backend = format!("http://10.2.2.{id}:8080").parse().unwrap();
+    Member {
+        endpoint: Arc::new(Endpoint::new(MemberId(id), backend)),
+        terms: terms(&format!("web-{id}"), 10),
+        route: Arc::default(),
+        usable: true,
+    }
+}
+
+pub(super) fn unusable(id: u64) -> Member {
+    Member { usable: false, ..member(id) }
 }
 
 pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
     Claim {
         domain: domain.parse().unwrap(),
         path: path.parse().unwrap(),
-        service: "web".parse().unwrap(),
-        priority,
-        hold: Hold::default(),
-        draining: false,
+        terms: terms("web-1", priority),
         limit: None,
-        members: vec![member(1)],
+        hold: Hold::default(),
+        members: vec![member(1)].into(),
     }
 }

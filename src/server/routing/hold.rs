@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Requests that wait for one claim; further ones are answered at once.
 pub const MAX_WAITING: usize = 1_000;
@@ -11,8 +11,6 @@ pub const MAX_WAITING: usize = 1_000;
 /// on in which any waited.
 #[derive(Debug, Clone, Default)]
 pub struct Hold {
-    /// In nanoseconds.
-    time: u64,
     /// Once there was a loss, which most claims never see.
     loss: OnceLock<Box<Loss>>,
 }
@@ -24,16 +22,6 @@ struct Loss {
 }
 
 impl Hold {
-    /// How long requests wait after a loss; zero: not at all. From the member applied last.
-    pub fn time(&self) -> Duration {
-        Duration::from_nanos(self.time)
-    }
-
-    /// They wait so long from now on, or at most 584 years.
-    pub fn set_time(&mut self, time: Duration) {
-        self.time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    }
-
     /// Until when they wait: the claim has lost its last usable member and none has come since.
     pub fn until(&self) -> Option<Instant> {
         self.loss.get()?.until
@@ -78,6 +66,8 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -248,7 +248,7 @@ mod tests {
         for (number, priority) in steps {
             let before = expected.get(number).copied();
             hosts.change(&host(*number), |found| {
-                assert_eq!(found.map(|claims| claims.as_slice()[0].priority), before);
+                assert_eq!(found.map(|claims| claims.as_slice()[0].terms.priority), before);
                 Claims::new(Vec::from_iter(priority.map(|p| Arc::new(claim(&host(*number), "/", p)))))
             });
             match priority {
@@ -259,10 +259,10 @@ mod tests {
         }
         for (hosts, expected) in &snapshots {
             let all: BTreeMap<_, _> =
-                hosts.iter().map(|claims| (claims[0].domain.to_string(), claims[0].priority)).collect();
+                hosts.iter().map(|claims| (claims[0].domain.to_string(), claims[0].terms.priority)).collect();
             assert_eq!(all, expected.iter().map(|(number, p)| (host(*number), *p)).collect());
             for number in 0..=u8::MAX {
-                let found = hosts.get(&host(number)).map(|claims| claims[0].priority);
+                let found = hosts.get(&host(number)).map(|claims| claims[0].terms.priority);
                 assert_eq!(found, expected.get(&number).copied(), "{number}");
             }
             nodes(&hosts.root, 0);

@@ -14,6 +14,6 @@ pub struct Maintenance {
 impl Claim {
     /// The maintenance that people see when no member is usable: the one of the member that joined last.
     pub fn maintenance(&self) -> Option<&Maintenance> {
-        self.members.iter().rev().find_map(|member| member.extras.maintenance())
+        self.members.iter().rev().find_map(|member| member.terms.extras.maintenance())
     }
 }

@@ -6,37 +6,91 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{BackendUrl, InstanceName, RouteOption};
+use crate::protocol::{BackendUrl, InstanceName, RouteOption, ServiceName};
 
+use super::Claim;
 use super::drain::Drain;
 use super::ejection::{Ejection, Outcome};
-use super::extras::Extras;
+use super::extras::{Extras, RouteState};
 
 /// Which member this is; the same in every snapshot of the table for as long as the member lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(pub u64);
 
-/// (session, backend URL) within a claim (SEMANTICS section 1).
+/// (session, backend URL) within a claim (SEMANTICS section 1), as a snapshot of the table has it.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Which one.
-    pub id: MemberId,
-    /// Who registered it; for logs.
-    pub instance: InstanceName,
-    /// Where requests go.
-    pub backend: BackendUrl,
-    /// From which address its session was registered: what it may reach depends on it.
-    pub peer: IpAddr,
-    /// The settings of its own route.
-    pub settings: Settings,
-    /// What else its own route says.
-    pub extras: Extras,
+    /// What is the same in every snapshot; whatever it has is reached through the member.
+    pub endpoint: Arc<Endpoint>,
+    /// What its session and its own route say.
+    pub terms: Arc<Terms>,
+    /// What the data plane found out about its own route.
+    pub route: Arc<RouteState>,
     /// Whether the registry lets requests to it: its checks pass, it is not suspended.
     pub usable: bool,
+}
+
+/// A member's backend, and what is counted there.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Whose.
+    pub id: MemberId,
+    /// Where requests go.
+    pub backend: BackendUrl,
+    /// What the data plane knows of it, shared by all cores and by every snapshot.
+    pub load: MemberLoad,
+}
+
+/// What a session and one of its routes say. Members of a session whose routes say the same share it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Terms {
+    /// Who owns the claim.
+    pub service: ServiceName,
+    /// Who registered it; for logs.
+    pub instance: InstanceName,
+    /// From which address its session was registered: what it may reach depends on it.
+    pub peer: IpAddr,
+    /// Higher wins over a longer path.
+    pub priority: i32,
+    /// How long requests wait after a loss; zero: not at all.
+    pub hold: Duration,
+    /// The route's options.
+    pub settings: Settings,
+    /// What else the route says.
+    pub extras: Extras,
     /// It is being drained: its share of the requests falls.
     pub drain: Option<Box<Drain>>,
-    /// What the data plane knows of it, shared by all cores and by every snapshot.
-    pub load: Arc<MemberLoad>,
+}
+
+impl Endpoint {
+    /// One that nothing was counted at yet.
+    pub fn new(id: MemberId, backend: BackendUrl) -> Self {
+        Endpoint { id, backend, load: MemberLoad::default() }
+    }
+}
+
+impl Member {
+    /// Whether a request may go there as far as the circuit breaker of its route is concerned.
+    pub fn may_pass(&self, now: Instant) -> bool {
+        self.terms.extras.breaker().is_none_or(|rule| self.route.breaker().may_pass(rule, now))
+    }
+
+    /// Whether it is this very member, shown as the same.
+    pub fn is_shown_as(&self, other: &Member) -> bool {
+        Arc::ptr_eq(&self.endpoint, &other.endpoint)
+            && Arc::ptr_eq(&self.terms, &other.terms)
+            && Arc::ptr_eq(&self.route, &other.route)
+            && self.usable == other.usable
+    }
+}
+
+impl Deref for Member {
+    type Target = Endpoint;
+
+    #[inline]
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
+    }
 }
 
 /// What a route's options say, with the defaults of PROTOCOL section 5.
@@ -161,49 +215,65 @@ impl MemberLoad {
     }
 }
 
+/// A member that was chosen for a request: one of a claim, or a backend with a maintenance page.
+#[derive(Debug, Clone)]
+pub enum Chosen {
+    /// The claim, and at which place among its members.
+    Of(Arc<Claim>, usize),
+    /// The page's.
+    Page(Arc<Member>),
+}
+
+impl Deref for Chosen {
+    type Target = Member;
+
+    #[inline]
+    fn deref(&self) -> &Member {
+        match self {
+            Chosen::Of(claim, at) => &claim.members[*at],
+            Chosen::Page(member) => member,
+        }
+    }
+}
+
 /// A request at a member: it counts as in flight until this is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<Member>);
+pub struct InFlight(Chosen);
 
 impl InFlight {
-    /// Counts one more request at `member`, unless it takes none any more. Either this sees that it was closed,
+    /// Counts one more request at the member, unless it takes none any more. Either this sees that it was closed,
     /// or whoever closed it sees the request.
-    pub fn admit(member: Arc<Member>) -> Option<Self> {
-        member.load.in_flight.fetch_add(1, Ordering::SeqCst);
-        let admitted = InFlight(member);
+    pub fn admit(chosen: Chosen) -> Option<Self> {
+        chosen.load.in_flight.fetch_add(1, Ordering::SeqCst);
+        let admitted = InFlight(chosen);
         (!admitted.load.is_closed()).then_some(admitted)
-    }
-
-    /// Counts one more request at `member`.
-    pub fn new(member: Arc<Member>) -> Self {
-        member.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(member)
     }
 
     /// The request became something else: from now on it counts as upgraded, and no longer as in flight.
     pub fn into_upgraded(self) -> Upgraded {
-        self.0.load.upgraded.fetch_add(1, Ordering::Relaxed);
-        Upgraded(Arc::clone(&self.0))
+        self.load.upgraded.fetch_add(1, Ordering::Relaxed);
+        Upgraded(Arc::clone(&self.endpoint))
     }
 }
 
 impl Deref for InFlight {
-    type Target = Arc<Member>;
+    type Target = Chosen;
 
-    fn deref(&self) -> &Arc<Member> {
+    #[inline]
+    fn deref(&self) -> &Chosen {
         &self.0
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// An upgraded connection at a member: it counts until this is dropped.
 #[derive(Debug)]
-pub struct Upgraded(Arc<Member>);
+pub struct Upgraded(Arc<Endpoint>);
 
 impl Upgraded {
     /// Whether the member's session is over, so that the connection is to be closed.

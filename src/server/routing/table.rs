@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::protocol::{Domain, PathPrefix, ServiceName};
+use crate::protocol::{Domain, PathPrefix};
 
 use super::hosts::{Claims, Hosts};
 use super::target::hostname;
-use super::{AddressLimit, Hold, Member};
+use super::{AddressLimit, Hold, Members, Terms};
 
 /// (domain, path, service) and the members that serve it (SEMANTICS section 1).
 #[derive(Debug, Clone)]
@@ -15,18 +15,14 @@ pub struct Claim {
     pub domain: Domain,
     /// The path prefix.
     pub path: PathPrefix,
-    /// Who owns it.
-    pub service: ServiceName,
-    /// From the member applied last; higher wins over a longer path.
-    pub priority: i32,
+    /// Who owns it, and what holds for it as a whole: those of the member applied last.
+    pub terms: Arc<Terms>,
     /// How often each client may ask; from the member applied last.
     pub limit: Option<AddressLimit>,
     /// Whether requests wait while nobody is usable.
     pub hold: Hold,
-    /// Some member is being drained.
-    pub draining: bool,
     /// In the order in which they joined; usable or not. Empty: all have left, and the claim is held.
-    pub members: Vec<Arc<Member>>,
+    pub members: Members,
 }
 
 /// Every claim, by host. Cloning costs a pointer; replacing one claim costs what its host has.
@@ -87,7 +83,8 @@ impl Table {
                 return Some(Claims::One(Arc::new(claim)));
             }
             let mut claims = without(before, &claim.path);
-            let rank = |c: &Claim| (std::cmp::Reverse(c.priority), std::cmp::Reverse(c.path.as_str().len()));
+            let priority = |c: &Claim| std::cmp::Reverse(c.terms.priority);
+            let rank = |c: &Claim| (priority(c), std::cmp::Reverse(c.path.as_str().len()));
             let at = claims.partition_point(|other| rank(other) <= rank(&claim));
             claims.insert(at, Arc::new(claim));
             Claims::new(claims)
@@ -220,7 +217,7 @@ mod tests {
         let mut table = table(&[("h", "/", 0), ("h", "/a", 0)]);
         table.put(claim("h", "/a", 5));
         assert_eq!(table.claims().count(), 2);
-        assert_eq!(table.get(&"h".parse().unwrap(), &"/a".parse().unwrap()).unwrap().priority, 5);
+        assert_eq!(table.get(&"h".parse().unwrap(), &"/a".parse().unwrap()).unwrap().terms.priority, 5);
         table.remove(&"h".parse().unwrap(), &"/a".parse().unwrap());
         assert_eq!(found(&table, "h", "/a").as_deref(), Some("h/"));
         table.remove(&"h".parse().unwrap(), &"/".parse().unwrap());

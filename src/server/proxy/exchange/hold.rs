@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
-use crate::server::routing::{InFlight, Member, MemberId};
+use crate::server::routing::{Chosen, InFlight, Member, MemberId};
 
 use super::super::connection::ClientConnection;
 use super::super::hangup::Hangup;
@@ -41,7 +41,7 @@ impl Attempts {
         record: &mut Record,
     ) -> Result<InFlight, Page> {
         let page = page.filter(|page| Some(page.id) != tried && !self.outgoing.upgrade);
-        let lease = page.and_then(InFlight::admit).ok_or(Page::Maintenance)?;
+        let lease = page.map(Chosen::Page).and_then(InFlight::admit).ok_or(Page::Maintenance)?;
         record.admitted(None);
         Ok(lease)
     }

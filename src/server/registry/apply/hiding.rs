@@ -8,14 +8,20 @@ use crate::server::routing::Claim;
 
 use super::super::Registry;
 use super::super::io::{Effect, Happening, SessionNo};
-use super::{Wanted, places};
+use super::{Crowded, Wanted, places};
 
 impl Registry {
     /// Says once for an apply that what it changed is hidden, or hides something.
-    pub(super) fn tell_of_hidden(&mut self, no: SessionNo, wanted: &[Wanted]) {
+    pub(super) fn tell_of_hidden(&mut self, no: SessionNo, wanted: &[Wanted], crowded: &Crowded<'_>) {
+        if crowded.is_empty() {
+            return;
+        }
         let changed = wanted.iter().filter(|wanted| wanted.is_changed);
         let mut hidden = BTreeSet::new();
-        for (domain, path) in changed.flat_map(|wanted| places(&wanted.route)) {
+        for (domain, path) in changed.flat_map(|wanted| places(&wanted.applied.route)) {
+            if !crowded.contains(domain) {
+                continue;
+            }
             let pairs = hidden_with(self.pools.host(domain), path);
             hidden.extend(pairs.into_iter().map(|(path, by)| (domain.clone(), path, by)));
         }
@@ -32,8 +38,9 @@ impl Registry {
 fn hidden_with(claims: &[Arc<Claim>], path: &PathPrefix) -> Vec<(PathPrefix, PathPrefix)> {
     let Some(at) = claims.iter().position(|claim| claim.path == *path) else { return Vec::new() };
     let own = &claims[at];
-    let hides =
-        |one: &Claim, other: &Claim| one.service == other.service && one.path.matches(other.path.as_str());
+    let hides = |one: &Claim, other: &Claim| {
+        one.terms.service == other.terms.service && one.path.matches(other.path.as_str())
+    };
     let above = claims[..at].iter().find(|other| hides(other, own)).map(|other| (own, other));
     let below = claims[at + 1..].iter().filter(|other| hides(own, other)).map(|other| (other, own));
     above.into_iter().chain(below).map(|(one, by)| (one.path.clone(), by.path.clone())).collect()

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::protocol::{InstanceName, RouteId};
+use crate::protocol::RouteId;
 use crate::server::registry::Registry;
 use crate::server::registry::apply::Pending;
-use crate::server::registry::io::{Change, SessionNo};
+use crate::server::registry::io::{Change, SessionNo, Who};
 use crate::server::registry::persist::{EnteredRecord, MaintenanceRecord, PageRecord};
 use crate::server::registry::pools::Pools;
 use crate::server::registry::session::Session;
@@ -30,13 +30,12 @@ impl Maintained {
     /// As a store held it, for a session that has these routes.
     pub(in super::super) fn restore(
         record: MaintenanceRecord,
-        instance: &InstanceName,
+        who: &Who,
         has: impl Fn(RouteId) -> bool,
         pools: &mut Pools,
     ) -> Self {
         let mut entered = |record: &EnteredRecord| {
-            let page =
-                record.page.as_ref().map(|page| pools.page(page.url.clone(), instance.clone(), page.peer));
+            let page = record.page.as_ref().map(|page| pools.page(page.url.clone(), who, page.peer));
             Entered { shown: Arc::new(Maintenance { page }), at: record.at }
         };
         let all = record.all.as_ref().map(&mut entered);
@@ -52,7 +51,7 @@ impl Entered {
         let page = self.shown.page.as_ref();
         EnteredRecord {
             at: self.at,
-            page: page.map(|page| PageRecord { url: page.backend.clone(), peer: page.peer }),
+            page: page.map(|page| PageRecord { url: page.backend.clone(), peer: page.terms.peer }),
         }
     }
 }

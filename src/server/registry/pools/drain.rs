@@ -1,9 +1,8 @@
 //! Members that are being drained (SEMANTICS section 6).
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::server::routing::{Drain, Member, MemberId};
+use crate::server::routing::{Drain, MemberId};
 
 use super::Pools;
 
@@ -21,20 +20,19 @@ pub(in super::super) struct Busy {
 impl Pools {
     /// Drains a member, or no longer.
     pub(in super::super) fn set_drain(&mut self, id: MemberId, drain: Option<Drain>) {
-        if let Some(record) = self.members.get_mut(&id) {
-            let drain = drain.map(Box::new);
-            record.shown = Arc::new(Member { drain, ..Member::clone(&record.shown) });
-            self.show(id);
+        if let Some(before) = self.members.get(&id).map(|record| record.says.clone()) {
+            let says = self.with_terms(&before, |terms| terms.drain = drain.map(Box::new));
+            self.show_as(id, says, None);
         }
     }
 
     pub(in super::super) fn busy(&self, members: impl Iterator<Item = MemberId>) -> Busy {
         members.filter_map(|id| self.members.get(&id)).fold(Busy::default(), |busy, record| {
-            let load = &record.shown.load;
+            let load = &record.endpoint.load;
             Busy {
                 in_flight: busy.in_flight + u64::from(load.in_flight.load(Ordering::SeqCst)),
                 upgraded: busy.upgraded + u64::from(load.upgraded.load(Ordering::SeqCst)),
-                usable: busy.usable || record.shown.usable,
+                usable: busy.usable || !load.is_closed(),
             }
         })
     }

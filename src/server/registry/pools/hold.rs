@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::protocol::{Domain, PathPrefix, RateLimit};
-use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId};
+use crate::server::routing::{AddressLimit, Claim, Drain, Member};
 
-use super::{Pools, Record};
+use super::{Pools, Record, Says};
 
 /// Claims without members that are held at once. Beyond it they go with their last member.
 const MAX_HELD: usize = 10_000;
@@ -74,59 +74,54 @@ impl Pools {
     /// What follows for a claim from what its members are: its settings, who is shown as usable, and whether
     /// requests wait.
     pub(super) fn settle(&mut self, claim: &mut Claim, before: Option<&Claim>) {
-        if let Some(newest) = self.applied_last(claim) {
-            let rare = newest.rare.as_deref();
-            let (hold, limit) = (rare.and_then(|rare| rare.hold), rare.and_then(|rare| rare.limit));
-            claim.priority = newest.priority;
-            claim.hold.set_time(hold.unwrap_or(self.hold));
+        let newest = self.look_at_members(claim);
+        if let Some(newest) = newest {
+            let limit = newest.rare.as_deref().and_then(|rare| rare.limit);
+            claim.terms.clone_from(&newest.terms);
             if claim.limit.as_ref().map(AddressLimit::figure) != limit {
                 claim.limit = self.limit(claim, limit);
             }
         }
-        let records = || claim.members.iter().filter_map(|member| self.members.get(&member.id));
-        let has_steady = records().any(|record| record.serves() && record.shown.drain.is_none());
-        claim.draining = records().any(|record| record.shown.drain.is_some());
-        for member in &mut claim.members {
-            if let Some(shown) = self.shown(member.id, has_steady) {
-                *member = shown;
-            }
-        }
+        let has_steady = claim.members.iter().any(|member| member.usable && member.terms.drain.is_none());
+        claim.members.change_all(|member| self.let_in(member, has_steady));
         let lost = before.is_some_and(|before| before.has_usable() || before.maintenance().is_some());
         if claim.has_usable() || claim.maintenance().is_some() {
             claim.hold.set_until(None);
-        } else if lost && !claim.hold.time().is_zero() {
-            claim.hold.set_until(self.now.and_then(|now| now.checked_add(claim.hold.time())));
+        } else if lost && !claim.terms.hold.is_zero() {
+            claim.hold.set_until(self.now.and_then(|now| now.checked_add(claim.terms.hold)));
         }
+    }
+
+    /// Shows the members as they are, their siblings aside. Returns what the one applied last says, which holds for
+    /// the whole claim (SEMANTICS section 1).
+    fn look_at_members(&self, claim: &mut Claim) -> Option<Arc<Says>> {
+        let mut newest: Option<&Record> = None;
+        claim.members.change_all(|member| {
+            let Some(record) = self.members.get(&member.id) else { return };
+            if newest.is_none_or(|newest| newest.applied <= record.applied) {
+                newest = Some(record);
+            }
+            member.terms.clone_from(&record.says.terms);
+            member.usable = record.serves();
+        });
+        newest.map(|newest| Arc::clone(&newest.says))
     }
 
     fn limit(&mut self, claim: &Claim, limit: Option<RateLimit>) -> Option<AddressLimit> {
         let limit = limit?;
         let buckets = self.buckets.get_or_insert_default();
-        Some(AddressLimit::new(limit, (&claim.domain, &claim.path, &claim.service), Arc::clone(buckets)))
+        Some(AddressLimit::new(
+            limit,
+            (&claim.domain, &claim.path, &claim.terms.service),
+            Arc::clone(buckets),
+        ))
     }
 
-    /// The member as the proxy is to see it. Nobody lets a request in at one that is not usable, not even by an
-    /// older table. One that is drained serves only beside another that is not.
-    fn shown(&mut self, id: MemberId, has_steady: bool) -> Option<Arc<Member>> {
-        let now = self.now;
-        let record = self.members.get_mut(&id)?;
-        let is_over = |drain: &Drain| !has_steady || now.is_some_and(|now| drain.is_over(now));
-        let usable = record.serves() && !record.shown.drain.as_deref().is_some_and(is_over);
-        if record.shown.usable != usable {
-            record.shown = Arc::new(Member { usable, ..Member::clone(&record.shown) });
-        }
-        if usable {
-            record.shown.load.open()
-        } else {
-            record.shown.load.close()
-        }
-        Some(record.shown.clone())
-    }
-
-    /// The settings of a whole claim are those of the member applied last (SEMANTICS section 1).
-    fn applied_last(&self, claim: &Claim) -> Option<&Record> {
-        let records =
-            claim.members.iter().filter_map(|member| self.members.get(&member.id)).map(|record| &**record);
-        records.max_by_key(|record| record.applied)
+    /// Opens or closes a member that serves as far as it is concerned. Nobody lets a request in at one that is not
+    /// usable, not even by an older table. One that is drained serves only beside another that is not.
+    fn let_in(&self, member: &mut Member, has_steady: bool) {
+        let is_over = |drain: &Drain| !has_steady || self.now.is_some_and(|now| drain.is_over(now));
+        member.usable &= !member.terms.drain.as_deref().is_some_and(is_over);
+        if member.usable { member.load.open() } else { member.load.close() }
     }
 }

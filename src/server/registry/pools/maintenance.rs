@@ -1,36 +1,35 @@
 //! Members that are in maintenance, and questions that are asked until they are answered well (SEMANTICS
 //! section 5).
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain, InstanceName, PathPrefix, RouteId};
-use crate::server::routing::{Extras, Member, MemberId, MemberLoad, Probe, Settings};
+use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use crate::server::routing::{Endpoint, Extras, Member, MemberId, Probe, Settings, Terms};
 
-use super::super::io::{Effect, SessionNo};
+use super::super::io::{Effect, SessionNo, Who};
 use super::super::route::Plan;
-use super::{Pools, Watched};
+use super::{MemberSet, Pools, Watched};
 
 impl Pools {
     /// A backend that serves a maintenance page: a member of no claim.
-    pub(in super::super) fn page(
-        &mut self,
-        url: BackendUrl,
-        instance: InstanceName,
-        peer: IpAddr,
-    ) -> Arc<Member> {
-        let settings = Settings { one_page: url.is_file(), ..Settings::default() };
-        Arc::new(Member {
-            id: self.next_id(),
-            instance,
-            backend: url,
+    pub(in super::super) fn page(&mut self, url: BackendUrl, by: &Who, peer: IpAddr) -> Arc<Member> {
+        let terms = Terms {
+            service: by.service.clone(),
+            instance: by.instance.clone(),
             peer,
-            settings,
+            priority: 0,
+            hold: Duration::ZERO,
+            settings: Settings { one_page: url.is_file(), ..Settings::default() },
             extras: Extras::default(),
-            usable: true,
             drain: None,
-            load: Arc::new(MemberLoad::default()),
+        };
+        Arc::new(Member {
+            endpoint: Arc::new(Endpoint::new(self.next_id(), url)),
+            terms: Arc::new(terms),
+            route: Arc::default(),
+            usable: true,
         })
     }
 
@@ -43,7 +42,7 @@ impl Pools {
         plan: &Plan,
     ) {
         let Some(id) = self.find(session, domain, path, &plan.backend) else { return };
-        if self.members.get(&id).is_some_and(|record| record.routes.last() == route) {
+        if self.members.get(&id).is_some_and(|record| record.route == route) {
             self.set_plan(id, plan);
         }
     }
@@ -64,8 +63,8 @@ impl Pools {
 
     /// Who waits for this probe to pass.
     pub(in super::super) fn waiting_for(&self, probe: &Probe) -> Vec<MemberId> {
-        let watchers = self.watched.get(probe).into_iter().flat_map(|watched| &watched.by);
-        watchers.filter(|id| self.tokens.contains_key(id)).copied().collect()
+        let watchers = self.watched.get(probe).into_iter().flat_map(|watched| watched.by.iter());
+        watchers.filter(|id| self.tokens.contains_key(id)).collect()
     }
 
     /// Asks on behalf of `id`. Returns the question as everybody has it who asks the same.
@@ -76,7 +75,7 @@ impl Pools {
         }
         self.effects.push(Effect::Watch(probe.clone()));
         let probe = Arc::new(probe);
-        let watched = Watched { probe: Arc::clone(&probe), by: BTreeSet::from([id]) };
+        let watched = Watched { probe: Arc::clone(&probe), by: MemberSet::from_iter([id]) };
         self.watched.insert(Arc::clone(&probe), watched);
         probe
     }

@@ -3,51 +3,116 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{Domain, Host, PathPrefix};
-use crate::server::routing::{Member, Probe};
+use crate::protocol::{Domain, Host, PathPrefix, RouteId};
+use crate::server::routing::{Endpoint, Probe, Terms};
 
-use super::super::io::SessionNo;
+use super::super::io::{SessionNo, Which};
 use super::super::lifecycle::MemberState;
 use super::super::route::{Plan, Rare, probe};
-use super::routes::Routes;
+use super::routes::Earlier;
+use super::{Owner, Pools};
 
 /// What the registry knows of a member beyond what the proxy sees.
 pub(super) struct Record {
-    pub(super) session: SessionNo,
     pub(super) domain: Domain,
     pub(super) path: PathPrefix,
-    /// The session's routes that lead here; the settings are the last one's.
-    pub(super) routes: Routes,
+    /// The session's last route that leads here, which has the settings, and the others.
+    pub(super) route: RouteId,
+    pub(super) earlier: Earlier,
     pub(super) state: MemberState,
     /// Failed probes in a row.
     pub(super) failures: u8,
     pub(super) lost: bool,
     /// The data plane was last known to leave it out because requests failed.
     pub(super) ejected: bool,
-    pub(super) priority: i32,
-    /// What few routes say.
-    pub(super) rare: Option<Box<Rare>>,
+    pub(super) says: Arc<Says>,
     /// Which apply of all it was applied with last.
     pub(super) applied: u64,
     /// Members with the same question share it.
     pub(super) asked: Option<Arc<Probe>>,
-    pub(super) shown: Arc<Member>,
+    pub(super) endpoint: Arc<Endpoint>,
+}
+
+/// What a member's session says, and the route that it shows. Most routes of a session say the same, and share it.
+#[derive(Debug)]
+pub(super) struct Says {
+    pub(super) session: SessionNo,
+    /// What few routes say.
+    pub(super) rare: Option<Box<Rare>>,
+    pub(super) terms: Arc<Terms>,
+}
+
+impl Pools {
+    /// What a session and its route say.
+    pub(super) fn says(&mut self, owner: &Owner<'_>, plan: &Plan) -> Arc<Says> {
+        let terms = Terms {
+            service: owner.service.clone(),
+            instance: owner.instance.clone(),
+            peer: owner.peer,
+            priority: plan.priority,
+            hold: plan.hold.unwrap_or(self.hold),
+            settings: plan.settings,
+            extras: plan.extras.clone(),
+            drain: owner.drain.map(Box::new),
+        };
+        self.share(owner.no, plan.rare.clone(), terms, None)
+    }
+
+    /// The same with what another route says.
+    pub(super) fn says_now(&mut self, before: &Arc<Says>, plan: &Plan) -> Arc<Says> {
+        let terms = Terms {
+            priority: plan.priority,
+            hold: plan.hold.unwrap_or(self.hold),
+            settings: plan.settings,
+            extras: plan.extras.clone(),
+            ..Terms::clone(&before.terms)
+        };
+        self.share(before.session, plan.rare.clone(), terms, Some(before))
+    }
+
+    /// The same with other terms.
+    pub(super) fn with_terms(&mut self, before: &Arc<Says>, change: impl FnOnce(&mut Terms)) -> Arc<Says> {
+        let mut terms = Terms::clone(&before.terms);
+        change(&mut terms);
+        self.share(before.session, before.rare.clone(), terms, Some(before))
+    }
+
+    /// What was said before, or last, if that is the same: routes of one session are looked at one after another.
+    fn share(
+        &mut self,
+        session: SessionNo,
+        rare: Option<Box<Rare>>,
+        terms: Terms,
+        before: Option<&Arc<Says>>,
+    ) -> Arc<Says> {
+        let same = |one: &&Arc<Says>| one.session == session && one.rare == rare && *one.terms == terms;
+        if let Some(one) = before.into_iter().chain(&self.said_last).find(same) {
+            return Arc::clone(one);
+        }
+        Arc::clone(self.said_last.insert(Arc::new(Says { session, rare, terms: Arc::new(terms) })))
+    }
 }
 
 impl Record {
-    /// What the route says that it shows.
-    pub(super) fn take_plan(&mut self, plan: &Plan) {
-        self.priority = plan.priority;
-        self.rare.clone_from(&plan.rare);
-        if self.shown.settings != plan.settings || self.shown.extras != plan.extras {
-            let (settings, extras) = (plan.settings, plan.extras.clone());
-            self.shown = Arc::new(Member { settings, extras, ..Member::clone(&self.shown) });
+    /// Whether a route of the session leads here.
+    pub(super) fn is_of(&self, route: RouteId) -> bool {
+        self.route == route || self.earlier.contains(route)
+    }
+
+    /// What people know it by.
+    pub(super) fn which(&self) -> Which {
+        Which {
+            session: self.says.session,
+            instance: self.says.terms.instance.clone(),
+            endpoint: self.endpoint.clone(),
+            domain: self.domain.clone(),
+            path: self.path.clone(),
         }
     }
 
     /// Whether requests may go to it, its siblings aside.
     pub(super) fn serves(&self) -> bool {
-        self.state.serves() && self.shown.extras.maintenance().is_none()
+        self.state.serves() && self.says.terms.extras.maintenance().is_none()
     }
 
     /// Whether it has not answered since it joined.
@@ -57,7 +122,7 @@ impl Record {
 
     /// The backend's address, where it is given as one.
     pub(super) fn ip(&self) -> Option<IpAddr> {
-        match self.shown.backend.host() {
+        match self.endpoint.backend.host() {
             Host::Ip(ip) => Some(ip.to_canonical()),
             Host::Name(_) => None,
         }
@@ -66,11 +131,11 @@ impl Record {
     /// What decides whether it serves.
     pub(super) fn question(&self) -> Option<Probe> {
         let quick = self.lost || self.is_new();
-        let check = self.rare.as_ref().and_then(|rare| rare.check.as_ref());
+        let check = self.says.rare.as_ref().and_then(|rare| rare.check.as_ref());
         let settled = self.state == MemberState::Usable && !quick;
         if self.state.waits_for_session() || (settled && check.is_none()) {
             return None;
         }
-        Some(probe(&self.shown.backend, self.shown.peer, check, quick))
+        Some(probe(&self.endpoint.backend, self.says.terms.peer, check, quick))
     }
 }

@@ -2,16 +2,12 @@
 
 use crate::protocol::RouteId;
 
-/// At least one route, each once.
-#[derive(Debug)]
-pub(super) struct Routes {
-    last: RouteId,
-    /// Those before the last, in order.
-    earlier: Option<Box<Earlier>>,
-}
+/// The routes before the last, in order. The last is beside them, where it takes half of a word.
+#[derive(Debug, Default)]
+pub(super) struct Earlier(Option<Box<List>>);
 
-#[derive(Debug)]
-struct Earlier(Vec<RouteId>);
+#[derive(Debug, Default)]
+struct List(Vec<RouteId>);
 
 /// What was taken away.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,50 +20,36 @@ pub(super) enum Removed {
     Earlier,
 }
 
-impl Routes {
-    pub(super) fn new(only: RouteId) -> Self {
-        Routes { last: only, earlier: None }
-    }
-
-    pub(super) fn last(&self) -> RouteId {
-        self.last
-    }
-
+impl Earlier {
     pub(super) fn contains(&self, route: RouteId) -> bool {
-        self.last == route || self.earlier.as_ref().is_some_and(|earlier| earlier.0.contains(&route))
+        self.0.as_ref().is_some_and(|earlier| earlier.0.contains(&route))
     }
 
-    pub(super) fn insert(&mut self, route: RouteId) {
-        if !self.contains(route) {
-            let mut all = self.take_earlier();
-            all.push(self.last.min(route));
+    /// One more route leads there, unless it is one that does.
+    pub(super) fn insert(&mut self, last: &mut RouteId, route: RouteId) {
+        if *last != route && !self.contains(route) {
+            let List(all) = &mut **self.0.get_or_insert_default();
+            all.push(route.min(*last));
             all.sort_unstable();
-            self.last = self.last.max(route);
-            self.set_earlier(all);
+            *last = route.max(*last);
         }
     }
 
-    pub(super) fn remove(&mut self, route: RouteId) -> Removed {
-        let mut all = self.take_earlier();
-        let removed = if self.last != route {
-            all.retain(|other| *other != route);
-            Removed::Earlier
-        } else if let Some(before) = all.pop() {
-            self.last = before;
-            Removed::Last { before }
-        } else {
-            Removed::Only
+    pub(super) fn remove(&mut self, last: &mut RouteId, route: RouteId) -> Removed {
+        let Some(List(all)) = self.0.as_deref_mut() else {
+            return if *last == route { Removed::Only } else { Removed::Earlier };
         };
-        self.set_earlier(all);
+        let mut removed = Removed::Earlier;
+        if *last != route {
+            all.retain(|other| *other != route);
+        } else if let Some(before) = all.pop() {
+            *last = before;
+            removed = Removed::Last { before };
+        }
+        if all.is_empty() {
+            self.0 = None;
+        }
         removed
-    }
-
-    fn take_earlier(&mut self) -> Vec<RouteId> {
-        self.earlier.take().map(|earlier| earlier.0).unwrap_or_default()
-    }
-
-    fn set_earlier(&mut self, all: Vec<RouteId>) {
-        self.earlier = (!all.is_empty()).then(|| Box::new(Earlier(all)));
     }
 }
 
@@ -75,31 +57,30 @@ impl Routes {
 mod tests {
     use super::*;
 
-    fn of(ids: &[u32]) -> Routes {
-        let mut routes = Routes::new(RouteId(ids[0]));
-        ids.iter().for_each(|id| routes.insert(RouteId(*id)));
-        routes
+    fn of(ids: &[u32]) -> (Earlier, RouteId) {
+        let (mut earlier, mut last) = (Earlier::default(), RouteId(ids[0]));
+        ids.iter().for_each(|id| earlier.insert(&mut last, RouteId(*id)));
+        (earlier, last)
     }
 
     #[test]
     fn the_last_is_the_one_with_the_greatest_id_in_whatever_order_they_came() {
         for ids in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [2, 1, 3]] {
-            let mut routes = of(&ids);
-            assert_eq!(routes.last(), RouteId(3));
-            assert_eq!(routes.remove(RouteId(3)), Removed::Last { before: RouteId(2) });
-            assert!(
-                routes.contains(RouteId(2)) && routes.contains(RouteId(1)) && !routes.contains(RouteId(3))
-            );
-            assert_eq!(routes.remove(RouteId(1)), Removed::Earlier);
-            assert_eq!(routes.remove(RouteId(1)), Removed::Earlier, "it is not there any more");
-            assert_eq!((routes.remove(RouteId(2)), routes.last()), (Removed::Only, RouteId(2)));
+            let (mut earlier, mut last) = of(&ids);
+            assert_eq!(last, RouteId(3));
+            assert_eq!(earlier.remove(&mut last, RouteId(3)), Removed::Last { before: RouteId(2) });
+            assert_eq!(last, RouteId(2));
+            assert!(earlier.contains(RouteId(1)) && !earlier.contains(RouteId(3)));
+            assert_eq!(earlier.remove(&mut last, RouteId(1)), Removed::Earlier);
+            assert_eq!(earlier.remove(&mut last, RouteId(1)), Removed::Earlier, "it is not there any more");
+            assert_eq!((earlier.remove(&mut last, RouteId(2)), last), (Removed::Only, RouteId(2)));
         }
     }
 
     #[test]
     fn one_that_leads_there_twice_leads_there_once() {
-        let mut routes = of(&[1, 2, 2, 1]);
-        assert_eq!(routes.remove(RouteId(2)), Removed::Last { before: RouteId(1) });
-        assert_eq!(routes.remove(RouteId(1)), Removed::Only);
+        let (mut earlier, mut last) = of(&[1, 2, 2, 1]);
+        assert_eq!(earlier.remove(&mut last, RouteId(2)), Removed::Last { before: RouteId(1) });
+        assert_eq!(earlier.remove(&mut last, RouteId(1)), Removed::Only);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::server::registry::lifecycle::SessionState;
+use crate::server::registry::session::Applied;
 
 const A: &str = "10.2.2.7";
 
@@ -212,20 +213,21 @@ impl World {
             let mut seen = HashSet::new();
             for (member, session, serves) in self.registry.pools.members(claim) {
                 let session = self.registry.sessions.get(session).expect("members belong to somebody");
-                assert_eq!(session.registration.service, claim.service);
-                assert!(session.members.contains(&member.id));
+                assert_eq!(session.registration.service, claim.terms.service);
+                assert!(session.members.contains(member.id));
                 assert!(seen.insert((session.no, member.backend.clone())));
                 assert!(serves || !member.usable);
-                assert!(member.extras.maintenance().is_none() || !member.usable);
+                assert!(member.terms.extras.maintenance().is_none() || !member.usable);
                 assert_eq!(member.usable, !member.load.is_closed());
             }
             assert_eq!(seen.len(), claim.members.len(), "every member is known");
         }
         for session in self.registry.sessions.iter() {
             let known = |id| self.registry.pools.place(id).is_some();
-            assert!(session.members.iter().all(|id| known(*id)), "no session has a member that is gone");
+            assert!(session.members.iter().all(known), "no session has a member that is gone");
             assert!(session.state != SessionState::Retired || session.members.is_empty());
-            for (_, route) in session.applied.iter().filter(|_| session.state.lives() && !session.robbed) {
+            let applied = session.applied.values().filter(|_| session.state.lives() && !session.robbed);
+            for Applied { route, .. } in applied {
                 for domain in route.spec.domains.as_slice() {
                     let claim = self.table.get(domain, &route.spec.path).expect("what is applied is claimed");
                     let mut own = self.registry.pools.members(claim).filter(|(_, no, _)| *no == session.no);

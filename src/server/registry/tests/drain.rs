@@ -14,7 +14,7 @@ impl World {
         let claim = self.table.get(&domain.parse().unwrap(), &"/".parse().unwrap()).unwrap();
         let member = &claim.members[at];
         if member.usable {
-            member.drain.as_ref().map_or(1.0, |drain| drain.weight(self.now.mono))
+            member.terms.drain.as_ref().map_or(1.0, |drain| drain.weight(self.now.mono))
         } else {
             0.0
         }

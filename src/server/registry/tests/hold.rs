@@ -43,7 +43,7 @@ fn whoever_comes_first_serves_at_once_and_the_next_loss_counts_anew() {
     assert_eq!(world.apply(conn, "a.de", WEB_B), "OK", "any service may claim the place");
     assert_eq!((world.serving("a.de"), world.held("a.de")), (vec!["10.2.2.8:80".to_owned()], None));
     let claim = world.table.get(&"a.de".parse().unwrap(), &"/".parse().unwrap()).unwrap();
-    assert_eq!(claim.service.as_str(), "shop");
+    assert_eq!(claim.terms.service.as_str(), "shop");
     world.after(seconds(60));
     assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
     world.do_all(conn, &["CLIENT_SHUTDOWN|"]);
@@ -105,15 +105,15 @@ fn a_session_that_does_not_return_leaves_its_claims_held() {
 
 #[test]
 fn a_request_is_let_in_or_seen_by_whoever_closed_the_member_whichever_table_it_came_by() {
-    use crate::server::routing::InFlight;
+    use crate::server::routing::{Chosen, InFlight};
     let mut world = World::new();
     let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
     let old = world.table.clone();
     let claim = old.get(&"a.de".parse().unwrap(), &"/".parse().unwrap()).unwrap();
-    let early = InFlight::admit(claim.members[0].clone());
+    let early = InFlight::admit(Chosen::Of(claim.clone(), 0));
     assert!(early.is_some());
     world.do_all(conn, &["CLIENT_SHUTDOWN|"]);
-    assert!(InFlight::admit(claim.members[0].clone()).is_none());
+    assert!(InFlight::admit(Chosen::Of(claim.clone(), 0)).is_none());
     assert!(claim.is_closing() && claim.choose(None, world.now.mono, &mut |_| 0).is_none());
 }
 

@@ -150,14 +150,14 @@ impl World {
                     "{}{} of {} priority {} limited {}: {} {} {:?} {:?} {:?}",
                     claim.domain,
                     claim.path,
-                    claim.service,
-                    claim.priority,
+                    claim.terms.service,
+                    claim.terms.priority,
                     claim.limit.is_some(),
-                    member.instance,
+                    member.terms.instance,
                     member.backend,
-                    member.settings,
-                    member.extras.headers(),
-                    member.extras.breaker(),
+                    member.terms.settings,
+                    member.terms.extras.headers(),
+                    member.terms.extras.breaker(),
                 ));
             }
         }

@@ -52,11 +52,11 @@ fn settings_come_from_the_members_own_route_and_priority_from_the_member_applied
     world.do_all(second, &["ROUTE_UPDATE||r1|priority|9", "CONFIG_APPLY|"]);
     let claim =
         |world: &World| world.table.get(&"a.de".parse().unwrap(), &"/".parse().unwrap()).unwrap().clone();
-    assert_eq!(claim(&world).priority, 9);
-    assert_eq!(claim(&world).members[0].settings.timeout, seconds(5));
-    assert_eq!(claim(&world).members[1].settings.timeout, seconds(60));
+    assert_eq!(claim(&world).terms.priority, 9);
+    assert_eq!(claim(&world).members[0].terms.settings.timeout, seconds(5));
+    assert_eq!(claim(&world).members[1].terms.settings.timeout, seconds(60));
     world.do_all(second, &["CLIENT_SHUTDOWN|"]);
-    assert_eq!(claim(&world).priority, 5);
+    assert_eq!(claim(&world).terms.priority, 5);
 }
 
 #[test]

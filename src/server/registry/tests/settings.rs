@@ -5,14 +5,14 @@ use crate::server::routing::{Admission, Member};
 
 const A: &str = "10.2.2.7";
 
-fn member(world: &World, domain: &str) -> std::sync::Arc<Member> {
+fn member(world: &World, domain: &str) -> Member {
     let claim = world.table.get(&domain.parse().unwrap(), &"/".parse().unwrap()).unwrap();
     claim.members[0].clone()
 }
 
 fn headers(world: &World, domain: &str) -> Vec<String> {
     let mut map = http::HeaderMap::new();
-    if let Some(headers) = member(world, domain).extras.headers() {
+    if let Some(headers) = member(world, domain).terms.extras.headers() {
         headers.put_into(&mut map);
     }
     map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
@@ -132,8 +132,9 @@ fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
     assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r4"), "ERROR|route not found");
     world.do_all(conn, &["CONFIG_APPLY|"]);
     let fail = |world: &World, domain: &str| {
-        let extras = &member(world, domain).extras;
-        let admission = Admission::ask(&extras.route, extras.breaker().unwrap(), world.now.mono).unwrap();
+        let member = member(world, domain);
+        let rule = member.terms.extras.breaker().unwrap();
+        let admission = Admission::ask(&member.route, rule, world.now.mono).unwrap();
         assert!(admission.failed(world.now.mono));
     };
     fail(&world, "a.de");
@@ -210,10 +211,10 @@ fn in_force(world: &World) -> [(&'static str, String); 6] {
     [
         ("routes", format!("{:?}", world.serving("b.de"))),
         ("headers", format!("{:?}", headers(world, "a.de"))),
-        ("options", format!("{:?}", web.settings.timeout)),
+        ("options", format!("{:?}", web.terms.settings.timeout)),
         ("health", format!("{:?}", world.questions("http://10.2.2.7:80"))),
         ("ratelimit", format!("{:?}", limit(world, "a.de"))),
-        ("circuit", format!("{:?}", web.extras.breaker())),
+        ("circuit", format!("{:?}", web.terms.extras.breaker())),
     ]
 }
 

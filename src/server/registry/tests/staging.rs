@@ -398,5 +398,5 @@ fn an_apply_costs_what_changed() {
 
 fn settings(world: &World, domain: &str) -> crate::server::routing::Settings {
     let claim = world.table.get(&domain.parse().unwrap(), &"/".parse().unwrap());
-    claim.expect("a claim").members[0].settings
+    claim.expect("a claim").members[0].terms.settings
 }

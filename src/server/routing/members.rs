@@ -1,0 +1,148 @@
+//! The members of a claim, in the order in which they joined: a list that needs no memory of its own for one, which
+//! most claims have.
+
+use std::ops::Deref;
+use std::slice;
+
+use super::{Member, MemberId};
+
+/// A claim's members.
+#[derive(Debug, Clone)]
+pub struct Members(List);
+
+#[derive(Debug, Clone)]
+enum List {
+    One(Member),
+    Many {
+        all: Box<[Member]>,
+        /// Whether any of them is being drained.
+        some_drained: bool,
+    },
+}
+
+impl Default for Members {
+    /// None.
+    fn default() -> Self {
+        Members(List::Many { all: Box::default(), some_drained: false })
+    }
+}
+
+impl From<Vec<Member>> for Members {
+    fn from(members: Vec<Member>) -> Self {
+        Members(match <[Member; 1]>::try_from(members) {
+            Ok([one]) => List::One(one),
+            Err(all) => {
+                let some_drained = all.iter().any(is_drained);
+                List::Many { all: all.into(), some_drained }
+            }
+        })
+    }
+}
+
+impl Members {
+    /// One more joins.
+    pub fn push(&mut self, member: Member) {
+        *self = if self.is_empty() {
+            Members(List::One(member))
+        } else {
+            let mut all = self.take();
+            all.reserve_exact(1);
+            all.push(member);
+            all.into()
+        };
+    }
+
+    /// One leaves; nothing happens where it is not there.
+    pub fn remove(&mut self, id: MemberId) {
+        let mut all = self.take();
+        all.retain(|member| member.id != id);
+        *self = all.into();
+    }
+
+    /// Each is changed.
+    pub fn change_all(&mut self, change: impl FnMut(&mut Member)) {
+        match &mut self.0 {
+            List::One(member) => std::iter::once(member).for_each(change),
+            List::Many { all, some_drained } => {
+                all.iter_mut().for_each(change);
+                *some_drained = all.iter().any(is_drained);
+            }
+        }
+    }
+
+    /// One is changed, if it is there.
+    pub fn change_one(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
+        let mut change = Some(change);
+        self.change_all(|member| {
+            if member.id == id
+                && let Some(change) = change.take()
+            {
+                change(member);
+            }
+        });
+    }
+
+    /// Whether there are several and some of them are being drained: a single one gets all requests anyway.
+    pub fn some_drained(&self) -> bool {
+        matches!(self.0, List::Many { some_drained: true, .. })
+    }
+
+    fn take(&mut self) -> Vec<Member> {
+        match std::mem::take(self).0 {
+            List::One(member) => vec![member],
+            List::Many { all, .. } => all.into_vec(),
+        }
+    }
+}
+
+fn is_drained(member: &Member) -> bool {
+    member.terms.drain.is_some()
+}
+
+impl Deref for Members {
+    type Target = [Member];
+
+    #[inline]
+    fn deref(&self) -> &[Member] {
+        match &self.0 {
+            List::One(member) => slice::from_ref(member),
+            List::Many { all, .. } => all,
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Members {
+    type Item = &'a Member;
+    type IntoIter = slice::Iter<'a, Member>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::member;
+    use super::*;
+
+    #[test]
+    fn they_stay_in_the_order_in_which_they_joined() {
+        let ids = |members: &Members| members.iter().map(|member| member.id.0).collect::<Vec<_>>();
+        let mut members = Members::default();
+        for (joins, expected) in [(1, vec![1]), (2, vec![1, 2]), (3, vec![1, 2, 3])] {
+            members.push(member(joins));
+            assert_eq!(ids(&members), expected);
+        }
+        for (leaves, expected) in
+            [(9, vec![1, 2, 3]), (2, vec![1, 3]), (1, vec![3]), (3, vec![]), (3, vec![])]
+        {
+            members.remove(MemberId(leaves));
+            assert_eq!(ids(&members), expected);
+        }
+    }
+
+    #[test]
+    fn one_takes_no_more_than_itself() {
+        assert_eq!(size_of::<Members>(), size_of::<Member>());
+    }
+}
