@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use programs::{Program, eventually, free_address, status, wait_until};
+use programs::{Answer, Program, eventually, free_address, get, status, wait_until};
 use registry_sidecar::client::{Endpoint, Resolver};
 use registry_sidecar::environment::Context;
 use registry_sidecar::shutdown::{ShutdownTrigger, shutdown};
@@ -56,11 +56,15 @@ impl Resolver for Names {
 
 /// A server on an address of loopback, its proxy on the same.
 fn server(last: u8, registry: u16, http: u16) -> Program {
+    server_with_admin(last, registry, http, "off")
+}
+
+fn server_with_admin(last: u8, registry: u16, http: u16, admin: &str) -> Program {
     let at = |port| SocketAddr::from(([127, 0, 0, last], port)).to_string();
     let env = [
         ("REGISTRY_LISTEN", at(registry)),
         ("HTTP_LISTEN", at(http)),
-        ("ADMIN_LISTEN", "off".to_owned()),
+        ("ADMIN_LISTEN", admin.to_owned()),
         ("HOLD", "0s".to_owned()),
         ("BACKEND_ALLOW", "127.0.0.0/8".to_owned()),
     ];
@@ -238,16 +242,23 @@ fn a_name_that_is_never_resolved_delays_neither_the_others_nor_the_stop() {
 #[test]
 fn two_addresses_of_one_registry_share_a_session_and_nobody_fights() {
     let (registry, http) = ports();
-    let _one = server(1, registry, http);
+    let admin = free_address();
+    let _one = server_with_admin(1, registry, http, &admin.to_string());
     let target = SocketAddr::from(([127, 0, 0, 1], registry));
     let ways = [2, 3].map(|last| Relay::start_at(SocketAddr::from(([127, 0, 0, last], registry)), target));
     let sent = |what: &str| ways.iter().map(|way| way.sent().matches(what).count()).sum::<usize>();
     let names = Names::default();
     names.set("proxies", &[2, 3]);
     let mut daemon = Daemon::start(&names, registry, &[("SIDECAR_REGISTRY_EACH_ADDRESS", "true")]);
-    daemon.wait_for_log("share their state: one session is enough for both");
+    let shared = "share their state: one session is enough for both";
+    daemon.wait_for_log(shared);
     wait_until("it is served", || serves(1, http));
-    daemon.wait_for_log("live: ");
+    wait_until("the session that stays is live", || {
+        daemon.log().split_once(shared).is_some_and(|(_, then)| then.contains("live: "))
+    });
+    // The older session serves until the newer one's backend has answered the proxy.
+    let has_one_member = |answer: Answer| answer.body.contains("\"members_total\": 1,");
+    wait_until("the newer one serves alone", || get(admin, HOST, "/status").is_some_and(has_one_member));
     assert_eq!(sent("REGISTER|"), 2);
     assert!(serves(1, http), "the end of the older session touches nothing of the newer one");
     assert!(!daemon.log().contains("taken this one's place"), "{}", daemon.log());
