@@ -126,10 +126,14 @@ fn millis(time: Duration) -> f64 {
 
 /// Resident memory that comes with sessions which are connected, and with routes.
 pub(crate) fn memory() {
-    let server = Server::start(
-        server_binary(),
-        &[("LOG_LEVEL", "error"), ("MAX_SESSIONS", "100000"), ("MAX_ROUTES_PER_SESSION", "100000")],
-    );
+    let env = [
+        ("LOG_LEVEL", "error"),
+        ("MAX_SESSIONS", "100000"),
+        ("MAX_ROUTES_PER_SESSION", "100000"),
+        // Else it grows in steps of 2 MiB.
+        ("MIMALLOC_ALLOW_THP", "0"),
+    ];
+    let server = Server::start(server_binary(), &env);
     let anonymous = || memory_kb(server.program.id(), "RssAnon:") as f64 * 1024.0;
     let empty = anonymous();
     let mut sessions: Vec<Peer> =
