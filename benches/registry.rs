@@ -6,7 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people")]
 #![allow(missing_docs, reason = "a program, not a library")]
 
-use std::fs;
+#[path = "processes/usage.rs"]
+#[allow(dead_code, reason = "made for processes")]
+mod usage;
+
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use registry_sidecar::protocol::{Command, Reply, ServerLine};
@@ -104,8 +108,7 @@ fn sessions(count: usize) -> Duration {
 
 /// How long this thread has run so far, to a few milliseconds.
 fn cpu_time() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+    usage::thread_time(Path::new("/proc/thread-self"))
 }
 
 /// The same by clients of their own, each of which waits for the disk: as many as there are share one wait.

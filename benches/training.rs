@@ -21,6 +21,8 @@ mod programs;
 #[path = "training/registrations.rs"]
 mod registrations;
 
+use std::sync::Arc;
+
 use authority::Authority;
 use backend::Backend;
 use bytes::Bytes;
@@ -42,7 +44,7 @@ fn main() {
     let path = std::env::var("REGISTRY_SERVER").ok();
     let path: &str = path.map_or(env!("CARGO_BIN_EXE_registry-server"), |path| path.leak());
     let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
+    let authority = Arc::new(Authority::new());
     authority.pair(&[SECURE_HOST]).write(folder.path(), "secure");
     let (secure, admin, state) = (free_address(), free_address(), folder.path().join("registry.redb"));
     let env = [
@@ -59,7 +61,7 @@ fn main() {
 
     let _shop = register(&server, &backend);
     registrations::come_and_go(server.registry);
-    let clients = Clients { plain: server.http, secure, roots: authority.roots() };
+    let clients = Clients { plain: server.http, secure, authority };
     runtime.block_on(traffic(&clients));
     for _ in 0..100 {
         assert_eq!(status(admin, "localhost", "/metrics"), 200);

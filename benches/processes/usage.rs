@@ -1,6 +1,7 @@
 //! What processes use, from /proc.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// CPU time of a process and those that it has started, so far. To a hundredth of a second.
@@ -17,12 +18,13 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
 /// How long all threads of a process have run so far, to a few milliseconds.
 pub(crate) fn run_time(pid: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    threads
-        .map(|thread| {
-            let text = fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap();
-            Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
-        })
-        .sum()
+    threads.map(|thread| thread_time(&thread.unwrap().path())).sum()
+}
+
+/// The same of one thread, by its directory in /proc.
+pub(crate) fn thread_time(thread: &Path) -> Duration {
+    let text = fs::read_to_string(thread.join("schedstat")).unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
 }
 
 /// A figure of /proc/PID/status: `VmRSS:`, `RssAnon:`.

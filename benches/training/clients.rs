@@ -9,23 +9,21 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::SECURE_HOST;
+use super::authority::Authority;
 
 /// Where they ask, and whom they believe.
 #[derive(Clone)]
 pub(crate) struct Clients {
     pub(crate) plain: SocketAddr,
     pub(crate) secure: SocketAddr,
-    pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) authority: Arc<Authority>,
 }
 
 /// So many connections, at most 64 at once, with so many requests each, one after the other.
@@ -87,18 +85,10 @@ impl Clients {
     }
 
     async fn connect_tls(&self, protocol: &str) -> TlsStream<TcpStream> {
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(Arc::clone(&self.roots))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let stream = TcpStream::connect(self.secure).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        TlsConnector::from(Arc::new(config))
-            .connect(ServerName::try_from(SECURE_HOST).unwrap(), stream)
-            .await
-            .unwrap()
+        let name = ServerName::try_from(SECURE_HOST).unwrap();
+        self.authority.connector(&[protocol]).connect(name, stream).await.unwrap()
     }
 }
 

@@ -8,7 +8,8 @@ use registry_sidecar::server::proxy::Trust;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::TlsConnector;
 
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -44,11 +45,17 @@ impl Authority {
         self.0.pem()
     }
 
-    /// For clients that trust it.
-    pub(crate) fn roots(&self) -> Arc<RootCertStore> {
+    /// For a client that trusts it and speaks these protocols.
+    pub(crate) fn connector(&self, alpn: &[&str]) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        Arc::new(roots)
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
     }
 }
 
