@@ -4,14 +4,14 @@
 use std::time::Instant;
 
 use super::{Effect, Expect, MAX_CALLS, Session, State, Ticket};
-use crate::client::error::CallError;
-use crate::client::event::{Cause, Event};
-use crate::client::plan::Dialect;
+use crate::error::CallError;
+use crate::event::{Cause, Event};
+use crate::plan::Dialect;
 use crate::protocol::{EventKind, Refusal, Reply, Request, Scheme};
 
 impl Session {
     /// A question for the registry.
-    pub(in crate::client) fn call(&mut self, ticket: Ticket, request: Request, now: Instant) {
+    pub(crate) fn call(&mut self, ticket: Ticket, request: Request, now: Instant) {
         let error = match &self.state {
             State::Live { .. } | State::Syncing(_) if self.calls.len() >= MAX_CALLS => CallError::TooMany,
             State::Live { .. } | State::Syncing(_) => match self.forbidden(&request) {
@@ -67,7 +67,7 @@ impl Session {
     }
 
     /// These events of the registry's are wanted from now on, in every session.
-    pub(in crate::client) fn subscribe(&mut self, kind: EventKind, on: bool, now: Instant) {
+    pub(crate) fn subscribe(&mut self, kind: EventKind, on: bool, now: Instant) {
         if on {
             self.subscriptions.insert(kind);
         } else {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Applied, Batch, Step, Unsupported, set_header};
-use crate::client::intent::{Headers, Options, Route, RouteKey, Routes};
+use crate::intent::{Headers, Options, Route, RouteKey, Routes};
 use crate::protocol::{OptionKey, RouteId, Scheme, is_field_safe};
 
 /// Old before new: removal is by domain and path and takes every entry, and removing and adding one of them

@@ -442,8 +442,8 @@ pub struct Status {
     pub ours: bool,
     /// What it announces beyond the reference (PROTOCOL section 7).
     pub capabilities: BTreeSet<String>,
-    /// The session that is known.
-    pub(crate) session: Option<SessionId>,
+    /// The session that is known. Whoever has its id may act for it: keep it out of logs.
+    pub session: Option<SessionId>,
     /// What it shares its state with, where it says so: registries with the same one know the same sessions.
     pub cluster_id: Option<Arc<str>>,
     /// What of the routes people see, as far as the registry has confirmed it: [`Wanted::Maintenance`] where

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Dialect, Unsupported, reference};
-use crate::client::intent::{Headers, Route, Routes};
+use crate::intent::{Headers, Route, Routes};
 use crate::protocol::report::SessionInfo;
 
 /// How many capabilities of a server are looked at.
@@ -17,7 +17,7 @@ impl Dialect {
     }
 
     /// Whom SESSION_INFO shows.
-    pub(in crate::client) fn of(info: &SessionInfo) -> Self {
+    pub(crate) fn of(info: &SessionInfo) -> Self {
         match info.server {
             Some(_) => {
                 let capabilities = info.capabilities.iter().take(MAX_CAPABILITIES).cloned().collect();
@@ -28,17 +28,17 @@ impl Dialect {
     }
 
     /// Whether it is this project's server and announces `capability`.
-    pub(in crate::client) fn has(&self, capability: &str) -> bool {
+    pub(crate) fn has(&self, capability: &str) -> bool {
         matches!(self, Dialect::Ours { capabilities, .. } if capabilities.contains(capability))
     }
 
     /// Whether it has answered that it does not know this command.
-    pub(in crate::client) fn lacks(&self, command: &str) -> bool {
+    pub(crate) fn lacks(&self, command: &str) -> bool {
         matches!(self, Dialect::Ours { lacks, .. } if lacks.contains(command))
     }
 
     /// It does not know this command; whether that is news.
-    pub(in crate::client) fn learn_lack(&mut self, command: &'static str) -> bool {
+    pub(crate) fn learn_lack(&mut self, command: &'static str) -> bool {
         match self {
             Dialect::Ours { lacks, .. } => lacks.insert(command),
             Dialect::Reference => false,
@@ -46,7 +46,7 @@ impl Dialect {
     }
 
     /// The part of a route that can be said to it.
-    pub(in crate::client) fn understood<'a>(&self, route: &'a Route) -> Cow<'a, Route> {
+    pub(crate) fn understood<'a>(&self, route: &'a Route) -> Cow<'a, Route> {
         match self {
             Dialect::Reference => reference::understood(route),
             Dialect::Ours { lacks, .. } if lacks.is_empty() => Cow::Borrowed(route),
@@ -86,7 +86,7 @@ impl Dialect {
     }
 
     /// How many commands may wait for their replies at once.
-    pub(in crate::client) fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         match self {
             Dialect::Ours { .. } => 32,
             Dialect::Reference => 1,

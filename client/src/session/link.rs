@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{Effect, Expect, LIVED, Session, State};
-use crate::client::error::CallError;
-use crate::client::event::{Cause, Event, Registry, Retry};
+use crate::error::CallError;
+use crate::event::{Cause, Event, Registry, Retry};
 use crate::protocol::{Command, Refusal, Registration};
 
 impl Session {

@@ -37,13 +37,13 @@ pub struct MaintenanceRequest {
 }
 
 /// How many targets may be asked for at once; the oldest goes.
-pub(in crate::client) const MAX_REQUESTS: usize = 256;
+pub(crate) const MAX_REQUESTS: usize = 256;
 
 /// A request with its number in the order of all of a client's, so that each is heard of once.
 #[derive(Debug, Clone)]
-pub(in crate::client) struct Numbered {
-    pub(in crate::client) number: u64,
-    pub(in crate::client) request: MaintenanceRequest,
+pub(crate) struct Numbered {
+    pub(crate) number: u64,
+    pub(crate) request: MaintenanceRequest,
 }
 
 impl Goal {

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::story::{Story, intent, route, routes};
 use super::{MAIN, live};
-use crate::client::intent::{MaintenanceAction as Action, MaintenanceRequest, MaintenanceTarget};
+use crate::intent::{MaintenanceAction as Action, MaintenanceRequest, MaintenanceTarget};
 
 const PAGE: &str = "http://10.2.2.7:3001/";
 

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use super::visibility::Drain;
 use super::{Expect, Known, Refused, Sent, Session, State};
-use crate::client::backoff::Backoff;
-use crate::client::event::{Cause, Event};
-use crate::client::intent::RouteKey;
-use crate::client::plan::{After, Applied, Batch, Dialect};
-use crate::client::sync::{Blame, Failure, checks_set, outcome_ids, owner_named_by};
+use crate::backoff::Backoff;
+use crate::event::{Cause, Event};
+use crate::intent::RouteKey;
+use crate::plan::{After, Applied, Batch, Dialect};
 use crate::protocol::report::SessionInfo;
 use crate::protocol::{Refusal, Reply, Request, RouteId, SessionId};
+use crate::sync::{Blame, Failure, checks_set, outcome_ids, owner_named_by};
 
 /// A longer name of a cluster is none.
 const MAX_CLUSTER_ID: usize = 256;

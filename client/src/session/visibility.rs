@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::{Expect, Session, State};
-use crate::client::event::{Cause, Event};
-use crate::client::intent::{Goal, MaintenanceAction as Action, MaintenanceTarget, RouteKey, Routes, Wanted};
-use crate::client::maintenance::{LOCAL_AFTER, Standing, is_whole};
-use crate::client::plan::{Batch, Dialect, MAX_TARGETS};
+use crate::event::{Cause, Event};
+use crate::intent::{Goal, MaintenanceAction as Action, MaintenanceTarget, RouteKey, Routes, Wanted};
+use crate::maintenance::{LOCAL_AFTER, Standing, is_whole};
+use crate::plan::{Batch, Dialect, MAX_TARGETS};
 use crate::protocol::{
     BackendUrl, GoDuration, Push, Refusal, Reply, Request, RouteChange, RouteId, Target, TargetItem,
 };
@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// Maintenance is wanted of this, or no longer.
-    pub(in crate::client) fn maintain(&mut self, target: MaintenanceTarget, action: Action, now: Instant) {
+    pub(crate) fn maintain(&mut self, target: MaintenanceTarget, action: Action, now: Instant) {
         let event = self.maintenance.push(target, action, now);
         self.tell(event);
         self.changed_maintenance(now);
@@ -435,7 +435,7 @@ impl Session {
         }
         let hopeless = self.dialect().lacks("MAINT_ENTER");
         let known = self.known.as_ref().filter(|_| self.is_settled());
-        let standing = |about: &dyn Fn(&RouteKey, &crate::client::Route) -> bool, enters: bool| {
+        let standing = |about: &dyn Fn(&RouteKey, &crate::Route) -> bool, enters: bool| {
             let Some(known) = known else { return Standing::Open };
             let concerned: Vec<_> =
                 known.applied.known().filter(|(_, key, route)| about(key, route)).collect();

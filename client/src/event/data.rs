@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Event, Mode, Registry, Retry};
-use crate::client::intent::{Route, RouteKey};
+use crate::intent::{Route, RouteKey};
 use crate::protocol::RouteId;
 
 impl Event {
@@ -121,9 +121,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client::event::Cause;
-    use crate::client::{MaintenanceTarget, Route};
+    use crate::event::Cause;
     use crate::protocol::{Domains, EventKind, Refusal};
+    use crate::{MaintenanceTarget, Route};
 
     /// One of each, and of those that differ by a field one for each name.
     fn every_event() -> Vec<Event> {

@@ -1,12 +1,12 @@
 //! A client library: keeps one session with a registry alive and converges it to an intent.
 //!
-//! It knows the wire ([`protocol`](crate::protocol)), and neither the environment nor processes. Inside, a
+//! It knows the wire ([`protocol`]), and neither the environment nor processes. Inside, a
 //! pure machine decides (`session`, with `plan`, `sync` and `backoff`) and one task per client
 //! does what it says (`driver`, with `connect`); [`Client`] is the handle.
 //!
 //! ```no_run
-//! use registry_sidecar::client::{Client, ClientConfig, Endpoint, Intent, Route};
-//! use registry_sidecar::protocol::{Domains, HealthCheck, PathPrefix, RouteOption};
+//! use registry_client::{Client, ClientConfig, Endpoint, Intent, Route};
+//! use registry_client::protocol::{Domains, HealthCheck, PathPrefix, RouteOption};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let domains = Domains::new(["app.example.com".parse()?]).ok_or("no domain")?;
@@ -39,6 +39,7 @@ mod handle;
 mod intent;
 mod maintenance;
 mod plan;
+pub mod protocol;
 mod session;
 mod sync;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{Effect, Expect, Known, Sent, Session, State};
-use crate::client::error::CallError;
-use crate::client::event::Event;
-use crate::client::plan::{Batch, Unsupported, plan};
-use crate::client::sync::{Next, Sync};
+use crate::error::CallError;
+use crate::event::Event;
+use crate::plan::{Batch, Unsupported, plan};
 use crate::protocol::{Command, Refusal, Reply, Request, SessionRef};
+use crate::sync::{Next, Sync};
 
 impl Session {
     /// Plans anew, and stages the first batch if there is one.
