@@ -11,8 +11,8 @@ use lexopt::Parser;
 use lexopt::prelude::*;
 
 use registry_sidecar::shutdown::Shutdown;
+use registry_sidecar::sidecar::admin::control::cli::{self, Invocation};
 use registry_sidecar::sidecar::config::{CommandConfig, Config};
-use registry_sidecar::sidecar::control::cli::{self, Invocation};
 use registry_sidecar::terminal::{USAGE, complain, print};
 use registry_sidecar::{sidecar, telemetry};
 

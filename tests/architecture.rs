@@ -48,8 +48,16 @@ const PURE: &[&str] = &[
     "client::session",
     "server::registry",
     "server::routing",
-    "sidecar::roster",
-    "sidecar::supervisor",
+    "sidecar::address::choice",
+    "sidecar::maintenance::windows",
+    "sidecar::process::signals",
+    "sidecar::process::supervisor",
+    "sidecar::readiness::gate",
+    "sidecar::registries::address_plan",
+    "sidecar::registries::hints",
+    "sidecar::registries::intent",
+    "sidecar::registries::log_throttle",
+    "sidecar::state::conditions",
 ];
 
 /// What a pure module may not say outside its tests.
