@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use registry_sidecar::sidecar::control::cli;
+use registry_sidecar::sidecar::admin::control::cli;
 
 use super::log_lines::literals_of_the_code;
 use super::page::{Page, pages};
