@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use registry_sidecar::sidecar::config::{PREFIX, VARIABLES};
+use registry_sidecar::sidecar::config::PREFIX;
 
 const SIDECAR: &str = env!("CARGO_BIN_EXE_registry-sidecar");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -62,22 +62,6 @@ fn every_image_has_the_same_three_lines() {
         let stack = fs::read_to_string(dockerfile.with_file_name("docker-compose.swarm.yml")).unwrap();
         let given = lines.last().unwrap().starts_with("CMD [") || stack.contains("ENTRY_COMMAND:");
         assert!(given, "{}", dockerfile.display());
-    }
-}
-
-#[test]
-fn every_variable_that_a_page_names_is_there() {
-    let mut pages = vec![PathBuf::from(ROOT).join("docs/WRAPPER.md"), PathBuf::from(ROOT).join("README.md")];
-    pages.extend(listed(&PathBuf::from(ROOT).join("docs/migration")));
-    for page in pages {
-        let text = fs::read_to_string(&page).unwrap();
-        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            let Some(name) = word.strip_prefix(PREFIX) else { continue };
-            let known = VARIABLES.iter().any(|known| known.name == name.trim_end_matches("_FILE"));
-            // These are prefixes of names, and the placeholder of the rules.
-            let family = name.starts_with("ENV_") || ["", "X", "NAME"].contains(&name);
-            assert!(known || family, "{}: {word}", page.display());
-        }
     }
 }
 
