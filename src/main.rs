@@ -13,7 +13,7 @@ use lexopt::prelude::*;
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::sidecar::admin::control::cli::{self, Invocation};
 use registry_sidecar::sidecar::config::{CommandConfig, Config};
-use registry_sidecar::terminal::{USAGE, complain, print};
+use registry_sidecar::terminal::{USAGE, print, print_error};
 use registry_sidecar::{sidecar, telemetry};
 
 #[cfg(feature = "server")]
@@ -54,11 +54,11 @@ fn main() -> ExitCode {
     let (ours, command) = split(std::env::args_os().collect());
     let call = match parse(Parser::from_iter(ours)) {
         Ok(call) => call,
-        Err(error) => return complain(USAGE, &format!("registry-sidecar: {error}\n\n{HELP}")),
+        Err(error) => return print_error(USAGE, &format!("registry-sidecar: {error}\n\n{HELP}")),
     };
     match run(call, command.as_deref()) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => complain(1, &format!("registry-sidecar: {error:#}\n")),
+        Err(error) => print_error(1, &format!("registry-sidecar: {error:#}\n")),
     }
 }
 
@@ -107,7 +107,7 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
             let config = match Config::load(command) {
                 Ok(config) => config,
                 Err(errors) => {
-                    complain(USAGE, &format!("{errors}\n"));
+                    print_error(USAGE, &format!("{errors}\n"));
                     return Ok(USAGE);
                 }
             };
@@ -179,6 +179,6 @@ fn demo() -> anyhow::Result<u8> {
 
 #[cfg(not(feature = "server"))]
 fn demo() -> anyhow::Result<u8> {
-    complain(USAGE, "registry-sidecar: the lean build has no demo, because it has no server\n");
+    print_error(USAGE, "registry-sidecar: the lean build has no demo, because it has no server\n");
     Ok(USAGE)
 }

@@ -105,7 +105,7 @@ impl ShutdownTrigger {
     }
 
     /// Asks for the immediate stop without a signal: what is still to be waited for is left out.
-    pub fn hurry(&self) {
+    pub fn force(&self) {
         self.0.send_if_modified(|state| {
             let first = !matches!(state, State::Forced { .. });
             *state = State::Forced { signal: SIGTERM };
@@ -170,7 +170,7 @@ mod tests {
     async fn haste_can_be_asked_for_without_a_signal() {
         let (trigger, shutdown) = shutdown();
         trigger.request();
-        trigger.hurry();
+        trigger.force();
         shutdown.requested().await;
         assert_eq!(shutdown.forced().await, 143);
     }

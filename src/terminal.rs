@@ -19,7 +19,7 @@ pub fn print(text: &str) -> anyhow::Result<u8> {
 }
 
 /// Says what is wrong on the standard error; nothing can be done where that is closed.
-pub fn complain(code: u8, text: &str) -> ExitCode {
+pub fn print_error(code: u8, text: &str) -> ExitCode {
     let _ = io::stderr().write_all(text.as_bytes());
     ExitCode::from(code)
 }

@@ -29,8 +29,6 @@ pub(super) struct Given {
     pub(super) file: Option<String>,
 }
 
-impl Given {}
-
 impl Source {
     /// Reads the variables of `table` from `vars` by the rules of SEMANTICS section 10.
     pub fn read(
@@ -70,7 +68,7 @@ impl Source {
             }
             let base = self.table.without_prefix(&name);
             match (base, known(&self.table, base.unwrap_or(&name))) {
-                (worn, Some(variable)) if !variable.implemented && (worn.is_some() || alone) => {
+                (prefixed, Some(variable)) if !variable.implemented && (prefixed.is_some() || alone) => {
                     self.warnings.push(format!("{name} has no effect in this version"));
                 }
                 (Some(_), Some(_)) => drop(set.insert(name, value)),

@@ -52,12 +52,12 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
             "DRAIN_TIMEOUT, {drain}, does not fit into STOP_GRACE_PERIOD, {grace}: requests in flight get half of that"
         ));
     }
-    pointless(&config, reader);
+    warn_without_effect(&config, reader);
     Ok(config)
 }
 
 /// What was set and does nothing beside what else was set.
-fn pointless(config: &Config, reader: &mut Reader) {
+fn warn_without_effect(config: &Config, reader: &mut Reader) {
     let registry = config.registration.as_ref().map(|registration| &registration.registry);
     let has_name = |registry: &RegistryConfig| {
         registry.endpoints.iter().any(|endpoint| matches!(endpoint.host, Host::Name(_)))
@@ -65,12 +65,12 @@ fn pointless(config: &Config, reader: &mut Reader) {
     let only_addresses = registry.is_some_and(|registry| registry.each_address && !has_name(registry));
     let unasked = !config.readiness.wait && config.registration.is_some();
     let page = config.maintenance.page.is_some() && config.maintenance.port.is_none();
-    for (name, is_pointless, why) in [
+    for (name, has_no_effect, why) in [
         ("REGISTRY_EACH_ADDRESS", only_addresses, "REGISTRY_HOST holds no name"),
         ("READY_CHECK", unasked, "WAIT_FOR_PORT=false asks nobody"),
         ("MAINTENANCE_PAGE", page, "no page is served, because MAINTENANCE_PORT is not set"),
     ] {
-        if is_pointless && reader.is_prefixed(name) {
+        if has_no_effect && reader.is_prefixed(name) {
             let spelled = reader.spelled(name);
             reader.warn(format!("{spelled} has no effect: {why}"));
         }
@@ -266,7 +266,7 @@ fn readiness(
 fn derived_checks(routes: &[RouteConfig], fallback_port: u16, backend_host: Option<Host>) -> Vec<ReadyCheck> {
     let at = |host: Option<Host>, port| match host {
         Some(host) => ReadyCheck::Tcp(Endpoint { host, port }),
-        None => ReadyCheck::Own(port),
+        None => ReadyCheck::OwnPort(port),
     };
     let mut checks = Vec::new();
     for route in routes {

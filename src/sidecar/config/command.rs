@@ -98,7 +98,7 @@ pub(super) struct Origin<'a> {
 }
 
 /// Which of the variables do nothing without a command.
-pub const FOR_COMMANDS: &[&str] = &[
+pub const COMMAND_VARIABLES: &[&str] = &[
     "APP_DIR",
     "RUN_AS",
     "WAIT_FOR",
@@ -127,7 +127,7 @@ pub(super) fn command(
     origin: Origin<'_>,
 ) -> Result<Option<CommandConfig>, Reported> {
     let Some(line) = line(raw, reader, origin.arguments)? else {
-        for name in FOR_COMMANDS {
+        for name in COMMAND_VARIABLES {
             if reader.is_prefixed(name) {
                 let spelled = reader.spelled(name);
                 reader.warn(format!("{spelled} has no effect: there is no command to run"));
@@ -141,14 +141,14 @@ pub(super) fn command(
     let environment = secrets.and_then(|wanted| {
         secrets::environment(&wanted.unwrap_or_default(), origin.vars, origin.context, reader)
     });
-    pointless(raw, reader);
-    let before = before(raw, reader);
-    let life = life(raw, reader);
+    warn_without_effect(raw, reader);
+    let preparation = preparation(raw, reader);
+    let run_policy = run_policy(raw, reader);
     let update = update(raw, reader);
     let stop = stop(raw, reader);
-    let (before, life, update, stop) = (before?, life?, update?, stop?);
+    let (preparation, run_policy, update, stop) = (preparation?, run_policy?, update?, stop?);
     let (run_as, mut environment) = (run_as?, environment?);
-    if life.every.is_some() && update.is_some() {
+    if run_policy.every.is_some() && update.is_some() {
         let reason = "a command that RUN_EVERY starts again and again is updated between two runs, by itself";
         return Err(reader.refuse("UPDATE_CHECK", reason.to_owned()));
     }
@@ -161,14 +161,14 @@ pub(super) fn command(
         directory: directory?,
         run_as,
         environment,
-        wait_for: before.wait_for,
-        wait_for_timeout: before.wait_for_timeout,
-        steps: before.steps,
-        steps_fatal: before.fatal,
-        step_timeout: before.timeout,
-        restart: life.restart,
-        restart_delay: life.delay,
-        run_every: life.every,
+        wait_for: preparation.wait_for,
+        wait_for_timeout: preparation.wait_for_timeout,
+        steps: preparation.steps,
+        steps_fatal: preparation.fatal,
+        step_timeout: preparation.timeout,
+        restart: run_policy.restart,
+        restart_delay: run_policy.delay,
+        run_every: run_policy.every,
         update,
         stop_signal: stop.signal,
         grace: stop.grace,
@@ -226,7 +226,7 @@ fn run_as(raw: &mut Raw, reader: &mut Reader, context: &Context<'_>) -> Result<O
 }
 
 /// What comes before the command.
-struct Before {
+struct Preparation {
     wait_for: Vec<ReadyCheck>,
     wait_for_timeout: GoDuration,
     steps: Vec<Step>,
@@ -234,13 +234,13 @@ struct Before {
     timeout: Option<GoDuration>,
 }
 
-fn before(raw: &mut Raw, reader: &mut Reader) -> Result<Before, Reported> {
+fn preparation(raw: &mut Raw, reader: &mut Reader) -> Result<Preparation, Reported> {
     let wait_for = reader.optional("WAIT_FOR", raw.wait_for.take(), values::ready_checks);
     let wait_for_timeout = reader.value("WAIT_FOR_TIMEOUT", raw.wait_for_timeout.take(), values::positive);
     let steps = reader.optional("PRE_START", raw.pre_start.take(), steps::parse);
     let fatal = reader.value("PRE_START_FAILURE", raw.pre_start_failure.take(), failure);
     let timeout = reader.value("PRE_START_TIMEOUT", raw.pre_start_timeout.take(), values::duration);
-    Ok(Before {
+    Ok(Preparation {
         wait_for: wait_for?.unwrap_or_default(),
         wait_for_timeout: wait_for_timeout?,
         steps: steps?.unwrap_or_default(),
@@ -258,22 +258,22 @@ fn failure(text: &str) -> Result<bool, Invalid> {
 }
 
 /// How often the command runs.
-struct Life {
+struct RunPolicy {
     restart: Restart,
     delay: GoDuration,
     every: Option<GoDuration>,
 }
 
-fn life(raw: &mut Raw, reader: &mut Reader) -> Result<Life, Reported> {
+fn run_policy(raw: &mut Raw, reader: &mut Reader) -> Result<RunPolicy, Reported> {
     let restart = reader.value("RESTART", raw.restart.take(), restart);
     let delay = reader.value("RESTART_DELAY", raw.restart_delay.take(), values::duration);
     let every = reader.optional("RUN_EVERY", raw.run_every.take(), values::positive);
-    let life = Life { restart: restart?, delay: delay?, every: every? };
-    if life.every.is_some() && life.restart != Restart::No {
+    let run_policy = RunPolicy { restart: restart?, delay: delay?, every: every? };
+    if run_policy.every.is_some() && run_policy.restart != Restart::No {
         let reason = "RUN_EVERY runs the command again in any case: keep one of the two".to_owned();
         return Err(reader.refuse("RESTART", reason));
     }
-    Ok(life)
+    Ok(run_policy)
 }
 
 /// UPDATE_CHECK says when, UPDATE_COMMAND says what: neither is of use alone.
@@ -298,7 +298,7 @@ fn update(raw: &mut Raw, reader: &mut Reader) -> Result<Option<UpdateConfig>, Re
 }
 
 /// Points out what says more about something that nobody asked for.
-fn pointless(raw: &Raw, reader: &mut Reader) {
+fn warn_without_effect(raw: &Raw, reader: &mut Reader) {
     let pairs = [
         ("WAIT_FOR_TIMEOUT", "WAIT_FOR", raw.wait_for_timeout.is_some() && raw.wait_for.is_none()),
         ("PRE_START_FAILURE", "PRE_START", raw.pre_start_failure.is_some() && raw.pre_start.is_none()),
@@ -306,8 +306,8 @@ fn pointless(raw: &Raw, reader: &mut Reader) {
         ("RESTART_DELAY", "RESTART", raw.restart_delay.is_some() && raw.restart.is_none()),
         ("UPDATE_TIMEOUT", "UPDATE_CHECK", raw.update_timeout.is_some() && raw.update_check.is_none()),
     ];
-    for (name, needed, is_pointless) in pairs {
-        if is_pointless {
+    for (name, needed, has_no_effect) in pairs {
+        if has_no_effect {
             let spelled = reader.spelled(name);
             reader.warn(format!("{spelled} has no effect: {needed} is not set"));
         }

@@ -34,7 +34,7 @@ use crate::protocol::{
 };
 use crate::telemetry::{Format, Level};
 
-pub use command::{CommandConfig, CommandLine, FOR_COMMANDS, Restart, UpdateConfig};
+pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
 pub use secrets::Environment;
 pub use steps::Step;
 pub use user::RunAs;
@@ -267,7 +267,7 @@ impl MaintenanceConfig {
 pub enum ReadyCheck {
     /// Something in this network namespace accepts connections on the port: at 127.0.0.1, or at an address of
     /// its own. What holds when nobody said otherwise.
-    Own(u16),
+    OwnPort(u16),
     /// Something accepts connections there.
     Tcp(Endpoint),
     /// An HTTP server answers a GET of the path as the proxy's check would want it (SEMANTICS section 3).
@@ -298,7 +298,7 @@ impl ReadyCheck {
                 matches!(place.host, Host::Name(_))
             }
             ReadyCheck::Https(..) | ReadyCheck::Exec(_) => true,
-            ReadyCheck::Own(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) => false,
+            ReadyCheck::OwnPort(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) => false,
         }
     }
 }
@@ -306,7 +306,7 @@ impl ReadyCheck {
 impl fmt::Display for ReadyCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReadyCheck::Own(port) => write!(f, "tcp://127.0.0.1:{port}"),
+            ReadyCheck::OwnPort(port) => write!(f, "tcp://127.0.0.1:{port}"),
             ReadyCheck::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
             ReadyCheck::Http(endpoint, path) => write!(f, "http://{endpoint}{path}"),
             ReadyCheck::Https(endpoint, path) => write!(f, "https://{endpoint}{path}"),

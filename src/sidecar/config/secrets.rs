@@ -62,15 +62,15 @@ impl fmt::Debug for Environment {
 
 /// A name in SECRETS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct SecretName {
     name: String,
     optional: bool,
 }
 
 /// Names separated by commas or blanks, with `?` behind those that may be missing.
-pub(super) fn parse(text: &str) -> Result<Vec<Wanted>, Invalid> {
+pub(super) fn parse(text: &str) -> Result<Vec<SecretName>, Invalid> {
     let refuse = |value: &str, reason| Err(Invalid::new("secret", value, reason, "DB_PASSWORD"));
-    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut names: Vec<SecretName> = Vec::new();
     for item in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty()) {
         let (name, optional) = match item.strip_suffix('?') {
             Some(name) => (name, true),
@@ -79,15 +79,15 @@ pub(super) fn parse(text: &str) -> Result<Vec<Wanted>, Invalid> {
         if !is_name(name) {
             return refuse(item, "it is no name of a variable (letters, digits, _)");
         }
-        if wanted.iter().any(|other| other.name == name) {
+        if names.iter().any(|other| other.name == name) {
             return refuse(item, "it stands there twice");
         }
-        wanted.push(Wanted { name: name.to_owned(), optional });
+        names.push(SecretName { name: name.to_owned(), optional });
     }
-    if wanted.len() > MAX_SECRETS {
+    if names.len() > MAX_SECRETS {
         return refuse(text, "more than 256 secrets");
     }
-    Ok(wanted)
+    Ok(names)
 }
 
 fn is_name(text: &str) -> bool {
@@ -98,14 +98,14 @@ fn is_name(text: &str) -> bool {
 
 /// The environment for the command, when ours is `vars`.
 pub(super) fn environment(
-    wanted: &[Wanted],
+    names: &[SecretName],
     vars: &[(OsString, OsString)],
     context: &Context<'_>,
     reader: &mut Reader,
 ) -> Result<Environment, Reported> {
     let mut environment = Environment::without_ours(vars);
     let mut complete = Ok(());
-    for secret in wanted {
+    for secret in names {
         let from_file = environment.0.remove(OsStr::new(&format!("{}{FILE_SUFFIX}", secret.name)));
         let from_file = from_file.filter(|path| !path.is_empty());
         match (environment.text(&secret.name).filter(|text| !text.trim().is_empty()), from_file) {
@@ -128,7 +128,7 @@ pub(super) fn environment(
         }
     }
     complete?;
-    composed(environment, wanted, vars, reader)
+    composed(environment, names, vars, reader)
 }
 
 /// The secret's text, trimmed and not empty. With `NAME_FILE` no other place is looked at.
@@ -164,14 +164,14 @@ fn content(path: &Path, context: &Context<'_>) -> Result<String, String> {
 /// `environment` with what the variables `SIDECAR_ENV_X` compose. They do not see each other.
 fn composed(
     environment: Environment,
-    wanted: &[Wanted],
+    names: &[SecretName],
     vars: &[(OsString, OsString)],
     reader: &mut Reader,
 ) -> Result<Environment, Reported> {
     let mut with_composed = environment.clone();
     let mut complete = Ok(());
     let value = |name: &str| {
-        let missing = || wanted.iter().any(|secret| secret.optional && secret.name == name).then_some("");
+        let missing = || names.iter().any(|secret| secret.optional && secret.name == name).then_some("");
         environment.text(name).or_else(missing)
     };
     for (variable, template) in vars {
@@ -253,8 +253,7 @@ mod tests {
 
     #[test]
     fn the_list_of_secrets_is_a_list_of_names() {
-        let names =
-            |text| parse(text).map(|wanted| wanted.into_iter().map(|w| (w.name, w.optional)).collect());
+        let names = |text| parse(text).map(|names| names.into_iter().map(|w| (w.name, w.optional)).collect());
         let expected = vec![("A".to_owned(), false), ("B_2".to_owned(), true)];
         assert_eq!(names("A, B_2?").unwrap(), expected);
         for wrong in ["A-B", "1A", "A A", "?", "A=B"] {

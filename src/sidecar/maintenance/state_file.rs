@@ -1,7 +1,7 @@
 //! MAINTENANCE_STATE: the file in which maintenance survives a restart of the sidecar.
 //!
-//! One JSON object, written to another name, synced and renamed, so that it is there whole or as it was. What is
-//! not understood is named and ignored: maintenance is nothing that must keep an application from starting.
+//! One JSON object, written to another name, synced and renamed, so that it is there everything or as it was. What is
+//! not understood is asked_for_targets and ignored: maintenance is nothing that must keep an application from starting.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -166,7 +166,7 @@ mod tests {
     fn a_file_that_is_cut_anywhere_or_of_another_format_is_refused_and_never_half_believed() {
         let (_folder, file) = file();
         file.save(&windows(now())).unwrap();
-        let whole = fs::read(&file.0).unwrap();
+        let everything = fs::read(&file.0).unwrap();
         // Without its line end it is whole.
         for length in 0..whole.len() - 1 {
             fs::write(&file.0, &whole[..length]).unwrap();

@@ -70,27 +70,27 @@ impl Windows {
     }
 
     /// What a session is to be asked after `change` has made this of `before` and `ended` some. Where all is in
-    /// maintenance that is wanted of the session as a whole, and no target counts; `named`: it has been asked
+    /// maintenance that is wanted of the session as a everything, and no target counts; `asked_for_targets`: it has been asked
     /// for targets at some time since it was last told that nothing is in maintenance.
     pub(super) fn requests_since(
         &self,
         before: &Windows,
         change: &Change,
         ended: &[Window],
-        named: bool,
+        asked_for_targets: bool,
         page: Option<&BackendUrl>,
     ) -> Vec<MaintenanceRequest> {
         let exit = |target| MaintenanceRequest { target, action: MaintenanceAction::Exit };
         let enter = |target| MaintenanceRequest { target, action: MaintenanceAction::Enter(page.cloned()) };
-        let exit_all = named.then_some(MaintenanceTarget::All).map(exit);
+        let exit_all = asked_for_targets.then_some(MaintenanceTarget::All).map(exit);
         match change {
-            _ if self.is_whole() => Vec::new(),
+            _ if self.covers_everything() => Vec::new(),
             Change::Exit(MaintenanceTarget::All) => exit_all.into_iter().collect(),
-            Change::Enter(window) if !before.is_whole() => vec![enter(window.target.clone())],
-            Change::Exit(target) if !before.is_whole() => vec![exit(target.clone())],
+            Change::Enter(window) if !before.covers_everything() => vec![enter(window.target.clone())],
+            Change::Exit(target) if !before.covers_everything() => vec![exit(target.clone())],
             Change::Expire(_) if ended.is_empty() => Vec::new(),
             // What ended uncovers what is older: everything in its order again.
-            Change::Expire(_) if !before.is_whole() => {
+            Change::Expire(_) if !before.covers_everything() => {
                 let exits = ended.iter().map(|window| exit(window.target.clone()));
                 exits.chain(self.requests(page)).collect()
             }
@@ -128,7 +128,7 @@ impl Windows {
     }
 
     /// Everything is in maintenance, without exception.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn covers_everything(&self) -> bool {
         let all = self.windows().any(|window| window.target == MaintenanceTarget::All);
         all && self.entries.iter().all(|entry| matches!(entry, Entry::Window(_)))
     }
@@ -199,10 +199,10 @@ impl Window {
     }
 }
 
-/// Whole seconds as people write them: `29m30s`.
+/// A duration as people write it, without parts of a second: `29m30s`.
 pub(crate) fn duration_text(time: Duration) -> String {
-    let whole = Duration::from_secs(time.as_secs());
-    GoDuration::try_from(whole).map_or_else(|_| format!("{whole:?}"), |whole| whole.to_string())
+    let seconds = Duration::from_secs(time.as_secs());
+    GoDuration::try_from(seconds).map_or_else(|_| format!("{seconds:?}"), |seconds| seconds.to_string())
 }
 
 impl Entry {
@@ -252,12 +252,12 @@ mod tests {
         assert_eq!(windows, Windows::default());
 
         windows.enter(window(MaintenanceTarget::All, None));
-        assert!(windows.is_whole());
+        assert!(windows.covers_everything());
         windows.exit(&path("/admin"));
-        assert!(!windows.is_whole());
+        assert!(!windows.covers_everything());
         assert_eq!(shown(&windows), ["+ALL", "-/admin"]);
         windows.enter(window(path("/admin"), None));
-        assert!(windows.is_whole());
+        assert!(windows.covers_everything());
         windows.exit(&MaintenanceTarget::All);
         assert_eq!(windows, Windows::default());
     }
@@ -291,15 +291,17 @@ mod tests {
     /// What a session is asked, change by change.
     struct Asked {
         windows: Windows,
-        named: bool,
+        asked_for_targets: bool,
     }
 
     impl Asked {
         fn after(&mut self, change: Change) -> Vec<String> {
             let before = self.windows.clone();
             let ended = self.windows.apply(change.clone());
-            let requests = self.windows.requests_since(&before, &change, &ended, self.named, None);
-            self.named = !self.windows.entries().is_empty() && (self.named || !self.windows.is_whole());
+            let requests =
+                self.windows.requests_since(&before, &change, &ended, self.asked_for_targets, None);
+            self.asked_for_targets = !self.windows.entries().is_empty()
+                && (self.asked_for_targets || !self.windows.covers_everything());
             let show = |request: &MaintenanceRequest| match request.action {
                 MaintenanceAction::Enter(_) => format!("+{}", request.target),
                 MaintenanceAction::Exit => format!("-{}", request.target),
@@ -310,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_session_is_asked_for_targets_only_where_the_whole_does_not_say_it() {
-        let mut asked = Asked { windows: Windows::default(), named: false };
+        let mut asked = Asked { windows: Windows::default(), asked_for_targets: false };
         let enter = |target, seconds| Change::Enter(window(target, seconds));
         let none: [&str; 0] = [];
         assert_eq!(asked.after(enter(MaintenanceTarget::All, None)), none);
@@ -325,14 +327,14 @@ mod tests {
 
         assert_eq!(asked.after(enter(MaintenanceTarget::All, None)), none);
         assert_eq!(asked.after(Change::Exit(path("/admin"))), ["+ALL", "-/admin"]);
-        assert_eq!(asked.after(enter(path("/admin"), None)), none, "it is whole again");
+        assert_eq!(asked.after(enter(path("/admin"), None)), none, "it covers everything again");
         assert_eq!(asked.after(Change::Exit(MaintenanceTarget::All)), ["-ALL"]);
         assert_eq!(asked.after(Change::Exit(MaintenanceTarget::All)), none);
     }
 
     #[test]
     fn a_whole_that_ends_by_itself_uncovers_what_was_entered_in_it() {
-        let mut asked = Asked { windows: Windows::default(), named: false };
+        let mut asked = Asked { windows: Windows::default(), asked_for_targets: false };
         asked.after(Change::Enter(window(MaintenanceTarget::All, Some(60))));
         asked.after(Change::Enter(window(path("/admin"), None)));
         assert_eq!(asked.after(Change::Expire(NOW + Duration::from_secs(60))), ["+/admin"]);

@@ -9,14 +9,14 @@ use signal_hook::low_level::signal_name;
 
 /// The signals that are listened to. SIGTTIN and SIGTTOU are not among them: they would stop us for using
 /// the terminal that the command has now, and are ignored, as tini does.
-pub(crate) const HEARD: [i32; 15] = [
+pub(crate) const LISTENED: [i32; 15] = [
     SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP, SIGALRM, SIGVTALRM,
     SIGPROF, SIGIO, SIGURG, SIGXCPU,
 ];
 
 /// What to do about a signal that has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meaning {
+pub(crate) enum SignalAction {
     /// The ordered stop, or the next stage of it.
     Stop,
     /// It is for the command.
@@ -25,11 +25,11 @@ pub(crate) enum Meaning {
 
 /// What `signal` asks for while the command's stop signal is `stop`: the engine sends the one that the image
 /// names, and knows nothing of us.
-pub(crate) fn meaning(signal: Signal, stop: Signal) -> Meaning {
+pub(crate) fn action(signal: Signal, stop: Signal) -> SignalAction {
     if signal == Signal::TERM || signal == Signal::INT || signal == stop {
-        Meaning::Stop
+        SignalAction::Stop
     } else {
-        Meaning::Forward(signal)
+        SignalAction::Forward(signal)
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn every_signal_that_is_listened_to_has_a_name() {
-        assert!(HEARD.iter().all(|number| Signal::from_named_raw(*number).is_some()));
+        assert!(LISTENED.iter().all(|number| Signal::from_named_raw(*number).is_some()));
         assert_eq!(name(Signal::WINCH), "SIGWINCH");
     }
 
@@ -75,11 +75,11 @@ mod tests {
 
     #[test]
     fn the_commands_own_stop_signal_starts_the_stop_and_others_are_passed_on() {
-        assert_eq!(meaning(Signal::QUIT, Signal::QUIT), Meaning::Stop);
-        assert_eq!(meaning(Signal::QUIT, Signal::TERM), Meaning::Forward(Signal::QUIT));
-        assert_eq!(meaning(Signal::WINCH, Signal::QUIT), Meaning::Forward(Signal::WINCH));
-        assert_eq!(meaning(Signal::INT, Signal::QUIT), Meaning::Stop);
-        assert_eq!(meaning(Signal::HUP, Signal::TERM), Meaning::Forward(Signal::HUP));
+        assert_eq!(action(Signal::QUIT, Signal::QUIT), SignalAction::Stop);
+        assert_eq!(action(Signal::QUIT, Signal::TERM), SignalAction::Forward(Signal::QUIT));
+        assert_eq!(action(Signal::WINCH, Signal::QUIT), SignalAction::Forward(Signal::WINCH));
+        assert_eq!(action(Signal::INT, Signal::QUIT), SignalAction::Stop);
+        assert_eq!(action(Signal::HUP, Signal::TERM), SignalAction::Forward(Signal::HUP));
     }
 
     #[test]

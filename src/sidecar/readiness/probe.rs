@@ -25,7 +25,7 @@ const MAX_OWN_ADDRESSES: usize = 16;
 /// What a person should know, without the name of the check.
 pub(super) async fn probe(check: &ReadyCheck, shell: Option<&Shell>) -> Result<(), String> {
     match check {
-        ReadyCheck::Own(port) => own(*port).await,
+        ReadyCheck::OwnPort(port) => own(*port).await,
         ReadyCheck::Tcp(place) => connect(place).await.map(drop),
         ReadyCheck::Http(place, path) => http(connect(place).await?, place, path).await,
         ReadyCheck::Https(place, path) => https(connect(place).await?, place, path).await,
@@ -180,9 +180,9 @@ mod tests {
             address::interfaces().unwrap().into_iter().find(|own| own.ip.is_ipv4() && !own.ip.is_loopback());
         let Some(own) = own else { return };
         let (listener, place) = listener(&own.ip.to_string()).await;
-        probe(&ReadyCheck::Own(place.port), None).await.unwrap();
+        probe(&ReadyCheck::OwnPort(place.port), None).await.unwrap();
         drop(listener);
-        assert!(probe(&ReadyCheck::Own(place.port), None).await.is_err());
+        assert!(probe(&ReadyCheck::OwnPort(place.port), None).await.is_err());
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// So many looks in a row must not find an address before it counts as gone: name servers have gaps.
-const LOOKS_UNTIL_GONE: u32 = 3;
+const MISSES_UNTIL_GONE: u32 = 3;
 /// Sessions for one name; addresses beyond are left alone.
 pub(super) const MAX_SESSIONS: usize = 64;
 
@@ -73,8 +73,9 @@ pub(super) enum Reason {
 impl AddressPlan {
     /// The name has these addresses now. A look that found out nothing is none.
     pub(super) fn on_resolved(&mut self, found: &[SocketAddr]) -> Vec<Change> {
-        let mut changes = self.miss(found);
-        let is_known = |address| self.sessions.values().any(|held| held.addresses.contains_key(address));
+        let mut changes = self.count_missing(found);
+        let is_known =
+            |address| self.sessions.values().any(|session| session.addresses.contains_key(address));
         let mut new: Vec<SocketAddr> = found.iter().filter(|address| !is_known(address)).copied().collect();
         new.sort();
         new.dedup();
@@ -88,42 +89,42 @@ impl AddressPlan {
 
     /// A session told where it stands.
     pub(super) fn on_report(&mut self, no: SessionNo, report: &SessionReport) -> Vec<Change> {
-        let Some(held) = self.sessions.get_mut(&no) else { return Vec::new() };
-        (held.bound, held.replaced) = (report.bound, report.replaced);
-        if held.is_taken() {
+        let Some(session) = self.sessions.get_mut(&no) else { return Vec::new() };
+        (session.bound, session.replaced) = (report.bound, report.replaced);
+        if session.is_replaced_by_unknown() {
             // By one of ours, if any is known to be with a cluster: that session says so in a moment, or has.
-            let newest = self.sessions.iter().rev().find(|(_, held)| held.cluster.is_some());
-            return newest.map(|(newest, _)| *newest).map_or_else(Vec::new, |newest| self.unite(newest));
+            let newest = self.sessions.iter().rev().find(|(_, session)| session.cluster.is_some());
+            return newest.map(|(newest, _)| *newest).map_or_else(Vec::new, |newest| self.merge(newest));
         }
         let Some(cluster) = report.cluster.as_ref().filter(|_| report.bound) else { return Vec::new() };
-        let before = held.cluster.replace(cluster.clone());
+        let before = session.cluster.replace(cluster.clone());
         let mut changes = match (before, report.peer) {
-            (Some(before), Some(peer)) if before != *cluster => self.part(no, peer),
+            (Some(before), Some(peer)) if before != *cluster => self.split(no, peer),
             _ => Vec::new(),
         };
-        changes.extend(self.unite(no));
+        changes.extend(self.merge(no));
         changes
     }
 
     /// Counts what was not found, and lets go of what is gone. A session that is connected has proof of its
     /// registry, whatever the name server says.
-    fn miss(&mut self, found: &[SocketAddr]) -> Vec<Change> {
+    fn count_missing(&mut self, found: &[SocketAddr]) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.sessions.retain(|no, held| {
-            let before = held.addresses.len();
-            for (address, missed) in &mut held.addresses {
+        self.sessions.retain(|no, session| {
+            let before = session.addresses.len();
+            for (address, missed) in &mut session.addresses {
                 *missed = if found.contains(address) { 0 } else { missed.saturating_add(1) };
             }
-            let gone = |missed: &u32| *missed >= LOOKS_UNTIL_GONE;
-            if held.addresses.values().all(gone) {
-                if !held.bound {
+            let gone = |missed: &u32| *missed >= MISSES_UNTIL_GONE;
+            if session.addresses.values().all(gone) {
+                if !session.bound {
                     changes.push(Change::End(*no, Reason::Gone));
                 }
-                return held.bound;
+                return session.bound;
             }
-            held.addresses.retain(|_, missed| !gone(missed));
-            if held.addresses.len() != before {
-                changes.push(Change::Move(*no, held.places()));
+            session.addresses.retain(|_, missed| !gone(missed));
+            if session.addresses.len() != before {
+                changes.push(Change::Move(*no, session.address_list()));
             }
             true
         });
@@ -132,14 +133,14 @@ impl AddressPlan {
 
     /// The registry at `peer` is of another cluster than before, so the other addresses need sessions of
     /// their own.
-    fn part(&mut self, no: SessionNo, peer: SocketAddr) -> Vec<Change> {
-        let Some(held) = self.sessions.get_mut(&no) else { return Vec::new() };
+    fn split(&mut self, no: SessionNo, peer: SocketAddr) -> Vec<Change> {
+        let Some(session) = self.sessions.get_mut(&no) else { return Vec::new() };
         let others: Vec<SocketAddr> =
-            held.addresses.keys().filter(|address| **address != peer).copied().collect();
-        if others.is_empty() || others.len() == held.addresses.len() {
+            session.addresses.keys().filter(|address| **address != peer).copied().collect();
+        if others.is_empty() || others.len() == session.addresses.len() {
             return Vec::new();
         }
-        held.addresses.retain(|address, _| *address == peer);
+        session.addresses.retain(|address, _| *address == peer);
         let mut changes = vec![Change::Move(no, vec![peer])];
         changes.extend(others.into_iter().map(|address| self.start(address)));
         changes
@@ -147,38 +148,39 @@ impl AddressPlan {
 
     /// This session takes over the addresses of every other that is with its cluster, or was replaced before it
     /// could say with which it is.
-    fn unite(&mut self, no: SessionNo) -> Vec<Change> {
-        let Some(mut held) = self.sessions.remove(&no) else { return Vec::new() };
+    fn merge(&mut self, no: SessionNo) -> Vec<Change> {
+        let Some(mut session) = self.sessions.remove(&no) else { return Vec::new() };
         let mut changes = Vec::new();
         self.sessions.retain(|other, with| {
-            if with.cluster != held.cluster && !with.is_taken() {
+            if with.cluster != session.cluster && !with.is_replaced_by_unknown() {
                 return true;
             }
-            held.addresses.append(&mut with.addresses);
+            session.addresses.append(&mut with.addresses);
             changes.push(Change::End(*other, Reason::SameCluster(no)));
             false
         });
         if !changes.is_empty() {
-            changes.insert(0, Change::Move(no, held.places()));
+            changes.insert(0, Change::Move(no, session.address_list()));
         }
-        self.sessions.insert(no, held);
+        self.sessions.insert(no, session);
         changes
     }
 
     fn start(&mut self, address: SocketAddr) -> Change {
         self.last += 1;
-        let held = PlannedSession { addresses: BTreeMap::from([(address, 0)]), ..PlannedSession::default() };
-        self.sessions.insert(self.last, held);
+        let session =
+            PlannedSession { addresses: BTreeMap::from([(address, 0)]), ..PlannedSession::default() };
+        self.sessions.insert(self.last, session);
         Change::Start(self.last, address)
     }
 }
 
 impl PlannedSession {
-    fn is_taken(&self) -> bool {
+    fn is_replaced_by_unknown(&self) -> bool {
         self.replaced && self.cluster.is_none()
     }
 
-    fn places(&self) -> Vec<SocketAddr> {
+    fn address_list(&self) -> Vec<SocketAddr> {
         self.addresses.keys().copied().collect()
     }
 }

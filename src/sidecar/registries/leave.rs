@@ -13,12 +13,12 @@ use super::tcp_table::no_connections;
 /// Between two questions how far the drain is.
 const POLL: Duration = Duration::from_millis(50);
 /// How long an unanswered command may delay the stop (SEMANTICS section 8).
-const SILENCE: Duration = Duration::from_millis(500);
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// A registry that was silent for that long is told of the end and not waited for any more.
-const FAREWELL: Duration = Duration::from_millis(20);
+const SILENT_SHUTDOWN_LIMIT: Duration = Duration::from_millis(20);
 
 /// How a drain ended.
-enum Drained {
+enum DrainEnd {
     /// Nothing is in flight.
     Over,
     /// There is nobody to ask any more.
@@ -38,16 +38,16 @@ pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) {
     if can_drain && !limit.is_zero() {
         let registry = status.registry;
         let drained = tokio::select! {
-            drained = timeout(limit, drained(&client)) => drained,
-            _ = shutdown.forced() => Ok(Drained::Gone),
+            drained = timeout(limit, drain(&client)) => drained,
+            _ = shutdown.forced() => Ok(DrainEnd::Gone),
         };
         match drained {
-            Ok(Drained::Over) => info!("{registry}: drained, nothing is in flight"),
-            Ok(Drained::Gone) => {}
-            Ok(Drained::Silent) => {
-                warn!("{registry}: no answer within {SILENCE:?}; leaving without one");
+            Ok(DrainEnd::Over) => info!("{registry}: drained, nothing is in flight"),
+            Ok(DrainEnd::Gone) => {}
+            Ok(DrainEnd::Silent) => {
+                warn!("{registry}: no answer within {ANSWER_LIMIT:?}; leaving without one");
                 // Whether the end was noticed makes no difference any more.
-                return drop(timeout(FAREWELL, client.shutdown()).await);
+                return drop(timeout(SILENT_SHUTDOWN_LIMIT, client.shutdown()).await);
             }
             Err(_) => warn!("{registry}: requests are still in flight after {limit:?}; leaving"),
         }
@@ -55,16 +55,16 @@ pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) {
     client.shutdown().await;
 }
 
-async fn drained(client: &Client) -> Drained {
+async fn drain(client: &Client) -> DrainEnd {
     if client.set_visibility(Wanted::Draining).is_err() {
-        return Drained::Gone;
+        return DrainEnd::Gone;
     }
     let mut status = client.watch();
     let settled = status.wait_for(|status| !status.bound || status.shown == Wanted::Draining);
-    match timeout(SILENCE, settled).await {
-        Err(_) => return Drained::Silent,
+    match timeout(ANSWER_LIMIT, settled).await {
+        Err(_) => return DrainEnd::Silent,
         Ok(Ok(status)) if status.bound => {}
-        Ok(_) => return Drained::Gone,
+        Ok(_) => return DrainEnd::Gone,
     }
     nothing_in_flight(client).await
 }
@@ -90,13 +90,13 @@ pub(crate) async fn finish_in_flight(client: &Client, ports: &[u16], limit: Dura
     // A task of its own: a drain that was begun must be cancelled, whoever waits for it.
     let counted = tokio::spawn(async move {
         // The registry counts what is in flight only for who is drained.
-        if let Ok(Ok(())) = timeout(SILENCE, client.drain_start(Duration::ZERO)).await
+        if let Ok(Ok(())) = timeout(ANSWER_LIMIT, client.drain_start(Duration::ZERO)).await
             && timeout(limit, nothing_in_flight(&client)).await.is_err()
         {
             warn!("{}: requests are still in flight after {limit:?}; going on", status.registry);
         }
         while let Err(CallError::NoSession | CallError::TooMany) = client.drain_cancel().await {
-            sleep(SILENCE).await;
+            sleep(ANSWER_LIMIT).await;
         }
     });
     // It neither panics nor is it cancelled.
@@ -104,14 +104,14 @@ pub(crate) async fn finish_in_flight(client: &Client, ports: &[u16], limit: Dura
 }
 
 /// Asks until nothing is in flight.
-async fn nothing_in_flight(client: &Client) -> Drained {
+async fn nothing_in_flight(client: &Client) -> DrainEnd {
     loop {
-        match timeout(SILENCE, client.drain_status()).await {
-            Err(_) => return Drained::Silent,
-            Ok(Err(_)) => return Drained::Gone,
+        match timeout(ANSWER_LIMIT, client.drain_status()).await {
+            Err(_) => return DrainEnd::Silent,
+            Ok(Err(_)) => return DrainEnd::Gone,
             Ok(Ok(drain)) if drain.in_flight.is_some_and(|count| count > 0) => {}
             Ok(Ok(drain)) if drain.in_flight.is_none() && drain.remaining_seconds > 0.0 => {}
-            Ok(Ok(_)) => return Drained::Over,
+            Ok(Ok(_)) => return DrainEnd::Over,
         }
         sleep(POLL).await;
     }

@@ -9,7 +9,7 @@ use tracing::info;
 /// Where the kernel lists the connections of this network namespace.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 /// The state of a connection that is established.
 const ESTABLISHED: &str = "01";
 
@@ -18,26 +18,26 @@ const ESTABLISHED: &str = "01";
 ///
 /// Cancel-safe.
 pub(super) async fn no_connections(ports: &[u16], limit: Duration) {
-    if !limit.is_zero() && timeout(limit, none(ports)).await.is_err() {
+    if !limit.is_zero() && timeout(limit, until_none(ports)).await.is_err() {
         info!("connections to the application are still open after {limit:?}; going on");
     }
 }
 
-async fn none(ports: &[u16]) {
-    let mut told = false;
+async fn until_none(ports: &[u16]) {
+    let mut logged = false;
     loop {
-        match open(ports) {
+        match count_open(ports) {
             Some(0) => return,
-            Some(count) if !told => info!("waiting for {count} connections to the application to end"),
+            Some(count) if !logged => info!("waiting for {count} connections to the application to end"),
             _ => {}
         }
-        told = true;
-        sleep(LOOK).await;
+        logged = true;
+        sleep(POLL).await;
     }
 }
 
 /// How many connections there are; `None` where that cannot be read.
-fn open(ports: &[u16]) -> Option<usize> {
+fn count_open(ports: &[u16]) -> Option<usize> {
     let tables = TABLES.iter().filter_map(|table| std::fs::read_to_string(table).ok());
     tables.map(|table| established(&table, ports)).reduce(|one, other| one + other)
 }
@@ -80,9 +80,9 @@ mod tests {
         let client = tokio::net::TcpStream::connect(address).await.unwrap();
         let accepted = listener.accept().await.unwrap();
         let ports = [address.port()];
-        assert!(timeout(Duration::from_millis(120), none(&ports)).await.is_err());
+        assert!(timeout(Duration::from_millis(120), until_none(&ports)).await.is_err());
         no_connections(&ports, Duration::from_millis(1)).await;
         drop((client, accepted));
-        timeout(Duration::from_secs(20), none(&ports)).await.unwrap();
+        timeout(Duration::from_secs(20), until_none(&ports)).await.unwrap();
     }
 }

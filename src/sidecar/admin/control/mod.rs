@@ -67,14 +67,14 @@ pub(crate) async fn serve(configured: Option<PathBuf>, state: DaemonState, maint
 }
 
 /// Our own user and root, and nobody from outside of our PID namespace, whom the kernel shows as process 0.
-fn may_ask(uid: u32, pid: Option<i32>) -> bool {
+fn is_authorized(uid: u32, pid: Option<i32>) -> bool {
     let own = rustix::process::getuid().as_raw();
     (uid == own || uid == 0) && pid != Some(0)
 }
 
 async fn handle(mut stream: UnixStream, state: &DaemonState, maintenance: &Maintenance) -> io::Result<()> {
     let peer = stream.peer_cred()?;
-    if !may_ask(peer.uid(), peer.pid()) {
+    if !is_authorized(peer.uid(), peer.pid()) {
         info!("control socket: user {} may not ask", peer.uid());
         return send(&mut stream, &refusal("this user may not talk to the daemon")).await;
     }

@@ -34,7 +34,7 @@ pub(super) enum Request {
         reason: Option<String>,
         /// A duration, after which it ends by itself.
         #[serde(default, rename = "for")]
-        lasts: Option<String>,
+        duration: Option<String>,
     },
     MaintenanceExit {
         #[serde(default)]
@@ -70,8 +70,8 @@ impl Request {
                 let reason = state.conditions().reason();
                 Ok(json!({"wanted": visibility_name(state.visibility()), "reason": reason}))
             }
-            Request::MaintenanceEnter { target, reason, lasts } => {
-                enter(state, maintenance, target, reason, lasts.as_deref()).await
+            Request::MaintenanceEnter { target, reason, duration } => {
+                enter(state, maintenance, target, reason, duration.as_deref()).await
             }
             Request::MaintenanceExit { target } => exit(state, maintenance, target).await,
             Request::MaintenanceStatus => Ok(maintenance_status(state, maintenance)),
@@ -90,17 +90,17 @@ async fn enter(
     maintenance: &Maintenance,
     target: Option<String>,
     reason: Option<String>,
-    lasts: Option<&str>,
+    duration: Option<&str>,
 ) -> Result<Value, String> {
     let since = SystemTime::now();
-    let until = match lasts {
+    let until = match duration {
         None => None,
         Some(text) => {
-            let lasts = text.parse().and_then(GoDuration::non_zero).map_err(|error| error.to_string())?;
-            Some(since.checked_add(lasts.get()).ok_or("that is too long")?)
+            let duration = text.parse().and_then(GoDuration::non_zero).map_err(|error| error.to_string())?;
+            Some(since.checked_add(duration.get()).ok_or("that is too long")?)
         }
     };
-    let window = Window { target: target_of(state, target)?, reason: reason.map(for_people), since, until };
+    let window = Window { target: parse_target(state, target)?, reason: reason.map(one_line), since, until };
     let saved = maintenance.enter(window).await;
     Ok(with_warning(maintenance_status(state, maintenance), saved))
 }
@@ -116,7 +116,7 @@ async fn exit(
     let entered = target.as_deref().and_then(|text| candidates(text).find(open));
     let target = match entered {
         Some(target) => target,
-        None => target_of(state, target)?,
+        None => parse_target(state, target)?,
     };
     let saved = maintenance.exit(target).await;
     Ok(with_warning(maintenance_status(state, maintenance), saved))
@@ -132,20 +132,20 @@ fn with_warning(mut answer: Value, saved: Result<(), String>) -> Value {
 }
 
 /// One line of bounded length.
-fn for_people(text: String) -> String {
+fn one_line(text: String) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
 }
 
-fn target_of(state: &DaemonState, target: Option<String>) -> Result<MaintenanceTarget, String> {
+fn parse_target(state: &DaemonState, target: Option<String>) -> Result<MaintenanceTarget, String> {
     let Some(text) = target.filter(|target| target != "ALL") else { return Ok(MaintenanceTarget::All) };
     let clients = state.clients();
     // They all have the same routes.
     let client = clients.first().ok_or("nothing is registered yet")?;
-    fitting(client, &text)
+    matching_target(client, &text)
 }
 
 /// A route's name, a path or a domain, of which the client has at least one.
-fn fitting(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
+fn matching_target(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
     let routes = client.routes();
     let found = candidates(text).find(|target| routes.iter().any(|(key, route)| target.fits(key, route)));
     let known = || routes.iter().map(|(key, route)| format!("{key} ({} {})", route.domains, route.path));
@@ -195,7 +195,7 @@ fn set_progress(state: &DaemonState, percent: Option<u8>, message: Option<String
     if percent.is_some_and(|percent| percent > 100) {
         return Err("the progress is a number from 0 to 100".to_owned());
     }
-    let message = message.map(for_people).or(state.progress().message);
+    let message = message.map(one_line).or(state.progress().message);
     state.set_progress(Progress { percent, message });
     Ok(())
 }

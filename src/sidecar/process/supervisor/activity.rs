@@ -2,7 +2,7 @@
 
 use crate::sidecar::process::reaper::Exit;
 
-use super::{State, Supervisor, Work};
+use super::{State, StepList, Supervisor};
 
 /// What goes on, and whether it is as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub(crate) struct Activity {
     /// Where the command stands.
     pub(crate) phase: Phase,
     /// The step that runs, by its index.
-    pub(crate) step: Option<(Work, usize)>,
+    pub(crate) step: Option<(StepList, usize)>,
     /// An update goes on.
     pub(crate) updating: bool,
     /// It is healthy, although the application may not be ready: a step, an update or a schedule that is as it
@@ -33,7 +33,7 @@ pub(crate) enum Phase {
     /// It runs.
     Running,
     /// It has been asked to end for an update, or is about to be.
-    Halting,
+    StoppingForUpdate,
     /// Between two runs.
     Pausing,
     /// It is asked to end for good, or has ended.
@@ -63,7 +63,7 @@ impl Supervisor {
             State::Step { .. } | State::EndingStep { .. } => Phase::Steps,
             State::Starting | State::Running { ready: false, .. } => Phase::Starting,
             State::Running { .. } => Phase::Running,
-            State::Covering { .. } | State::Halting { .. } => Phase::Halting,
+            State::EnteringMaintenance { .. } | State::StoppingForUpdate { .. } => Phase::StoppingForUpdate,
             State::Pausing { .. } => Phase::Pausing,
             State::Draining { .. }
             | State::Leaving { .. }
@@ -76,9 +76,9 @@ impl Supervisor {
     fn healthy(&self) -> Option<bool> {
         match self.state {
             State::Step { .. } | State::EndingStep { .. } => Some(true),
-            State::Covering { .. } | State::Halting { .. } => Some(true),
+            State::EnteringMaintenance { .. } | State::StoppingForUpdate { .. } => Some(true),
             // The last of an update: it has as long as PORT_WAIT_TIMEOUT.
-            State::Starting | State::Running { patience: Some(_), .. } if self.updating.is_some() => {
+            State::Starting | State::Running { ready_limit: Some(_), .. } if self.updating.is_some() => {
                 Some(true)
             }
             // A run may take its time; one that failed is what somebody should look at.

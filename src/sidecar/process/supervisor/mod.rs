@@ -5,7 +5,7 @@
 //! Waiting -> Step -> Starting -> Running --stop--> Draining -> Leaving -> Stopping -> Done
 //!             ^         ^         |   | it ends by itself
 //!             |         +- Pausing <-- Withdrawing --> Done
-//!             +- Halting <- Covering <+ an update is there
+//!             +- StoppingForUpdate <- EnteringMaintenance <+ an update is there
 //! ```
 //!
 //! It decides and does nothing else: each input returns the effects to carry out, in their order. What is to
@@ -27,7 +27,7 @@ pub(crate) use policy::{Policy, UpdatePolicy};
 use crate::client::Wanted;
 
 use crate::sidecar::process::reaper::Exit;
-use update::{Check, Updating};
+use update::{UpdateCheck, Updating};
 
 /// How long the registries may take to let us go. They are given 500 ms each (SEMANTICS section 8); this is
 /// for the time around it.
@@ -41,7 +41,7 @@ const UNAVAILABLE: u8 = 69;
 
 /// What a step belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Work {
+pub(crate) enum StepList {
     /// PRE_START
     PreStart,
     /// UPDATE_COMMAND
@@ -82,7 +82,7 @@ pub(crate) enum Effect {
     /// Wait for the dependencies and report [`Input::DependenciesReady`].
     AwaitDependencies,
     /// Run the step with this index and report [`Input::StepEnded`].
-    RunStep(Work, usize),
+    RunStep(StepList, usize),
     /// Ask the step to end.
     EndStep,
     /// SIGKILL to the step and its group.
@@ -103,7 +103,7 @@ pub(crate) enum Effect {
     /// SIGKILL to the command and its group.
     KillCommand,
     /// Tell people.
-    Say(Notice),
+    Log(Notice),
     /// End with this code. The last effect there is.
     Exit(u8),
 }
@@ -117,12 +117,12 @@ enum State {
         until: Instant,
     },
     Step {
-        work: Work,
+        work: StepList,
         index: usize,
         until: Option<Instant>,
     },
     EndingStep {
-        work: Work,
+        work: StepList,
         index: usize,
         timed_out: bool,
         kill_at: Option<Instant>,
@@ -132,14 +132,14 @@ enum State {
         since: Instant,
         ready: bool,
         /// An update is over when it is ready; until then it has this long.
-        patience: Option<Instant>,
+        ready_limit: Option<Instant>,
     },
     /// There is an update: nobody is to see the command when it stops.
-    Covering {
+    EnteringMaintenance {
         until: Instant,
     },
     /// The command has been asked to end for an update.
-    Halting {
+    StoppingForUpdate {
         kill_at: Option<Instant>,
     },
     Draining {
@@ -149,7 +149,7 @@ enum State {
     Leaving {
         until: Instant,
         /// It has been asked to end already.
-        told: bool,
+        asked: bool,
     },
     Stopping {
         kill_at: Option<Instant>,
@@ -190,7 +190,7 @@ pub(crate) struct Supervisor {
     /// When the present run of a schedule was due.
     slot: Option<Instant>,
     /// UPDATE_CHECK, and the update that goes on.
-    check: Check,
+    check: UpdateCheck,
     updating: Option<Updating>,
     /// Updates in a row that failed.
     failed_updates: u32,
@@ -208,7 +208,7 @@ impl Supervisor {
             crashes: 0,
             last: None,
             slot: None,
-            check: Check::Never,
+            check: UpdateCheck::Never,
             updating: None,
             failed_updates: 0,
         }
@@ -218,16 +218,16 @@ impl Supervisor {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { until }
-            | State::Covering { until }
+            | State::EnteringMaintenance { until }
             | State::Draining { until }
             | State::Leaving { until, .. }
             | State::Withdrawing { until, .. }
             | State::Pausing { until } => Some(until),
             State::Step { until, .. } => until,
-            State::EndingStep { kill_at, .. } | State::Halting { kill_at } | State::Stopping { kill_at } => {
-                kill_at
-            }
-            State::Running { patience, .. } => patience.into_iter().chain(self.check.deadline()).min(),
+            State::EndingStep { kill_at, .. }
+            | State::StoppingForUpdate { kill_at }
+            | State::Stopping { kill_at } => kill_at,
+            State::Running { ready_limit, .. } => ready_limit.into_iter().chain(self.check.deadline()).min(),
             State::New | State::Starting | State::Done => None,
         }
     }
@@ -237,7 +237,9 @@ impl Supervisor {
         let mut out = Vec::new();
         match (self.state, input) {
             (State::New, Input::Begin) => self.begin(now, &mut out),
-            (State::Waiting { .. }, Input::DependenciesReady) => self.step(Work::PreStart, 0, now, &mut out),
+            (State::Waiting { .. }, Input::DependenciesReady) => {
+                self.step(StepList::PreStart, 0, now, &mut out)
+            }
             (State::Step { work, index, .. }, Input::StepEnded(exit)) => {
                 self.step_ended(work, index, exit, now, &mut out);
             }
@@ -250,10 +252,12 @@ impl Supervisor {
             (State::Running { since, ready: false, .. }, Input::Ready) => self.ready(since, &mut out),
             (State::Running { .. }, Input::CheckEnded(exit)) => self.checked(exit, now, &mut out),
             (_, Input::Exited(exit)) => self.exited(exit, now, &mut out),
-            (State::Covering { .. }, Input::Settled(Wanted::Maintenance)) => self.halt(now, &mut out),
+            (State::EnteringMaintenance { .. }, Input::Settled(Wanted::Maintenance)) => {
+                self.stop_for_update(now, &mut out)
+            }
             (State::Draining { .. }, Input::Settled(Wanted::Draining)) => self.leave(false, now, &mut out),
-            (State::Leaving { told, .. }, Input::Settled(Wanted::Absent)) => {
-                self.stop_command(told, &mut out);
+            (State::Leaving { asked, .. }, Input::Settled(Wanted::Absent)) => {
+                self.stop_command(asked, &mut out);
             }
             (State::Withdrawing { then, .. }, Input::Settled(Wanted::Absent)) => {
                 self.withdrawn(then, now, &mut out);
@@ -273,13 +277,13 @@ impl Supervisor {
                 self.state = State::Waiting { until: now + limit };
                 out.push(Effect::AwaitDependencies);
             }
-            None => self.step(Work::PreStart, 0, now, out),
+            None => self.step(StepList::PreStart, 0, now, out),
         }
     }
 
     /// The step `index`, or the command when all are done. Who has a maintenance page shows it meanwhile.
-    fn step(&mut self, work: Work, index: usize, now: Instant, out: &mut Vec<Effect>) {
-        let (count, limit) = self.policy.steps_of(work);
+    fn step(&mut self, work: StepList, index: usize, now: Instant, out: &mut Vec<Effect>) {
+        let (count, limit) = self.policy.steps_in(work);
         if index >= count {
             return self.start(now, out);
         }
@@ -290,15 +294,15 @@ impl Supervisor {
         out.push(Effect::RunStep(work, index));
     }
 
-    fn step_ended(&mut self, work: Work, index: usize, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
+    fn step_ended(&mut self, work: StepList, index: usize, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
         if exit.is_success() {
             return self.step(work, index + 1, now, out);
         }
-        if work == Work::Update {
+        if work == StepList::Update {
             return self.update_failed(index, exit, now, out);
         }
         let fatal = self.policy.steps_fatal;
-        out.push(Effect::Say(Notice::StepFailed { index, exit, fatal }));
+        out.push(Effect::Log(Notice::StepFailed { index, exit, fatal }));
         if fatal { self.finish(exit.code(), now, out) } else { self.step(work, index + 1, now, out) }
     }
 
@@ -309,8 +313,8 @@ impl Supervisor {
     }
 
     fn spawned(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let patience = self.updating.map(|_| now + self.policy.patience);
-        self.state = State::Running { since: now, ready: false, patience };
+        let ready_limit = self.updating.map(|_| now + self.policy.ready_limit);
+        self.state = State::Running { since: now, ready: false, ready_limit };
         if self.stops == 0 {
             self.schedule_check(now);
             return out.push(Effect::AwaitReady);
@@ -322,7 +326,7 @@ impl Supervisor {
     }
 
     fn ready(&mut self, since: Instant, out: &mut Vec<Effect>) {
-        self.state = State::Running { since, ready: true, patience: None };
+        self.state = State::Running { since, ready: true, ready_limit: None };
         self.update_over(out);
         self.publish(Wanted::Live, out);
     }
@@ -332,12 +336,14 @@ impl Supervisor {
             State::Running { since, .. } => {
                 let ran = now.saturating_duration_since(since);
                 self.crashes = if ran >= Policy::HEALTHY { 0 } else { self.crashes };
-                out.push(Effect::Say(Notice::Ended { exit, ran }));
+                out.push(Effect::Log(Notice::Ended { exit, ran }));
                 self.end_check(now, out);
                 self.update_lost(exit, out);
             }
             // Whether it was asked to or not: it is out of the way.
-            State::Covering { .. } | State::Halting { .. } => return self.step(Work::Update, 0, now, out),
+            State::EnteringMaintenance { .. } | State::StoppingForUpdate { .. } => {
+                return self.step(StepList::Update, 0, now, out);
+            }
             State::Draining { .. } | State::Leaving { .. } | State::Stopping { .. } => {}
             _ => return,
         }
@@ -370,7 +376,7 @@ impl Supervisor {
         if let (Some(every), Some(slot)) = (self.policy.every, self.slot) {
             let next = policy::next_slot(slot, every, now);
             if next > slot + every {
-                out.push(Effect::Say(Notice::Overran { took: now.saturating_duration_since(slot), every }));
+                out.push(Effect::Log(Notice::Overran { took: now.saturating_duration_since(slot), every }));
             }
             self.slot = Some(next);
             self.state = State::Pausing { until: next };
@@ -381,7 +387,7 @@ impl Supervisor {
         }
         let pause = self.policy.pause(self.crashes);
         self.crashes = self.crashes.saturating_add(1);
-        out.push(Effect::Say(Notice::Restarting { pause }));
+        out.push(Effect::Log(Notice::Restarting { pause }));
         self.state = State::Pausing { until: now + pause };
     }
 
@@ -407,10 +413,10 @@ impl Supervisor {
                 self.state = State::Draining { until: now + self.policy.drain_limit() };
                 self.publish(Wanted::Draining, out);
             }
-            (1, State::Running { .. } | State::Covering { .. }) | (2, State::Draining { .. }) => {
+            (1, State::Running { .. } | State::EnteringMaintenance { .. }) | (2, State::Draining { .. }) => {
                 self.leave(false, now, out);
             }
-            (1, State::Halting { .. }) => self.leave(true, now, out),
+            (1, State::StoppingForUpdate { .. }) => self.leave(true, now, out),
             (3.., State::Draining { .. } | State::Leaving { .. } | State::Stopping { .. }) => self.kill(out),
             (3.., State::EndingStep { .. }) => out.push(Effect::KillStep),
             (2.., State::Withdrawing { then, .. }) => self.withdrawn(then, now, out),
@@ -418,19 +424,19 @@ impl Supervisor {
         }
     }
 
-    /// Takes the routes out, and then asks the command to end unless it was `told` to.
-    fn leave(&mut self, told: bool, now: Instant, out: &mut Vec<Effect>) {
+    /// Takes the routes out, and then asks the command to end unless it was `asked` to.
+    fn leave(&mut self, asked: bool, now: Instant, out: &mut Vec<Effect>) {
         if self.wanted == Wanted::Absent {
-            return self.stop_command(told, out);
+            return self.stop_command(asked, out);
         }
-        self.state = State::Leaving { until: now + LEAVE_LIMIT, told };
+        self.state = State::Leaving { until: now + LEAVE_LIMIT, asked };
         self.publish(Wanted::Absent, out);
     }
 
-    fn stop_command(&mut self, told: bool, out: &mut Vec<Effect>) {
+    fn stop_command(&mut self, asked: bool, out: &mut Vec<Effect>) {
         let kill_at = self.asked_at.zip(self.policy.kill_after()).map(|(asked_at, after)| asked_at + after);
         self.state = State::Stopping { kill_at };
-        if !told {
+        if !asked {
             out.push(Effect::StopCommand);
         }
     }
@@ -438,20 +444,20 @@ impl Supervisor {
     fn kill(&mut self, out: &mut Vec<Effect>) {
         self.publish(Wanted::Absent, out);
         self.state = State::Stopping { kill_at: None };
-        out.push(Effect::Say(Notice::Killing));
+        out.push(Effect::Log(Notice::Killing));
         out.push(Effect::KillCommand);
     }
 
     fn elapsed(&mut self, now: Instant, out: &mut Vec<Effect>) {
         match self.state {
             State::Waiting { .. } => {
-                out.push(Effect::Say(Notice::DependenciesMissing));
+                out.push(Effect::Log(Notice::DependenciesMissing));
                 self.finish(UNAVAILABLE, now, out);
             }
             State::Step { work, index, .. } => {
                 let kill_at = Some(now + STEP_KILL_DELAY);
                 self.state = State::EndingStep { work, index, timed_out: true, kill_at };
-                out.push(Effect::Say(Notice::StepOverdue { work, index }));
+                out.push(Effect::Log(Notice::StepOverdue { work, index }));
                 out.push(Effect::EndStep);
             }
             State::EndingStep { work, index, timed_out, .. } => {
@@ -459,17 +465,17 @@ impl Supervisor {
                 out.push(Effect::KillStep);
             }
             State::Running { .. } => self.running_elapsed(now, out),
-            State::Covering { .. } => {
-                out.push(Effect::Say(Notice::NotCovered));
-                self.halt(now, out);
+            State::EnteringMaintenance { .. } => {
+                out.push(Effect::Log(Notice::MaintenanceUnconfirmed));
+                self.stop_for_update(now, out);
             }
-            State::Halting { .. } => {
-                self.state = State::Halting { kill_at: None };
-                out.push(Effect::Say(Notice::Killing));
+            State::StoppingForUpdate { .. } => {
+                self.state = State::StoppingForUpdate { kill_at: None };
+                out.push(Effect::Log(Notice::Killing));
                 out.push(Effect::KillCommand);
             }
             State::Draining { .. } => self.leave(false, now, out),
-            State::Leaving { told, .. } => self.stop_command(told, out),
+            State::Leaving { asked, .. } => self.stop_command(asked, out),
             State::Stopping { .. } => self.kill(out),
             State::Withdrawing { then, .. } => self.withdrawn(then, now, out),
             State::Pausing { .. } => {

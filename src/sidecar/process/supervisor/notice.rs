@@ -1,11 +1,11 @@
-//! What people are told about the command.
+//! What people are asked about the command.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::sidecar::process::reaper::Exit;
 
-use super::Work;
+use super::StepList;
 
 /// One line for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) enum Notice {
     /// A step takes longer than PRE_START_TIMEOUT and is asked to end.
     StepOverdue {
         /// Of what.
-        work: Work,
+        work: StepList,
         /// Which.
         index: usize,
     },
@@ -57,7 +57,7 @@ pub(crate) enum Notice {
     /// There is an update.
     Updating,
     /// The proxy has not confirmed in time that people get the page.
-    NotCovered,
+    MaintenanceUnconfirmed,
     /// A line of UPDATE_COMMAND has failed.
     UpdateFailed {
         /// Which.
@@ -75,9 +75,9 @@ pub(crate) enum Notice {
         exit: Exit,
     },
     /// After an update the command does not answer within PORT_WAIT_TIMEOUT.
-    NotReady,
+    NotReadyAfterUpdate,
     /// After an update the command has ended before it answered.
-    NotBack {
+    ExitedAfterUpdate {
         /// How.
         exit: Exit,
     },
@@ -87,7 +87,7 @@ pub(crate) enum Notice {
 
 impl Notice {
     /// Whether somebody should look at it.
-    pub(crate) fn is_trouble(&self) -> bool {
+    pub(crate) fn is_warning(&self) -> bool {
         !matches!(
             self,
             Notice::Ended { exit: Exit::Code(0), .. }
@@ -99,8 +99,16 @@ impl Notice {
 
     /// Whether it says how an update goes.
     pub(crate) fn is_about_update(&self) -> bool {
-        use Notice::{NotBack, NotReady, Restored, UpdateFailed, Updated, Updating};
-        matches!(self, Updating | UpdateFailed { .. } | Updated | Restored { .. } | NotReady | NotBack { .. })
+        use Notice::{ExitedAfterUpdate, NotReadyAfterUpdate, Restored, UpdateFailed, Updated, Updating};
+        matches!(
+            self,
+            Updating
+                | UpdateFailed { .. }
+                | Updated
+                | Restored { .. }
+                | NotReadyAfterUpdate
+                | ExitedAfterUpdate { .. }
+        )
     }
 }
 
@@ -116,8 +124,8 @@ impl fmt::Display for Notice {
             }
             Notice::StepOverdue { work, index } => {
                 let (of, limit) = match work {
-                    Work::PreStart => ("PRE_START", "PRE_START_TIMEOUT"),
-                    Work::Update => ("UPDATE_COMMAND", "UPDATE_TIMEOUT"),
+                    StepList::PreStart => ("PRE_START", "PRE_START_TIMEOUT"),
+                    StepList::Update => ("UPDATE_COMMAND", "UPDATE_TIMEOUT"),
                 };
                 write!(f, "step {} of {of} takes longer than {limit}: ending it", index + 1)
             }
@@ -133,7 +141,7 @@ impl fmt::Display for Notice {
             }
             Notice::CheckOverdue => f.write_str("UPDATE_CHECK takes longer than UPDATE_TIMEOUT: killed"),
             Notice::Updating => f.write_str("UPDATE_CHECK says that there is an update"),
-            Notice::NotCovered => {
+            Notice::MaintenanceUnconfirmed => {
                 f.write_str("the proxy has not confirmed the maintenance: updating without that")
             }
             Notice::UpdateFailed { index, exit } => write!(
@@ -147,10 +155,12 @@ impl fmt::Display for Notice {
                 "the update failed at step {} of UPDATE_COMMAND, which {exit}; what was there before runs again",
                 index + 1
             ),
-            Notice::NotReady => {
+            Notice::NotReadyAfterUpdate => {
                 f.write_str("the command does not answer after the update, for longer than PORT_WAIT_TIMEOUT")
             }
-            Notice::NotBack { exit } => write!(f, "after the update the command {exit} before it answered"),
+            Notice::ExitedAfterUpdate { exit } => {
+                write!(f, "after the update the command {exit} before it answered")
+            }
             Notice::Killing => f.write_str("killing what is left of the command"),
         }
     }

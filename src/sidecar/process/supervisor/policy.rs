@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use crate::sidecar::config::Restart;
 use crate::sidecar::process::reaper::Exit;
 
-use super::Work;
+use super::StepList;
 
 /// No pause between restarts is longer, unless RESTART_DELAY itself is.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// No pause between two checks for updates is longer, unless UPDATE_CHECK_INTERVAL itself is.
 const LONGEST_UPDATE_PAUSE: Duration = Duration::from_secs(24 * 3_600);
 /// How long a command without STOP_GRACE_PERIOD may take to end for an update; systemd's default.
-const HALT_LIMIT: Duration = Duration::from_secs(90);
+const STOP_LIMIT: Duration = Duration::from_secs(90);
 /// SIGKILL comes this long before the end of the grace period, or at half of a short one, so that we end by
 /// ourselves.
 const SPARE: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub(crate) struct Policy {
     /// Updates in place; `None`: there are none.
     pub(crate) update: Option<UpdatePolicy>,
     /// How long the command may take to be ready after an update until that counts as trouble.
-    pub(crate) patience: Duration,
+    pub(crate) ready_limit: Duration,
     /// RESTART.
     pub(crate) restart: Restart,
     /// RESTART_DELAY: the first pause before a restart.
@@ -42,7 +42,7 @@ pub(crate) struct Policy {
     pub(crate) every: Option<Duration>,
     /// How long requests in flight may take at a stop.
     pub(crate) drain: Duration,
-    /// STOP_GRACE_PERIOD: when whoever stops us loses patience; `None`: never known, so nothing is killed.
+    /// STOP_GRACE_PERIOD: when whoever stops us loses ready_limit; `None`: never known, so nothing is killed.
     pub(crate) grace: Option<Duration>,
 }
 
@@ -86,17 +86,19 @@ impl Policy {
     }
 
     /// How many steps there are, and how long each may take.
-    pub(super) fn steps_of(&self, work: Work) -> (usize, Option<Duration>) {
+    pub(super) fn steps_in(&self, work: StepList) -> (usize, Option<Duration>) {
         match work {
-            Work::PreStart => (self.steps, self.step_timeout),
-            Work::Update => self.update.as_ref().map_or((0, None), |update| (update.steps, update.timeout)),
+            StepList::PreStart => (self.steps, self.step_timeout),
+            StepList::Update => {
+                self.update.as_ref().map_or((0, None), |update| (update.steps, update.timeout))
+            }
         }
     }
 
     /// How long the command may take to end for an update. Nobody else would kill it there, as an engine does
     /// at a stop.
-    pub(super) fn halt_limit(&self) -> Duration {
-        self.kill_after().unwrap_or(HALT_LIMIT)
+    pub(super) fn stop_limit(&self) -> Duration {
+        self.kill_after().unwrap_or(STOP_LIMIT)
     }
 
     /// How long after the first request to stop SIGKILL comes, if ever.
@@ -131,7 +133,7 @@ mod tests {
             step_timeout: None,
             page: false,
             update: None,
-            patience: Duration::from_secs(30),
+            ready_limit: Duration::from_secs(30),
             restart: Restart::Always,
             delay: Duration::from_secs(5),
             every: None,

@@ -17,7 +17,7 @@ use crate::sidecar::registries::{finish_in_flight, keep_registered};
 use crate::sidecar::state::{DaemonState, Work};
 
 /// Carries out what is wanted.
-pub(super) struct Visibility {
+pub(super) struct Publisher {
     config: Arc<Config>,
     state: DaemonState,
     maintenance: Maintenance,
@@ -38,19 +38,19 @@ struct Registration {
 /// Completes when what is wanted is so, as far as it can be.
 pub(super) type Settled = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl Visibility {
+impl Publisher {
     pub(super) fn new(
         config: Arc<Config>,
         state: DaemonState,
         maintenance: Maintenance,
         shell: Shell,
     ) -> Self {
-        Visibility { config, state, maintenance, shell, registration: None, watched: JoinSet::new() }
+        Publisher { config, state, maintenance, shell, registration: None, watched: JoinSet::new() }
     }
 
     /// Shows this from now on; of maintenance, because of `work`. There is nothing to wait for where nobody sees
     /// anything of us.
-    pub(super) fn show(&mut self, wanted: Wanted, work: Work) -> Settled {
+    pub(super) fn publish(&mut self, wanted: Wanted, work: Work) -> Settled {
         self.watched = JoinSet::new();
         match wanted {
             Wanted::Live => {
@@ -108,7 +108,7 @@ impl Visibility {
         if wanted == Wanted::Draining {
             leave.request();
         } else {
-            leave.hurry();
+            leave.force();
             self.registration = None;
         }
         Box::pin(async move { while task.changed().await.is_ok() {} })
