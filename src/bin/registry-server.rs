@@ -1,4 +1,4 @@
-//! `registry-server`: arguments to one call each, results to exit codes.
+//! `registry-server`: turns the arguments into one call, and its result into an exit code.
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -100,7 +100,7 @@ fn run(call: Call) -> anyhow::Result<u8> {
     }
 }
 
-/// Asks the server that runs with the same environment.
+/// Asks the running server, which has the same environment.
 fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
     let admin = config.admin.context("ADMIN_LISTEN is off, so nothing can be asked")?;
     Ok(admin::ask(admin.address, path)?)
@@ -126,7 +126,7 @@ fn no_state_file() -> u8 {
 
 fn serve(config: &Config) -> anyhow::Result<u8> {
     telemetry::init(config.log_level, config.log_format).map_err(anyhow::Error::from_boxed)?;
-    // The registry and the probes need little; the proxy's workers have threads of their own.
+    // One thread is enough for the registry and the probes; the proxy's workers have threads of their own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let code = runtime.block_on(async {

@@ -1,7 +1,6 @@
-//! Following the application's address: interfaces come and go, and BACKEND_HOST leads to the next container
-//! (the routes follow by the client's rules: new in, applied, then the old one out).
+//! Follows the application's address: interfaces come and go, and BACKEND_HOST may lead to another container.
 //!
-//! [`AddressWatch`] decides what a new look at the addresses means; [`follow`] checks.
+//! [`AddressWatch`] decides what a new lookup means; [`follow`] looks the address up.
 
 use std::mem::discriminant;
 use std::net::IpAddr;
@@ -16,27 +15,27 @@ use super::choice::Choice;
 use super::interfaces::{Interface, interfaces};
 use super::lookup::Lookup;
 
-/// Between two checks at the interfaces.
+/// The pause between two checks of the interfaces.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// BACKEND_HOST is resolved at every so many checks.
+/// How many checks of the interfaces pass between two resolutions of BACKEND_HOST.
 const CHECKS_PER_RESOLUTION: u32 = 3;
 
-/// What follows from a look.
+/// What follows from a lookup.
 #[derive(Debug, PartialEq)]
 enum Change {
-    /// Everything is as it was, or not certain enough to do anything about it.
+    /// The advertised address stays: it is the same, or the new one is not certain enough.
     Keep,
-    /// The routes lead from the first address to the choice's.
+    /// The routes move from this address to the choice's.
     Move(IpAddr, Choice),
-    /// There is no address any more, and that is news.
+    /// There is no address any more, for a reason that was not reported yet.
     Lost(String),
 }
 
-/// Which address is advertised, and what speaks against it.
+/// Which address is advertised, and what has been seen since.
 #[derive(Debug)]
 struct AddressWatch {
     current: Choice,
-    /// Another address, for another reason than the present one: it must be seen twice.
+    /// Another address, chosen for another reason than the current one. It must be seen twice before it replaces it.
     candidate: Option<Choice>,
     reported: Option<String>,
 }
@@ -46,10 +45,10 @@ impl AddressWatch {
         AddressWatch { current, candidate: None, reported: None }
     }
 
-    /// What a look has found.
+    /// Takes the result of a lookup.
     ///
-    /// A guess never replaces what was known: while a network is being disconnected and connected again, the
-    /// first other address is somebody else's idea of us.
+    /// A guess never replaces an address that was known: while a network is disconnected and connected again, the
+    /// first other address belongs to some other network.
     fn on_lookup(&mut self, found: Result<Choice, String>) -> Change {
         let found = match found {
             Ok(found) => found,
@@ -76,9 +75,9 @@ impl AddressWatch {
     }
 }
 
-/// Looks for as long as it lives, and calls `moved` with the old and the new address. Says what stands in the
-/// way, once; that a network namespace was left behind (only `lo` is there) as an error, because nothing that
-/// this process could do helps.
+/// Follows the address for as long as it runs, and calls `moved` with the old and the new one. It logs each obstacle
+/// once. A network namespace with nothing but `lo` is logged as an error, because only a restart of this container
+/// helps there.
 pub(crate) async fn follow(lookup: Lookup<'_>, current: Choice, mut moved: impl FnMut(IpAddr, IpAddr)) {
     let by_name = matches!(lookup.config.backend_host, Some(Host::Name(_)));
     let mut watch = AddressWatch::new(current);
@@ -89,7 +88,7 @@ pub(crate) async fn follow(lookup: Lookup<'_>, current: Choice, mut moved: impl 
         checks = checks.wrapping_add(1);
         let now = interfaces().ok();
         let due = by_name && checks.is_multiple_of(CHECKS_PER_RESOLUTION);
-        // An address that was there is reported from one that is there again only by looking at it.
+        // Look the address up only when the interfaces changed, a resolution is due, or an earlier result is open.
         if now == seen && !due && watch.candidate.is_none() && watch.reported.is_none() {
             continue;
         }
@@ -108,7 +107,7 @@ pub(crate) async fn follow(lookup: Lookup<'_>, current: Choice, mut moved: impl 
     }
 }
 
-/// Only loopback is left: the container whose network this one shares is gone.
+/// Whether only loopback is left: the container whose network this one shares is gone.
 fn only_loopback(interfaces: Option<&[Interface]>) -> bool {
     interfaces.is_some_and(|interfaces| interfaces.iter().all(|interface| interface.ip.is_loopback()))
 }

@@ -1,4 +1,4 @@
-//! The wrapped command: what runs, as whom, after what, how often, and how it is stopped.
+//! The wrapped command: what runs, as which user, after which steps, how often, and how it is stopped.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use super::steps::{self, Step};
 use super::user::{self, RunAs};
 use super::{ReadyCheck, values};
 
-/// A command that we run, and everything around it. Consistent in itself.
+/// A wrapped command with everything around it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandConfig {
-    /// What runs.
+    /// The program or shell line that runs.
     pub line: CommandLine,
     /// APP_DIR, for the command and the steps.
     pub directory: Option<PathBuf>,
-    /// RUN_AS; `None` where that changes nothing.
+    /// RUN_AS; `None` where the command runs as this process's user.
     pub run_as: Option<RunAs>,
     /// The command's whole environment.
     pub environment: Environment,
@@ -32,7 +32,7 @@ pub struct CommandConfig {
     pub wait_for_timeout: GoDuration,
     /// PRE_START: shell lines, in their order.
     pub steps: Vec<Step>,
-    /// PRE_START_FAILURE: whether a step that fails is the end.
+    /// PRE_START_FAILURE: whether a failed step keeps the command from starting.
     pub steps_fatal: bool,
     /// PRE_START_TIMEOUT for each; `None`: no limit.
     pub step_timeout: Option<GoDuration>,
@@ -44,20 +44,20 @@ pub struct CommandConfig {
     pub run_every: Option<GoDuration>,
     /// UPDATE_CHECK and what follows from it.
     pub update: Option<UpdateConfig>,
-    /// STOP_SIGNAL; `None`: that of the program that runs then.
+    /// STOP_SIGNAL; `None` takes the signal that suits the program that runs at that time.
     pub stop_signal: Option<Signal>,
     /// STOP_GRACE_PERIOD, more than zero.
     pub grace: Option<GoDuration>,
-    /// Whether signals go to the whole process group: SIGNAL_GROUP, and for every shell line.
+    /// Whether signals go to the whole process group: with SIGNAL_GROUP, and always for shell lines.
     pub group: bool,
-    /// SIGNAL_REWRITE: from, to.
+    /// SIGNAL_REWRITE: pairs of the signal to replace and the signal to send.
     pub rewrite: Vec<(Signal, Signal)>,
 }
 
-/// When a command that ended by itself is started again.
+/// When a command that ended by itself is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
-    /// Never: its end is ours.
+    /// Never: this process exits with its code.
     No,
     /// Unless it ended with 0.
     OnFailure,
@@ -87,17 +87,17 @@ pub enum CommandLine {
     Shell(String),
 }
 
-/// Where the words of the command and its environment come from.
+/// What the command and its environment are made of.
 #[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
-    /// What stands behind `--`; `None`: there is no `--`.
+    /// The arguments after `--`; `None` without `--`.
     pub(super) arguments: Option<&'a [OsString]>,
-    /// Our environment.
+    /// The environment of this process.
     pub(super) vars: &'a [(OsString, OsString)],
     pub(super) context: &'a Context<'a>,
 }
 
-/// Which of the variables do nothing without a command.
+/// The variables that have no effect without a command.
 pub const COMMAND_VARIABLES: &[&str] = &[
     "APP_DIR",
     "RUN_AS",
@@ -120,7 +120,7 @@ pub const COMMAND_VARIABLES: &[&str] = &[
     "SIGNAL_REWRITE",
 ];
 
-/// The command; `None` where there is none to run.
+/// Reads the command; `None` where there is none to run.
 pub(super) fn command(
     raw: &mut Raw,
     reader: &mut Reader,
@@ -212,7 +212,7 @@ fn directory(text: &str) -> Result<PathBuf, Invalid> {
 }
 
 fn run_as(raw: &mut Raw, reader: &mut Reader, context: &Context<'_>) -> Result<Option<RunAs>, Reported> {
-    // A file that is not there has no entries.
+    // A missing file counts as empty.
     let text = |path: &str| {
         let bytes = (context.read_file)(Path::new(path)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -276,7 +276,7 @@ fn run_policy(raw: &mut Raw, reader: &mut Reader) -> Result<RunPolicy, Reported>
     Ok(run_policy)
 }
 
-/// UPDATE_CHECK says when, UPDATE_COMMAND says what: neither is of use alone.
+/// UPDATE_CHECK and UPDATE_COMMAND, which are refused if only one of them is set.
 fn update(raw: &mut Raw, reader: &mut Reader) -> Result<Option<UpdateConfig>, Reported> {
     let check = raw.update_check.take();
     let every = reader.value("UPDATE_CHECK_INTERVAL", raw.update_check_interval.take(), values::positive);
@@ -297,7 +297,7 @@ fn update(raw: &mut Raw, reader: &mut Reader) -> Result<Option<UpdateConfig>, Re
     }
 }
 
-/// Points out what says more about something that nobody asked for.
+/// Warns about variables that refine another one that is not set.
 fn warn_without_effect(raw: &Raw, reader: &mut Reader) {
     let pairs = [
         ("WAIT_FOR_TIMEOUT", "WAIT_FOR", raw.wait_for_timeout.is_some() && raw.wait_for.is_none()),

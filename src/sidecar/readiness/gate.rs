@@ -1,88 +1,89 @@
-//! Counts the tries of readiness checks, and decides when the next is due and what to log. Pure.
+//! Counts the results of readiness checks: decides whether the application is ready, when to try again and what to
+//! log. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A try is due when the wait has grown by this part of itself: a hundredth of it is lost at most, and a
-/// wait of any length takes few tries.
+/// The next try is due when the wait has grown by this fraction. So at most a hundredth of the start-up time is lost,
+/// and a long wait takes few tries.
 const PAUSE_PART: u32 = 100;
-/// The first reminder that we are still waiting; each further one comes after twice the time.
+/// When the log first says that the application is still not ready. Each further reminder comes after twice the time.
 const FIRST_REMINDER: Duration = Duration::from_secs(5);
-/// But after no more than this.
+/// The longest time between two reminders.
 const LONGEST_REMINDER: Duration = Duration::from_secs(300);
 
-/// An application that is lost this often within this time comes and goes: it is believed to be back only
-/// when it has been ready for longer each time.
+/// Losses within this time count as flapping: after each, every try must pass for longer before the application is
+/// ready again.
 pub(super) const FLAP_WINDOW: Duration = Duration::from_secs(600);
 const MAX_LOSSES: usize = 16;
-/// But no longer than this.
+/// The longest time for which every try must pass.
 const LONGEST_STEADY: Duration = Duration::from_secs(60);
 
-/// How a [`Gate`] counts and how fast it asks.
+/// The thresholds of a [`Gate`], and how often it wants a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GateConfig {
     /// The shortest pause between two tries while waiting.
     pub(super) shortest: Duration,
-    /// The longest while waiting, and every pause while ready.
+    /// The longest pause while waiting, and every pause while ready.
     pub(super) interval: Duration,
-    /// So many tries in a row must pass to open it.
+    /// How many tries in a row must pass to open it; READY_RISE.
     pub(super) rise: u32,
-    /// So many must fail in a row to shut it.
+    /// How many tries in a row must fail to shut it; READY_FALL.
     pub(super) fall: u32,
-    /// Waiting longer than this is worth a warning.
+    /// A longer wait is warned about; PORT_WAIT_TIMEOUT.
     pub(super) overdue: Duration,
 }
 
-/// Ready or not: opens after enough tries that passed, shuts after enough that failed. Starts shut.
+/// Open while the application is ready: it opens after enough passed tries, and shuts after enough failed ones.
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
     config: GateConfig,
     open: bool,
-    /// Tries in a row that spoke against the present state.
+    /// How many tries in a row contradict the present state.
     against: u32,
-    /// Since when it is as it is.
+    /// When it last opened or shut.
     since: Instant,
     next_reminder: Duration,
     overdue_told: bool,
-    /// When it was shut lately; at most [`MAX_LOSSES`].
+    /// When it last shut; at most [`MAX_LOSSES`] times are kept.
     losses: VecDeque<Instant>,
-    /// Since when every try has passed, while it is shut.
+    /// While it is shut: since when every try has passed.
     passing: Option<Instant>,
 }
 
 /// What follows from a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Decision {
-    /// After this pause it is time for the next.
+    /// How long to wait before the next try.
     pub(super) pause: Duration,
-    /// What people should know.
+    /// What to log.
     pub(super) notice: Option<Notice>,
 }
 
-/// What people should know about a gate. The durations say how long the state before has lasted.
+/// What to log about a gate. The durations say how long the state before has lasted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
     /// It has opened.
     Ready(Duration),
     /// It has shut.
     Lost(Duration),
-    /// It has shut, not for the first time lately.
+    /// It has shut again after a short time.
     Flapping {
         /// How long it was open.
         lasted: Duration,
-        /// How often it has shut lately.
+        /// How often it has shut within [`FLAP_WINDOW`].
         losses: usize,
         /// How long every try must pass before it opens again.
         steady: Duration,
     },
     /// It is still shut.
     Waiting(Duration),
-    /// It is still shut, longer than anybody meant it to be.
+    /// It has been shut for longer than PORT_WAIT_TIMEOUT.
     Overdue(Duration),
 }
 
 impl Gate {
-    /// A gate that is shut, and has been since `now`.
+    /// A gate that shut at `now`.
     pub(super) fn new(config: GateConfig, now: Instant) -> Self {
         let next_reminder = FIRST_REMINDER;
         Gate {
@@ -97,7 +98,7 @@ impl Gate {
         }
     }
 
-    /// A gate that has just opened.
+    /// A gate that opened at `now`.
     pub(super) fn opened(config: GateConfig, now: Instant) -> Self {
         Gate { open: true, ..Gate::new(config, now) }
     }
@@ -140,8 +141,8 @@ impl Gate {
         }
     }
 
-    /// How long every try must pass before it opens: nothing the first time, an interval the second, and twice
-    /// as long each further time.
+    /// How long every try must pass before it opens: nothing after the first loss, an interval after the second, and
+    /// twice as long after each further one.
     fn steady(&self) -> Duration {
         match u32::try_from(self.losses.len()).unwrap_or(u32::MAX) {
             0 | 1 => Duration::ZERO,

@@ -1,77 +1,77 @@
-//! Which sessions there should be with the registries behind one name (SEMANTICS section 10, "Several
-//! registries behind one name"): one with each address, but only one with the addresses of a cluster. Pure.
+//! Decides which sessions there should be with the registries behind one name (SEMANTICS section 10, "Several
+//! registries behind one name"): one for each address, but only one for all addresses of a cluster. Pure.
 //!
-//! Which cluster an address belongs to is known only when a session has been there. So each new address gets a
-//! session, and when two sessions turn out to be with one cluster the newer goes on with the addresses of both:
-//! its registration has replaced the older one there.
+//! The cluster of an address is known only once a session was bound there. So each new address gets a session. When
+//! two sessions turn out to be with one cluster, the newer takes over the addresses of both, because its
+//! registration has replaced the older one there.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// So many looks in a row must not find an address before it counts as gone: name servers have gaps.
+/// How many resolutions in a row must miss an address before it counts as gone: name servers have gaps.
 const MISSES_UNTIL_GONE: u32 = 3;
-/// Sessions for one name; addresses beyond are left alone.
+/// The most sessions for one name. Further addresses get none.
 pub(super) const MAX_SESSIONS: usize = 64;
 
-/// Names a session.
+/// Numbers the sessions of a name, in the order in which they start.
 pub(super) type SessionNo = u32;
 
-/// What there is, and what was heard of it.
+/// The sessions of a name, and what is known of them.
 #[derive(Debug, Default)]
 pub(super) struct AddressPlan {
     sessions: BTreeMap<SessionNo, PlannedSession>,
     last: SessionNo,
 }
 
-/// One session.
+/// A session that is running.
 #[derive(Debug, Default)]
 struct PlannedSession {
-    /// Where its registry is, each address with how often in a row it was not found.
+    /// The addresses of its registry, each with how many resolutions in a row have missed it.
     addresses: BTreeMap<SocketAddr, u32>,
     cluster: Option<Arc<str>>,
     bound: bool,
-    /// Somebody has registered under our name where it is.
+    /// The registry says that another session has registered under the same names.
     replaced: bool,
 }
 
-/// What a session tells of itself.
+/// What a session reports of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SessionReport {
-    /// It is bound to a connection.
+    /// The session is bound to a connection.
     pub(super) bound: bool,
-    /// Where that leads.
+    /// The other end of that connection.
     pub(super) peer: Option<SocketAddr>,
-    /// What the registry calls its cluster; a reference server says nothing.
+    /// The registry's cluster. A reference server names none.
     pub(super) cluster: Option<Arc<str>>,
-    /// The registry says that another session has taken its place.
+    /// The registry says that another session has registered under the same names.
     pub(super) replaced: bool,
 }
 
-/// What has to be done.
+/// What the caller has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// A new session with what is at this address.
+    /// Start a session with the registry at this address.
     Start(SessionNo, SocketAddr),
-    /// This session's registry is at these addresses from now on; at least one.
+    /// Let the session use these addresses from now on; there is at least one.
     Move(SessionNo, Vec<SocketAddr>),
-    /// The session ends, because of this.
+    /// End the session, for this reason.
     End(SessionNo, Reason),
-    /// So many addresses are left alone.
+    /// Start none for this many addresses, because there are too many.
     TooMany(usize),
 }
 
 /// Why a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// Its last address is gone.
+    /// The name no longer has any of its addresses.
     Gone,
     /// Another session is with the same cluster.
     SameCluster(SessionNo),
 }
 
 impl AddressPlan {
-    /// The name has these addresses now. A look that found out nothing is none.
+    /// The name resolves to these addresses now. Do not call it for a resolution that failed.
     pub(super) fn on_resolved(&mut self, found: &[SocketAddr]) -> Vec<Change> {
         let mut changes = self.count_missing(found);
         let is_known =
@@ -87,12 +87,12 @@ impl AddressPlan {
         changes
     }
 
-    /// A session told where it stands.
+    /// A session has reported a change.
     pub(super) fn on_report(&mut self, no: SessionNo, report: &SessionReport) -> Vec<Change> {
         let Some(session) = self.sessions.get_mut(&no) else { return Vec::new() };
         (session.bound, session.replaced) = (report.bound, report.replaced);
         if session.is_replaced_by_unknown() {
-            // By one of ours, if any is known to be with a cluster: that session says so in a moment, or has.
+            // The other session is one of ours if we have any with a known cluster: merge into the newest of those.
             let newest = self.sessions.iter().rev().find(|(_, session)| session.cluster.is_some());
             return newest.map(|(newest, _)| *newest).map_or_else(Vec::new, |newest| self.merge(newest));
         }
@@ -106,8 +106,8 @@ impl AddressPlan {
         changes
     }
 
-    /// Counts what was not found, and lets go of what is gone. A session that is connected has proof of its
-    /// registry, whatever the name server says.
+    /// Counts the addresses that were not found, and drops those that are gone. A bound session stays whatever the
+    /// name server says, because its connection proves that the registry is there.
     fn count_missing(&mut self, found: &[SocketAddr]) -> Vec<Change> {
         let mut changes = Vec::new();
         self.sessions.retain(|no, session| {
@@ -131,8 +131,8 @@ impl AddressPlan {
         changes
     }
 
-    /// The registry at `peer` is of another cluster than before, so the other addresses need sessions of
-    /// their own.
+    /// The registry at `peer` now belongs to another cluster, so the session's other addresses need sessions of their
+    /// own.
     fn split(&mut self, no: SessionNo, peer: SocketAddr) -> Vec<Change> {
         let Some(session) = self.sessions.get_mut(&no) else { return Vec::new() };
         let others: Vec<SocketAddr> =
@@ -146,8 +146,8 @@ impl AddressPlan {
         changes
     }
 
-    /// This session takes over the addresses of every other that is with its cluster, or was replaced before it
-    /// could say with which it is.
+    /// The session takes over the addresses of every other session that is with its cluster, or that was replaced
+    /// before its cluster was known.
     fn merge(&mut self, no: SessionNo) -> Vec<Change> {
         let Some(mut session) = self.sessions.remove(&no) else { return Vec::new() };
         let mut changes = Vec::new();

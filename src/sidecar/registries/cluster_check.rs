@@ -1,5 +1,5 @@
-//! Whether a name stands for several registries that know nothing of each other: then requests that come to the
-//! others are answered with 404 (SEMANTICS section 10, "Several registries behind one name").
+//! Warns where a name stands for several registries that do not share their state: requests that reach the others
+//! get 404 (SEMANTICS section 10, "Several registries behind one name").
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -18,13 +18,13 @@ use crate::protocol::{
     Command, Line, LineCodec, MAX_CLIENT_LINE, Reply, Request, ServerLine, SessionId, SessionRef,
 };
 
-/// How long one of the others may take to answer.
+/// How long each of the other addresses may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many of them are asked.
+/// The most addresses that are asked.
 const MAX_ASKED: usize = 16;
 
-/// Warns where addresses of `name` beside the session's own belong to registries that do not know it, as long as
-/// the session lives. What was said is not said again.
+/// Each time the session is live at another address, asks the other addresses of `name` whether they know it, and
+/// warns of those that do not. The same warning is not repeated. Returns when the session has ended.
 pub(super) async fn warn_if_split(
     mut status: watch::Receiver<Status>,
     name: Endpoint,
@@ -50,10 +50,10 @@ pub(super) async fn warn_if_split(
     }
 }
 
-/// Whose registries do not know the session.
+/// The addresses whose registries do not know the session.
 ///
-/// A registry accepts the id of a session that it knows from any connection (PROTOCOL section 2), so whoever
-/// shares the state answers with it, and nobody else can. Those that do not answer are not judged.
+/// A registry accepts the id of a session that it knows on any connection (PROTOCOL section 2), so exactly the
+/// registries that share the state answer with the session. Addresses that do not answer are left out.
 async fn unrelated(own: SocketAddr, addresses: &[SocketAddr], session: &SessionId) -> Vec<IpAddr> {
     let others = addresses.iter().filter(|address| address.ip() != own.ip()).take(MAX_ASKED);
     let mut unrelated = Vec::new();
@@ -76,7 +76,7 @@ fn warn(host: &str, own: IpAddr, unrelated: &[IpAddr]) {
     );
 }
 
-/// `None`: what answers there is no registry.
+/// Asks the registry at `address` for the session; `None` where no registry answers.
 async fn knows_session(address: SocketAddr, session: &SessionId) -> Option<bool> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let question = Command::Request(SessionRef::Id(session.clone()), Request::SessionInfo);

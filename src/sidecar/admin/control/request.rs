@@ -1,4 +1,4 @@
-//! What can be asked of the daemon, and what it does about it.
+//! The requests to the daemon, and how it carries them out.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use crate::sidecar::admin::status::{status, visibility_name};
 use crate::sidecar::maintenance::{Maintenance, Window};
 use crate::sidecar::state::{DaemonState, Progress};
 
-/// One request, as it stands on the line.
+/// A request, as it is written on the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub(super) enum Request {
@@ -29,10 +29,10 @@ pub(super) enum Request {
     MaintenanceEnter {
         #[serde(default)]
         target: Option<String>,
-        /// Shown to people.
+        /// Why, for the page.
         #[serde(default)]
         reason: Option<String>,
-        /// A duration, after which it ends by itself.
+        /// How long it lasts, such as `30m`.
         #[serde(default, rename = "for")]
         duration: Option<String>,
     },
@@ -52,12 +52,14 @@ pub(super) enum Request {
     Reload,
 }
 
-/// How long a message for people may be, in characters: a reason, or what stands behind a progress.
+/// The longest reason or progress message, in characters.
 const MAX_MESSAGE: usize = 200;
 
 impl Request {
+    /// Carries the request out, and returns the data of the answer.
+    ///
     /// # Errors
-    /// Why not, for a person.
+    /// Says, for a person, why the daemon refuses.
     pub(super) async fn carry_out(
         self,
         state: &DaemonState,
@@ -110,7 +112,7 @@ async fn exit(
     maintenance: &Maintenance,
     target: Option<String>,
 ) -> Result<Value, String> {
-    // What was entered can be left, whether there is such a route (yet, or any more) or not.
+    // A window that was entered can be left even if no route fits it now.
     let windows = maintenance.windows();
     let open = |candidate: &MaintenanceTarget| windows.windows().any(|window| window.target == *candidate);
     let entered = target.as_deref().and_then(|text| candidates(text).find(open));
@@ -122,7 +124,7 @@ async fn exit(
     Ok(with_warning(maintenance_status(state, maintenance), saved))
 }
 
-/// Maintenance is in force even if it could not be saved.
+/// Adds a warning where maintenance is in force but could not be saved.
 fn with_warning(mut answer: Value, saved: Result<(), String>) -> Value {
     if let Err(warning) = saved {
         warn!("maintenance: {warning}");
@@ -131,7 +133,7 @@ fn with_warning(mut answer: Value, saved: Result<(), String>) -> Value {
     answer
 }
 
-/// One line of bounded length.
+/// The text as one line of bounded length.
 fn one_line(text: String) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
 }
@@ -139,12 +141,12 @@ fn one_line(text: String) -> String {
 fn parse_target(state: &DaemonState, target: Option<String>) -> Result<MaintenanceTarget, String> {
     let Some(text) = target.filter(|target| target != "ALL") else { return Ok(MaintenanceTarget::All) };
     let clients = state.clients();
-    // They all have the same routes.
+    // All clients have the same routes.
     let client = clients.first().ok_or("nothing is registered yet")?;
     matching_target(client, &text)
 }
 
-/// A route's name, a path or a domain, of which the client has at least one.
+/// The target that `text` names: a route's name, path or domain, of which the client has at least one.
 fn matching_target(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
     let routes = client.routes();
     let found = candidates(text).find(|target| routes.iter().any(|(key, route)| target.fits(key, route)));
@@ -157,7 +159,7 @@ fn matching_target(client: &Client, text: &str) -> Result<MaintenanceTarget, Str
     })
 }
 
-/// What a text may mean.
+/// The targets that a text may mean.
 fn candidates(text: &str) -> impl Iterator<Item = MaintenanceTarget> {
     let candidates = [
         Some(MaintenanceTarget::Route(text.into())),
@@ -200,9 +202,10 @@ fn set_progress(state: &DaemonState, percent: Option<u8>, message: Option<String
     Ok(())
 }
 
-/// As it should be while a step, an update or a schedule is; else as ready as the application. Before the first apply a registry that can be reached and refuses counts too;
-/// one that is away never does, because that must not make an orchestrator kill what works (SEMANTICS
-/// section 10).
+/// The answer to a health check. During a step, an update or a schedule the command's status decides, else whether
+/// the application is ready. Until a route was first accepted, a registry that answers and refuses counts as
+/// unhealthy too. A registry that is away never does, because an orchestrator must not kill an application that works
+/// (SEMANTICS section 10).
 fn health(state: &DaemonState, registered: bool) -> Value {
     let (conditions, clients) = (state.conditions(), state.clients());
     let statuses: Vec<_> = clients.iter().map(Client::status).collect();
@@ -223,7 +226,7 @@ fn health(state: &DaemonState, registered: bool) -> Value {
     json!({"healthy": verdict.is_ok(), "reason": verdict.err().unwrap_or_else(|| conditions.reason().to_owned())})
 }
 
-/// What a registry that can be reached refuses: us, or a route.
+/// What a registry that answers refuses: this instance, or a route.
 fn refused_by(status: &Status) -> Option<String> {
     if let Some(Cause::Refused { refusal, .. }) = &status.cause {
         return Some(format!("the registry refuses this instance: {refusal}"));

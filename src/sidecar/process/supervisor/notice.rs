@@ -1,4 +1,4 @@
-//! What people are asked about the command.
+//! What the log says about the command.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use crate::sidecar::process::reaper::Exit;
 
 use super::StepList;
 
-/// One line for people.
+/// One line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// WAIT_FOR_TIMEOUT is over.
+    /// The dependencies were not ready within WAIT_FOR_TIMEOUT.
     DependenciesMissing,
-    /// A step has failed, which is the end or is not.
+    /// A step of PRE_START has failed.
     StepFailed {
         /// Which.
         index: usize,
         /// How it ended.
         exit: Exit,
-        /// Whether that is the end.
+        /// Whether the command is therefore not started.
         fatal: bool,
     },
-    /// A step takes longer than PRE_START_TIMEOUT and is asked to end.
+    /// A step takes longer than its time-out and is asked to end.
     StepOverdue {
-        /// Of what.
+        /// The list that it belongs to.
         work: StepList,
         /// Which.
         index: usize,
@@ -35,12 +35,12 @@ pub(crate) enum Notice {
         /// After how long.
         ran: Duration,
     },
-    /// It is started again after a pause.
+    /// The command is restarted after a pause.
     Restarting {
-        /// How long that is.
+        /// The pause.
         pause: Duration,
     },
-    /// A run of the schedule took longer than the schedule.
+    /// A run of the schedule took longer than its interval.
     Overran {
         /// How long it took.
         took: Duration,
@@ -52,11 +52,11 @@ pub(crate) enum Notice {
         /// How it ended.
         exit: Exit,
     },
-    /// It takes longer than UPDATE_TIMEOUT and is killed.
+    /// UPDATE_CHECK takes longer than UPDATE_TIMEOUT and is killed.
     CheckOverdue,
     /// There is an update.
     Updating,
-    /// The proxy has not confirmed in time that people get the page.
+    /// The proxy has not confirmed the maintenance page in time.
     MaintenanceUnconfirmed,
     /// A line of UPDATE_COMMAND has failed.
     UpdateFailed {
@@ -65,28 +65,28 @@ pub(crate) enum Notice {
         /// How it ended.
         exit: Exit,
     },
-    /// The update is over, and the command answers.
+    /// The update is done, and the application is ready again.
     Updated,
-    /// The update has failed, and what was there before answers again.
+    /// The update has failed, and the application is ready again as it was before.
     Restored {
-        /// At which step.
+        /// The step that failed.
         index: usize,
-        /// How that ended.
+        /// How that step ended.
         exit: Exit,
     },
-    /// After an update the command does not answer within PORT_WAIT_TIMEOUT.
+    /// After an update the application is not ready within PORT_WAIT_TIMEOUT.
     NotReadyAfterUpdate,
-    /// After an update the command has ended before it answered.
+    /// After an update the command has ended before it was ready.
     ExitedAfterUpdate {
         /// How.
         exit: Exit,
     },
-    /// What is left is killed.
+    /// The command's process group is killed.
     Killing,
 }
 
 impl Notice {
-    /// Whether somebody should look at it.
+    /// Whether an operator should look at it.
     pub(crate) fn is_warning(&self) -> bool {
         !matches!(
             self,
@@ -97,7 +97,7 @@ impl Notice {
         )
     }
 
-    /// Whether it says how an update goes.
+    /// Whether it reports the progress or the result of an update.
     pub(crate) fn is_about_update(&self) -> bool {
         use Notice::{ExitedAfterUpdate, NotReadyAfterUpdate, Restored, UpdateFailed, Updated, Updating};
         matches!(

@@ -140,7 +140,7 @@ fn the_stop_goes_in_order_and_the_command_hears_of_it_last() {
     assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Draining)]);
     assert_eq!(story.on(Input::Settled(Wanted::Draining)), [Effect::Publish(Wanted::Absent)]);
     assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::StopCommand]);
-    // Nobody named a grace period, so the command has all the time it wants.
+    // Without a grace period the command may take any time.
     assert_eq!(story.machine.deadline(), None);
     assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [Effect::Exit(143)]);
 }
@@ -188,10 +188,10 @@ fn a_command_that_crashes_again_and_again_is_started_ever_more_slowly() {
         story.on(Input::Spawned);
     }
     assert_eq!(pauses, [5, 10, 20, 40]);
-    // A minute of health, and it is new again.
+    // After a minute of running the first pause is the shortest again.
     story.later(60).on(Input::Exited(FAILED));
     assert_eq!(story.elapse().0, Duration::from_secs(5));
-    // On failure only: an end with 0 is the end.
+    // With on-failure, an exit with 0 is final.
     story.on(Input::Spawned);
     assert!(story.on(Input::Exited(OK)).contains(&Effect::Exit(0)));
 }
@@ -205,7 +205,7 @@ fn a_schedule_runs_at_once_then_on_its_grid_and_never_twice_at_a_time() {
     story.later(10).on(Input::Exited(OK));
     assert_eq!(story.elapse(), (Duration::from_secs(50), vec![Effect::Start]));
     story.on(Input::Spawned);
-    // A failed run does not end the schedule; a long one leaves out what it ran over, and says so.
+    // A failed run does not end the schedule; a long one skips the runs that it overlaps, and a notice says so.
     let asked = story.later(130).on(Input::Exited(FAILED));
     let overran = Notice::Overran { took: Duration::from_secs(130), every: minute };
     assert!(asked.contains(&Effect::Log(overran)), "{asked:?}");
@@ -248,7 +248,7 @@ fn an_update_happens_behind_a_page_that_the_proxy_has_confirmed() {
     assert_eq!(story.on(Input::StepEnded(OK)), [Effect::Start]);
     assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
     assert_eq!(story.on(Input::Ready), [Effect::Log(Notice::Updated), Effect::Publish(Wanted::Live)]);
-    // That it was ended for the update is no end of it, and the next check comes as ever.
+    // The end for the update is no end of the command, and the next check comes as usual.
     assert_eq!(story.elapse().1, [Effect::RunCheck]);
 }
 
@@ -257,7 +257,7 @@ fn without_an_update_nothing_happens_and_the_next_check_comes_as_ever() {
     let mut story = Story::checking(UPDATES);
     assert_eq!(story.on(Input::CheckEnded(Exit::Code(1))), []);
     assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
-    // One that cannot be asked is asked, one that hangs is killed; both are asked again.
+    // A check that cannot run is logged, one that hangs is killed; both are made again.
     let failed = Notice::CheckFailed { exit: Exit::Code(127) };
     assert_eq!(story.on(Input::CheckEnded(Exit::Code(127))), [Effect::Log(failed)]);
     story.elapse();
@@ -290,7 +290,7 @@ fn an_update_that_fails_again_and_again_is_tried_ever_more_rarely() {
         pauses.push(pause.as_secs() / 60);
     }
     assert_eq!(pauses, [2, 4, 8, 16]);
-    // One that goes well, and everything is as ever.
+    // After an update that works, the interval is the usual one again.
     story.on(Input::CheckEnded(OK));
     for input in UPDATE.iter().chain(&[Input::Ready]) {
         story.on(*input);
@@ -417,7 +417,7 @@ fn whatever_state_the_stop_meets_it_comes_to_an_end() {
                 break;
             }
             let next = match story.machine.state {
-                // It has been asked before the stop came.
+                // The command was asked to end before the stop came.
                 State::Stopping { .. } if next.is_none() => Some(Input::Exited(Exit::Signal(15))),
                 _ => next,
             };

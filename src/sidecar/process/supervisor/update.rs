@@ -1,4 +1,5 @@
-//! Updates in place: asked for now and then, done behind a page, and undone as far as starting what is there.
+//! Updates in place: UPDATE_CHECK asks for them at intervals, and UPDATE_COMMAND runs behind the maintenance page.
+//! After a failure the command is started as it is.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +8,26 @@ use crate::sidecar::process::reaper::Exit;
 
 use super::{Effect, Notice, State, StepList, Supervisor};
 
-/// How long the proxy may take to confirm that people get the page; the client takes it for granted after as
-/// long.
+/// How long the proxy may take to confirm the maintenance page. The client assumes it after the same time.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
 
-/// UPDATE_CHECK. It is asked only while the command runs.
+/// When UPDATE_CHECK runs; only while the command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UpdateCheck {
     /// There are no updates, or the command has not run yet.
     Never,
-    /// It is due then.
+    /// It is due at this time.
     At(Instant),
-    /// It runs; `None`: for as long as it likes.
+    /// It runs, and times out at this time, if ever.
     Until(Option<Instant>),
 }
 
 /// The update that goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Updating {
-    /// So far it went well.
+    /// Nothing has failed so far.
     Well,
-    /// A line of UPDATE_COMMAND has failed: what was there before is started again.
+    /// A line of UPDATE_COMMAND has failed; the command is started as it is.
     Failed { index: usize, exit: Exit },
 }
 
@@ -42,14 +42,14 @@ impl UpdateCheck {
 }
 
 impl Supervisor {
-    /// The command runs. A check that came due while it did not is made at once.
+    /// Schedules the first check. A check that came due while the command did not run is made at once.
     pub(super) fn schedule_check(&mut self, now: Instant) {
         if let (UpdateCheck::Never, Some(update)) = (self.check, &self.policy.update) {
             self.check = UpdateCheck::At(now + update.every);
         }
     }
 
-    /// The check runs no longer, if it did; it is due again after the usual time.
+    /// Ends the check if it runs; it is due again after the usual time.
     pub(super) fn end_check(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if matches!(self.check, UpdateCheck::Until(_)) {
             self.postpone_check(now);
@@ -64,13 +64,13 @@ impl Supervisor {
         self.postpone_check(now);
         match exit {
             Exit::Code(0) => self.enter_maintenance(now, out),
-            // What a shell says of a program that it cannot run.
+            // 126 and 127: the shell could not run the program.
             Exit::Code(126 | 127) | Exit::Signal(_) => out.push(Effect::Log(Notice::CheckFailed { exit })),
             Exit::Code(_) => {}
         }
     }
 
-    /// The deadline of the check or of the ready_limit is over.
+    /// The deadline of the check has passed, or that of the application's readiness.
     pub(super) fn running_elapsed(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if let State::Running { ready_limit, .. } = &mut self.state
             && ready_limit.take_if(|until| *until <= now).is_some()
@@ -91,8 +91,8 @@ impl Supervisor {
         }
     }
 
-    /// There is an update. Nobody is to meet the command while it stops; who sees nothing of it anyway is not
-    /// waited for.
+    /// There is an update. Requests must not meet the command while it stops, so the proxy has to confirm the
+    /// maintenance page first; unless people do not see the application anyway.
     fn enter_maintenance(&mut self, now: Instant, out: &mut Vec<Effect>) {
         out.push(Effect::Log(Notice::Updating));
         self.updating = Some(Updating::Well);
@@ -113,7 +113,7 @@ impl Supervisor {
         out.push(Effect::StopCommand);
     }
 
-    /// What was there before is started again, if that is still possible.
+    /// Starts the command as it is.
     pub(super) fn update_failed(&mut self, index: usize, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
         out.push(Effect::Log(Notice::UpdateFailed { index, exit }));
         self.failed_updates = self.failed_updates.saturating_add(1);
@@ -123,7 +123,7 @@ impl Supervisor {
         self.step(StepList::Update, count, now, out);
     }
 
-    /// The command answers again.
+    /// The application is ready again.
     pub(super) fn update_over(&mut self, out: &mut Vec<Effect>) {
         match self.updating.take() {
             Some(Updating::Well) => {
@@ -135,7 +135,7 @@ impl Supervisor {
         }
     }
 
-    /// The command has ended before it answered.
+    /// The command has ended before the application was ready.
     pub(super) fn update_lost(&mut self, exit: Exit, out: &mut Vec<Effect>) {
         if self.updating.take().is_some() {
             out.push(Effect::Log(Notice::ExitedAfterUpdate { exit }));

@@ -1,4 +1,4 @@
-//! Starts the command: directory, user, environment, standard streams.
+//! Starts the command and its steps with their directory, user, environment and standard streams.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -15,16 +15,16 @@ use crate::sidecar::config::{CommandConfig, CommandLine, RunAs};
 use crate::sidecar::process::reaper::{Child, Reaper, Terminal};
 use crate::sidecar::process::shell_line;
 
-/// What a shell exits with where there is no such program, and where there is one that cannot be run.
+/// The exit codes of a shell for a program that does not exist, and for one that cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// A program could not be started.
+/// Why a program could not be started.
 #[derive(Debug)]
 pub(super) struct StartError {
     what: String,
     why: String,
-    /// 126 or 127, as a shell has it.
+    /// 126 or 127, as a shell exits.
     pub(super) code: u8,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for StartError {
     }
 }
 
-/// Starts the command, with our standard streams as they are and the terminal if there is one.
+/// Starts the command with our standard streams, and hands it the terminal if there is one.
 pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, StartError> {
     let mut command = match &config.line {
         CommandLine::Shell(line) => shell(config, line),
@@ -49,7 +49,7 @@ pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, S
     spawn(reaper, config, command, Terminal::Handed)
 }
 
-/// A shell line in the command's set_surroundings, as its user.
+/// A shell line with the command's directory, environment and user.
 pub(super) fn shell_as_user(config: &CommandConfig, line: &str) -> Command {
     let mut command = shell(config, line);
     change_user(&mut command, config);
@@ -58,13 +58,12 @@ pub(super) fn shell_as_user(config: &CommandConfig, line: &str) -> Command {
 
 fn change_user(command: &mut Command, config: &CommandConfig) {
     if let Some(RunAs { uid, gid, .. }) = config.run_as {
-        // std drops the supplementary groups where it changes the user.
+        // Std drops the supplementary groups when it changes the user.
         command.uid(uid).gid(gid);
     }
 }
 
-/// Whether the command could be started as things are, before anything is done about it. A shell line can say
-/// only when it runs.
+/// Checks whether the command's program exists and is executable now. It cannot tell for a shell line.
 pub(super) fn find_program(config: &CommandConfig) -> Result<(), StartError> {
     let CommandLine::Program(program, _) = &config.line else { return Ok(()) };
     let text = program.to_string_lossy().into_owned();
@@ -86,17 +85,17 @@ pub(super) fn find_program(config: &CommandConfig) -> Result<(), StartError> {
     }
 }
 
-/// Makes APP_DIR where it is missing: what is to be in it comes with the steps.
+/// Makes APP_DIR where it is missing, so that steps can fill it.
 pub(super) fn make_directory(config: &CommandConfig) {
     let Some(directory) = config.directory.as_ref().filter(|directory| !directory.exists()) else { return };
     match fs::create_dir_all(directory) {
         Ok(()) => info!("made APP_DIR, {}", directory.display()),
-        // The step says what follows.
+        // Starting the step then fails with its own message.
         Err(error) => warn!("cannot make APP_DIR, {}: {error}", directory.display()),
     }
 }
 
-/// A shell line in the command's set_surroundings.
+/// A shell line with the command's directory and environment, as our own user.
 pub(super) fn shell(config: &CommandConfig, line: &str) -> Command {
     let mut command = shell_line::command(line);
     set_surroundings(&mut command, config);
@@ -134,8 +133,8 @@ pub(super) fn spawn(
     })
 }
 
-/// Lets the command's user open `/dev/stdout` and its like: where the standard streams are pipes, sockets or
-/// a terminal they become the user's. Files and devices of others stay what they are.
+/// Gives standard streams that are pipes, sockets or a terminal to the command's user, so that it can open
+/// `/dev/stdout` and the like. Files and other devices keep their owner.
 pub(super) fn give_streams_to_user(config: &CommandConfig) {
     let Some(run_as) = &config.run_as else { return };
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());

@@ -1,7 +1,7 @@
-//! The command that is wrapped, and everything around it: carries out what the [`Supervisor`] decides.
+//! Runs the wrapped command: carries out what the [`Supervisor`] decides, and feeds it with what happens.
 //!
-//! The application comes first: the command starts whatever the registry does, and nothing that waits for a
-//! registry or a name delays its stop beyond the supervisor's limits.
+//! The application comes first: the command starts even if no registry answers, and a registry or a name that does
+//! not answer delays its stop only within the supervisor's limits.
 
 mod launch;
 mod publisher;
@@ -33,11 +33,11 @@ use super::signals::{self, LISTENED, SignalAction};
 use super::supervisor::{Effect, Input, Notice, Phase, Policy, StepList, Supervisor, UpdatePolicy};
 use publisher::Publisher;
 
-/// The leave follows the drain in one task; so long after DRAIN_TIMEOUT it is not waited for any more.
+/// One task drains and then leaves, so it may take this much longer than DRAIN_TIMEOUT.
 const AFTER_DRAIN: Duration = Duration::from_secs(1);
-/// How long one try to reach a dependency may take.
+/// How long one try of one dependency may take.
 const DEPENDENCY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two of them: the first pause, and the longest.
+/// The first and the longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -62,8 +62,8 @@ fn policy(config: &Config, command: &CommandConfig) -> Policy {
     }
 }
 
-/// Whether people are shown a page before the command has run. A command that is not there yet is not announced:
-/// if no step brings it, nothing was ever registered.
+/// Whether people see the maintenance page before the command has run. Not so where its program is still missing: if
+/// no step brings it, nothing should ever have been registered.
 fn shows_page(config: &Config, command: &CommandConfig) -> bool {
     let has_page = config.maintenance.port.is_some() || config.maintenance.url.is_some();
     let wanted = has_page && config.registration.is_some() && !command.steps.is_empty();
@@ -76,7 +76,7 @@ fn shows_page(config: &Config, command: &CommandConfig) -> bool {
     }
 }
 
-/// The signals to this process, from now on. Call it first of all: at PID 1 a signal that nobody listens to is lost.
+/// The signals to this process from now on. Call it first of all: PID 1 loses signals to which it does not listen.
 ///
 /// # Errors
 /// Where signals cannot be listened to.
@@ -90,13 +90,13 @@ pub(crate) fn listen_to_signals(command: &CommandConfig) -> io::Result<Signals> 
 pub(crate) struct Wrapper {
     config: Arc<Config>,
     command: Arc<CommandConfig>,
-    /// What runs checks: as the command is run.
+    /// Runs checks with the environment, directory and user of the command.
     shell: Shell,
     reaper: Reaper,
     supervisor: Supervisor,
     /// The command or the step that runs.
     process: Option<ChildHandle>,
-    /// UPDATE_CHECK, while it runs.
+    /// UPDATE_CHECK while it runs.
     check: Option<ChildHandle>,
     publisher: Publisher,
     waits: Waits,
@@ -109,7 +109,7 @@ pub(crate) struct Wrapper {
 
 type Wait = Pin<Box<dyn Future<Output = Input> + Send>>;
 
-/// What is waited for besides signals and the machine's deadline; each at most once at a time.
+/// The futures that bring the next inputs, beside signals and the supervisor's deadline; at most one of each kind.
 struct Waits {
     process: Wait,
     dependencies: Wait,
@@ -128,7 +128,7 @@ fn never() -> Wait {
     Box::pin(pending())
 }
 
-/// The outcome, once. Cancel-safe.
+/// The input that `wait` brings, which then waits for nothing. Cancel-safe.
 async fn once(wait: &mut Wait) -> Input {
     let input = wait.as_mut().await;
     *wait = never();
@@ -136,7 +136,7 @@ async fn once(wait: &mut Wait) -> Input {
 }
 
 impl Wrapper {
-    /// Prepares to run `command`; nothing is started yet.
+    /// Prepares to run `command`, and starts nothing.
     pub(crate) fn new(
         config: Arc<Config>,
         command: CommandConfig,
@@ -197,7 +197,7 @@ impl Wrapper {
         }
     }
 
-    /// Carries out one effect; what is known at once is the next input.
+    /// Carries out one effect, and returns an input that follows from it at once.
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::AwaitDependencies => {
@@ -222,7 +222,7 @@ impl Wrapper {
     }
 
     fn start(&mut self) -> Input {
-        // After steps; that an update failed stands there until the command answers.
+        // Only after steps: the message of a failed update stays until the application is ready.
         if self.state.progress().percent.is_some() {
             let message = Some("the application starts".to_owned());
             self.state.set_progress(Progress { message, percent: Some(100) });
@@ -312,7 +312,7 @@ impl Wrapper {
         });
     }
 
-    /// One line for the log; how an update ends is remembered as well, and shown on the page.
+    /// Logs a notice. Those about an update also go to the status and the maintenance page.
     fn log(&mut self, notice: Notice) {
         if notice.is_warning() {
             warn!("{notice}")
@@ -359,7 +359,7 @@ impl Wrapper {
         self.signal(self.target(), signal);
     }
 
-    /// How the command is asked to stop: as configured, or as the program wants it that runs now.
+    /// The command's stop signal: the configured one, or that of the program that runs now.
     fn stop_signal(&self) -> Signal {
         self.command.stop_signal.unwrap_or_else(|| {
             let program = self.process.as_ref().and_then(|process| running_program::name_of(process.pid()));
@@ -378,7 +378,7 @@ impl Wrapper {
     }
 }
 
-/// What goes on, in one line; `None` while the command simply runs.
+/// What goes on, for the status; `None` while the command simply runs.
 fn doing(phase: Phase, step: Option<&str>) -> Option<&str> {
     match phase {
         Phase::Steps => step,
@@ -391,7 +391,7 @@ fn doing(phase: Phase, step: Option<&str>) -> Option<&str> {
     }
 }
 
-/// How the log and people call a step.
+/// The name of a step in the log and on the page.
 fn label(work: StepList, index: usize, count: usize) -> String {
     let of = match work {
         StepList::PreStart => "step",
@@ -411,7 +411,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Whoever is not registered need not be waited for.
+/// Waits until the application is ready; where nothing is registered it does not wait.
 async fn await_ready(config: Arc<Config>, shell: Shell) -> Input {
     if config.registration.is_some() {
         wait_until_ready(&config.readiness, Some(&shell)).await;
@@ -419,7 +419,7 @@ async fn await_ready(config: Arc<Config>, shell: Shell) -> Input {
     Input::Ready
 }
 
-/// Returns when every dependency accepts connections. What fails is logged once for each cause.
+/// Returns when the checks of all dependencies pass. A failure is logged only when it changes.
 async fn await_dependencies(command: Arc<CommandConfig>, shell: Shell) -> Input {
     let (mut pause, mut logged) = (FIRST_PAUSE, String::new());
     let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();

@@ -1,4 +1,4 @@
-//! Runs a shell line beside or before the command, its output line by line in our log.
+//! Runs a step or an update check, and logs its output line by line.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,25 +15,25 @@ use crate::sidecar::process::shell_line::output_pipe;
 
 use super::launch::{self, StartError};
 
-/// A longer line of a step is logged in pieces.
+/// A longer line of output is logged in pieces of this many bytes.
 const MAX_LINE: usize = 4 * 1024;
-/// How long the rest of a step's output is read after its end.
+/// How long output is still read after the step has ended.
 const OUTPUT_LIMIT: Duration = Duration::from_millis(200);
 
 /// A step that runs.
 pub(super) struct Step {
     child: Child,
-    /// `None` where its output is not ours.
+    /// The task that logs the output; `None` where the output goes to our own streams.
     logging: Option<JoinHandle<()>>,
 }
 
 impl Step {
-    /// Signals it while it is awaited.
+    /// A handle that signals the step while somebody waits for it.
     pub(super) fn handle(&self) -> ChildHandle {
         self.child.handle()
     }
 
-    /// Its end, after its last words unless somebody else still holds its streams.
+    /// Waits for its end, and for the rest of its output unless a background process holds its streams open.
     pub(super) async fn wait(mut self) -> Exit {
         let exit = self.child.wait().await;
         if let Some(logging) = self.logging {
@@ -43,16 +43,16 @@ impl Step {
     }
 }
 
-/// How loud the output of a step is logged.
+/// The level at which output is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OutputLevel {
-    /// For everybody.
+    /// For a step.
     Info,
-    /// Of what runs every few minutes: at debug.
+    /// For an update check, which runs every few minutes.
     Debug,
 }
 
-/// Starts the line, as our own user: what needs root before the command loses it belongs here.
+/// Starts the line as our own user, so that steps can do what needs root before the command runs as another user.
 pub(super) fn run(
     reaper: &Reaper,
     config: &CommandConfig,
@@ -76,7 +76,7 @@ pub(super) fn run(
     Ok(Step { child, logging })
 }
 
-/// Logs what is read, until whoever has the other end has closed it.
+/// Logs the output until every process has closed the other end.
 async fn log_output(mut reading: pipe::Receiver, label: String, level: OutputLevel) {
     let (mut chunk, mut pending) = ([0; MAX_LINE], Vec::new());
     loop {
