@@ -11,6 +11,7 @@ use super::error::{BackendTestError, CallError, Stopped};
 use super::event::Event;
 use super::handle::Client;
 use super::intent::RouteKey;
+use super::status::RouteStatus;
 use crate::protocol::report::{
     BackendReport, CircuitStatus, Diff, DrainStatus, MaintenanceStatus, RouteEntry, Stats,
 };
@@ -158,7 +159,7 @@ impl Client {
     }
 
     /// MAINT_STATUS: what the registry keeps in maintenance. What the client wants is in its
-    /// [`Status`](super::Status).
+    /// [`Status`](crate::Status).
     ///
     /// # Errors
     /// [`CallError`]
@@ -188,7 +189,7 @@ impl Client {
 
     fn route_id(&self, key: RouteKey) -> Result<RouteId, CallError> {
         match self.status().routes.get(&key) {
-            Some(super::RouteStatus::Applied(id)) => Ok(*id),
+            Some(RouteStatus::Applied(id)) => Ok(*id),
             _ => Err(CallError::NoRoute(key)),
         }
     }

@@ -1,16 +1,19 @@
 //! From a registry's name to a connection: resolve, try each address in turn, set the socket's options.
 //! When and how often to try is not decided here.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::protocol::{Host, Invalid};
 
 /// A registry: a name or an address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,7 +24,7 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// Makes connections. The client's own is [`TcpConnector`]; tests bring others.
+/// Makes connections. The client's own is [`TcpConnector`]; a program with other needs brings its own.
 pub trait Connector: Send + Sync + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -36,7 +39,7 @@ pub trait Connector: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Self::Stream, SocketAddr), ConnectError>> + Send;
 }
 
-/// Makes addresses of names. The client's own is [`SystemResolver`]; tests bring others.
+/// Makes addresses of names. The client's own is [`SystemResolver`]; a program with other needs brings its own.
 pub trait Resolver: Send + Sync + 'static {
     /// The addresses of an endpoint, in the order in which they should be tried.
     fn resolve(&self, endpoint: &Endpoint) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
@@ -109,6 +112,9 @@ pub struct TcpConnector<R = SystemResolver> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemResolver;
 
+/// Where a registry listens unless somebody says otherwise.
+const DEFAULT_PORT: u16 = 81;
+
 /// What both ends set on their sockets (PROTOCOL section 1).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -120,11 +126,39 @@ impl Endpoint {
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         Endpoint { host: host.into(), port }
     }
+}
 
+impl FromStr for Endpoint {
+    type Err = Invalid;
+
+    /// `host:port` or `host`, which means port 81; an IPv6 address with a port is in brackets.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refusal = |reason: &'static str| Invalid::new("registry", text, reason, "proxy:81");
+        let (host, port) = match text.rsplit_once(':') {
+            // An IPv6 address without a port.
+            Some((before, _)) if before.contains(':') && !before.ends_with(']') => (text, None),
+            Some((before, _)) if before.starts_with('[') && !before.ends_with(']') => (text, None),
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        };
+        let port = match port.map(str::parse) {
+            None => DEFAULT_PORT,
+            Some(Ok(port)) if port > 0 => port,
+            Some(_) => return Err(refusal("its port is not between 1 and 65535")),
+        };
+        match host.parse() {
+            Ok(Host::Name(name)) => Ok(Endpoint { host: name, port }),
+            Ok(Host::Ip(ip)) => Ok(Endpoint { host: ip.to_string(), port }),
+            Err(error) => Err(Invalid::new("registry", text, error.reason, "proxy:81")),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
     /// `host:port`, with brackets around an IPv6 address.
-    pub(super) fn name(&self) -> Arc<str> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Endpoint { host, port } = self;
-        if host.contains(':') { format!("[{host}]:{port}").into() } else { format!("{host}:{port}").into() }
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -269,6 +303,27 @@ mod tests {
 
     fn to(addresses: Vec<SocketAddr>) -> TcpConnector<Fixed> {
         TcpConnector::new(Endpoint::new("proxy", 81), SOON).with_resolver(Fixed(addresses))
+    }
+
+    #[test]
+    fn an_endpoint_is_read_from_text_and_written_as_it_is_read() {
+        for (given, written) in [
+            ("proxy", "proxy:81"),
+            ("Proxy:8081", "proxy:8081"),
+            ("10.2.2.2:81", "10.2.2.2:81"),
+            ("[::1]:8081", "[::1]:8081"),
+            ("[::1]", "[::1]:81"),
+            ("::1", "[::1]:81"),
+        ] {
+            let endpoint: Endpoint = given.parse().unwrap();
+            assert_eq!(endpoint.to_string(), written, "{given}");
+            assert_eq!(written.parse(), Ok(endpoint), "{given}");
+        }
+        for given in
+            ["", ":81", "proxy:", "proxy:0", "proxy:x", "proxy:65536", "a b", "[::1]x", "tcp://proxy"]
+        {
+            assert!(given.parse::<Endpoint>().is_err(), "{given:?}");
+        }
     }
 
     #[tokio::test]

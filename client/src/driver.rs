@@ -1,23 +1,25 @@
 //! The task that owns the socket and the timers, and turns the machine's crank. It decides nothing.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
+use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::codec::{Encoder, FramedRead};
 
 use super::connect::Connector;
 use super::error::CallError;
-use super::event::{Cause, Event, Status};
+use super::event::{Cause, Event};
 use super::intent::Goal;
 use super::session::{Effect, Received, Session, Ticket};
+use super::status::Status;
 use crate::protocol::{
     Command, EventKind, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Reply, Request, ServerLine,
     looks_like_http,
@@ -30,8 +32,8 @@ pub(super) enum Ask {
     Call(Request, CallReply),
     /// SUBSCRIBE, or UNSUBSCRIBE.
     Subscribe(EventKind, bool),
-    /// Register although the name was taken.
-    TakeOver,
+    /// Register although the name was taken; answered once the status shows it.
+    TakeOver(oneshot::Sender<()>),
 }
 
 pub(super) type CallReply = oneshot::Sender<Result<Reply, CallError>>;
@@ -130,7 +132,7 @@ impl<C: Connector> Driver<C> {
         while core.want == Want::Link {
             let deadline = core.session.deadline();
             tokio::select! {
-                line = lines.next() => core.received(line),
+                line = next_line(&mut lines) => core.received(line),
                 written = writer.write(&core.outgoing), if !core.outgoing.is_empty() => core.written(written),
                 wake = self.inputs.wake(deadline) => core.wake(wake),
             }
@@ -184,7 +186,11 @@ impl Core {
             Wake::Tick => self.tick(),
             Wake::Leave => self.crank(Session::leave),
             Wake::Goal(goal) => self.crank(|session, now| session.want(goal, now)),
-            Wake::Ask(Ask::TakeOver) => self.crank(Session::take_over),
+            Wake::Ask(Ask::TakeOver(done)) => {
+                self.crank(Session::take_over);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
             Wake::Ask(Ask::Subscribe(kind, on)) => {
                 self.crank(|session, now| session.subscribe(kind, on, now));
             }
@@ -295,6 +301,13 @@ impl From<Line> for Received {
             },
         }
     }
+}
+
+/// The next line; `None` at the end of the stream. Cancel safe.
+async fn next_line<R: AsyncRead + Unpin>(
+    lines: &mut FramedRead<R, LineCodec>,
+) -> Option<Result<Line, io::Error>> {
+    poll_fn(|context| Pin::new(&mut *lines).poll_next(context)).await
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

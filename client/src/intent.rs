@@ -19,6 +19,7 @@ pub use maintenance::{MaintenanceAction, MaintenanceRequest, MaintenanceTarget};
 
 /// Everything that a client keeps true at its registry, whatever happens to the connection.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Intent {
     /// The service.
     pub service: ServiceName,
@@ -29,7 +30,7 @@ pub struct Intent {
     /// The URL of that page as the proxy reaches it; `None`: the proxy shows its own.
     pub maintenance_page: Option<BackendUrl>,
     /// What of the routes people are to see, to begin with.
-    pub visibility: Wanted,
+    pub visibility: Visibility,
     /// Maintenance that is wanted from the beginning, besides what `visibility` says: a route may be born in it.
     pub maintenance: Vec<MaintenanceRequest>,
     /// Sent with REGISTER; the values of `token` and `service_token` are never shown.
@@ -38,13 +39,13 @@ pub struct Intent {
     pub routes: Routes,
 }
 
-/// Wanted routes by key. They are staged in the order of their keys.
+/// Visibility routes by key. They are staged in the order of their keys.
 pub type Routes = BTreeMap<RouteKey, Route>;
 
 /// What of the routes people are to see. Whoever decides that (a process, its readiness, maintenance, a stop)
 /// meets in this one value, and the session knows nothing else of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Wanted {
+pub enum Visibility {
     /// Nothing: there is a session without routes.
     Absent,
     /// The maintenance page on all of them (PROTOCOL section 6).
@@ -67,7 +68,7 @@ pub struct Goal {
     /// The routes.
     pub routes: Routes,
     /// What of them people are to see.
-    pub visibility: Wanted,
+    pub visibility: Visibility,
     /// The maintenance page, as the proxy reaches it.
     pub page: Option<BackendUrl>,
     /// What goes with the next REGISTER.
@@ -125,7 +126,7 @@ impl Intent {
             instance,
             maintenance_port: None,
             maintenance_page: None,
-            visibility: Wanted::Live,
+            visibility: Visibility::Live,
             maintenance: Vec::new(),
             metadata: Metadata::default(),
             routes: Routes::new(),
@@ -133,13 +134,37 @@ impl Intent {
     }
 
     /// The same with one more route, or with another one under a key that is there already.
+    #[must_use]
     pub fn with_route(mut self, key: impl Into<RouteKey>, route: Route) -> Self {
         self.routes.insert(key.into(), route);
         self
     }
 
+    /// The same with another visibility to begin with.
+    #[must_use]
+    pub fn with_visibility(mut self, visibility: Visibility) -> Self {
+        self.visibility = visibility;
+        self
+    }
+
+    /// The same with the port on which this instance serves a maintenance page, and the page's URL as the proxy reaches
+    /// it.
+    #[must_use]
+    pub fn with_maintenance_page(mut self, port: u16, page: BackendUrl) -> Self {
+        (self.maintenance_port, self.maintenance_page) = (Some(port), Some(page));
+        self
+    }
+
+    /// The same with one more request for maintenance to begin with.
+    #[must_use]
+    pub fn with_maintenance(mut self, request: MaintenanceRequest) -> Self {
+        self.maintenance.push(request);
+        self
+    }
+
     /// The same with an entry of metadata put in or replaced. Secrets belong under `token` (the registry's)
     /// and `service_token` (the service's own): only those are kept out of logs.
+    #[must_use]
     pub fn with_metadata(mut self, key: &str, value: Value) -> Self {
         let mut entries: Map<String, Value> =
             serde_json::from_str(&self.metadata.encode()).unwrap_or_default();
@@ -191,36 +216,42 @@ impl Route {
     }
 
     /// The same with a health check.
+    #[must_use]
     pub fn with_health(mut self, check: HealthCheck) -> Self {
         self.health = Some(check);
         self
     }
 
     /// The same at another priority.
+    #[must_use]
     pub fn with_priority(mut self, priority: i32) -> Self {
         self.priority = priority;
         self
     }
 
     /// The same with an option set, over one of the same name.
+    #[must_use]
     pub fn with_option(mut self, option: RouteOption) -> Self {
         self.options.set(option);
         self
     }
 
     /// The same with a response header set, over one of the same name.
+    #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.set(name, value);
         self
     }
 
     /// The same with a rate limit for each client address.
+    #[must_use]
     pub fn with_rate_limit(mut self, limit: RateLimit) -> Self {
         self.rate_limit = Some(limit);
         self
     }
 
     /// The same with a circuit breaker.
+    #[must_use]
     pub fn with_circuit_breaker(mut self, breaker: CircuitBreaker) -> Self {
         self.circuit_breaker = Some(breaker);
         self

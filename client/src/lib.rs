@@ -31,17 +31,27 @@
 
 mod backoff;
 mod call;
+mod change;
+mod config;
 mod connect;
+mod drain;
 mod driver;
 mod error;
 mod event;
+mod follow;
 mod handle;
+mod host;
 mod intent;
 mod maintenance;
 mod plan;
 pub mod protocol;
 mod session;
+mod start;
+mod status;
 mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod wait;
 
 /// The machine inside a [`Client`], for whoever turns its crank without the client's task: it is told of lines,
 /// connections and the time, and says what to do. Our simulation runs many of them in virtual time.
@@ -50,12 +60,20 @@ pub mod machine {
     pub use super::session::{Effect, Received, Session, Ticket, Timing};
 }
 
+pub use config::ClientConfig;
 pub use connect::{ConnectError, Connector, Endpoint, Resolver, SystemResolver, TcpConnector};
-pub use error::{BackendTestError, CallError, RouteError, Stopped};
-pub use event::{Cause, Event, EventStream, Mode, Phase, Registry, Retry, RouteStatus, Status};
-pub use handle::{Client, ClientConfig};
+pub use error::{BackendTestError, CallError, DrainError, MaintenanceError, RouteError, Stopped, WaitError};
+pub use event::{Cause, Event, EventStream, Mode, Registry, Retry};
+pub use handle::Client;
+pub use host::host_instance_name;
+#[doc(hidden)]
+pub use intent::Visibility as Wanted;
 pub use intent::{
     Headers, Intent, MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Options, Route, RouteKey,
-    Routes, Wanted,
+    Routes, Visibility,
 };
 pub use plan::{Applied, Batch, Dialect, Plan, RouteRef, Step, Unsupported, dry_run, plan};
+pub use status::{MaintenanceProgress, Phase, RouteStatus, Status};
+
+/// The JSON library whose [`Value`](serde_json::Value) stands in events and metadata.
+pub use serde_json;

@@ -6,13 +6,16 @@
 use std::time::{Duration, Instant};
 
 use super::event::{Event, Mode};
-use super::intent::{MAX_REQUESTS, MaintenanceAction as Action, MaintenanceTarget, Route, RouteKey, Wanted};
+use super::intent::{
+    MAX_REQUESTS, MaintenanceAction as Action, MaintenanceTarget, Route, RouteKey, Visibility,
+};
+use super::status::MaintenanceProgress;
 use crate::protocol::BackendUrl;
 
 /// All requests that still count.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Requests {
-    /// The one that follows from [`Wanted`]; while it enters, no other counts.
+    /// The one that follows from [`Visibility`]; while it enters, no other counts.
     whole: Option<Request>,
     /// The others, oldest first; no two for the same target.
     named: Vec<Request>,
@@ -41,7 +44,7 @@ pub(super) enum Standing {
 pub(super) const LOCAL_AFTER: Duration = Duration::from_secs(30);
 
 impl Requests {
-    /// What [`Wanted`] says: maintenance of everything, or no longer.
+    /// What [`Visibility`] says: maintenance of everything, or no longer.
     pub(super) fn set_whole(&mut self, page: Option<Option<BackendUrl>>, now: Instant) -> Option<Event> {
         let entered = matches!(&self.whole, Some(Request { action: Action::Enter(_), .. }));
         let action = match page {
@@ -98,6 +101,15 @@ impl Requests {
     pub(super) fn entered(&self) -> impl Iterator<Item = &MaintenanceTarget> {
         let all = self.whole.iter().chain(&self.named);
         all.filter(|request| matches!(request.action, Action::Enter(_))).map(|request| &request.target)
+    }
+
+    /// What has become of each request.
+    pub(super) fn progress(&self) -> impl Iterator<Item = MaintenanceProgress> {
+        self.iter().map(|request| MaintenanceProgress {
+            target: request.target.clone(),
+            entering: matches!(request.action, Action::Enter(_)),
+            mode: request.told,
+        })
     }
 
     /// Tells what has become of each request. `standing` is asked with a filter for the routes that it is
@@ -180,11 +192,11 @@ impl Request {
 
 /// Whether `visibility` means the page on everything: a reference server knows no drain without an outage, so
 /// what is drained elsewhere is in maintenance there, if there is a page (SEMANTICS section 6).
-pub(super) fn is_whole(visibility: Wanted, has_page: bool, is_reference: bool) -> bool {
+pub(super) fn is_whole(visibility: Visibility, has_page: bool, is_reference: bool) -> bool {
     match visibility {
-        Wanted::Maintenance => true,
-        Wanted::Draining => has_page && is_reference,
-        Wanted::Absent | Wanted::Live => false,
+        Visibility::Maintenance => true,
+        Visibility::Draining => has_page && is_reference,
+        Visibility::Absent | Visibility::Live => false,
     }
 }
 

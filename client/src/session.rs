@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::connect::ConnectError;
 use super::error::CallError;
-use super::event::{Cause, Event, Phase, Registry, RouteStatus, Status};
-use super::intent::{Goal, Intent, Route, RouteKey, Routes, Wanted};
+use super::event::{Cause, Event, Registry};
+use super::intent::{Goal, Intent, Route, RouteKey, Routes, Visibility};
 use super::maintenance::Requests;
 use super::plan::{Applied, Batch, Dialect, Unsupported};
+use super::status::{Phase, RouteStatus, Status};
 use super::sync::Sync;
 use crate::protocol::{
     BackendUrl, Command, EventKind, Push, Refusal, Registration, Reply, Request, RouteId, Scheme, ServerLine,
@@ -68,8 +69,10 @@ pub struct Session {
     noted: BTreeSet<Unsupported>,
     /// No new try before this, because an apply was refused as a whole.
     hold_until: Option<Instant>,
+    /// The registry's words where it refused the last apply as a whole.
+    apply_refusal: Option<Refusal>,
     calls: VecDeque<(Ticket, Request)>,
-    visibility: Wanted,
+    visibility: Visibility,
     page: Option<BackendUrl>,
     maintenance: Requests,
     /// How many requests for maintenance the handles have made, up to the last that was heard of.
@@ -82,6 +85,8 @@ pub struct Session {
     stuck: BTreeSet<BackendUrl>,
     /// No new maintenance request before this, because one was refused or not confirmed.
     maintain_at: Option<Instant>,
+    /// What the registry said where it did not do as the last maintenance request asked.
+    maintenance_refusal: Option<String>,
     subscriptions: BTreeSet<EventKind>,
     /// The routes whose entries a reference server is asked about at each keepalive.
     watched: Vec<RouteId>,
@@ -242,6 +247,7 @@ impl Session {
             refused: BTreeMap::new(),
             noted: BTreeSet::new(),
             hold_until: None,
+            apply_refusal: None,
             calls: VecDeque::new(),
             visibility: intent.visibility,
             page: intent.maintenance_page,
@@ -251,6 +257,7 @@ impl Session {
             verdicts_to_ignore: 0,
             stuck: BTreeSet::new(),
             maintain_at: None,
+            maintenance_refusal: None,
             subscriptions: BTreeSet::new(),
             watched: Vec::new(),
             last_peer: None,
@@ -379,11 +386,14 @@ impl Session {
         // What was refused as it was may be accepted as it is.
         self.refused.retain(|key, _| before.get(key) == self.wanted.get(key));
         if before != self.wanted {
-            self.hold_until = None;
+            (self.hold_until, self.apply_refusal) = (None, None);
         }
         self.hear(&goal, now);
         (self.visibility, self.page) = (goal.visibility, goal.page);
-        self.registration.metadata = goal.metadata;
+        if std::mem::replace(&mut self.registration.metadata, goal.metadata) != self.registration.metadata {
+            // What was refused with the former token may be accepted with this one.
+            self.cause.take_if(|cause| matches!(cause, Cause::Refused { .. }));
+        }
         self.see_visibility(now);
         self.version += 1;
         self.pump(now);
@@ -433,8 +443,12 @@ impl Session {
 
     /// Where it stands.
     pub fn status(&self) -> Status {
-        let routes: BTreeMap<_, _> =
-            self.wanted.iter().map(|(key, route)| (key.clone(), self.route_status(key, route))).collect();
+        let desired = self.desired();
+        let routes: BTreeMap<_, _> = self
+            .wanted
+            .iter()
+            .map(|(key, route)| (key.clone(), self.route_status(key, route, desired.contains_key(key))))
+            .collect();
         let in_force = routes.values().all(|status| matches!(status, RouteStatus::Applied(_)));
         let phase = self.state.phase();
         let bound = self.link.as_ref().is_some_and(|link| link.bound_since.is_some());
@@ -455,13 +469,31 @@ impl Session {
             },
             session: known.map(|known| known.id.clone()),
             cluster_id: known.and_then(|known| known.cluster.clone()),
+            replaced: self.replaced,
+            visibility_wanted: self.visibility,
             shown: self.shown(),
+            can_drain: self.can_drain(),
             maintenance_wanted: self.maintenance.entered().cloned().collect(),
+            maintenance_requests: self.maintenance.progress().collect(),
+            maintenance_refusal: self.maintenance_refusal.clone(),
             maintenance: self.maintenance_status(),
             intent: self.intent,
             live: bound && phase == Phase::Live && in_force && nothing_else,
+            settled: bound && phase == Phase::Live && self.is_as_wanted(),
             routes,
+            apply_refusal: self.apply_refusal.clone(),
         }
+    }
+
+    /// Whether the registry has confirmed everything that is wanted of it, and nothing else is in force.
+    fn is_as_wanted(&self) -> bool {
+        let Some(known) = &self.known else { return false };
+        let desired = self.desired();
+        let in_force = |(key, route)| known.applied.id_of(key, route, self.dialect()).is_some();
+        known.applied.len() == desired.len()
+            && desired.iter().all(in_force)
+            && self.visibility_is_as_wanted()
+            && known.subscribed == self.subscriptions
     }
 
     fn dialect(&self) -> &Dialect {
@@ -472,14 +504,18 @@ impl Session {
         Registry { name: self.name.clone(), peer: self.link.as_ref().map(|link| link.peer) }
     }
 
-    fn route_status(&self, key: &RouteKey, route: &Route) -> RouteStatus {
+    fn route_status(&self, key: &RouteKey, route: &Route, is_desired: bool) -> RouteStatus {
+        if self.replaced {
+            // The session, and the routes in it, belong to whoever has taken the name.
+            return RouteStatus::Pending;
+        }
         let id = self.known.as_ref().and_then(|known| known.applied.id_of(key, route, self.dialect()));
         let unsupported = self.dialect() == &Dialect::Reference && route.backend.scheme() == Scheme::H2c;
         match (id, self.refused.get(key)) {
             (Some(id), _) => RouteStatus::Applied(id),
-            (None, Some(refused)) => RouteStatus::Refused(refused.refusal.clone()),
+            (None, Some(refused)) if is_desired => RouteStatus::Refused(refused.refusal.clone()),
             (None, None) if unsupported && self.known.is_some() => RouteStatus::Unsupported,
-            (None, None) => RouteStatus::Pending,
+            (None, _) => RouteStatus::Pending,
         }
     }
 }

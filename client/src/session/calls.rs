@@ -73,6 +73,7 @@ impl Session {
         } else {
             self.subscriptions.remove(&kind);
         }
+        self.version += 1;
         self.pump(now);
     }
 
@@ -101,6 +102,7 @@ impl Session {
             }
             reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
         }
+        self.version += 1;
         self.pump(now);
     }
 }

@@ -13,7 +13,7 @@ impl Session {
         self.known = None;
         self.refused.clear();
         self.noted.clear();
-        self.hold_until = None;
+        (self.hold_until, self.apply_refusal) = (None, None);
         self.unbind(now);
         if let Some(link) = &mut self.link {
             link.registered = true;
@@ -91,7 +91,7 @@ impl Session {
         if matches!(self.state, State::Leaving { .. }) {
             return self.stop();
         }
-        if cause.is_the_peers_fault() {
+        if cause.blames_the_peer() {
             self.tell(Event::Error { registry: self.registry(), cause: cause.clone() });
         }
         let confused = matches!(cause, Cause::Unexpected { .. } | Cause::LineTooLong);

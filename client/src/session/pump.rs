@@ -118,7 +118,9 @@ impl Session {
         self.state = state;
     }
 
+    /// Tells the listeners. What they are told of is a change of the status as well.
     pub(super) fn tell(&mut self, event: Event) {
+        self.version += 1;
         self.effects.push(Effect::Event(event));
     }
 

@@ -187,7 +187,7 @@ impl Session {
     /// The batch is in force.
     fn commit(&mut self, batch: &Batch, ids: &BTreeMap<RouteKey, RouteId>) {
         self.apply_backoff.reset();
-        self.hold_until = None;
+        (self.hold_until, self.apply_refusal) = (None, None);
         self.version += 1;
         let Some(known) = &mut self.known else { return };
         let mut events = Vec::new();
@@ -259,6 +259,7 @@ impl Session {
             Blame::Batch => {
                 let delay = self.apply_backoff.next().wait;
                 self.hold_until = Some(now + delay);
+                self.apply_refusal = Some(refusal.clone());
                 self.tell(Event::ApplyRefused { refusal, delay });
             }
         }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::{Expect, Session, State};
 use crate::event::{Cause, Event};
-use crate::intent::{Goal, MaintenanceAction as Action, MaintenanceTarget, RouteKey, Routes, Wanted};
+use crate::intent::{
+    Goal, MaintenanceAction as Action, MaintenanceTarget, Route, RouteKey, Routes, Visibility,
+};
 use crate::maintenance::{LOCAL_AFTER, Standing, is_whole};
 use crate::plan::{Batch, Dialect, MAX_TARGETS};
 use crate::protocol::{
@@ -70,23 +72,45 @@ impl Session {
     pub(super) fn desired(&self) -> &Routes {
         let none_yet = self.known.as_ref().is_none_or(|known| known.applied.len() == 0);
         match self.visibility {
-            Wanted::Absent => &NOTHING,
-            Wanted::Draining if none_yet => &NOTHING,
+            Visibility::Absent => &NOTHING,
+            Visibility::Draining if none_yet => &NOTHING,
             _ => &self.wanted,
         }
     }
 
     /// What people see, as far as the registry has confirmed it.
-    pub(super) fn shown(&self) -> Wanted {
-        let Some(known) = self.known.as_ref().filter(|known| known.applied.len() > 0) else {
-            return Wanted::Absent;
-        };
+    pub(super) fn shown(&self) -> Visibility {
+        let known = self.known.as_ref().filter(|known| known.applied.len() > 0 && !self.replaced);
+        let Some(known) = known else { return Visibility::Absent };
         let held = |(id, ..): (RouteId, _, _)| known.maintained.get(&id).is_some_and(|held| held.confirmed);
         match known.drain {
-            Drain::On => Wanted::Draining,
-            _ if known.applied.known().all(held) => Wanted::Maintenance,
-            _ => Wanted::Live,
+            Drain::On => Visibility::Draining,
+            _ if known.applied.known().all(held) => Visibility::Maintenance,
+            _ => Visibility::Live,
         }
+    }
+
+    /// Whether the registry has confirmed the drain and the maintenance that are wanted, and no others.
+    pub(super) fn visibility_is_as_wanted(&self) -> bool {
+        let Some(known) = self.known.as_ref().filter(|known| !known.doubtful) else { return false };
+        let drain = match self.visibility {
+            Visibility::Draining => Drain::On,
+            _ => Drain::Off,
+        };
+        let is_drain_right = !self.can_drain() || known.applied.len() == 0 || known.drain == drain;
+        let is_maintenance_right = |(id, key, route): (RouteId, &RouteKey, &Route)| {
+            let held = known.maintained.get(&id);
+            match self.maintenance.page(key, route) {
+                Some(page) => held.is_some_and(|held| held.confirmed && !held.again && held.page == *page),
+                None => held.is_none(),
+            }
+        };
+        is_drain_right && self.verdict.is_none() && known.applied.known().all(is_maintenance_right)
+    }
+
+    /// Whether DRAIN_START is no outage here: the registry announces it and has not refused it.
+    pub(super) fn can_drain(&self) -> bool {
+        self.dialect().has("drain") && !self.dialect().lacks("DRAIN_START")
     }
 
     pub(super) fn maintenance_status(&self) -> BTreeMap<RouteKey, bool> {
@@ -138,7 +162,7 @@ impl Session {
     }
 
     fn changed_maintenance(&mut self, now: Instant) {
-        self.maintain_at = None;
+        (self.maintain_at, self.maintenance_refusal) = (None, None);
         self.version += 1;
         self.settle(now);
         self.pump(now);
@@ -154,9 +178,8 @@ impl Session {
     }
 
     fn next_drain(&mut self) -> Option<(Request, Expect)> {
-        let wanted = self.visibility == Wanted::Draining;
-        let dialect = self.dialect();
-        if !dialect.has("drain") || dialect.lacks("DRAIN_START") {
+        let wanted = self.visibility == Visibility::Draining;
+        if !self.can_drain() {
             return None;
         }
         let known = self.known.as_mut().filter(|known| known.applied.len() > 0)?;
@@ -242,13 +265,17 @@ impl Session {
                 if matches!(refusal, Refusal::UnknownCommand(_)) {
                     known.map(|dialect| dialect.learn_lack("MAINT_ENTER"));
                 }
-                let entering = command == "MAINT_ENTER";
-                self.tell(Event::MaintenanceFailed { entering, refusal: refusal.to_string() });
+                self.maintenance_failed(command == "MAINT_ENTER", refusal.to_string());
             }
             reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
         }
         self.settle(now);
         self.pump(now);
+    }
+
+    fn maintenance_failed(&mut self, entering: bool, refusal: String) {
+        self.maintenance_refusal = Some(refusal.clone());
+        self.tell(Event::MaintenanceFailed { entering, refusal });
     }
 
     fn hold(&mut self, ids: &[RouteId], page: Option<Option<BackendUrl>>, confirmed: bool) {
@@ -299,7 +326,7 @@ impl Session {
             }
         };
         if let Some((entering, refusal)) = failure {
-            self.tell(Event::MaintenanceFailed { entering, refusal: refusal.to_owned() });
+            self.maintenance_failed(entering, refusal.to_owned());
         }
         self.settle(now);
         self.pump(now);

@@ -122,7 +122,7 @@ fn a_refused_change_leaves_the_route_as_it_was() {
          < OK
          ! ERROR",
     );
-    // Wanted as it was before, there is nothing to do.
+    // Visibility as it was before, there is nothing to do.
     story.want(&[("main", route("example.com", MAIN))]);
     story.play("");
     assert!(story.session.status().live);

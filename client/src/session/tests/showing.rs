@@ -28,7 +28,7 @@ fn in_maintenance() -> Story {
          < MAINT_OK|r1
          ! MAINT_PROXY_ENTERED",
     );
-    assert_eq!(story.session.status().shown, Wanted::Maintenance);
+    assert_eq!(story.session.status().shown, Visibility::Maintenance);
     story
 }
 
@@ -66,18 +66,18 @@ fn main_intent() -> Intent {
 #[test]
 fn an_application_that_is_lost_is_drained_and_the_drain_is_cancelled_when_it_is_back() {
     let mut story = live();
-    story.show(Wanted::Draining);
+    story.show(Visibility::Draining);
     story.play("> DRAIN_START|S1|0s\n< DRAIN_OK|2026-01-01T00:00:00Z");
-    assert_eq!(story.session.status().shown, Wanted::Draining);
-    story.show(Wanted::Live);
+    assert_eq!(story.session.status().shown, Visibility::Draining);
+    story.show(Visibility::Live);
     story.play("> DRAIN_CANCEL|S1\n< DRAIN_OK");
-    assert_eq!(story.session.status().shown, Wanted::Live);
+    assert_eq!(story.session.status().shown, Visibility::Live);
 }
 
 #[test]
 fn a_drain_is_asked_for_again_after_a_lost_connection_because_a_restart_forgets_it() {
     let mut story = live();
-    story.show(Wanted::Draining);
+    story.show(Visibility::Draining);
     story.play(
         "> DRAIN_START|S1|0s
          < DRAIN_OK|2026-01-01T00:00:00Z
@@ -98,9 +98,9 @@ fn a_drain_is_asked_for_again_after_a_lost_connection_because_a_restart_forgets_
 #[test]
 fn a_drain_that_ended_while_the_answer_was_lost_is_cancelled_to_be_sure() {
     let mut story = live();
-    story.show(Wanted::Draining);
+    story.show(Visibility::Draining);
     story.play("> DRAIN_START|S1|0s\n~ eof");
-    story.show(Wanted::Live);
+    story.show(Visibility::Live);
     story.play(
         "+ 100ms
          ~ dial
@@ -118,7 +118,7 @@ fn a_drain_that_ended_while_the_answer_was_lost_is_cancelled_to_be_sure() {
 #[test]
 fn what_is_not_ready_is_not_registered_in_a_new_session() {
     let mut story = live();
-    story.show(Wanted::Draining);
+    story.show(Visibility::Draining);
     story.play(
         "> DRAIN_START|S1|0s
          < DRAIN_OK|2026-01-01T00:00:00Z
@@ -132,7 +132,7 @@ fn what_is_not_ready_is_not_registered_in_a_new_session() {
          > SESSION_INFO|S2
          < INFO|0",
     );
-    story.show(Wanted::Live);
+    story.show(Visibility::Live);
     story.play(
         "> ROUTE_ADD|S2|example.com|/|http://10.2.2.7:8080/|10\n< ROUTE_OK|r1\n> CONFIG_APPLY|S2\n< OK",
     );
@@ -142,14 +142,14 @@ fn what_is_not_ready_is_not_registered_in_a_new_session() {
 #[test]
 fn a_reference_server_is_not_drained_but_shown_the_page_where_there_is_one() {
     let mut without_page = live_at_reference(main_intent());
-    without_page.show(Wanted::Draining);
+    without_page.show(Visibility::Draining);
     without_page.play("");
 
     let page = Some(PAGE.parse().unwrap());
     let mut with_page = live_at_reference(Intent { maintenance_page: page, ..main_intent() });
-    with_page.show(Wanted::Draining);
+    with_page.show(Visibility::Draining);
     with_page.play("> MAINT_ENTER|S1|r2|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r2");
-    with_page.show(Wanted::Live);
+    with_page.show(Visibility::Live);
     with_page.play("> MAINT_EXIT|S1|r2\n< ACK\n< MAINT_OK|r2\n! MAINT_PROXY_EXITED");
 }
 
@@ -164,7 +164,7 @@ fn maintenance_is_entered_and_left_when_the_proxy_says_so() {
          < MAINT_OK|r1
          ! MAINT_PROXY_EXITED",
     );
-    assert_eq!(story.session.status().shown, Wanted::Live);
+    assert_eq!(story.session.status().shown, Visibility::Live);
     assert_eq!(story.session.status().maintenance_wanted, []);
 }
 
@@ -211,7 +211,7 @@ fn maintenance_survives_a_new_session_and_its_routes_start_their_life_in_it() {
          < OK
          < MAINT_OK|r1",
     );
-    assert_eq!(story.session.status().shown, Wanted::Maintenance);
+    assert_eq!(story.session.status().shown, Visibility::Maintenance);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_registry_that_has_forgotten_the_maintenance_of_a_session_it_kept_is_told_ag
     let mut story = in_maintenance();
     story.play("~ eof");
     resume(&mut story, "", "> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r1");
-    assert_eq!(story.session.status().shown, Wanted::Maintenance);
+    assert_eq!(story.session.status().shown, Visibility::Maintenance);
 }
 
 #[test]
@@ -484,5 +484,5 @@ fn another_address_during_maintenance_is_in_maintenance_from_the_start() {
          > CONFIG_APPLY|S1
          < OK",
     );
-    assert_eq!(story.session.status().shown, Wanted::Maintenance);
+    assert_eq!(story.session.status().shown, Visibility::Maintenance);
 }

@@ -88,7 +88,7 @@ impl Story {
         self.session.want(goal, self.now);
     }
 
-    pub(super) fn show(&mut self, visibility: Wanted) {
+    pub(super) fn show(&mut self, visibility: Visibility) {
         let goal = Goal {
             change: self.session.intent + 1,
             routes: self.session.wanted.clone(),
