@@ -70,7 +70,7 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Every word in the programs, their tests, benches and scripts. The tests of the documentation are left out: what they
+/// Every name in the programs, their tests, benches and scripts. The tests of the documentation are left out: what they
 /// name proves nothing.
 fn names_of_the_code() -> BTreeSet<String> {
     let folders = ["src", "client", "tests", "benches", "scripts", "deploy", "fuzz/fuzz_targets", ".ci"];
@@ -78,8 +78,11 @@ fn names_of_the_code() -> BTreeSet<String> {
     let mut files: Vec<_> = there.flat_map(|folder| files_below(&folder)).collect();
     files.extend(["Dockerfile", "docker-compose.yml", "Cargo.toml"].map(|file| Path::new(ROOT).join(file)));
     files.retain(|file| {
-        !file.ends_with("README.md") && !file.to_string_lossy().contains("tests/documentation")
+        !file.ends_with("README.md") && !file.to_string_lossy().contains("tests/documentation/")
     });
     let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
-    texts.flat_map(|text| words(&text).map(|(_, word)| word.to_owned()).collect::<Vec<_>>()).collect()
+    let names = |text: String| -> Vec<String> {
+        words(&text).map(|(_, word)| word).filter(|word| is_name(word)).map(str::to_owned).collect()
+    };
+    texts.flat_map(names).collect()
 }
