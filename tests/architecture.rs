@@ -133,16 +133,39 @@ const REGISTRY_ROOMS: &[(&str, &[&str])] = &[
     ("commands", &["engine", "membership", "model", "session"]),
 ];
 
+/// The rooms of the sidecar, and the rooms that each may name.
+const SIDECAR_ROOMS: &[(&str, &[&str])] = &[
+    ("config", &[]),
+    ("http", &[]),
+    ("state", &[]),
+    ("address", &["config"]),
+    ("readiness", &["address", "config"]),
+    ("maintenance", &["config", "http", "state"]),
+    ("registries", &["address", "config", "maintenance", "state"]),
+    ("process", &["config", "maintenance", "readiness", "registries", "state"]),
+    ("admin", &["http", "maintenance", "state"]),
+];
+
 #[test]
 fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
-    const REGISTRY: &str = "server::registry::";
+    assert_rooms("server::registry::", REGISTRY_ROOMS, 50);
+}
+
+#[test]
+fn the_rooms_of_the_sidecar_name_each_other_in_one_direction() {
+    assert_rooms("sidecar::", SIDECAR_ROOMS, 40);
+}
+
+/// Each room below `parent` names only those of the table. `least` tells whether the source was read at all.
+fn assert_rooms(parent: &str, rooms: &[(&str, &[&str])], least: usize) {
+    let prefix = format!("crate::{parent}");
     let (mut wrong, mut arrows) = (Vec::new(), 0);
     for file in library_files() {
-        let Some(room) = file.module.strip_prefix(REGISTRY).and_then(|rest| rest.split("::").next()) else {
+        let Some(room) = file.module.strip_prefix(parent).and_then(|rest| rest.split("::").next()) else {
             continue;
         };
-        let may_name = REGISTRY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
-        for (at, prefix) in file.code.match_indices("crate::server::registry::") {
+        let may_name = rooms.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
+        for (at, _) in file.code.match_indices(&prefix) {
             let rest = &file.code[at + prefix.len()..];
             let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
             arrows += usize::from(named != room);
@@ -151,8 +174,8 @@ fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
             }
         }
     }
-    assert!(arrows > 50, "the source is read: {arrows}");
-    assert!(wrong.is_empty(), "against the direction of the registry's rooms:\n{}", wrong.join("\n"));
+    assert!(arrows > least, "the source is read: {arrows}");
+    assert!(wrong.is_empty(), "against the direction of the rooms of {parent}\n{}", wrong.join("\n"));
 }
 
 #[test]
