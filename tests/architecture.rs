@@ -130,7 +130,7 @@ const REGISTRY_ROOMS: &[(&str, &[&str])] = &[
     ("session", &["model", "persist"]),
     ("membership", &["api", "model"]),
     ("engine", &["api", "config", "membership", "model", "persist", "session"]),
-    ("commands", &["engine", "membership", "model", "session"]),
+    ("commands", &["api", "engine", "membership", "model", "session"]),
 ];
 
 /// The rooms of the sidecar, and the rooms that each may name.
