@@ -44,7 +44,7 @@ impl LiveTable {
     }
 
     /// Tells those who have upgraded connections that members have left.
-    pub fn tell_departure(&self) {
+    pub fn announce_departure(&self) {
         self.left.send_replace(());
     }
 
@@ -54,7 +54,7 @@ impl LiveTable {
     }
 
     /// Tells that requests to a member failed so often that it is left out, or that it has answered since.
-    pub fn tell_ejection(&self, member: MemberId) {
+    pub fn announce_ejection(&self, member: MemberId) {
         // Nobody may be listening.
         let _ = self.ejections.send(member);
     }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{BackendUrl, Domain, InstanceName, PathPrefix, RouteId, ServiceName};
 use crate::server::routing::{
-    AddressLimit, Buckets, Claim, Drain, Endpoint, Hold, Member, MemberId, Members, Probe, RouteState, Table,
+    AddressLimit, Claim, Drain, Endpoint, Hold, Member, MemberId, Members, Probe, RateBuckets, RouteState,
+    Table,
 };
 
 use super::io::{Effect, Happening, SessionNo};
@@ -59,7 +60,7 @@ pub(super) struct Pools {
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, MemberSet>,
     /// Of all rate limits, once there was one.
-    buckets: Option<Arc<Buckets>>,
+    buckets: Option<Arc<RateBuckets>>,
     /// Questions that decide about maintenance requests.
     tokens: HashMap<MemberId, Arc<Probe>>,
     last_member: u64,

@@ -12,7 +12,7 @@ use crate::protocol::{
     RouteOption, RouteSpec,
 };
 use crate::server::routing::{
-    Extras, Maintenance, Probe, ProbeKind, ResponseHeaders, RouteState, Said, Settings,
+    ExtraSettings, Extras, Maintenance, Probe, ProbeKind, ResponseHeaders, RouteState, Settings,
 };
 
 use super::persist;
@@ -143,7 +143,7 @@ impl Plan {
                 priority: spec.priority,
                 hold: None,
                 settings: Settings::default(),
-                extras: Said { maintenance, ..Said::default() }.into(),
+                extras: ExtraSettings { maintenance, ..ExtraSettings::default() }.into(),
                 rare: None,
                 state,
             };
@@ -161,7 +161,7 @@ impl Plan {
             priority: spec.priority,
             hold,
             settings,
-            extras: Said { headers, breaker, maintenance }.into(),
+            extras: ExtraSettings { headers, breaker, maintenance }.into(),
             rare: Rare::new(route, defaults, &option),
             state,
         }

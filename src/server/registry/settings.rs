@@ -8,7 +8,7 @@ use crate::protocol::report::{CircuitStatus, Stats};
 use crate::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, RateLimit, Refusal, Reply, RouteId, RouteOrAll, Target,
 };
-use crate::server::routing::{MOST_FAILURES, MOST_REQUESTS, MOST_TRIALS, RouteState};
+use crate::server::routing::{MAX_FAILURES, MAX_REQUESTS, MAX_TRIALS, RouteState};
 
 use super::Registry;
 use super::command::slots;
@@ -80,7 +80,7 @@ impl Registry {
         target: RouteOrAll,
         limit: RateLimit,
     ) -> Result<Reply, Refusal> {
-        check_count("number of requests", limit.requests, MOST_REQUESTS)?;
+        check_count("number of requests", limit.requests, MAX_REQUESTS)?;
         self.staging(now, no, 0, |session| {
             session.stage.set_limit(slot(session, target)?, limit);
             Ok(Reply::RateLimitOk)
@@ -95,8 +95,8 @@ impl Registry {
         target: RouteOrAll,
         breaker: CircuitBreaker,
     ) -> Result<Reply, Refusal> {
-        check_count("threshold", breaker.threshold, MOST_FAILURES)?;
-        check_count("number of half-open requests", breaker.half_open_requests, MOST_TRIALS)?;
+        check_count("threshold", breaker.threshold, MAX_FAILURES)?;
+        check_count("number of half-open requests", breaker.half_open_requests, MAX_TRIALS)?;
         self.staging(now, no, 0, |session| {
             session.stage.set_breaker(slot(session, target)?, breaker);
             Ok(Reply::CircuitOk)

@@ -13,7 +13,7 @@ use crate::server::proxy::client::timer::Timer;
 use crate::server::proxy::telemetry::access_log::{RequestEnd, RequestStart, X_REQUEST_ID};
 use crate::server::proxy::telemetry::request_metrics::RequestCounters;
 use crate::server::proxy::upstream::request_body::UploadProgress;
-use crate::server::routing::{Chosen, Claim, InFlight, Member, Seen};
+use crate::server::routing::{Chosen, Claim, FinishedRequest, InFlight, Member};
 
 use super::assignment::Assignment;
 
@@ -205,7 +205,7 @@ impl Record {
 
     fn count_for_route(&self) {
         let Some(member) = self.member() else { return };
-        let seen = Seen {
+        let seen = FinishedRequest {
             answer: self.answer.map(|(status, latency)| (status.as_u16(), latency)),
             sent: self.bytes,
             received: self.upload.as_ref().map_or(0, |upload| upload.received()),
