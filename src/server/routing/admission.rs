@@ -9,8 +9,8 @@ use crate::protocol::CircuitBreaker;
 use super::breaker::BreakerEvent;
 use super::route_state::RouteState;
 
-/// A request that a breaker has let through. It reports its outcome to the breaker once. A trial that is dropped without
-/// an outcome is abandoned.
+/// A request that a breaker has let through. It reports its outcome to the breaker once. A trial that is dropped
+/// without an outcome is abandoned.
 #[derive(Debug)]
 pub struct Admission {
     route: Arc<RouteState>,

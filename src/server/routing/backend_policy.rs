@@ -1,4 +1,5 @@
-//! Decides which addresses a backend, a maintenance page or a health check may have (SEMANTICS section 9, BACKEND_ALLOW).
+//! Decides which addresses a backend, a maintenance page or a health check may have (SEMANTICS section 9,
+//! BACKEND_ALLOW).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

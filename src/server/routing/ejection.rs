@@ -36,8 +36,8 @@ const UNTIL_MASK: u64 = (1 << UNTIL_BITS) - 1;
 impl Ejection {
     /// The state after `outcome` at `now` (time since the caller's epoch).
     ///
-    /// One answer clears the state. Failures during an ejection belong to earlier requests and change nothing. The first
-    /// failure after it ejects the member again, for longer.
+    /// One answer clears the state. Failures during an ejection belong to earlier requests and change nothing. The
+    /// first failure after it ejects the member again, for longer.
     #[must_use]
     pub fn next(self, outcome: Outcome, now: Duration) -> Self {
         match outcome {

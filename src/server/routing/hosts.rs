@@ -1,7 +1,8 @@
 //! Claims by host: a persistent map for many hosts, most of which have one claim.
 //!
-//! It is a hash array mapped trie. A node has up to 32 slots, one for each value of five bits of the hash, and stores only
-//! those that are taken. A copy shares all nodes. A change copies the nodes on the path to one host that are shared.
+//! It is a hash array mapped trie. A node has up to 32 slots, one for each value of five bits of the hash, and stores
+//! only those that are taken. A copy shares all nodes. A change copies the nodes on the path to one host that are
+//! shared.
 
 use std::fmt;
 use std::hash::BuildHasher;

@@ -33,8 +33,8 @@ impl Deref for Chosen {
 pub struct InFlight(Chosen);
 
 impl InFlight {
-    /// Counts a request at the member; `None`: it takes no more requests. Either this sees that the member was closed, or
-    /// the one that closed it sees the request.
+    /// Counts a request at the member; `None`: it takes no more requests. Either this sees that the member was
+    /// closed, or the one that closed it sees the request.
     pub fn admit(chosen: Chosen) -> Option<Self> {
         chosen.load.in_flight.fetch_add(1, Ordering::SeqCst);
         let admitted = InFlight(chosen);

@@ -40,7 +40,8 @@ pub struct Endpoint {
     pub load: MemberLoad,
 }
 
-/// The settings that a session and one of its routes give a member. Members of a session with equal settings share them.
+/// The settings that a session and one of its routes give a member. Members of a session with equal settings share
+/// them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Terms {
     /// The service that owns the claim.

@@ -1,7 +1,7 @@
 //! The routing table: claims with their members, in one immutable value.
 //!
-//! The registry derives claims from what sessions applied and puts them into a [`Table`]. The proxy reads a snapshot of it
-//! for each request. Neither knows the other. Nothing here does I/O or reads a clock.
+//! The registry derives claims from what sessions applied and puts them into a [`Table`]. The proxy reads a snapshot
+//! of it for each request. Neither knows the other. Nothing here does I/O or reads a clock.
 //!
 //! | module | what it is |
 //! |---|---|

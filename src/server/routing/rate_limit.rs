@@ -1,8 +1,8 @@
 //! Rate limits: how many requests a client address may send to a claim (SEMANTICS section 1).
 //!
-//! Each pair of claim and address has a leaky bucket. A request fills it by one, and it leaks evenly, a window's requests
-//! in a window. So a client may send a window's requests at once and gets them back one by one. The level is stored as a
-//! number of requests, so that it stays right when the limit changes.
+//! Each pair of claim and address has a leaky bucket. A request fills it by one, and it leaks evenly, a window's
+//! requests in a window. So a client may send a window's requests at once and gets them back one by one. The level is
+//! stored as a number of requests, so that it stays right when the limit changes.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -63,7 +63,8 @@ struct Bucket {
 }
 
 impl AddressLimit {
-    /// The limit of the claim of `service` on `domain` and `path`. A later limit of the same claim has the same buckets.
+    /// The limit of the claim of `service` on `domain` and `path`. A later limit of the same claim has the same
+    /// buckets.
     pub fn new(
         limit: RateLimit,
         (domain, path, service): (&Domain, &PathPrefix, &ServiceName),
@@ -178,7 +179,8 @@ fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_nanos() / TICK.as_nanos()).unwrap_or(TIME_MASK)
 }
 
-/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, because a customer has all of its addresses.
+/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, because a customer has all of its
+/// addresses.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),

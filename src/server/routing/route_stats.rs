@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many buckets each doubling of the latency has. A bucket is at most a sixteenth of its latency wide, so its middle
-/// is right to about 3 %.
+/// How many buckets each doubling of the latency has. A bucket is at most a sixteenth of its latency wide, so its
+/// middle is right to about 3 %.
 const STEPS: usize = 16;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
 /// Latencies are capped at 2^32 microseconds, which are 71 minutes.

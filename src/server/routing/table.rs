@@ -38,8 +38,8 @@ impl Table {
         self.find_on(exact, path).or_else(|| self.find_on_wildcards(name, path))
     }
 
-    /// Tries `*.b.example.com`, `*.example.com` and `*.com`, in this order, for `a.b.example.com`. Each of them is an end
-    /// of the name with a `*` written over the byte before the dot.
+    /// Tries `*.b.example.com`, `*.example.com` and `*.com`, in this order, for `a.b.example.com`. Each of them is an
+    /// end of the name with a `*` written over the byte before the dot.
     fn find_on_wildcards(&self, name: &mut [u8], path: &str) -> Option<&Arc<Claim>> {
         for dot in 1..name.len() {
             if name[dot] != b'.' {

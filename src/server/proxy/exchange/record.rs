@@ -159,7 +159,8 @@ impl Record {
         self.answer = Some((status, self.started.elapsed()));
     }
 
-    /// The response is a page of the proxy. It says nothing about the member, so the circuit breaker does not hear of it.
+    /// The response is a page of the proxy. It says nothing about the member, so the circuit breaker does not hear of
+    /// it.
     pub(super) fn answered_by_page(&mut self, status: StatusCode) {
         if let Some(assignment) = &mut self.assignment {
             assignment.release_breaker();
