@@ -137,6 +137,40 @@ fn the_parts_of_the_client_name_each_other_in_one_direction() {
     assert!(edges.is_empty(), "these name each other in a circle, or something that does: {edges:?}");
 }
 
+/// The rooms of the registry, and the rooms that each may name.
+const REGISTRY_ROOMS: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("config", &["model"]),
+    ("persist", &["model"]),
+    ("api", &["model", "persist"]),
+    ("session", &["model", "persist"]),
+    ("membership", &["api", "model"]),
+    ("engine", &["api", "config", "membership", "model", "persist", "session"]),
+    ("commands", &["engine", "membership", "model", "session"]),
+];
+
+#[test]
+fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
+    const REGISTRY: &str = "server::registry::";
+    let (mut wrong, mut arrows) = (Vec::new(), 0);
+    for file in library_files() {
+        let Some(room) = file.module.strip_prefix(REGISTRY).and_then(|rest| rest.split("::").next()) else {
+            continue;
+        };
+        let may_name = REGISTRY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
+        for (at, prefix) in file.code.match_indices("crate::server::registry::") {
+            let rest = &file.code[at + prefix.len()..];
+            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
+            arrows += usize::from(named != room);
+            if named != room && !may_name.is_some_and(|below| below.contains(&named.as_str())) {
+                wrong.push(format!("{}: names {named}", file.path.display()));
+            }
+        }
+    }
+    assert!(arrows > 50, "the source is read: {arrows}");
+    assert!(wrong.is_empty(), "against the direction of the registry's rooms:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_rooms_of_the_proxy_name_only_those_below_them() {
     const PROXY: &str = "crate::server::proxy::";
