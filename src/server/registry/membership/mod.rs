@@ -14,7 +14,7 @@
 use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{MemberSet, SessionNo};
-use crate::server::routing::{RateBuckets, Claim, Member, MemberId, Probe, Table};
+use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::route::Route;
 use super::settings::{Cells, OwnCells, breaker};
 use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
-use crate::server::routing::{Extras, Maintenance, ResponseHeaders, RouteState, ExtraSettings, Settings};
+use crate::server::routing::{ExtraSettings, Extras, Maintenance, ResponseHeaders, RouteState, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 
