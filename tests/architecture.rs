@@ -146,7 +146,7 @@ const REGISTRY_ROOMS: &[(&str, &[&str])] = &[
     ("session", &["model", "persist"]),
     ("membership", &["api", "model"]),
     ("engine", &["api", "config", "membership", "model", "persist", "session"]),
-    ("commands", &["engine", "membership", "model", "session"]),
+    ("commands", &["api", "engine", "membership", "model", "session"]),
 ];
 
 #[test]
