@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::client::{Dialect, dry_run};
+use crate::client::{Dialect, SystemResolver, dry_run};
 
 use super::address::Lookup;
 use super::config::{CommandConfig, CommandLine, Config, Endpoint, Off, RegistrationConfig};
@@ -25,6 +25,7 @@ pub async fn check(config: &Config) -> String {
         config: &config.address,
         registries: &registration.registry.endpoints,
         wrapped: config.command.is_some(),
+        resolver: &SystemResolver,
     };
     let advertised = match lookup.once().await {
         Ok(choice) => {

@@ -10,7 +10,7 @@ mod counters;
 mod history;
 mod reload;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -35,6 +35,8 @@ pub(crate) struct DaemonState {
 
 struct Shared {
     conditions: watch::Sender<Conditions>,
+    /// Why it is not known which address is the application's; `Some` exactly while `address_unknown` is a condition.
+    address_problem: Mutex<Option<String>>,
     clients: watch::Sender<Vec<Client>>,
     progress: watch::Sender<Progress>,
     /// `None` until a wrapped command has begun.
@@ -50,6 +52,7 @@ impl DaemonState {
     pub(crate) fn new() -> Self {
         let shared = Shared {
             conditions: watch::Sender::new(Conditions::default()),
+            address_problem: Mutex::default(),
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
             command: watch::Sender::new(None),
@@ -91,6 +94,18 @@ impl DaemonState {
             // A client that has stopped has no routes left to change.
             let _ = client.set_visibility(visibility);
         }
+    }
+
+    /// It is not known which address is the application's, for this reason; `None`: it is known.
+    pub(crate) fn set_address_problem(&self, problem: Option<String>) {
+        let unknown = problem.is_some();
+        *self.shared.address_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        self.change_conditions(|conditions| conditions.address_unknown = unknown);
+    }
+
+    /// Why it is not known which address is the application's; `None` where it is.
+    pub(crate) fn address_problem(&self) -> Option<String> {
+        self.shared.address_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The application is neither ready nor being worked on any more: its routes go.
