@@ -68,7 +68,9 @@ impl Variable {
 
     /// Whether values are kept out of logs and errors. METADATA is one of them, because tokens end up there.
     pub fn is_secret(&self) -> bool {
-        self.name == "METADATA" || self.name.ends_with("_TOKEN") || self.name.ends_with("_PASSWORD")
+        ["METADATA", "ETCD_KEY"].contains(&self.name)
+            || self.name.ends_with("_TOKEN")
+            || self.name.ends_with("_PASSWORD")
     }
 }
 
