@@ -166,7 +166,7 @@ fn nodes(words: &[String]) -> anyhow::Result<u8> {
     use registry_sidecar::sidecar::config::load_nodes_config;
     use registry_sidecar::sidecar::nodes::command::NodesCommand;
     let refuse = |problem: &dyn std::fmt::Display| {
-        complain(USAGE, &format!("registry-sidecar: {problem}\n"));
+        print_error(USAGE, &format!("registry-sidecar: {problem}\n"));
         Ok(USAGE)
     };
     let command = match NodesCommand::parse(words) {
@@ -189,7 +189,7 @@ fn nodes(words: &[String]) -> anyhow::Result<u8> {
 
 #[cfg(not(feature = "etcd"))]
 fn nodes(_words: &[String]) -> anyhow::Result<u8> {
-    complain(
+    print_error(
         USAGE,
         "registry-sidecar: this build has no command nodes: use the image of the Dockerfile's target sidecar-etcd, or \
          build it with --features etcd\n",
