@@ -197,6 +197,8 @@ fn mistakes_are_named_before_anything_starts() {
         (&[("SIDECAR_ETCD_ENDPOINTS", "etcd")][..], "SIDECAR_ETCD_ENDPOINTS"),
         (&[endpoints, ("SIDECAR_ETCD_TTL", "500ms")], "SIDECAR_ETCD_TTL"),
         (&[endpoints, ("SIDECAR_ETCD_USERNAME", "u")], "ETCD_PASSWORD is not set"),
+        (&[endpoints, ("SIDECAR_ETCD_PASSWORD", "p")], "ETCD_USERNAME is not set"),
+        (&[endpoints, ("SIDECAR_ETCD_TIMEOUT", "0s")], "SIDECAR_ETCD_TIMEOUT"),
         (&[endpoints, ("SIDECAR_ETCD_LAYOUT", "flat")], "SIDECAR_ETCD_LAYOUT"),
         (&[endpoints, ("SIDECAR_ETCD_IF_TAKEN", "fight")], "SIDECAR_ETCD_IF_TAKEN"),
         (&[endpoints, ("SIDECAR_ETCD_BASE_PATH", "/a/../b")], "SIDECAR_ETCD_BASE_PATH"),
