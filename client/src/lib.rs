@@ -81,8 +81,6 @@ pub use error::{BackendTestError, CallError, DrainError, MaintenanceError, Route
 pub use event::{Cause, Event, EventStream, Mode, Registry, Retry};
 pub use handle::Client;
 pub use host::host_instance_name;
-#[doc(hidden)]
-pub use intent::Visibility as Wanted;
 pub use intent::{
     Headers, Intent, MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Options, Route, RouteKey,
     Routes, Visibility,

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::protocol::CircuitBreaker;
-use crate::protocol::report::CircuitState;
+use registry_client::protocol::CircuitBreaker;
+use registry_client::protocol::report::CircuitState;
 
 use super::RouteState;
 
@@ -307,7 +307,7 @@ impl Drop for Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::GoDuration;
+    use registry_client::protocol::GoDuration;
 
     const START: Duration = Duration::from_secs(1000);
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
 
-use crate::protocol::{CircuitBreaker, HeaderName, HeaderValue};
+use registry_client::protocol::{CircuitBreaker, HeaderName, HeaderValue};
 
 use super::{Maintenance, RouteStats, Seen, SharedBreaker, Summary};
 

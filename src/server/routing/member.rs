@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{BackendUrl, InstanceName, RouteOption, ServiceName};
+use registry_client::protocol::{BackendUrl, InstanceName, RouteOption, ServiceName};
 
 use super::Claim;
 use super::drain::Drain;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain, HealthPath};
+use registry_client::protocol::{BackendUrl, Domain, HealthPath};
 
 /// One repeated question to one backend. Equal probes are one probe, whoever wants them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

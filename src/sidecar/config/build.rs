@@ -3,7 +3,7 @@
 //! Each function reads all of its variables before it returns the first error, so that the report is complete.
 
 use crate::environment::{ConfigErrors, Reader, Reported, Source};
-use crate::protocol::{GoDuration, Host, InstanceName};
+use registry_client::protocol::{GoDuration, Host, InstanceName};
 
 use super::command::{self, Origin};
 use super::raw::Raw;
@@ -196,7 +196,7 @@ fn instance(
     reader: &mut Reader,
     host_name: &str,
     required: bool,
-    service: Option<&crate::protocol::ServiceName>,
+    service: Option<&registry_client::protocol::ServiceName>,
 ) -> Result<Option<InstanceName>, Reported> {
     let given = reader.optional("INSTANCE_NAME", raw.instance_name.take(), values::wire)?;
     if given.is_some() || !required {

@@ -28,11 +28,11 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::environment::{self, ConfigErrors, Context, Secret, Source};
-use crate::protocol::{
+use crate::telemetry::{Format, Level};
+use registry_client::protocol::{
     BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, HealthPath, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
-use crate::telemetry::{Format, Level};
 
 pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
 pub use secrets::Environment;

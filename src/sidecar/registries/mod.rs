@@ -28,8 +28,8 @@ use std::net::IpAddr;
 
 use tracing::info;
 
-use crate::client::{Intent, Resolver};
 use crate::shutdown::Shutdown;
+use registry_client::{Intent, Resolver};
 
 use super::address::{Lookup, follow};
 use super::config::{Config, RegistrationConfig};
