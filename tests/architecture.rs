@@ -41,6 +41,22 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 
+/// The rooms of the proxy, and the others that each may name.
+const PROXY_ROOMS: &[(&str, &[&str])] = &[
+    ("http", &[]),
+    ("certificates", &[]),
+    ("local_executor", &[]),
+    ("telemetry", &["http"]),
+    ("upstream", &["local_executor"]),
+    ("health", &["upstream"]),
+    ("config", &["certificates", "telemetry", "upstream"]),
+    ("context", &["certificates", "config", "telemetry", "upstream"]),
+    ("client", &["context", "http"]),
+    ("exchange", &["client", "context", "http", "telemetry", "upstream"]),
+    ("downstream", &["certificates", "client", "http", "local_executor"]),
+    ("workers", &["client", "config", "context", "downstream", "exchange"]),
+];
+
 /// These decide and do nothing else: no socket, no clock, no task, no lock, no environment (rule 1).
 const PURE: &[&str] = &[
     "protocol",
@@ -130,19 +146,42 @@ const REGISTRY_ROOMS: &[(&str, &[&str])] = &[
     ("session", &["model", "persist"]),
     ("membership", &["api", "model"]),
     ("engine", &["api", "config", "membership", "model", "persist", "session"]),
-    ("commands", &["engine", "membership", "model", "session"]),
+    ("commands", &["api", "engine", "membership", "model", "session"]),
+];
+
+/// The rooms of the sidecar, and the rooms that each may name.
+const SIDECAR_ROOMS: &[(&str, &[&str])] = &[
+    ("config", &[]),
+    ("http", &[]),
+    ("state", &[]),
+    ("address", &["config"]),
+    ("readiness", &["address", "config"]),
+    ("maintenance", &["config", "http", "state"]),
+    ("registries", &["address", "config", "maintenance", "state"]),
+    ("process", &["config", "maintenance", "readiness", "registries", "state"]),
+    ("admin", &["http", "maintenance", "state"]),
 ];
 
 #[test]
 fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
-    const REGISTRY: &str = "server::registry::";
+    assert_rooms("server::registry::", REGISTRY_ROOMS, 50);
+}
+
+#[test]
+fn the_rooms_of_the_sidecar_name_each_other_in_one_direction() {
+    assert_rooms("sidecar::", SIDECAR_ROOMS, 40);
+}
+
+/// Each room below `parent` names only those of the table. `least` tells whether the source was read at all.
+fn assert_rooms(parent: &str, rooms: &[(&str, &[&str])], least: usize) {
+    let prefix = format!("crate::{parent}");
     let (mut wrong, mut arrows) = (Vec::new(), 0);
     for file in library_files() {
-        let Some(room) = file.module.strip_prefix(REGISTRY).and_then(|rest| rest.split("::").next()) else {
+        let Some(room) = file.module.strip_prefix(parent).and_then(|rest| rest.split("::").next()) else {
             continue;
         };
-        let may_name = REGISTRY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
-        for (at, prefix) in file.code.match_indices("crate::server::registry::") {
+        let may_name = rooms.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
+        for (at, _) in file.code.match_indices(&prefix) {
             let rest = &file.code[at + prefix.len()..];
             let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
             arrows += usize::from(named != room);
@@ -151,8 +190,36 @@ fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
             }
         }
     }
-    assert!(arrows > 50, "the source is read: {arrows}");
-    assert!(wrong.is_empty(), "against the direction of the registry's rooms:\n{}", wrong.join("\n"));
+    assert!(arrows > least, "the source is read: {arrows}");
+    assert!(wrong.is_empty(), "against the direction of the rooms of {parent}\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_rooms_of_the_proxy_name_only_those_below_them() {
+    const PROXY: &str = "crate::server::proxy::";
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for file in library_files() {
+        let Some(room) = file.module.strip_prefix("server::proxy::") else { continue };
+        let room = room.split("::").next().unwrap();
+        let below = PROXY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
+        let below = below.unwrap_or_else(|| panic!("{room} is no room of the proxy"));
+        for (at, _) in file.code.match_indices(PROXY) {
+            let rest = &file.code[at + PROXY.len()..];
+            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
+            seen.insert((room.to_owned(), named.clone()));
+            if named != room && !below.contains(&named.as_str()) {
+                wrong.push(format!("{}: names {named}", file.path.display()));
+            }
+        }
+        // A room names others by their whole path, so that this test sees it.
+        let climbs = if file.path.ends_with("mod.rs") { "use super::" } else { "super::super::" };
+        if file.code.contains(climbs) {
+            wrong.push(format!("{}: leaves its room with {climbs}", file.path.display()));
+        }
+    }
+    assert!(seen.contains(&("workers".to_owned(), "exchange".to_owned())), "{seen:?}");
+    assert!(wrong.is_empty(), "against the direction of the rooms:\n{}", wrong.join("\n"));
 }
 
 #[test]
