@@ -1,7 +1,7 @@
 //! Dependencies point one way. Each module names only those below it, as docs/ARCHITECTURE.md draws them.
 //!
 //! The source is read as text: every `crate::x::y` path that a file names, comments and strings left out. The package
-//! `client/` counts as the modules `client` and `protocol`, which is what `src/` calls them.
+//! `client/` counts as the modules `client` and `protocol`, which is what `src/` calls them, and `nodes/` as `nodes`.
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
@@ -20,6 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
+    ("nodes", &[]),
     ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry", "tls"]),
     ("server::routing", &["protocol"]),
     ("server::live_table", &["server::routing"]),
@@ -62,6 +63,11 @@ const PURE: &[&str] = &[
     "protocol",
     "client::plan",
     "client::session",
+    "nodes::backoff",
+    "nodes::layout",
+    "nodes::node",
+    "nodes::registration::machine",
+    "nodes::watch::follower",
     "server::registry",
     "server::routing",
     "sidecar::address::choice",
@@ -294,6 +300,7 @@ fn is_within(module: &str, of: &str) -> bool {
 /// The modules that `crate::…` and `registry_client::…` paths name: two levels below `server`, one elsewhere.
 fn named_modules(file: &SourceFile) -> BTreeSet<String> {
     let in_client = ["client", "protocol"].iter().any(|module| is_within(&file.module, module));
+    let in_nodes = is_within(&file.module, "nodes");
     let mut found = BTreeSet::new();
     for root in ["crate::", "registry_client::"] {
         for (at, _) in file.code.match_indices(root) {
@@ -307,6 +314,7 @@ fn named_modules(file: &SourceFile) -> BTreeSet<String> {
             match path.as_slice() {
                 ["protocol", ..] => drop(found.insert("protocol".to_owned())),
                 _ if in_client || root == "registry_client::" => drop(found.insert("client".to_owned())),
+                _ if in_nodes => drop(found.insert("nodes".to_owned())),
                 [] => {}
                 ["server", second, ..] => drop(found.insert(format!("server::{second}"))),
                 [first, ..] => drop(found.insert((*first).to_owned())),
@@ -316,7 +324,7 @@ fn named_modules(file: &SourceFile) -> BTreeSet<String> {
     found
 }
 
-/// Every file of the two libraries with its module path, tests inside it cut off.
+/// Every file of the three libraries with its module path, tests inside it cut off.
 fn library_files() -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |folder: &str, prefix: &str| {
@@ -327,6 +335,7 @@ fn library_files() -> Vec<SourceFile> {
     };
     let mut files = read("src", "");
     files.extend(read("client/src", "client"));
+    files.extend(read("nodes/src", "nodes"));
     files
 }
 
@@ -334,7 +343,7 @@ fn source_file(folder: &Path, prefix: &str, path: PathBuf) -> Option<SourceFile>
     let relative = path.strip_prefix(folder).ok()?.with_extension("");
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let is_binary = matches!(parts[0].as_str(), "main" | "bin" | "lib");
-    let is_test = parts.iter().any(|part| part == "tests");
+    let is_test = parts.iter().any(|part| part == "tests" || part.ends_with("_tests"));
     let prefix = (!prefix.is_empty() && parts[0] != "protocol").then_some(prefix);
     let parts: Vec<_> = prefix.into_iter().chain(parts.iter().map(String::as_str)).collect();
     let module = parts.join("::").trim_end_matches("::mod").to_owned();
