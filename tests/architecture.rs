@@ -71,6 +71,7 @@ const PURE: &[&str] = &[
     "server::registry",
     "server::routing",
     "sidecar::address::choice",
+    "sidecar::nodes::info",
     "sidecar::maintenance::windows",
     "sidecar::process::signals",
     "sidecar::process::supervisor",
@@ -164,6 +165,7 @@ const SIDECAR_ROOMS: &[(&str, &[&str])] = &[
     ("readiness", &["address", "config"]),
     ("maintenance", &["config", "http", "state"]),
     ("registries", &["address", "config", "maintenance", "state"]),
+    ("nodes", &["address", "config", "state"]),
     ("process", &["config", "maintenance", "readiness", "registries", "state"]),
     ("admin", &["http", "maintenance", "state"]),
 ];
