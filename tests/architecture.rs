@@ -4,9 +4,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+#[path = "architecture/imports.rs"]
+mod imports;
+#[path = "architecture/rooms.rs"]
+mod rooms;
+
+/// The libraries of the workspace.
+const LIBRARIES: &[imports::Library] = &[imports::Library { name: "registry_sidecar", root: "src" }];
 
 /// A module, by its path from the crate's root, and the modules that it may name. A module may always name
 /// itself and what is inside it. The longest prefix of a file's module path decides.
@@ -88,28 +96,29 @@ fn every_module_names_only_what_stands_below_it() {
 }
 
 #[test]
-fn the_parts_of_the_client_name_each_other_in_one_direction() {
-    let mut edges = BTreeSet::new();
-    for file in library_files().into_iter().filter(|file| is_within(&file.module, "client")) {
-        let mut parts = file.module.split("::").skip(1);
-        let Some(part) = parts.next() else { continue };
-        let prefix = if parts.next().is_none() { "super::" } else { "crate::client::" };
-        for (at, _) in file.code.match_indices(prefix) {
-            let rest = &file.code[at + prefix.len()..];
-            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
-            if !named.is_empty() && named != part {
-                edges.insert((part.to_owned(), named));
-            }
-        }
-    }
-    assert!(edges.contains(&("handle".to_owned(), "driver".to_owned())), "{edges:?}");
-    // What names nothing that is left can be taken away, until nothing is left.
-    while let Some(done) =
-        edges.iter().map(|(_, to)| to.clone()).find(|to| !edges.iter().any(|(from, _)| from == to))
-    {
-        edges.retain(|(_, to)| *to != done);
-    }
-    assert!(edges.is_empty(), "these name each other in a circle, or something that does: {edges:?}");
+fn no_two_files_or_folders_need_each_other() {
+    let arrows = imports::arrows(Path::new(env!("CARGO_MANIFEST_DIR")), LIBRARIES);
+    // A reader that finds nothing finds no circle either.
+    assert!(arrows.len() > 500, "only {} imports were found", arrows.len());
+    let circles = rooms::circles(&arrows);
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found_wherever_it_is_hidden() {
+    let arrow = |from: &str, to: &str| {
+        let path = |module: &str| PathBuf::from("src").join(module);
+        ((path(from), path(to)), BTreeSet::from(["Thing".to_owned()]))
+    };
+    let found = |arrows: &[(imports::Arrow, BTreeSet<String>)]| rooms::circles(&arrows.iter().cloned().collect()).len();
+    let straight = [arrow("a.rs", "b.rs"), arrow("b.rs", "c/mod.rs"), arrow("c/mod.rs", "c/d.rs")];
+    assert_eq!(found(&straight), 0);
+    let children_use_their_parent = [arrow("c/mod.rs", "c/d.rs"), arrow("c/d.rs", "c/mod.rs")];
+    assert_eq!(found(&children_use_their_parent), 0);
+    let three_files = [arrow("a.rs", "b.rs"), arrow("b.rs", "c.rs"), arrow("c.rs", "a.rs")];
+    assert_eq!(found(&three_files), 1);
+    let two_rooms_but_no_files = [arrow("x/a.rs", "y/b.rs"), arrow("y/c.rs", "x/d.rs")];
+    assert_eq!(found(&two_rooms_but_no_files), 1);
 }
 
 #[test]
