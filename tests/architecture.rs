@@ -110,7 +110,9 @@ fn a_circle_is_found_wherever_it_is_hidden() {
         let path = |module: &str| PathBuf::from("src").join(module);
         ((path(from), path(to)), BTreeSet::from(["Thing".to_owned()]))
     };
-    let found = |arrows: &[(imports::Arrow, BTreeSet<String>)]| rooms::circles(&arrows.iter().cloned().collect()).len();
+    let found = |arrows: &[(imports::Arrow, BTreeSet<String>)]| {
+        rooms::circles(&arrows.iter().cloned().collect()).len()
+    };
     let straight = [arrow("a.rs", "b.rs"), arrow("b.rs", "c/mod.rs"), arrow("c/mod.rs", "c/d.rs")];
     assert_eq!(found(&straight), 0);
     let children_use_their_parent = [arrow("c/mod.rs", "c/d.rs"), arrow("c/d.rs", "c/mod.rs")];
