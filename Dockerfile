@@ -31,8 +31,8 @@ RUN --mount=type=cache,target=/src/target,id=registry-server-target \
         if command -v rustup; then rustup component add llvm-tools; fi \
      && binary="$(scripts/guided)"; \
     else \
-        cargo build --locked --release --target "$host" --bin registry-server \
-     && binary="target/$host/release/registry-server"; \
+        cargo build --locked --profile dist --target "$host" --bin registry-server \
+     && binary="target/$host/dist/registry-server"; \
     fi \
  && mkdir -p /out && cp "$binary" /out/
 

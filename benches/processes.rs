@@ -13,7 +13,7 @@
 //!
 //! REGISTRY_SERVER names another server than the one that was built with the bench: what `scripts/guided` prints.
 //!
-//! Nothing here fails for being slow; it prints medians with the spread, for docs/PERFORMANCE.md.
+//! Nothing here fails for being slow; it prints medians with the spread, for docs/internals/performance.md.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people")]
 #![allow(missing_docs, reason = "a program, not a library")]

@@ -1,7 +1,7 @@
 //! What the registry's core costs, without sockets, and what a STATE_FILE adds: `cargo bench --bench registry`.
 //!
-//! Nothing here fails for being slow; it prints medians for docs/PERFORMANCE.md. The long ones are CPU times, which a
-//! machine that others use too does not stretch.
+//! Nothing here fails for being slow; it prints medians for docs/internals/performance.md. The long ones are CPU times,
+//! which a machine that others use too does not stretch.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people")]
 #![allow(missing_docs, reason = "a program, not a library")]

@@ -15,10 +15,8 @@
 //! Dependencies point one way; `tests/architecture.rs` fails when one does not. The walks through the
 //! code (start, a request, the link breaks, SIGTERM) are in `docs/ARCHITECTURE.md`.
 
-pub mod client;
 pub mod environment;
 pub mod prometheus;
-pub mod protocol;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod shutdown;
@@ -27,3 +25,6 @@ pub mod telemetry;
 pub mod terminal;
 #[cfg(feature = "server")]
 mod tls;
+
+pub use registry_client as client;
+pub use registry_client::protocol;

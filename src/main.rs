@@ -11,8 +11,8 @@ use lexopt::Parser;
 use lexopt::prelude::*;
 
 use registry_sidecar::shutdown::Shutdown;
+use registry_sidecar::sidecar::admin::control::cli::{self, Invocation};
 use registry_sidecar::sidecar::config::{CommandConfig, Config};
-use registry_sidecar::sidecar::control::cli::{self, Invocation};
 use registry_sidecar::terminal::{USAGE, complain, print};
 use registry_sidecar::{sidecar, telemetry};
 
@@ -36,7 +36,7 @@ registry-sidecar healthcheck [--registered]
 registry-sidecar --help | --version
 
 Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_HOST, INSTANCE_NAME.
-All variables: docs/CONFIGURATION.md
+All variables: docs/reference/configuration.md
 
 Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 128+n ended at once by signal n.
 Around a command: the command's own, 126 not executable, 127 not found, 69 WAIT_FOR in vain.

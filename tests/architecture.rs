@@ -1,6 +1,7 @@
 //! Dependencies point one way. Each module names only those below it, as docs/ARCHITECTURE.md draws them.
 //!
-//! The source is read as text: every `crate::x::y` path that a file names, comments and strings left out.
+//! The source is read as text: every `crate::x::y` path that a file names, comments and strings left out. The package
+//! `client/` counts as the modules `client` and `protocol`, which is what `src/` calls them.
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
@@ -14,7 +15,88 @@ mod imports;
 mod rooms;
 
 /// The libraries of the workspace.
-const LIBRARIES: &[imports::Library] = &[imports::Library { name: "registry_sidecar", root: "src" }];
+const LIBRARIES: &[imports::Library] = &[
+    imports::Library { name: "registry_client", root: "client/src" },
+    imports::Library { name: "registry_sidecar", root: "src" },
+];
+
+/// The folders whose rooms docs/ARCHITECTURE.md draws, and what each room may name. A folder's own `mod.rs` is free.
+const ROOMS: &[rooms::House] = &[
+    rooms::House {
+        folder: "src/sidecar",
+        may_name: &[
+            ("config", &[]),
+            ("http", &[]),
+            ("address", &["config"]),
+            ("state", &["config"]),
+            ("readiness", &["address", "config"]),
+            ("maintenance", &["config", "http", "state"]),
+            ("registries", &["address", "config", "maintenance", "state"]),
+            ("check", &["address", "config", "registries"]),
+            ("admin", &["http", "maintenance", "state"]),
+            ("process", &["config", "maintenance", "readiness", "registries", "state"]),
+            ("daemon", &["admin", "config", "maintenance", "process", "readiness", "registries", "state"]),
+        ],
+    },
+    rooms::House {
+        folder: "src/server",
+        may_name: &[
+            ("routing", &[]),
+            ("live_table", &["routing"]),
+            ("registry", &["routing"]),
+            ("policy_file", &["registry"]),
+            ("config", &["policy_file"]),
+            ("store", &["registry"]),
+            ("proxy", &["live_table", "routing"]),
+            ("listener", &["live_table", "registry", "routing", "store"]),
+            ("admin", &["live_table", "proxy", "routing"]),
+            (
+                "run",
+                &[
+                    "admin",
+                    "config",
+                    "listener",
+                    "live_table",
+                    "policy_file",
+                    "proxy",
+                    "registry",
+                    "routing",
+                    "store",
+                ],
+            ),
+        ],
+    },
+    rooms::House {
+        folder: "src/server/registry",
+        may_name: &[
+            ("model", &[]),
+            ("config", &["model"]),
+            ("persist", &["model"]),
+            ("api", &["model", "persist"]),
+            ("session", &["model", "persist"]),
+            ("membership", &["api", "model"]),
+            ("engine", &["api", "config", "membership", "model", "persist", "session"]),
+            ("commands", &["api", "engine", "membership", "model", "session"]),
+        ],
+    },
+    rooms::House {
+        folder: "src/server/proxy",
+        may_name: &[
+            ("http", &[]),
+            ("local_executor", &[]),
+            ("certificates", &[]),
+            ("telemetry", &["http"]),
+            ("upstream", &["local_executor"]),
+            ("config", &["certificates", "telemetry", "upstream"]),
+            ("context", &["certificates", "config", "telemetry", "upstream"]),
+            ("client", &["context", "http"]),
+            ("downstream", &["certificates", "client", "http", "local_executor"]),
+            ("exchange", &["client", "context", "http", "telemetry", "upstream"]),
+            ("health", &["http", "upstream"]),
+            ("workers", &["client", "config", "context", "downstream", "exchange"]),
+        ],
+    },
+];
 
 /// A module, by its path from the crate's root, and the modules that it may name. A module may always name
 /// itself and what is inside it. The longest prefix of a file's module path decides.
@@ -55,8 +137,16 @@ const PURE: &[&str] = &[
     "client::session",
     "server::registry",
     "server::routing",
-    "sidecar::roster",
-    "sidecar::supervisor",
+    "sidecar::address::choice",
+    "sidecar::maintenance::windows",
+    "sidecar::process::signals",
+    "sidecar::process::supervisor",
+    "sidecar::readiness::gate",
+    "sidecar::registries::address_plan",
+    "sidecar::registries::hints",
+    "sidecar::registries::intent",
+    "sidecar::registries::log_throttle",
+    "sidecar::state::conditions",
 ];
 
 /// What a pure module may not say outside its tests.
@@ -86,7 +176,7 @@ struct SourceFile {
 fn every_module_names_only_what_stands_below_it() {
     let mut wrong = Vec::new();
     for file in library_files() {
-        for named in named_modules(&file.code) {
+        for named in named_modules(&file) {
             if !may_name(&file.module, &named) {
                 wrong.push(format!("{}: names crate::{named}", file.path.display()));
             }
@@ -121,6 +211,13 @@ fn a_circle_is_found_wherever_it_is_hidden() {
     assert_eq!(found(&three_files), 1);
     let two_rooms_but_no_files = [arrow("x/a.rs", "y/b.rs"), arrow("y/c.rs", "x/d.rs")];
     assert_eq!(found(&two_rooms_but_no_files), 1);
+}
+
+#[test]
+fn rooms_name_each_other_as_the_map_draws_them() {
+    let arrows = imports::arrows(Path::new(env!("CARGO_MANIFEST_DIR")), LIBRARIES);
+    let wrong: Vec<_> = ROOMS.iter().flat_map(|house| rooms::against(&arrows, house)).collect();
+    assert!(wrong.is_empty(), "against docs/ARCHITECTURE.md:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -161,8 +258,17 @@ fn the_checks_can_fail() {
     assert!(!may_name("server::registry::session", "server::proxy"));
     assert!(!may_name("sidecar::daemon", "server"));
     assert!(may_name("server::proxy::forward", "server::routing"));
-    let code = without_comments("use crate::server::proxy::{A}; // crate::client\n\"crate::sidecar\"");
-    assert_eq!(named_modules(&code), BTreeSet::from(["server::proxy".to_owned()]));
+    let named = |path: &str, module: &str, source: &str| {
+        let code = without_comments(source);
+        named_modules(&SourceFile { path: path.into(), module: module.into(), code })
+    };
+    let from_server =
+        named("src/a.rs", "a", "use crate::server::proxy::{A}; // crate::client\n\"crate::sidecar\"");
+    assert_eq!(from_server, BTreeSet::from(["server::proxy".to_owned()]));
+    let from_client = named("client/src/protocol/a.rs", "protocol::a", "crate::protocol::A; crate::plan::B");
+    assert_eq!(from_client, BTreeSet::from(["protocol".to_owned(), "client".to_owned()]));
+    let from_others = named("src/a.rs", "a", "registry_client::A; registry_client::protocol::B");
+    assert_eq!(from_others, BTreeSet::from(["protocol".to_owned(), "client".to_owned()]));
 }
 
 fn may_name(module: &str, named: &str) -> bool {
@@ -183,44 +289,56 @@ fn is_within(module: &str, of: &str) -> bool {
     module == of || module.strip_prefix(of).is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// The modules that `crate::…` paths in `code` name: two levels below `server`, one elsewhere.
-fn named_modules(code: &str) -> BTreeSet<String> {
+/// The modules that `crate::…` and `registry_client::…` paths name: two levels below `server`, one elsewhere.
+fn named_modules(file: &SourceFile) -> BTreeSet<String> {
+    let in_client = ["client", "protocol"].iter().any(|module| is_within(&file.module, module));
     let mut found = BTreeSet::new();
-    for (at, _) in code.match_indices("crate::") {
-        let path: Vec<_> = code[at + "crate::".len()..]
-            .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
-            .next()
-            .unwrap_or_default()
-            .split("::")
-            .filter(|part| part.starts_with(|c: char| c.is_lowercase()))
-            .collect();
-        match path.as_slice() {
-            [] => {}
-            ["server", second, ..] => drop(found.insert(format!("server::{second}"))),
-            [first, ..] => drop(found.insert((*first).to_owned())),
+    for root in ["crate::", "registry_client::"] {
+        for (at, _) in file.code.match_indices(root) {
+            let path: Vec<_> = file.code[at + root.len()..]
+                .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+                .next()
+                .unwrap_or_default()
+                .split("::")
+                .filter(|part| part.starts_with(|c: char| c.is_lowercase()))
+                .collect();
+            match path.as_slice() {
+                ["protocol", ..] => drop(found.insert("protocol".to_owned())),
+                _ if in_client || root == "registry_client::" => drop(found.insert("client".to_owned())),
+                [] => {}
+                ["server", second, ..] => drop(found.insert(format!("server::{second}"))),
+                [first, ..] => drop(found.insert((*first).to_owned())),
+            }
         }
     }
     found
 }
 
-/// Every file of the library with its module path, tests inside it cut off.
+/// Every file of the two libraries with its module path, tests inside it cut off.
 fn library_files() -> Vec<SourceFile> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&root, &mut files);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |folder: &str, prefix: &str| {
+        let folder = root.join(folder);
+        let mut files = Vec::new();
+        collect(&folder, &mut files);
+        files.into_iter().filter_map(|path| source_file(&folder, prefix, path)).collect::<Vec<_>>()
+    };
+    let mut files = read("src", "");
+    files.extend(read("client/src", "client"));
     files
-        .into_iter()
-        .filter_map(|path| {
-            let relative = path.strip_prefix(&root).ok()?.with_extension("");
-            let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-            let is_binary = matches!(parts[0].as_str(), "main" | "bin" | "lib");
-            let is_test = parts.iter().any(|part| part == "tests");
-            let module = parts.join("::").trim_end_matches("::mod").to_owned();
-            let source = fs::read_to_string(&path).ok()?;
-            let code = without_comments(source.split("\n#[cfg(test)]\nmod ").next()?);
-            (!is_binary && !is_test).then_some(SourceFile { path, module, code })
-        })
-        .collect()
+}
+
+fn source_file(folder: &Path, prefix: &str, path: PathBuf) -> Option<SourceFile> {
+    let relative = path.strip_prefix(folder).ok()?.with_extension("");
+    let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let is_binary = matches!(parts[0].as_str(), "main" | "bin" | "lib");
+    let is_test = parts.iter().any(|part| part == "tests");
+    let prefix = (!prefix.is_empty() && parts[0] != "protocol").then_some(prefix);
+    let parts: Vec<_> = prefix.into_iter().chain(parts.iter().map(String::as_str)).collect();
+    let module = parts.join("::").trim_end_matches("::mod").to_owned();
+    let source = fs::read_to_string(&path).ok()?;
+    let code = without_comments(source.split("\n#[cfg(test)]\nmod ").next()?);
+    (!is_binary && !is_test).then_some(SourceFile { path, module, code })
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

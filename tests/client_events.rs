@@ -1,16 +1,14 @@
 //! The events of a client's life, as a listener gets them: all twenty that users of the Go client know, in one life.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail")]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use registry_sidecar::client::{
-    Client, ClientConfig, Endpoint, Event, EventStream, Intent, MaintenanceTarget, Route, Wanted,
+use registry_client::protocol::{Domains, HealthCheck, PathPrefix};
+use registry_client::testing::{MemoryRegistry, ScriptedLink};
+use registry_client::{
+    Client, ClientConfig, Endpoint, Event, EventStream, Intent, MaintenanceTarget, Route, Visibility,
 };
-use registry_sidecar::protocol::{Domains, HealthCheck, PathPrefix};
-use support::fake_registry::{FakeLink, MemoryRegistry};
 use tokio::io::DuplexStream;
 use tokio::time::{sleep, timeout};
 
@@ -49,7 +47,7 @@ struct Obedient {
 }
 
 impl Obedient {
-    async fn serve(&mut self, link: &mut FakeLink<DuplexStream>) {
+    async fn serve(&mut self, link: &mut ScriptedLink<DuplexStream>) {
         while let Some(line) = link.line().await {
             let mut fields = line.split('|');
             let (command, _) = (fields.next().unwrap(), fields.next());
@@ -126,7 +124,7 @@ async fn all_twenty_events_are_told_in_one_life() {
         let changed = until(&mut events, &mut seen, "IP_CHANGED").await.data();
         assert_eq!((&changed["old_ip"], &changed["new_ip"]), (&"10.2.2.7".into(), &"10.2.2.9".into()));
         until(&mut events, &mut seen, "ROUTE_REMOVED").await;
-        client.set_visibility(Wanted::Draining).unwrap();
+        client.set_visibility(Visibility::Draining).unwrap();
         let log = until(&mut events, &mut seen, "LOG").await.data();
         assert_eq!(log["level"], "info");
     };
@@ -177,10 +175,10 @@ async fn a_listener_that_never_reads_blocks_nothing_and_is_told_how_much_it_miss
     let mut link = registry.accept().await;
     let mut obedient = Obedient::default();
     let life = async {
-        timeout(PATIENCE, client.wait_live()).await.unwrap().unwrap();
+        client.wait_settled(PATIENCE).await.unwrap();
         for number in 0..200 {
             client.add_route(number.to_string(), route(&format!("{number}.example.com"))).unwrap();
-            timeout(PATIENCE, client.wait_live()).await.unwrap().unwrap();
+            client.wait_settled(PATIENCE).await.unwrap();
         }
     };
     tokio::select! {

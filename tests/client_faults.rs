@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use registry_sidecar::client::{
+use registry_client::protocol::{Command, Domains, Line, LineCodec, MAX_LINE, PathPrefix, ServerLine};
+use registry_client::{
     Client, ClientConfig, ConnectError, Connector, Endpoint, Intent, Route, RouteKey, Routes,
 };
-use registry_sidecar::protocol::{Command, Domains, Line, LineCodec, MAX_LINE, PathPrefix, ServerLine};
 use registry_sidecar::server::registry::{ConnId, Effect, Input, Now, Registry, RegistryConfig};
 use registry_sidecar::server::routing::Table;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::codec::{Decoder, Encoder};
 
 const SEEDS: u64 = 150;
@@ -198,7 +198,7 @@ async fn story(seed: u64) {
     }
     core.lock().unwrap().is_faulty = false;
 
-    let live = timeout(BOUND, client.wait_live()).await;
+    let live = client.wait_settled(BOUND).await;
     assert!(live.is_ok(), "seed {seed}: not live: {:?}", client.status());
     let wanted: Vec<_> = client.routes().keys().map(|key| format!("{key}.example.com")).collect();
     assert_eq!(core.lock().unwrap().served(), wanted, "seed {seed}");

@@ -2,20 +2,18 @@
 //! connections, and over connections in memory where virtual time matters.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail")]
 
-mod support;
-
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use registry_sidecar::client::{
+use registry_client::protocol::{Domains, EventKind, HealthCheck, PathPrefix, RouteId, RouteOption};
+use registry_client::testing::{MemoryRegistry, ScriptedLink, ScriptedRegistry};
+use registry_client::{
     BackendTestError, CallError, Cause, Client, ClientConfig, ConnectError, Endpoint, Event, EventStream,
-    Intent, Phase, Resolver, Route, RouteError, RouteStatus, Stopped, TcpConnector,
+    Intent, Phase, Resolver, Route, RouteError, RouteStatus, Stopped, TcpConnector, WaitError,
 };
-use registry_sidecar::protocol::{Domains, EventKind, HealthCheck, PathPrefix, RouteId, RouteOption};
-use support::fake_registry::{FakeLink, FakeRegistry, MemoryRegistry};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
@@ -41,7 +39,7 @@ fn impatient(endpoint: Endpoint) -> ClientConfig {
     config
 }
 
-fn start(registry: &FakeRegistry, intent: Intent) -> (Client, EventStream) {
+fn start(registry: &ScriptedRegistry, intent: Intent) -> (Client, EventStream) {
     Client::start(impatient(endpoint_of(registry.address)), intent)
 }
 
@@ -58,7 +56,7 @@ fn info(revision: u64) -> String {
 }
 
 /// Plays the registry's part of a fresh session `id` up to the apply of the one route, which is left open.
-async fn register<S: AsyncRead + AsyncWrite + Unpin>(link: &mut FakeLink<S>, id: &str) {
+async fn register<S: AsyncRead + AsyncWrite + Unpin>(link: &mut ScriptedLink<S>, id: &str) {
     link.play(&format!(
         "> REGISTER|web|web-1|0|{{}}
          < ACK|{id}
@@ -80,7 +78,7 @@ async fn in_time<T>(waiting: impl Future<Output = T>) -> T {
 }
 
 async fn live(client: &Client) {
-    in_time(client.wait_live()).await.unwrap();
+    client.wait_settled(PATIENCE).await.unwrap();
 }
 
 /// Reads events until the one of this name.
@@ -95,7 +93,7 @@ async fn until(events: &mut EventStream, name: &str) -> Event {
 
 #[tokio::test]
 async fn registers_stages_applies_and_leaves_in_order() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let check = HealthCheck {
         path: "/health".parse().unwrap(),
         interval: "30s".parse().unwrap(),
@@ -141,7 +139,7 @@ async fn registers_stages_applies_and_leaves_in_order() {
 
 #[tokio::test]
 async fn a_reset_in_the_middle_of_a_sync_is_noticed_at_once_and_the_session_resumed() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, mut events) = start(&registry, intent());
     let mut link = registry.accept().await;
     link.play(&format!("> REGISTER|*\n< ACK|S1\n> SESSION_INFO|S1\n< {}\n> ROUTE_ADD|*", info(0))).await;
@@ -172,7 +170,7 @@ async fn a_reset_in_the_middle_of_a_sync_is_noticed_at_once_and_the_session_resu
 async fn a_loss_is_noticed_and_the_first_retry_made_within_150_ms() {
     let mut took = Vec::new();
     for is_reset in [true, false, true, false, true] {
-        let registry = FakeRegistry::listen().await;
+        let registry = ScriptedRegistry::listen().await;
         // As it is by default, RECONNECT_MIN included; the first pause of each client is that.
         let (client, _events) = Client::start(ClientConfig::new(endpoint_of(registry.address)), intent());
         let mut link = registry.accept().await;
@@ -195,7 +193,7 @@ async fn a_loss_is_noticed_and_the_first_retry_made_within_150_ms() {
 
 #[tokio::test]
 async fn an_apply_whose_reply_was_lost_is_not_doubled() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, _events) = start(&registry, intent());
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
@@ -209,7 +207,7 @@ async fn an_apply_whose_reply_was_lost_is_not_doubled() {
 
 #[tokio::test]
 async fn a_restarted_registry_without_memory_gets_everything_again() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, mut events) = start(&registry, intent());
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
@@ -232,7 +230,7 @@ async fn a_restarted_registry_without_memory_gets_everything_again() {
 
 #[tokio::test]
 async fn a_token_that_has_changed_goes_with_the_next_registration() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, mut events) = start(&registry, intent());
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
@@ -248,7 +246,7 @@ async fn a_token_that_has_changed_goes_with_the_next_registration() {
 
 #[tokio::test]
 async fn who_was_replaced_waits_until_told_to_take_over() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, mut events) = start(&registry, intent());
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
@@ -299,7 +297,7 @@ async fn a_registry_that_never_answers_delays_a_stop_by_half_a_second() {
     link.expect("CLIENT_SHUTDOWN|S1").await;
     link.expect_end().await;
     assert_eq!(client.status().phase, Phase::Stopped);
-    assert_eq!(client.wait_live().await, Err(Stopped));
+    assert_eq!(client.wait_settled(PATIENCE).await, Err(WaitError::Stopped));
     assert_eq!(client.remove_route("main"), Err(RouteError::Stopped(Stopped)));
     assert_eq!(client.events().next().await, None);
     client.shutdown().await;
@@ -345,7 +343,7 @@ fn start_resolving(resolver: Scripted) -> (Client, EventStream) {
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_is_tried_until_it_does() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let failures = Arc::new(AtomicU32::new(8));
     let (client, mut events) = start_resolving(Scripted { failures, then: Some(registry.address) });
     let Event::Retrying(retry) = until(&mut events, "RETRYING").await else { panic!("no retry") };
@@ -379,7 +377,7 @@ async fn whatever_answers_and_is_no_registry_is_named_and_tried_again() {
         (b"ACK\n", "unexpected answer to REGISTER"),
         (&endless, ""),
     ] {
-        let registry = FakeRegistry::listen().await;
+        let registry = ScriptedRegistry::listen().await;
         let (client, mut events) = start(&registry, intent());
         let mut link = registry.accept().await;
         link.expect("REGISTER|*").await;
@@ -400,7 +398,7 @@ async fn whatever_answers_and_is_no_registry_is_named_and_tried_again() {
 
 #[tokio::test]
 async fn what_is_wanted_while_offline_is_made_true_afterwards() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, mut events) = start(&registry, intent());
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
@@ -441,14 +439,14 @@ async fn what_is_wanted_while_offline_is_made_true_afterwards() {
 
 #[tokio::test]
 async fn live_means_what_is_wanted_now_not_what_was_wanted_before() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, _events) = start(&registry, intent());
     let mut link = registry.accept().await;
     register(&mut link, "S1").await;
     link.send("OK").await;
     live(&client).await;
     client.remove_route("main").unwrap();
-    let reached = client.wait_live();
+    let reached = client.wait_settled(PATIENCE);
     let script = async {
         link.play("> ROUTE_REMOVE|S1|r1\n< ROUTE_OK\n> CONFIG_APPLY|S1").await;
         let removed = client.status().routes.is_empty() && !client.status().live;
@@ -462,7 +460,7 @@ async fn live_means_what_is_wanted_now_not_what_was_wanted_before() {
 
 #[tokio::test]
 async fn a_backend_is_tested_by_the_proxy() {
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, _events) = start(&registry, intent());
     let url = || "http://10.2.2.7:8080".parse().unwrap();
     assert_eq!(client.backend_test(url()).await, Err(BackendTestError::NoSession));
@@ -544,7 +542,7 @@ async fn every_line_is_logged_at_debug_and_no_secret_is() {
         .with_ansi(false)
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let registry = FakeRegistry::listen().await;
+    let registry = ScriptedRegistry::listen().await;
     let (client, _events) = start(&registry, intent().with_metadata("token", "t0p-secret".into()));
     let mut link = registry.accept().await;
     link.play(r#"> REGISTER|web|web-1|0|{"token":"t0p-secret"}"#).await;

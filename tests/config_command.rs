@@ -8,8 +8,9 @@ use std::path::Path;
 
 use registry_sidecar::environment::{ConfigErrors, Context};
 use registry_sidecar::protocol::GoDuration;
-use registry_sidecar::sidecar::config::{CommandConfig, CommandLine, Config, FOR_COMMANDS, Off, VARIABLES};
-use registry_sidecar::sidecar::supervisor::Restart;
+use registry_sidecar::sidecar::config::{
+    CommandConfig, CommandLine, Config, FOR_COMMANDS, Off, Restart, VARIABLES,
+};
 
 const PASSWD: (&str, &str) =
     ("/etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n");

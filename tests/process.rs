@@ -8,9 +8,6 @@
     reason = "a failed assumption ends the test, one that cannot run says so"
 )]
 
-#[path = "support/fake_registry.rs"]
-#[allow(dead_code, reason = "a part of it")]
-mod fake_registry;
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "support/relay.rs"]

@@ -4,7 +4,7 @@
 use std::io;
 use std::process::Command;
 
-use registry_sidecar::sidecar::reaper::{Child, Exit, Reaper, Target, Terminal};
+use registry_sidecar::sidecar::process::reaper::{Child, Exit, Reaper, Target, Terminal};
 use rustix::process::Signal;
 
 fn shell(line: &str) -> Command {

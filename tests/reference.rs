@@ -2,8 +2,6 @@
 //! that misbehaves in exactly that way, as a script of its lines.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail")]
 
-mod support;
-
 #[path = "reference/p01_reconnect_never_resumes.rs"]
 mod p01_reconnect_never_resumes;
 #[path = "reference/p02_verdicts_come_late.rs"]
@@ -29,9 +27,9 @@ mod p11_priorities_are_ignored;
 
 use std::time::Duration;
 
-use registry_sidecar::client::{Client, ClientConfig, Endpoint, Event, EventStream, Intent, Route};
-use registry_sidecar::protocol::{Domains, PathPrefix};
-use support::fake_registry::{FakeLink, MemoryRegistry};
+use registry_client::protocol::{Domains, PathPrefix};
+use registry_client::testing::{MemoryRegistry, ScriptedLink};
+use registry_client::{Client, ClientConfig, Endpoint, Event, EventStream, Intent, Route};
 use tokio::io::DuplexStream;
 use tokio::time::timeout;
 
@@ -60,7 +58,7 @@ fn start(intent: Intent) -> (Client, EventStream, MemoryRegistry) {
 }
 
 /// The beginning of every session: this server says nothing of itself.
-async fn greet(link: &mut FakeLink<DuplexStream>, id: &str) {
+async fn greet(link: &mut ScriptedLink<DuplexStream>, id: &str) {
     link.play(&format!(
         "> REGISTER|web|web-1|0|{{}}
          < ACK|{id}
@@ -71,7 +69,7 @@ async fn greet(link: &mut FakeLink<DuplexStream>, id: &str) {
 }
 
 /// The one route of [`intent`], in force as r2, after what former sessions left is gone.
-async fn clear_and_add(link: &mut FakeLink<DuplexStream>, id: &str) {
+async fn clear_and_add(link: &mut ScriptedLink<DuplexStream>, id: &str) {
     link.play(&format!(
         "> ROUTE_ADD|{id}|example.com|/|http://10.2.2.7:8080/|10
          < ROUTE_OK|r1
@@ -90,12 +88,12 @@ async fn clear_and_add(link: &mut FakeLink<DuplexStream>, id: &str) {
 }
 
 /// A client whose one route is in force as r2 of session S1.
-async fn live() -> (Client, EventStream, MemoryRegistry, FakeLink<DuplexStream>) {
+async fn live() -> (Client, EventStream, MemoryRegistry, ScriptedLink<DuplexStream>) {
     let (client, events, mut registry) = start(intent());
     let mut link = registry.accept().await;
     greet(&mut link, "S1").await;
     clear_and_add(&mut link, "S1").await;
-    timeout(PATIENCE, client.wait_live()).await.unwrap().unwrap();
+    client.wait_settled(PATIENCE).await.unwrap();
     (client, events, registry, link)
 }
 

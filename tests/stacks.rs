@@ -4,17 +4,17 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
-use std::collections::BTreeMap;
+#[path = "support/compose.rs"]
+mod compose;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use registry_sidecar::sidecar::config::{PREFIX, VARIABLES};
+use compose::{Environment, is_for_the_sidecar, services};
 
 const SIDECAR: &str = env!("CARGO_BIN_EXE_registry-sidecar");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-type Environment = BTreeMap<String, String>;
 
 #[test]
 fn the_environment_of_every_stack_is_understood_without_a_warning() {
@@ -22,8 +22,7 @@ fn the_environment_of_every_stack_is_understood_without_a_warning() {
     for stack in stacks() {
         let text = fs::read_to_string(&stack).unwrap();
         for (service, mut environment) in services(&text, stack.parent().unwrap()) {
-            let ours = |name: &String| name.starts_with(PREFIX) || name == "REGISTRY_HOST";
-            if !environment.keys().any(ours) {
+            if !is_for_the_sidecar(&environment) {
                 continue;
             }
             let place = format!("{}: {service}", stack.display());
@@ -65,22 +64,6 @@ fn every_image_has_the_same_three_lines() {
     }
 }
 
-#[test]
-fn every_variable_that_a_page_names_is_there() {
-    let mut pages = vec![PathBuf::from(ROOT).join("docs/WRAPPER.md"), PathBuf::from(ROOT).join("README.md")];
-    pages.extend(listed(&PathBuf::from(ROOT).join("docs/migration")));
-    for page in pages {
-        let text = fs::read_to_string(&page).unwrap();
-        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            let Some(name) = word.strip_prefix(PREFIX) else { continue };
-            let known = VARIABLES.iter().any(|known| known.name == name.trim_end_matches("_FILE"));
-            // These are prefixes of names, and the placeholder of the rules.
-            let family = name.starts_with("ENV_") || ["", "X", "NAME"].contains(&name);
-            assert!(known || family, "{}: {word}", page.display());
-        }
-    }
-}
-
 /// The stacks of the repository.
 fn stacks() -> Vec<PathBuf> {
     let mut stacks = files("docker-compose.swarm.yml");
@@ -98,76 +81,6 @@ fn listed(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
-}
-
-/// Each service with its environment, as Compose would give it. It reads the YAML that these stacks are written
-/// in, no other.
-fn services(text: &str, folder: &Path) -> BTreeMap<String, Environment> {
-    let mut services: BTreeMap<String, Environment> = BTreeMap::new();
-    let (mut section, mut service, mut key) = ("", String::new(), "");
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        let (depth, line) = (line.len() - line.trim_start().len(), line.trim());
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        assert!(!line.contains('\t'), "a tab is no YAML: {line}");
-        let (name, value) = line.split_once(':').unwrap_or((line, ""));
-        match depth {
-            0 => section = name,
-            _ if section != "services" => {}
-            2 => service = name.to_owned(),
-            4 => {
-                key = name;
-                services.entry(service.clone()).or_default();
-                if name == "env_file" {
-                    let file = fs::read_to_string(folder.join(value.trim())).unwrap();
-                    let lines = file.lines().filter(|line| !line.starts_with('#'));
-                    services.entry(service.clone()).or_default().extend(
-                        lines
-                            .filter_map(|line| line.split_once('='))
-                            .map(|(a, b)| (a.to_owned(), b.to_owned())),
-                    );
-                }
-            }
-            6 if key == "environment" => {
-                let value = match value.trim() {
-                    "|" => block(&mut lines, depth),
-                    value => scalar(value),
-                };
-                services.entry(service.clone()).or_default().insert(name.to_owned(), given(&value));
-            }
-            _ => {}
-        }
-    }
-    services
-}
-
-/// The lines of a block scalar, which are indented more than its key.
-fn block<'a>(lines: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>, depth: usize) -> String {
-    let mut block = String::new();
-    while let Some(line) =
-        lines.next_if(|line| line.trim().is_empty() || line.len() - line.trim_start().len() > depth)
-    {
-        block.push_str(line.trim());
-        block.push('\n');
-    }
-    block
-}
-
-/// Without quotes, or without the comment behind it.
-fn scalar(value: &str) -> String {
-    match value.strip_prefix('"') {
-        Some(rest) => rest.split('"').next().unwrap_or_default().to_owned(),
-        None => value.split(" #").next().unwrap_or_default().trim().to_owned(),
-    }
-}
-
-/// As the container gets it: what swarm and Compose replace is replaced.
-fn given(value: &str) -> String {
-    let value = value.replace("{{.Service.Name}}.{{.Task.Slot}}", "stack_service.1");
-    assert!(!value.replace("$$", "").contains('$'), "Compose would replace something in {value}");
-    value.replace("$$", "$")
 }
 
 /// The secrets that the engine would mount, as files elsewhere.

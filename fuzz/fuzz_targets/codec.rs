@@ -4,7 +4,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use registry_sidecar::protocol::{Line, LineCodec};
+use registry_client::protocol::{Line, LineCodec};
 use tokio_util::codec::Decoder;
 
 fn read<'a>(max: usize, chunks: impl Iterator<Item = &'a [u8]>) -> Vec<Line> {

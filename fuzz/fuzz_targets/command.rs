@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use registry_sidecar::protocol::{Command, is_field_safe};
+use registry_client::protocol::{Command, is_field_safe};
 
 fuzz_target!(|line: &str| match Command::parse(line) {
     Ok(command) => {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use registry_sidecar::protocol::ServerLine;
+use registry_client::protocol::ServerLine;
 
 fuzz_target!(|line: &str| match ServerLine::parse(line) {
     Ok(read) => {

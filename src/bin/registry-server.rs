@@ -28,7 +28,7 @@ registry-server import    make STATE_FILE from such JSON on the standard input
 registry-server --help | --version
 
 Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (info).
-All variables: docs/CONFIGURATION.md
+All variables: docs/reference/configuration.md
 
 Exit codes: 0 stopped as asked, 1 cannot run, 64 wrong usage or configuration, 128+n ended at once by signal n.
 ";

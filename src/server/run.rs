@@ -21,7 +21,7 @@ use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
 use super::live_table::LiveTable;
 use super::proxy::{
     self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, HttpsConfig,
-    Meters, ProberHandle, Proxy, ProxyConfig, ProxyError, test_backend,
+    ProberHandle, Proxy, ProxyConfig, ProxyError, RequestMetrics, test_backend,
 };
 use super::registry::{Input, Limits, RegistryConfig, Token};
 use super::routing::{BackendPolicy, Probe};
@@ -99,8 +99,8 @@ impl Server {
         let access_log = access_log(config).map_err(failed("HTTP_LISTEN", config.http_listen))?;
         let mut proxy_config = proxy_config(config, https, &policy);
         proxy_config.access_log.clone_from(&access_log);
-        let meters: Arc<Meters> = Arc::default();
-        proxy_config.meters = admin.is_some().then(|| Arc::clone(&meters));
+        let metrics: Arc<RequestMetrics> = Arc::default();
+        proxy_config.metrics = admin.is_some().then(|| Arc::clone(&metrics));
         let no_proxy = |error| StartError::of_proxy(config, error);
         let proxy = Proxy::bind(proxy_config).map_err(no_proxy)?;
         policy.own.push(proxy.local_addr());
@@ -122,7 +122,7 @@ impl Server {
         let ready = Arc::new(AtomicBool::new(true));
         let sources = |ready| Sources {
             table,
-            meters,
+            metrics,
             load: proxy.load(),
             prober: probes,
             sessions: registry.sessions(),

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::client::{Dialect, dry_run};
 
+use super::address::Lookup;
 use super::config::{CommandConfig, CommandLine, Config, Endpoint, Off, RegistrationConfig};
-use super::daemon;
-use super::intent::intent;
+use super::registries::intent;
 
 /// The report for a person. Resolves BACKEND_HOST and looks at the interfaces; sends nothing to a registry.
 pub async fn check(config: &Config) -> String {
@@ -21,20 +21,22 @@ pub async fn check(config: &Config) -> String {
         return report;
     };
     describe(&mut report, config, registration);
-    let advertised =
-        match daemon::choose(&config.address, &registration.registry.endpoints, config.command.is_some())
-            .await
-        {
-            Ok(choice) => {
-                let _ = writeln!(report, "address      {choice}");
-                choice.ip
-            }
-            Err(trouble) => {
-                let _ = writeln!(report, "address      none yet: {trouble}");
-                let _ = writeln!(report, "             (0.0.0.0 stands for it below)");
-                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-            }
-        };
+    let lookup = Lookup {
+        config: &config.address,
+        registries: &registration.registry.endpoints,
+        wrapped: config.command.is_some(),
+    };
+    let advertised = match lookup.once().await {
+        Ok(choice) => {
+            let _ = writeln!(report, "address      {choice}");
+            choice.ip
+        }
+        Err(trouble) => {
+            let _ = writeln!(report, "address      none yet: {trouble}");
+            let _ = writeln!(report, "             (0.0.0.0 stands for it below)");
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        }
+    };
     let intent = intent(registration, advertised);
     for (registry, dialect) in [("registry-server", Dialect::ours()), ("go-proxy", Dialect::Reference)] {
         let _ = writeln!(report, "\nto a {registry} it would send:");

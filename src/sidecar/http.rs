@@ -17,47 +17,47 @@ const MAX_CONNECTIONS: usize = 64;
 /// How long the head of a request may be.
 const MAX_HEAD: usize = 16 * 1024;
 /// How long a connection may take, from its beginning to its end.
-pub(super) const MAX_TIME: Duration = Duration::from_secs(10);
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(10);
 /// How much of a body that nobody wants is read, so that the answer is not lost in a reset.
 const MAX_BODY: usize = 256 * 1024;
 /// Until a port that is taken is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Makes the answers.
-pub(super) type Answers = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
+pub(crate) type Respond = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) head_only: bool,
+pub(crate) struct Request {
+    pub(crate) head_only: bool,
     /// Without the query.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// It came through the proxy, from a person.
-    pub(super) forwarded: bool,
+    pub(crate) forwarded: bool,
 }
 
 /// The whole answer.
-pub(super) struct Answer {
-    pub(super) status: &'static str,
-    pub(super) kind: &'static str,
+pub(crate) struct Response {
+    pub(crate) status: &'static str,
+    pub(crate) content_type: &'static str,
     /// Further lines of the head.
-    pub(super) more: String,
-    pub(super) body: Vec<u8>,
-    pub(super) head_only: bool,
+    pub(crate) headers: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) head_only: bool,
 }
 
 /// Serves for as long as it lives, at the first of the `addresses` that can be had. Where none can, they are tried
 /// again, and that is said once; `what` names it in the log.
-pub(super) async fn serve(what: &'static str, addresses: &[SocketAddr], answers: Answers) {
+pub(crate) async fn serve(what: &'static str, addresses: &[SocketAddr], respond: Respond) {
     let listener = listen(what, addresses).await;
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answers = Arc::clone(&answers);
+                let respond = Arc::clone(&respond);
                 tokio::spawn(async move {
-                    if let Ok(Err(error)) = timeout(MAX_TIME, talk(stream, &answers)).await {
+                    if let Ok(Err(error)) = timeout(MAX_TIME, handle(stream, &respond)).await {
                         debug!("{what}: {error}");
                     }
                     drop(permit);
@@ -72,28 +72,28 @@ pub(super) async fn serve(what: &'static str, addresses: &[SocketAddr], answers:
 }
 
 async fn listen(what: &str, addresses: &[SocketAddr]) -> TcpListener {
-    let mut told = false;
+    let mut warned = false;
     loop {
         match TcpListener::bind(addresses).await {
             Ok(listener) => return listener,
-            Err(error) if !told => {
+            Err(error) if !warned => {
                 let at = addresses.last().map(ToString::to_string).unwrap_or_default();
                 warn!("{what}: cannot listen on {at}: {error}");
             }
             Err(_) => {}
         }
-        told = true;
+        warned = true;
         sleep(PAUSE).await;
     }
 }
 
-async fn talk(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
+async fn handle(mut stream: TcpStream, respond: &Respond) -> io::Result<()> {
     let Some((head, mut body)) = head(&mut stream).await? else { return Ok(()) };
-    let answer = match Asked::parse(&head) {
-        Some(asked) => answers(&asked),
-        None => Answer::text("400 Bad Request", "bad request\n"),
+    let response = match Request::parse(&head) {
+        Some(request) => respond(&request),
+        None => Response::text("400 Bad Request", "bad request\n"),
     };
-    stream.write_all(&answer.encode()).await?;
+    stream.write_all(&response.encode()).await?;
     stream.shutdown().await?;
     let mut rest = [0; 4096];
     while body < MAX_BODY {
@@ -121,9 +121,9 @@ async fn head(stream: &mut TcpStream) -> io::Result<Option<(String, usize)>> {
     }
 }
 
-impl Asked {
+impl Request {
     /// From the lines of a request's head.
-    fn parse(head: &str) -> Option<Asked> {
+    fn parse(head: &str) -> Option<Request> {
         let mut lines = head.split("\r\n");
         let mut words = lines.next()?.split(' ');
         let (method, target, version) = (words.next()?, words.next()?, words.next()?);
@@ -134,17 +134,17 @@ impl Asked {
         let forwarded = lines.any(|line| {
             line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
         });
-        Some(Asked { head_only: method == "HEAD", path: path.to_owned(), forwarded })
+        Some(Request { head_only: method == "HEAD", path: path.to_owned(), forwarded })
     }
 }
 
-impl Answer {
+impl Response {
     /// A line for a person.
-    pub(super) fn text(status: &'static str, body: &str) -> Answer {
-        Answer {
+    pub(crate) fn text(status: &'static str, body: &str) -> Response {
+        Response {
             status,
-            kind: "text/plain",
-            more: String::new(),
+            content_type: "text/plain",
+            headers: String::new(),
             body: body.as_bytes().to_vec(),
             head_only: false,
         }
@@ -155,9 +155,9 @@ impl Answer {
             "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}Cache-Control: no-store\r\n\
              X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
             self.status,
-            self.kind,
+            self.content_type,
             self.body.len(),
-            self.more
+            self.headers
         );
         let mut bytes = head.into_bytes();
         if !self.head_only {

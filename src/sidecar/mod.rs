@@ -1,35 +1,32 @@
-//! The daemon: configuration, address, readiness, and the one [`run`] that puts them together.
+//! The sidecar: registers an application with its registries for as long as the application is ready.
 //!
-//! It knows the client library, and never the server. Only [`config`] reads the environment.
+//! It knows the client library, and never the server. Only [`config`] reads the environment. Each module names only
+//! those above it in this table:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | the environment as one typed value |
+//! | `http` | a small responder for the maintenance page and the metrics |
+//! | `state` | what the tasks of one daemon share |
+//! | `address` | which address to advertise, and why |
+//! | `readiness` | whether the application is ready |
+//! | `maintenance` | what operators put into maintenance, and the page |
+//! | `registries` | keeps the application registered |
+//! | [`process`] | the reaper, and the wrapped command |
+//! | [`admin`] | control socket and metrics |
+//! | `daemon`, `check` | puts the parts together; the dry run |
 
-pub mod address;
-mod advice;
-mod agent;
+mod address;
+pub mod admin;
 mod check;
-mod company;
 pub mod config;
-mod connections;
-pub mod control;
 mod daemon;
-mod follow;
 mod http;
-mod intent;
-mod leave;
 mod maintenance;
-mod metrics;
-mod os;
-mod reach;
-pub mod readiness;
-pub mod reaper;
-mod registration;
-mod repeats;
-mod roster;
-mod sessions;
-pub mod signals;
-pub mod supervisor;
-mod visibility;
-mod wrapper;
+pub mod process;
+mod readiness;
+mod registries;
+mod state;
 
 pub use check::check;
-pub use daemon::{run, run_with};
-pub use wrapper::wrap;
+pub use daemon::{run, run_with, wrap};

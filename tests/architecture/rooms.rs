@@ -12,6 +12,12 @@ use super::imports::Arrow;
 
 type Names = BTreeSet<String>;
 
+/// A folder and, for each of its rooms, which of the others it may name.
+pub struct House {
+    pub folder: &'static str,
+    pub may_name: &'static [(&'static str, &'static [&'static str])],
+}
+
 /// A file or a folder: the path of its module, without `.rs` and `mod.rs`.
 type Room = PathBuf;
 
@@ -25,6 +31,25 @@ pub fn circles(arrows: &BTreeMap<Arrow, Names>) -> Vec<String> {
         folders.entry(folder).or_default().entry((from_room, to_room)).or_default().push(tie);
     }
     folders.iter().filter_map(|(folder, ties)| circle(folder, ties)).collect()
+}
+
+/// What in a house runs against its drawing: arrows that are not drawn, and rooms that the drawing lacks.
+pub fn against(arrows: &BTreeMap<Arrow, Names>, house: &House) -> Vec<String> {
+    let room_of = |module: &Path| {
+        let below = module.strip_prefix(house.folder).ok()?;
+        below.iter().next().map(|name| name.to_string_lossy().into_owned())
+    };
+    let mut wrong = Vec::new();
+    for ((from, to), names) in arrows {
+        let (one, other) = (module_of(from), module_of(to));
+        let (Some(one), Some(other)) = (room_of(&one), room_of(&other)) else { continue };
+        let drawn = house.may_name.iter().find(|(room, _)| *room == one);
+        if one != other && !drawn.is_some_and(|(_, below)| below.contains(&other.as_str())) {
+            let names = names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            wrong.push(format!("  {} -> {}: {names}", from.display(), to.display()));
+        }
+    }
+    wrong
 }
 
 /// The module that a file is: `a/b.rs` and `a/b/mod.rs` are both `a/b`.

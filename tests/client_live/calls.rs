@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use registry_sidecar::client::{BackendTestError, CallError, Event};
-use registry_sidecar::protocol::report::IdsOrCount;
-use registry_sidecar::protocol::{EventKind, Refusal};
+use registry_client::protocol::report::IdsOrCount;
+use registry_client::protocol::{EventKind, Refusal};
+use registry_client::{BackendTestError, CallError, Event};
 
 use crate::support::{Backend, get, server, until};
 use crate::world::{event, intent, live, route, start};
@@ -74,7 +74,7 @@ async fn the_registrys_own_events_are_subscribed_to() {
     live(&client).await;
     // The subscription goes after what is wanted of the routes, and before this answer.
     client.registered_routes().await.unwrap();
-    let other = registry_sidecar::client::Intent::new("other".parse().unwrap(), "other-1".parse().unwrap());
+    let other = registry_client::Intent::new("other".parse().unwrap(), "other-1".parse().unwrap());
     let (other, _more) = start(
         server.registry_address(),
         other.with_route("main", route("b.example.com", "/", &backend.url())),

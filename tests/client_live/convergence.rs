@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use registry_sidecar::client::{CallError, Client, RouteKey, Routes};
-use registry_sidecar::protocol::{HealthCheck, RouteOption};
+use registry_client::protocol::{HealthCheck, RouteOption};
+use registry_client::{CallError, Client, RouteKey, Routes};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

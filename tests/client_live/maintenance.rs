@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use registry_sidecar::client::{
-    Event, EventStream, MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Mode, Wanted,
+use registry_client::{
+    Event, EventStream, MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Mode, Visibility,
 };
 use registry_sidecar::server::Server;
 
@@ -75,7 +75,7 @@ async fn people_get_the_page_and_the_page_follows_the_address() {
     client.maintenance_enter(MaintenanceTarget::All, Some(page.url().parse().unwrap())).unwrap();
     entered(&mut events).await;
     assert_eq!(get(&server, "a.example.com").await.body, "page 0");
-    assert_eq!(client.status().shown, Wanted::Maintenance);
+    assert_eq!(client.status().shown, Visibility::Maintenance);
 
     client.change_address("127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()).unwrap();
     until(async || get(&server, "a.example.com").await.body == "moved 0").await;
@@ -95,7 +95,7 @@ async fn a_page_that_answers_late_is_confirmed_then() {
     live(&client).await;
     client.maintenance_enter(MaintenanceTarget::All, Some(url.parse().unwrap())).unwrap();
     until(async || get(&server, "a.example.com").await.status == 503).await;
-    assert_eq!(client.status().shown, Wanted::Live, "the proxy has not confirmed it");
+    assert_eq!(client.status().shown, Visibility::Live, "the proxy has not confirmed it");
     let page = Backend::on(socket.listen(16).unwrap(), "page", 200);
     entered(&mut events).await;
     assert_eq!(get(&server, "a.example.com").await.body, "page 0");
@@ -145,7 +145,7 @@ async fn through_a_restart(more: &[(&str, &str)]) -> u32 {
     let server = server_at(addresses, more).await;
     event(&mut events, "RECONNECTED").await;
     let mut status = client.watch();
-    soon(status.wait_for(|status| status.live && status.shown == Wanted::Maintenance)).await.unwrap();
+    soon(status.wait_for(|status| status.live && status.shown == Visibility::Maintenance)).await.unwrap();
     until(async || get(&server, "b.example.com").await.status == 503).await;
     stop.store(true, Ordering::SeqCst);
     let seen = soon(watcher).await.unwrap();

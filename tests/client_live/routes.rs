@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use registry_sidecar::client::{Event, RouteKey, RouteStatus};
-use registry_sidecar::protocol::report::CircuitState;
-use registry_sidecar::protocol::{CircuitBreaker, HealthCheck, RateLimit, RouteId, RouteOption};
+use registry_client::protocol::report::CircuitState;
+use registry_client::protocol::{CircuitBreaker, HealthCheck, RateLimit, RouteId, RouteOption};
+use registry_client::{Event, RouteKey, RouteStatus};
 use tokio::net::TcpListener;
 
 use crate::support::{Backend, get, get_path, server, soon, until};

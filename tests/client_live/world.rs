@@ -4,11 +4,9 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use registry_sidecar::client::{
-    Client, ClientConfig, Endpoint, Event, EventStream, Intent, Route, RouteKey, Routes,
-};
+use registry_client::protocol::{Domains, PathPrefix};
+use registry_client::{Client, ClientConfig, Endpoint, Event, EventStream, Intent, Route, RouteKey, Routes};
 use registry_sidecar::environment::Context;
-use registry_sidecar::protocol::{Domains, PathPrefix};
 use registry_sidecar::server::Server;
 use registry_sidecar::server::config::Config;
 use tokio::net::TcpListener;
@@ -63,7 +61,7 @@ pub(crate) fn start(registry: SocketAddr, intent: Intent) -> (Client, EventStrea
 }
 
 pub(crate) async fn live(client: &Client) {
-    soon(client.wait_live()).await.unwrap();
+    client.wait_settled(Duration::from_secs(20)).await.unwrap();
 }
 
 /// Reads events until the one of this name.

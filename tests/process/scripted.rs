@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::fake_registry::{FakeLink, FakeRegistry};
 use crate::programs::{Program, free_address};
 use crate::{PATH, SIDECAR};
+use registry_client::testing::{ScriptedLink, ScriptedRegistry};
 
-type Link = FakeLink<tokio::net::TcpStream>;
+type Link = ScriptedLink<tokio::net::TcpStream>;
 
 /// A wrapped shell script, registered with `registry`; `PORT` and `DIR` as usual.
 fn wrapped(registry: SocketAddr, port: u16, more: &[(&'static str, &str)], script: &str) -> Program {
@@ -69,7 +69,7 @@ fn was_told(program: &Program) -> bool {
 
 #[tokio::test]
 async fn the_routes_are_out_before_the_command_gets_its_signal() {
-    let (registry, port) = (FakeRegistry::listen().await, free_address().port());
+    let (registry, port) = (ScriptedRegistry::listen().await, free_address().port());
     let mut program = wrapped(registry.address, port, &[], TELLING);
     let mut link = registry.accept().await;
     registered(&mut link, port, 0).await;
@@ -90,7 +90,7 @@ async fn the_routes_are_out_before_the_command_gets_its_signal() {
 
 #[tokio::test]
 async fn what_this_server_cannot_count_is_waited_for_by_the_connections_that_there_are() {
-    let (registry, port) = (FakeRegistry::listen().await, free_address().port());
+    let (registry, port) = (ScriptedRegistry::listen().await, free_address().port());
     let mut program = wrapped(registry.address, port, &[("SIDECAR_DRAIN_TIMEOUT", "1h")], TELLING);
     let mut link = registry.accept().await;
     registered(&mut link, port, 0).await;
@@ -108,7 +108,7 @@ async fn what_this_server_cannot_count_is_waited_for_by_the_connections_that_the
 
 #[tokio::test]
 async fn a_command_that_ends_by_itself_is_taken_out_before_anything_else_happens() {
-    let (registry, port) = (FakeRegistry::listen().await, free_address().port());
+    let (registry, port) = (ScriptedRegistry::listen().await, free_address().port());
     let env = [("SIDECAR_RESTART", "always"), ("SIDECAR_RESTART_DELAY", "1h")];
     let program = wrapped(registry.address, port, &env, TELLING);
     let mut link = registry.accept().await;
@@ -124,7 +124,8 @@ async fn a_command_that_ends_by_itself_is_taken_out_before_anything_else_happens
 
 #[tokio::test]
 async fn steps_run_behind_a_page_that_is_entered_after_the_apply_and_left_when_the_command_answers() {
-    let (registry, port, page) = (FakeRegistry::listen().await, free_address().port(), free_address().port());
+    let (registry, port, page) =
+        (ScriptedRegistry::listen().await, free_address().port(), free_address().port());
     let folder = tempfile::tempdir().unwrap();
     let go = folder.path().join("go");
     let step = format!("until [ -e {} ]; do sleep 0.02; done", go.display());
@@ -143,7 +144,8 @@ async fn steps_run_behind_a_page_that_is_entered_after_the_apply_and_left_when_t
 
 #[tokio::test]
 async fn the_command_is_stopped_for_its_update_when_the_page_is_confirmed_and_not_before() {
-    let (registry, port, page) = (FakeRegistry::listen().await, free_address().port(), free_address().port());
+    let (registry, port, page) =
+        (ScriptedRegistry::listen().await, free_address().port(), free_address().port());
     let page_port = page.to_string();
     let env = [
         ("MAINTENANCE_PORT", page_port.as_str()),

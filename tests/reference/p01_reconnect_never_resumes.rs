@@ -12,5 +12,5 @@ async fn everything_is_registered_again_on_the_new_connection() {
     greet(&mut link, "S2").await;
     clear_and_add(&mut link, "S2").await;
     until(&mut events, "RECONNECTED").await;
-    client.wait_live().await.unwrap();
+    client.wait_settled(crate::PATIENCE).await.unwrap();
 }

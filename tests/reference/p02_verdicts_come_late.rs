@@ -2,7 +2,7 @@
 //! MAINT_ENTER needs its fourth field, even an empty one; paths, domains and routes that are only staged would get a
 //! positive verdict without effect.
 
-use registry_sidecar::client::{MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Wanted};
+use registry_client::{MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Visibility};
 
 use super::{clear_and_add, greet, intent, live, start, until};
 
@@ -22,7 +22,7 @@ async fn a_verdict_after_later_replies_is_still_that_of_the_request() {
     )
     .await;
     until(&mut events, "MAINT_PROXY_ENTERED").await;
-    assert_eq!(client.status().shown, Wanted::Maintenance);
+    assert_eq!(client.status().shown, Visibility::Maintenance);
 }
 
 #[tokio::test(start_paused = true)]

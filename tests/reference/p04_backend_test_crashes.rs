@@ -1,6 +1,6 @@
 //! Point 4: BACKEND_TEST with a malformed URL crashes the whole server: what it would not understand is not sent.
 
-use registry_sidecar::client::BackendTestError;
+use registry_client::BackendTestError;
 
 use super::live;
 

@@ -1,7 +1,7 @@
 //! Point 5: Headers and options count only if they are staged with the route, and for all routes of the apply alike:
 //! routes that differ get an apply each, and CONFIG_APPLY_PARTIAL is never sent.
 
-use registry_sidecar::protocol::{HealthCheck, RouteOption};
+use registry_client::protocol::{HealthCheck, RouteOption};
 
 use super::{bare, greet, live, route, start};
 
@@ -40,7 +40,7 @@ async fn routes_with_different_settings_get_an_apply_each() {
          < OK",
     )
     .await;
-    client.wait_live().await.unwrap();
+    client.wait_settled(crate::PATIENCE).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,7 +48,7 @@ async fn another_option_for_a_backend_that_it_knows_would_have_no_effect_and_is_
     let (client, _events, _registry, mut link) = live().await;
     let compressed = route("example.com", "http://10.2.2.7:8080").with_option(RouteOption::Compression(true));
     client.update_route("main", compressed).unwrap();
-    client.wait_live().await.unwrap();
+    client.wait_settled(crate::PATIENCE).await.unwrap();
     link.expect("PING|S1").await;
 }
 
@@ -74,5 +74,5 @@ async fn another_check_comes_with_its_route_added_anew() {
          < OK",
     )
     .await;
-    client.wait_live().await.unwrap();
+    client.wait_settled(crate::PATIENCE).await.unwrap();
 }

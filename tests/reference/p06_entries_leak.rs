@@ -35,5 +35,5 @@ async fn another_address_is_told_as_removal_and_addition_with_an_apply_each() {
         (&changed.data()["old_ip"], &changed.data()["new_ip"]),
         (&"10.2.2.7".into(), &"10.2.2.9".into())
     );
-    client.wait_live().await.unwrap();
+    client.wait_settled(crate::PATIENCE).await.unwrap();
 }

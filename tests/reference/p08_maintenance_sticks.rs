@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use registry_sidecar::client::{MaintenanceTarget, Wanted};
+use registry_client::{MaintenanceTarget, Visibility};
 use tokio::time::timeout;
 
 use super::{clear_and_add, greet, live, until};
@@ -38,10 +38,10 @@ async fn what_a_former_session_entered_is_left_in_the_next_one() {
     while let Ok(event) = timeout(Duration::from_millis(1), events.next()).await {
         assert_ne!(event.unwrap().name(), "MAINT_PROXY_EXITED", "the proxy has not said so");
     }
-    assert_eq!(client.status().shown, Wanted::Maintenance, "until the proxy says that it is over");
+    assert_eq!(client.status().shown, Visibility::Maintenance, "until the proxy says that it is over");
     link.send("MAINT_OK|r2").await;
     until(&mut events, "MAINT_PROXY_EXITED").await;
-    assert_eq!(client.status().shown, Wanted::Live);
+    assert_eq!(client.status().shown, Visibility::Live);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use registry_sidecar::client::{Cause, Event};
+use registry_client::{Cause, Event};
 use tokio::time::Instant;
 
 use super::{live, until};

@@ -6,6 +6,6 @@ use super::{live, route};
 async fn another_priority_alone_changes_nothing() {
     let (client, _events, _registry, mut link) = live().await;
     client.update_route("main", route("example.com", "http://10.2.2.7:8080").with_priority(99)).unwrap();
-    client.wait_live().await.unwrap();
+    client.wait_settled(crate::PATIENCE).await.unwrap();
     link.expect("PING|S1").await;
 }

@@ -33,7 +33,7 @@ fn buckets(dials: &[Duration], begin: Duration, end: Duration) -> Vec<usize> {
     buckets
 }
 
-/// The figures are in docs/PERFORMANCE.md.
+/// The figures are in docs/internals/performance.md.
 #[test]
 fn a_thousand_sidecars_come_back_spread_as_the_back_off_says() {
     let mut world = begin(7, Plan::calm(), herd(), false);

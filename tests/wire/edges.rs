@@ -1,7 +1,7 @@
 //! Lines that are not as the table has them: what is forgiven, what is refused, and with which text.
 
-use registry_sidecar::protocol::report::{DrainStatus, SessionInfo};
-use registry_sidecar::protocol::{Command, Push, Refusal, Reply, Request, ServerLine, looks_like_http};
+use registry_client::protocol::report::{DrainStatus, SessionInfo};
+use registry_client::protocol::{Command, Push, Refusal, Reply, Request, ServerLine, looks_like_http};
 
 /// The line as it would be passed on, or the error that is answered.
 fn read(line: &str) -> String {

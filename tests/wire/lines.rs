@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use registry_sidecar::protocol::{Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE};
+use registry_client::protocol::{Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE};
 use tokio_util::codec::Decoder;
 
 use super::strategies::cases;

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use registry_sidecar::protocol::{
+use registry_client::protocol::{
     Command, LineCodec, MAX_LINE, Registration, ServerLine, SessionRef, is_field_safe,
 };
 use serde_json::Value;
@@ -23,7 +23,7 @@ fn over_the_wire(line: &str) -> String {
     let read = codec.decode(&mut wire).unwrap();
     assert!(wire.is_empty() && codec.decode_eof(&mut wire).unwrap().is_none());
     match read {
-        Some(registry_sidecar::protocol::Line::Text(text)) => text,
+        Some(registry_client::protocol::Line::Text(text)) => text,
         other => panic!("{other:?}"),
     }
 }
@@ -90,11 +90,11 @@ proptest! {
         registration in strategies::registration(),
         secret in "[0-9a-f]{32}",
     ) {
-        let id: registry_sidecar::protocol::SessionId = format!("web-1-{secret}").parse().unwrap();
+        let id: registry_client::protocol::SessionId = format!("web-1-{secret}").parse().unwrap();
         let mut entries = registration.metadata.without_secrets();
         entries.insert("token".to_owned(), Value::from(secret.clone()));
         entries.insert("service_token".to_owned(), Value::from(vec![secret.clone()]));
-        let metadata = registry_sidecar::protocol::Metadata::new(entries);
+        let metadata = registry_client::protocol::Metadata::new(entries);
         for command in [
             Command::Reconnect(id.clone()),
             Command::Request(SessionRef::Id(id.clone()), request),
@@ -117,7 +117,7 @@ proptest! {
         info.session_id = format!("web-1-{secret}");
         info.metadata.insert("token".to_owned(), Value::from(secret.clone()));
         let acknowledged = ServerLine::parse(&format!("ACK|web-1-{secret}")).unwrap();
-        for line in [acknowledged, registry_sidecar::protocol::Reply::SessionInfo(info).into()] {
+        for line in [acknowledged, registry_client::protocol::Reply::SessionInfo(info).into()] {
             prop_assert!(line.encode().contains(&secret));
             for shown in [line.redacted(), format!("{line:?}")] {
                 prop_assert!(!shown.contains(&secret), "{}", shown);

@@ -8,11 +8,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use registry_sidecar::protocol::report::{
+use registry_client::protocol::report::{
     BackendReport, CircuitState, CircuitStatus, Diff, DrainStatus, HeaderDiff, IdsOrCount, MaintenanceStatus,
     Modified, RouteDiff, RouteEntry, RouteStatus, SessionInfo, Stats,
 };
-use registry_sidecar::protocol::{
+use registry_client::protocol::{
     BackendUrl, CircuitBreaker, Command, Domain, Domains, EventKind, GoDuration, HeaderName, HeaderValue,
     HealthCheck, HealthPath, InstanceName, Metadata, OptionKey, PathPrefix, Push, RateLimit, Refusal,
     Registration, Reply, Request, RouteChange, RouteId, RouteOption, RouteOrAll, RouteSpec, Scope,

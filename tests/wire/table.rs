@@ -1,11 +1,11 @@
 //! PROTOCOL section 3, row by row, and the lines of section 6: what the document says beside the line and
 //! the value it is. The document is read too, so that neither can change without the other.
 
-use registry_sidecar::protocol::report::{
+use registry_client::protocol::report::{
     BackendReport, CircuitState, CircuitStatus, Diff, DrainStatus, HeaderDiff, MaintenanceStatus, Modified,
     RouteDiff, RouteEntry, RouteStatus, SessionInfo, Stats,
 };
-use registry_sidecar::protocol::{
+use registry_client::protocol::{
     CircuitBreaker, Command, Domains, EventKind, GoDuration, HealthCheck, Metadata, OptionKey, Push,
     RateLimit, Refusal, Registration, Reply, Request, RouteChange, RouteId, RouteOption, RouteOrAll,
     RouteSpec, Scope, ServerLine, SessionRef, Target, TargetItem,

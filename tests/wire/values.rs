@@ -4,7 +4,7 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use proptest::prelude::*;
-use registry_sidecar::protocol::{
+use registry_client::protocol::{
     BackendUrl, Domain, EventKind, GoDuration, HeaderName, HeaderValue, HealthPath, Host, InstanceName,
     Invalid, Metadata, OptionKey, PathPrefix, Refusal, RouteId, RouteOption, Scheme, Scope, ServiceName,
     SessionId, Target, TargetItem, is_field_safe, parse_bool,

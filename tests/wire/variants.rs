@@ -1,7 +1,7 @@
 //! A name for each variant. The matches are exhaustive, so that a new variant does not compile until it is
 //! named here, and the properties then fail until a strategy generates it.
 
-use registry_sidecar::protocol::{
+use registry_client::protocol::{
     Command, EventKind, Host, Push, Refusal, Reply, Request, RouteChange, RouteOrAll, Scheme, Scope,
     ServerLine, SessionRef, Target, TargetItem,
 };
@@ -191,7 +191,7 @@ pub(super) fn all_inside() -> Vec<&'static str> {
         [&COMMANDS, TARGET_ITEMS, ROUTE_CHANGES, ROUTE_OR_ALL, HOSTS, SCHEMES, &["target ALL"]];
     let mut all: Vec<&str> = lists.concat();
     all.extend(["own session", "session by id"]);
-    all.extend(registry_sidecar::protocol::OptionKey::ALL.map(|key| key.as_str()));
+    all.extend(registry_client::protocol::OptionKey::ALL.map(|key| key.as_str()));
     all.extend(Scope::ALL_KEYWORDS.iter().map(|scope| scope.as_str()));
     all.extend(EventKind::ALL_KEYWORDS.iter().map(|kind| kind.as_str()));
     all

@@ -3,7 +3,7 @@
 
 pub(super) use crate::prometheus::CONTENT;
 use crate::prometheus::Page;
-use crate::server::proxy::{Counted, Requests};
+use crate::server::proxy::{RequestCounts, ServiceLabel};
 
 use super::snapshot::{Service, Snapshot};
 
@@ -52,7 +52,7 @@ fn shown(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &Service)> {
 fn requests(page: &mut Page, snapshot: &Snapshot) {
     page.family("proxy_requests_total", "counter", "Requests that are over, by class of status.");
     for (whose, requests) in &snapshot.requests {
-        for (class, count) in Requests::CLASSES.iter().zip(requests.classes) {
+        for (class, count) in RequestCounts::CLASSES.iter().zip(requests.classes) {
             if count > 0 {
                 page.line("proxy_requests_total", &[("service", label(whose)), ("class", class)], count);
             }
@@ -65,9 +65,9 @@ fn requests(page: &mut Page, snapshot: &Snapshot) {
     }
 }
 
-fn histogram(page: &mut Page, name: &str, service: &str, requests: &Requests) {
+fn histogram(page: &mut Page, name: &str, service: &str, requests: &RequestCounts) {
     let bucket = format!("{name}_bucket");
-    let ends = Requests::bounds().map(|end| end.to_string()).chain(["+Inf".to_owned()]);
+    let ends = RequestCounts::bounds().map(|end| end.to_string()).chain(["+Inf".to_owned()]);
     let mut so_far = 0;
     for (end, count) in ends.zip(requests.buckets) {
         so_far += count;
@@ -78,10 +78,10 @@ fn histogram(page: &mut Page, name: &str, service: &str, requests: &Requests) {
 }
 
 /// A service's name; what is nobody's has none, and no service is called like the others together.
-fn label(whose: &Counted) -> &str {
+fn label(whose: &ServiceLabel) -> &str {
     match whose {
-        Counted::Service(name) => name.as_str(),
-        Counted::Others => "(others)",
-        Counted::Nobody => "",
+        ServiceLabel::Service(name) => name.as_str(),
+        ServiceLabel::Others => "(others)",
+        ServiceLabel::Unclaimed => "",
     }
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::server::live_table::LiveTable;
-use crate::server::proxy::{AccessLog, Counted, Meters, ProbeCounts, ProberHandle, ProxyLoad, Requests};
+use crate::server::proxy::{
+    AccessLog, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
+};
 use crate::server::routing::Claim;
 
 /// Where answers come from.
@@ -17,7 +19,7 @@ pub struct Sources {
     /// The routing table.
     pub table: Arc<LiveTable>,
     /// What the proxy counted.
-    pub meters: Arc<Meters>,
+    pub metrics: Arc<RequestMetrics>,
     /// The proxy's connections.
     pub load: ProxyLoad,
     /// Probes and what came of them.
@@ -40,7 +42,7 @@ pub(super) struct Snapshot {
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
     pub(super) lost_lines: u64,
-    pub(super) requests: BTreeMap<Counted, Requests>,
+    pub(super) requests: BTreeMap<ServiceLabel, RequestCounts>,
     pub(super) services: BTreeMap<String, Service>,
     pub(super) claims: Vec<Arc<Claim>>,
     pub(super) now: Instant,
@@ -66,7 +68,7 @@ impl Sources {
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
             lost_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
-            requests: self.meters.read(),
+            requests: self.metrics.read(),
             services: services(&claims, now),
             claims,
             now,

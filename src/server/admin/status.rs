@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use crate::server::proxy::{Counted, Requests};
+use crate::server::proxy::{RequestCounts, ServiceLabel};
 use crate::server::routing::{Claim, Member};
 
 use super::snapshot::Snapshot;
@@ -64,11 +64,11 @@ fn requests(snapshot: &Snapshot) -> Value {
     let mut all = serde_json::Map::new();
     for (whose, requests) in &snapshot.requests {
         let name = match whose {
-            Counted::Service(name) => name.to_string(),
-            Counted::Others => "(others)".to_owned(),
-            Counted::Nobody => String::new(),
+            ServiceLabel::Service(name) => name.to_string(),
+            ServiceLabel::Others => "(others)".to_owned(),
+            ServiceLabel::Unclaimed => String::new(),
         };
-        let classes = Requests::CLASSES.iter().zip(requests.classes).filter(|(_, count)| *count > 0);
+        let classes = RequestCounts::CLASSES.iter().zip(requests.classes).filter(|(_, count)| *count > 0);
         let classes = classes.map(|(class, count)| ((*class).to_owned(), count.into()));
         all.insert(name, Value::Object(classes.collect()));
     }

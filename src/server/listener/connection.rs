@@ -20,8 +20,8 @@ use crate::protocol::{
 };
 use crate::server::registry::{ConnId, Pulse};
 
-use super::core::Message;
-use super::outlet::{Events, ToPeer};
+use super::message::Message;
+use super::outgoing::{Events, ToPeer};
 
 /// How much is read at once, and as much again as has come of a line that is longer. Most peers say little at a time,
 /// and the room for it is kept.

@@ -1,153 +1,77 @@
-//! The data plane: listeners, forwarding, upstream connections, probes.
+//! The data plane: accepts client connections, forwards requests to members, probes backends.
 //!
-//! | module | what it is |
+//! | module | what it does |
 //! |---|---|
-//! | `worker` | one thread, one runtime, one listener: accepts, spreads and ends client connections |
-//! | `connection` | one client connection: its socket, and what is watched about it |
-//! | `exchange` | one request from its head to the response's head |
-//! | `hygiene`, `headers`, `forwarded` | what is refused, removed and added |
-//! | `upstream`, `dial` | kept-alive connections to members; making new ones |
-//! | `tls` | to backends: whom we trust; to clients: which certificate |
-//! | `redirect` | from HTTP to HTTPS |
-//! | `access_log`, `meter` | one line a request; what is counted |
-//! | `alarm`, `hangup` | when a wait has taken too long; when the client is gone meanwhile |
-//! | `body`, `record` | what streams in between, and what is known when it is over |
-//! | `coding`, `compress` | which responses are compressed; compressing them as they stream |
-//! | `tunnel`, `websocket` | after an upgrade |
-//! | `page`, `polite` | what we say ourselves; what hyper says, made readable |
-//! | `schedule`, `prober` | the registry's questions to backends: which is due when; asking them |
+//! | `config` | the settings of a proxy |
+//! | `workers` | the threads: accept, balance, stop |
+//! | `downstream` | serves one client connection, with a service that answers its requests |
+//! | `exchange` | that service: one request, from its head to the end of its response |
+//! | `client` | the state that a client connection and its requests share |
+//! | `context` | the configuration, table, pool and counters that the requests of a worker share |
+//! | `upstream` | connections to backends |
+//! | `health` | probes, and BACKEND_TEST |
+//! | `certificates` | the certificates of CERT_DIR |
+//! | `telemetry` | access log and metrics |
+//! | `http` | what HTTP asks of a proxy, as pure functions |
+//! | `local_executor` | runs hyper's tasks on the worker's thread |
 //!
-//! It reads a snapshot of the routing table for each request, and must not know the registry.
+//! The imports go one way:
+//!
+//! ```text
+//! workers ─> downstream, exchange ─> client ─> context ─> upstream, telemetry, certificates
+//!                            exchange, telemetry, downstream ─> http       health ─> upstream
+//! ```
+//!
+//! The proxy reads a snapshot of the routing table for each request, and must not know the registry.
 
-mod access_log;
-mod alarm;
-mod body;
-mod coding;
-mod compress;
-mod connection;
-mod dial;
+mod certificates;
+mod client;
+mod config;
+mod context;
+mod downstream;
 mod exchange;
-mod forwarded;
-mod hangup;
-mod headers;
-mod hygiene;
-mod meter;
-mod page;
-mod polite;
-mod prober;
-mod record;
-mod redirect;
-mod schedule;
-mod tls;
-mod tunnel;
+mod health;
+mod http;
+mod local_executor;
+mod telemetry;
 mod upstream;
-mod websocket;
-mod worker;
+mod workers;
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::server::live_table::LiveTable;
-use crate::server::routing::BackendPolicy;
 
-pub use access_log::{AccessFormat, AccessLog};
-pub use meter::{Counted, Meters, Requests};
-pub use prober::{
+pub use certificates::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates};
+pub use config::{HttpsConfig, ProxyConfig, ProxyError};
+pub use health::{
     BackendTest, ProbeCounts, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting,
 };
-pub use tls::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, Trust, TrustError};
+pub use telemetry::access_log::{AccessFormat, AccessLog};
+pub use telemetry::request_metrics::{RequestCounts, RequestMetrics, ServiceLabel};
+pub use upstream::tls::{Trust, TrustError};
+use workers::{Balancer, Workers, listen};
 
-/// What a [`Proxy`] is told once, at its start.
-#[derive(Debug, Clone)]
-pub struct ProxyConfig {
-    /// HTTP_LISTEN. Port 0: any free one, see [`Proxy::local_addr`].
-    pub listen: SocketAddr,
-    /// Threads, each with its own listener and its own upstream connections. 0: one for each core.
-    pub workers: usize,
-    /// MAX_CONNECTIONS, over all workers. Further clients wait in the kernel's queue.
-    pub max_connections: usize,
-    /// How long a client may take to send a request's head, and how long a connection may be idle.
-    pub header_timeout: Duration,
-    /// How long a client may leave what was sent to it unread.
-    pub write_timeout: Duration,
-    /// TRUSTED_PROXIES: whose forwarding headers count (SEMANTICS section 9).
-    pub trusted_proxies: Vec<IpNet>,
-    /// Which backends may be connected to. The proxy adds its own listener to those it refuses.
-    pub policy: BackendPolicy,
-    /// Who may vouch for backends that have a name and TLS.
-    pub trust: Trust,
-    /// HTTPS_LISTEN and CERT_DIR; `None`: plain HTTP only.
-    pub https: Option<HttpsConfig>,
-    /// ACCESS_LOG; with one, requests have an X-Request-Id too.
-    pub access_log: Option<AccessLog>,
-    /// Where requests are counted; `None`: nowhere.
-    pub meters: Option<Arc<Meters>>,
-}
-
-/// Where TLS is taken, and with which certificates.
-#[derive(Debug, Clone)]
-pub struct HttpsConfig {
-    /// HTTPS_LISTEN. Port 0: any free one, see [`Proxy::https_addr`].
-    pub listen: SocketAddr,
-    /// Chosen by the name that the client asks for; a client that asks for none of them is refused.
-    pub certificates: Certificates,
-}
-
-/// Why a proxy did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ProxyError {
-    /// The address for plain HTTP cannot be listened on, or a thread cannot start.
-    #[error(transparent)]
-    Http(#[from] io::Error),
-    /// The address for TLS cannot be listened on.
-    #[error("with TLS: {0}")]
-    Https(#[source] io::Error),
-}
-
-impl Default for ProxyConfig {
-    fn default() -> Self {
-        ProxyConfig {
-            listen: SocketAddr::from(([0, 0, 0, 0], 80)),
-            workers: 0,
-            max_connections: 10_000,
-            header_timeout: Duration::from_secs(30),
-            write_timeout: Duration::from_secs(60),
-            trusted_proxies: Vec::new(),
-            policy: BackendPolicy::default(),
-            trust: Trust::system(),
-            https: None,
-            access_log: None,
-            meters: None,
-        }
-    }
-}
-
-/// A running proxy. Dropping it cuts everything off; [`Proxy::stop`] is the polite way.
+/// A running proxy. Dropping it closes all connections; [`Proxy::stop`] lets requests finish.
 #[derive(Debug)]
 pub struct Proxy {
     local_addr: SocketAddr,
-    load: ProxyLoad,
     https_addr: Option<SocketAddr>,
-    /// `Some(deadline)`: finish what is in flight until then.
-    stop: watch::Sender<Option<Instant>>,
-    /// Each worker sends the number of connections that it cut off and hangs up.
-    ended: mpsc::Receiver<usize>,
+    load: ProxyLoad,
+    workers: Workers,
 }
 
-/// How much a proxy has to do, for whoever wants to know. Cheap to clone.
+/// Tells how many clients a proxy has. Cheap to clone.
 #[derive(Clone)]
-pub struct ProxyLoad(Arc<worker::Shared>);
+pub struct ProxyLoad(Arc<Balancer>);
 
 impl ProxyLoad {
-    /// Connections of clients that are open.
+    /// Client connections that are open.
     pub fn connections(&self) -> usize {
         self.0.open_connections()
     }
@@ -159,115 +83,98 @@ impl fmt::Debug for ProxyLoad {
     }
 }
 
-/// How a stop went.
+/// The result of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
     /// Client connections that were cut off when the budget was used up.
     pub cut_off: usize,
 }
 
-/// A proxy whose clients wait in the kernel's queue until it serves.
+/// A proxy that listens and does not accept yet: clients wait in the kernel's queue.
 #[derive(Debug)]
 pub struct BoundProxy {
     config: ProxyConfig,
     local_addr: SocketAddr,
     https_addr: Option<SocketAddr>,
-    listeners: Vec<std::net::TcpListener>,
+    plain: Vec<TcpListener>,
     /// As many, or none.
-    secure: Vec<std::net::TcpListener>,
+    secure: Vec<TcpListener>,
 }
 
 impl BoundProxy {
-    /// Where it listens.
+    /// The address for plain HTTP.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Where it takes TLS, if it does.
+    /// The address for TLS, if there is one.
     pub fn https_addr(&self) -> Option<SocketAddr> {
         self.https_addr
     }
 
-    /// Starts the workers; requests are served by `table` when this returns. Needs no runtime.
+    /// Starts the workers. When this returns, requests are served by `table`. Needs no runtime.
     ///
     /// # Errors
-    /// When a thread cannot start.
+    /// If a thread cannot start.
     pub fn serve(self, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
-        let BoundProxy { config, local_addr, https_addr, listeners, secure } = self;
-        let workers = listeners.len();
-        let (stop, stopping) = watch::channel(None);
-        let (end, ended) = mpsc::channel(workers);
-        let mut secure = secure.into_iter();
-        let crew = worker::Crew::new(config, https_addr, table, workers)?;
-        for (number, (plain, inbox)) in listeners.into_iter().zip(crew.inboxes).enumerate() {
-            let listeners = worker::Listeners { plain, secure: secure.next() };
-            let worker = worker::Seat { shared: Arc::clone(&crew.shared), number, listeners, inbox };
-            let (stopping, end) = (stopping.clone(), end.clone());
-            let run = move || worker.run(stopping, end);
-            thread::Builder::new().name(format!("proxy-{number}")).spawn(run)?;
-        }
-        let load = ProxyLoad(Arc::clone(&crew.shared));
-        Ok(Proxy { local_addr, load, https_addr, stop, ended })
+        let BoundProxy { config, local_addr, https_addr, plain, secure } = self;
+        let (workers, balancer) = Workers::start(config, https_addr, table, plain, secure)?;
+        Ok(Proxy { local_addr, https_addr, load: ProxyLoad(balancer), workers })
     }
 }
 
 impl Proxy {
-    /// Binds the listener and starts the workers; requests are served when this returns. Several may run in
-    /// one process. Needs no runtime.
+    /// Binds the listeners and starts the workers. When this returns, requests are served. Several proxies may run in one
+    /// process. Needs no runtime.
     ///
     /// # Errors
-    /// When the address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
+    /// If an address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
     pub fn start(config: ProxyConfig, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
         Proxy::bind(config)?.serve(table)
     }
 
-    /// Binds the listener and serves nobody yet. Needs no runtime.
+    /// Binds the listeners and serves nobody yet. Needs no runtime.
     ///
     /// # Errors
-    /// When the address cannot be listened on (in use, not ours, no permission).
+    /// If an address cannot be listened on (in use, not ours, no permission).
     pub fn bind(mut config: ProxyConfig) -> Result<BoundProxy, ProxyError> {
         let workers = match config.workers {
             0 => thread::available_parallelism().map_or(1, usize::from),
             given => given,
         };
-        let listeners = worker::listen(config.listen, workers)?;
-        let local_addr = listeners[0].local_addr()?;
+        let plain = listen(config.listen, workers)?;
+        let local_addr = plain[0].local_addr()?;
         config.policy.own.push(local_addr);
         let mut secure = Vec::new();
         if let Some(https) = &config.https {
-            secure = worker::listen(https.listen, workers).map_err(ProxyError::Https)?;
+            secure = listen(https.listen, workers).map_err(ProxyError::Https)?;
         }
         let https_addr = secure.first().map(|listener| listener.local_addr()).transpose()?;
         config.policy.own.extend(https_addr);
-        Ok(BoundProxy { config, local_addr, https_addr, listeners, secure })
+        Ok(BoundProxy { config, local_addr, https_addr, plain, secure })
     }
 
-    /// Where it listens.
+    /// The address for plain HTTP.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Watches how much it has to do.
+    /// A handle that tells how many clients there are.
     pub fn load(&self) -> ProxyLoad {
         self.load.clone()
     }
 
-    /// Where it takes TLS, if it does.
+    /// The address for TLS, if there is one.
     pub fn https_addr(&self) -> Option<SocketAddr> {
         self.https_addr
     }
 
-    /// Accepts nothing new, tells kept-alive clients to go (`Connection: close`), lets requests in flight
-    /// finish for at most `budget`, and returns as soon as there are none. Upgraded connections are not
-    /// waited for (SEMANTICS section 6).
+    /// Accepts nothing new, asks keep-alive clients to leave (`Connection: close`), lets requests in flight finish for at
+    /// most `budget`, and returns as soon as there are none. Does not wait for upgraded connections (SEMANTICS section
+    /// 6).
     ///
-    /// Dropping the future does not call the stop off; it only stops watching it.
-    pub async fn stop(mut self, budget: Duration) -> Stopped {
-        self.stop.send_replace(Some(Instant::now() + budget));
-        let mut cut_off = 0;
-        while let Some(more) = self.ended.recv().await {
-            cut_off += more;
-        }
-        Stopped { cut_off }
+    /// Dropping the future does not cancel the stop.
+    pub async fn stop(self, budget: Duration) -> Stopped {
+        Stopped { cut_off: self.workers.stop(Instant::now() + budget).await }
     }
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::server::routing::BackendPolicy;
 
-use super::policy::ClaimPolicy;
-use super::token::Token;
+use crate::server::registry::model::{ClaimPolicy, Token};
 
 /// How a registry behaves.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! The state as JSON: what `registry-server export` writes and `import` reads (docs/OPERATIONS.md).
+//! The state as JSON: what `registry-server export` writes and `import` reads (docs/reference/state-file.md).
 
 use std::path::Path;
 

@@ -7,17 +7,13 @@ use rustix::process::Signal;
 
 use crate::environment::{Context, Reader, Reported};
 use crate::protocol::{GoDuration, Invalid};
-use crate::sidecar::signals;
-use crate::sidecar::supervisor::Restart;
 
 use super::raw::Raw;
 use super::secrets::{self, Environment};
+use super::signals;
 use super::steps::{self, Step};
 use super::user::{self, RunAs};
 use super::{ReadyCheck, values};
-
-/// Rules in SIGNAL_REWRITE; there are no more signals.
-const MAX_REWRITES: usize = 31;
 
 /// A command that we run, and everything around it. Consistent in itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +52,17 @@ pub struct CommandConfig {
     pub group: bool,
     /// SIGNAL_REWRITE: from, to.
     pub rewrite: Vec<(Signal, Signal)>,
+}
+
+/// When a command that ended by itself is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Never: its end is ours.
+    No,
+    /// Unless it ended with 0.
+    OnFailure,
+    /// However it ended.
+    Always,
 }
 
 /// How the command is updated in place.
@@ -325,46 +332,9 @@ struct Stop {
 }
 
 fn stop(raw: &mut Raw, reader: &mut Reader) -> Result<Stop, Reported> {
-    let signal = reader.optional("STOP_SIGNAL", raw.stop_signal.take(), stop_signal);
+    let signal = reader.optional("STOP_SIGNAL", raw.stop_signal.take(), signals::stop_signal);
     let grace = reader.optional("STOP_GRACE_PERIOD", raw.stop_grace_period.take(), values::positive);
     let group = reader.value("SIGNAL_GROUP", raw.signal_group.take(), values::flag);
-    let rewrite = reader.optional("SIGNAL_REWRITE", raw.signal_rewrite.take(), rewrites);
+    let rewrite = reader.optional("SIGNAL_REWRITE", raw.signal_rewrite.take(), signals::rewrites);
     Ok(Stop { signal: signal?, grace: grace?, group: group?, rewrite: rewrite?.unwrap_or_default() })
-}
-
-fn stop_signal(text: &str) -> Result<Signal, Invalid> {
-    let refuse = |reason: &'static str| Invalid::new("signal", text, reason, "SIGQUIT");
-    let signal = signal(text)?;
-    if signal == Signal::KILL {
-        return Err(refuse("it stops nothing in order: SIDECAR_STOP_GRACE_PERIOD says when to kill"));
-    }
-    if signal_hook::consts::FORBIDDEN.contains(&signal.as_raw()) {
-        return Err(refuse("no program is stopped with it"));
-    }
-    Ok(signal)
-}
-
-fn signal(text: &str) -> Result<Signal, Invalid> {
-    let refuse = || Invalid::new("signal", text, "it is no signal's name or number (1 to 31)", "SIGQUIT");
-    signals::parse(text).ok_or_else(refuse)
-}
-
-/// `from:to`, several separated by commas or blanks.
-fn rewrites(text: &str) -> Result<Vec<(Signal, Signal)>, Invalid> {
-    let refuse = |value: &str, reason| Err(Invalid::new("rewrite", value, reason, "15:3"));
-    let mut rules = Vec::new();
-    for item in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty()) {
-        let Some((from, to)) = item.split_once(':') else {
-            return refuse(item, "it is not of the form from:to");
-        };
-        let (from, to) = (signal(from)?, signal(to)?);
-        if rules.iter().any(|(other, _)| *other == from) {
-            return refuse(item, "its signal is rewritten twice");
-        }
-        rules.push((from, to));
-    }
-    if rules.len() > MAX_REWRITES {
-        return refuse(text, "there are no so many signals");
-    }
-    Ok(rules)
 }

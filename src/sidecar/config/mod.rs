@@ -13,6 +13,7 @@ mod command;
 mod raw;
 mod routes;
 mod secrets;
+mod signals;
 mod steps;
 mod user;
 mod values;
@@ -33,7 +34,7 @@ use crate::protocol::{
 };
 use crate::telemetry::{Format, Level};
 
-pub use command::{CommandConfig, CommandLine, FOR_COMMANDS, UpdateConfig};
+pub use command::{CommandConfig, CommandLine, FOR_COMMANDS, Restart, UpdateConfig};
 pub use secrets::Environment;
 pub use steps::Step;
 pub use user::RunAs;

@@ -11,18 +11,18 @@ use crate::protocol::{BackendUrl, GoDuration};
 
 /// A maintenance that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::sidecar) struct Window {
-    pub target: MaintenanceTarget,
+pub(crate) struct Window {
+    pub(crate) target: MaintenanceTarget,
     /// For people; shown on the page.
-    pub reason: Option<String>,
-    pub since: SystemTime,
+    pub(crate) reason: Option<String>,
+    pub(crate) since: SystemTime,
     /// It ends by itself.
-    pub until: Option<SystemTime>,
+    pub(crate) until: Option<SystemTime>,
 }
 
 /// One entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::sidecar) enum Entry {
+pub(crate) enum Entry {
     Window(Window),
     /// Of these routes no earlier window counts.
     Except(MaintenanceTarget),
@@ -30,7 +30,7 @@ pub(in crate::sidecar) enum Entry {
 
 /// All of them, oldest first; no two for the same target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::sidecar) struct Windows {
+pub(crate) struct Windows {
     entries: Vec<Entry>,
 }
 
@@ -72,7 +72,7 @@ impl Windows {
     /// What a session is to be asked after `change` has made this of `before` and `ended` some. Where all is in
     /// maintenance that is wanted of the session as a whole, and no target counts; `named`: it has been asked
     /// for targets at some time since it was last told that nothing is in maintenance.
-    pub(super) fn orders_since(
+    pub(super) fn requests_since(
         &self,
         before: &Windows,
         change: &Change,
@@ -134,7 +134,7 @@ impl Windows {
     }
 
     /// The windows, oldest first.
-    pub(in crate::sidecar) fn windows(&self) -> impl Iterator<Item = &Window> {
+    pub(crate) fn windows(&self) -> impl Iterator<Item = &Window> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Window(window) => Some(window),
             Entry::Except(_) => None,
@@ -142,7 +142,7 @@ impl Windows {
     }
 
     /// The same for the control socket: what is in maintenance, or (`except`) is not, why, and for how long.
-    pub(in crate::sidecar) fn shown(&self, now: SystemTime) -> Value {
+    pub(crate) fn as_json(&self, now: SystemTime) -> Value {
         let show = |entry: &Entry| match entry {
             Entry::Window(window) => json!({
                 "target": window.target.to_string(),
@@ -156,7 +156,7 @@ impl Windows {
     }
 
     /// The windows and the exceptions to them, oldest first.
-    pub(in crate::sidecar) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
@@ -194,13 +194,13 @@ impl Window {
     }
 
     /// How long it goes on; `None`: until somebody ends it.
-    pub(in crate::sidecar) fn remaining(&self, now: SystemTime) -> Option<Duration> {
+    pub(crate) fn remaining(&self, now: SystemTime) -> Option<Duration> {
         self.until.map(|until| until.duration_since(now).unwrap_or_default())
     }
 }
 
 /// Whole seconds as people write them: `29m30s`.
-pub(in crate::sidecar) fn in_words(time: Duration) -> String {
+pub(crate) fn duration_text(time: Duration) -> String {
     let whole = Duration::from_secs(time.as_secs());
     GoDuration::try_from(whole).map_or_else(|_| format!("{whole:?}"), |whole| whole.to_string())
 }
@@ -298,13 +298,13 @@ mod tests {
         fn after(&mut self, change: Change) -> Vec<String> {
             let before = self.windows.clone();
             let ended = self.windows.apply(change.clone());
-            let orders = self.windows.orders_since(&before, &change, &ended, self.named, None);
+            let requests = self.windows.requests_since(&before, &change, &ended, self.named, None);
             self.named = !self.windows.entries().is_empty() && (self.named || !self.windows.is_whole());
-            let show = |order: &MaintenanceRequest| match order.action {
-                MaintenanceAction::Enter(_) => format!("+{}", order.target),
-                MaintenanceAction::Exit => format!("-{}", order.target),
+            let show = |request: &MaintenanceRequest| match request.action {
+                MaintenanceAction::Enter(_) => format!("+{}", request.target),
+                MaintenanceAction::Exit => format!("-{}", request.target),
             };
-            orders.iter().map(show).collect()
+            requests.iter().map(show).collect()
         }
     }
 

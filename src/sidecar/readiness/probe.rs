@@ -9,10 +9,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tracing::warn;
 
-use super::{Shell, exec, fastcgi};
 use crate::protocol::{HealthPath, Host};
 use crate::sidecar::address;
 use crate::sidecar::config::{Endpoint, ReadyCheck};
+
+use super::fastcgi;
+use super::shell::Shell;
 
 /// How much of an HTTP answer is looked at for its first line.
 const MAX_STATUS_LINE: usize = 4 * 1024;
@@ -33,7 +35,7 @@ pub(super) async fn probe(check: &ReadyCheck, shell: Option<&Shell>) -> Result<(
         }
         ReadyCheck::File(path) => file(path),
         ReadyCheck::Exec(line) => match shell {
-            Some(shell) => exec::run(shell, line).await,
+            Some(shell) => shell.run(line).await,
             None => Err("no command can be run here".to_owned()),
         },
     }

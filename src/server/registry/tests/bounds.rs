@@ -1,8 +1,8 @@
 //! DESIGN rule 5: whatever a peer can fill has a limit with an error of its own.
 
 use super::*;
-use crate::server::registry::lifecycle::SessionState;
-use crate::server::registry::session::Applied;
+use crate::server::registry::model::Applied;
+use crate::server::registry::model::SessionState;
 
 const A: &str = "10.2.2.7";
 
@@ -211,8 +211,8 @@ impl World {
             assert!(!claim.members.is_empty() || claim.hold.deadline(self.now.mono).is_some());
             assert!(claim.hold.until().is_none() || !claim.has_usable());
             let mut seen = HashSet::new();
-            for (member, session, serves) in self.registry.pools.members(claim) {
-                let session = self.registry.sessions.get(session).expect("members belong to somebody");
+            for (member, session, serves) in self.registry.0.pools().members(claim) {
+                let session = self.registry.0.sessions().get(session).expect("members belong to somebody");
                 assert_eq!(session.registration.service, claim.terms.service);
                 assert!(session.members.contains(member.id));
                 assert!(seen.insert((session.no, member.backend.clone())));
@@ -222,15 +222,16 @@ impl World {
             }
             assert_eq!(seen.len(), claim.members.len(), "every member is known");
         }
-        for session in self.registry.sessions.iter() {
-            let known = |id| self.registry.pools.place(id).is_some();
+        for session in self.registry.0.sessions().iter() {
+            let known = |id| self.registry.0.pools().place(id).is_some();
             assert!(session.members.iter().all(known), "no session has a member that is gone");
             assert!(session.state != SessionState::Retired || session.members.is_empty());
             let applied = session.applied.values().filter(|_| session.state.lives() && !session.robbed);
             for Applied { route, .. } in applied {
                 for domain in route.spec.domains.as_slice() {
                     let claim = self.table.get(domain, &route.spec.path).expect("what is applied is claimed");
-                    let mut own = self.registry.pools.members(claim).filter(|(_, no, _)| *no == session.no);
+                    let mut own =
+                        self.registry.0.pools().members(claim).filter(|(_, no, _)| *no == session.no);
                     assert!(own.any(|(member, ..)| member.backend == route.spec.backend));
                 }
             }

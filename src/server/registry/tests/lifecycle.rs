@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::server::registry::lifecycle::{MemberEvent, MemberState, SessionEvent, SessionState};
+use crate::server::registry::model::{MemberEvent, MemberState, SessionEvent, SessionState};
 
 fn table<S: Debug + Copy + PartialEq, E: Debug + Copy>(
     states: &[S],

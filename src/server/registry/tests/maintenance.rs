@@ -90,7 +90,7 @@ fn verdicts_come_in_the_order_of_the_requests_and_a_later_one_supersedes() {
     let superseded = "ERROR|maintenance request superseded";
     assert_eq!(world.read(conn), ["ACK", superseded, "MAINT_OK|r1,r2"]);
     assert_eq!(world.page("a.de").as_deref(), Some(""));
-    assert!(world.registry.verdicts.is_empty());
+    assert!(!world.registry.0.waits_for_probes());
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn what_is_unknown_or_forbidden_is_refused_and_requests_are_bounded() {
     }
     assert_eq!(world.ask(conn, "MAINT_ENTER||r2"), "ERROR|too many maintenance requests");
     world.do_all(conn, &["CLIENT_SHUTDOWN|"]);
-    assert!(world.registry.verdicts.is_empty() && world.questions(PAGE).is_empty());
+    assert!(!world.registry.0.waits_for_probes() && world.questions(PAGE).is_empty());
 }
 
 #[test]

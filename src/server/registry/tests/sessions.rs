@@ -82,8 +82,8 @@ fn what_a_connection_answered_itself_counts_as_activity() {
     world.after(seconds(30));
     world.hang_up(conn);
     let other = world.connect(B);
-    let session = world.registry.sessions.by_id(&id.parse().unwrap()).unwrap();
-    let last = world.registry.sessions.get(session).unwrap().last_activity();
+    let session = world.registry.0.sessions().by_id(&id.parse().unwrap()).unwrap();
+    let last = world.registry.0.sessions().get(session).unwrap().last_activity();
     assert_eq!(last, world.now.wall - seconds(30), "not lost with the connection");
     assert!(
         world
@@ -371,7 +371,7 @@ fn whoever_registers_without_the_token_is_refused_and_nothing_is_kept() {
         assert_eq!(world.ask(conn, &line), "ERROR|wrong registry token");
     }
     assert_eq!(world.ask(conn, "PING|"), "ERROR|no session");
-    assert!(world.registry.sessions.is_empty());
+    assert!(world.registry.0.sessions().is_empty());
     assert!(!format!("{:?}", world.log).contains("hus"));
     assert!(world.ask(conn, r#"REGISTER|web|web-1|0|{"token":"hush"}"#).starts_with("ACK|"));
     assert!(!world.ask(conn, "SESSION_INFO|").contains("hush"));

@@ -1,0 +1,95 @@
+//! What each kind of server understands.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use super::{Dialect, Unsupported, reference};
+use crate::intent::{Headers, Route, Routes};
+use crate::protocol::report::SessionInfo;
+
+/// How many capabilities of a server are looked at.
+const MAX_CAPABILITIES: usize = 256;
+
+impl Dialect {
+    /// Ours, as far as this version knows without having asked.
+    pub fn ours() -> Self {
+        Dialect::Ours { capabilities: BTreeSet::new(), lacks: BTreeSet::new() }
+    }
+
+    /// Whom SESSION_INFO shows.
+    pub(crate) fn of(info: &SessionInfo) -> Self {
+        match info.server {
+            Some(_) => {
+                let capabilities = info.capabilities.iter().take(MAX_CAPABILITIES).cloned().collect();
+                Dialect::Ours { capabilities, lacks: BTreeSet::new() }
+            }
+            None => Dialect::Reference,
+        }
+    }
+
+    /// Whether it is this project's server and announces `capability`.
+    pub(crate) fn has(&self, capability: &str) -> bool {
+        matches!(self, Dialect::Ours { capabilities, .. } if capabilities.contains(capability))
+    }
+
+    /// Whether it has answered that it does not know this command.
+    pub(crate) fn lacks(&self, command: &str) -> bool {
+        matches!(self, Dialect::Ours { lacks, .. } if lacks.contains(command))
+    }
+
+    /// It does not know this command; whether that is news.
+    pub(crate) fn learn_lack(&mut self, command: &'static str) -> bool {
+        match self {
+            Dialect::Ours { lacks, .. } => lacks.insert(command),
+            Dialect::Reference => false,
+        }
+    }
+
+    /// The part of a route that can be said to it.
+    pub(crate) fn understood<'a>(&self, route: &'a Route) -> Cow<'a, Route> {
+        match self {
+            Dialect::Reference => reference::understood(route),
+            Dialect::Ours { lacks, .. } if lacks.is_empty() => Cow::Borrowed(route),
+            Dialect::Ours { lacks, .. } => {
+                let mut route = route.clone();
+                if lacks.contains("HEADERS_SET") {
+                    route.headers = Headers::default();
+                }
+                route.rate_limit.take_if(|_| lacks.contains("RATELIMIT_SET"));
+                route.circuit_breaker.take_if(|_| lacks.contains("CIRCUIT_BREAKER_SET"));
+                Cow::Owned(route)
+            }
+        }
+    }
+
+    pub(super) fn unsupported(&self, wanted: &Routes) -> Vec<Unsupported> {
+        match self {
+            Dialect::Reference => reference::unsupported(wanted),
+            Dialect::Ours { lacks, .. } if lacks.is_empty() => Vec::new(),
+            Dialect::Ours { .. } => {
+                let notes = wanted.iter().flat_map(|(key, route)| {
+                    let asked = [
+                        ("HEADERS_SET", "response headers", route.headers != Headers::default()),
+                        ("RATELIMIT_SET", "rate limits", route.rate_limit.is_some()),
+                        ("CIRCUIT_BREAKER_SET", "circuit breakers", route.circuit_breaker.is_some()),
+                    ];
+                    let lacked =
+                        asked.into_iter().filter(|(command, _, asked)| *asked && self.lacks(command));
+                    lacked.map(|(_, what, _)| Unsupported {
+                        key: key.clone(),
+                        what: format!("this registry knows no {what}: the route has none"),
+                    })
+                });
+                notes.collect()
+            }
+        }
+    }
+
+    /// How many commands may wait for their replies at once.
+    pub(crate) fn window(&self) -> usize {
+        match self {
+            Dialect::Ours { .. } => 32,
+            Dialect::Reference => 1,
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! What people see of the routes: drain and maintenance, in this session and again in the next
+//! (PROTOCOL section 6, SEMANTICS sections 5 and 6).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::{Expect, Session, State};
+use crate::event::{Cause, Event};
+use crate::intent::{
+    Goal, MaintenanceAction as Action, MaintenanceTarget, Route, RouteKey, Routes, Visibility,
+};
+use crate::maintenance::{LOCAL_AFTER, Standing, is_whole};
+use crate::plan::{Batch, Dialect, MAX_TARGETS};
+use crate::protocol::{
+    BackendUrl, GoDuration, Push, Refusal, Reply, Request, RouteChange, RouteId, Target, TargetItem,
+};
+
+/// Whether the session is drained, as far as we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    Off,
+    On,
+    /// It was, or was about to be, when the connection ended: a restarted server has forgotten it.
+    Unknown,
+}
+
+/// A route that the registry was told to keep in maintenance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    page: Option<BackendUrl>,
+    confirmed: bool,
+    /// It must be told once more, whatever it was told: the page did not answer, or the maintenance is left over
+    /// from what we do not know.
+    again: bool,
+}
+
+impl Held {
+    /// Maintenance that is in force and that we know nothing more of.
+    const LEFT_OVER: Held = Held { page: None, confirmed: true, again: true };
+}
+
+/// The maintenance request whose verdict is due.
+#[derive(Debug, Clone)]
+pub(super) struct Verdict {
+    /// `None`: it is left.
+    page: Option<Option<BackendUrl>>,
+    ids: Vec<RouteId>,
+    sent: Instant,
+    /// It was staged, and comes into force with the apply.
+    staged: bool,
+    /// The verdict came before the apply was answered.
+    confirmed: bool,
+}
+
+/// How long a verdict is waited for where nothing else is wanted. A reference server takes 60 s for each page
+/// that it cannot reach, one after the other.
+const VERDICT_LIMIT: Duration = Duration::from_secs(120);
+/// Between a refusal, or a backend that could not be reached, and the next try.
+const PAUSE: Duration = Duration::from_secs(30);
+/// How many routes a reference server is asked about at a keepalive.
+const MAX_WATCHED: usize = 16;
+/// How many backends are remembered that a reference server may keep in maintenance.
+const MAX_STUCK: usize = 1_000;
+/// What a reference server says of a route that it has lost (PROTOCOL section 8, 7).
+const LOST_ENTRY: &str = "backend status unavailable";
+
+static NOTHING: Routes = Routes::new();
+
+impl Session {
+    /// The routes that are to be in force. Where nothing is to be seen of them none is registered, but what
+    /// is there stays.
+    pub(super) fn desired(&self) -> &Routes {
+        let none_yet = self.known.as_ref().is_none_or(|known| known.applied.len() == 0);
+        match self.visibility {
+            Visibility::Absent => &NOTHING,
+            Visibility::Draining if none_yet => &NOTHING,
+            _ => &self.wanted,
+        }
+    }
+
+    /// What people see, as far as the registry has confirmed it.
+    pub(super) fn shown(&self) -> Visibility {
+        let known = self.known.as_ref().filter(|known| known.applied.len() > 0 && !self.replaced);
+        let Some(known) = known else { return Visibility::Absent };
+        let held = |(id, ..): (RouteId, _, _)| known.maintained.get(&id).is_some_and(|held| held.confirmed);
+        match known.drain {
+            Drain::On => Visibility::Draining,
+            _ if known.applied.known().all(held) => Visibility::Maintenance,
+            _ => Visibility::Live,
+        }
+    }
+
+    /// Whether the registry has confirmed the drain and the maintenance that are wanted, and no others.
+    pub(super) fn visibility_is_as_wanted(&self) -> bool {
+        let Some(known) = self.known.as_ref().filter(|known| !known.doubtful) else { return false };
+        let drain = match self.visibility {
+            Visibility::Draining => Drain::On,
+            _ => Drain::Off,
+        };
+        let is_drain_right = !self.can_drain() || known.applied.len() == 0 || known.drain == drain;
+        let is_maintenance_right = |(id, key, route): (RouteId, &RouteKey, &Route)| {
+            let held = known.maintained.get(&id);
+            match self.maintenance.page(key, route) {
+                Some(page) => held.is_some_and(|held| held.confirmed && !held.again && held.page == *page),
+                None => held.is_none(),
+            }
+        };
+        is_drain_right && self.verdict.is_none() && known.applied.known().all(is_maintenance_right)
+    }
+
+    /// Whether DRAIN_START is no outage here: the registry announces it and has not refused it.
+    pub(super) fn can_drain(&self) -> bool {
+        self.dialect().has("drain") && !self.dialect().lacks("DRAIN_START")
+    }
+
+    pub(super) fn maintenance_status(&self) -> BTreeMap<RouteKey, bool> {
+        let Some(known) = &self.known else { return BTreeMap::new() };
+        let held = |(id, key, _): (RouteId, &RouteKey, _)| {
+            known.maintained.get(&id).map(|held| (key.clone(), held.confirmed))
+        };
+        known.applied.known().filter_map(held).collect()
+    }
+
+    /// The requests that are new, each once; the others may have another page.
+    pub(super) fn hear(&mut self, goal: &Goal, now: Instant) {
+        let heard = std::mem::replace(&mut self.requests_heard, goal.requests);
+        for asked in &goal.maintenance {
+            let request = &asked.request;
+            if asked.number > heard {
+                self.maintain(request.target.clone(), request.action.clone(), now);
+            } else {
+                self.maintenance.turn_page(&request.target, &request.action);
+            }
+        }
+    }
+
+    /// Whoever begins with the wish to leave maintenance has entered it in another life.
+    pub(super) fn suspect_what_was_left(&mut self, goal: &Goal) {
+        for asked in goal.maintenance.iter().filter(|asked| asked.request.action == Action::Exit) {
+            let target = &asked.request.target;
+            let routes = self.wanted.iter().filter(|(key, route)| target.fits(key, route));
+            self.stuck.extend(routes.map(|(_, route)| route.backend.clone()));
+        }
+    }
+
+    /// Maintenance is wanted of this, or no longer.
+    pub(crate) fn maintain(&mut self, target: MaintenanceTarget, action: Action, now: Instant) {
+        let event = self.maintenance.push(target, action, now);
+        self.tell(event);
+        self.changed_maintenance(now);
+    }
+
+    /// The visibility that is wanted, or the dialect that decides what it means, may have changed.
+    pub(super) fn see_visibility(&mut self, now: Instant) {
+        let is_reference = self.known.as_ref().is_some_and(|known| known.dialect == Some(Dialect::Reference));
+        let whole = is_whole(self.visibility, self.page.is_some(), is_reference);
+        let page = whole.then(|| self.page.clone());
+        if let Some(event) = self.maintenance.set_whole(page, now) {
+            self.tell(event);
+            self.changed_maintenance(now);
+        }
+    }
+
+    fn changed_maintenance(&mut self, now: Instant) {
+        (self.maintain_at, self.maintenance_refusal) = (None, None);
+        self.version += 1;
+        self.settle(now);
+        self.pump(now);
+    }
+
+    /// The next command that is neither configuration nor a question.
+    pub(super) fn next_chore(&mut self, now: Instant) -> Option<(Request, Expect)> {
+        self.next_doubt()
+            .or_else(|| self.next_drain())
+            .or_else(|| self.next_maintenance(now))
+            .or_else(|| self.next_subscription())
+            .or_else(|| self.next_watch())
+    }
+
+    fn next_drain(&mut self) -> Option<(Request, Expect)> {
+        let wanted = self.visibility == Visibility::Draining;
+        if !self.can_drain() {
+            return None;
+        }
+        let known = self.known.as_mut().filter(|known| known.applied.len() > 0)?;
+        let request = match (wanted, known.drain) {
+            (true, Drain::Off | Drain::Unknown) => Request::DrainStart(GoDuration::ZERO),
+            (false, Drain::On | Drain::Unknown) => Request::DrainCancel,
+            _ => return None,
+        };
+        // Until the answer is here, either may be true.
+        known.drain = Drain::Unknown;
+        Some((request, Expect::Drain(wanted)))
+    }
+
+    pub(super) fn drained(&mut self, on: bool, command: &'static str, reply: &Reply, now: Instant) {
+        let Some(known) = &mut self.known else { return };
+        match reply {
+            Reply::DrainStarted(_) | Reply::DrainOk => {
+                known.drain = if on { Drain::On } else { Drain::Off };
+                self.tell(Event::Drained(on));
+            }
+            Reply::Error(Refusal::NoDrain) => known.drain = Drain::Off,
+            Reply::Error(refusal) => {
+                known.drain = Drain::Off;
+                if let Some(dialect) = &mut known.dialect {
+                    dialect.learn_lack("DRAIN_START");
+                }
+                let cause = Cause::Refused { command, refusal: refusal.clone() };
+                self.tell(Event::Error { registry: self.registry(), cause });
+            }
+            reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
+        }
+        self.version += 1;
+        self.pump(now);
+    }
+
+    fn next_maintenance(&mut self, now: Instant) -> Option<(Request, Expect)> {
+        let may_ask = self.maintain_at.is_none_or(|at| at <= now);
+        if self.verdict.is_some() || !may_ask || self.dialect().lacks("MAINT_ENTER") {
+            return None;
+        }
+        let (page, ids) = self.different()?;
+        let target = Target::Some(ids.iter().copied().map(TargetItem::Route).collect());
+        let request = match &page {
+            Some(page) => Request::MaintEnter { target, page: page.clone() },
+            None => Request::MaintExit(target),
+        };
+        self.verdict = Some(Verdict { page, ids, sent: now, staged: false, confirmed: false });
+        Some((request, Expect::Maintain))
+    }
+
+    /// Routes that are in maintenance and should not be, or the other way round: the first of those that one
+    /// command can change together.
+    fn different(&self) -> Option<(Option<Option<BackendUrl>>, Vec<RouteId>)> {
+        let known = self.known.as_ref()?;
+        let mut found: Option<(Option<Option<BackendUrl>>, Vec<RouteId>)> = None;
+        for (id, key, route) in known.applied.known().filter(|(id, ..)| !known.applied.is_provisional(*id)) {
+            let wanted = self.maintenance.page(key, route).cloned();
+            let held = known.maintained.get(&id);
+            if held.map(|held| &held.page) == wanted.as_ref() && held.is_none_or(|held| !held.again) {
+                continue;
+            }
+            let (page, ids) = found.get_or_insert_with(|| (wanted.clone(), Vec::new()));
+            if *page == wanted && ids.len() < MAX_TARGETS {
+                ids.push(id);
+            }
+        }
+        found
+    }
+
+    /// The answer to MAINT_ENTER or MAINT_EXIT; the verdict comes later.
+    pub(super) fn maintained(&mut self, command: &'static str, reply: &Reply, now: Instant) {
+        match reply {
+            Reply::MaintenanceAck => {
+                if let Some(verdict) = &self.verdict {
+                    let (page, ids) = (verdict.page.clone(), verdict.ids.clone());
+                    self.hold(&ids, page, false);
+                }
+            }
+            Reply::Error(refusal) => {
+                self.verdict = None;
+                self.maintain_at = Some(now + PAUSE);
+                let known = self.known.as_mut().and_then(|known| known.dialect.as_mut());
+                if matches!(refusal, Refusal::UnknownCommand(_)) {
+                    known.map(|dialect| dialect.learn_lack("MAINT_ENTER"));
+                }
+                self.maintenance_failed(command == "MAINT_ENTER", refusal.to_string());
+            }
+            reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
+        }
+        self.settle(now);
+        self.pump(now);
+    }
+
+    fn maintenance_failed(&mut self, entering: bool, refusal: String) {
+        self.maintenance_refusal = Some(refusal.clone());
+        self.tell(Event::MaintenanceFailed { entering, refusal });
+    }
+
+    fn hold(&mut self, ids: &[RouteId], page: Option<Option<BackendUrl>>, confirmed: bool) {
+        let Some(known) = &mut self.known else { return };
+        self.version += 1;
+        for id in ids {
+            match &page {
+                Some(page) => {
+                    let held = Held { page: page.clone(), confirmed, again: false };
+                    drop(known.maintained.insert(*id, held));
+                }
+                None if confirmed => drop(known.maintained.remove(id)),
+                None => {}
+            }
+        }
+    }
+
+    /// A verdict, which does not say which request it answers: that is why there is only one.
+    pub(super) fn judged(&mut self, verdict: &Push, now: Instant) {
+        if self.verdicts_to_ignore > 0 {
+            self.verdicts_to_ignore -= 1;
+            return;
+        }
+        let Some(mut due) = self.verdict.take() else { return };
+        let target = Target::Some(due.ids.iter().copied().map(TargetItem::Route).collect());
+        let failure = match verdict {
+            Push::MaintenanceOk(answered) if *answered == target && due.staged => {
+                due.confirmed = true;
+                self.verdict = Some(due);
+                return;
+            }
+            Push::MaintenanceOk(answered) if *answered == target => {
+                self.hold(&due.ids, due.page, true);
+                None
+            }
+            Push::PageTimeout if due.page.is_some() => {
+                self.ask_again(&due.ids, now);
+                Some((true, "timeout waiting for maintenance page to become reachable"))
+            }
+            Push::BackendTimeout if due.page.is_none() => {
+                self.maintain_at = Some(now + PAUSE);
+                Some((false, "timeout waiting for backend to become reachable"))
+            }
+            // Of a request that we have given up.
+            _ => {
+                self.verdict = Some(due);
+                return;
+            }
+        };
+        if let Some((entering, refusal)) = failure {
+            self.maintenance_failed(entering, refusal.to_owned());
+        }
+        self.settle(now);
+        self.pump(now);
+    }
+
+    /// The page did not answer, so that nobody has confirmed the maintenance. A reference server is not asked
+    /// again: pages that it cannot reach hold up the verdicts of every other service (PROTOCOL section 8, 2).
+    fn ask_again(&mut self, ids: &[RouteId], now: Instant) {
+        let is_reference = *self.dialect() == Dialect::Reference;
+        let Some(known) = self.known.as_mut().filter(|_| !is_reference) else { return };
+        self.maintain_at = Some(now + PAUSE);
+        for id in ids {
+            known.maintained.entry(*id).and_modify(|held| held.again = true);
+        }
+    }
+
+    /// Routes that are to be in maintenance never start without it, on a server of ours.
+    pub(super) fn start_in_maintenance(&self, batch: &mut Option<Batch>) {
+        let able = matches!(self.dialect(), Dialect::Ours { .. }) && !self.dialect().lacks("MAINT_ENTER");
+        if let Some(batch) = batch.as_mut().filter(|_| able && self.verdict.is_none()) {
+            batch.maintain(|key, route| self.maintenance.page(key, route).cloned());
+        }
+    }
+
+    pub(super) fn staged_maintenance(
+        &mut self,
+        started: Option<(Vec<RouteId>, Option<BackendUrl>)>,
+        now: Instant,
+    ) {
+        if let Some((ids, page)) = started {
+            self.verdict = Some(Verdict { page: Some(page), ids, sent: now, staged: true, confirmed: false });
+        }
+    }
+
+    /// What was staged is in force.
+    pub(super) fn committed_maintenance(&mut self) {
+        self.find_stuck();
+        let Some(mut verdict) = self.verdict.take_if(|verdict| verdict.staged) else { return };
+        self.hold(&verdict.ids, verdict.page.clone(), verdict.confirmed);
+        if !verdict.confirmed {
+            verdict.staged = false;
+            self.verdict = Some(verdict);
+        }
+    }
+
+    /// Whatever was staged is gone.
+    pub(super) fn rolled_back_maintenance(&mut self) {
+        self.verdict.take_if(|verdict| verdict.staged);
+    }
+
+    /// The connection on which verdicts would come is gone; what was not confirmed is asked for again.
+    pub(super) fn forget_requests(&mut self) {
+        self.maintain_at = None;
+        self.watched.clear();
+        self.verdicts_to_ignore = 0;
+        let verdict = self.verdict.take();
+        let is_reference = *self.dialect() == Dialect::Reference;
+        let Some(known) = &mut self.known else { return };
+        if is_reference {
+            let told = |id: &RouteId| {
+                let entering = verdict.as_ref().is_some_and(|due| due.page.is_some() && due.ids.contains(id));
+                entering || known.maintained.contains_key(id)
+            };
+            let routes = known.applied.known().filter(|(id, ..)| told(id));
+            self.stuck.extend(routes.map(|(_, _, route)| route.backend.clone()).take(MAX_STUCK));
+        }
+        // A request whose verdict did not come may be in force or not.
+        known.doubtful |= verdict.is_some() || !known.maintained.is_empty();
+        known.maintained.retain(|_, held| held.confirmed);
+    }
+
+    /// At a reference server maintenance sticks to the backend's URL, across sessions (PROTOCOL section 8, 8).
+    fn find_stuck(&mut self) {
+        if *self.dialect() != Dialect::Reference {
+            return self.stuck.clear();
+        }
+        let Some(known) = self.known.as_mut().filter(|_| !self.stuck.is_empty()) else { return };
+        let found = known.applied.known().filter(|(id, ..)| !known.applied.is_provisional(*id));
+        for (id, _, route) in found {
+            if self.stuck.remove(&route.backend) {
+                known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+            }
+        }
+    }
+
+    /// A session that is resumed may have been kept by a server that was restarted meanwhile.
+    pub(super) fn doubt_what_does_not_survive(&mut self) {
+        if let Some(known) = &mut self.known {
+            known.subscribed.clear();
+            if known.drain == Drain::On {
+                known.drain = Drain::Unknown;
+            }
+        }
+    }
+
+    fn next_doubt(&mut self) -> Option<(Request, Expect)> {
+        let ours = matches!(self.dialect(), Dialect::Ours { .. });
+        let known = self.known.as_mut().filter(|known| known.doubtful)?;
+        // The answer ends the doubt; a reference server resumes no session.
+        known.doubtful = ours;
+        ours.then_some((Request::MaintStatus, Expect::Maintained))
+    }
+
+    /// What the registry keeps in maintenance, where we were not sure.
+    pub(super) fn recollected(&mut self, reply: &Reply, now: Instant) {
+        let Some(known) = &mut self.known else { return };
+        known.doubtful = false;
+        if let Reply::MaintenanceStatus(status) = reply {
+            let ids: BTreeSet<RouteId> =
+                status.in_maintenance.iter().filter_map(|id| id.parse().ok()).collect();
+            known.maintained.retain(|id, _| ids.contains(id));
+            for id in ids.into_iter().filter(|id| known.applied.has(*id)) {
+                known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+            }
+            self.version += 1;
+        }
+        self.settle(now);
+        self.pump(now);
+    }
+
+    /// Tells what has become of the maintenance that was asked for, and gives up what is overdue.
+    pub(super) fn settle(&mut self, now: Instant) {
+        if let Some(verdict) = self.verdict.take_if(|verdict| verdict.is_overdue(now))
+            && verdict.page.is_none()
+        {
+            self.maintain_at = Some(now + PAUSE);
+        }
+        let overtaken = self.verdict.as_ref().is_some_and(|due| now >= due.sent + LOCAL_AFTER);
+        if overtaken && self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page()) {
+            self.verdict = None;
+            // Ours answers every request, in their order; a reference server forgets the one before.
+            self.verdicts_to_ignore += u32::from(matches!(self.dialect(), Dialect::Ours { .. }));
+        }
+        let hopeless = self.dialect().lacks("MAINT_ENTER");
+        let known = self.known.as_ref().filter(|_| self.is_settled());
+        let standing = |about: &dyn Fn(&RouteKey, &crate::Route) -> bool, enters: bool| {
+            let Some(known) = known else { return Standing::Open };
+            let concerned: Vec<_> =
+                known.applied.known().filter(|(_, key, route)| about(key, route)).collect();
+            let mut wanted = self.wanted.iter();
+            let stuck = wanted.any(|(key, route)| about(key, route) && self.stuck.contains(&route.backend));
+            let confirmed = !stuck
+                && concerned.iter().all(|(id, key, route)| {
+                    let held = known.maintained.get(id);
+                    match enters {
+                        true => held.is_some_and(|held| held.confirmed),
+                        // Another request may want it in maintenance.
+                        false => held.is_none() || self.maintenance.page(key, route).is_some(),
+                    }
+                });
+            match confirmed && (!enters || !concerned.is_empty()) {
+                true => Standing::Confirmed,
+                false if hopeless => Standing::Hopeless,
+                false => Standing::Open,
+            }
+        };
+        let mut maintenance = self.maintenance.clone();
+        let events = maintenance.settle(now, standing);
+        self.maintenance = maintenance;
+        events.into_iter().for_each(|event| self.tell(event));
+    }
+
+    fn verdict_page(&self) -> Option<&Option<Option<BackendUrl>>> {
+        self.verdict.as_ref().map(|verdict| &verdict.page)
+    }
+
+    /// Whether what is known of the session is true at this moment.
+    fn is_settled(&self) -> bool {
+        let doubtful = self.known.as_ref().is_some_and(|known| known.doubtful);
+        matches!(self.state, State::Live { .. } | State::Syncing(_)) && !doubtful
+    }
+
+    /// When [`Session::settle`] has something to do, or a maintenance request may be repeated.
+    pub(super) fn maintenance_deadline(&self) -> Option<Instant> {
+        let connected = self.is_settled();
+        let repeat = self.maintain_at.filter(|_| connected && self.verdict.is_none());
+        let differs = || self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page());
+        let overdue = self.verdict.as_ref().map(|verdict| match connected && differs() {
+            true => verdict.sent + LOCAL_AFTER,
+            false => verdict.sent + VERDICT_LIMIT,
+        });
+        self.maintenance.deadline().into_iter().chain(repeat).chain(overdue).min()
+    }
+
+    /// A reference server may lose a route that it still lists (PROTOCOL section 8, 7): ask about each.
+    pub(super) fn watch_routes(&mut self) {
+        if *self.dialect() == Dialect::Reference
+            && let Some(known) = &self.known
+        {
+            self.watched = known.applied.known().map(|(id, ..)| id).take(MAX_WATCHED).collect();
+        }
+    }
+
+    fn next_watch(&mut self) -> Option<(Request, Expect)> {
+        let id = self.watched.pop()?;
+        Some((Request::CircuitBreakerStatus(id), Expect::Watch(id)))
+    }
+
+    pub(super) fn watched(&mut self, id: RouteId, reply: &Reply, now: Instant) {
+        let lost = matches!(reply, Reply::Error(Refusal::Other(text)) if text == LOST_ENTRY);
+        let shows_page = matches!(reply, Reply::CircuitStatus(status) if status.in_maintenance);
+        let route =
+            self.known.as_ref().and_then(|known| known.applied.known().find(|(known, ..)| *known == id));
+        if let Some((_, _, route)) = route.filter(|_| lost) {
+            let change = RouteChange::Priority(route.priority);
+            self.send(Request::RouteUpdate { route: id, change }, Expect::Repair, now);
+            self.send(Request::ConfigApply, Expect::Repair, now);
+        }
+        if let Some(known) = self.known.as_mut().filter(|known| shows_page && known.applied.has(id)) {
+            // Of a session that was before ours.
+            known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+        }
+        self.pump(now);
+    }
+}
+
+impl Verdict {
+    fn is_overdue(&self, now: Instant) -> bool {
+        now >= self.sent + VERDICT_LIMIT
+    }
+}

@@ -1,0 +1,109 @@
+//! Accepting connections: who may connect, and the options of their sockets.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+
+use crate::server::registry::ConnId;
+
+use super::connection::Connection;
+use super::message::Message;
+
+/// Both ends find a dead peer within a minute (PROTOCOL section 1).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many addresses are remembered for having been complained about once.
+const COMPLAINED: usize = 1024;
+/// After an accept that failed (no file descriptors), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is let in.
+pub(super) struct Acceptor {
+    allow: Vec<IpNet>,
+    queue: usize,
+    /// So that one peer is one line in the log, however often it comes.
+    complained: HashSet<IpAddr>,
+}
+
+impl Acceptor {
+    /// Lets in who comes from one of these networks. At most `queue` commands of a connection wait in the registry.
+    pub(super) fn new(allow: Vec<IpNet>, queue: usize) -> Self {
+        Acceptor { allow, queue, complained: HashSet::new() }
+    }
+
+    pub(super) async fn accept(
+        mut self,
+        listener: TcpListener,
+        inbox: mpsc::Sender<Message>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let (complaints, mut complained) = mpsc::channel::<IpAddr>(16);
+        let mut last = 0;
+        loop {
+            let accepted = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                Some(peer) = complained.recv() => {
+                    if self.first_complaint(peer) {
+                        tracing::warn!(%peer, "this peer speaks HTTP to the registry's port: is it meant for the proxy?");
+                    }
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let peer = peer.ip().to_canonical();
+                    if self.admits(peer) {
+                        last += 1;
+                        let connection = Connection::new(ConnId(last), peer, self.queue, complaints.clone());
+                        prepare(&stream);
+                        tokio::spawn(connection.run(stream, inbox.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admits(&mut self, peer: IpAddr) -> bool {
+        let admitted = self.allow.iter().any(|net| net.contains(&peer));
+        if !admitted && self.first_complaint(peer) {
+            tracing::warn!(%peer, "refused: not in REGISTRY_ALLOW");
+        }
+        admitted
+    }
+
+    /// Whether this is the first complaint about an address, as far as is remembered.
+    fn first_complaint(&mut self, peer: IpAddr) -> bool {
+        if self.complained.len() >= COMPLAINED {
+            self.complained.clear();
+        }
+        self.complained.insert(peer)
+    }
+}
+
+/// A peer that is gone without a word is found by the system, and lines are not held back.
+fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    let set = socket
+        .set_tcp_keepalive(&keepalive)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)))
+        .and_then(|()| socket.set_tcp_nodelay(true));
+    if let Err(error) = set {
+        tracing::debug!(%error, "cannot set the options of a connection");
+    }
+}

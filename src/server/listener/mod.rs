@@ -1,0 +1,178 @@
+//! TCP 81: connections to calls of the registry (PROTOCOL section 1).
+//!
+//! One task accepts, one task for each connection reads, parses and writes, and one task owns the
+//! [`Registry`]: the connections' lines come to it over one bounded channel, in batches, and its replies go
+//! back over one bounded channel each. Nothing here knows what a command does.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` (this) | start and stop |
+//! | `accept` | who may connect |
+//! | `connection` | one peer: lines in, lines out, what it may cost |
+//! | `task` | the task that owns the registry |
+//! | `message` | what connections tell that task |
+//! | `outgoing` | replies and events on their way to a peer |
+//! | `log` | what happens, in words |
+
+mod accept;
+mod connection;
+mod log;
+mod message;
+mod outgoing;
+mod task;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::protocol::BackendUrl;
+use crate::protocol::report::BackendReport;
+use crate::server::live_table::LiveTable;
+use crate::server::registry::{Input, Registry, RegistryConfig};
+use crate::server::routing::Probe;
+use crate::server::store::Store;
+
+/// How many messages of all connections wait for the registry; a connection with more to say waits.
+const INBOX: usize = 1024;
+/// How long a stop waits for the last lines to be written.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stop then waits for the store. What was answered is on the disk already; this is for the last word
+/// that the server was alive, and so that the file is free for the next one.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How the listener and the registry behind it behave.
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    /// Who may connect (SEMANTICS section 9, REGISTRY_ALLOW).
+    pub allow: Vec<IpNet>,
+    /// The registry's part.
+    pub registry: RegistryConfig,
+}
+
+impl Default for ListenerConfig {
+    /// Private ranges and loopback.
+    fn default() -> Self {
+        let private = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
+        let allow = private.iter().filter_map(|net| net.parse().ok()).collect();
+        ListenerConfig { allow, registry: RegistryConfig::default() }
+    }
+}
+
+/// Who asks backends on the registry's behalf.
+pub trait Prober: Send + Sync + 'static {
+    /// Ask this at once, and then repeatedly until it is forgotten.
+    fn watch(&self, probe: Probe);
+
+    /// Stop asking.
+    fn forget(&self, probe: &Probe);
+
+    /// BACKEND_TEST: asks once on behalf of a session that was registered from `peer`. The registry gives up
+    /// after 5 s and then drops the future.
+    fn test(&self, url: BackendUrl, peer: IpAddr) -> BoxFuture<'static, Result<BackendReport, String>>;
+}
+
+/// What the probes of a [`Prober`] found.
+pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
+
+/// What else the registry is told while it runs: certificates, say. That nobody tells anything any more changes
+/// nothing.
+pub type Notices = mpsc::Receiver<Input>;
+
+/// The registry on its port.
+#[derive(Debug)]
+pub struct RegistryServer;
+
+/// A running registry. Dropping it stops the registry without waiting for its end.
+#[derive(Debug)]
+pub struct RegistryHandle {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    sessions: watch::Receiver<usize>,
+    accepting: JoinHandle<()>,
+    core: JoinHandle<()>,
+    stored: Option<oneshot::Receiver<()>>,
+}
+
+impl RegistryServer {
+    /// Serves the registry on `listener` and keeps `table` at what is applied; what the store held is in it
+    /// when this returns. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the system has no random bits, or the listener no address.
+    pub fn start(
+        listener: TcpListener,
+        mut config: ListenerConfig,
+        table: Arc<LiveTable>,
+        mut store: Box<dyn Store>,
+        prober: Arc<dyn Prober>,
+        results: ProbeResults,
+        notices: Notices,
+    ) -> std::io::Result<RegistryHandle> {
+        let address = listener.local_addr()?;
+        let (saved, stored) = (store.take_saved(), store.take_end());
+        if let Some(saved) = saved.as_ref().filter(|saved| !saved.cluster_id.is_empty()) {
+            config.registry.cluster_id.clone_from(&saved.cluster_id);
+        }
+        if config.registry.cluster_id.is_empty() {
+            let id = random().ok_or_else(|| std::io::Error::other("the system has no random bits"))?;
+            config.registry.cluster_id = format!("{id:032x}");
+        }
+        let registry = Registry::new(config.registry.clone(), Box::new(random));
+        let (stop, stopped) = watch::channel(false);
+        let (count, sessions) = watch::channel(0);
+        let (inbox, messages) = mpsc::channel(INBOX);
+        let mut core = task::RegistryTask::new(registry, table, store, prober, count);
+        if let Some(saved) = saved {
+            core.restore(saved);
+        }
+        let core = tokio::spawn(core.run(messages, results, notices, stopped.clone()));
+        let queue = config.registry.limits.queue;
+        let acceptor = accept::Acceptor::new(config.allow, queue);
+        let accepting = tokio::spawn(acceptor.accept(listener, inbox, stopped));
+        Ok(RegistryHandle { address, stop, sessions, accepting, core, stored })
+    }
+}
+
+impl RegistryHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many sessions there are, lost ones in grace included.
+    pub fn sessions(&self) -> watch::Receiver<usize> {
+        self.sessions.clone()
+    }
+
+    /// Sends `SHUTDOWN` and then EOF to every connection (PROTOCOL section 2), and waits until that is done,
+    /// at most half a second, and then until the store has ended, at most 2 s. The routing table stays as it is.
+    pub async fn stop(self) {
+        // There is always a receiver: the tasks that are waited for next.
+        let _ = self.stop.send(true);
+        let (accepting, core) = (self.accepting.abort_handle(), self.core.abort_handle());
+        let both = async { (self.accepting.await, self.core.await) };
+        if tokio::time::timeout(STOP_TIMEOUT, both).await.is_err() {
+            accepting.abort();
+            core.abort();
+        }
+        // The store went with the core's task, and its end needs no more than that.
+        if let Some(stored) = self.stored
+            && tokio::time::timeout(STORE_TIMEOUT, stored).await.is_err()
+        {
+            tracing::warn!("the store is still writing; everything that was answered is on the disk");
+        }
+    }
+}
+
+/// 128 bits from the system.
+fn random() -> Option<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(u128::from_ne_bytes(bytes))
+}

@@ -1,0 +1,113 @@
+//! Finds pairs of certificate and key in a folder, tells whether they have changed, and reads them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use webpki::EndEntityCert;
+
+use crate::tls::provider;
+
+/// How many pairs are read; further ones are ignored.
+const MAX_PAIRS: usize = 10_000;
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 256 * 1024;
+
+/// The two files of a pair.
+#[derive(Debug)]
+pub(super) struct PairFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// The modification times and sizes of a pair's files, by which a change is noticed. Links are followed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint([Option<(SystemTime, u64)>; 2]);
+
+/// A certificate with its key and its names.
+#[derive(Debug, Clone)]
+pub(super) struct CertificatePair {
+    pub(super) key: Arc<CertifiedKey>,
+    /// The host names of subjectAltName, in lower case.
+    pub(super) names: Vec<String>,
+}
+
+/// Finds the pairs in `folder`, by name.
+pub(super) fn find(folder: &Path) -> io::Result<BTreeMap<String, PairFiles>> {
+    let mut pairs = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some((name, files)) = pair_at(&path) else { continue };
+        if pairs.len() < MAX_PAIRS {
+            pairs.insert(name, files);
+        }
+    }
+    Ok(pairs)
+}
+
+/// The pair whose certificate or whose folder `path` is. A certificate without its key is a pair too, so that the
+/// missing file is reported.
+fn pair_at(path: &Path) -> Option<(String, PairFiles)> {
+    let name = path.file_name()?.to_str()?;
+    if path.is_dir() {
+        let certificate = path.join("fullchain.pem");
+        let files = PairFiles { certificate, key: path.join("privkey.pem") };
+        return files.certificate.is_file().then(|| (name.to_owned(), files));
+    }
+    let name = name.strip_suffix(".crt")?;
+    Some((name.to_owned(), PairFiles { certificate: path.to_owned(), key: path.with_extension("key") }))
+}
+
+impl PairFiles {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let of = |path: &Path| {
+            let data = fs::metadata(path).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        };
+        Fingerprint([of(&self.certificate), of(&self.key)])
+    }
+
+    /// Reads both files. The error is text for the log and never holds key material.
+    pub(super) fn load(&self) -> Result<CertificatePair, String> {
+        let chain = read(&self.certificate)?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("{} is no PEM: {error}", self.certificate.display()))?;
+        let names = names_of(&chain).map_err(|why| format!("{}: {why}", self.certificate.display()))?;
+        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
+            .map_err(|error| format!("{} holds no private key in PEM: {error}", self.key.display()))?;
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                format!("{} is not the key of {}", self.key.display(), self.certificate.display())
+            }
+            error => format!("{} cannot be used: {error}", self.key.display()),
+        })?;
+        Ok(CertificatePair { key: Arc::new(key), names })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let refused = |error: io::Error| format!("{} cannot be read: {error}", path.display());
+    let mut content = Vec::new();
+    fs::File::open(path).map_err(refused)?.take(MAX_FILE + 1).read_to_end(&mut content).map_err(refused)?;
+    if content.len() as u64 > MAX_FILE {
+        return Err(format!("{} is larger than {MAX_FILE} bytes", path.display()));
+    }
+    Ok(content)
+}
+
+fn names_of(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, String> {
+    let leaf = chain.first().ok_or("there is no certificate in it")?;
+    let leaf = EndEntityCert::try_from(leaf).map_err(|error| format!("it cannot be read: {error}"))?;
+    let names: Vec<_> = leaf.valid_dns_names().map(str::to_ascii_lowercase).collect();
+    if names.is_empty() {
+        return Err("it names no host (subjectAltName)".to_owned());
+    }
+    Ok(names)
+}

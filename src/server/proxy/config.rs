@@ -1,0 +1,81 @@
+//! What a proxy is configured with, and why it may not start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::server::routing::BackendPolicy;
+
+use super::certificates::Certificates;
+use super::telemetry::access_log::AccessLog;
+use super::telemetry::request_metrics::RequestMetrics;
+use super::upstream::tls::Trust;
+
+/// The settings of a [`Proxy`](super::Proxy). They do not change while it runs.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    /// HTTP_LISTEN. Port 0: any free port, see [`Proxy::local_addr`](super::Proxy::local_addr).
+    pub listen: SocketAddr,
+    /// How many workers there are: threads, each with its own listener and its own upstream connections. 0: one for each
+    /// core.
+    pub workers: usize,
+    /// MAX_CONNECTIONS, over all workers. Further clients wait in the kernel's queue.
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head, and how long a connection may be idle.
+    pub header_timeout: Duration,
+    /// How long a client may leave unread what was sent to it.
+    pub write_timeout: Duration,
+    /// TRUSTED_PROXIES: the peers whose forwarding headers are believed (SEMANTICS section 9).
+    pub trusted_proxies: Vec<IpNet>,
+    /// Which backends may be connected to. The proxy adds its own listeners to those it refuses.
+    pub policy: BackendPolicy,
+    /// The certificate authorities that may sign certificates of backends with a name.
+    pub trust: Trust,
+    /// HTTPS_LISTEN and CERT_DIR; `None`: plain HTTP only.
+    pub https: Option<HttpsConfig>,
+    /// ACCESS_LOG. If there is one, requests get an X-Request-Id too.
+    pub access_log: Option<AccessLog>,
+    /// Where requests are counted; `None`: they are not counted.
+    pub metrics: Option<Arc<RequestMetrics>>,
+}
+
+/// The listener for TLS and its certificates.
+#[derive(Debug, Clone)]
+pub struct HttpsConfig {
+    /// HTTPS_LISTEN. Port 0: any free port, see [`Proxy::https_addr`](super::Proxy::https_addr).
+    pub listen: SocketAddr,
+    /// The certificates, chosen by the server name that the client sends. A name without one fails the handshake.
+    pub certificates: Certificates,
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The address for plain HTTP cannot be listened on, or a thread cannot start.
+    #[error(transparent)]
+    Http(#[from] io::Error),
+    /// The address for TLS cannot be listened on.
+    #[error("with TLS: {0}")]
+    Https(#[source] io::Error),
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        ProxyConfig {
+            listen: SocketAddr::from(([0, 0, 0, 0], 80)),
+            workers: 0,
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            trusted_proxies: Vec::new(),
+            policy: BackendPolicy::default(),
+            trust: Trust::system(),
+            https: None,
+            access_log: None,
+            metrics: None,
+        }
+    }
+}

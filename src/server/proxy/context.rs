@@ -1,0 +1,144 @@
+//! What the requests of a proxy and of one worker share: configuration, routing table, connection pool, counters. It
+//! must not know the clients' connections.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use crate::server::live_table::LiveTable;
+
+use super::certificates::Certificates;
+use super::config::ProxyConfig;
+use super::telemetry::request_metrics::WorkerMetrics;
+use super::telemetry::shared_address::SharedAddresses;
+use super::upstream::dial::Dialer;
+use super::upstream::pool::Pool;
+
+/// How many responses a worker compresses at once. Each takes up to about 1 MiB; further ones are sent uncompressed.
+pub(crate) const MAX_ENCODERS: usize = 256;
+
+/// What all workers of a proxy share.
+pub(crate) struct ProxyContext {
+    pub(crate) config: ProxyConfig,
+    pub(crate) table: Arc<LiveTable>,
+    /// Where clients of hosts with a certificate are redirected to.
+    pub(crate) https: Option<HttpsTarget>,
+    /// Whether [`SharedAddresses`] of any worker has warned.
+    pub(crate) shared_address_warned: Arc<AtomicBool>,
+}
+
+/// The TLS listener, as redirects need to know it.
+pub(crate) struct HttpsTarget {
+    pub(crate) certificates: Certificates,
+    pub(crate) port: u16,
+}
+
+/// What the requests on one worker's thread share.
+pub(crate) struct WorkerContext {
+    pub(crate) proxy: Arc<ProxyContext>,
+    pub(crate) pool: Pool,
+    pub(crate) dialer: Dialer,
+    pub(crate) metrics: Option<WorkerMetrics>,
+    pub(crate) shared_addresses: SharedAddresses,
+    pub(crate) encoders: EncoderSlots,
+    pub(crate) clock: WorkerClock,
+    /// The worker's number, from 0.
+    pub(crate) number: usize,
+    stopping: Cell<Stopping>,
+}
+
+/// Which client connections close after their current request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopping {
+    No,
+    /// Those that have had a request. The first request of the others may be on its way.
+    Used,
+    All,
+}
+
+impl WorkerContext {
+    pub(crate) fn new(proxy: Arc<ProxyContext>, number: usize) -> Self {
+        let config = &proxy.config;
+        WorkerContext {
+            pool: Pool::default(),
+            dialer: Dialer::new(Arc::new(config.policy.clone()), config.trust.clone()),
+            metrics: config.metrics.as_ref().map(|metrics| metrics.add_worker()),
+            shared_addresses: SharedAddresses::new(Arc::clone(&proxy.shared_address_warned)),
+            encoders: EncoderSlots::default(),
+            clock: WorkerClock::new(),
+            number,
+            stopping: Cell::new(Stopping::No),
+            proxy,
+        }
+    }
+
+    pub(crate) fn stopping(&self) -> Stopping {
+        self.stopping.get()
+    }
+
+    /// The caller must wake the connections, so that they see the change.
+    pub(crate) fn set_stopping(&self, stopping: Stopping) {
+        self.stopping.set(stopping);
+    }
+}
+
+/// Milliseconds since the worker's start.
+pub(crate) struct WorkerClock {
+    started: Instant,
+    last_tick: Cell<u64>,
+}
+
+impl WorkerClock {
+    fn new() -> Self {
+        WorkerClock { started: Instant::now(), last_tick: Cell::new(0) }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    pub(crate) fn at(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_millis() as u64
+    }
+
+    /// The time of the last [`WorkerClock::tick`], at most about a second ago, without a look at the system's clock.
+    pub(crate) fn last_tick(&self) -> u64 {
+        self.last_tick.get()
+    }
+
+    pub(crate) fn tick(&self) -> u64 {
+        let now = self.now();
+        self.last_tick.set(now);
+        now
+    }
+}
+
+/// Limits how many responses a worker compresses at once.
+#[derive(Default)]
+pub(crate) struct EncoderSlots {
+    used: Rc<Cell<usize>>,
+}
+
+/// The right to compress one response; given back when dropped.
+pub(crate) struct EncoderSlot {
+    used: Rc<Cell<usize>>,
+}
+
+impl EncoderSlots {
+    /// Takes a slot; `None`: all are used.
+    pub(crate) fn take(&self) -> Option<EncoderSlot> {
+        let used = self.used.get();
+        (used < MAX_ENCODERS).then(|| {
+            self.used.set(used + 1);
+            EncoderSlot { used: Rc::clone(&self.used) }
+        })
+    }
+}
+
+impl Drop for EncoderSlot {
+    fn drop(&mut self) {
+        self.used.set(self.used.get() - 1);
+    }
+}

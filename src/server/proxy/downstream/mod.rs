@@ -1,0 +1,14 @@
+//! Serves one client's connection: socket, TLS, HTTP/1.1 or HTTP/2, time-outs, the close. It takes a service that answers
+//! the requests, and must not know how.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `connection` | drives hyper until the connection is over |
+//! | `socket` | notes whether the client reads |
+//! | `tls` | the TLS handshake |
+//! | `parse_error_page` | gives hyper's answers to requests that it cannot parse a body |
+
+pub(crate) mod connection;
+mod parse_error_page;
+mod socket;
+pub(crate) mod tls;

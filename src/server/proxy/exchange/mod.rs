@@ -1,0 +1,69 @@
+//! One request, from its head to the end of its response.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `redirect` | redirects from HTTP to HTTPS |
+//! | `guard` | decides whether a request may go to a backend: host, claim, rate limit |
+//! | `select` | finds the claim and chooses a member |
+//! | `assignment` | the member that has the request, and what it learns of the outcome |
+//! | `outgoing` | the request as a backend gets it |
+//! | `retry` | sends it to members until one answers |
+//! | `wait` | waits for a member while none is usable |
+//! | `response` | the response as the client gets it: from a backend, a page, or an upgrade |
+//! | `body`, `backend_body`, `compress` | the response's body: which of several, streamed, compressed |
+//! | `tunnel` | copies bytes after an upgrade |
+//! | `record` | what logs and statistics say about the request |
+//!
+//! It must not know how a client's connection is accepted, read and written.
+
+mod assignment;
+mod backend_body;
+mod body;
+mod compress;
+mod guard;
+mod outgoing;
+mod record;
+mod redirect;
+mod response;
+mod retry;
+mod select;
+mod tunnel;
+mod wait;
+
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::client::connection::ClientConnection;
+use body::ResponseBody;
+use record::Record;
+use retry::Exchange;
+
+/// The response to come. Boxed, because hyper moves it, and it is large.
+pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>>>>;
+
+/// Answers a client's request with a backend's response or with a page of the proxy.
+///
+/// What needs no waiting is done before the future exists, so that the future need not hold it.
+pub(crate) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>) -> ResponseFuture {
+    let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
+    record.add_request_id(request.headers_mut());
+    if let Some(redirect) = redirect::to_https(&client, &request) {
+        return Box::pin(ready(Ok(redirect.into_response(record))));
+    }
+    let mut exchange = match Exchange::prepare(client, request, &mut record) {
+        Ok(exchange) => exchange,
+        Err(page) => return Box::pin(ready(Ok(response::page(page, record)))),
+    };
+    Box::pin(async move {
+        Ok(match exchange.run(&mut record).await {
+            Ok(backend) => backend.into_response(exchange.into_upgrade(), record),
+            Err(page) => response::page(page, record),
+        })
+    })
+}

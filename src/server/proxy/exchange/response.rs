@@ -1,0 +1,107 @@
+//! The response as the client gets it: a backend's, a page of the proxy, or the start of a tunnel.
+
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+
+use crate::server::proxy::context::EncoderSlot;
+use crate::server::proxy::http::content_coding::{self, Accepted, Coding};
+use crate::server::proxy::http::hop_by_hop;
+use crate::server::proxy::http::page::Page;
+use crate::server::proxy::upstream::connection::UpstreamConnection;
+
+use super::backend_body::BackendBody;
+use super::body::ResponseBody;
+use super::compress::CompressedBody;
+use super::record::Record;
+use super::tunnel::Tunnel;
+
+/// Answers with a page.
+pub(super) fn page(page: Page, mut record: Box<Record>) -> Response<ResponseBody> {
+    record.answered_by_page(page.status());
+    record.complete(Instant::now());
+    page.response().map(|text| ResponseBody::Page { text: Some(text), record })
+}
+
+/// A backend's response, whose body has not been read.
+pub(super) struct BackendResponse {
+    pub(super) response: Response<Incoming>,
+    /// The connection that the body comes on.
+    pub(super) connection: UpstreamConnection,
+    /// How long the backend may be silent in the middle of the body.
+    pub(super) idle_timeout: Duration,
+    /// The coding that the client accepts, if the route has its responses compressed.
+    pub(super) accepted: Option<Accepted>,
+}
+
+impl BackendResponse {
+    /// `upgrade`: the client's side, if it asked for an upgrade.
+    pub(super) fn into_response(
+        self,
+        upgrade: Option<OnUpgrade>,
+        mut record: Box<Record>,
+    ) -> Response<ResponseBody> {
+        if self.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.into_tunnel(upgrade, record);
+        }
+        let (mut parts, incoming) = self.response.into_parts();
+        if !hop_by_hop::remove_from_response(&mut parts.headers) {
+            if let Some(assignment) = record.assignment() {
+                assignment.response_failed();
+            }
+            return page(Page::InvalidResponse, record);
+        }
+        record.answered(parts.status);
+        if let Some(headers) = record.member().and_then(|member| member.terms.extras.headers()) {
+            headers.put_into(&mut parts.headers);
+        }
+        parts.version = Version::HTTP_11;
+        let length = incoming.size_hint().exact();
+        let compression =
+            self.accepted.and_then(|accepted| compression(&mut parts, accepted, length, &record));
+        let body = BackendBody::new(incoming, self.connection, self.idle_timeout, record);
+        let body = match compression {
+            None => ResponseBody::Backend(body),
+            Some((coding, slot)) => {
+                ResponseBody::Compressed(Box::new(CompressedBody::new(body, coding, slot)))
+            }
+        };
+        Response::from_parts(parts, body)
+    }
+
+    fn into_tunnel(mut self, upgrade: Option<OnUpgrade>, mut record: Box<Record>) -> Response<ResponseBody> {
+        let protocol = self.response.headers().get(UPGRADE).cloned();
+        // A backend must not switch without being asked, nor to a protocol that it does not name.
+        let (Some(client), Some(protocol)) = (upgrade, protocol) else {
+            return page(Page::InvalidResponse, record);
+        };
+        let backend = hyper::upgrade::on(&mut self.response);
+        let departures = record.client().context.proxy.table.departures();
+        record.answered(StatusCode::SWITCHING_PROTOCOLS);
+        if let Some(in_flight) = record.into_tunnel() {
+            let is_websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+            let upgraded = in_flight.into_upgraded();
+            Tunnel { client, backend, is_websocket, upgraded, departures }.spawn();
+        }
+        let (mut parts, _) = self.response.into_parts();
+        let _ = hop_by_hop::remove_from_response(&mut parts.headers);
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, protocol);
+        Response::from_parts(parts, ResponseBody::Empty)
+    }
+}
+
+/// Prepares the head for a compressed body, if there is an encoder for it.
+fn compression(
+    parts: &mut http::response::Parts,
+    accepted: Accepted,
+    length: Option<u64>,
+    record: &Record,
+) -> Option<(Coding, EncoderSlot)> {
+    let slot = accepted.wants_encoder().then(|| record.client().context.encoders.take());
+    let accepted = if let Some(None) = slot { accepted.identity() } else { accepted };
+    content_coding::prepare(parts.status, &mut parts.headers, accepted, length).zip(slot.flatten())
+}

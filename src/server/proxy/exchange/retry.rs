@@ -1,0 +1,229 @@
+//! Sends a request to members until one answers.
+//!
+//! [`Exchange::run`] asks one member after another, [`Exchange::ask`] one member, [`Exchange::attempt`] on one
+//! connection. A second member is asked if the first could not be reached or, where repeating loses nothing, broke the
+//! connection. A new connection is made if an open one turned out to be closed.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::{Request, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use crate::server::proxy::client::connection::ClientConnection;
+use crate::server::proxy::client::timer::Timer;
+use crate::server::proxy::http::hop_by_hop::requested_upgrade;
+use crate::server::proxy::http::page::Page;
+use crate::server::proxy::upstream::connect::{Checkout, ConnectError, Requirements, checkout};
+use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
+use crate::server::routing::{MemberId, Settings};
+
+use super::assignment::Assignment;
+use super::guard::{self, Permitted};
+use super::outgoing::OutgoingRequest;
+use super::record::{Record, Turn};
+use super::response::BackendResponse;
+use super::wait;
+
+/// How many members a request is given to. All but two of them must have left meanwhile.
+const MAX_MEMBERS: usize = 16;
+
+/// A request that may go to a backend.
+pub(super) struct Exchange {
+    client: Rc<ClientConnection>,
+    /// The member that gets it first; `None`: no member was usable when the request arrived.
+    first: Option<Assignment>,
+    outgoing: OutgoingRequest,
+    /// The client's side of the upgrade that it asks for.
+    upgrade: Option<OnUpgrade>,
+}
+
+/// Why an attempt brought no response.
+enum Failure {
+    /// An open connection was closed, which says nothing about the member. The request can be sent again.
+    Stale,
+    /// The member could not be reached, or it broke the connection. The request can be sent again.
+    Member(Page),
+    /// The request cannot be sent again.
+    Final(Page),
+}
+
+impl Exchange {
+    pub(super) fn prepare(
+        client: Rc<ClientConnection>,
+        mut request: Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Self, Page> {
+        let Permitted { host, first } = guard::check(&client, &request, record)?;
+        let protocol = requested_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+        let upgrade = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let outgoing = OutgoingRequest::new(&client, request, host, protocol, record.now());
+        Ok(Exchange { client, first, outgoing, upgrade })
+    }
+
+    /// Gives the request to one member after another until one answers.
+    pub(super) async fn run(&mut self, record: &mut Record) -> Result<BackendResponse, Page> {
+        let mut assignment = match self.first.take() {
+            Some(first) => first,
+            None => self.wait_for_member(None, record).await?,
+        };
+        record.upload_begins(self.outgoing.upload());
+        let mut tried = None;
+        for _ in 0..MAX_MEMBERS {
+            let id = assignment.member().id;
+            let page = match self.ask(&mut record.assign(assignment)).await {
+                Ok(response) => return Ok(response),
+                Err(Failure::Member(page)) => page,
+                Err(Failure::Final(page)) => return Err(page),
+                Err(Failure::Stale) => return Err(Page::Unreachable),
+            };
+            assignment = if record.unassign() {
+                // The member has left, which is not a failure.
+                self.wait_for_member(tried, record).await?
+            } else if tried.replace(id).is_none() {
+                let next = self.wait_for_member(tried, record).await;
+                next.map_err(|none| if none == Page::Maintenance { none } else { page })?
+            } else {
+                return Err(page);
+            };
+        }
+        Err(Page::Unreachable)
+    }
+
+    async fn wait_for_member(
+        &self,
+        tried: Option<MemberId>,
+        record: &mut Record,
+    ) -> Result<Assignment, Page> {
+        // Boxed, because the future is large and seldom needed.
+        let assignment = Box::pin(wait::for_member(&self.client, &self.outgoing, tried)).await;
+        record.set_now(Instant::now());
+        assignment
+    }
+
+    /// Asks the member on an open connection if there is one, and on a new one if that turns out to be closed.
+    async fn ask(&mut self, turn: &mut Turn<'_>) -> Result<BackendResponse, Failure> {
+        let member = turn.assignment.member();
+        if self.outgoing.is_upgrade() && !member.terms.settings.websocket {
+            return Err(Failure::Final(Page::UpgradeNotAllowed));
+        }
+        self.outgoing.address_to(member).map_err(Failure::Final)?;
+        match self.attempt(false, turn).await {
+            Err(Failure::Stale) => self.attempt(true, turn).await,
+            other => other,
+        }
+    }
+
+    /// Sends the request on one connection and waits for the head of the response.
+    async fn attempt(&mut self, must_be_new: bool, turn: &mut Turn<'_>) -> Result<BackendResponse, Failure> {
+        let Checkout { mut connection, is_reused } = self.connection(must_be_new, turn).await?;
+        let Settings { compression, timeout, .. } = turn.assignment.member().terms.settings;
+        let accepted = compression.then(|| self.outgoing.accepted_coding());
+        let upload = self.outgoing.upload();
+        let copy = self.outgoing.repeatable();
+        let request = self.outgoing.take();
+        // Taking an open connection takes no time.
+        let started = if is_reused { turn.now } else { Instant::now() };
+        turn.timer.set(started + timeout);
+        let head = {
+            let head = pin!(connection.send(request, self.outgoing.is_upgrade()));
+            wait_for_head(head, timeout, turn.timer, upload).await
+        };
+        if let Err(Page::ResponseTimeout) = head {
+            turn.assignment.response_failed();
+        }
+        match head.map_err(Failure::Final)? {
+            Ok(response) => {
+                turn.assignment.answered(response.status(), &self.client.context.proxy.table);
+                Ok(BackendResponse { response, connection, idle_timeout: timeout, accepted })
+            }
+            Err(mut error) => {
+                let again = error.take_message().or(copy);
+                Err(self.failure(&error.into_error(), again, is_reused, turn.assignment))
+            }
+        }
+    }
+
+    /// Gets a connection to the member.
+    async fn connection(&self, must_be_new: bool, turn: &Turn<'_>) -> Result<Checkout, Failure> {
+        let (context, member) = (&self.client.context, turn.assignment.member());
+        let requirements = Requirements { is_upgrade: self.outgoing.is_upgrade(), must_be_new };
+        let (from, request) = ((&context.pool, &context.dialer), self.outgoing.request());
+        checkout(from, member, request, requirements, turn.now).await.map_err(|error| {
+            tracing::debug!(instance = %member.terms.instance, backend = %member.backend, %error, "cannot connect");
+            if let ConnectError::NoUpgrade = error {
+                return Failure::Final(Page::UpgradeNotAllowed);
+            }
+            turn.assignment.connection_failed(&context.proxy.table);
+            Failure::Member(Page::Unreachable)
+        })
+    }
+
+    /// Reports an error on a connection and tells what it means for the request. `again`: the request, if it can be sent
+    /// again.
+    fn failure(
+        &mut self,
+        error: &hyper::Error,
+        again: Option<Request<RequestBody>>,
+        is_reused: bool,
+        assignment: &Assignment,
+    ) -> Failure {
+        tracing::debug!(%error, reused = is_reused, "a request was not answered");
+        if error.is_user() {
+            // The request's body failed, which the client sends.
+            return Failure::Final(Page::BadRequest("The request's body could not be read."));
+        }
+        if error.is_parse() {
+            assignment.response_failed();
+            return Failure::Final(Page::InvalidResponse);
+        }
+        if !is_reused {
+            assignment.connection_failed(&self.client.context.proxy.table);
+        }
+        match again {
+            None => Failure::Final(Page::Unreachable),
+            Some(request) => {
+                self.outgoing.put_back(request);
+                if is_reused { Failure::Stale } else { Failure::Member(Page::Unreachable) }
+            }
+        }
+    }
+
+    pub(super) fn into_upgrade(self) -> Option<OnUpgrade> {
+        self.upgrade
+    }
+}
+
+/// Waits for the head of a response until `timer` fires, or until `timeout` after the client last sent a part of the
+/// body.
+async fn wait_for_head<F: Future>(
+    mut head: Pin<&mut F>,
+    timeout: Duration,
+    timer: &mut Timer,
+    upload: Option<Rc<UploadProgress>>,
+) -> Result<F::Output, Page> {
+    poll_fn(|cx| {
+        if let Poll::Ready(head) = head.as_mut().poll(cx) {
+            return Poll::Ready(Ok(head));
+        }
+        while timer.poll(cx).is_ready() {
+            let Some(upload) = &upload else { return Poll::Ready(Err(Page::ResponseTimeout)) };
+            let deadline = upload.last_received() + timeout;
+            if deadline <= Instant::now() {
+                let is_clients_fault = upload.waits_for_client();
+                return Poll::Ready(Err(if is_clients_fault {
+                    Page::RequestTimeout
+                } else {
+                    Page::ResponseTimeout
+                }));
+            }
+            timer.set(deadline);
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,225 @@
+//! Removes headers that concern one connection only and must not be forwarded (RFC 9110 section 7.6.1).
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+
+/// Hop-by-hop headers of requests.
+static REQUEST_HEADERS: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    UPGRADE,
+    TE,
+    EXPECT,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("http2-settings"),
+];
+/// Hop-by-hop headers of responses.
+static RESPONSE_HEADERS: [HeaderName; 6] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    UPGRADE,
+    TRANSFER_ENCODING,
+    PROXY_AUTHENTICATE,
+];
+
+/// The protocol that a client asks to upgrade to: the value of Upgrade, if Connection names that header.
+///
+/// A request for `h2c` is treated as one without an upgrade: the backend would answer it in HTTP/2 on a connection
+/// that the proxy no longer parses.
+pub(crate) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers.get(UPGRADE)?;
+    let is_h2c = tokens(upgrade).any(|token| token.eq_ignore_ascii_case("h2c"));
+    let named = || {
+        headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("upgrade"))
+    };
+    (!is_h2c && named()).then(|| upgrade.clone())
+}
+
+/// Removes a request's hop-by-hop headers. `TE: trailers` stays, because it tells the backend what the client accepts.
+///
+/// Transfer-Encoding stays too: `validate` allows only `chunked`, and hyper needs it to know that there is a body.
+pub(crate) fn remove_from_request(headers: &mut HeaderMap) {
+    let found = Present::among(headers, &REQUEST_HEADERS);
+    let trailers = found.has(&TE)
+        && headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
+    found.remove_from(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Joins the lines of Cookie into one. HTTP/2 clients may send several, HTTP/1.1 allows one (RFC 9113 section 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() < 2 {
+        return;
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Removes a response's hop-by-hop headers. Returns whether the body can be forwarded: hyper decodes no transfer coding
+/// other than `chunked`, and the proxy asks for no other.
+#[must_use]
+pub(crate) fn remove_from_response(headers: &mut HeaderMap) -> bool {
+    let found = Present::among(headers, &RESPONSE_HEADERS);
+    let mut is_known = true;
+    if found.has(&TRANSFER_ENCODING) {
+        let codings = headers.get_all(TRANSFER_ENCODING);
+        is_known = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        // Chunks replace a Content-Length beside them (RFC 9112 section 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
+    found.remove_from(headers);
+    is_known
+}
+
+/// Which of `names` a message has. One pass over its headers is cheaper than a lookup for each name, because most names
+/// are absent.
+struct Present {
+    names: &'static [HeaderName],
+    /// One bit for each name.
+    bits: u32,
+}
+
+impl Present {
+    fn among(headers: &HeaderMap, names: &'static [HeaderName]) -> Self {
+        let bit = |name| names.iter().position(|other| other == name).map_or(0, |at| 1 << at);
+        Present { names, bits: headers.keys().map(bit).fold(0, |bits, bit| bits | bit) }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &'static HeaderName> {
+        let (names, mut rest) = (self.names, self.bits);
+        std::iter::from_fn(move || {
+            let name = names.get(rest.trailing_zeros() as usize)?;
+            rest &= rest - 1;
+            Some(name)
+        })
+    }
+
+    fn has(&self, name: &HeaderName) -> bool {
+        self.iter().any(|present| present == name)
+    }
+
+    /// Removes these headers, and those that Connection names.
+    fn remove_from(&self, headers: &mut HeaderMap) {
+        if self.has(&CONNECTION) {
+            let values = headers.get_all(CONNECTION).iter();
+            // Usually empty, and an empty Vec does not allocate.
+            let naming: Vec<HeaderValue> = values.filter(|value| !names_nothing(value)).cloned().collect();
+            for connection in &naming {
+                remove_named(headers, connection);
+            }
+        }
+        for name in self.iter() {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Whether a Connection header names no other header.
+fn names_nothing(connection: &HeaderValue) -> bool {
+    let connection = connection.as_bytes();
+    connection.eq_ignore_ascii_case(b"keep-alive") || connection.eq_ignore_ascii_case(b"close")
+}
+
+fn remove_named(headers: &mut HeaderMap, connection: &HeaderValue) {
+    for token in tokens(connection) {
+        // Removing these would change how the message is framed or routed.
+        match HeaderName::from_bytes(token.as_bytes()) {
+            Ok(HOST | CONTENT_LENGTH | TRANSFER_ENCODING) | Err(_) => {}
+            Ok(name) => {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+/// The elements of a comma-separated list.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        map.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_are_removed() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "x-other"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "gzip"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "x"),
+            ("expect", "100-continue"),
+            ("x-private", "1"),
+            ("x-other", "1"),
+            ("x-kept", "1"),
+        ]);
+        remove_from_request(&mut headers);
+        assert_eq!(names(&headers), ["x-kept"]);
+        let mut headers = map(&[
+            ("connection", "close, x-private"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authenticate", "Basic"),
+            ("x-private", "1"),
+            ("x-kept", "1"),
+        ]);
+        assert!(remove_from_response(&mut headers));
+        assert_eq!(names(&headers), ["x-kept"]);
+        assert!(!remove_from_response(&mut map(&[("transfer-encoding", "gzip, chunked")])));
+    }
+
+    #[test]
+    fn connection_cannot_remove_host_or_length() {
+        let mut headers = map(&[
+            ("connection", "Host, Content-Length, close, not a token"),
+            ("host", "h"),
+            ("content-length", "3"),
+        ]);
+        remove_from_request(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert_eq!((headers.get("host").is_some(), headers.get("content-length").is_some()), (true, true));
+    }
+
+    #[test]
+    fn te_trailers_is_forwarded() {
+        let mut headers = map(&[("te", "gzip, Trailers"), ("connection", "te"), ("trailer", "x-sum")]);
+        remove_from_request(&mut headers);
+        assert_eq!(headers.get("te").unwrap(), "trailers");
+        assert_eq!(headers.get("trailer").unwrap(), "x-sum");
+    }
+
+    #[test]
+    fn an_upgrade_is_wanted_when_both_headers_say_so_and_it_is_not_h2c() {
+        let wanted =
+            |lines: &[_]| requested_upgrade(&map(lines)).map(|value| value.to_str().unwrap().to_owned());
+        let upgrade = ("upgrade", "websocket");
+        assert_eq!(wanted(&[upgrade, ("connection", "keep-alive, Upgrade")]).as_deref(), Some("websocket"));
+        assert_eq!(wanted(&[upgrade, ("connection", "keep-alive")]), None);
+        assert_eq!(wanted(&[upgrade]), None);
+        assert_eq!(wanted(&[("connection", "upgrade")]), None);
+        assert_eq!(wanted(&[("upgrade", "h2c"), ("connection", "upgrade, http2-settings")]), None);
+    }
+}

@@ -1,0 +1,17 @@
+//! What HTTP asks of a proxy, as pure functions on heads: no socket, no task, no clock, no routing table.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `validate` | refuses requests that must not be forwarded, and reads the host that a request is for |
+//! | `hop_by_hop` | removes headers that concern one connection only |
+//! | `forwarded` | tells backends who the client is |
+//! | `content_coding` | decides whether and how a response is compressed |
+//! | `page` | the responses that the proxy gives by itself |
+//! | `websocket` | finds the ends of websocket frames |
+
+pub(crate) mod content_coding;
+pub(crate) mod forwarded;
+pub(crate) mod hop_by_hop;
+pub(crate) mod page;
+pub(crate) mod validate;
+pub(crate) mod websocket;

@@ -1,0 +1,42 @@
+//! A connection to a backend for one request, in either version of HTTP.
+
+use std::future::Future;
+use std::task::Context;
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use super::http1::Http1Connection;
+use super::http2::Http2Stream;
+use super::request_body::RequestBody;
+
+/// A connection, or one stream of a connection, that a request has to itself until its response is over.
+pub(crate) enum UpstreamConnection {
+    Http1(Http1Connection),
+    Http2(Http2Stream),
+}
+
+impl UpstreamConnection {
+    /// Sends `request` and waits for the head of the response. An error holds the request if none of it was sent.
+    ///
+    /// The request is handed to hyper before the future exists, so that the future need not hold it.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        is_upgrade: bool,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
+        match self {
+            UpstreamConnection::Http1(connection) => Either::Left(connection.send(request, is_upgrade)),
+            UpstreamConnection::Http2(stream) => Either::Right(stream.send(request)),
+        }
+    }
+
+    /// Reads and writes what the connection has pending. Must be called before its response's body is polled.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let UpstreamConnection::Http1(connection) = self {
+            connection.drive(cx);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Connections to backends: dialling, TLS, HTTP/1.1 and HTTP/2, and each worker's pool of open connections.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `connect` | gets a connection for one request: an open one from the pool, or a new one |
+//! | `pool` | one worker's open connections |
+//! | `connection`, `http1`, `http2` | a connection for one request; alone on it (HTTP/1.1) or with others (HTTP/2) |
+//! | `dial`, `tls` | TCP connections as the policy allows; the TLS handshake and what is verified |
+//! | `request_body` | a request's body on its way to a backend |
+//! | `early_response` | reads the response of a backend that closes before it has read the whole request |
+//!
+//! It must not know clients, nor which member a request goes to and why.
+
+pub(crate) mod connect;
+pub(crate) mod connection;
+pub(crate) mod dial;
+mod early_response;
+mod http1;
+mod http2;
+pub(crate) mod pool;
+pub(crate) mod request_body;
+pub(crate) mod tls;

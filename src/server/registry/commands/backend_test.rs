@@ -1,0 +1,17 @@
+//! BACKEND_TEST (PROTOCOL section 3).
+
+use crate::protocol::{BackendUrl, Refusal};
+use crate::server::registry::api::Effect;
+use crate::server::registry::engine::{Engine, Outcome, Wait};
+use crate::server::registry::model::{ConnId, SessionNo};
+
+pub(super) fn backend_test(engine: &mut Engine, conn: ConnId, no: SessionNo, url: BackendUrl) -> Outcome {
+    if let Err(refusal) = engine.check_backend(no, &url) {
+        return Err(refusal).into();
+    }
+    let Some(session) = engine.sessions().get(no) else { return Err(Refusal::SessionNotFound).into() };
+    let peer = session.peer;
+    let test = engine.begin_test(conn);
+    engine.push(Effect::Test { test, url, peer });
+    Outcome::Wait(Wait::Test(test))
+}

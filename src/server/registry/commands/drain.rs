@@ -1,0 +1,65 @@
+//! DRAIN_START, DRAIN_STATUS and DRAIN_CANCEL (PROTOCOL section 3, SEMANTICS section 6).
+
+use super::limited_reply::rfc3339;
+use crate::protocol::report::DrainStatus;
+use crate::protocol::{Refusal, Reply};
+use crate::server::registry::engine::Engine;
+use crate::server::registry::model::{Now, SessionNo};
+use crate::server::registry::session::Draining;
+use crate::server::routing::Drain;
+use std::time::Duration;
+
+/// The weight of the session's members falls from now on, and that of those it adds meanwhile.
+pub(super) fn drain_start(
+    engine: &mut Engine,
+    now: Now,
+    no: SessionNo,
+    asked: Duration,
+) -> Result<Reply, Refusal> {
+    let drain = Drain { since: now.mono, time: asked };
+    let end = now.mono.checked_add(asked).zip(now.wall.checked_add(asked));
+    let (end, complete) = end.ok_or_else(|| Refusal::InvalidDuration(format!("{asked:?}")))?;
+    engine.session(no)?;
+    engine.begin_drain(no, Draining { drain, asked, started_at: now.wall }, end);
+    Ok(Reply::DrainStarted(rfc3339(complete)))
+}
+
+/// What is left of it. A drain is over as soon as nothing is in flight.
+pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Result<Reply, Refusal> {
+    let mut draining = draining(engine, no)?;
+    let mut busy = engine.pools().busy(members(engine, no));
+    if busy.in_flight == 0 && !draining.drain.is_over(now.mono) {
+        draining.drain.time = now.mono.saturating_duration_since(draining.drain.since);
+        engine.end_drain(no, draining);
+        // Somebody may have come before the door was closed.
+        busy = engine.pools().busy(members(engine, no));
+    }
+    let elapsed = now.mono.saturating_duration_since(draining.drain.since);
+    let remaining = draining.drain.time.saturating_sub(elapsed);
+    let weight = if busy.usable { draining.drain.weight(now.mono) } else { 0.0 };
+    Ok(Reply::DrainStatus(DrainStatus {
+        active: true,
+        started_at: rfc3339(draining.started_at),
+        duration_seconds: draining.asked.as_secs_f64(),
+        elapsed_seconds: elapsed.as_secs_f64(),
+        remaining_seconds: remaining.as_secs_f64(),
+        traffic_percent: weight * 100.0,
+        in_flight: Some(busy.in_flight),
+        upgraded: Some(busy.upgraded),
+    }))
+}
+
+pub(super) fn drain_cancel(engine: &mut Engine, no: SessionNo) -> Result<Reply, Refusal> {
+    draining(engine, no)?;
+    engine.cancel_drain(no);
+    Ok(Reply::DrainOk)
+}
+
+fn draining(engine: &Engine, no: SessionNo) -> Result<Draining, Refusal> {
+    let session = engine.session(no)?;
+    session.drain.ok_or(Refusal::NoDrain)
+}
+
+fn members(engine: &Engine, no: SessionNo) -> impl Iterator<Item = crate::server::routing::MemberId> {
+    engine.sessions().get(no).into_iter().flat_map(|session| session.members.iter())
+}

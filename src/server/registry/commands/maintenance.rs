@@ -1,0 +1,94 @@
+//! MAINT_ENTER, MAINT_EXIT and MAINT_STATUS (PROTOCOL sections 3 and 6, SEMANTICS section 5).
+
+use super::limited_reply::{bounded, rfc3339, room, take};
+use crate::protocol::report::MaintenanceStatus;
+use crate::protocol::{BackendUrl, Refusal, Reply, RouteId, Target, TargetItem};
+use crate::server::registry::engine::{Engine, Outcome};
+use crate::server::registry::model::{ConnId, Now, SessionNo, Slot};
+use crate::server::registry::session::{Place, slots};
+
+/// Requests of a session, or of a connection, that are without a verdict: beyond it they are refused.
+const MAX_WITHOUT_VERDICT: usize = 64;
+
+/// MAINT_ENTER: in force before the ACK is sent. The verdict comes when the page answers.
+pub(super) fn maint_enter(
+    engine: &mut Engine,
+    now: Now,
+    conn: ConnId,
+    no: SessionNo,
+    target: Target,
+    page: Option<BackendUrl>,
+) -> Outcome {
+    let places = match check_request(engine, conn, no, &target, page.as_ref()) {
+        Ok(places) => places,
+        Err(refusal) => return Err(refusal).into(),
+    };
+    engine.enter_maintenance(now, conn, no, target, page, places)
+}
+
+/// MAINT_EXIT: in force when the backends have answered, or their time is over.
+pub(super) fn maint_exit(
+    engine: &mut Engine,
+    now: Now,
+    conn: ConnId,
+    no: SessionNo,
+    target: Target,
+) -> Outcome {
+    let places = match check_request(engine, conn, no, &target, None) {
+        Ok(places) => places,
+        Err(refusal) => return Err(refusal).into(),
+    };
+    engine.leave_maintenance(now, conn, no, target, places)
+}
+
+/// MAINT_STATUS: of all routes, or of those behind `after`, as many as a line holds.
+pub(super) fn maint_status(engine: &Engine, no: SessionNo, after: Option<RouteId>) -> Result<Reply, Refusal> {
+    let session = engine.session(no)?;
+    let entered = session.route_ids().filter_map(|id| Some((id, session.maintained.entered(id)?)));
+    let first = entered.clone().next().map(|(_, entered)| entered);
+    let page = first.and_then(|entered| entered.shown.page.as_ref());
+    let status = MaintenanceStatus {
+        in_maintenance: Vec::new(),
+        maintenance_backend: page.map(|page| page.backend.to_string()).unwrap_or_default(),
+        entered_at: first.map(|entered| rfc3339(entered.at)).unwrap_or_default(),
+    };
+    let room = room(&Reply::MaintenanceStatus(status.clone()));
+    let ids = entered.map(|(id, _)| id).filter(|id| after.is_none_or(|after| *id > after));
+    let in_maintenance = take(ids.map(|id| id.to_string()), room, after.is_some())?;
+    bounded(Reply::MaintenanceStatus(MaintenanceStatus { in_maintenance, ..status }))
+}
+
+/// Whether a request may be made, and for what it is.
+fn check_request(
+    engine: &mut Engine,
+    conn: ConnId,
+    no: SessionNo,
+    target: &Target,
+    page: Option<&BackendUrl>,
+) -> Result<Vec<Place>, Refusal> {
+    if let Some(page) = page {
+        engine.check_backend(no, page)?;
+    }
+    let of_session = engine.session(no)?.maintained.requests();
+    if of_session.max(engine.verdicts_due_to(conn)) >= MAX_WITHOUT_VERDICT {
+        return Err(Refusal::Other("too many maintenance requests".to_owned()));
+    }
+    engine.forget_unknown_maintenance(no);
+    places(engine, no, target)
+}
+
+fn places(engine: &Engine, no: SessionNo, target: &Target) -> Result<Vec<Place>, Refusal> {
+    let session = engine.session(no)?;
+    let Target::Some(items) = target else { return Ok(vec![(no, Slot::All)]) };
+    let mut places = Vec::new();
+    for item in items {
+        if *item == TargetItem::Service {
+            let all = engine.sessions().of_service(&session.registration.service);
+            places.extend(all.into_iter().map(|no| (no, Slot::All)));
+        } else {
+            let slots = slots(session, &Target::Some(vec![item.clone()]))?;
+            places.extend(slots.into_iter().map(|slot| (no, slot)));
+        }
+    }
+    Ok(places)
+}

@@ -1,0 +1,141 @@
+//! REGISTER, RECONNECT, SESSION_INFO and CLIENT_SHUTDOWN (PROTOCOL sections 2 and 3).
+
+use super::limited_reply::{bounded, rfc3339};
+use crate::protocol::report::SessionInfo;
+use crate::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
+use crate::server::registry::api::Happening;
+use crate::server::registry::engine::{Engine, NewSession, Outcome};
+use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionNo};
+use crate::server::registry::session::uptime;
+use std::net::IpAddr;
+
+/// What this server understands beyond the reference. Only what works.
+const CAPABILITIES: [&str; 12] = [
+    "breaker_off",
+    "bulk",
+    "compressed",
+    "drain",
+    "events",
+    "h2c",
+    "health_off",
+    "hold",
+    "maintenance",
+    "pages",
+    "ratelimit_off",
+    "targets",
+];
+
+/// REGISTER.
+pub(crate) fn register(
+    engine: &mut Engine,
+    now: Now,
+    conn: ConnId,
+    registration: Registration,
+) -> Result<Reply, Refusal> {
+    let peer = engine.peer(conn).ok_or(Refusal::NoSession)?;
+    let namesakes = engine.sessions().namesakes(&registration, peer);
+    check_tokens(engine, &registration, peer)?;
+    check_room(engine, &registration, !namesakes.is_empty())?;
+    let none = || other("no randomness to be had, try again");
+    let random = engine.random().ok_or_else(none)?;
+    let service_token = service_token(engine, &registration).map_err(|NoRandom| none())?;
+    engine
+        .begin_session(now, conn, NewSession { registration, peer, random, service_token, namesakes })
+        .map(Reply::Registered)
+}
+
+/// Before anything is kept of a registration.
+fn check_tokens(engine: &mut Engine, registration: &Registration, peer: IpAddr) -> Result<(), Refusal> {
+    let given = registration.metadata.text("token").unwrap_or_default();
+    if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
+        engine.log(Happening::WrongToken(peer));
+        return Err(other("wrong registry token"));
+    }
+    let given = given_service_token(registration)?;
+    if engine.sessions().token_of(&registration.service).is_some_and(|token| !token.is(given)) {
+        let (service, instance) = (registration.service.clone(), registration.instance.clone());
+        engine.log(Happening::WrongServiceToken { service, instance, peer });
+        return Err(other("wrong service token"));
+    }
+    Ok(())
+}
+
+/// One that replaces another may still come when no more are let in; both serve for a while.
+fn check_room(engine: &Engine, registration: &Registration, replaces: bool) -> Result<(), Refusal> {
+    if registration.metadata.encode().len() > engine.config().limits.metadata_bytes {
+        return Err(other("metadata too large"));
+    }
+    let most = engine.config().limits.sessions.saturating_mul(if replaces { 2 } else { 1 });
+    if engine.sessions().active() >= most {
+        return Err(other("too many sessions"));
+    }
+    Ok(())
+}
+
+/// What is kept of the service's token: what there is already, or a new hash for the first who gives one.
+fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Option<ServiceToken>, NoRandom> {
+    let given = given_service_token(registration).unwrap_or_default();
+    if given.is_empty() {
+        return Ok(None);
+    }
+    if let Some(known) = engine.sessions().token_of(&registration.service) {
+        return Ok(Some(known.clone()));
+    }
+    let salt = engine.random().ok_or(NoRandom)?;
+    Ok(Some(ServiceToken::new(salt, given)))
+}
+
+/// RECONNECT. A session that lost a claim to another service meanwhile has to register afresh, so that
+/// its client stages that route again and hears who has it.
+pub(super) fn reconnect(engine: &mut Engine, now: Now, conn: ConnId, id: &SessionId) -> Outcome {
+    let no = match engine.resolve(conn, &SessionRef::Id(id.clone())) {
+        Ok(no) => no,
+        Err(Refusal::SessionReplaced) => return Outcome::Reply(Reply::Error(Refusal::SessionReplaced)),
+        Err(_) => return Outcome::Reply(Reply::Reregister),
+    };
+    if engine.sessions().get(no).is_some_and(|session| session.robbed) {
+        return Outcome::Reply(Reply::Reregister);
+    }
+    engine.resume_session(now, conn, no);
+    Outcome::Reply(Reply::Ok)
+}
+
+pub(super) fn session_info(engine: &Engine, now: Now, no: SessionNo) -> Result<Reply, Refusal> {
+    let session = engine.session(no)?;
+    let info = SessionInfo {
+        session_id: session.id().map(|id| id.reveal().to_owned()).unwrap_or_default(),
+        service_name: session.registration.service.to_string(),
+        instance_name: session.registration.instance.to_string(),
+        connected_at: rfc3339(session.connected_at.wall),
+        uptime_seconds: uptime(session, now.mono),
+        routes_active: session.applied.len() as u64,
+        routes_staged: session.stage.routes().len() as u64,
+        last_activity: rfc3339(session.last_activity()),
+        last_apply: session.last_apply.map(rfc3339).unwrap_or_default(),
+        metadata: session.registration.metadata.without_secrets(),
+        revision: Some(session.revision),
+        server: Some(concat!("registry-server/", env!("CARGO_PKG_VERSION")).to_owned()),
+        cluster_id: Some(engine.config().cluster_id.clone()),
+        siblings: Some(engine.sessions().siblings(session) as u64).filter(|count| *count > 0),
+        capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+    };
+    bounded(Reply::SessionInfo(Box::new(info)))
+}
+
+/// There are no random bits to be had.
+struct NoRandom;
+
+fn other(text: &str) -> Refusal {
+    Refusal::Other(text.to_owned())
+}
+
+/// The service's token that a registration gives; empty: none. One that is no text would not be asked of anybody,
+/// which is not what it was given for.
+fn given_service_token(registration: &Registration) -> Result<&str, Refusal> {
+    let metadata = &registration.metadata;
+    match metadata.text("service_token") {
+        Some(text) => Ok(text),
+        None if metadata.has("service_token") => Err(other("service_token is no text")),
+        None => Ok(""),
+    }
+}

@@ -1,0 +1,145 @@
+//! Which session a connection has (PROTOCOL section 2, SEMANTICS section 4).
+
+use super::Engine;
+use super::timers::Timer;
+use crate::protocol::{Refusal, Registration, SessionId, SessionRef};
+use crate::server::registry::api::{Effect, Happening};
+use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionEvent, SessionNo, SessionState};
+use crate::server::registry::session::Session;
+use std::net::IpAddr;
+
+/// A registration that has passed all checks.
+pub(crate) struct NewSession {
+    pub(crate) registration: Registration,
+    /// From where it came.
+    pub(crate) peer: IpAddr,
+    /// What makes its id a secret.
+    pub(crate) random: u128,
+    /// What its service asks of those who join from now on, if it gave a token.
+    pub(crate) service_token: Option<ServiceToken>,
+    /// The sessions that it replaces, oldest first.
+    pub(crate) namesakes: Vec<SessionNo>,
+}
+
+impl Engine {
+    /// The address of an open connection.
+    pub(crate) fn peer(&self, conn: ConnId) -> Option<IpAddr> {
+        self.connections.peer(conn)
+    }
+
+    /// REGISTER: adds a session and binds it to the connection. Returns its id.
+    pub(crate) fn begin_session(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        new: NewSession,
+    ) -> Result<SessionId, Refusal> {
+        let NewSession { registration, peer, random, service_token, namesakes } = new;
+        // First, so that a session that is bound here already is replaced as a lost one.
+        if let Some(former) = self.connections.take_bound(conn) {
+            self.unbind(now, former);
+        }
+        let no = self.sessions.add(now, registration, peer, random, service_token);
+        for old in namesakes {
+            self.replace(now, old, no);
+        }
+        self.bind(now, conn, no);
+        let session = self.session(no)?;
+        let id = session.id().cloned().ok_or(Refusal::SessionNotFound)?;
+        let (who, kin) = (session.who(), session.kin());
+        self.log(Happening::Registered(who.clone(), peer));
+        if self.sessions.is_one_container(peer) {
+            self.pools.address_taken(peer, &who, &kin);
+        }
+        Ok(id)
+    }
+
+    /// RECONNECT: binds a session to the connection, unless it is bound there.
+    pub(crate) fn resume_session(&mut self, now: Now, conn: ConnId, no: SessionNo) {
+        let former = self.connections.bound(conn);
+        if former == Some(no) {
+            return;
+        }
+        if let Some(former) = former {
+            self.unbind(now, former);
+        }
+        self.bind(now, conn, no);
+        self.say_resumed(no);
+    }
+    fn say_resumed(&mut self, no: SessionNo) {
+        if let Some(session) = self.sessions.get(no) {
+            let resumed = Happening::Resumed(session.who(), session.peer);
+            self.log(resumed);
+        }
+    }
+
+    /// The session that a command is for, and may be used through this connection.
+    pub(crate) fn resolve(&self, conn: ConnId, session: &SessionRef) -> Result<SessionNo, Refusal> {
+        let own = self.connections.bound(conn);
+        let (no, none) = match session {
+            SessionRef::Own => (own, Refusal::NoSession),
+            SessionRef::Id(id) => (self.sessions.by_id(id), Refusal::SessionNotFound),
+        };
+        let Some(session) = no.and_then(|no| self.sessions.get(no)) else { return Err(none) };
+        if session.state.lives() {
+            return Ok(session.no);
+        }
+        let newest = session.replaced_by.and_then(|no| self.sessions.get(no));
+        match newest.filter(|newest| newest.state.lives()) {
+            // The reference client's threads go on sending the id that they know.
+            Some(newest) if own == Some(newest.no) => Ok(newest.no),
+            Some(_) => Err(Refusal::SessionReplaced),
+            None => Err(Refusal::SessionNotFound),
+        }
+    }
+
+    /// A command shows that its session's holder lives, wherever it comes from. One that comes from where the
+    /// session was bound before somebody took it away, and that is gone, has it back: a RECONNECT on a
+    /// connection that its client had given up may arrive late, and the client never hears of it.
+    pub(crate) fn renew(&mut self, now: Now, conn: ConnId, no: SessionNo) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        session.touch(now);
+        if session.state != SessionState::Grace {
+            return;
+        }
+        if self.connections.was_taken_over(conn, no) {
+            self.bind(now, conn, no);
+            return self.say_resumed(no);
+        }
+        self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+    }
+
+    /// One session, one connection: the latest binding wins.
+    fn bind(&mut self, now: Now, conn: ConnId, no: SessionNo) {
+        let Some(peer) = self.connections.bind(conn, no) else { return };
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        session.touch(now);
+        let (older, before) = (session.conn.replace(conn), session.peer);
+        let was_connected = session.state == SessionState::Connected;
+        if let Some(older) = older.filter(|older| *older != conn) {
+            self.drop_subscription(older, no);
+            self.connections.lose_bound(older, no);
+        }
+        if was_connected && before != peer {
+            self.sessions.disconnected(before);
+            self.sessions.connected(peer, self.config.limits.shared_addresses);
+        }
+        self.sessions.set_peer(no, peer);
+        self.advance(now, no, SessionEvent::Bound);
+        if was_connected && before != peer {
+            self.tell_members(no, false);
+        }
+        if let Some(pulse) = self.sessions.get_mut(no).and_then(Session::start_pulse) {
+            self.push(Effect::Bound(conn, pulse));
+        }
+    }
+
+    /// A session's connection is gone, or has another session.
+    pub(super) fn unbind(&mut self, now: Now, no: SessionNo) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        if let Some(conn) = session.conn.take() {
+            self.drop_subscription(conn, no);
+        }
+        self.advance(now, no, SessionEvent::Lost);
+    }
+}

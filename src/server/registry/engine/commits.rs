@@ -1,0 +1,114 @@
+//! Changes that are on their way to the store, and what each is for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::protocol::{Domain, PathPrefix, Scope, ServiceName};
+use crate::server::registry::model::{ConnId, Delta, SessionNo, Tx};
+use crate::server::registry::session::{Entering, Kept};
+
+use super::pending_claims::PendingClaims;
+
+/// What to do when the store has decided on a change.
+pub(super) enum Pending {
+    /// CONFIG_APPLY.
+    Apply {
+        session: SessionNo,
+        conn: ConnId,
+        service: ServiceName,
+        delta: Arc<Delta>,
+        /// Which part of the stage is applied; `None`: all of it.
+        scopes: Option<Vec<Scope>>,
+        /// The maintenance that the store is told of with the session's first apply.
+        kept: Kept,
+    },
+    /// CLIENT_SHUTDOWN.
+    ShutDown { session: SessionNo, conn: ConnId },
+    /// MAINT_ENTER.
+    Entering { session: SessionNo, conn: ConnId, entering: Box<Entering>, kept: Kept },
+    /// More route ids. The command that needs them waits.
+    Reserving {
+        session: SessionNo,
+        conn: ConnId,
+        /// How many were given out.
+        last: u32,
+    },
+    /// A MAINT_EXIT whose verdict is ready and is sent after the decision.
+    Leaving { session: SessionNo, kept: Kept },
+    /// The store holds an older maintenance. Nobody waits for this.
+    Remember(Kept),
+    /// The grace of a session is over.
+    Expiry(SessionNo),
+    /// The session is over already. Nobody waits for this.
+    Forget(SessionNo),
+}
+
+/// The changes that the store has not decided on.
+#[derive(Default)]
+pub(super) struct Commits {
+    last: u64,
+    open: HashMap<Tx, Pending>,
+    claims: PendingClaims,
+}
+
+impl Commits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether nothing is kept of any change.
+    #[cfg(test)]
+    pub(super) fn is_clear(&self) -> bool {
+        self.open.is_empty() && self.claims.is_empty()
+    }
+
+    /// The number that the next change will have.
+    pub(super) fn next_number(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// A store that was restored has changes up to this number.
+    pub(super) fn skip_to(&mut self, number: u64) {
+        self.last = self.last.max(number);
+    }
+
+    /// A change is on its way.
+    pub(super) fn add(&mut self, pending: Pending) -> Tx {
+        self.last += 1;
+        let tx = Tx(self.last);
+        if matches!(pending, Pending::Apply { .. }) {
+            self.claims.add(tx);
+        }
+        self.open.insert(tx, pending);
+        tx
+    }
+
+    /// The store has decided. Returns what the change was for.
+    pub(super) fn take(&mut self, tx: Tx) -> Option<Pending> {
+        let pending = self.open.remove(&tx)?;
+        if let Pending::Apply { delta, .. } = &pending {
+            self.claims.remove(tx, delta);
+        }
+        Some(pending)
+    }
+
+    /// Whether the change ends its session. `None`: the store has decided on it.
+    pub(super) fn ends_session(&self, tx: Tx) -> Option<bool> {
+        let pending = self.open.get(&tx)?;
+        Some(matches!(pending, Pending::ShutDown { .. } | Pending::Expiry(_)))
+    }
+
+    /// Brings [`Commits::claimant`] up to date.
+    pub(super) fn index_claims(&mut self) {
+        let open = &self.open;
+        self.claims.index(|tx| match open.get(&tx) {
+            Some(Pending::Apply { service, delta, .. }) => Some((service, &**delta)),
+            _ => None,
+        });
+    }
+
+    /// Which service is about to have a claim, as of the last [`Commits::index_claims`].
+    pub(super) fn claimant(&self, domain: &Domain, path: &PathPrefix) -> Option<&ServiceName> {
+        self.claims.claimant(domain, path)
+    }
+}

@@ -1,0 +1,210 @@
+//! The registry's state, and the rules by which it changes.
+//!
+//! [`Engine::handle`] takes one input and queues the effects. What a command means is not known here: commands are
+//! carried out by the function that [`Engine::new`] is given, which reads the engine and calls the methods that it
+//! offers. Each part of the state is a type of its own that keeps its fields to itself.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `mod` (this) | which rule an input is for |
+//! | `peers`, `connections` | connections come and go; what is known of each |
+//! | `queue` | which command runs next, and what it has to wait for |
+//! | `bind`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
+//! | `permissions`, `staging`, `route_ids` | what a session may claim and stage, and under which ids |
+//! | `validate`, `commit`, `install` | the three steps of an apply |
+//! | `commits`, `pending_claims`, `decided` | what is with the store; what follows when it decides |
+//! | `hidden` | paths that no request reaches |
+//! | `maintenance`, `maintenance_store`, `drain` | pages instead of members, what the store holds of it; draining |
+//! | `subscriptions`, `events` | who subscribed to what, and what they are sent |
+//! | `outbox`, `timers`, `backend_tests` | effects in order, deadlines, open tests |
+//! | `restore` | from what a store held to a registry that serves |
+
+mod backend_tests;
+mod bind;
+mod commit;
+mod commits;
+mod connections;
+mod decided;
+mod drain;
+mod events;
+mod hidden;
+mod install;
+mod maintenance;
+mod maintenance_store;
+mod outbox;
+mod peers;
+mod pending_claims;
+mod permissions;
+mod queue;
+mod replace;
+mod restore;
+mod route_ids;
+mod staging;
+mod subscriptions;
+mod timers;
+mod transitions;
+mod validate;
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use crate::protocol::{Command, Refusal};
+use crate::server::registry::api::{Effect, Input};
+use crate::server::registry::config::RegistryConfig;
+use crate::server::registry::membership::Pools;
+use crate::server::registry::model::{ConnId, Now, SessionNo};
+use crate::server::registry::session::{Session, Sessions};
+use crate::server::routing::MemberId;
+
+pub(crate) use bind::NewSession;
+pub(crate) use connections::Wait;
+pub(crate) use queue::Outcome;
+
+use backend_tests::BackendTests;
+use commits::Commits;
+use connections::Connections;
+use subscriptions::Subscriptions;
+use timers::{Timer, Timers};
+
+/// Where 128 bits of a session's id come from. `None`: the system has none at the moment.
+pub type Random = Box<dyn FnMut() -> Option<u128> + Send>;
+
+/// Carries a command out that came on a connection and does not have to wait.
+pub(crate) type CarryOut = fn(&mut Engine, Now, ConnId, Command) -> Outcome;
+
+/// Every session, what each has staged and applied, and the routing table that follows from it.
+pub(crate) struct Engine {
+    config: RegistryConfig,
+    random: Random,
+    carry_out: CarryOut,
+    connections: Connections,
+    sessions: Sessions,
+    pools: Pools,
+    timers: Timers,
+    commits: Commits,
+    tests: BackendTests,
+    /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
+    verdicts: HashMap<MemberId, SessionNo>,
+    subscriptions: Subscriptions,
+    stopping: bool,
+    effects: Vec<Effect>,
+}
+
+impl Engine {
+    /// An engine without sessions.
+    pub(crate) fn new(config: RegistryConfig, random: Random, carry_out: CarryOut) -> Self {
+        Engine {
+            pools: Pools::new(config.hold),
+            config,
+            random,
+            carry_out,
+            connections: Connections::default(),
+            sessions: Sessions::default(),
+            timers: Timers::default(),
+            commits: Commits::default(),
+            tests: BackendTests::default(),
+            verdicts: HashMap::new(),
+            subscriptions: Subscriptions::default(),
+            stopping: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Decides what follows from an input. The effects are in [`Engine::effects`].
+    pub(crate) fn handle(&mut self, now: Now, input: Input) {
+        self.pools.set_time(now.mono);
+        match input {
+            Input::Opened(conn, peer) => self.opened(now, conn, peer),
+            Input::Line(conn, line) => self.line(now, conn, line),
+            Input::Closed(conn) => self.closed(now, conn),
+            Input::Tick => self.tick(now),
+            Input::Committed(tx) => self.decided(now, tx, true),
+            Input::Rejected(tx) => self.decided(now, tx, false),
+            Input::Probed(probe, result) => {
+                if result.is_ok() {
+                    self.page_answered(now, self.pools.waiting_for(&probe));
+                }
+                for answered in self.pools.probed(&probe, &result) {
+                    self.answered(now, &answered);
+                }
+            }
+            Input::Tested(test, result) => self.tested(now, test, result),
+            Input::Ejection(member) => self.pools.ejection(member, now.mono),
+            Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
+            Input::Policy(policy) => self.set_policy(policy),
+            Input::Stop => self.stop(now),
+        }
+        self.flush_pools(true);
+        self.tell_health();
+    }
+
+    fn tick(&mut self, now: Now) {
+        self.pools.tick();
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
+                Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
+                Timer::Wait(conn) => self.waited_too_long(now, conn),
+                Timer::Grace(no) => self.grace_over(now, no),
+                Timer::Stage(no) => self.stage_expired(now, no),
+                Timer::Forget(no) => self.forget_in_store(no),
+                Timer::Remember(no) => self.remember_maintenance(no),
+                Timer::Verdict(no) => self.verdict_due(now, no),
+                Timer::Drain(no) => self.drain_over(no),
+            }
+        }
+    }
+
+    /// What is to be done, in order. What the caller does not take is kept for the next call.
+    pub(crate) fn effects(&mut self) -> std::vec::Drain<'_, Effect> {
+        self.effects.drain(..)
+    }
+
+    /// How many sessions there are, lost ones in grace included.
+    pub(crate) fn session_count(&self) -> usize {
+        self.sessions.active()
+    }
+
+    /// When to pass [`Input::Tick`] at the latest.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
+    }
+
+    pub(crate) fn config(&self) -> &RegistryConfig {
+        &self.config
+    }
+
+    pub(crate) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    pub(crate) fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    pub(crate) fn session(&self, no: SessionNo) -> Result<&Session, Refusal> {
+        self.sessions.get(no).ok_or(Refusal::SessionNotFound)
+    }
+
+    /// 128 random bits.
+    pub(crate) fn random(&mut self) -> Option<u128> {
+        (self.random)()
+    }
+
+    /// Whether nothing is kept of anybody.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+            && self.commits.is_clear()
+            && self.tests.is_empty()
+            && self.verdicts.is_empty()
+            && self.subscriptions.is_empty()
+            && self.sessions.is_empty()
+            && self.pools.is_empty()
+    }
+
+    /// Whether a maintenance request waits for a probe.
+    #[cfg(test)]
+    pub(crate) fn waits_for_probes(&self) -> bool {
+        !self.verdicts.is_empty()
+    }
+}

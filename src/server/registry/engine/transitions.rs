@@ -1,0 +1,163 @@
+//! The one place where a session's state changes, and what follows from it (PROTOCOL section 2).
+
+use super::Engine;
+use super::commits::Pending;
+use super::connections::Wait;
+use super::queue::Outcome;
+use super::timers::Timer;
+use crate::protocol::Reply;
+use crate::server::registry::api::{Change, Effect, Happening};
+use crate::server::registry::membership::Leaving;
+use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
+use crate::server::registry::session::Stage;
+
+use super::decided::STORE_RETRY;
+
+impl Engine {
+    /// A session did not return in time.
+    pub(super) fn grace_over(&mut self, now: Now, no: SessionNo) {
+        let Some(session) = self.sessions.get(no) else { return };
+        if session.pending.is_some() {
+            self.timers.set(Timer::Grace(no), now.mono + STORE_RETRY);
+        } else if session.state == SessionState::Grace && session.revision > 0 {
+            self.commit(no, Change::Ended(no), Pending::Expiry(no));
+        } else {
+            self.advance(now, no, SessionEvent::GraceOver);
+        }
+    }
+
+    /// CLIENT_SHUTDOWN. A session that the store holds ends when the store has forgotten it.
+    pub(crate) fn end_session(&mut self, now: Now, conn: ConnId, no: SessionNo) -> Outcome {
+        if self.sessions.get(no).is_some_and(|session| session.revision > 0) {
+            let pending = Pending::ShutDown { session: no, conn };
+            return Outcome::Wait(Wait::Store(self.commit(no, Change::Ended(no), pending)));
+        }
+        self.shut_down(now, no, Some(conn));
+        Outcome::Done
+    }
+
+    /// CLIENT_SHUTDOWN, once the store has forgotten the session: its members are gone when the reply is
+    /// sent.
+    pub(super) fn shut_down(&mut self, now: Now, no: SessionNo, asked_by: Option<ConnId>) {
+        let bound = self.sessions.get(no).and_then(|session| session.conn);
+        self.advance(now, no, SessionEvent::ShutDown);
+        if let Some(conn) = asked_by {
+            self.send(conn, Reply::ShutdownOk);
+        }
+        if let Some(bound) = bound {
+            self.close(now, bound);
+        }
+    }
+
+    /// The one function that changes what a session is. Its members, deadlines, the log and those that depend
+    /// on it follow.
+    pub(super) fn advance(&mut self, now: Now, no: SessionNo, event: SessionEvent) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let (was, is) = (session.state, session.state.next(event));
+        if was == is {
+            return;
+        }
+        session.state = is;
+        if was == SessionState::Connected {
+            session.stop_pulse();
+        }
+        let (peer, who) = (session.peer, session.who());
+        if was == SessionState::Connected {
+            self.sessions.disconnected(peer);
+            self.tell_members(no, true);
+        }
+        let grace = now.mono + self.config.grace;
+        match is {
+            SessionState::Connected => {
+                self.timers.cancel(Timer::Grace(no));
+                self.sessions.connected(peer, self.config.limits.shared_addresses);
+                self.tell_members(no, false);
+            }
+            SessionState::Grace => {
+                self.timers.set(Timer::Grace(no), grace);
+                self.log(Happening::Lost(who, self.config.grace));
+            }
+            SessionState::Replaced => self.became_replaced(no, grace),
+            SessionState::Retired => self.became_retired(now, no),
+            SessionState::Gone => {
+                self.became_gone(now, no, was == SessionState::Retired);
+                match event {
+                    SessionEvent::ShutDown => self.push(Effect::Happened(Happening::ShutDown(who))),
+                    SessionEvent::GraceOver => self.push(Effect::Happened(Happening::Expired(who))),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn became_replaced(&mut self, no: SessionNo, grace: std::time::Instant) {
+        self.drop_verdicts(no);
+        self.drop_subscriptions_of(no);
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        session.stage = Stage::default();
+        let happened = session.replaced_by.map(|by| Happening::Replaced(session.who(), by));
+        self.timers.cancel(Timer::Stage(no));
+        if !self.timers.is_set(Timer::Grace(no)) {
+            self.timers.set(Timer::Grace(no), grace);
+        }
+        if let Some(happened) = happened {
+            self.log(happened);
+        }
+    }
+
+    fn became_retired(&mut self, now: Now, no: SessionNo) {
+        // One that the store took until now.
+        self.drop_verdicts(no);
+        self.timers.cancel(Timer::Grace(no));
+        self.timers.cancel(Timer::Drain(no));
+        self.timers.cancel(Timer::Remember(no));
+        self.sessions.retire(no);
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
+        session.applied.clear();
+        let orphaned = session.replaced_by.is_none();
+        for id in members.iter() {
+            self.pools.remove(id, Leaving::Ended);
+        }
+        if stored {
+            self.forget_in_store(no);
+        }
+        if orphaned {
+            self.advance(now, no, SessionEvent::Forgotten);
+        }
+    }
+
+    fn became_gone(&mut self, now: Now, no: SessionNo, retired: bool) {
+        self.drop_verdicts(no);
+        self.drop_subscriptions_of(no);
+        let Some(session) = self.sessions.remove(no, retired) else { return };
+        self.timers.cancel(Timer::Grace(no));
+        self.timers.cancel(Timer::Stage(no));
+        self.timers.cancel(Timer::Drain(no));
+        self.timers.cancel(Timer::Remember(no));
+        for id in session.members.iter() {
+            self.pools.remove(id, Leaving::Ended);
+        }
+        if let Some(conn) = session.conn {
+            self.connections.take_bound(conn);
+        }
+        for older in session.predecessors {
+            if let Some(older) = self.sessions.get_mut(older) {
+                older.replaced_by = None;
+            }
+            self.advance(now, older, SessionEvent::Forgotten);
+        }
+    }
+
+    /// Asks the store to forget a session whose end does not wait for it.
+    pub(super) fn forget_in_store(&mut self, no: SessionNo) {
+        self.commit(no, Change::Ended(no), Pending::Forget(no));
+    }
+
+    pub(super) fn tell_members(&mut self, no: SessionNo, lost: bool) {
+        let Some(session) = self.sessions.get(no) else { return };
+        for id in session.members.iter() {
+            self.pools.set_lost(id, lost, session.peer);
+        }
+    }
+}

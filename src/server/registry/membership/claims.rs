@@ -1,0 +1,169 @@
+//! Claims in the table: what they are like follows from their members.
+//!
+//! A claim that has lost its last usable member stays for a while, even empty, so that requests wait for a successor and no
+//! shorter route takes them over (SEMANTICS section 6).
+
+use super::{Pools, Record, Says};
+use crate::protocol::{Domain, PathPrefix, RateLimit};
+use crate::server::registry::model::Plan;
+use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId, RouteState};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Claims without members that are held at once. Beyond it they go with their last member.
+const MAX_HELD: usize = 10_000;
+
+impl Pools {
+    /// When the next empty claim is not held any longer.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.held.first().map(|(until, ..)| *until)
+    }
+
+    /// Lets the empty claims go whose time is over.
+    pub(crate) fn tick(&mut self) {
+        let now = self.now;
+        let over = |until: Instant| now.is_some_and(|now| until <= now);
+        while let Some((_, domain, path)) = self.held.first().filter(|(until, ..)| over(*until)) {
+            let (domain, path) = (domain.clone(), path.clone());
+            self.remove_claim(&domain, &path);
+        }
+    }
+
+    /// Puts a claim into the table as its members are now, in the place of what it was before.
+    pub(crate) fn put(&mut self, mut claim: Claim, before: Option<&Claim>) {
+        self.settle(&mut claim, before);
+        self.place_claim(claim, before);
+    }
+
+    /// Puts a claim into the table out of which somebody wanted a member: that is no loss to hold it for.
+    pub(super) fn put_unheld(&mut self, mut claim: Claim, before: &Claim) {
+        self.settle(&mut claim, Some(before));
+        claim.hold.set_until(claim.hold.until().and(before.hold.until()));
+        self.place_claim(claim, Some(before));
+    }
+
+    fn place_claim(&mut self, claim: Claim, before: Option<&Claim>) {
+        self.unhold(before);
+        if claim.members.is_empty() {
+            let until =
+                self.now.and_then(|now| claim.hold.deadline(now)).filter(|_| self.held.len() < MAX_HELD);
+            let Some(until) = until else {
+                self.table.remove(&claim.domain, &claim.path);
+                self.dirty = true;
+                return;
+            };
+            self.held.insert((until, claim.domain.clone(), claim.path.clone()));
+        }
+        self.table.put(claim);
+        self.dirty = true;
+    }
+
+    pub(super) fn remove_claim(&mut self, domain: &Domain, path: &PathPrefix) {
+        let before = self.table.get(domain, path).cloned();
+        self.unhold(before.as_deref());
+        self.table.remove(domain, path);
+        self.dirty = true;
+    }
+
+    fn unhold(&mut self, claim: Option<&Claim>) {
+        let Some(claim) = claim.filter(|claim| claim.members.is_empty()) else { return };
+        if let Some(until) = claim.hold.until() {
+            self.held.remove(&(until, claim.domain.clone(), claim.path.clone()));
+        }
+    }
+
+    /// What follows for a claim from what its members are: its settings, who is shown as usable, and whether
+    /// requests wait.
+    pub(crate) fn settle(&mut self, claim: &mut Claim, before: Option<&Claim>) {
+        let newest = self.look_at_members(claim);
+        if let Some(newest) = newest {
+            let limit = newest.rare.as_deref().and_then(|rare| rare.limit);
+            claim.terms.clone_from(&newest.terms);
+            if claim.limit.as_ref().map(AddressLimit::figure) != limit {
+                claim.limit = self.limit(claim, limit);
+            }
+        }
+        let has_steady = claim.members.iter().any(|member| member.usable && member.terms.drain.is_none());
+        claim.members.change_all(|member| self.let_in(member, has_steady));
+        let lost = before.is_some_and(|before| before.has_usable() || before.maintenance().is_some());
+        if claim.has_usable() || claim.maintenance().is_some() {
+            claim.hold.set_until(None);
+        } else if lost && !claim.terms.hold.is_zero() {
+            claim.hold.set_until(self.now.and_then(|now| now.checked_add(claim.terms.hold)));
+        }
+    }
+
+    /// Shows the members as they are, their siblings aside. Returns what the one applied last says, which holds for
+    /// the whole claim (SEMANTICS section 1).
+    fn look_at_members(&self, claim: &mut Claim) -> Option<Arc<Says>> {
+        let mut newest: Option<&Record> = None;
+        claim.members.change_all(|member| {
+            let Some(record) = self.members.get(&member.id) else { return };
+            if newest.is_none_or(|newest| newest.applied <= record.applied) {
+                newest = Some(record);
+            }
+            member.terms.clone_from(&record.says.terms);
+            member.usable = record.serves();
+        });
+        newest.map(|newest| Arc::clone(&newest.says))
+    }
+
+    fn limit(&mut self, claim: &Claim, limit: Option<RateLimit>) -> Option<AddressLimit> {
+        let limit = limit?;
+        let buckets = self.buckets.get_or_insert_default();
+        Some(AddressLimit::new(
+            limit,
+            (&claim.domain, &claim.path, &claim.terms.service),
+            Arc::clone(buckets),
+        ))
+    }
+
+    /// Opens or closes a member that serves as far as it is concerned. Nobody lets a request in at one that is not
+    /// usable, not even by an older table. One that is drained serves only beside another that is not.
+    fn let_in(&self, member: &mut Member, has_steady: bool) {
+        let is_over = |drain: &Drain| !has_steady || self.now.is_some_and(|now| drain.is_over(now));
+        member.usable &= !member.terms.drain.as_deref().is_some_and(is_over);
+        if member.usable { member.load.open() } else { member.load.close() }
+    }
+
+    /// Gives a member the settings of the route that it shows.
+    pub(crate) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
+        let Some(before) = self.members.get(&id).map(|record| record.says.clone()) else { return };
+        let says = self.says_now(&before, plan);
+        self.show_as(id, says, Some(&plan.state));
+        self.ask(id);
+    }
+
+    /// Puts a member into its claim as it is now.
+    pub(super) fn show(&mut self, id: MemberId) {
+        self.reshow(id, |_| {});
+    }
+
+    /// The same with what is said now, and by which route if it is another.
+    pub(super) fn show_as(&mut self, id: MemberId, says: Arc<Says>, route: Option<&Arc<RouteState>>) {
+        if let Some(record) = self.members.get_mut(&id) {
+            record.says = says;
+        }
+        self.reshow(id, |member| {
+            if let Some(route) = route {
+                member.route.clone_from(route);
+            }
+        });
+    }
+
+    fn reshow(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
+        let Some(record) = self.members.get(&id) else { return };
+        let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
+        let before = claim.clone();
+        let mut claim = Claim::clone(&before);
+        claim.members.change_one(id, change);
+        self.settle(&mut claim, Some(&before));
+        let same = |(one, other): (&Member, &Member)| one.is_shown_as(other);
+        let same_members = claim.members.iter().zip(&before.members).all(same);
+        let figure = |claim: &Claim| claim.limit.as_ref().map(AddressLimit::figure);
+        let same_claim = Arc::ptr_eq(&claim.terms, &before.terms) && figure(&claim) == figure(&before);
+        if !same_members || !same_claim {
+            self.put(claim, Some(&before));
+        }
+    }
+}

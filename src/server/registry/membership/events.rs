@@ -1,0 +1,116 @@
+//! What a probe, a return or a loss makes of a member. The table, its probe and the log follow.
+
+use super::Pools;
+use crate::protocol::{Domain, PathPrefix};
+use crate::server::registry::api::{Effect, Happening};
+use crate::server::registry::model::{MemberEvent, SessionNo};
+use crate::server::routing::{Member, MemberId, Probe};
+use std::time::Instant;
+
+/// Probes in a row that take a member out (SEMANTICS section 3).
+const FAILURES_OUT: u8 = 3;
+
+/// A member whose probe passed for the first time since it joined.
+pub(crate) struct Answered {
+    pub(crate) session: SessionNo,
+    pub(crate) domain: Domain,
+    pub(crate) path: PathPrefix,
+}
+
+impl Pools {
+    /// What a probe saw. Returns the members that answered for the first time since they joined.
+    pub(crate) fn probed(&mut self, probe: &Probe, result: &Result<(), String>) -> Vec<Answered> {
+        // A result may still be on its way when nobody wants it any more.
+        let Some(watchers) = self.probes.watchers(probe) else { return Vec::new() };
+        let mut answered = Vec::new();
+        for id in watchers.iter() {
+            let Some(record) = self.members.get_mut(&id) else { continue };
+            let event = match result {
+                Ok(()) => {
+                    record.failures = 0;
+                    MemberEvent::Passed
+                }
+                Err(_) if record.lost => MemberEvent::FailedInGrace,
+                Err(_) => {
+                    record.failures = record.failures.saturating_add(1);
+                    if record.failures < FAILURES_OUT {
+                        continue;
+                    }
+                    MemberEvent::FailedThrice
+                }
+            };
+            if event == MemberEvent::Passed && record.is_new() {
+                let (domain, path) = (record.domain.clone(), record.path.clone());
+                answered.push(Answered { session: record.says.session, domain, path });
+            }
+            self.on_event(id, event, result.as_ref().err());
+        }
+        answered
+    }
+
+    /// The data plane leaves a member out because requests fail, or has had an answer of it again.
+    pub(crate) fn ejection(&mut self, id: MemberId, now: Instant) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        let is_out = record.endpoint.load.is_ejected(now);
+        if std::mem::replace(&mut record.ejected, is_out) == is_out {
+            return;
+        }
+        let which = record.which();
+        let ejected = Happening::Ejected { which, is_out };
+        self.effects.push(Effect::Happened(ejected));
+    }
+
+    /// Whether a session has a member in the claim that is still to answer: now, or when its session is back.
+    pub(crate) fn awaits_answer(&self, session: SessionNo, domain: &Domain, path: &PathPrefix) -> bool {
+        let Some(claim) = self.table.get(domain, path) else { return false };
+        let record = |member: &Member| self.members.get(&member.id);
+        let mut records = claim.members.iter().filter_map(record);
+        records.any(|r| r.says.session == session && (r.is_new() || r.state.waits_for_session()))
+    }
+
+    /// Where nobody serves any more, whoever has only just come serves at once, as the first of a claim does:
+    /// a session that exchanges a backend leaves no gap.
+    pub(crate) fn hope(&mut self, domain: &Domain, path: &PathPrefix) {
+        let Some(claim) = self.table.get(domain, path).filter(|claim| !claim.has_usable()) else { return };
+        let untried = |member: &&Member| {
+            self.members.get(&member.id).is_some_and(|record| record.failures == 0 && !record.lost)
+        };
+        let untried: Vec<MemberId> = claim.members.iter().filter(untried).map(|member| member.id).collect();
+        for id in untried {
+            self.on_event(id, MemberEvent::LeftAlone, None);
+        }
+    }
+
+    /// The one function that changes what a member is. The table, its probe and the log follow.
+    pub(super) fn on_event(&mut self, id: MemberId, event: MemberEvent, error: Option<&String>) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        let (was, is) = (record.state, record.state.next(event));
+        record.state = is;
+        if was.serves() != is.serves() {
+            let which = record.which();
+            self.effects.push(Effect::Happened(if is.serves() {
+                Happening::MemberIn(which)
+            } else {
+                Happening::MemberOut { which, event, error: error.cloned() }
+            }));
+            self.show(id);
+        }
+        self.ask(id);
+    }
+
+    /// Asks what decides about a member now, and nothing else.
+    pub(super) fn ask(&mut self, id: MemberId) {
+        let Some(record) = self.members.get_mut(&id) else { return };
+        let wanted = record.question();
+        if record.asked.as_deref() == wanted.as_ref() {
+            return;
+        }
+        let before = record.asked.take();
+        self.probes.stop(id, before, &mut self.effects);
+        let Some(probe) = wanted else { return };
+        let shared = self.probes.start(id, probe, &mut self.effects);
+        if let Some(record) = self.members.get_mut(&id) {
+            record.asked = Some(shared);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The members of all claims: who serves what, whether requests may go there, and which probes decide it
+//! (SEMANTICS sections 1, 3 and 4). It knows sessions only by their numbers.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod` (this) | the fields, and questions about claims and members |
+//! | `join` | a route leads to a member, or no longer |
+//! | `events` | what a probe, a return or a loss makes of a member |
+//! | `claims` | claims in the table: settings, usable members, holding |
+//! | `probes` | which probes are asked, and for whom |
+//! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
+//! | `lost`, `drain`, `maintenance` | members of lost sessions, drained ones, those behind a page |
+
+use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use crate::server::registry::api::Effect;
+use crate::server::registry::model::{MemberSet, SessionNo};
+use crate::server::routing::{Buckets, Claim, Member, MemberId, Probe, Table};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+mod claims;
+mod drain;
+mod events;
+mod join;
+mod lost;
+mod maintenance;
+mod member;
+mod probes;
+mod route_list;
+
+pub(crate) use events::Answered;
+pub(crate) use join::{Detached, Joined, Leaving};
+
+use member::{Record, Says};
+use probes::Probes;
+
+pub(crate) struct Pools {
+    /// The time of what is being handled.
+    now: Option<Instant>,
+    /// HOLD: how long a claim is held whose routes do not say it.
+    hold: Duration,
+    /// Claims without members, by the time at which they go.
+    held: BTreeSet<(Instant, Domain, PathPrefix)>,
+    table: Table,
+    /// The table has changed since it was published.
+    dirty: bool,
+    members: HashMap<MemberId, Box<Record>, foldhash::fast::RandomState>,
+    /// What was said last, for those who say the same.
+    said_last: Option<Arc<Says>>,
+    probes: Probes,
+    /// Members whose session is lost, by the address of their backend where it is known.
+    lost_at: HashMap<IpAddr, MemberSet>,
+    /// Of all rate limits, once there was one.
+    buckets: Option<Arc<Buckets>>,
+    last_member: u64,
+    /// Members have left whose upgraded connections are to be closed.
+    departure: bool,
+    effects: Vec<Effect>,
+}
+
+impl Pools {
+    /// No claims yet; `hold` is for those whose routes do not say how long they are held.
+    pub(crate) fn new(hold: Duration) -> Self {
+        Pools {
+            now: None,
+            hold,
+            held: BTreeSet::new(),
+            table: Table::default(),
+            dirty: false,
+            members: HashMap::default(),
+            said_last: None,
+            probes: Probes::default(),
+            lost_at: HashMap::new(),
+            buckets: None,
+            last_member: 0,
+            departure: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// From now on it is this late.
+    pub(crate) fn set_time(&mut self, now: Instant) {
+        self.now = Some(now);
+    }
+
+    /// So many members are about to join.
+    pub(crate) fn expect(&mut self, members: usize) {
+        self.members.reserve(members);
+    }
+
+    /// The table, if it has changed since the last call.
+    pub(crate) fn take_table(&mut self) -> Option<Table> {
+        std::mem::take(&mut self.dirty).then(|| self.table.clone())
+    }
+
+    /// Whether members have left since the last call.
+    pub(crate) fn take_departure(&mut self) -> bool {
+        std::mem::take(&mut self.departure)
+    }
+
+    /// What is to be done besides, in order.
+    pub(crate) fn take_effects(&mut self) -> std::vec::Drain<'_, Effect> {
+        self.effects.drain(..)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.probes.is_empty() && self.lost_at.is_empty() && self.held.is_empty()
+    }
+
+    pub(crate) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
+        self.table.get(domain, path)
+    }
+
+    /// A host's claims, in the order in which they are tried.
+    pub(crate) fn host(&self, domain: &Domain) -> &[Arc<Claim>] {
+        self.table.host(domain)
+    }
+
+    /// Every claim that is in force.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
+        self.table.claims()
+    }
+
+    /// The claim's members with their sessions and whether they serve.
+    pub(crate) fn members<'a>(
+        &'a self,
+        claim: &'a Claim,
+    ) -> impl Iterator<Item = (&'a Member, SessionNo, bool)> {
+        claim.members.iter().filter_map(|member| {
+            let record = self.members.get(&member.id)?;
+            Some((member, record.says.session, record.state.serves()))
+        })
+    }
+
+    /// The members of these sessions in a claim.
+    pub(crate) fn members_of(&self, sessions: &[SessionNo], claim: &Claim) -> Vec<(MemberId, SessionNo)> {
+        let of = |(member, session, _): (&Member, SessionNo, bool)| (member.id, session);
+        self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
+    }
+
+    /// Whether one of these members is there for the route, and serves.
+    pub(crate) fn is_served(&self, members: &MemberSet, route: RouteId) -> bool {
+        let mut records = members.iter().filter_map(|id| self.members.get(&id));
+        records.any(|record| record.is_of(route) && record.state.serves())
+    }
+
+    /// Which claim a member is in.
+    pub(crate) fn place(&self, id: MemberId) -> Option<(&Domain, &PathPrefix)> {
+        self.members.get(&id).map(|record| (&record.domain, &record.path))
+    }
+
+    fn find(
+        &self,
+        session: SessionNo,
+        domain: &Domain,
+        path: &PathPrefix,
+        backend: &BackendUrl,
+    ) -> Option<MemberId> {
+        self.find_in(self.table.get(domain, path)?, session, backend)
+    }
+
+    fn find_in(&self, claim: &Claim, session: SessionNo, backend: &BackendUrl) -> Option<MemberId> {
+        let is_of = |id| self.members.get(&id).is_some_and(|record| record.says.session == session);
+        let mut members = claim.members.iter().map(|member| (member.id, &member.backend));
+        members.find(|(id, other)| *other == backend && is_of(*id)).map(|(id, _)| id)
+    }
+
+    pub(crate) fn next_id(&mut self) -> MemberId {
+        self.last_member += 1;
+        MemberId(self.last_member)
+    }
+
+    /// Asks until [`Pools::stop_waiting`] is called with what this returns.
+    pub(crate) fn wait_for(&mut self, probe: Probe) -> MemberId {
+        let waiter = self.next_id();
+        self.probes.wait(waiter, probe, &mut self.effects);
+        waiter
+    }
+
+    /// Nobody waits for this any more.
+    pub(crate) fn stop_waiting(&mut self, waiter: MemberId) {
+        self.probes.stop_waiting(waiter, &mut self.effects);
+    }
+
+    /// Who waits for this probe to pass.
+    pub(crate) fn waiting_for(&self, probe: &Probe) -> Vec<MemberId> {
+        self.probes.waiting_for(probe)
+    }
+}

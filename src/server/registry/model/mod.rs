@@ -1,0 +1,49 @@
+//! What the registry's rooms talk about: identifiers, routes and their settings, the two lifecycles.
+//!
+//! Data and pure functions of it. Nothing here knows a session's state, the table or a command.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `ids` | the identifiers, the time of an input, and how the log names sessions and members |
+//! | `id_hash` | the SHA-256 under which stores know a session's id |
+//! | `encoding` | how values are written as text in a record |
+//! | `settings`, `route`, `delta` | a route with its own settings; what an apply changes |
+//! | `plan`, `probes` | the settings in force for a route's members; the questions asked of backends |
+//! | `lifecycle` | the transition tables of sessions and members |
+//! | `keepalive` | what a connection may answer for its session by itself |
+//! | `member_set` | sets of members that take little memory |
+//! | `policy`, `token` | which service may claim which domains; the secrets asked of those who register |
+
+mod applied;
+mod delta;
+mod encoding;
+mod id_hash;
+mod ids;
+mod keepalive;
+mod lifecycle;
+mod member_set;
+mod owner;
+mod plan;
+mod policy;
+mod probes;
+mod route;
+mod settings;
+mod token;
+
+pub(crate) use applied::Applied;
+pub use delta::Delta;
+pub(crate) use encoding::{text, text_or_none};
+pub use id_hash::IdHash;
+pub use ids::{ConnId, Now, SessionNo, TestId, Tx, Which, Who};
+pub use keepalive::Pulse;
+pub use lifecycle::MemberEvent;
+pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};
+pub(crate) use member_set::MemberSet;
+pub(crate) use owner::Owner;
+pub(crate) use plan::{Plan, Rare};
+pub use policy::{ClaimPolicy, PolicyError};
+pub(crate) use probes::{page_probe, probe};
+pub use route::Route;
+pub use settings::{Cells, OwnCells};
+pub(crate) use settings::{Slot, breaker};
+pub use token::{ServiceToken, Token};

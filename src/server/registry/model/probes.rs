@@ -1,0 +1,45 @@
+//! The questions that are asked of backends and pages.
+
+use super::plan::Check;
+use crate::protocol::{BackendUrl, Domain};
+use crate::server::routing::{Probe, ProbeKind};
+use std::time::Duration;
+
+/// From one question to the next while the answer decides whether a member serves: it joins, or its
+/// session is lost (SEMANTICS section 4).
+const QUICK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a backend without a check has to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What decides about a maintenance request: whether a page or a backend answers with a status below 500.
+pub(crate) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<&Domain>) -> Probe {
+    // A page that is a file has nothing below it.
+    let (backend, path) = if url.is_file() { (url.at_root(), url.path()) } else { (url.clone(), "/") };
+    let kind = match path.parse() {
+        Ok(path) => ProbeKind::Get { path, host: host.cloned() },
+        Err(_) => ProbeKind::Connect,
+    };
+    Probe { backend, peer, kind, interval: QUICK_INTERVAL, timeout: CHECK_TIMEOUT }
+}
+
+/// The question to a backend: its check, or whether it accepts a connection. `quick` where the answer
+/// decides whether it serves.
+pub(crate) fn probe(
+    backend: &BackendUrl,
+    peer: std::net::IpAddr,
+    check: Option<&Check>,
+    quick: bool,
+) -> Probe {
+    let (kind, interval, timeout) = match check {
+        None => (ProbeKind::Connect, QUICK_INTERVAL, CONNECT_TIMEOUT),
+        Some(check) => {
+            let kind = ProbeKind::Get { path: check.path.clone(), host: check.host.clone() };
+            let interval = if quick { check.interval.min(QUICK_INTERVAL) } else { check.interval };
+            (kind, interval, check.timeout)
+        }
+    };
+    Probe { backend: backend.clone(), peer, kind, interval, timeout }
+}

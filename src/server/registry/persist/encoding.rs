@@ -1,0 +1,80 @@
+//! How the parts of a record are written that only records have: times, and maps by route.
+
+use super::*;
+use crate::protocol::{Domain, Domains, RouteId};
+use crate::server::registry::model::{text, text_or_none};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+/// Domains as a list of texts.
+pub(super) mod domains {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(domains: &Domains, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(domains.as_slice().iter().map(Domain::as_str))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Domains, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        let domains = texts.iter().map(|text| text.parse()).collect::<Result<Vec<Domain>, _>>();
+        let none = || D::Error::custom("a route without domains");
+        Domains::new(domains.map_err(D::Error::custom)?).ok_or_else(none)
+    }
+}
+
+/// Something for each route, by the routes' ids on the wire.
+pub(super) mod by_route {
+    use super::*;
+
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
+        all: &BTreeMap<RouteId, T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(all.iter().map(|(id, one)| (id.to_string(), one)))
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<BTreeMap<RouteId, T>, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let all = BTreeMap::<String, T>::deserialize(deserializer)?;
+        let one = |(id, one): (String, T)| Ok((id.parse().map_err(D::Error::custom)?, one));
+        all.into_iter().map(one).collect()
+    }
+}
+
+/// A time as RFC 3339 writes it.
+pub(super) mod time {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        let time = jiff::Timestamp::try_from(*time).map_err(S::Error::custom)?;
+        serializer.collect_str(&time)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        text::deserialize::<jiff::Timestamp, D>(deserializer).map(SystemTime::from)
+    }
+}
+
+/// The same where it may be unknown.
+pub(super) mod time_or_none {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(
+        time: &Option<SystemTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let time = time.map(jiff::Timestamp::try_from).transpose().map_err(S::Error::custom)?;
+        text_or_none::serialize(&time, serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let time = text_or_none::deserialize::<jiff::Timestamp, D>(deserializer)?;
+        Ok(time.map(SystemTime::from))
+    }
+}

@@ -1,0 +1,90 @@
+//! The record of a session without its routes.
+
+use super::encoding::time;
+use crate::protocol::{InstanceName, Metadata, Registration, ServiceName};
+use crate::server::registry::model::text;
+use crate::server::registry::model::{Cells, IdHash, ServiceToken};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+/// A session without its routes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionRecord {
+    /// Its running number.
+    pub no: u64,
+    /// Its id, which the store never sees.
+    pub id_sha256: IdHash,
+    /// Its service.
+    #[serde(with = "text")]
+    pub service: ServiceName,
+    /// Which of its instances.
+    #[serde(with = "text")]
+    pub instance: InstanceName,
+    /// Where it serves a maintenance page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance_port: Option<u16>,
+    /// Anything else that it said about itself, without secrets.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+    /// What must be given by those who join its service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_token_hash: Option<ServiceToken>,
+    /// From where it was registered.
+    pub peer: IpAddr,
+    /// Whether two sessions were connected from there at once (SEMANTICS section 4).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared_address: bool,
+    /// How many of its applies have succeeded.
+    pub revision: u64,
+    /// How many route ids were given out.
+    pub last_route: u32,
+    /// When it was registered.
+    #[serde(with = "time")]
+    pub connected_at: SystemTime,
+    /// When it applied last.
+    #[serde(with = "time")]
+    pub last_apply: SystemTime,
+    /// Settings for all of its routes.
+    #[serde(default, skip_serializing_if = "Cells::is_empty")]
+    pub defaults: Cells,
+    /// Which apply of all set `defaults`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub defaults_applied: u64,
+    /// Whom it replaced, oldest first: their clients are still told so (PROTOCOL section 2).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<Replaced>,
+}
+
+/// A session whose place another one took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replaced {
+    /// Its running number.
+    pub no: u64,
+    /// Its id.
+    pub id_sha256: IdHash,
+}
+
+impl SessionRecord {
+    pub(crate) fn registration(&self) -> Registration {
+        Registration {
+            service: self.service.clone(),
+            instance: self.instance.clone(),
+            maintenance_port: self.maintenance_port,
+            metadata: Metadata::new(self.metadata.clone()),
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}

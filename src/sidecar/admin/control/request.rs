@@ -1,0 +1,235 @@
+//! What can be asked of the daemon, and what it does about it.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::client::{Cause, Client, MaintenanceTarget, RouteStatus, Status};
+use crate::protocol::GoDuration;
+use crate::sidecar::admin::status::{status, visibility_name};
+use crate::sidecar::maintenance::{Maintenance, Window};
+use crate::sidecar::state::{DaemonState, Progress};
+
+/// One request, as it stands on the line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub(super) enum Request {
+    Status,
+    Events {
+        #[serde(default)]
+        follow: bool,
+    },
+    Routes,
+    Drain {
+        #[serde(default)]
+        cancel: bool,
+    },
+    MaintenanceEnter {
+        #[serde(default)]
+        target: Option<String>,
+        /// Shown to people.
+        #[serde(default)]
+        reason: Option<String>,
+        /// A duration, after which it ends by itself.
+        #[serde(default, rename = "for")]
+        lasts: Option<String>,
+    },
+    MaintenanceExit {
+        #[serde(default)]
+        target: Option<String>,
+    },
+    MaintenanceStatus,
+    MaintenanceProgress {
+        percent: Option<u8>,
+        message: Option<String>,
+    },
+    Healthcheck {
+        #[serde(default)]
+        registered: bool,
+    },
+    Reload,
+}
+
+/// How long a message for people may be, in characters: a reason, or what stands behind a progress.
+const MAX_MESSAGE: usize = 200;
+
+impl Request {
+    /// # Errors
+    /// Why not, for a person.
+    pub(super) async fn carry_out(
+        self,
+        state: &DaemonState,
+        maintenance: &Maintenance,
+    ) -> Result<Value, String> {
+        match self {
+            Request::Status | Request::Events { .. } | Request::Routes => Ok(status(state, maintenance)),
+            Request::Drain { cancel } => {
+                state.change_conditions(|conditions| conditions.drained = !cancel);
+                let reason = state.conditions().reason();
+                Ok(json!({"wanted": visibility_name(state.visibility()), "reason": reason}))
+            }
+            Request::MaintenanceEnter { target, reason, lasts } => {
+                enter(state, maintenance, target, reason, lasts.as_deref()).await
+            }
+            Request::MaintenanceExit { target } => exit(state, maintenance, target).await,
+            Request::MaintenanceStatus => Ok(maintenance_status(state, maintenance)),
+            Request::MaintenanceProgress { percent, message } => {
+                set_progress(state, percent, message)?;
+                Ok(maintenance_status(state, maintenance))
+            }
+            Request::Healthcheck { registered } => Ok(health(state, registered)),
+            Request::Reload => state.reload().await.map(|done| json!({"reload": done})),
+        }
+    }
+}
+
+async fn enter(
+    state: &DaemonState,
+    maintenance: &Maintenance,
+    target: Option<String>,
+    reason: Option<String>,
+    lasts: Option<&str>,
+) -> Result<Value, String> {
+    let since = SystemTime::now();
+    let until = match lasts {
+        None => None,
+        Some(text) => {
+            let lasts = text.parse().and_then(GoDuration::non_zero).map_err(|error| error.to_string())?;
+            Some(since.checked_add(lasts.get()).ok_or("that is too long")?)
+        }
+    };
+    let window = Window { target: target_of(state, target)?, reason: reason.map(for_people), since, until };
+    let saved = maintenance.enter(window).await;
+    Ok(with_warning(maintenance_status(state, maintenance), saved))
+}
+
+async fn exit(
+    state: &DaemonState,
+    maintenance: &Maintenance,
+    target: Option<String>,
+) -> Result<Value, String> {
+    // What was entered can be left, whether there is such a route (yet, or any more) or not.
+    let windows = maintenance.windows();
+    let open = |candidate: &MaintenanceTarget| windows.windows().any(|window| window.target == *candidate);
+    let entered = target.as_deref().and_then(|text| candidates(text).find(open));
+    let target = match entered {
+        Some(target) => target,
+        None => target_of(state, target)?,
+    };
+    let saved = maintenance.exit(target).await;
+    Ok(with_warning(maintenance_status(state, maintenance), saved))
+}
+
+/// Maintenance is in force even if it could not be saved.
+fn with_warning(mut answer: Value, saved: Result<(), String>) -> Value {
+    if let Err(warning) = saved {
+        warn!("maintenance: {warning}");
+        answer["warning"] = warning.into();
+    }
+    answer
+}
+
+/// One line of bounded length.
+fn for_people(text: String) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
+}
+
+fn target_of(state: &DaemonState, target: Option<String>) -> Result<MaintenanceTarget, String> {
+    let Some(text) = target.filter(|target| target != "ALL") else { return Ok(MaintenanceTarget::All) };
+    let clients = state.clients();
+    // They all have the same routes.
+    let client = clients.first().ok_or("nothing is registered yet")?;
+    fitting(client, &text)
+}
+
+/// A route's name, a path or a domain, of which the client has at least one.
+fn fitting(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
+    let routes = client.routes();
+    let found = candidates(text).find(|target| routes.iter().any(|(key, route)| target.fits(key, route)));
+    let known = || routes.iter().map(|(key, route)| format!("{key} ({} {})", route.domains, route.path));
+    found.ok_or_else(|| {
+        format!(
+            "no route has {text:?} as its name, path or domain; there are: {}",
+            known().collect::<Vec<_>>().join(", ")
+        )
+    })
+}
+
+/// What a text may mean.
+fn candidates(text: &str) -> impl Iterator<Item = MaintenanceTarget> {
+    let candidates = [
+        Some(MaintenanceTarget::Route(text.into())),
+        text.parse().ok().map(MaintenanceTarget::Path),
+        text.parse().ok().map(MaintenanceTarget::Domain),
+    ];
+    candidates.into_iter().flatten()
+}
+
+fn maintenance_status(state: &DaemonState, maintenance: &Maintenance) -> Value {
+    let sessions: Vec<Value> = state
+        .clients()
+        .iter()
+        .map(|client| {
+            let status = client.status();
+            let wanted: Vec<_> = status.maintenance_wanted.iter().map(ToString::to_string).collect();
+            let routes: Vec<_> = status
+                .maintenance
+                .iter()
+                .map(|(key, confirmed)| json!({"route": key.as_str(), "confirmed": confirmed}))
+                .collect();
+            json!({"registry": status.registry.to_string(), "wanted": wanted, "routes": routes})
+        })
+        .collect();
+    let progress = state.progress();
+    json!({
+        "maintenance": state.conditions().maintenance,
+        "windows": maintenance.windows().as_json(SystemTime::now()),
+        "progress": {"message": progress.message, "percent": progress.percent},
+        "sessions": sessions,
+    })
+}
+
+fn set_progress(state: &DaemonState, percent: Option<u8>, message: Option<String>) -> Result<(), String> {
+    if percent.is_some_and(|percent| percent > 100) {
+        return Err("the progress is a number from 0 to 100".to_owned());
+    }
+    let message = message.map(for_people).or(state.progress().message);
+    state.set_progress(Progress { percent, message });
+    Ok(())
+}
+
+/// As it should be while a step, an update or a schedule is; else as ready as the application. Before the first apply a registry that can be reached and refuses counts too;
+/// one that is away never does, because that must not make an orchestrator kill what works (SEMANTICS
+/// section 10).
+fn health(state: &DaemonState, registered: bool) -> Value {
+    let (conditions, clients) = (state.conditions(), state.clients());
+    let statuses: Vec<_> = clients.iter().map(Client::status).collect();
+    let refused = statuses.iter().find_map(refused_by);
+    let command = state.command().unwrap_or_default();
+    if let Some(healthy) = command.healthy.filter(|_| !registered) {
+        let failed = || "the last run of the schedule has failed".to_owned();
+        let reason = if healthy { command.doing } else { Some(failed()) };
+        let reason = reason.unwrap_or_else(|| conditions.reason().to_owned());
+        return json!({"healthy": healthy, "reason": reason});
+    }
+    let verdict = match refused {
+        _ if !conditions.ready && !conditions.maintenance => Err("the application is not ready".to_owned()),
+        Some(refusal) if !state.was_live() => Err(refusal),
+        _ if registered && !statuses.iter().any(|status| status.live) => Err("no route is live".to_owned()),
+        _ => Ok(()),
+    };
+    json!({"healthy": verdict.is_ok(), "reason": verdict.err().unwrap_or_else(|| conditions.reason().to_owned())})
+}
+
+/// What a registry that can be reached refuses: us, or a route.
+fn refused_by(status: &Status) -> Option<String> {
+    if let Some(Cause::Refused { refusal, .. }) = &status.cause {
+        return Some(format!("the registry refuses this instance: {refusal}"));
+    }
+    status.routes.values().find_map(|route| match route {
+        RouteStatus::Refused(refusal) => Some(format!("the registry refuses the route: {refusal}")),
+        _ => None,
+    })
+}

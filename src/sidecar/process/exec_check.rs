@@ -1,0 +1,74 @@
+//! A shell line as a check: exit code 0 passes. It runs in a process group of its own, which is killed when the
+//! check is given up.
+
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
+
+use crate::sidecar::readiness::Shell;
+
+use super::reaper::{ChildHandle, Reaper, Target, Terminal};
+use super::shell_line::output_pipe;
+
+/// Of what a check says, so much of the end is kept, in bytes.
+const MAX_SAID: usize = 1024;
+/// And so much of its last line is told, in characters.
+const MAX_TOLD: usize = 200;
+
+/// Runs the `exec:` checks as children of `reaper`. `command` makes the command of a line, and decides its
+/// environment, directory and user.
+pub(crate) fn shell(reaper: Reaper, command: impl Fn(&str) -> Command + Send + Sync + 'static) -> Shell {
+    Shell::new(move |line| Box::pin(run(reaper.clone(), command(line))))
+}
+
+/// Ends the whole group with the check, however that ends.
+struct KilledAtTheEnd(ChildHandle);
+
+impl Drop for KilledAtTheEnd {
+    fn drop(&mut self) {
+        self.0.signal(Target::Group, Signal::KILL);
+    }
+}
+
+/// # Errors
+/// How it ended, and the last line that it said.
+async fn run(reaper: Reaper, mut command: Command) -> Result<(), String> {
+    let (mut reading, out, err) = output_pipe().map_err(|error| error.to_string())?;
+    command.stdin(Stdio::null()).stdout(out).stderr(err);
+    let child = reaper.spawn(command, Terminal::Kept);
+    let mut child = child.map_err(|error| format!("/bin/sh cannot be started: {error}"))?;
+    let _end = KilledAtTheEnd(child.handle());
+    let (mut said, mut chunk, mut is_open) = (Vec::new(), [0; 512], true);
+    let exit = loop {
+        tokio::select! {
+            exit = child.wait() => break exit,
+            read = reading.read(&mut chunk), if is_open => match read {
+                Ok(length @ 1..) => keep(&mut said, &chunk[..length]),
+                _ => is_open = false,
+            },
+        }
+    };
+    // What it said last is there already; whoever else holds its streams is not waited for.
+    while let Ok(length @ 1..) = reading.try_read(&mut chunk) {
+        keep(&mut said, &chunk[..length]);
+    }
+    match exit.is_success() {
+        true => Ok(()),
+        false => Err(told(exit.to_string(), &said)),
+    }
+}
+
+fn keep(said: &mut Vec<u8>, more: &[u8]) {
+    said.extend(more);
+    let surplus = said.len().saturating_sub(MAX_SAID);
+    said.drain(..surplus);
+}
+
+fn told(exit: String, said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    match said.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+        Some(line) => format!("it {exit}: {}", line.chars().take(MAX_TOLD).collect::<String>()),
+        None => format!("it {exit}"),
+    }
+}

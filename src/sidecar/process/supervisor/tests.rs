@@ -1,0 +1,607 @@
+//! The supervisor's stories, and the table of all its transitions.
+
+use std::fmt::Write as _;
+
+use super::*;
+use crate::sidecar::config::Restart;
+
+const POLICY: Policy = Policy {
+    wait: Some(Duration::from_secs(60)),
+    steps: 2,
+    steps_fatal: true,
+    step_timeout: Some(Duration::from_secs(600)),
+    page: true,
+    update: None,
+    patience: Duration::from_secs(30),
+    restart: Restart::OnFailure,
+    delay: Duration::from_secs(5),
+    every: None,
+    drain: Duration::from_secs(5),
+    grace: Some(Duration::from_secs(30)),
+};
+const PLAIN: Policy = Policy {
+    wait: None,
+    steps: 0,
+    steps_fatal: true,
+    step_timeout: None,
+    page: false,
+    update: None,
+    patience: Duration::from_secs(30),
+    restart: Restart::No,
+    delay: Duration::from_secs(5),
+    every: None,
+    drain: Duration::from_secs(5),
+    grace: None,
+};
+const MINUTE: Duration = Duration::from_secs(60);
+const UPDATES: Policy = Policy {
+    update: Some(UpdatePolicy { every: MINUTE, steps: 2, timeout: Some(Duration::from_secs(600)) }),
+    grace: Some(Duration::from_secs(30)),
+    ..PLAIN
+};
+const OK: Exit = Exit::Code(0);
+const FAILED: Exit = Exit::Code(3);
+/// From a proxy that has confirmed the page to a new version that runs.
+const UPDATE: [Input; 5] = [
+    Input::Settled(Wanted::Maintenance),
+    Input::Exited(Exit::Signal(15)),
+    Input::StepEnded(OK),
+    Input::StepEnded(OK),
+    Input::Spawned,
+];
+const STEPS_DONE: [Input; 4] =
+    [Input::Begin, Input::DependenciesReady, Input::StepEnded(OK), Input::StepEnded(OK)];
+
+/// A machine and its clock.
+struct Story {
+    machine: Supervisor,
+    now: Instant,
+}
+
+impl Story {
+    fn new(policy: Policy) -> Self {
+        Story { machine: Supervisor::new(policy), now: Instant::now() }
+    }
+
+    fn after(policy: Policy, inputs: &[Input]) -> Self {
+        let mut story = Story::new(policy);
+        for input in inputs {
+            story.on(*input);
+        }
+        story
+    }
+
+    fn on(&mut self, input: Input) -> Vec<Effect> {
+        self.machine.on(input, self.now)
+    }
+
+    fn later(&mut self, secs: u64) -> &mut Self {
+        self.now += Duration::from_secs(secs);
+        self
+    }
+
+    /// Goes to the next deadline; how long that took, and what it brought.
+    fn elapse(&mut self) -> (Duration, Vec<Effect>) {
+        let due = self.machine.deadline().unwrap();
+        let waited = due.saturating_duration_since(self.now);
+        self.now = self.now.max(due);
+        (waited, self.on(Input::Elapsed))
+    }
+
+    /// A command whose check for updates runs.
+    fn checking(policy: Policy) -> Self {
+        let mut story = Story::live(policy);
+        assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+        story
+    }
+
+    /// A command that is being updated, and what has happened so far.
+    fn updating(so_far: &[Input]) -> Self {
+        let mut story = Story::checking(UPDATES);
+        let maintenance = Effect::Publish(Wanted::Maintenance);
+        assert_eq!(story.on(Input::CheckEnded(OK)), [Effect::Say(Notice::Updating), maintenance]);
+        for input in so_far {
+            story.on(*input);
+        }
+        story
+    }
+
+    /// A command that started and answers.
+    fn live(policy: Policy) -> Self {
+        let mut story = Story::new(policy.clone());
+        story.on(Input::Begin);
+        if policy.wait.is_some() {
+            story.on(Input::DependenciesReady);
+        }
+        for _ in 0..policy.steps {
+            story.on(Input::StepEnded(OK));
+        }
+        story.on(Input::Spawned);
+        assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
+        story
+    }
+}
+
+#[test]
+fn a_command_starts_at_once_and_ends_us_with_its_own_code_after_its_routes_are_out() {
+    let mut story = Story::new(PLAIN);
+    assert_eq!(story.on(Input::Begin), [Effect::Start]);
+    assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
+    assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
+    story.later(2);
+    let ended = Notice::Ended { exit: FAILED, ran: Duration::from_secs(2) };
+    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::Say(ended), Effect::Publish(Wanted::Absent)]);
+    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(3)]);
+}
+
+#[test]
+fn the_stop_goes_in_order_and_the_command_hears_of_it_last() {
+    let mut story = Story::live(PLAIN);
+    assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Draining)]);
+    assert_eq!(story.on(Input::Settled(Wanted::Draining)), [Effect::Publish(Wanted::Absent)]);
+    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::StopCommand]);
+    // Nobody named a grace period, so the command has all the time it wants.
+    assert_eq!(story.machine.deadline(), None);
+    assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [Effect::Exit(143)]);
+}
+
+#[test]
+fn a_drain_and_registries_that_never_end_delay_the_stop_by_their_limits() {
+    let mut story = Story::live(PLAIN);
+    story.on(Input::Stop);
+    assert_eq!(story.elapse(), (PLAIN.drain, vec![Effect::Publish(Wanted::Absent)]));
+    assert_eq!(story.elapse(), (LEAVE_LIMIT, vec![Effect::StopCommand]));
+}
+
+#[test]
+fn with_a_grace_period_what_is_left_is_killed_a_second_before_its_end() {
+    let mut story = Story::live(Policy { grace: Some(Duration::from_secs(10)), ..PLAIN });
+    let asked = story.now;
+    story.on(Input::Stop);
+    story.elapse();
+    story.elapse();
+    let (_, effects) = story.elapse();
+    assert_eq!(effects, [Effect::Say(Notice::Killing), Effect::KillCommand]);
+    assert_eq!(story.now - asked, Duration::from_secs(9));
+    assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::Exit(137)]);
+}
+
+#[test]
+fn a_second_signal_ends_the_drain_and_a_third_kills() {
+    let mut story = Story::live(PLAIN);
+    story.on(Input::Stop);
+    assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Absent)]);
+    assert_eq!(story.on(Input::Stop), [Effect::Say(Notice::Killing), Effect::KillCommand]);
+    assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::Exit(137)]);
+}
+
+#[test]
+fn a_command_that_crashes_again_and_again_is_started_ever_more_slowly() {
+    let mut story = Story::live(Policy { wait: None, steps: 0, ..POLICY });
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        story.on(Input::Exited(FAILED));
+        story.on(Input::Settled(Wanted::Absent));
+        let (pause, effects) = story.elapse();
+        assert_eq!(effects, [Effect::Start]);
+        pauses.push(pause.as_secs());
+        story.on(Input::Spawned);
+    }
+    assert_eq!(pauses, [5, 10, 20, 40]);
+    // A minute of health, and it is new again.
+    story.later(60).on(Input::Exited(FAILED));
+    assert_eq!(story.elapse().0, Duration::from_secs(5));
+    // On failure only: an end with 0 is the end.
+    story.on(Input::Spawned);
+    assert!(story.on(Input::Exited(OK)).contains(&Effect::Exit(0)));
+}
+
+#[test]
+fn a_schedule_runs_at_once_then_on_its_grid_and_never_twice_at_a_time() {
+    let minute = Duration::from_secs(60);
+    let mut story = Story::new(Policy { every: Some(minute), ..PLAIN });
+    assert_eq!(story.on(Input::Begin), [Effect::Start]);
+    story.on(Input::Spawned);
+    story.later(10).on(Input::Exited(OK));
+    assert_eq!(story.elapse(), (Duration::from_secs(50), vec![Effect::Start]));
+    story.on(Input::Spawned);
+    // A failed run does not end the schedule; a long one leaves out what it ran over, and says so.
+    let told = story.later(130).on(Input::Exited(FAILED));
+    let overran = Notice::Overran { took: Duration::from_secs(130), every: minute };
+    assert!(told.contains(&Effect::Say(overran)), "{told:?}");
+    assert_eq!(story.elapse(), (Duration::from_secs(50), vec![Effect::Start]));
+    story.on(Input::Spawned);
+    story.later(1).on(Input::Exited(OK));
+    assert_eq!(story.on(Input::Stop), [Effect::Exit(0)]);
+}
+
+#[test]
+fn a_step_that_fails_is_the_end_or_a_warning() {
+    let run = |steps_fatal| {
+        let mut story = Story::new(Policy { wait: None, steps_fatal, ..POLICY });
+        let maintenance = Effect::Publish(Wanted::Maintenance);
+        assert_eq!(story.on(Input::Begin), [maintenance, Effect::RunStep(Work::PreStart, 0)]);
+        story.on(Input::StepEnded(FAILED))
+    };
+    let failed = |fatal| Effect::Say(Notice::StepFailed { index: 0, exit: FAILED, fatal });
+    assert_eq!(run(false), [failed(false), Effect::RunStep(Work::PreStart, 1)]);
+    assert_eq!(run(true), [failed(true), Effect::Publish(Wanted::Absent)]);
+}
+
+#[test]
+fn a_step_that_hangs_is_asked_to_end_and_then_killed() {
+    let mut story = Story::after(POLICY, &STEPS_DONE[..2]);
+    let (waited, effects) = story.elapse();
+    assert_eq!((Some(waited), effects.last()), (POLICY.step_timeout, Some(&Effect::EndStep)));
+    assert_eq!(story.elapse(), (STEP_KILL_DELAY, vec![Effect::KillStep]));
+    story.on(Input::StepEnded(Exit::Signal(9)));
+    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(TIMED_OUT)]);
+}
+
+#[test]
+fn an_update_happens_behind_a_page_that_the_proxy_has_confirmed() {
+    let mut story = Story::updating(&[]);
+    assert_eq!(story.on(Input::Settled(Wanted::Maintenance)), [Effect::StopCommand]);
+    let run = |index| Effect::RunStep(Work::Update, index);
+    assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [run(0)]);
+    assert_eq!(story.on(Input::StepEnded(OK)), [run(1)]);
+    assert_eq!(story.on(Input::StepEnded(OK)), [Effect::Start]);
+    assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
+    assert_eq!(story.on(Input::Ready), [Effect::Say(Notice::Updated), Effect::Publish(Wanted::Live)]);
+    // That it was ended for the update is no end of it, and the next check comes as ever.
+    assert_eq!(story.elapse().1, [Effect::RunCheck]);
+}
+
+#[test]
+fn without_an_update_nothing_happens_and_the_next_check_comes_as_ever() {
+    let mut story = Story::checking(UPDATES);
+    assert_eq!(story.on(Input::CheckEnded(Exit::Code(1))), []);
+    assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+    // One that cannot be asked is told, one that hangs is killed; both are asked again.
+    let failed = Notice::CheckFailed { exit: Exit::Code(127) };
+    assert_eq!(story.on(Input::CheckEnded(Exit::Code(127))), [Effect::Say(failed)]);
+    story.elapse();
+    assert_eq!(story.elapse().1, [Effect::Say(Notice::CheckOverdue), Effect::EndCheck]);
+    assert_eq!(story.on(Input::CheckEnded(OK)), [], "nobody asks for it any more");
+    assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+}
+
+#[test]
+fn an_update_that_fails_says_so_and_what_was_there_before_is_started_again() {
+    let mut story = Story::updating(&UPDATE[..2]);
+    let failed = Notice::UpdateFailed { index: 0, exit: FAILED };
+    assert_eq!(story.on(Input::StepEnded(FAILED)), [Effect::Say(failed), Effect::Start]);
+    story.on(Input::Spawned);
+    let restored = Notice::Restored { index: 0, exit: FAILED };
+    assert_eq!(story.on(Input::Ready), [Effect::Say(restored), Effect::Publish(Wanted::Live)]);
+}
+
+#[test]
+fn an_update_that_fails_again_and_again_is_tried_ever_more_rarely() {
+    let mut story = Story::checking(UPDATES);
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        story.on(Input::CheckEnded(OK));
+        for input in UPDATE[..2].iter().chain(&[Input::StepEnded(FAILED), Input::Spawned, Input::Ready]) {
+            story.on(*input);
+        }
+        let (pause, effects) = story.elapse();
+        assert_eq!(effects, [Effect::RunCheck]);
+        pauses.push(pause.as_secs() / 60);
+    }
+    assert_eq!(pauses, [2, 4, 8, 16]);
+    // One that goes well, and everything is as ever.
+    story.on(Input::CheckEnded(OK));
+    for input in UPDATE.iter().chain(&[Input::Ready]) {
+        story.on(*input);
+    }
+    story.elapse();
+    story.on(Input::CheckEnded(Exit::Code(1)));
+    assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
+}
+
+#[test]
+fn a_proxy_that_never_confirms_delays_an_update_and_a_command_that_never_ends_is_killed() {
+    let mut story = Story::updating(&[]);
+    let (waited, effects) = story.elapse();
+    assert_eq!(effects, [Effect::Say(Notice::NotCovered), Effect::StopCommand]);
+    assert_eq!(waited, Duration::from_secs(35));
+    let (waited, effects) = story.elapse();
+    assert_eq!(effects, [Effect::Say(Notice::Killing), Effect::KillCommand]);
+    assert_eq!(waited, Duration::from_secs(29), "a second less than STOP_GRACE_PERIOD");
+    assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::RunStep(Work::Update, 0)]);
+}
+
+#[test]
+fn a_command_that_ends_by_itself_before_its_update_is_updated_all_the_same() {
+    let mut story = Story::updating(&[]);
+    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::RunStep(Work::Update, 0)]);
+}
+
+#[test]
+fn a_command_that_does_not_come_back_after_an_update_is_told_and_treated_like_any_that_ended() {
+    let mut story = Story::updating(&UPDATE);
+    assert_eq!(story.elapse(), (UPDATES.patience, vec![Effect::Say(Notice::NotReady)]));
+    let effects = story.on(Input::Exited(FAILED));
+    assert!(effects.contains(&Effect::Say(Notice::NotBack { exit: FAILED })), "{effects:?}");
+    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(3)]);
+}
+
+#[test]
+fn a_stop_in_the_middle_of_an_update_never_asks_the_command_twice() {
+    let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+    assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Absent)]);
+    assert_eq!(story.on(Input::Settled(Wanted::Absent)), []);
+    assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [Effect::Exit(143)]);
+}
+
+#[test]
+fn a_stop_ends_a_check_that_runs() {
+    let mut story = Story::checking(UPDATES);
+    assert_eq!(story.on(Input::Stop), [Effect::EndCheck, Effect::Publish(Wanted::Draining)]);
+}
+
+#[test]
+fn only_a_page_makes_steps_seen_and_it_stays_until_the_command_answers() {
+    for page in [true, false] {
+        let mut story = Story::new(Policy { page, wait: None, ..POLICY });
+        let shown = story.on(Input::Begin).contains(&Effect::Publish(Wanted::Maintenance));
+        assert_eq!(shown, page);
+        for _ in 0..2 {
+            story.on(Input::StepEnded(OK));
+        }
+        assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
+        assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
+    }
+}
+
+#[test]
+fn steps_updates_and_schedules_are_healthy_while_they_are_as_they_should_be() {
+    let healthy = |name: &str| {
+        let (_, make) = STATES.iter().find(|(known, _)| *known == name).unwrap();
+        make().machine.activity().healthy
+    };
+    let fine = [
+        "in the second step",
+        "about to stop for an update",
+        "stopping for an update",
+        "in the second step of an update",
+        "starting after an update",
+        "running after an update, not ready",
+        "pausing in a schedule",
+    ];
+    for name in fine {
+        assert_eq!(healthy(name), Some(true), "{name}");
+    }
+    for name in [
+        "waiting for dependencies",
+        "running, not ready",
+        "live",
+        "running after an update, not ready in time",
+    ] {
+        assert_eq!(healthy(name), None, "{name}: that is for the application to say");
+    }
+    let mut schedule = Story::new(Policy { every: Some(MINUTE), ..PLAIN });
+    for (exit, healthy) in [(OK, true), (FAILED, false), (OK, true)] {
+        schedule.on(Input::Begin);
+        schedule.on(Input::Spawned);
+        schedule.on(Input::Exited(exit));
+        assert_eq!(schedule.machine.activity().healthy, Some(healthy));
+        schedule.elapse();
+    }
+}
+
+#[test]
+fn dependencies_that_do_not_come_are_the_end() {
+    let mut story = Story::after(POLICY, &[Input::Begin]);
+    let (waited, effects) = story.elapse();
+    assert_eq!(Some(waited), POLICY.wait);
+    assert_eq!(effects, [Effect::Say(Notice::DependenciesMissing), Effect::Exit(UNAVAILABLE)]);
+}
+
+#[test]
+fn whatever_state_the_stop_meets_it_comes_to_an_end() {
+    for (name, make) in STATES {
+        let mut story = make();
+        let mut effects = story.on(Input::Stop);
+        for _ in 0..12 {
+            let next = effects.iter().find_map(|effect| match effect {
+                Effect::EndStep | Effect::KillStep => Some(Input::StepEnded(Exit::Signal(15))),
+                Effect::StopCommand | Effect::KillCommand => Some(Input::Exited(Exit::Signal(15))),
+                Effect::Start | Effect::RunStep(..) | Effect::AwaitReady | Effect::RunCheck => {
+                    panic!("{name}: {effects:?}")
+                }
+                _ => None,
+            });
+            if matches!(story.machine.state, State::Done) {
+                break;
+            }
+            let next = match story.machine.state {
+                // It has been asked before the stop came.
+                State::Stopping { .. } if next.is_none() => Some(Input::Exited(Exit::Signal(15))),
+                _ => next,
+            };
+            effects = match (next, story.machine.state) {
+                (Some(input), _) => story.on(input),
+                (None, State::Starting) => story.on(Input::Spawned),
+                (None, _) => story.elapse().1,
+            };
+        }
+        assert_eq!(story.machine.state, State::Done, "{name}");
+    }
+}
+
+type Setup = fn() -> Story;
+
+const STATES: &[(&str, Setup)] = &[
+    ("new", || Story::new(POLICY)),
+    ("waiting for dependencies", || Story::after(POLICY, &STEPS_DONE[..1])),
+    ("in the second step", || Story::after(POLICY, &STEPS_DONE[..3])),
+    ("ending a step that took too long", || {
+        let mut story = Story::after(POLICY, &STEPS_DONE[..2]);
+        story.elapse();
+        story
+    }),
+    ("ending a step to stop", || {
+        let mut story = Story::after(POLICY, &STEPS_DONE[..2]);
+        story.on(Input::Stop);
+        story
+    }),
+    ("starting", || Story::after(POLICY, &STEPS_DONE)),
+    ("starting, asked to stop", || {
+        let mut story = Story::after(POLICY, &STEPS_DONE);
+        story.on(Input::Stop);
+        story
+    }),
+    ("running, not ready", || {
+        let mut story = Story::after(POLICY, &STEPS_DONE);
+        story.on(Input::Spawned);
+        story
+    }),
+    ("live", || Story::live(POLICY)),
+    ("ended by itself, leaving", || {
+        let mut story = Story::live(POLICY);
+        story.on(Input::Exited(FAILED));
+        story
+    }),
+    ("pausing before a restart", || {
+        let mut story = Story::live(PLAIN);
+        story.machine.policy.restart = Restart::Always;
+        story.on(Input::Exited(FAILED));
+        story.on(Input::Settled(Wanted::Absent));
+        story
+    }),
+    ("starting again", || {
+        let mut story = Story::live(POLICY);
+        story.on(Input::Exited(FAILED));
+        story.on(Input::Settled(Wanted::Absent));
+        story.elapse();
+        story
+    }),
+    ("pausing in a schedule", || {
+        let mut story = Story::new(Policy { every: Some(Duration::from_secs(60)), ..PLAIN });
+        story.on(Input::Begin);
+        story.on(Input::Spawned);
+        story.on(Input::Exited(OK));
+        story
+    }),
+    ("live, with a check that runs", || Story::checking(UPDATES)),
+    ("about to stop for an update", || Story::updating(&[])),
+    ("stopping for an update", || Story::updating(&[Input::Settled(Wanted::Maintenance)])),
+    ("killing for an update", || {
+        let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+        story.elapse();
+        story
+    }),
+    ("in the second step of an update", || Story::updating(&UPDATE[..3])),
+    ("ending a step of an update", || {
+        let mut story = Story::updating(&UPDATE[..2]);
+        story.elapse();
+        story
+    }),
+    ("starting after an update", || Story::updating(&UPDATE[..4])),
+    ("running after an update, not ready", || Story::updating(&UPDATE)),
+    ("running after an update, not ready in time", || {
+        let mut story = Story::updating(&UPDATE);
+        story.elapse();
+        story
+    }),
+    ("running after an update that failed, not ready", || {
+        let mut story = Story::updating(&UPDATE[..2]);
+        story.on(Input::StepEnded(FAILED));
+        story.on(Input::Spawned);
+        story
+    }),
+    ("stopped while stopping for an update", || {
+        let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+        story.on(Input::Stop);
+        story
+    }),
+    ("draining", || {
+        let mut story = Story::live(POLICY);
+        story.on(Input::Stop);
+        story
+    }),
+    ("leaving", || {
+        let mut story = Story::live(POLICY);
+        story.on(Input::Stop);
+        story.on(Input::Settled(Wanted::Draining));
+        story
+    }),
+    ("stopping", || {
+        let mut story = Story::live(POLICY);
+        story.on(Input::Stop);
+        story.on(Input::Settled(Wanted::Draining));
+        story.on(Input::Settled(Wanted::Absent));
+        story
+    }),
+    ("done", || {
+        let mut story = Story::live(PLAIN);
+        story.on(Input::Exited(FAILED));
+        story.on(Input::Settled(Wanted::Absent));
+        story
+    }),
+];
+
+const INPUTS: &[Input] = &[
+    Input::Begin,
+    Input::DependenciesReady,
+    Input::StepEnded(OK),
+    Input::StepEnded(FAILED),
+    Input::Spawned,
+    Input::NotSpawned(127),
+    Input::Ready,
+    Input::Exited(OK),
+    Input::Exited(FAILED),
+    Input::Settled(Wanted::Draining),
+    Input::Settled(Wanted::Maintenance),
+    Input::Settled(Wanted::Absent),
+    Input::CheckEnded(OK),
+    Input::CheckEnded(Exit::Code(1)),
+    Input::CheckEnded(Exit::Code(127)),
+    Input::Stop,
+    Input::Elapsed,
+];
+
+#[test]
+fn every_state_answers_every_input() {
+    let mut table = String::new();
+    for (name, make) in STATES {
+        let story = make();
+        writeln!(table, "{name}: {}", shown(story.machine.state)).unwrap();
+        for input in INPUTS {
+            let mut story = make();
+            let before = story.machine.state;
+            let effects = match input {
+                Input::Elapsed if story.machine.deadline().is_some() => story.elapse().1,
+                input => story.on(*input),
+            };
+            if story.machine.state == before && effects.is_empty() {
+                continue;
+            }
+            let after = shown(story.machine.state);
+            writeln!(table, "    {:<30} -> {after:<24} {effects:?}", format!("{input:?}")).unwrap();
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+/// The state without its times, which differ from run to run.
+fn shown(state: State) -> String {
+    match state {
+        State::Step { work, index, .. } => format!("{work:?} step {index}"),
+        State::EndingStep { work, index, kill_at, .. } => {
+            format!("Ending {work:?} step {index}{}", if kill_at.is_some() { ", then kill" } else { "" })
+        }
+        State::Running { ready, .. } => format!("Running, {}ready", if ready { "" } else { "not " }),
+        State::Leaving { told, .. } => format!("Leaving{}", if told { ", told" } else { "" }),
+        State::Halting { kill_at } => {
+            format!("Halting{}", if kill_at.is_some() { ", then kill" } else { "" })
+        }
+        State::Stopping { kill_at } => {
+            format!("Stopping{}", if kill_at.is_some() { ", then kill" } else { "" })
+        }
+        State::Withdrawing { then, .. } => format!("Withdrawing, {then:?}"),
+        other => format!("{other:?}").split(' ').next().unwrap_or_default().to_owned(),
+    }
+}

@@ -1,0 +1,435 @@
+//! The command that is wrapped, and everything around it: carries out what the [`Supervisor`] decides.
+//!
+//! The application comes first: the command starts whatever the registry does, and nothing that waits for a
+//! registry or a name delays its stop beyond the supervisor's limits.
+
+mod launch;
+mod program;
+mod step;
+mod visibility;
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use rustix::process::Signal;
+use signal_hook_tokio::Signals;
+use tokio::time::{sleep, sleep_until};
+use tracing::{error, info, warn};
+
+use crate::client::Wanted;
+use crate::sidecar::config::{CommandConfig, Config, ReadyCheck, Step};
+use crate::sidecar::maintenance::Maintenance;
+use crate::sidecar::readiness::{Shell, try_all, wait_until_ready};
+use crate::sidecar::state::{self, CommandStatus, DaemonState, Progress};
+
+use super::exec_check;
+use super::reaper::{ChildHandle, Exit, Reaper, Target};
+use super::signals::{self, HEARD, Meaning};
+use super::supervisor::{Effect, Input, Notice, Phase, Policy, Supervisor, UpdatePolicy, Work};
+use visibility::Visibility;
+
+/// The leave follows the drain in one task; so long after DRAIN_TIMEOUT it is not waited for any more.
+const AFTER_DRAIN: Duration = Duration::from_secs(1);
+/// How long one try to reach a dependency may take.
+const DEPENDENCY_TRY: Duration = Duration::from_secs(2);
+/// Between two of them: the first pause, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+fn policy(config: &Config, command: &CommandConfig) -> Policy {
+    Policy {
+        wait: (!command.wait_for.is_empty()).then(|| command.wait_for_timeout.get()),
+        steps: command.steps.len(),
+        steps_fatal: command.steps_fatal,
+        step_timeout: command.step_timeout.map(|limit| limit.get()),
+        page: shows_page(config, command),
+        update: command.update.as_ref().map(|update| UpdatePolicy {
+            every: update.every.get(),
+            steps: update.steps.len(),
+            timeout: update.timeout.map(|limit| limit.get()),
+        }),
+        patience: config.readiness.overdue.get(),
+        restart: command.restart,
+        delay: command.restart_delay.get(),
+        every: command.run_every.map(|every| every.get()),
+        drain: config.drain_timeout.get() + AFTER_DRAIN,
+        grace: command.grace.map(|grace| grace.get()),
+    }
+}
+
+/// Whether people are shown a page before the command has run. A command that is not there yet is not announced:
+/// if no step brings it, nothing was ever registered.
+fn shows_page(config: &Config, command: &CommandConfig) -> bool {
+    let has_page = config.maintenance.port.is_some() || config.maintenance.url.is_some();
+    let wanted = has_page && config.registration.is_some() && !command.steps.is_empty();
+    match launch::look_for(command) {
+        Err(missing) if wanted => {
+            warn!("{missing}; nothing is registered before a step of PRE_START has brought it");
+            false
+        }
+        _ => has_page,
+    }
+}
+
+/// The signals to this process, from now on. Call it first of all: at PID 1 a signal that nobody listens to is lost.
+///
+/// # Errors
+/// Where signals cannot be listened to.
+pub(crate) fn listen_to_signals(command: &CommandConfig) -> io::Result<Signals> {
+    let mut heard = HEARD.to_vec();
+    heard.extend(command.stop_signal.map(Signal::as_raw));
+    Signals::new(heard)
+}
+
+/// Runs one command for the life of the process.
+pub(crate) struct Wrapper {
+    config: Arc<Config>,
+    command: Arc<CommandConfig>,
+    /// What runs checks: as the command is run.
+    shell: Shell,
+    reaper: Reaper,
+    supervisor: Supervisor,
+    /// The command or the step that runs.
+    process: Option<ChildHandle>,
+    /// UPDATE_CHECK, while it runs.
+    check: Option<ChildHandle>,
+    visibility: Visibility,
+    waits: Waits,
+    state: DaemonState,
+    /// The step that runs, such as `step 2 of 3: npm`.
+    step: Option<String>,
+    /// The result of the last update, in words.
+    last_update: Option<String>,
+}
+
+type Wait = Pin<Box<dyn Future<Output = Input> + Send>>;
+
+/// What is waited for besides signals and the machine's deadline; each at most once at a time.
+struct Waits {
+    process: Wait,
+    dependencies: Wait,
+    ready: Wait,
+    settled: Wait,
+    check: Wait,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Waits { process: never(), dependencies: never(), ready: never(), settled: never(), check: never() }
+    }
+}
+
+fn never() -> Wait {
+    Box::pin(pending())
+}
+
+/// The outcome, once. Cancel-safe.
+async fn once(wait: &mut Wait) -> Input {
+    let input = wait.as_mut().await;
+    *wait = never();
+    input
+}
+
+impl Wrapper {
+    /// Prepares to run `command`; nothing is started yet.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        command: CommandConfig,
+        reaper: Reaper,
+        state: DaemonState,
+        maintenance: Maintenance,
+    ) -> Self {
+        launch::hand_streams_over(&command);
+        let supervisor = Supervisor::new(policy(&config, &command));
+        let command = Arc::new(command);
+        let surroundings = Arc::clone(&command);
+        let shell =
+            exec_check::shell(reaper.clone(), move |line| launch::as_the_command(&surroundings, line));
+        Wrapper {
+            visibility: Visibility::new(Arc::clone(&config), state.clone(), maintenance, shell.clone()),
+            config,
+            command,
+            shell,
+            reaper,
+            supervisor,
+            process: None,
+            check: None,
+            waits: Waits::default(),
+            state,
+            step: None,
+            last_update: None,
+        }
+    }
+
+    /// Runs the command with everything around it, and returns the code to exit with when it has ended for good.
+    pub(crate) async fn run(mut self, mut signals: Signals) -> u8 {
+        let mut inputs = VecDeque::from([Input::Begin]);
+        loop {
+            while let Some(input) = inputs.pop_front() {
+                for effect in self.supervisor.on(input, now()) {
+                    if let Effect::Exit(code) = effect {
+                        return code;
+                    }
+                    inputs.extend(self.carry_out(effect));
+                }
+                self.publish_status();
+            }
+            let deadline = self.supervisor.deadline();
+            let input = tokio::select! {
+                biased;
+                Some(signal) = signals.next() => self.on_signal(signal),
+                input = once(&mut self.waits.process) => {
+                    self.process = None;
+                    self.waits.ready = never();
+                    Some(input)
+                }
+                input = once(&mut self.waits.settled) => Some(input),
+                input = once(&mut self.waits.check) => Some(input),
+                input = once(&mut self.waits.dependencies) => Some(input),
+                input = once(&mut self.waits.ready) => Some(input),
+                () = until(deadline) => Some(Input::Elapsed),
+            };
+            inputs.extend(input);
+        }
+    }
+
+    /// Carries out one effect; what is known at once is the next input.
+    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::AwaitDependencies => {
+                self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command), self.shell.clone()));
+            }
+            Effect::RunStep(work, index) => return self.run_step(work, index),
+            Effect::EndStep => self.signal(Target::Group, Signal::TERM),
+            Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
+            Effect::Start => return Some(self.start()),
+            Effect::AwaitReady => {
+                self.waits.ready = Box::pin(ready(Arc::clone(&self.config), self.shell.clone()));
+            }
+            Effect::Publish(wanted) => self.publish(wanted),
+            Effect::StopCommand => self.stop_command(),
+            Effect::RunCheck => return self.run_check(),
+            Effect::EndCheck => self.end_check(),
+            Effect::Say(notice) => self.say(notice),
+            Effect::Exit(_) => {}
+        }
+        None
+    }
+
+    fn start(&mut self) -> Input {
+        // After steps; that an update failed stands there until the command answers.
+        if self.state.progress().percent.is_some() {
+            let message = Some("the application starts".to_owned());
+            self.state.set_progress(Progress { message, percent: Some(100) });
+        }
+        match launch::launch(&self.reaper, &self.command) {
+            Ok(mut child) => {
+                self.state.count_start();
+                self.process = Some(child.handle());
+                self.waits.process = Box::pin(async move { Input::Exited(child.wait().await) });
+                Input::Spawned
+            }
+            Err(failed) => {
+                error!("{failed}");
+                Input::NotSpawned(failed.code)
+            }
+        }
+    }
+
+    fn run_step(&mut self, work: Work, index: usize) -> Option<Input> {
+        let steps = self.steps(work);
+        let Some(step) = steps.get(index) else { return Some(Input::StepEnded(Exit::Code(0))) };
+        let label = label(work, index, steps.len());
+        let message = match &step.name {
+            Some(name) => format!("{label}: {name}"),
+            None => label.clone(),
+        };
+        let percent = u8::try_from(index * 100 / steps.len()).ok();
+        info!("{label}: {}", step.line);
+        launch::make_directory(&self.command);
+        let started = step::run(&self.reaper, &self.command, &label, &step.line, step::Voice::Loud);
+        self.step = Some(message.clone());
+        self.state.set_progress(Progress { message: Some(message), percent });
+        match started {
+            Ok(step) => {
+                self.process = Some(step.handle());
+                self.waits.process = Box::pin(async move { Input::StepEnded(step.wait().await) });
+                None
+            }
+            Err(failed) => {
+                error!("{failed}");
+                Some(Input::StepEnded(Exit::Code(failed.code)))
+            }
+        }
+    }
+
+    fn steps(&self, work: Work) -> &[Step] {
+        match work {
+            Work::PreStart => &self.command.steps,
+            Work::Update => self.command.update.as_ref().map_or(&[], |update| &update.steps),
+        }
+    }
+
+    fn run_check(&mut self) -> Option<Input> {
+        let line = self.command.update.as_ref().map_or("false", |update| &update.check);
+        match step::run(&self.reaper, &self.command, "update check", line, step::Voice::Quiet) {
+            Ok(check) => {
+                self.check = Some(check.handle());
+                self.waits.check = Box::pin(async move { Input::CheckEnded(check.wait().await) });
+                None
+            }
+            Err(failed) => {
+                error!("update check: {failed}");
+                Some(Input::CheckEnded(Exit::Code(failed.code)))
+            }
+        }
+    }
+
+    fn end_check(&mut self) {
+        self.waits.check = never();
+        if let Some(check) = self.check.take() {
+            check.signal(Target::Group, Signal::KILL);
+        }
+    }
+
+    fn publish(&mut self, wanted: Wanted) {
+        let work = match self.supervisor.activity().updating {
+            true => state::Work::Update,
+            false => state::Work::Preparation,
+        };
+        let settling = self.visibility.show(wanted, work);
+        if wanted == Wanted::Live {
+            self.state.set_progress(Progress::default());
+        }
+        self.waits.settled = Box::pin(async move {
+            settling.await;
+            Input::Settled(wanted)
+        });
+    }
+
+    /// One line for the log; how an update ends is remembered as well, and shown on the page.
+    fn say(&mut self, notice: Notice) {
+        if notice.is_trouble() {
+            warn!("{notice}")
+        } else {
+            info!("{notice}")
+        }
+        if notice.is_about_update() {
+            let text = notice.to_string();
+            self.state.set_progress(Progress { message: Some(text.clone()), percent: None });
+            self.last_update = Some(text);
+        }
+    }
+
+    fn publish_status(&mut self) {
+        let activity = self.supervisor.activity();
+        if activity.step.is_none() {
+            self.step = None;
+        }
+        self.state.set_command(CommandStatus {
+            doing: doing(activity.phase, self.step.as_deref()).map(str::to_owned),
+            updating: activity.updating,
+            last_update: self.last_update.clone(),
+            healthy: activity.healthy,
+        });
+    }
+
+    fn on_signal(&mut self, raw: i32) -> Option<Input> {
+        let signal = Signal::from_named_raw(raw)?;
+        match signals::meaning(signal, self.stop_signal()) {
+            Meaning::Stop => {
+                info!("{}: stopping in order", signals::name(signal));
+                Some(Input::Stop)
+            }
+            Meaning::Forward(signal) => {
+                self.signal(self.target(), signals::rewritten(signal, &self.command.rewrite));
+                None
+            }
+        }
+    }
+
+    fn stop_command(&self) {
+        let signal = signals::rewritten(self.stop_signal(), &self.command.rewrite);
+        info!("sending {} to the command", signals::name(signal));
+        self.signal(self.target(), signal);
+    }
+
+    /// How the command is asked to stop: as configured, or as the program wants it that runs now.
+    fn stop_signal(&self) -> Signal {
+        self.command.stop_signal.unwrap_or_else(|| {
+            let program = self.process.as_ref().and_then(|process| program::name_of(process.pid()));
+            program.map_or(Signal::TERM, |name| signals::stop_signal_of(&name))
+        })
+    }
+
+    fn target(&self) -> Target {
+        if self.command.group { Target::Group } else { Target::Process }
+    }
+
+    fn signal(&self, target: Target, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(target, signal);
+        }
+    }
+}
+
+/// What goes on, in one line; `None` while the command simply runs.
+fn doing(phase: Phase, step: Option<&str>) -> Option<&str> {
+    match phase {
+        Phase::Steps => step,
+        Phase::Waiting => Some("waiting for dependencies"),
+        Phase::Halting => Some("the command is stopped for an update"),
+        Phase::Starting => Some("the command starts"),
+        Phase::Pausing => Some("waiting for the next start"),
+        Phase::Stopping => Some("stopping"),
+        Phase::Idle | Phase::Running => None,
+    }
+}
+
+/// How the log and people call a step.
+fn label(work: Work, index: usize, count: usize) -> String {
+    let of = match work {
+        Work::PreStart => "step",
+        Work::Update => "update step",
+    };
+    format!("{of} {} of {count}", index + 1)
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Whoever is not registered need not be waited for.
+async fn ready(config: Arc<Config>, shell: Shell) -> Input {
+    if config.registration.is_some() {
+        wait_until_ready(&config.readiness, Some(&shell)).await;
+    }
+    Input::Ready
+}
+
+/// Returns when every dependency accepts connections. What fails is told once for each cause.
+async fn reach(command: Arc<CommandConfig>, shell: Shell) -> Input {
+    let (mut pause, mut told) = (FIRST_PAUSE, String::new());
+    let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();
+    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TRY, Some(&shell)).await {
+        if failed != told {
+            info!("waiting for {}, at most {}: {failed}", names.join(" and "), command.wait_for_timeout);
+            told = failed;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Input::DependenciesReady
+}

@@ -1,0 +1,213 @@
+//! Whether the backend is reachable *for the proxy*, and if not, what a person should look at.
+//!
+//! A route is live only then: an application that listens on 127.0.0.1, or a container on another network,
+//! looks perfect from the inside (SEMANTICS section 10). The reachability is pure; asking is the caller's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::client::{BackendTestError, Client, Route, RouteKey};
+use crate::protocol::report::BackendReport;
+use crate::protocol::{BackendUrl, Host};
+
+/// How long this process may take to connect to the backend.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first and the longest pause between two tests while the backend is unreachable.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Asks until every route is live, and says so for each. What stays as it was is not said again.
+pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Route>) {
+    let mut pause = FIRST_PAUSE;
+    let mut logged: BTreeMap<RouteKey, String> = BTreeMap::new();
+    loop {
+        let mut missing = BTreeMap::new();
+        for (key, route) in routes {
+            let Some(result) = test(&client, &route.backend).await else {
+                missing.insert(key, route);
+                continue;
+            };
+            let reachability = result.reachability();
+            let line = format!("{} -> {}: {reachability}", Urls(&route), route.backend);
+            match reachability {
+                Reachability::Reachable { .. } => info!("live: {line}"),
+                Reachability::Unreachable { .. } => {
+                    if logged.get(&key) != Some(&line) {
+                        warn!("not live: {line}");
+                    }
+                    logged.insert(key.clone(), line);
+                    missing.insert(key, route);
+                }
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        routes = missing;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// `None`: the proxy was not asked, so there is nothing to say about the backend.
+async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
+    let (from_here, from_proxy) = tokio::join!(connect(backend), client.backend_test(backend.clone()));
+    let from_proxy = match from_proxy {
+        Ok(report) => Ok(report),
+        Err(BackendTestError::NoSession | BackendTestError::TooMany | BackendTestError::Stopped) => {
+            return None;
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    Some(TestResult { backend: backend.clone(), from_here, from_proxy })
+}
+
+/// Our own connection to the advertised address, as the proxy would make it.
+async fn connect(backend: &BackendUrl) -> Result<(), String> {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.authority())).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
+    }
+}
+
+/// Under which URLs a route's requests come.
+struct Urls<'a>(&'a Route);
+
+impl fmt::Display for Urls<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, domain) in self.0.domains.as_slice().iter().enumerate() {
+            let separator = if index > 0 { ", " } else { "" };
+            write!(f, "{separator}http://{domain}{}", self.0.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// What was found out about one backend.
+#[derive(Debug, Clone, PartialEq)]
+struct TestResult {
+    /// The backend as it was registered.
+    backend: BackendUrl,
+    /// Whether we could connect to it ourselves.
+    from_here: Result<(), String>,
+    /// What the proxy saw; an error is why it saw nothing.
+    from_proxy: Result<BackendReport, String>,
+}
+
+/// What that means.
+#[derive(Debug, Clone, PartialEq)]
+enum Reachability {
+    /// Requests can reach it.
+    Reachable {
+        /// Milliseconds until the proxy had its answer.
+        response_time_ms: f64,
+        /// The answer's status.
+        status: u16,
+    },
+    /// They cannot: what the proxy saw, and what to look at.
+    Unreachable {
+        /// The proxy's words.
+        seen: String,
+        /// What would help.
+        hint: String,
+    },
+}
+
+impl TestResult {
+    /// Requests reach it if the proxy got any answer; what the answer says is the application's business.
+    fn reachability(&self) -> Reachability {
+        match &self.from_proxy {
+            Ok(report) if report.reachable => Reachability::Reachable {
+                response_time_ms: report.response_time_ms,
+                status: report.status_code,
+            },
+            Ok(_) => self.unreachable("it got no answer".to_owned()),
+            Err(seen) => self.unreachable(seen.clone()),
+        }
+    }
+
+    fn unreachable(&self, seen: String) -> Reachability {
+        let port = self.backend.port();
+        let hint = match (&self.from_here, self.backend.host()) {
+            _ if seen.contains("not allowed") => {
+                "the proxy may not reach this address: see BACKEND_ALLOW in its configuration".to_owned()
+            }
+            (Err(reason), _) => format!(
+                "nor can this container ({reason}): the application probably listens on 127.0.0.1 only; \
+                 let it listen on 0.0.0.0:{port}"
+            ),
+            (Ok(()), Host::Ip(ip)) => format!(
+                "this container can: do the proxy and the application share a network? If {ip} is on another \
+                 one, set SIDECAR_WEB_NET_CIDR to the network that they share"
+            ),
+            (Ok(()), Host::Name(name)) => {
+                format!("this container can: is {name} on a network that the proxy shares?")
+            }
+        };
+        Reachability::Unreachable { seen, hint }
+    }
+}
+
+impl fmt::Display for Reachability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reachability::Reachable { response_time_ms, status } => {
+                write!(f, "the proxy reached it in {response_time_ms:.1} ms, status {status}")
+            }
+            Reachability::Unreachable { seen, hint } => {
+                write!(f, "the proxy cannot reach it ({seen}); {hint}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(from_here: Result<(), &str>, from_proxy: Result<u16, &str>) -> TestResult {
+        TestResult {
+            backend: "http://10.2.2.7:8080/".parse().unwrap(),
+            from_here: from_here.map_err(str::to_owned),
+            from_proxy: from_proxy.map_err(str::to_owned).map(|status_code| BackendReport {
+                reachable: true,
+                response_time_ms: 1.25,
+                status_code,
+                tls_valid: false,
+            }),
+        }
+    }
+
+    #[test]
+    fn any_answer_makes_it_live() {
+        for status in [200, 404, 500] {
+            let reachability = result(Ok(()), Ok(status)).reachability();
+            assert_eq!(reachability, Reachability::Reachable { response_time_ms: 1.25, status });
+        }
+    }
+
+    #[test]
+    fn an_application_on_loopback_only_is_named_as_such() {
+        let reachability = result(Err("connection refused"), Err("connection refused")).reachability();
+        assert!(reachability.to_string().contains("listens on 127.0.0.1 only"), "{reachability}");
+        assert!(reachability.to_string().contains("0.0.0.0:8080"), "{reachability}");
+    }
+
+    #[test]
+    fn a_network_that_is_not_shared_is_named_as_such() {
+        let reachability = result(Ok(()), Err("timed out")).reachability();
+        assert!(reachability.to_string().contains("share a network"), "{reachability}");
+    }
+
+    #[test]
+    fn a_policy_that_refuses_is_named_as_such() {
+        let reachability = result(Ok(()), Err("not allowed: 127.0.0.1:80")).reachability();
+        assert!(reachability.to_string().contains("BACKEND_ALLOW"), "{reachability}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Keeps the application registered with every registry.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `intent` | pure: configuration to the intent that all sessions share |
+//! | `sessions`, `session` | starts and ends sessions; one session with its log |
+//! | `discovery`, `address_plan` | follows the addresses of a name; pure: which session has which addresses |
+//! | `cluster_check` | warns where a name stands for registries that share no state |
+//! | `backend_test` | asks the proxy whether it reaches the backend |
+//! | `hints`, `log_throttle` | pure: what a person can do about a failure, and how often it is logged |
+//! | `reload` | reads the configuration again |
+//! | `leave`, `tcp_table` | leaves without losing requests; who is connected to the application |
+
+mod address_plan;
+mod backend_test;
+mod cluster_check;
+mod discovery;
+mod hints;
+mod intent;
+mod leave;
+mod log_throttle;
+mod reload;
+mod session;
+mod sessions;
+mod tcp_table;
+
+use std::net::IpAddr;
+
+use tracing::info;
+
+use crate::client::{Intent, Resolver};
+use crate::shutdown::Shutdown;
+
+use super::address::{Lookup, follow};
+use super::config::{Config, RegistrationConfig};
+use super::maintenance::Maintenance;
+use super::state::DaemonState;
+use discovery::follow_names;
+pub(crate) use intent::intent;
+use leave::cannot_count;
+pub(crate) use leave::finish_in_flight;
+use reload::reload_when_asked;
+use sessions::Sessions;
+
+/// Registers the application with the visibility that `state` asks for, and keeps it registered until asked to
+/// stop. It has left every registry when it returns: each is drained within DRAIN_TIMEOUT where it can be, and then
+/// has 500 ms for its answer (SEMANTICS section 8), all at the same time. Without a registration it returns at once.
+///
+/// Dropping it ends the sessions without a word; their routes stay for the registry's grace period.
+pub(crate) async fn keep_registered(
+    config: &Config,
+    state: &DaemonState,
+    maintenance: &Maintenance,
+    shutdown: Shutdown,
+    resolver: impl Resolver + Clone,
+) {
+    let Some(registration) = &config.registration else { return };
+    let wrapped = config.command.is_some();
+    let lookup = Lookup { config: &config.address, registries: &registration.registry.endpoints, wrapped };
+    let choice = tokio::select! {
+        choice = lookup.until_found() => choice,
+        () = shutdown.requested() => {
+            state.clear_application();
+            return info!("nothing was registered yet");
+        }
+    };
+    let intent = intent_with_page(config, registration, choice.ip);
+    let sessions =
+        Sessions::start(&registration.registry, intent, state.clone(), maintenance.clone(), resolver);
+    let moved = |old, new| sessions.change_address(old, new);
+    tokio::select! {
+        () = follow(lookup, choice, moved) => {}
+        () = reload_when_asked(config, state, |intent| sessions.set_intent(intent)) => {}
+        () = follow_names(&sessions) => {}
+        () = shutdown.requested() => {}
+    }
+    // Where a registry cannot count what is in flight, the connections to the wrapped application tell.
+    let needs_tcp_table = wrapped && state.clients().iter().any(|client| cannot_count(&client.status()));
+    state.set_clients(Vec::new());
+    state.clear_application();
+    let limit = config.drain_timeout.get();
+    sessions.leave(limit, &shutdown).await;
+    if needs_tcp_table {
+        let ports = registration.own_ports();
+        tokio::select! {
+            () = tcp_table::no_connections(&ports, limit) => {}
+            _ = shutdown.forced() => {}
+        }
+    }
+}
+
+/// The intent of the configuration, with the maintenance page's URL, when our address is `advertised`.
+fn intent_with_page(config: &Config, registration: &RegistrationConfig, advertised: IpAddr) -> Intent {
+    let mut intent = intent(registration, advertised);
+    intent.maintenance_port = config.maintenance.port;
+    intent.maintenance_page = config.maintenance.url(advertised);
+    intent
+}

@@ -1,0 +1,45 @@
+//! Reads the configuration again when somebody asks for it. If it is wrong, nothing changes.
+
+use std::fmt::Display;
+
+use tracing::{info, warn};
+
+use crate::client::Intent;
+use crate::sidecar::address::Lookup;
+use crate::sidecar::config::Config;
+use crate::sidecar::state::DaemonState;
+
+use super::intent::intent;
+
+/// Answers the requests to reload for as long as it runs, and passes each new intent to `apply`. Tokens count from
+/// the next registration on. What is wrong is logged and told to whoever asked.
+pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, apply: impl Fn(Intent)) {
+    loop {
+        let request = state.next_reload().await;
+        let result = reload(config, &apply).await;
+        match &result {
+            Ok(done) => info!("{done}"),
+            Err(reason) => warn!("{reason}"),
+        }
+        // Whoever asked may have gone.
+        let _ = request.send(result);
+    }
+}
+
+async fn reload(config: &Config, apply: impl Fn(Intent)) -> Result<String, String> {
+    let unchanged = |reason: &dyn Display| format!("nothing is changed: {reason}");
+    let read = config.load_again().map_err(|errors| unchanged(&errors))?;
+    let Some(registration) = &read.registration else {
+        return Err(unchanged(&"there would be no route any more"));
+    };
+    let lookup = Lookup {
+        config: &read.address,
+        registries: &registration.registry.endpoints,
+        wrapped: config.command.is_some(),
+    };
+    let choice = lookup.once().await.map_err(|reason| unchanged(&reason))?;
+    let intent = intent(registration, choice.ip);
+    let routes = intent.routes.len();
+    apply(intent);
+    Ok(format!("read the configuration again, routes wanted: {routes}"))
+}

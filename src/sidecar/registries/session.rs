@@ -1,0 +1,134 @@
+//! One registry: its session as a client keeps it, told in the log, and checked with the proxy's own eyes.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::client::{
+    Client, ClientConfig, Connector, Endpoint as Registry, Event, EventStream, Intent, Phase, Wanted,
+};
+use crate::sidecar::config::RegistryConfig;
+use crate::sidecar::maintenance::duration_text;
+use crate::sidecar::state::DaemonState;
+
+use super::backend_test::until_live;
+use super::hints::WithHint;
+use super::log_throttle::{Log, LogThrottle};
+
+/// How long the resolution of a registry's name may take, and then each address.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Another address of the same cluster takes our place as well, and then ends this session within that time.
+const REPLACEMENT_DELAY: Duration = Duration::from_secs(1);
+/// A session with one registry, and the story of it.
+pub(super) struct Session {
+    client: Client,
+    events: EventStream,
+    state: DaemonState,
+    /// The failures since the last success.
+    throttle: LogThrottle,
+}
+
+impl Session {
+    /// Starts the session; it registers as soon as it can.
+    pub(super) fn start(
+        connector: impl Connector,
+        registry: Registry,
+        config: &RegistryConfig,
+        intent: Intent,
+        state: DaemonState,
+    ) -> Self {
+        let mut client_config = ClientConfig::new(registry);
+        client_config.keepalive_interval = config.keepalive.get();
+        client_config.request_timeout = config.request_timeout.get();
+        client_config.reconnect_min = config.reconnect_min.get();
+        client_config.reconnect_max = config.reconnect_max.get();
+        let (client, events) = Client::start_with(connector, client_config, intent);
+        Session { client, events, state, throttle: LogThrottle::default() }
+    }
+
+    /// The handle with which the session is ended.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Tells what happens, and after each apply whether the routes are live, until the session has ended.
+    pub(super) async fn run(mut self) {
+        let never = || -> Pin<Box<dyn Future<Output = ()> + Send>> { Box::pin(std::future::pending()) };
+        let (mut verification, mut replacement_due) = (never(), never());
+        let mut replaced = None;
+        loop {
+            tokio::select! {
+                biased;
+                event = self.events.next() => match event {
+                    None => return,
+                    Some(event @ Event::Replaced { .. }) => {
+                        self.state.record(&self.client.status().registry.name, &event);
+                        replaced = Some(event);
+                        replacement_due = Box::pin(sleep(REPLACEMENT_DELAY));
+                    }
+                    Some(event) => {
+                        self.log_event(&event);
+                        self.state.record(&self.client.status().registry.name, &event);
+                        // What is not to be seen need not be reachable.
+                        let is_news =
+                            matches!(event, Event::ConfigApplied { .. } | Event::MaintenanceExited { .. });
+                        if is_news && self.state.visibility() == Wanted::Live {
+                            verification = Box::pin(until_live(self.client.clone(), self.client.routes()));
+                        }
+                    }
+                },
+                () = &mut verification => verification = never(),
+                () = &mut replacement_due => {
+                    replacement_due = never();
+                    if let Some(event) = replaced.take().filter(|_| self.client.status().phase == Phase::Dormant) {
+                        self.log_event(&event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One line for what happened. A failure that goes on in the same way is told once, and then ever more
+    /// seldom.
+    fn log_event(&mut self, event: &Event) {
+        match event {
+            Event::Retrying(retry) | Event::ExtendedRetry(retry) => {
+                self.log_failure(&format!("{} {}", event.name(), retry.cause), event);
+            }
+            // Without the pause until the next try and the route's id, which are others each time.
+            Event::RouteRefused { key, refusal, .. } => {
+                self.log_failure(&format!("{key} {}", without_id(&refusal.text())), event);
+            }
+            Event::ApplyRefused { refusal, .. } => self.log_failure(without_id(&refusal.text()), event),
+            Event::Error { .. } | Event::MaintenanceFailed { .. } => {
+                self.log_failure(&event.to_string(), event);
+            }
+            Event::Disconnected { .. }
+            | Event::Replaced { .. }
+            | Event::Unsupported { .. }
+            | Event::Missed(_) => warn!("{}", WithHint(event)),
+            _ => {
+                self.throttle.on_success();
+                info!("{event}");
+            }
+        }
+    }
+
+    fn log_failure(&mut self, failure: &str, event: &Event) {
+        let told = WithHint(event);
+        match self.throttle.on_failure(failure, Instant::now()) {
+            Log::Now => warn!("{told}"),
+            Log::Repeated(times, time) => warn!("{told} (the same {times} times in {})", duration_text(time)),
+            Log::Suppressed => debug!("{told}"),
+        }
+    }
+}
+
+/// `example.com/ belongs to service X` of `route r2: example.com/ belongs to service X`.
+fn without_id(refusal: &str) -> &str {
+    let named = refusal.strip_prefix("route r").and_then(|rest| rest.split_once(": "));
+    named.map_or(refusal, |(_, why)| why)
+}

@@ -1,0 +1,91 @@
+//! What decides whether people see the application: readiness, maintenance, drain and stop become one value.
+//! Pure.
+
+use crate::client::Wanted;
+
+/// Work on the wrapped application, during which people get the maintenance page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// PRE_START, and the start after it.
+    Preparation,
+    /// An update in place.
+    Update,
+}
+
+/// Everything that decides whether people see the application.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Conditions {
+    /// The application passes its readiness checks.
+    pub(crate) ready: bool,
+    /// The application was ready at some time since the daemon started.
+    pub(crate) was_ready: bool,
+    /// An operator put everything into maintenance.
+    pub(crate) maintenance: bool,
+    /// Work on the application that is going on.
+    pub(crate) work: Option<Work>,
+    /// An operator asked for a drain.
+    pub(crate) drained: bool,
+    /// The daemon is leaving.
+    pub(crate) stopping: bool,
+}
+
+impl Conditions {
+    /// What people are to see. A daemon that leaves drains in any case. Maintenance comes before a lack of
+    /// readiness, because the page tells people more. An application that was never ready is not registered.
+    pub(crate) fn visibility(self) -> Wanted {
+        match self {
+            Conditions { stopping: true, .. } => Wanted::Draining,
+            Conditions { maintenance: true, .. } | Conditions { work: Some(_), .. } => Wanted::Maintenance,
+            Conditions { ready: false, was_ready: false, .. } => Wanted::Absent,
+            Conditions { ready: false, .. } | Conditions { drained: true, .. } => Wanted::Draining,
+            _ => Wanted::Live,
+        }
+    }
+
+    /// Why people see that, in words.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Conditions { stopping: true, .. } => "this instance is leaving",
+            Conditions { maintenance: true, .. } => "maintenance was asked for",
+            Conditions { work: Some(Work::Preparation), .. } => "the application is being prepared",
+            Conditions { work: Some(Work::Update), .. } => "the application is being updated",
+            Conditions { ready: false, was_ready: false, .. } => "the application has not been ready yet",
+            Conditions { ready: false, .. } => "the application is not ready",
+            Conditions { drained: true, .. } => "a drain was asked for",
+            _ => "the application is ready",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_has_one_answer() {
+        let mut seen = Vec::new();
+        for bits in 0..64u8 {
+            let bit = |n: u8| bits & (1 << n) != 0;
+            let conditions = Conditions {
+                ready: bit(0),
+                was_ready: bit(1),
+                maintenance: bit(2),
+                drained: bit(3),
+                stopping: bit(4),
+                work: bit(5).then_some(Work::Update),
+            };
+            let visibility = conditions.visibility();
+            if visibility == Wanted::Live {
+                assert!(conditions.ready && !conditions.maintenance && !conditions.drained, "{conditions:?}");
+                assert_eq!(conditions.work, None);
+            }
+            if conditions.stopping {
+                assert_eq!(visibility, Wanted::Draining, "{conditions:?}");
+            }
+            seen.push(visibility);
+        }
+        for visibility in [Wanted::Absent, Wanted::Maintenance, Wanted::Live, Wanted::Draining] {
+            assert!(seen.contains(&visibility), "{visibility:?}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What the tasks of one daemon share: what decides visibility, the sessions, what the wrapped command does, and
+//! what has happened.
+//!
+//! It holds values and notifies; it decides nothing beyond [`Conditions`], and it knows neither configuration nor
+//! processes nor files.
+
+mod command;
+mod conditions;
+mod counters;
+mod history;
+mod reload;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::client::{Client, Event, Wanted};
+
+pub(crate) use command::{CommandStatus, Progress};
+pub(crate) use conditions::{Conditions, Work};
+use counters::Counters;
+pub(crate) use counters::RegistryCounters;
+pub(crate) use history::EventReceiver;
+use history::History;
+use reload::ReloadQueue;
+pub(crate) use reload::ReloadRequest;
+
+/// A handle to the state of one daemon. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct DaemonState {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    conditions: watch::Sender<Conditions>,
+    clients: watch::Sender<Vec<Client>>,
+    progress: watch::Sender<Progress>,
+    /// `None` until a wrapped command has begun.
+    command: watch::Sender<Option<CommandStatus>>,
+    history: History,
+    counters: Counters,
+    reloads: ReloadQueue,
+    started: Instant,
+}
+
+impl DaemonState {
+    /// A daemon that has just started: nothing is ready, and there are no sessions.
+    pub(crate) fn new() -> Self {
+        let shared = Shared {
+            conditions: watch::Sender::new(Conditions::default()),
+            clients: watch::Sender::new(Vec::new()),
+            progress: watch::Sender::new(Progress::default()),
+            command: watch::Sender::new(None),
+            history: History::new(),
+            counters: Counters::default(),
+            reloads: ReloadQueue::new(),
+            started: Instant::now(),
+        };
+        DaemonState { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn conditions(&self) -> Conditions {
+        *self.shared.conditions.borrow()
+    }
+
+    /// What people are to see.
+    pub(crate) fn visibility(&self) -> Wanted {
+        self.conditions().visibility()
+    }
+
+    /// The only function that changes the conditions. If the visibility changes with them, it logs why and tells
+    /// every session.
+    pub(crate) fn change_conditions(&self, change: impl FnOnce(&mut Conditions)) {
+        let before = self.visibility();
+        self.shared.conditions.send_if_modified(|conditions| {
+            let old = *conditions;
+            change(conditions);
+            conditions.was_ready |= conditions.ready;
+            *conditions != old
+        });
+        let (visibility, clients) = (self.visibility(), self.clients());
+        if visibility == before {
+            return;
+        }
+        if !clients.is_empty() && !self.conditions().stopping {
+            info!("{}: {}", self.conditions().reason(), consequence(visibility));
+        }
+        for client in clients {
+            // A client that has stopped has no routes left to change.
+            let _ = client.set_visibility(visibility);
+        }
+    }
+
+    /// The application is neither ready nor being worked on any more: its routes go.
+    pub(crate) fn clear_application(&self) {
+        self.change_conditions(|conditions| (conditions.ready, conditions.work) = (false, None));
+    }
+
+    /// The clients of all sessions; none before the application was ready.
+    pub(crate) fn clients(&self) -> Vec<Client> {
+        self.shared.clients.borrow().clone()
+    }
+
+    /// Replaces the clients. The counters of registries that have no session any more are dropped.
+    pub(crate) fn set_clients(&self, clients: Vec<Client>) {
+        let names: Vec<_> = clients.iter().map(|client| client.status().registry.name).collect();
+        self.shared.counters.retain(|name| names.iter().any(|known| **known == *name));
+        self.shared.clients.send_replace(clients);
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.shared.progress.borrow().clone()
+    }
+
+    pub(crate) fn set_progress(&self, progress: Progress) {
+        self.shared.progress.send_replace(progress);
+    }
+
+    /// What the wrapped command does; `None` where no command is wrapped.
+    pub(crate) fn command(&self) -> Option<CommandStatus> {
+        self.shared.command.borrow().clone()
+    }
+
+    pub(crate) fn set_command(&self, status: CommandStatus) {
+        self.shared.command.send_replace(Some(status));
+    }
+
+    /// Asks the daemon to read its configuration again, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// Says, for a person, why nothing has changed.
+    pub(crate) async fn reload(&self) -> Result<String, String> {
+        if self.clients().is_empty() {
+            return Err("nothing is changed: nothing is registered yet".to_owned());
+        }
+        self.shared.reloads.ask().await
+    }
+
+    /// Waits for the next request to reload. Cancel-safe.
+    pub(crate) async fn next_reload(&self) -> ReloadRequest {
+        self.shared.reloads.next().await
+    }
+
+    /// Records an event of the session with `registry`: counts it, keeps it and passes it on.
+    pub(crate) fn record(&self, registry: &str, event: &Event) {
+        self.shared.counters.count(registry, event);
+        self.shared.history.add(registry, event);
+    }
+
+    /// The latest events, and those to come.
+    pub(crate) fn events(&self) -> (Vec<Arc<str>>, EventReceiver) {
+        self.shared.history.subscribe()
+    }
+
+    /// What was counted of the session with this registry.
+    pub(crate) fn registry_counters(&self, registry: &str) -> RegistryCounters {
+        self.shared.counters.of_registry(registry)
+    }
+
+    /// Whether any registry has accepted a route since the daemon started.
+    pub(crate) fn was_live(&self) -> bool {
+        self.shared.counters.was_live()
+    }
+
+    /// Counts a start of the wrapped command.
+    pub(crate) fn count_start(&self) {
+        self.shared.counters.count_start();
+    }
+
+    /// How often the wrapped command was started after the first time.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.shared.counters.restarts()
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+}
+
+fn consequence(visibility: Wanted) -> &'static str {
+    match visibility {
+        Wanted::Absent => "its routes are not registered",
+        Wanted::Maintenance => "people get the maintenance page",
+        Wanted::Live => "its routes take requests",
+        Wanted::Draining => "its routes are taken out, as far as the registry can do that",
+    }
+}
