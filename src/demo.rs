@@ -1,5 +1,5 @@
-//! `registry-sidecar demo`: a registry with its proxy, a small backend and a sidecar, all on loopback and in
-//! one process, until Ctrl-C. The only place that knows both ends.
+//! `registry-sidecar demo`: runs a registry with its proxy, a small backend and a sidecar on loopback in one process,
+//! until Ctrl-C. The only place that knows both the sidecar and the server.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -21,10 +21,10 @@ use registry_sidecar::{sidecar, sidecar::config::Config};
 const DOMAIN: &str = "demo.example.com";
 /// How long the first request through the proxy may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What the backend reads of a request at most.
+/// The most bytes of a request that the backend reads.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Runs until asked to stop; the exit code.
+/// Runs until asked to stop, and returns the exit code.
 pub(crate) fn run() -> anyhow::Result<u8> {
     telemetry::init(Level::Info, Format::Text).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -79,7 +79,7 @@ async fn start_server() -> anyhow::Result<Server> {
     Ok(Server::start(&config).await?)
 }
 
-/// Waits until a request travels all the way, and says how to send another.
+/// Waits until a request gets through the proxy, and prints how to send another.
 async fn tell_the_url(proxy: SocketAddr) -> anyhow::Result<()> {
     let travels = async {
         while !request(proxy).await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
@@ -102,7 +102,7 @@ async fn request(proxy: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// A program that listens on a port and answers, no more.
+/// A backend that listens on a port and answers each request.
 async fn start_backend() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -114,7 +114,7 @@ async fn start_backend() -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-/// One request, one answer, and the connection is closed.
+/// Answers one request and closes the connection.
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < MAX_HEAD {
@@ -136,7 +136,7 @@ fn in_os_strings(variables: &[(&str, String)]) -> impl Iterator<Item = (OsString
     variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)))
 }
 
-/// Nothing of this machine is read: the demo looks the same everywhere.
+/// Reads no files and no host name, so that the demo looks the same everywhere.
 fn context() -> Context<'static> {
     Context { host_name: "demo", read_file: &|_: &Path| Err("the demo reads no files".to_owned()) }
 }

@@ -1,4 +1,4 @@
-//! `registry-sidecar`: arguments to one call each, results to exit codes.
+//! `registry-sidecar`: turns the arguments into one call, and its result into an exit code.
 
 #[cfg(feature = "server")]
 mod demo;
@@ -13,7 +13,7 @@ use lexopt::prelude::*;
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::sidecar::admin::control::cli::{self, Invocation};
 use registry_sidecar::sidecar::config::{CommandConfig, Config};
-use registry_sidecar::terminal::{USAGE, complain, print};
+use registry_sidecar::terminal::{USAGE, print, print_error};
 use registry_sidecar::{sidecar, telemetry};
 
 #[cfg(feature = "server")]
@@ -54,15 +54,15 @@ fn main() -> ExitCode {
     let (ours, command) = split(std::env::args_os().collect());
     let call = match parse(Parser::from_iter(ours)) {
         Ok(call) => call,
-        Err(error) => return complain(USAGE, &format!("registry-sidecar: {error}\n\n{HELP}")),
+        Err(error) => return print_error(USAGE, &format!("registry-sidecar: {error}\n\n{HELP}")),
     };
     match run(call, command.as_deref()) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => complain(1, &format!("registry-sidecar: {error:#}\n")),
+        Err(error) => print_error(1, &format!("registry-sidecar: {error:#}\n")),
     }
 }
 
-/// What stands before `--`, and what stands after it.
+/// The arguments before `--`, and those after it.
 fn split(mut arguments: Vec<OsString>) -> (Vec<OsString>, Option<Vec<OsString>>) {
     let command = arguments.iter().position(|word| word == "--").map(|at| {
         let behind = arguments.split_off(at + 1);
@@ -107,7 +107,7 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
             let config = match Config::load(command) {
                 Ok(config) => config,
                 Err(errors) => {
-                    complain(USAGE, &format!("{errors}\n"));
+                    print_error(USAGE, &format!("{errors}\n"));
                     return Ok(USAGE);
                 }
             };
@@ -130,7 +130,7 @@ fn daemon(config: Config) -> anyhow::Result<u8> {
             code = shutdown.forced() => Ok(code),
         }
     });
-    // A name resolution that hangs must not delay the exit.
+    // Do not wait for a name resolution that hangs.
     runtime.shutdown_background();
     code
 }
@@ -147,7 +147,7 @@ fn control(invocation: Invocation) -> anyhow::Result<u8> {
     let socket = Config::control_socket_from_env();
     let answer = runtime()?.block_on(invocation.run(socket.as_deref(), &mut std::io::stdout()));
     match answer {
-        // Whoever read the first lines of `events --follow` and left.
+        // The reader of `events --follow` may close its end at any time.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
         answer => answer.context("cannot write to the standard output"),
     }
@@ -163,10 +163,10 @@ fn check(config: &Config) -> anyhow::Result<u8> {
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // A handful of sockets: no room for a thousand.
+        // There are few sockets, so keep the buffer for their events small.
         .max_io_events_per_tick(64)
-        // Name resolution is all that blocks; one that hangs must not keep the other names waiting. Threads come
-        // only as they are needed, and go again.
+        // Only name resolution and files block. A resolution that hangs must not delay the others. Threads are
+        // started as they are needed, and end again.
         .max_blocking_threads(64)
         .build()
         .context("cannot start")
@@ -179,6 +179,6 @@ fn demo() -> anyhow::Result<u8> {
 
 #[cfg(not(feature = "server"))]
 fn demo() -> anyhow::Result<u8> {
-    complain(USAGE, "registry-sidecar: the lean build has no demo, because it has no server\n");
+    print_error(USAGE, "registry-sidecar: the lean build has no demo, because it has no server\n");
     Ok(USAGE)
 }

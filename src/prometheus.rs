@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-/// Its content type.
+/// The content type of the format.
 pub const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A page of metrics, family by family.

@@ -1,11 +1,10 @@
-//! Being asked to stop: signals in, one watchable state out. Used by all, uses none.
+//! Turns signals into one state that every task can watch: whether to stop, and how. Used by all, uses none.
 //!
-//! The first request asks for the orderly stop, the second for the immediate one. A daemon that was asked to
-//! stop and did exits with 0; one that is stopped at once exits with 128+n, n being the second signal (143
-//! for SIGTERM, 130 for SIGINT).
+//! The first signal asks for the orderly stop, the second forces the immediate one. After an orderly stop the program
+//! exits with 0, after a forced one with 128+n, where n is the number of the second signal (143 for SIGTERM, 130 for
+//! SIGINT).
 //!
-//! Two signals of one kind that arrive before the first has been looked at count as one, as everywhere
-//! in Unix.
+//! Two signals of one kind that arrive before the first is handled count as one, as always in Unix.
 
 use std::io;
 
@@ -22,23 +21,23 @@ enum State {
     Forced { signal: i32 },
 }
 
-/// Whether and how the process has been asked to stop; cheap to clone, one for each task that cares.
+/// Tells a task whether and how the process was asked to stop. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shutdown(watch::Receiver<State>);
 
-/// Asks for the stop.
+/// Asks the process to stop. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ShutdownTrigger(watch::Sender<State>);
 
-/// A trigger and what it triggers.
+/// A trigger, and the state that it changes.
 pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
     let (sender, receiver) = watch::channel(State::Running);
     (ShutdownTrigger(sender), Shutdown(receiver))
 }
 
 impl Shutdown {
-    /// Listens to SIGTERM and SIGINT from now on, in a task of the present runtime. Call it first of all: at
-    /// PID 1 a signal that nobody listens to is lost.
+    /// Listens to SIGTERM and SIGINT from now on, in a task of the current runtime. Call it first of all: PID 1 loses
+    /// signals to which it does not listen.
     ///
     /// # Errors
     /// Where the handlers cannot be installed.
@@ -53,14 +52,15 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Returns when the process has been asked to stop, at once if it was before. Cancel-safe.
+    /// Waits until the process is asked to stop; returns at once if it was. Cancel-safe.
     ///
     /// Where nobody is left who could ask, it never returns.
     pub async fn requested(&self) {
         self.wait_for(|state| *state != State::Running).await;
     }
 
-    /// Returns the exit code when the process is to stop at once: 128 and the signal's number. Cancel-safe.
+    /// Waits until the immediate stop is forced, and returns the exit code, 128 plus the signal's number.
+    /// Cancel-safe.
     ///
     /// Where nobody is left who could ask, it never returns.
     pub async fn forced(&self) -> u8 {
@@ -70,7 +70,7 @@ impl Shutdown {
         }
     }
 
-    /// Whether a stop, orderly or not, has been asked for.
+    /// Whether a stop was asked for, orderly or forced.
     pub fn is_requested(&self) -> bool {
         *self.0.borrow() != State::Running
     }
@@ -86,7 +86,7 @@ impl Shutdown {
 }
 
 impl ShutdownTrigger {
-    /// A signal has come: the first asks for the orderly stop, any further one for the immediate.
+    /// Takes a signal: the first asks for the orderly stop, any further one forces the immediate one.
     pub fn signal(&self, signal: i32) {
         let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
         self.0.send_if_modified(|state| match *state {
@@ -104,8 +104,8 @@ impl ShutdownTrigger {
         });
     }
 
-    /// Asks for the immediate stop without a signal: what is still to be waited for is left out.
-    pub fn hurry(&self) {
+    /// Forces the immediate stop without a signal.
+    pub fn force(&self) {
         self.0.send_if_modified(|state| {
             let first = !matches!(state, State::Forced { .. });
             *state = State::Forced { signal: SIGTERM };
@@ -113,7 +113,7 @@ impl ShutdownTrigger {
         });
     }
 
-    /// Asks for the orderly stop without a signal; changes nothing where that has been asked for.
+    /// Asks for the orderly stop without a signal. Asking twice does not force it.
     pub fn request(&self) {
         self.0.send_if_modified(|state| {
             let first = *state == State::Running;
@@ -125,7 +125,7 @@ impl ShutdownTrigger {
     }
 }
 
-/// What a shell says about a process that a signal ended.
+/// The exit code that a shell gives for a process ended by the signal.
 fn exit_code(signal: i32) -> u8 {
     u8::try_from(signal).map_or(u8::MAX, |signal| signal.saturating_add(128))
 }
@@ -170,7 +170,7 @@ mod tests {
     async fn haste_can_be_asked_for_without_a_signal() {
         let (trigger, shutdown) = shutdown();
         trigger.request();
-        trigger.hurry();
+        trigger.force();
         shutdown.requested().await;
         assert_eq!(shutdown.forced().await, 143);
     }

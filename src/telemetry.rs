@@ -1,9 +1,9 @@
 //! The log: text for people, JSON for collectors. Used by all, uses none.
 //!
-//! It goes to standard error, in both forms: standard output belongs to what a command prints as its
-//! result (`check`, `demo`) and to a wrapped application, whose output we must not mix with ours. Container
-//! engines collect both. There are no colours, because logs end in files. There is one level for
-//! everything, and no filter language: the lean binary has no room for one.
+//! It goes to standard error in both formats. Standard output is for the results of commands (`check`, `demo`) and
+//! for the output of a wrapped application, which must stay apart from ours; container engines collect both. There
+//! are no colours, because logs end in files. One level holds for everything, because a filter language would be too
+//! large for the lean binary.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -12,27 +12,27 @@ use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Up to which level the log tells.
+/// How much is logged. Each level includes those above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// What somebody must set right.
+    /// What an operator must repair.
     Error,
-    /// And what somebody should look at.
+    /// What an operator should look at.
     Warn,
-    /// And what happens to routes and sessions.
+    /// What happens to routes and sessions.
     Info,
-    /// And every line sent and received, secrets redacted.
+    /// Every line sent and received, with secrets redacted.
     Debug,
-    /// And what only a developer understands.
+    /// What only developers need.
     Trace,
 }
 
-/// How a line of the log looks.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Time, level, message, fields.
     Text,
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
 }
 
@@ -45,7 +45,7 @@ pub fn init(level: Level, format: Format) -> Result<(), Box<dyn Error + Send + S
     Ok(())
 }
 
-/// What writes the log to `writer`, one write a line.
+/// A subscriber that writes the log to `writer`, with one write for each line.
 fn subscriber<W>(level: Level, format: Format, writer: W) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -54,7 +54,7 @@ where
         .with_max_level(LevelFilter::from(level))
         .with_writer(writer)
         .with_ansi(false)
-        // It would complain on standard error about standard error, and panic when that fails too.
+        // They would be written to standard error, and panic where that is what failed.
         .log_internal_errors(false);
     match format {
         Format::Text => Box::new(common.compact().with_target(false).finish()),

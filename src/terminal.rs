@@ -1,5 +1,4 @@
-//! What a person at a terminal gets from either program: results, complaints, exit codes. Used by the two
-//! `main`s, uses nothing.
+//! Prints results and errors of both programs for a person at a terminal. Used by the two `main`s, uses nothing.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,7 +8,7 @@ use anyhow::Context;
 /// The exit code for wrong usage or configuration, by the convention of sysexits.
 pub const USAGE: u8 = 64;
 
-/// Writes a result to the standard output; the exit code is then 0.
+/// Writes a result to the standard output, and returns the exit code 0.
 ///
 /// # Errors
 /// Where the standard output is closed or full.
@@ -18,8 +17,8 @@ pub fn print(text: &str) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Says what is wrong on the standard error; nothing can be done where that is closed.
-pub fn complain(code: u8, text: &str) -> ExitCode {
+/// Writes an error to the standard error, if that is open, and returns the exit code.
+pub fn print_error(code: u8, text: &str) -> ExitCode {
     let _ = io::stderr().write_all(text.as_bytes());
     ExitCode::from(code)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use registry_sidecar::environment::{ConfigErrors, Context, Fallback, Variable};
 use registry_sidecar::protocol::{GoDuration, RouteOption, Scheme};
-use registry_sidecar::sidecar::config::{Config, FOR_COMMANDS, RegistrationConfig, VARIABLES};
+use registry_sidecar::sidecar::config::{COMMAND_VARIABLES, Config, RegistrationConfig, VARIABLES};
 use registry_sidecar::telemetry::{Format, Level};
 
 /// What `vars` mean on the host `web-1`, where `files` exist.
@@ -231,7 +231,7 @@ fn booleans_and_durations_are_read_as_people_write_them() {
 
 /// What means something only where a command is wrapped; `config_command` is about those.
 fn is_for_commands(known: &Variable) -> bool {
-    ["ENTRY_COMMAND", "ENV_*"].contains(&known.name) || FOR_COMMANDS.contains(&known.name)
+    ["ENTRY_COMMAND", "ENV_*"].contains(&known.name) || COMMAND_VARIABLES.contains(&known.name)
 }
 
 #[test]

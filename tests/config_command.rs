@@ -9,7 +9,7 @@ use std::path::Path;
 use registry_sidecar::environment::{ConfigErrors, Context};
 use registry_sidecar::protocol::GoDuration;
 use registry_sidecar::sidecar::config::{
-    CommandConfig, CommandLine, Config, FOR_COMMANDS, Off, Restart, VARIABLES,
+    COMMAND_VARIABLES, CommandConfig, CommandLine, Config, Off, Restart, VARIABLES,
 };
 
 const PASSWD: (&str, &str) =
@@ -191,7 +191,7 @@ fn every_variable_of_a_command_has_a_value_that_is_refused_and_an_example_that_i
         ("SIGNAL_REWRITE", "15"),
     ];
     let files = [("/run/secrets/DB_PASSWORD", "x")];
-    for name in FOR_COMMANDS {
+    for name in COMMAND_VARIABLES {
         let spelled = format!("SIDECAR_{name}");
         let known = VARIABLES.iter().find(|known| known.name == *name).unwrap();
         assert!(known.implemented, "{name}");

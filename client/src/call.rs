@@ -124,7 +124,7 @@ impl Client {
     /// that survives the connection, see [`Client::set_visibility`].
     ///
     /// # Errors
-    /// [`CallError`]. A reference server is never asked, because its drain is an outage (PROTOCOL section 8, 9).
+    /// [`CallError`]. A reference server is never asked, because its drain is an outage ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 9).
     pub async fn drain_start(&self, duration: Duration) -> Result<(), CallError> {
         if !self.status().ours {
             return Err(CallError::Unsupported("a drain without an outage"));

@@ -52,7 +52,7 @@ impl Client {
     }
 
     /// Wants another route under this key. Where the registry is this project's own there is no moment without one
-    /// (SEMANTICS section 8).
+    /// ([SEMANTICS section 8](crate::spec::semantics#8-bounds)).
     ///
     /// # Errors
     /// [`RouteError::Unknown`], [`RouteError::Stopped`]
@@ -123,7 +123,7 @@ impl Client {
     ///
     /// `page` is the page's URL as the proxy reaches it; `None`: the proxy's own. Of several requests about a route
     /// the last counts; [`Visibility::Maintenance`] goes before all of them. The registry's answer comes as events
-    /// (PROTOCOL section 6), and [`Client::wait_maintenance`] waits for it.
+    /// ([PROTOCOL section 6](crate::spec::protocol#6-asynchronous-lines)), and [`Client::wait_maintenance`] waits for it.
     ///
     /// # Errors
     /// [`MaintenanceError::UnknownTarget`] where no wanted route is meant; [`MaintenanceTarget::All`] always is one.
@@ -167,7 +167,7 @@ impl Client {
     }
 
     /// Lets every route and every maintenance page that lead to the address `old` lead to `new`: the application has
-    /// moved. Where the registry is this project's own there is no moment without a route (SEMANTICS section 8).
+    /// moved. Where the registry is this project's own there is no moment without a route ([SEMANTICS section 8](crate::spec::semantics#8-bounds)).
     ///
     /// Returns whether there was one; only then it tells [`Event::IpChanged`].
     ///

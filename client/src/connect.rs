@@ -115,7 +115,7 @@ pub struct SystemResolver;
 /// Where a registry listens unless somebody says otherwise.
 const DEFAULT_PORT: u16 = 81;
 
-/// What both ends set on their sockets (PROTOCOL section 1).
+/// What both ends set on their sockets ([PROTOCOL section 1](crate::spec::protocol#1-framing)).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;

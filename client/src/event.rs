@@ -46,7 +46,7 @@ pub enum Event {
         /// Whether it is the former session; otherwise everything is being registered again.
         resumed: bool,
     },
-    /// `LOG`: the service of this new session has others, which come from other addresses (SEMANTICS section 1).
+    /// `LOG`: the service of this new session has others, which come from other addresses ([SEMANTICS section 1](crate::spec::semantics#1-claims-pools-members)).
     Joined {
         /// Where.
         registry: Registry,
@@ -169,7 +169,7 @@ pub enum Event {
         /// The registry's words.
         refusal: String,
     },
-    /// `LOG`: the registry sends no new requests here, or sends them again (SEMANTICS section 6).
+    /// `LOG`: the registry sends no new requests here, or sends them again ([SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)).
     Drained(bool),
     /// `CONFIG_VALIDATED`: CONFIG_VALIDATE found nothing wrong with the stage.
     ConfigValidated,

@@ -23,7 +23,7 @@ use crate::protocol::{BackendUrl, Host, Scheme};
 /// `main` awaits [`Client::shutdown`] before it returns: that tells the registry, which takes the routes away at once.
 /// When the last clone is dropped instead, the client's task does the same in the background, for as long as the
 /// runtime still runs. A runtime that ends first tells the registry nothing, which then keeps the routes for its grace
-/// period (SEMANTICS section 4).
+/// period ([SEMANTICS section 4](crate::spec::semantics#4-a-lost-session)).
 #[derive(Clone)]
 #[must_use = "when the last handle is dropped, the client leaves the registry"]
 pub struct Client {

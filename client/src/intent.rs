@@ -48,14 +48,14 @@ pub type Routes = BTreeMap<RouteKey, Route>;
 pub enum Visibility {
     /// Nothing: there is a session without routes.
     Absent,
-    /// The maintenance page on all of them (PROTOCOL section 6).
+    /// The maintenance page on all of them ([PROTOCOL section 6](crate::spec::protocol#6-asynchronous-lines)).
     Maintenance,
     /// The application.
     #[default]
     Live,
     /// No new requests, as long as the registry can do that without an outage: by DRAIN_START `0s` where it
     /// announces `drain`; at a reference server by maintenance if there is a page, and else not at all
-    /// (SEMANTICS section 6). Routes that are not there yet do not come.
+    /// ([SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)). Routes that are not there yet do not come.
     Draining,
 }
 
@@ -97,7 +97,7 @@ pub struct Route {
     pub priority: i32,
     /// How the proxy checks the backend; `None`: it does not ask for anything.
     pub health: Option<HealthCheck>,
-    /// Options that differ from what holds when nothing is set (PROTOCOL section 5).
+    /// Options that differ from what holds when nothing is set ([PROTOCOL section 5](crate::spec::protocol#5-values)).
     pub options: Options,
     /// What the proxy sets on responses.
     pub headers: Headers,
@@ -200,10 +200,11 @@ impl Intent {
 }
 
 impl Route {
-    /// All of `domains` below `path` go to `backend`, at priority 10, without a check or options.
-    pub fn new(domains: Domains, path: PathPrefix, backend: BackendUrl) -> Self {
+    /// All of `domains` (one [`Domain`], or several as [`Domains`]) below `path` go to `backend`, at priority 10, without
+    /// a check or options.
+    pub fn new(domains: impl Into<Domains>, path: PathPrefix, backend: BackendUrl) -> Self {
         Route {
-            domains,
+            domains: domains.into(),
             path,
             backend,
             priority: DEFAULT_PRIORITY,

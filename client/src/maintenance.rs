@@ -191,7 +191,7 @@ impl Request {
 }
 
 /// Whether `visibility` means the page on everything: a reference server knows no drain without an outage, so
-/// what is drained elsewhere is in maintenance there, if there is a page (SEMANTICS section 6).
+/// what is drained elsewhere is in maintenance there, if there is a page ([SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)).
 pub(super) fn is_whole(visibility: Visibility, has_page: bool, is_reference: bool) -> bool {
     match visibility {
         Visibility::Maintenance => true,

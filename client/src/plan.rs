@@ -19,7 +19,7 @@ pub(super) const MAX_TARGETS: usize = 1_000;
 /// How many batches a dry run shows.
 const MAX_DRY_BATCHES: usize = 64;
 
-/// Which server is at the other end: SESSION_INFO tells (PROTOCOL section 7).
+/// Which server is at the other end: SESSION_INFO tells ([PROTOCOL section 7](crate::spec::protocol#7-extensions-of-ours)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Dialect {
     /// This project's server.
@@ -112,7 +112,7 @@ pub struct Applied {
     /// The same, by key: more than one id while an old route waits for its removal.
     ids: BTreeMap<RouteKey, BTreeSet<RouteId>>,
     /// The claims of which a removal has taken every entry that a reference server may have had
-    /// (PROTOCOL section 8, 6).
+    /// ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 6).
     clean: BTreeSet<(Domain, PathPrefix)>,
 }
 
@@ -169,7 +169,7 @@ pub fn dry_run(intent: &Intent, dialect: &Dialect) -> Vec<String> {
 }
 
 /// New before old: a route to another backend is added and applied before the former is removed, so that
-/// there is no moment without one (SEMANTICS section 8). Everything else changes in place.
+/// there is no moment without one ([SEMANTICS section 8](crate::spec::semantics#8-bounds)). Everything else changes in place.
 fn plan_for_ours(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>) -> Vec<Batch> {
     let (mut first, mut second) = (Batch::default(), Batch::default());
     let mut kept = BTreeSet::new();
@@ -242,7 +242,7 @@ impl Batch {
         self.steps.extend(limit.into_iter().chain(breaker));
     }
 
-    /// The headers and limits that differ; a zero removes a limit (PROTOCOL section 3).
+    /// The headers and limits that differ; a zero removes a limit ([PROTOCOL section 3](crate::spec::protocol#3-commands)).
     fn change_limits(&mut self, id: RouteId, old: &Route, new: &Route) {
         let at = RouteRef::Id(id);
         let gone = old.headers.iter().filter(|(name, _)| new.headers.get(name).is_none());

@@ -44,7 +44,7 @@ pub struct Timing {
     pub reconnect_max: Duration,
 }
 
-/// How long an unanswered CLIENT_SHUTDOWN may delay a stop (SEMANTICS section 8).
+/// How long an unanswered CLIENT_SHUTDOWN may delay a stop ([SEMANTICS section 8](crate::spec::semantics#8-bounds)).
 pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// A session that has lived this long makes the next back-off start anew.
 const LIVED: Duration = Duration::from_secs(10);
@@ -77,7 +77,7 @@ pub struct Session {
     maintenance: Requests,
     /// How many requests for maintenance the handles have made, up to the last that was heard of.
     requests_heard: u64,
-    /// The maintenance request that is under way (PROTOCOL section 6: at most one).
+    /// The maintenance request that is under way ([PROTOCOL section 6](crate::spec::protocol#6-asynchronous-lines): at most one).
     verdict: Option<Verdict>,
     /// So many verdicts are still to come of requests that were given up.
     verdicts_to_ignore: u32,

@@ -25,11 +25,11 @@ pub struct Status {
     pub cause: Option<Cause>,
     /// A session is known that a new connection will ask for.
     pub session_known: bool,
-    /// The session's revision at the registry, where it counts them (PROTOCOL section 2).
+    /// The session's revision at the registry, where it counts them ([PROTOCOL section 2](crate::spec::protocol#2-sessions)).
     pub revision: Option<u64>,
     /// The registry is this project's own.
     pub ours: bool,
-    /// What it announces beyond the reference (PROTOCOL section 7).
+    /// What it announces beyond the reference ([PROTOCOL section 7](crate::spec::protocol#7-extensions-of-ours)).
     pub capabilities: BTreeSet<String>,
     /// The session that is known. Whoever has its id may act for it: keep it out of logs.
     pub session: Option<SessionId>,

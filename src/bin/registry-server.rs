@@ -1,4 +1,4 @@
-//! `registry-server`: arguments to one call each, results to exit codes.
+//! `registry-server`: turns the arguments into one call, and its result into an exit code.
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use registry_sidecar::server::config::Config;
 use registry_sidecar::server::{Server, admin, store};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
-use registry_sidecar::terminal::{USAGE, complain, print};
+use registry_sidecar::terminal::{USAGE, print, print_error};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -46,11 +46,11 @@ enum Call {
 fn main() -> ExitCode {
     let call = match parse(Parser::from_env()) {
         Ok(call) => call,
-        Err(error) => return complain(USAGE, &format!("registry-server: {error}\n\n{HELP}")),
+        Err(error) => return print_error(USAGE, &format!("registry-server: {error}\n\n{HELP}")),
     };
     match run(call) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => complain(1, &format!("registry-server: {error:#}\n")),
+        Err(error) => print_error(1, &format!("registry-server: {error:#}\n")),
     }
 }
 
@@ -83,7 +83,7 @@ fn run(call: Call) -> anyhow::Result<u8> {
     let config = match Config::load() {
         Ok(config) => config,
         Err(errors) => {
-            complain(USAGE, &format!("{errors}\n"));
+            print_error(USAGE, &format!("{errors}\n"));
             return Ok(USAGE);
         }
     };
@@ -100,7 +100,7 @@ fn run(call: Call) -> anyhow::Result<u8> {
     }
 }
 
-/// Asks the server that runs with the same environment.
+/// Asks the running server, which has the same environment.
 fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
     let admin = config.admin.context("ADMIN_LISTEN is off, so nothing can be asked")?;
     Ok(admin::ask(admin.address, path)?)
@@ -120,13 +120,13 @@ fn import(config: &Config) -> anyhow::Result<u8> {
 }
 
 fn no_state_file() -> u8 {
-    complain(USAGE, "registry-server: STATE_FILE is not set\n");
+    print_error(USAGE, "registry-server: STATE_FILE is not set\n");
     USAGE
 }
 
 fn serve(config: &Config) -> anyhow::Result<u8> {
     telemetry::init(config.log_level, config.log_format).map_err(anyhow::Error::from_boxed)?;
-    // The registry and the probes need little; the proxy's workers have threads of their own.
+    // One thread is enough for the registry and the probes; the proxy's workers have threads of their own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let code = runtime.block_on(async {

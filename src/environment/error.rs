@@ -1,10 +1,10 @@
-//! What is wrong with a configuration, all of it at once, for the person who has to set it right.
+//! Reports everything that is wrong with a configuration at once.
 
 use std::fmt;
 
 use crate::protocol::Invalid;
 
-/// One mistake: which variable, what it holds, what is wrong, what would be right.
+/// One mistake in one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The variable as it was written (`SIDECAR_PORT`, `PORT_FILE`, `ROUTES[1].port`).
@@ -17,7 +17,7 @@ pub struct Problem {
     pub example: Option<String>,
 }
 
-/// Values are quoted up to this many characters, so that a mistake fits a line.
+/// How many characters of a value are quoted, so that a mistake fits into a line.
 pub(super) const QUOTED_CHARS: usize = 100;
 
 impl Problem {
@@ -49,10 +49,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every mistake of a configuration; never empty. The process that meets it exits with 64 (usage).
+/// All mistakes of a configuration; never empty. The program exits with 64 (usage).
 ///
-/// Its text has one line a mistake, and the first line names a variable already: a log collector may show
-/// no other.
+/// Its text has a line for each mistake. The first line names a variable, because a log collector may show only that
+/// line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Problem>);
 
@@ -61,7 +61,7 @@ impl ConfigErrors {
         ConfigErrors(problems)
     }
 
-    /// The mistakes, in the order of the table of variables as far as it goes.
+    /// The mistakes, in the order in which the variables were read.
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }
@@ -85,7 +85,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// The refusal's reason; with the part of the value that was refused where that is not all of it.
+/// The reason for a refusal, which quotes the refused part of the value where that is not the whole.
 pub fn reason_of(refused: &Invalid, whole: &str) -> String {
     let quoted: String = whole.chars().take(QUOTED_CHARS).collect();
     if refused.value == quoted {

@@ -1,18 +1,18 @@
-//! Reads the files behind `_FILE` variables, and says who could not read which and why.
+//! Reads the files behind `_FILE` variables, and explains why one cannot be read.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Longer files are no values of ours.
+/// The longest file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// The content of `path`.
 ///
 /// # Errors
-/// Says which file, as which user, and the file's owner and mode: the usual trouble is a secret of Compose,
-/// a bind mount that keeps the host's owner and mode.
+/// Says why, with the user, and the file's owner and mode. The usual cause is a secret of Compose: a bind mount,
+/// which keeps the owner and mode of the host.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut content = Vec::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut content));
@@ -23,7 +23,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Who may read a file.
+/// The owner and mode of a file.
 #[derive(Debug, Clone, Copy)]
 struct Owner {
     user: u32,
@@ -32,7 +32,7 @@ struct Owner {
 }
 
 impl Owner {
-    /// `None` where not even that may be known.
+    /// `None` where this user may not even know that.
     fn of(path: &Path) -> Option<Owner> {
         let found = path.metadata().ok()?;
         Some(Owner { user: found.uid(), group: found.gid(), mode: found.mode() & 0o7777 })
@@ -59,14 +59,14 @@ fn explain(error: &io::Error, user: Option<u32>, owner: Option<Owner>) -> String
     }
 }
 
-/// The user as whom files are opened, from procfs: std has no call for it.
+/// The effective user, from procfs, because std has no call for it.
 fn effective_user() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     ids.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// What the kernel calls this host; in a container its name or id. Empty where it cannot be known.
+/// The kernel's name of this host; in a container that is its name or id. Empty where it is not known.
 pub fn host_name() -> String {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .iter()

@@ -1,6 +1,6 @@
-//! From an environment to texts and values, every mistake collected: what the sidecar's and the server's
-//! configuration share. It knows the rules of names, prefixes and files (SEMANTICS section 10), not what a
-//! variable means; and it reads no environment by itself.
+//! What the configurations of the sidecar and the server share: turns an environment into texts and values, and
+//! collects every mistake. It knows the rules of names, prefixes and files (SEMANTICS section 10), but not what a
+//! variable means, and it does not read the process's environment itself.
 
 mod error;
 mod file;
@@ -20,12 +20,12 @@ pub use secret::Secret;
 pub use source::Source;
 pub use variable::{FILE_SUFFIX, Fallback, Table, Variable, nearest};
 
-/// What configuration depends on besides the environment; tests bring their own.
+/// What a configuration depends on beside the environment; tests bring their own.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// What the kernel calls this host; empty where that is not known.
     pub host_name: &'a str,
-    /// Reads a file; the error is what a person is told about it.
+    /// Reads a file; the error says, for a person, why it cannot be read.
     pub read_file: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
 }
 

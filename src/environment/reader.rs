@@ -1,4 +1,4 @@
-//! From the texts of the variables to values, one at a time, collecting what is wrong.
+//! Turns the texts of variables into values, one at a time, and collects the mistakes.
 
 use serde::de::DeserializeOwned;
 
@@ -8,22 +8,22 @@ use super::error::{ConfigErrors, Problem, QUOTED_CHARS, reason_of};
 use super::source::{Given, Source};
 use super::variable::{FILE_SUFFIX, Fallback, Variable};
 
-/// A mistake that has been written into the report: there is no value, and nothing more to say about it.
+/// There is no value, because of a mistake that is already in the report.
 #[derive(Debug, Clone, Copy)]
 pub struct Reported;
 
-/// Turns texts into values and keeps the report.
+/// Parses texts and keeps the report.
 pub struct Reader {
     source: Source,
 }
 
 impl Reader {
-    /// The texts in `Raw`, whose fields are `Option<String>`s named like the variables in lower case, and a
-    /// reader that knows where each text came from.
+    /// Returns the texts in a `Raw`, whose fields are `Option<String>`s with the names of the variables in lower
+    /// case, and a reader that knows the origin of each text.
     pub fn new<Raw: DeserializeOwned + Default>(mut source: Source) -> (Raw, Reader) {
         let texts = source.values.iter().map(|(name, given)| ((*name).to_owned(), given.text.clone()));
         let raw = envy::from_iter(texts.collect::<Vec<_>>()).unwrap_or_else(|error| {
-            // Nothing but optional texts, each name once: there is nothing to refuse.
+            // This cannot happen, because all fields are optional texts.
             source.problems.push(Problem::new("environment", None, error.to_string()));
             Raw::default()
         });
@@ -40,13 +40,13 @@ impl Reader {
         let Some(text) = text else { return Ok(None) };
         parse(&text).map(Some).map_err(|refused| {
             let secret = self.find(name).is_some_and(Variable::is_secret);
-            // A part of a secret is not quoted either.
+            // Do not quote even a part of a secret.
             let reason = if secret { refused.reason.into_owned() } else { reason_of(&refused, &text) };
             self.refuse(name, reason)
         })
     }
 
-    /// The value of a variable, or the one that the table of variables has in its place.
+    /// The value of a variable, or its default in the table.
     pub fn value<T>(
         &mut self,
         name: &'static str,
@@ -61,7 +61,8 @@ impl Reader {
         value.ok_or_else(|| self.missing(name, "it is required and not set", &[name]))
     }
 
-    /// Reports that `name` is not set; a near-miss of one of `wanted` is pointed out.
+    /// Reports that `name` is not set, with a hint where another variable looks like a misspelling of one of
+    /// `wanted`.
     pub fn missing(&mut self, name: &'static str, reason: &str, wanted: &[&str]) -> Reported {
         let reason = match self.source.misspelled(wanted) {
             Some(hint) => format!("{reason} ({hint})"),
@@ -90,7 +91,7 @@ impl Reader {
         self.report(name, problem)
     }
 
-    /// Reports what is wrong with a part of a variable: `place` is `[1].port`.
+    /// Reports what is wrong with a part of a variable; `place` is for example `[1].port`.
     pub fn refuse_part(
         &mut self,
         name: &'static str,
@@ -102,8 +103,8 @@ impl Reader {
         self.report(name, problem)
     }
 
-    /// Reports what is wrong with something that belongs to `name` and has another name itself. It is not
-    /// quoted.
+    /// Reports what is wrong with something that `name` is about, but that is shown under another name. Its value is
+    /// not quoted.
     pub fn refuse_named(&mut self, name: &'static str, shown: &str, reason: String) -> Reported {
         self.report(name, Problem::new(shown, None, reason))
     }
@@ -127,7 +128,7 @@ impl Reader {
         Reported
     }
 
-    /// The name as it was written, or as it should be.
+    /// The name as it was written, or as it should be written.
     pub fn spelled(&self, name: &'static str) -> String {
         match (self.source.values.get(name), self.find(name)) {
             (Some(given), _) => given.variable.clone(),
@@ -147,11 +148,11 @@ impl Reader {
         self.source.warnings.push(line);
     }
 
-    /// What was read with its warnings if nothing was wrong, else the report.
+    /// Returns what was read and the warnings if there was no mistake, else the report.
     pub fn finish<T>(mut self, read: Result<T, Reported>) -> Result<(T, Vec<String>), ConfigErrors> {
         let given_up = read.is_err() && self.source.problems.is_empty();
         if given_up {
-            // What gives up says why, so this is a mistake of ours; it is no reason to start.
+            // Every error is reported, so this is a bug; do not start all the same.
             self.source.problems.push(Problem::new("environment", None, "it cannot be read"));
         }
         match read {

@@ -12,7 +12,7 @@ impl Secret {
         Secret(text.to_owned())
     }
 
-    /// The secret itself: for the wire and nothing else.
+    /// The secret itself. Use it for the wire and nothing else.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,5 +1,5 @@
-//! From the environment to one text for each variable: which spelling wins, what a file holds, and which
-//! names nobody reads. What the texts mean is not known here.
+//! Turns the environment into one text for each variable: decides which spelling wins, reads files, and finds names
+//! that nobody reads. It does not know what the texts mean.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -9,14 +9,14 @@ use super::Context;
 use super::error::Problem;
 use super::variable::{FILE_SUFFIX, Table, Variable, nearest};
 
-/// What the environment says, with everything that is wrong on this level.
+/// The texts of an environment, and the mistakes found so far.
 pub struct Source {
     pub(super) table: Table,
-    /// By the name of the table.
+    /// By the name in the table.
     pub(super) values: BTreeMap<&'static str, Given>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
-    /// Names that are set and that nobody reads; a required one may be among them, misspelled.
+    /// Names that are set but that nobody reads; a misspelled one may be among them.
     pub(super) unread: Vec<String>,
 }
 
@@ -28,8 +28,6 @@ pub(super) struct Given {
     /// The file that held the text.
     pub(super) file: Option<String>,
 }
-
-impl Given {}
 
 impl Source {
     /// Reads the variables of `table` from `vars` by the rules of SEMANTICS section 10.
@@ -54,23 +52,23 @@ impl Source {
         source
     }
 
-    /// Keeps what is set and may be read; warns about what wears our prefix and has no effect.
+    /// Returns the variables that are set and may be read, and warns about those with our prefix that have no effect.
     fn sort_out(
         &mut self,
         vars: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> BTreeMap<String, OsString> {
         let mut set = BTreeMap::new();
-        // A program without a prefix runs alone: its names are meant for it.
+        // A program whose table has no prefix runs alone, so all names are meant for it.
         let alone = self.table.prefix.is_empty();
         for (name, value) in vars {
-            // A name that is no UTF-8 is none of ours.
+            // None of our names has bytes that are not UTF-8.
             let Ok(name) = name.into_string() else { continue };
             if is_blank(&value) {
                 continue;
             }
             let base = self.table.without_prefix(&name);
             match (base, known(&self.table, base.unwrap_or(&name))) {
-                (worn, Some(variable)) if !variable.implemented && (worn.is_some() || alone) => {
+                (prefixed, Some(variable)) if !variable.implemented && (prefixed.is_some() || alone) => {
                     self.warnings.push(format!("{name} has no effect in this version"));
                 }
                 (Some(_), Some(_)) => drop(set.insert(name, value)),
@@ -84,13 +82,13 @@ impl Source {
                 (None, _) => self.unread.push(name),
             }
         }
-        // The order of an environment is an accident.
+        // The order of an environment is not defined; make the messages stable.
         self.warnings.sort();
         self.unread.sort();
         set
     }
 
-    /// The text of one variable: the prefixed spelling before the bare one, the value or its file.
+    /// The text of one variable, from its value or its file. The spelling with the prefix wins over the bare one.
     fn pick(
         &mut self,
         variable: &Variable,
@@ -153,7 +151,7 @@ impl Source {
         }
     }
 
-    /// Which of the names that nobody reads may have been meant for one of `wanted`.
+    /// A hint where one of the names that nobody reads may be a misspelling of one of `wanted`.
     pub(super) fn misspelled(&self, wanted: &[&str]) -> Option<String> {
         self.unread.iter().find_map(|name| {
             let base = self.table.without_prefix(name).unwrap_or(name);
@@ -164,7 +162,7 @@ impl Source {
     }
 }
 
-/// The table's entry for a name without the prefix, the `_FILE` variant included.
+/// The table's entry for a name without its prefix, which may end in `_FILE`.
 fn known(table: &Table, base: &str) -> Option<&'static Variable> {
     table.find(base).or_else(|| table.find(base.strip_suffix(FILE_SUFFIX)?))
 }
@@ -181,7 +179,7 @@ fn unknown(table: &Table, name: &str, base: &str) -> String {
     }
 }
 
-/// Blanks around a value are never meant, except perhaps in a secret.
+/// The text without the blanks around it, which only a secret may need.
 fn trimmed<'a>(variable: &Variable, text: &'a str) -> &'a str {
     if variable.is_secret() { text } else { text.trim() }
 }

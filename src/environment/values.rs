@@ -1,4 +1,4 @@
-//! From one text to one value, for the kinds of values that both configurations have.
+//! Parsers for the values that both configurations have.
 
 use std::str::FromStr;
 
@@ -46,16 +46,16 @@ pub fn positive(text: &str) -> Result<GoDuration, Invalid> {
 /// An address with a prefix length.
 pub fn network(text: &str) -> Result<IpNet, Invalid> {
     let refused = || Invalid::new("network", text, "it is no address with a prefix length", "10.2.2.0/24");
-    // The bits of a host do no harm: people copy an interface's address.
+    // Accept host bits, because people copy an interface's address.
     text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| refused())
 }
 
-/// How much is logged.
+/// The level of the log.
 pub fn level(text: &str) -> Result<Level, Invalid> {
     text.parse().map_err(|reason: &'static str| Invalid::new("level", text, reason, "info"))
 }
 
-/// In which form.
+/// The format of the log.
 pub fn format(text: &str) -> Result<Format, Invalid> {
     text.parse().map_err(|reason: &'static str| Invalid::new("format", text, reason, "json"))
 }
@@ -77,7 +77,7 @@ pub fn is_digits(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// What the protocol has a type for.
+/// A value that the protocol has a type for.
 pub fn wire<T: FromStr<Err = Invalid>>(text: &str) -> Result<T, Invalid> {
     text.parse()
 }

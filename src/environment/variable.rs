@@ -1,20 +1,20 @@
-//! Which variables a program knows: a table that the parser, the hints and the documentation share.
+//! The table of a program's variables, which the parser, the hints and the documentation share.
 
-/// The suffix of the variant that names a file with the value.
+/// The suffix of a variable that names a file with the value.
 pub const FILE_SUFFIX: &str = "_FILE";
 
 /// One variable of a program's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variable {
-    /// Without the prefix. A name that ends in `*` stands for all that begin like it.
+    /// The name without the prefix. One that ends in `*` stands for all names that begin like it.
     pub name: &'static str,
-    /// Whether it is read without the prefix as well.
+    /// Whether it is also read without the prefix.
     pub bare: bool,
     /// Whether this version acts on it.
     pub implemented: bool,
     /// What holds when it is not set.
     pub default: Fallback,
-    /// A value that would be accepted; errors show it.
+    /// A valid value, which errors show.
     pub example: &'static str,
     /// What it does, in one line.
     pub meaning: &'static str,
@@ -23,18 +23,17 @@ pub struct Variable {
 /// What holds when a variable is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
-    /// This text, read like a value that was set.
+    /// This text is parsed like a value that was set.
     Text(&'static str),
-    /// Something taken from elsewhere; the text says what.
+    /// The value is taken from elsewhere; the text says from where.
     Derived(&'static str),
-    /// Nothing: the feature is off or the default is the other end's.
+    /// There is no value: the feature is off, or the other end has the default.
     Unset,
-    /// Nothing, and the program does not start.
+    /// The program does not start.
     Required,
 }
 
-/// A program's variables and the prefix under which every one of them exists and wins; without a prefix all
-/// are bare.
+/// A program's variables, and the prefix with which each can be written. With an empty prefix all are bare.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
     /// `SIDECAR_`, or empty.
@@ -54,19 +53,19 @@ impl Variable {
         Variable { name, bare: false, implemented: true, default, example, meaning }
     }
 
-    /// The same, read without the prefix as well.
+    /// Like `self`, but also read without the prefix.
     #[must_use]
     pub const fn bare(self) -> Self {
         Variable { bare: true, ..self }
     }
 
-    /// The same, known but without effect in this version.
+    /// Like `self`, but known and without effect in this version.
     #[must_use]
     pub const fn later(self) -> Self {
         Variable { implemented: false, ..self }
     }
 
-    /// Whether values are kept out of logs and errors. METADATA is one of them, because tokens end up there.
+    /// Whether values are kept out of logs and errors. METADATA is among them, because people put tokens there.
     pub fn is_secret(&self) -> bool {
         self.name == "METADATA" || self.name.ends_with("_TOKEN") || self.name.ends_with("_PASSWORD")
     }
@@ -86,15 +85,15 @@ impl Table {
         if variable.bare { variable.name.to_owned() } else { format!("{}{}", self.prefix, variable.name) }
     }
 
-    /// The name without our prefix; `None` where it does not wear it.
+    /// The name without our prefix; `None` where it has none.
     pub(super) fn without_prefix<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(self.prefix).filter(|_| !self.prefix.is_empty())
     }
 }
 
-/// Of `names` the one nearest to `given`, if it is near enough to be a slip of the finger.
+/// The name nearest to `given`, if it is near enough for a typing error.
 pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Names longer than any of ours cannot be near; the table is quadratic in their length.
+    // A name longer than all of ours cannot be near, and the time is quadratic in the length.
     const LONGEST: usize = 64;
     if given.len() > LONGEST {
         return None;
@@ -108,8 +107,7 @@ pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// How many single-character edits (insertion, deletion, replacement, swap of neighbours) lie between two
-/// names, whatever their case.
+/// The number of edits (insertion, deletion, replacement, swap of neighbours) between two names, ignoring case.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.to_ascii_uppercase().into_bytes(), b.to_ascii_uppercase().into_bytes());
     let mut before: Vec<usize> = Vec::new();

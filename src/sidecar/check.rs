@@ -1,5 +1,5 @@
-//! The dry run: the configuration as understood, the address that would be advertised and why, and the exact
-//! lines that would be sent. It changes nothing anywhere.
+//! `registry-sidecar check`, the dry run: reports the configuration as understood, the address that would be
+//! advertised and why, and the exact lines that would be sent. It changes nothing anywhere.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +10,7 @@ use super::address::Lookup;
 use super::config::{CommandConfig, CommandLine, Config, Endpoint, Off, RegistrationConfig};
 use super::registries::intent;
 
-/// The report for a person. Resolves BACKEND_HOST and looks at the interfaces; sends nothing to a registry.
+/// The report. It resolves BACKEND_HOST and lists the interfaces, and sends nothing to a registry.
 pub async fn check(config: &Config) -> String {
     let mut report = String::new();
     // Writing to a String cannot fail.
@@ -45,7 +45,7 @@ pub async fn check(config: &Config) -> String {
     report
 }
 
-/// What runs. The values of its environment stay where they are.
+/// Describes the command, without the values of its environment.
 fn describe_command(report: &mut String, command: &CommandConfig) {
     let _ = match &command.line {
         CommandLine::Shell(line) => writeln!(report, "command      sh -c {line:?}"),

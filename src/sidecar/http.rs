@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 responder of our own, for the maintenance page and the metrics: a server library would be a
-//! fifth of the lean binary, and all there is to say fits into one answer a connection.
+//! A small HTTP/1.1 responder for the maintenance page and the metrics. One response for each connection is enough
+//! for both, and a server library would be a fifth of the lean binary.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,42 +12,43 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-/// How many connections are answered at once; the others wait in the backlog.
+/// How many connections are served at once; the others wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
-/// How long the head of a request may be.
+/// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How long a connection may take, from its beginning to its end.
+/// How long a connection may take from accept to close.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(10);
-/// How much of a body that nobody wants is read, so that the answer is not lost in a reset.
+/// How many bytes of a request's body are read and dropped. Closing with unread bytes would reset the connection, and
+/// the response could be lost.
 const MAX_BODY: usize = 256 * 1024;
-/// Until a port that is taken is tried again.
+/// The pause before a port in use is tried again, and after a failed accept.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Makes the answers.
+/// Makes the response to a request.
 pub(crate) type Respond = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
-/// What was asked for.
+/// A request, as far as the responder reads it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) head_only: bool,
-    /// Without the query.
+    /// The path without the query.
     pub(crate) path: String,
-    /// It came through the proxy, from a person.
+    /// The request has `X-Forwarded-For`: a person sent it through the proxy.
     pub(crate) forwarded: bool,
 }
 
-/// The whole answer.
+/// A whole response.
 pub(crate) struct Response {
     pub(crate) status: &'static str,
     pub(crate) content_type: &'static str,
-    /// Further lines of the head.
+    /// Further header lines, each with its line end.
     pub(crate) headers: String,
     pub(crate) body: Vec<u8>,
     pub(crate) head_only: bool,
 }
 
-/// Serves for as long as it lives, at the first of the `addresses` that can be had. Where none can, they are tried
-/// again, and that is said once; `what` names it in the log.
+/// Serves for as long as it runs, at the first of `addresses` that is free. While none is free, it tries again and
+/// warns once. The log calls the service `what`.
 pub(crate) async fn serve(what: &'static str, addresses: &[SocketAddr], respond: Respond) {
     let listener = listen(what, addresses).await;
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -105,8 +106,8 @@ async fn handle(mut stream: TcpStream, respond: &Respond) -> io::Result<()> {
     Ok(())
 }
 
-/// The request up to its empty line, and how much of the body came along; `None`: there was no request, or one
-/// that is too long.
+/// The head of the request, and how many bytes of the body arrived with it; `None` if there was no request or it was
+/// too long.
 async fn head(stream: &mut TcpStream) -> io::Result<Option<(String, usize)>> {
     let mut seen = Vec::new();
     loop {
@@ -122,7 +123,7 @@ async fn head(stream: &mut TcpStream) -> io::Result<Option<(String, usize)>> {
 }
 
 impl Request {
-    /// From the lines of a request's head.
+    /// Parses the head of a request.
     fn parse(head: &str) -> Option<Request> {
         let mut lines = head.split("\r\n");
         let mut words = lines.next()?.split(' ');
@@ -139,7 +140,7 @@ impl Request {
 }
 
 impl Response {
-    /// A line for a person.
+    /// A response in plain text.
     pub(crate) fn text(status: &'static str, body: &str) -> Response {
         Response {
             status,

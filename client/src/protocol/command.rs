@@ -186,7 +186,7 @@ impl Command {
     }
 
     /// Whether it makes a line that every server reads: the reference one drops the connection at a longer one
-    /// (PROTOCOL section 1).
+    /// ([PROTOCOL section 1](crate::spec::protocol#1-framing)).
     pub fn fits(&self) -> bool {
         self.encode().len() <= MAX_LINE
     }
@@ -302,7 +302,7 @@ impl Request {
     }
 
     /// Whether every text in it may stand in a field. False only where a header's value holds `|`, which a
-    /// reference server would cut (PROTOCOL section 1).
+    /// reference server would cut ([PROTOCOL section 1](crate::spec::protocol#1-framing)).
     pub fn is_safe_for_reference(&self) -> bool {
         !matches!(self, Request::HeadersSet { value, .. } if !is_field_safe(value.as_str()))
     }

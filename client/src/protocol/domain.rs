@@ -95,7 +95,7 @@ impl fmt::Display for Domain {
 
 /// A path prefix that a route claims. It matches itself and what follows it on a `/` boundary.
 ///
-/// `/api` and `/api/` are the same prefix (SEMANTICS section 2), so the trailing slash is dropped.
+/// `/api` and `/api/` are the same prefix ([SEMANTICS section 2](crate::spec::semantics#2-matching)), so the trailing slash is dropped.
 ///
 /// Copies share the text. `None` is `/`, which most routes have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Invalid;
 
 /// A duration that is read and written as Go does it. A bare integer is read as seconds, because the
-/// reference client sends one (PROTOCOL section 5). Never negative; at most Go's maximum of 2⁶³-1 ns.
+/// reference client sends one ([PROTOCOL section 5](crate::spec::protocol#5-values)). Never negative; at most Go's maximum of 2⁶³-1 ns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GoDuration(Duration);
 
@@ -44,7 +44,7 @@ impl GoDuration {
         self.0.is_zero()
     }
 
-    /// Itself, or the refusal of a zero where it makes no sense (PROTOCOL section 5).
+    /// Itself, or the refusal of a zero where it makes no sense ([PROTOCOL section 5](crate::spec::protocol#5-values)).
     pub fn non_zero(self) -> Result<Self, Invalid> {
         if self.is_zero() {
             return Err(refusal("0s", "it must be more than zero"));

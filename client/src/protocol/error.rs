@@ -34,7 +34,7 @@ impl Invalid {
     }
 }
 
-/// Whether `text` may stand in a field: no separator, no line end, no NUL (PROTOCOL section 1).
+/// Whether `text` may stand in a field: no separator, no line end, no NUL ([PROTOCOL section 1](crate::spec::protocol#1-framing)).
 pub fn is_field_safe(text: &str) -> bool {
     !text.bytes().any(|b| matches!(b, b'|' | b'\n' | b'\r' | 0))
 }

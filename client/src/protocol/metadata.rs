@@ -10,7 +10,7 @@ use super::Refusal;
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Metadata(Map<String, Value>);
 
-/// The keys that hold secrets (PROTOCOL section 7).
+/// The keys that hold secrets ([PROTOCOL section 7](crate::spec::protocol#7-extensions-of-ours)).
 pub const SECRET_KEYS: [&str; 2] = ["token", "service_token"];
 
 impl Metadata {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::Invalid;
 
-/// What follows `ERROR|` in a reply (PROTOCOL section 3).
+/// What follows `ERROR|` in a reply ([PROTOCOL section 3](crate::spec::protocol#3-commands)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The connection has no session and the command names none.

@@ -18,7 +18,7 @@ pub enum ServerLine {
     Push(Push),
 }
 
-/// The answer to one command (PROTOCOL section 3).
+/// The answer to one command ([PROTOCOL section 3](crate::spec::protocol#3-commands)).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// `ACK|S`, to REGISTER.
@@ -83,7 +83,7 @@ pub enum Reply {
     Error(Refusal),
 }
 
-/// An asynchronous line (PROTOCOL section 6).
+/// An asynchronous line ([PROTOCOL section 6](crate::spec::protocol#6-asynchronous-lines)).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Push {
     /// `MAINT_OK|T`: the page, or the backend, answered.

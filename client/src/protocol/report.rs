@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{RouteId, SECRET_KEYS};
 
 /// SESSION_INFO's body. The last five fields are ours; a peer without `server` is treated as the reference
-/// (PROTOCOL section 7).
+/// ([PROTOCOL section 7](crate::spec::protocol#7-extensions-of-ours)).
 ///
 /// `Debug` shows it without the id and without the secrets that a reference server echoes in `metadata`.
 #[derive(Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::{GoDuration, HealthPath, Invalid};
 
-/// One option of a route with its value (PROTOCOL section 5).
+/// One option of a route with its value ([PROTOCOL section 5](crate::spec::protocol#5-values)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RouteOption {
     /// How long the response's headers may take, and how long the body may be silent. More than zero.
@@ -24,7 +24,7 @@ pub enum RouteOption {
     Http2(bool),
     /// Stored without effect.
     Http3(bool),
-    /// How long a claim that lost its last usable member is held (ours, SEMANTICS section 6).
+    /// How long a claim that lost its last usable member is held (ours, [SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)).
     Hold(GoDuration),
 }
 
@@ -44,7 +44,7 @@ pub enum OptionKey {
 }
 
 impl OptionKey {
-    /// Every key, in the order of PROTOCOL section 5.
+    /// Every key, in the order of [PROTOCOL section 5](crate::spec::protocol#5-values).
     pub const ALL: [OptionKey; 9] = [
         OptionKey::Timeout,
         OptionKey::HealthCheckInterval,
@@ -123,7 +123,7 @@ impl RouteOption {
         }
     }
 
-    /// Whether it says what holds when nothing is set (PROTOCOL section 5).
+    /// Whether it says what holds when nothing is set ([PROTOCOL section 5](crate::spec::protocol#5-values)).
     pub fn is_default(self) -> bool {
         match self {
             RouteOption::Timeout(timeout) => timeout == GoDuration::from_secs(60),

@@ -11,7 +11,7 @@ use super::domain::is_path_byte;
 /// A backend's URL: scheme, host, port and base path; never user info, query or fragment.
 ///
 /// The default port, and the slash behind an authority without a path, make no difference: two such URLs are
-/// equal (PROTOCOL section 5). Any other path is kept as it was written, because the URL of a maintenance page
+/// equal ([PROTOCOL section 5](crate::spec::protocol#5-values)). Any other path is kept as it was written, because the URL of a maintenance page
 /// may name a file.
 ///
 /// Copies are one word and share what they say: a server has several for each route.
@@ -83,7 +83,7 @@ impl BackendUrl {
     }
 
     /// The same with a path that ends in `/`. What a route is sent as: the reference server joins paths wrongly
-    /// without (PROTOCOL section 5).
+    /// without ([PROTOCOL section 5](crate::spec::protocol#5-values)).
     #[must_use]
     pub fn as_directory(&self) -> Self {
         Parts { path: format!("{}/", self.base_path()), ..self.parts() }.into()

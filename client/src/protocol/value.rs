@@ -156,7 +156,7 @@ impl fmt::Display for RouteId {
     }
 }
 
-/// What a command is about (PROTOCOL section 3).
+/// What a command is about ([PROTOCOL section 3](crate::spec::protocol#3-commands)).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// `ALL`: the session's default, for routes added later too.
@@ -260,6 +260,12 @@ pub struct Domains(List);
 enum List {
     One(Domain),
     Many(Arc<[Domain]>),
+}
+
+impl From<Domain> for Domains {
+    fn from(domain: Domain) -> Self {
+        Domains(List::One(domain))
+    }
 }
 
 impl Domains {

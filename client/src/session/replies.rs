@@ -71,7 +71,7 @@ impl Session {
         }
     }
 
-    /// Any refusal means a new session (PROTOCOL section 2), but for two cases: a store that is away says
+    /// Any refusal means a new session ([PROTOCOL section 2](crate::spec::protocol#2-sessions)), but for two cases: a store that is away says
     /// nothing about the session, and who was replaced registers only when the session is known to be gone.
     fn not_resumed(&mut self, refusal: Refusal, now: Instant) {
         match refusal {
@@ -231,7 +231,7 @@ impl Session {
         self.pump(now);
     }
 
-    /// What was refused waits for its next try, alone where one route is to blame (SEMANTICS section 1).
+    /// What was refused waits for its next try, alone where one route is to blame ([SEMANTICS section 1](crate::spec::semantics#1-claims-pools-members)).
     fn blame(&mut self, Failure { blame, refusal }: Failure, now: Instant) {
         match blame {
             Blame::Missing(id) => {

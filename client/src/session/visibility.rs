@@ -61,7 +61,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 const MAX_WATCHED: usize = 16;
 /// How many backends are remembered that a reference server may keep in maintenance.
 const MAX_STUCK: usize = 1_000;
-/// What a reference server says of a route that it has lost (PROTOCOL section 8, 7).
+/// What a reference server says of a route that it has lost ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 7).
 const LOST_ENTRY: &str = "backend status unavailable";
 
 static NOTHING: Routes = Routes::new();
@@ -333,7 +333,7 @@ impl Session {
     }
 
     /// The page did not answer, so that nobody has confirmed the maintenance. A reference server is not asked
-    /// again: pages that it cannot reach hold up the verdicts of every other service (PROTOCOL section 8, 2).
+    /// again: pages that it cannot reach hold up the verdicts of every other service ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 2).
     fn ask_again(&mut self, ids: &[RouteId], now: Instant) {
         let is_reference = *self.dialect() == Dialect::Reference;
         let Some(known) = self.known.as_mut().filter(|_| !is_reference) else { return };
@@ -398,7 +398,7 @@ impl Session {
         known.maintained.retain(|_, held| held.confirmed);
     }
 
-    /// At a reference server maintenance sticks to the backend's URL, across sessions (PROTOCOL section 8, 8).
+    /// At a reference server maintenance sticks to the backend's URL, across sessions ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 8).
     fn find_stuck(&mut self) {
         if *self.dialect() != Dialect::Reference {
             return self.stuck.clear();
@@ -511,7 +511,7 @@ impl Session {
         self.maintenance.deadline().into_iter().chain(repeat).chain(overdue).min()
     }
 
-    /// A reference server may lose a route that it still lists (PROTOCOL section 8, 7): ask about each.
+    /// A reference server may lose a route that it still lists ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 7): ask about each.
     pub(super) fn watch_routes(&mut self) {
         if *self.dialect() == Dialect::Reference
             && let Some(known) = &self.known

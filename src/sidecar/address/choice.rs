@@ -14,78 +14,78 @@ use crate::protocol::Host;
 
 use super::interfaces::{Interface, is_link_local};
 
-/// What the choice depends on besides the interfaces.
+/// What the choice depends on beside the interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inputs {
-    /// BACKEND_HOST, resolved.
+    /// BACKEND_HOST with its addresses; `None` where it is not set.
     pub(crate) backend_host: Option<BackendHost>,
     /// WEB_NET_CIDR.
     pub(crate) web_net: IpNet,
-    /// Our end of a connection to the registry, where there has been one.
+    /// The address from which this host reaches the registry, where that is known.
     pub(crate) registry_local: Option<IpAddr>,
-    /// Whether the application runs under us, so that our address is its address.
+    /// Whether the application runs under this process, so that our address is its address.
     pub(crate) wrapped: bool,
 }
 
-/// BACKEND_HOST with the addresses it stands for at the moment.
+/// BACKEND_HOST and the addresses to which it resolves at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BackendHost {
     /// As configured.
     pub(crate) host: Host,
-    /// None where the name could not be resolved.
+    /// Empty where the name does not resolve.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// The address to advertise. `Display` is the one line for the log.
+/// The address to advertise. `Display` is its line in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
     /// The address.
     pub(crate) ip: IpAddr,
-    /// Whose it is, where it is ours.
+    /// The interface that has the address, if it is one of ours.
     pub(crate) interface: Option<String>,
-    /// Why this one.
+    /// Why this address was chosen.
     pub(crate) reason: Reason,
-    /// The other addresses that were there, as `10.0.0.3 (eth0)`.
+    /// The other addresses of this host, as `10.0.0.3 (eth0)`.
     pub(crate) others: Vec<String>,
 }
 
 /// Why an address was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// BACKEND_HOST says so.
+    /// BACKEND_HOST resolves to it.
     BackendHost(Host),
-    /// BACKEND_HOST leads into a subnet in which the application, which runs under us, has this address.
+    /// BACKEND_HOST resolves to another address of a subnet in which the wrapped application has this one.
     OwnBesideBackendHost(Host, IpAddr),
-    /// It is inside WEB_NET_CIDR; so are those listed.
+    /// It is inside WEB_NET_CIDR, as are the listed addresses.
     WebNet(IpNet, Vec<String>),
-    /// The registry was reached from it, and nothing is inside WEB_NET_CIDR.
+    /// It leads to the registry, and no address is inside WEB_NET_CIDR.
     RegistryConnection(IpNet),
-    /// The registry is on this host.
+    /// The registry is on this host's loopback interface.
     RegistryOnLoopback,
-    /// It was the first that is no loopback address: a guess.
+    /// It is the first address that is not on loopback: a guess.
     FirstOther(IpNet),
 }
 
-/// Why there is no address to advertise. What it asks for may come: try again after a while.
+/// Why there is no address to advertise. The obstacle may pass, so try again after a while.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AddressError {
-    /// BACKEND_HOST has no address at the moment.
+    /// BACKEND_HOST does not resolve at this moment.
     #[error("BACKEND_HOST {0} has no address: is its container running, on a network that we share?")]
     Unresolved(Host),
-    /// Nothing but `lo` is left.
+    /// The only interface is `lo`.
     #[error(
         "this network namespace has only the loopback interface: the container whose network this one shares \
          (network_mode: \"service:…\") has stopped or was restarted; restart this container after it, or give \
          it a network of its own and set BACKEND_HOST"
     )]
     OnlyLoopback,
-    /// There are others, and none can be reached from elsewhere.
+    /// There are other interfaces, but no other host can reach their addresses.
     #[error("no address that the proxy could reach: there is only {}", .0.join(", "))]
     OnlyLinkLocal(Vec<String>),
 }
 
 impl Choice {
-    /// Whether somebody should look at it: it is a guess, or cannot be reached from another host.
+    /// Whether an operator should look at it: it is a guess, or another host cannot reach it.
     pub(crate) fn is_doubtful(&self) -> bool {
         match self.reason {
             Reason::FirstOther(_) => true,
@@ -137,10 +137,10 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The address to advertise. The same lists give the same choice, whatever their order.
+/// Chooses the address to advertise. The order of the list does not matter.
 ///
 /// # Errors
-/// Where nothing can be advertised; each says what to do.
+/// Says why no address can be advertised, and what to do about it.
 pub(crate) fn choose(interfaces: &[Interface], inputs: &Inputs) -> Result<Choice, AddressError> {
     let mut seen: Vec<&Interface> = interfaces.iter().collect();
     seen.sort_by_key(|interface| rank(interface));
@@ -168,8 +168,8 @@ pub(crate) fn choose(interfaces: &[Interface], inputs: &Inputs) -> Result<Choice
     }
 }
 
-/// The order of preference among equals: an address with a subnet before a virtual one, which belongs to
-/// whichever instance the engine likes; then by age and value, so that the choice never wavers.
+/// The order of preference among addresses with equal reasons. An address with a subnet comes before a virtual one,
+/// because the engine may route a virtual address to any instance. Age and value then make the choice stable.
 fn rank(interface: &Interface) -> (bool, bool, u32, &str, IpAddr) {
     (interface.is_virtual(), interface.is_loopback(), interface.index, &interface.name, interface.ip)
 }
@@ -179,7 +179,8 @@ fn backend_host(seen: &[&Interface], backend: &BackendHost, inputs: &Inputs) -> 
     let Some(theirs) = backend.addresses.iter().min_by_key(best).copied() else {
         return Err(AddressError::Unresolved(backend.host.clone()));
     };
-    // A name may still lead to our predecessor, for an orchestrator names us only when we are healthy.
+    // An orchestrator points the name at this instance only once it is healthy, so the name may still lead to its
+    // predecessor: prefer our own address in the same subnet.
     let own = seen.iter().find(|interface| {
         inputs.wrapped && !interface.is_virtual() && !interface.is_loopback() && interface.reaches(theirs)
     });

@@ -11,18 +11,18 @@ use ipnet::IpNet;
 pub(crate) struct Interface {
     /// `eth0`
     pub(crate) name: String,
-    /// The kernel's number for it; the order in which interfaces were made.
+    /// The kernel's index, which grows in the order in which interfaces were created.
     pub(crate) index: u32,
     /// The address.
     pub(crate) ip: IpAddr,
-    /// Of its subnet. 32 (128 for IPv6) says that the address is virtual: a swarm service's, for example.
+    /// The length of the subnet's prefix. 32 (128 for IPv6) marks a virtual address, such as that of a swarm service.
     pub(crate) prefix_len: u8,
 }
 
 /// The addresses of this network namespace, loopback included.
 ///
 /// # Errors
-/// Where the system does not tell.
+/// The system's, where it does not list the interfaces.
 pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
     let found = if_addrs::get_if_addrs()?;
     Ok(found
@@ -41,7 +41,7 @@ pub(crate) fn interfaces() -> io::Result<Vec<Interface>> {
 
 impl Interface {
     pub(super) fn is_loopback(&self) -> bool {
-        // Engines put virtual addresses on `lo` as well.
+        // Engines put virtual addresses on `lo` too, so the address alone does not tell.
         self.ip.is_loopback() || self.name == "lo"
     }
 
@@ -49,7 +49,7 @@ impl Interface {
         !self.ip.is_loopback() && self.prefix_len == if self.ip.is_ipv4() { 32 } else { 128 }
     }
 
-    /// Whether somebody elsewhere may reach it.
+    /// Whether another host may reach it.
     pub(super) fn leads_out(&self) -> bool {
         !self.is_loopback() && !is_link_local(self.ip)
     }

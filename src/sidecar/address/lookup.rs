@@ -24,14 +24,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Lookup<'a> {
     /// BACKEND_HOST and WEB_NET_CIDR.
     pub(crate) config: &'a AddressConfig,
-    /// The registries; the way to one of them may decide.
+    /// The registries. Where nothing better decides, the address that leads to one of them is chosen.
     pub(crate) registries: &'a [Endpoint],
     /// Whether the application runs under this process, so that our address is its address.
     pub(crate) wrapped: bool,
 }
 
 impl Lookup<'_> {
-    /// Tries until there is an address. It logs the choice, and every obstacle once.
+    /// Tries until there is an address. It logs the choice, and an obstacle only when it changes.
     ///
     /// Cancel-safe.
     pub(crate) async fn until_found(&self) -> Choice {
@@ -72,8 +72,8 @@ impl Lookup<'_> {
             }
         };
         let has_web_net = interfaces.iter().any(|interface| self.config.web_net.contains(&interface.ip));
-        // This resolves the registry's name, so it is done only where it matters: where nothing better decides,
-        // and for a loopback address, which is right only if the registry is on loopback too.
+        // Finding our end means resolving the registry's name. Do that only where it matters: where nothing better
+        // decides, and for a loopback address, which is right only if the registry is on loopback too.
         let registry_local = match &backend_host {
             None if !has_web_net => local_end(self.registries).await,
             Some(backend) if backend.addresses.iter().any(IpAddr::is_loopback) => {
@@ -87,8 +87,8 @@ impl Lookup<'_> {
     }
 }
 
-/// Our address on the way to the first registry that resolves. A connected UDP socket asks the kernel's
-/// routing table and sends nothing.
+/// Our address on the way to the first registry that resolves. Connecting a UDP socket consults the kernel's routing
+/// table and sends nothing.
 async fn local_end(registries: &[Endpoint]) -> Option<IpAddr> {
     for registry in registries {
         for ip in resolve(&registry.host, RESOLVE_TIMEOUT).await.unwrap_or_default() {
@@ -105,9 +105,9 @@ async fn local_end(registries: &[Endpoint]) -> Option<IpAddr> {
     None
 }
 
-/// The addresses of `host`, each once; an address is its own.
+/// The addresses of `host`, sorted and without duplicates; an address resolves to itself.
 ///
-/// Cancel-safe. The system's resolver goes on in a thread of its own when it is too late.
+/// Cancel-safe. After a time-out the system's resolver still runs to its end in a thread of its own.
 ///
 /// # Errors
 /// The resolver's, or [`io::ErrorKind::TimedOut`] after `limit`.

@@ -1,7 +1,6 @@
-//! Following the application's address: interfaces come and go, and BACKEND_HOST leads to the next container
-//! (the routes follow by the client's rules: new in, applied, then the old one out).
+//! Follows the application's address: interfaces come and go, and BACKEND_HOST may lead to another container.
 //!
-//! [`Follower`] decides what a new look at the addresses means; [`follow`] looks.
+//! [`AddressWatch`] decides what a new lookup means; [`follow`] looks the address up.
 
 use std::mem::discriminant;
 use std::net::IpAddr;
@@ -16,100 +15,100 @@ use super::choice::Choice;
 use super::interfaces::{Interface, interfaces};
 use super::lookup::Lookup;
 
-/// Between two looks at the interfaces.
-const LOOK: Duration = Duration::from_secs(2);
-/// BACKEND_HOST is resolved at every so many looks.
-const LOOKS_PER_NAME: u32 = 3;
+/// The pause between two checks of the interfaces.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How many checks of the interfaces pass between two resolutions of BACKEND_HOST.
+const CHECKS_PER_RESOLUTION: u32 = 3;
 
-/// What follows from a look.
+/// What follows from a lookup.
 #[derive(Debug, PartialEq)]
-enum Move {
-    /// Everything is as it was, or not certain enough to do anything about it.
-    Stay,
-    /// The routes lead from the first address to the choice's.
-    To(IpAddr, Choice),
-    /// There is no address any more, and that is news.
+enum Change {
+    /// The advertised address stays: it is the same, or the new one is not certain enough.
+    Keep,
+    /// The routes move from this address to the choice's.
+    Move(IpAddr, Choice),
+    /// There is no address any more, for a reason that was not reported yet.
     Lost(String),
 }
 
-/// Which address is advertised, and what speaks against it.
+/// Which address is advertised, and what has been seen since.
 #[derive(Debug)]
-struct Follower {
+struct AddressWatch {
     current: Choice,
-    /// Another address, for another reason than the present one: it must be seen twice.
-    doubt: Option<Choice>,
-    told: Option<String>,
+    /// Another address, chosen for another reason than the current one. It must be seen twice before it replaces it.
+    candidate: Option<Choice>,
+    reported: Option<String>,
 }
 
-impl Follower {
+impl AddressWatch {
     fn new(current: Choice) -> Self {
-        Follower { current, doubt: None, told: None }
+        AddressWatch { current, candidate: None, reported: None }
     }
 
-    /// What a look has found.
+    /// Takes the result of a lookup.
     ///
-    /// A guess never replaces what was known: while a network is being disconnected and connected again, the
-    /// first other address is somebody else's idea of us.
-    fn on_look(&mut self, found: Result<Choice, String>) -> Move {
+    /// A guess never replaces an address that was known: while a network is disconnected and connected again, the
+    /// first other address belongs to some other network.
+    fn on_lookup(&mut self, found: Result<Choice, String>) -> Change {
         let found = match found {
             Ok(found) => found,
-            Err(trouble) if self.told.as_ref() == Some(&trouble) => return Move::Stay,
-            Err(trouble) => {
-                self.told = Some(trouble.clone());
-                return Move::Lost(trouble);
+            Err(reason) if self.reported.as_ref() == Some(&reason) => return Change::Keep,
+            Err(reason) => {
+                self.reported = Some(reason.clone());
+                return Change::Lost(reason);
             }
         };
-        self.told = None;
-        let doubt = self.doubt.take();
+        self.reported = None;
+        let candidate = self.candidate.take();
         if found.ip == self.current.ip {
             self.current = found;
-            return Move::Stay;
+            return Change::Keep;
         }
         let same_reason = discriminant(&found.reason) == discriminant(&self.current.reason);
-        let seen_twice = doubt.is_some_and(|doubt| doubt.ip == found.ip);
+        let seen_twice = candidate.is_some_and(|candidate| candidate.ip == found.ip);
         if same_reason || (seen_twice && !found.is_doubtful()) {
             let old = std::mem::replace(&mut self.current, found.clone());
-            return Move::To(old.ip, found);
+            return Change::Move(old.ip, found);
         }
-        self.doubt = Some(found);
-        Move::Stay
+        self.candidate = Some(found);
+        Change::Keep
     }
 }
 
-/// Looks for as long as it lives, and calls `moved` with the old and the new address. Says what stands in the
-/// way, once; that a network namespace was left behind (only `lo` is there) as an error, because nothing that
-/// this process could do helps.
+/// Follows the address for as long as it runs, and calls `moved` with the old and the new one. It logs each obstacle
+/// once. A network namespace with nothing but `lo` is logged as an error, because only a restart of this container
+/// helps there.
 pub(crate) async fn follow(lookup: Lookup<'_>, current: Choice, mut moved: impl FnMut(IpAddr, IpAddr)) {
     let by_name = matches!(lookup.config.backend_host, Some(Host::Name(_)));
-    let mut follower = Follower::new(current);
+    let mut watch = AddressWatch::new(current);
     let mut seen = interfaces().ok();
-    let mut looks: u32 = 0;
+    let mut checks: u32 = 0;
     loop {
-        sleep(LOOK).await;
-        looks = looks.wrapping_add(1);
+        sleep(INTERVAL).await;
+        checks = checks.wrapping_add(1);
         let now = interfaces().ok();
-        let due = by_name && looks.is_multiple_of(LOOKS_PER_NAME);
-        // An address that was there is told from one that is there again only by looking at it.
-        if now == seen && !due && follower.doubt.is_none() && follower.told.is_none() {
+        let due = by_name && checks.is_multiple_of(CHECKS_PER_RESOLUTION);
+        // Look the address up only when the interfaces changed, a resolution is due, or an earlier result is open.
+        if now == seen && !due && watch.candidate.is_none() && watch.reported.is_none() {
             continue;
         }
         seen = now;
-        match follower.on_look(lookup.once().await) {
-            Move::Stay => debug!("the address is the same"),
-            Move::To(old, new) => {
+        match watch.on_lookup(lookup.once().await) {
+            Change::Keep => debug!("the address is the same"),
+            Change::Move(old, new) => {
                 info!("{new}; it was {old}");
                 moved(old, new.ip);
             }
-            Move::Lost(trouble) if stranded(seen.as_deref()) => {
-                error!("nobody can be reached from here any more: {trouble}");
+            Change::Lost(reason) if only_loopback(seen.as_deref()) => {
+                error!("nobody can be reached from here any more: {reason}");
             }
-            Move::Lost(trouble) => warn!("the advertised address may not be right any more: {trouble}"),
+            Change::Lost(reason) => warn!("the advertised address may not be right any more: {reason}"),
         }
     }
 }
 
-/// Only loopback is left: the container whose network this one shares is gone.
-fn stranded(interfaces: Option<&[Interface]>) -> bool {
+/// Whether only loopback is left: the container whose network this one shares is gone.
+fn only_loopback(interfaces: Option<&[Interface]>) -> bool {
     interfaces.is_some_and(|interfaces| interfaces.iter().all(|interface| interface.ip.is_loopback()))
 }
 
@@ -132,37 +131,37 @@ mod tests {
 
     #[test]
     fn another_address_for_the_same_reason_is_followed_at_once() {
-        let mut follower = Follower::new(web_net(7));
-        assert_eq!(follower.on_look(Ok(web_net(7))), Move::Stay);
-        assert_eq!(follower.on_look(Ok(web_net(9))), Move::To([10, 2, 2, 7].into(), web_net(9)));
-        assert_eq!(follower.on_look(Ok(web_net(9))), Move::Stay);
+        let mut watch = AddressWatch::new(web_net(7));
+        assert_eq!(watch.on_lookup(Ok(web_net(7))), Change::Keep);
+        assert_eq!(watch.on_lookup(Ok(web_net(9))), Change::Move([10, 2, 2, 7].into(), web_net(9)));
+        assert_eq!(watch.on_lookup(Ok(web_net(9))), Change::Keep);
     }
 
     #[test]
     fn a_guess_never_replaces_what_was_known() {
-        let mut follower = Follower::new(web_net(7));
+        let mut watch = AddressWatch::new(web_net(7));
         for _ in 0..5 {
-            assert_eq!(follower.on_look(Ok(guess(200))), Move::Stay);
+            assert_eq!(watch.on_lookup(Ok(guess(200))), Change::Keep);
         }
-        assert_eq!(follower.on_look(Ok(web_net(7))), Move::Stay);
+        assert_eq!(watch.on_lookup(Ok(web_net(7))), Change::Keep);
     }
 
     #[test]
     fn a_good_address_for_another_reason_is_followed_when_it_stays() {
         let net = "10.2.2.0/24".parse().unwrap();
         let by_registry = || choice(99, Reason::RegistryConnection(net));
-        let mut follower = Follower::new(web_net(7));
-        assert_eq!(follower.on_look(Ok(by_registry())), Move::Stay);
-        assert_eq!(follower.on_look(Ok(by_registry())), Move::To([10, 2, 2, 7].into(), by_registry()));
+        let mut watch = AddressWatch::new(web_net(7));
+        assert_eq!(watch.on_lookup(Ok(by_registry())), Change::Keep);
+        assert_eq!(watch.on_lookup(Ok(by_registry())), Change::Move([10, 2, 2, 7].into(), by_registry()));
     }
 
     #[test]
     fn trouble_is_told_once_and_again_after_it_was_over() {
-        let mut follower = Follower::new(web_net(7));
+        let mut watch = AddressWatch::new(web_net(7));
         let lost = || Err("only lo".to_owned());
-        assert_eq!(follower.on_look(lost()), Move::Lost("only lo".to_owned()));
-        assert_eq!(follower.on_look(lost()), Move::Stay);
-        follower.on_look(Ok(web_net(7))).eq(&Move::Stay).then_some(()).unwrap();
-        assert_eq!(follower.on_look(lost()), Move::Lost("only lo".to_owned()));
+        assert_eq!(watch.on_lookup(lost()), Change::Lost("only lo".to_owned()));
+        assert_eq!(watch.on_lookup(lost()), Change::Keep);
+        watch.on_lookup(Ok(web_net(7))).eq(&Change::Keep).then_some(()).unwrap();
+        assert_eq!(watch.on_lookup(lost()), Change::Lost("only lo".to_owned()));
     }
 }

@@ -1,5 +1,5 @@
-//! METRICS_LISTEN: the daemon's state in the text format of Prometheus. Labels are the registries, at most
-//! [`MAX_REGISTRIES`], and a few fixed words: nothing that a peer could make up.
+//! METRICS_LISTEN: the daemon's state in the text format of Prometheus. Labels are the names of at most
+//! [`MAX_REGISTRIES`] registries and a few fixed words, so no peer can make up new ones.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use crate::sidecar::state::{Conditions, DaemonState, RegistryCounters};
 
 use super::status::visibility_name;
 
-/// Sessions that are shown; the rest is left out, the smallest names first.
+/// The most sessions that are shown.
 const MAX_REGISTRIES: usize = 100;
 
-/// What is shown.
+/// The values of one page.
 struct Snapshot {
     uptime: Duration,
     conditions: Conditions,
@@ -27,7 +27,7 @@ struct Snapshot {
     sessions: BTreeMap<String, (Status, RegistryCounters)>,
 }
 
-/// Serves them for as long as it lives. An address that is taken is tried again, and said to be once.
+/// Serves the metrics for as long as it runs. An address in use is tried again, and warned about once.
 pub(crate) async fn serve(address: Option<SocketAddr>, state: DaemonState) {
     let Some(address) = address else { return std::future::pending().await };
     info!("metrics on {address}");

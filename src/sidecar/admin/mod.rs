@@ -1,4 +1,4 @@
-//! What operators and their programs ask of a running daemon: the control socket, and metrics.
+//! What operators and their programs can ask of a running daemon: the control socket and the metrics.
 
 pub mod control;
 mod metrics;

@@ -1,6 +1,6 @@
-//! Puts the typed configuration together and checks what holds between variables.
+//! Builds the typed configuration, and checks the rules between variables.
 //!
-//! Each function reads all of its variables before it gives up on one, so that the report is complete.
+//! Each function reads all of its variables before it returns the first error, so that the report is complete.
 
 use crate::environment::{ConfigErrors, Reader, Reported, Source};
 use crate::protocol::{GoDuration, Host, InstanceName};
@@ -27,7 +27,7 @@ pub(super) fn build(source: Source, origin: Origin<'_>) -> Result<Config, Config
     Ok(Config { warnings, ..config })
 }
 
-/// What holds between the command, the routes and the page.
+/// Checks the rules between the command, the routes and the page.
 fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
     let is_scheduled = config.command.as_ref().is_some_and(|command| command.run_every.is_some());
     if is_scheduled && config.registration.is_some() {
@@ -52,12 +52,12 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
             "DRAIN_TIMEOUT, {drain}, does not fit into STOP_GRACE_PERIOD, {grace}: requests in flight get half of that"
         ));
     }
-    pointless(&config, reader);
+    warn_without_effect(&config, reader);
     Ok(config)
 }
 
-/// What was set and does nothing beside what else was set.
-fn pointless(config: &Config, reader: &mut Reader) {
+/// Warns about variables that have no effect beside others.
+fn warn_without_effect(config: &Config, reader: &mut Reader) {
     let registry = config.registration.as_ref().map(|registration| &registration.registry);
     let has_name = |registry: &RegistryConfig| {
         registry.endpoints.iter().any(|endpoint| matches!(endpoint.host, Host::Name(_)))
@@ -65,12 +65,12 @@ fn pointless(config: &Config, reader: &mut Reader) {
     let only_addresses = registry.is_some_and(|registry| registry.each_address && !has_name(registry));
     let unasked = !config.readiness.wait && config.registration.is_some();
     let page = config.maintenance.page.is_some() && config.maintenance.port.is_none();
-    for (name, is_pointless, why) in [
+    for (name, has_no_effect, why) in [
         ("REGISTRY_EACH_ADDRESS", only_addresses, "REGISTRY_HOST holds no name"),
         ("READY_CHECK", unasked, "WAIT_FOR_PORT=false asks nobody"),
         ("MAINTENANCE_PAGE", page, "no page is served, because MAINTENANCE_PORT is not set"),
     ] {
-        if is_pointless && reader.is_prefixed(name) {
+        if has_no_effect && reader.is_prefixed(name) {
             let spelled = reader.spelled(name);
             reader.warn(format!("{spelled} has no effect: {why}"));
         }
@@ -87,7 +87,7 @@ fn parts(
     let off = match enabled {
         Ok(false) => Some(Off::Disabled),
         _ if is_wrapper && raw.domains.is_none() && raw.routes.is_none() => Some(Off::NoRoutes),
-        // Also for a switch that nobody can read: the rest is looked at as if it were on.
+        // If the switch itself is wrong, check the rest as if it were on.
         _ => None,
     };
     let required = off.is_none();
@@ -148,7 +148,7 @@ fn parts(
 }
 
 fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Reported> {
-    // Only the bare name can come from a link; what has our prefix was meant for us.
+    // Only the name without prefix can come from a legacy link.
     let parse_port = if reader.is_prefixed("REGISTRY_PORT") { values::port } else { values::linked_port };
     let port = reader.value("REGISTRY_PORT", raw.registry_port.take(), parse_port);
     let default_port = *port.as_ref().unwrap_or(&1);
@@ -182,7 +182,7 @@ fn reconnect(raw: &mut Raw, reader: &mut Reader) -> Result<(GoDuration, GoDurati
     if min <= max {
         return Ok((min, max));
     }
-    // The one that somebody set is the one to change; both were set: the first.
+    // Report the variable that was set; if both were, the first.
     let max_alone = max_set && !min_set;
     Err(match max_alone {
         true => reader.refuse("RECONNECT_MAX", format!("it is less than RECONNECT_MIN, {min}")),
@@ -190,7 +190,7 @@ fn reconnect(raw: &mut Raw, reader: &mut Reader) -> Result<(GoDuration, GoDurati
     })
 }
 
-/// INSTANCE_NAME, else the host name, which is warned about where it is a container's id.
+/// INSTANCE_NAME, or the host name, with a warning where that is a container's id.
 fn instance(
     raw: &mut Raw,
     reader: &mut Reader,
@@ -220,7 +220,7 @@ fn instance(
     Ok(Some(name))
 }
 
-/// Container engines name a host by the first twelve digits of the container's id.
+/// Whether the name looks like a container's id: engines use its first twelve digits as the host name.
 fn is_container_id(host_name: &str) -> bool {
     host_name.len() == 12 && host_name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -262,11 +262,11 @@ fn readiness(
     })
 }
 
-/// One check for each distinct place to which the routes lead.
+/// One check for each distinct host and port of the routes.
 fn derived_checks(routes: &[RouteConfig], fallback_port: u16, backend_host: Option<Host>) -> Vec<ReadyCheck> {
     let at = |host: Option<Host>, port| match host {
         Some(host) => ReadyCheck::Tcp(Endpoint { host, port }),
-        None => ReadyCheck::Own(port),
+        None => ReadyCheck::OwnPort(port),
     };
     let mut checks = Vec::new();
     for route in routes {

@@ -1,4 +1,4 @@
-//! The wrapped command: what runs, as whom, after what, how often, and how it is stopped.
+//! The wrapped command: what runs, as which user, after which steps, how often, and how it is stopped.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use super::steps::{self, Step};
 use super::user::{self, RunAs};
 use super::{ReadyCheck, values};
 
-/// A command that we run, and everything around it. Consistent in itself.
+/// A wrapped command with everything around it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandConfig {
-    /// What runs.
+    /// The program or shell line that runs.
     pub line: CommandLine,
     /// APP_DIR, for the command and the steps.
     pub directory: Option<PathBuf>,
-    /// RUN_AS; `None` where that changes nothing.
+    /// RUN_AS; `None` where the command runs as this process's user.
     pub run_as: Option<RunAs>,
     /// The command's whole environment.
     pub environment: Environment,
@@ -32,7 +32,7 @@ pub struct CommandConfig {
     pub wait_for_timeout: GoDuration,
     /// PRE_START: shell lines, in their order.
     pub steps: Vec<Step>,
-    /// PRE_START_FAILURE: whether a step that fails is the end.
+    /// PRE_START_FAILURE: whether a failed step keeps the command from starting.
     pub steps_fatal: bool,
     /// PRE_START_TIMEOUT for each; `None`: no limit.
     pub step_timeout: Option<GoDuration>,
@@ -44,20 +44,20 @@ pub struct CommandConfig {
     pub run_every: Option<GoDuration>,
     /// UPDATE_CHECK and what follows from it.
     pub update: Option<UpdateConfig>,
-    /// STOP_SIGNAL; `None`: that of the program that runs then.
+    /// STOP_SIGNAL; `None` takes the signal that suits the program that runs at that time.
     pub stop_signal: Option<Signal>,
     /// STOP_GRACE_PERIOD, more than zero.
     pub grace: Option<GoDuration>,
-    /// Whether signals go to the whole process group: SIGNAL_GROUP, and for every shell line.
+    /// Whether signals go to the whole process group: with SIGNAL_GROUP, and always for shell lines.
     pub group: bool,
-    /// SIGNAL_REWRITE: from, to.
+    /// SIGNAL_REWRITE: pairs of the signal to replace and the signal to send.
     pub rewrite: Vec<(Signal, Signal)>,
 }
 
-/// When a command that ended by itself is started again.
+/// When a command that ended by itself is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
-    /// Never: its end is ours.
+    /// Never: this process exits with its code.
     No,
     /// Unless it ended with 0.
     OnFailure,
@@ -87,18 +87,18 @@ pub enum CommandLine {
     Shell(String),
 }
 
-/// Where the words of the command and its environment come from.
+/// What the command and its environment are made of.
 #[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
-    /// What stands behind `--`; `None`: there is no `--`.
+    /// The arguments after `--`; `None` without `--`.
     pub(super) arguments: Option<&'a [OsString]>,
-    /// Our environment.
+    /// The environment of this process.
     pub(super) vars: &'a [(OsString, OsString)],
     pub(super) context: &'a Context<'a>,
 }
 
-/// Which of the variables do nothing without a command.
-pub const FOR_COMMANDS: &[&str] = &[
+/// The variables that have no effect without a command.
+pub const COMMAND_VARIABLES: &[&str] = &[
     "APP_DIR",
     "RUN_AS",
     "WAIT_FOR",
@@ -120,14 +120,14 @@ pub const FOR_COMMANDS: &[&str] = &[
     "SIGNAL_REWRITE",
 ];
 
-/// The command; `None` where there is none to run.
+/// Reads the command; `None` where there is none to run.
 pub(super) fn command(
     raw: &mut Raw,
     reader: &mut Reader,
     origin: Origin<'_>,
 ) -> Result<Option<CommandConfig>, Reported> {
     let Some(line) = line(raw, reader, origin.arguments)? else {
-        for name in FOR_COMMANDS {
+        for name in COMMAND_VARIABLES {
             if reader.is_prefixed(name) {
                 let spelled = reader.spelled(name);
                 reader.warn(format!("{spelled} has no effect: there is no command to run"));
@@ -141,14 +141,14 @@ pub(super) fn command(
     let environment = secrets.and_then(|wanted| {
         secrets::environment(&wanted.unwrap_or_default(), origin.vars, origin.context, reader)
     });
-    pointless(raw, reader);
-    let before = before(raw, reader);
-    let life = life(raw, reader);
+    warn_without_effect(raw, reader);
+    let preparation = preparation(raw, reader);
+    let run_policy = run_policy(raw, reader);
     let update = update(raw, reader);
     let stop = stop(raw, reader);
-    let (before, life, update, stop) = (before?, life?, update?, stop?);
+    let (preparation, run_policy, update, stop) = (preparation?, run_policy?, update?, stop?);
     let (run_as, mut environment) = (run_as?, environment?);
-    if life.every.is_some() && update.is_some() {
+    if run_policy.every.is_some() && update.is_some() {
         let reason = "a command that RUN_EVERY starts again and again is updated between two runs, by itself";
         return Err(reader.refuse("UPDATE_CHECK", reason.to_owned()));
     }
@@ -161,14 +161,14 @@ pub(super) fn command(
         directory: directory?,
         run_as,
         environment,
-        wait_for: before.wait_for,
-        wait_for_timeout: before.wait_for_timeout,
-        steps: before.steps,
-        steps_fatal: before.fatal,
-        step_timeout: before.timeout,
-        restart: life.restart,
-        restart_delay: life.delay,
-        run_every: life.every,
+        wait_for: preparation.wait_for,
+        wait_for_timeout: preparation.wait_for_timeout,
+        steps: preparation.steps,
+        steps_fatal: preparation.fatal,
+        step_timeout: preparation.timeout,
+        restart: run_policy.restart,
+        restart_delay: run_policy.delay,
+        run_every: run_policy.every,
         update,
         stop_signal: stop.signal,
         grace: stop.grace,
@@ -212,7 +212,7 @@ fn directory(text: &str) -> Result<PathBuf, Invalid> {
 }
 
 fn run_as(raw: &mut Raw, reader: &mut Reader, context: &Context<'_>) -> Result<Option<RunAs>, Reported> {
-    // A file that is not there has no entries.
+    // A missing file counts as empty.
     let text = |path: &str| {
         let bytes = (context.read_file)(Path::new(path)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -226,7 +226,7 @@ fn run_as(raw: &mut Raw, reader: &mut Reader, context: &Context<'_>) -> Result<O
 }
 
 /// What comes before the command.
-struct Before {
+struct Preparation {
     wait_for: Vec<ReadyCheck>,
     wait_for_timeout: GoDuration,
     steps: Vec<Step>,
@@ -234,13 +234,13 @@ struct Before {
     timeout: Option<GoDuration>,
 }
 
-fn before(raw: &mut Raw, reader: &mut Reader) -> Result<Before, Reported> {
+fn preparation(raw: &mut Raw, reader: &mut Reader) -> Result<Preparation, Reported> {
     let wait_for = reader.optional("WAIT_FOR", raw.wait_for.take(), values::ready_checks);
     let wait_for_timeout = reader.value("WAIT_FOR_TIMEOUT", raw.wait_for_timeout.take(), values::positive);
     let steps = reader.optional("PRE_START", raw.pre_start.take(), steps::parse);
     let fatal = reader.value("PRE_START_FAILURE", raw.pre_start_failure.take(), failure);
     let timeout = reader.value("PRE_START_TIMEOUT", raw.pre_start_timeout.take(), values::duration);
-    Ok(Before {
+    Ok(Preparation {
         wait_for: wait_for?.unwrap_or_default(),
         wait_for_timeout: wait_for_timeout?,
         steps: steps?.unwrap_or_default(),
@@ -258,25 +258,25 @@ fn failure(text: &str) -> Result<bool, Invalid> {
 }
 
 /// How often the command runs.
-struct Life {
+struct RunPolicy {
     restart: Restart,
     delay: GoDuration,
     every: Option<GoDuration>,
 }
 
-fn life(raw: &mut Raw, reader: &mut Reader) -> Result<Life, Reported> {
+fn run_policy(raw: &mut Raw, reader: &mut Reader) -> Result<RunPolicy, Reported> {
     let restart = reader.value("RESTART", raw.restart.take(), restart);
     let delay = reader.value("RESTART_DELAY", raw.restart_delay.take(), values::duration);
     let every = reader.optional("RUN_EVERY", raw.run_every.take(), values::positive);
-    let life = Life { restart: restart?, delay: delay?, every: every? };
-    if life.every.is_some() && life.restart != Restart::No {
+    let run_policy = RunPolicy { restart: restart?, delay: delay?, every: every? };
+    if run_policy.every.is_some() && run_policy.restart != Restart::No {
         let reason = "RUN_EVERY runs the command again in any case: keep one of the two".to_owned();
         return Err(reader.refuse("RESTART", reason));
     }
-    Ok(life)
+    Ok(run_policy)
 }
 
-/// UPDATE_CHECK says when, UPDATE_COMMAND says what: neither is of use alone.
+/// UPDATE_CHECK and UPDATE_COMMAND, which are refused if only one of them is set.
 fn update(raw: &mut Raw, reader: &mut Reader) -> Result<Option<UpdateConfig>, Reported> {
     let check = raw.update_check.take();
     let every = reader.value("UPDATE_CHECK_INTERVAL", raw.update_check_interval.take(), values::positive);
@@ -297,8 +297,8 @@ fn update(raw: &mut Raw, reader: &mut Reader) -> Result<Option<UpdateConfig>, Re
     }
 }
 
-/// Points out what says more about something that nobody asked for.
-fn pointless(raw: &Raw, reader: &mut Reader) {
+/// Warns about variables that refine another one that is not set.
+fn warn_without_effect(raw: &Raw, reader: &mut Reader) {
     let pairs = [
         ("WAIT_FOR_TIMEOUT", "WAIT_FOR", raw.wait_for_timeout.is_some() && raw.wait_for.is_none()),
         ("PRE_START_FAILURE", "PRE_START", raw.pre_start_failure.is_some() && raw.pre_start.is_none()),
@@ -306,8 +306,8 @@ fn pointless(raw: &Raw, reader: &mut Reader) {
         ("RESTART_DELAY", "RESTART", raw.restart_delay.is_some() && raw.restart.is_none()),
         ("UPDATE_TIMEOUT", "UPDATE_CHECK", raw.update_timeout.is_some() && raw.update_check.is_none()),
     ];
-    for (name, needed, is_pointless) in pairs {
-        if is_pointless {
+    for (name, needed, has_no_effect) in pairs {
+        if has_no_effect {
             let spelled = reader.spelled(name);
             reader.warn(format!("{spelled} has no effect: {needed} is not set"));
         }

@@ -1,10 +1,10 @@
-//! What the environment says, as one typed value. The only place in the sidecar that reads it.
+//! The sidecar's environment as one typed value. The only place in the sidecar that reads it.
 //!
 //! | step | where |
 //! |---|---|
-//! | which names there are | [`VARIABLES`], which hints and documentation share |
-//! | environment to one text a variable: prefix, bare names, files | [`crate::environment`] |
-//! | texts to values, all mistakes collected | `build`, `routes`, `values` |
+//! | the table of names, which hints and documentation share | [`VARIABLES`] |
+//! | from the environment to one text for each variable: prefix, bare names, files | [`crate::environment`] |
+//! | from texts to values, collecting all mistakes | `build`, `routes`, `command`, `values` |
 //!
 //! The rules are those of SEMANTICS section 10. Nothing here knows the network or the client.
 
@@ -34,38 +34,38 @@ use crate::protocol::{
 };
 use crate::telemetry::{Format, Level};
 
-pub use command::{CommandConfig, CommandLine, FOR_COMMANDS, Restart, UpdateConfig};
+pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
 pub use secrets::Environment;
 pub use steps::Step;
 pub use user::RunAs;
 pub use variables::{PREFIX, TABLE, VARIABLES};
 
-/// Everything that the sidecar was told. Consistent in itself: what contradicts itself is refused.
+/// The whole configuration. Contradictions are refused, so its parts agree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// What to register; `None`: nothing, for the reason in `off`.
+    /// What to register; `None` registers nothing, for the reason in `off`.
     pub registration: Option<RegistrationConfig>,
     /// Why nothing is registered.
     pub off: Option<Off>,
-    /// The command that is wrapped; `None`: a daemon beside the application.
+    /// The wrapped command; `None` runs a daemon beside the application.
     pub command: Option<CommandConfig>,
-    /// How the address is found that is registered.
+    /// How the advertised address is found.
     pub address: AddressConfig,
     /// When the application counts as ready.
     pub readiness: ReadinessConfig,
     /// The maintenance page.
     pub maintenance: MaintenanceConfig,
-    /// DRAIN_TIMEOUT: how long requests in flight may take once we leave.
+    /// DRAIN_TIMEOUT: how long requests in flight may take to end once the sidecar leaves.
     pub drain_timeout: GoDuration,
-    /// CONTROL_SOCKET; `None`: where such sockets are, or can be.
+    /// CONTROL_SOCKET; `None` uses the default path, or the abstract namespace.
     pub control_socket: Option<PathBuf>,
-    /// METRICS_LISTEN; `None`: metrics are served nowhere.
+    /// METRICS_LISTEN; `None` serves no metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// The log.
     pub log: LogConfig,
-    /// What stood after `--`: what it is read with again.
+    /// The arguments after `--`, with which the configuration is read again.
     pub arguments: Option<Vec<OsString>>,
-    /// What is no mistake and worth a line in the log, in a stable order.
+    /// Lines for the log about what is no mistake but looks like one, in a stable order.
     pub warnings: Vec<String>,
 }
 
@@ -87,10 +87,10 @@ impl fmt::Display for Off {
     }
 }
 
-/// What is registered, with whom, and as whom.
+/// What is registered, with which registries, and under which names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegistrationConfig {
-    /// With whom, and how patiently.
+    /// The registries, and how long they may take.
     pub registry: RegistryConfig,
     /// SERVICE_NAME.
     pub service: ServiceName,
@@ -103,7 +103,7 @@ pub struct RegistrationConfig {
 }
 
 impl RegistrationConfig {
-    /// The ports at the advertised address to which its routes lead.
+    /// The ports of the routes that lead to the advertised address.
     pub fn own_ports(&self) -> Vec<u16> {
         self.routes.iter().filter(|route| route.host.is_none()).map(|route| route.port).collect()
     }
@@ -112,9 +112,9 @@ impl RegistrationConfig {
 /// The registries and how the sessions with them are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegistryConfig {
-    /// REGISTRY_HOST and REGISTRY_PORT; at least one, each once. A session with each.
+    /// REGISTRY_HOST and REGISTRY_PORT: at least one, without duplicates. Each gets a session.
     pub endpoints: Vec<Endpoint>,
-    /// REGISTRY_EACH_ADDRESS: a session with each address that a name has, not only with any one of them.
+    /// REGISTRY_EACH_ADDRESS: each address of a name gets a session, instead of any one of them.
     pub each_address: bool,
     /// REGISTRY_TOKEN.
     pub token: Option<Secret>,
@@ -124,7 +124,7 @@ pub struct RegistryConfig {
     pub keepalive: GoDuration,
     /// REQUEST_TIMEOUT, more than zero.
     pub request_timeout: GoDuration,
-    /// RECONNECT_MIN, more than zero and at most the next.
+    /// RECONNECT_MIN, more than zero and at most `reconnect_max`.
     pub reconnect_min: GoDuration,
     /// RECONNECT_MAX.
     pub reconnect_max: GoDuration,
@@ -145,7 +145,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// One route, whole: what it left out has been filled in.
+/// One route, with defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
     /// Which variable it comes from (`DOMAINS`, `ROUTES[0]`, `SOCKETIO_PATH`), for the log.
@@ -156,7 +156,7 @@ pub struct RouteConfig {
     pub path: PathPrefix,
     /// How the proxy talks to the application.
     pub scheme: Scheme,
-    /// Where the application is, if not at the advertised address. A name is passed on as it is.
+    /// The application's host, if not the advertised address. A name is passed on unresolved.
     pub host: Option<Host>,
     /// The application's port, never 0.
     pub port: u16,
@@ -164,7 +164,7 @@ pub struct RouteConfig {
     pub priority: i32,
     /// The proxy's check; `None` turns it off.
     pub health: Option<HealthCheck>,
-    /// What is set for it.
+    /// The options.
     pub options: RouteOptions,
     /// RESPONSE_HEADERS.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -198,7 +198,7 @@ pub struct RouteOptions {
 }
 
 impl RouteOptions {
-    /// As the wire has them, each key once, in the order of PROTOCOL section 5.
+    /// The options for the wire, each key once, in the order of PROTOCOL section 5.
     pub fn to_options(&self) -> Vec<RouteOption> {
         let flags = [
             RouteOption::Websocket(self.websocket),
@@ -215,7 +215,7 @@ impl RouteOptions {
 pub struct AddressConfig {
     /// BACKEND_HOST.
     pub backend_host: Option<Host>,
-    /// WEB_NET_CIDR, without the bits of a host.
+    /// WEB_NET_CIDR, with the host bits cleared.
     pub web_net: IpNet,
 }
 
@@ -224,68 +224,69 @@ pub struct AddressConfig {
 pub struct ReadinessConfig {
     /// WAIT_FOR_PORT; without it the application counts as ready at once.
     pub wait: bool,
-    /// READY_CHECK, or one for each distinct host and port of the routes. At least one; all must pass.
+    /// READY_CHECK, or one check for each distinct host and port of the routes. At least one; all must pass.
     pub checks: Vec<ReadyCheck>,
     /// READY_INTERVAL, the longest pause between two tries. More than zero.
     pub interval: GoDuration,
     /// READY_TIMEOUT, for one try. More than zero.
     pub timeout: GoDuration,
-    /// READY_RISE: so many tries in a row must pass. At least one.
+    /// READY_RISE: how many tries in a row must pass. At least one.
     pub rise: u32,
-    /// READY_FALL: so many in a row must fail to take the routes out. At least one.
+    /// READY_FALL: how many tries in a row must fail to take the routes out. At least one.
     pub fall: u32,
-    /// PORT_WAIT_TIMEOUT: waiting longer is warned about, and goes on. More than zero.
+    /// PORT_WAIT_TIMEOUT: a longer wait is warned about, and goes on. More than zero.
     pub overdue: GoDuration,
-    /// What `exec:` checks find in their environment where no command is wrapped: ours, without what is meant
-    /// for us.
+    /// The environment of `exec:` checks where no command is wrapped: that of this process, without the sidecar's own
+    /// variables.
     pub environment: Environment,
 }
 
 /// The maintenance page and where it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MaintenanceConfig {
-    /// MAINTENANCE_PORT; `None`: we serve no page.
+    /// MAINTENANCE_PORT; `None` serves no page.
     pub port: Option<u16>,
-    /// MAINTENANCE_PAGE: a file or a directory; `None`: the built-in page.
+    /// MAINTENANCE_PAGE: a file or a directory; `None` is the built-in page.
     pub page: Option<PathBuf>,
-    /// MAINTENANCE_PAGE_URL; `None`: our address and the port.
+    /// MAINTENANCE_PAGE_URL; `None` is the advertised address with the port.
     pub url: Option<BackendUrl>,
     /// MAINTENANCE_STATE: the file in which maintenance survives a restart of the sidecar.
     pub state: Option<PathBuf>,
 }
 
 impl MaintenanceConfig {
-    /// The page's URL for the proxy when our own address is `own`; `None`: the proxy shows its own page.
+    /// The page's URL for the proxy when the advertised address is `own`; `None` leaves the page to the proxy.
     pub fn url(&self, own: IpAddr) -> Option<BackendUrl> {
         let derived = self.port.map(|port| BackendUrl::new(Scheme::Http, Host::Ip(own), port));
         self.url.clone().or(derived)
     }
 }
 
-/// One thing that must hold before the application counts as ready, and from then on.
+/// A check that must pass for the application to count as ready.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ReadyCheck {
-    /// Something in this network namespace accepts connections on the port: at 127.0.0.1, or at an address of
-    /// its own. What holds when nobody said otherwise.
-    Own(u16),
-    /// Something accepts connections there.
+    /// Something accepts connections on the port in this network namespace: at 127.0.0.1, or at another of its
+    /// addresses. The default.
+    OwnPort(u16),
+    /// Something accepts connections at this host and port.
     Tcp(Endpoint),
-    /// An HTTP server answers a GET of the path as the proxy's check would want it (SEMANTICS section 3).
+    /// An HTTP server answers a GET of the path with a status that would pass the proxy's check (SEMANTICS section
+    /// 3).
     Http(Endpoint, HealthPath),
-    /// The same over TLS; not in the lean build. A name is verified ([`is_verified`]).
+    /// The same over TLS; not in the lean build. [`is_verified`] says whose certificate is checked.
     Https(Endpoint, HealthPath),
     /// A FastCGI server answers a GET of the path with success: PHP-FPM's `ping.path`.
     FastCgi(Endpoint, HealthPath),
     /// Something accepts connections at the path of a unix socket.
     Unix(PathBuf),
-    /// The file is there.
+    /// The file exists.
     File(PathBuf),
-    /// A shell line ends with 0. What it runs is killed at the end of READY_TIMEOUT.
+    /// A shell line exits with 0. Its process group is killed at the end of READY_TIMEOUT.
     Exec(String),
 }
 
-/// Whether whoever answers for `host` over TLS must prove to be it. An address cannot, because it has no name, and
-/// on loopback there is nobody in between.
+/// Whether the certificate of `host` is verified. An address has no name to verify, and nobody stands between us and
+/// a server on loopback.
 pub fn is_verified(host: &Host) -> bool {
     matches!(host, Host::Name(name) if name != "localhost")
 }
@@ -298,7 +299,7 @@ impl ReadyCheck {
                 matches!(place.host, Host::Name(_))
             }
             ReadyCheck::Https(..) | ReadyCheck::Exec(_) => true,
-            ReadyCheck::Own(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) => false,
+            ReadyCheck::OwnPort(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) => false,
         }
     }
 }
@@ -306,7 +307,7 @@ impl ReadyCheck {
 impl fmt::Display for ReadyCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReadyCheck::Own(port) => write!(f, "tcp://127.0.0.1:{port}"),
+            ReadyCheck::OwnPort(port) => write!(f, "tcp://127.0.0.1:{port}"),
             ReadyCheck::Tcp(endpoint) => write!(f, "tcp://{endpoint}"),
             ReadyCheck::Http(endpoint, path) => write!(f, "http://{endpoint}{path}"),
             ReadyCheck::Https(endpoint, path) => write!(f, "https://{endpoint}{path}"),
@@ -318,7 +319,7 @@ impl fmt::Display for ReadyCheck {
     }
 }
 
-/// What goes into the log, and in which form.
+/// The level and the format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
     /// LOG_LEVEL.
@@ -328,8 +329,7 @@ pub struct LogConfig {
 }
 
 impl Config {
-    /// The configuration of this process: its own environment, host name and files, and what stands after
-    /// `--` in its arguments.
+    /// The configuration of this process: from its environment, host name and files, and the arguments after `--`.
     ///
     /// # Errors
     /// See [`Config::from_env`].
@@ -339,7 +339,7 @@ impl Config {
         Config::with_arguments(std::env::vars_os(), context, arguments)
     }
 
-    /// What this process would be told if it were started now: the files that variables name may have changed.
+    /// Reads the configuration of this process again: files that variables name may have changed.
     ///
     /// # Errors
     /// See [`Config::from_env`].
@@ -347,7 +347,7 @@ impl Config {
         Config::load(self.arguments.as_deref())
     }
 
-    /// Where the daemon's socket is, for a command that talks to it: nothing else needs to be right for that.
+    /// CONTROL_SOCKET alone, for a command that talks to the daemon: the other variables need not be right for that.
     pub fn control_socket_from_env() -> Option<PathBuf> {
         let path = std::env::var_os(format!("{PREFIX}CONTROL_SOCKET")).filter(|path| !path.is_empty());
         path.map(PathBuf::from)
@@ -356,7 +356,7 @@ impl Config {
     /// The configuration that `vars` describe (SEMANTICS section 10).
     ///
     /// # Errors
-    /// Every mistake there is, at once; secrets are not quoted. The caller's exit code is 64.
+    /// Lists every mistake; secrets are not quoted. The caller exits with 64.
     pub fn from_env(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         context: Context<'_>,
@@ -364,7 +364,7 @@ impl Config {
         Config::with_arguments(vars, context, None)
     }
 
-    /// The same with the words after `--`, if that stands in the arguments.
+    /// Like [`Config::from_env`], with the arguments after `--`; `None` without `--`.
     ///
     /// # Errors
     /// See [`Config::from_env`].

@@ -11,7 +11,7 @@ macro_rules! raw {
         pub(super) struct Raw { $(pub(super) $field: Option<String>,)+ }
 
         impl Raw {
-            /// The fields with their names, which are the variables' in lower case.
+            /// The fields with their names, which are those of the variables in lower case.
             fn fields(&mut self) -> impl IntoIterator<Item = (&'static str, &mut Option<String>)> {
                 [$((stringify!($field), &mut self.$field),)+]
             }
@@ -19,7 +19,7 @@ macro_rules! raw {
     };
 }
 
-/// By hand and by a table: the derived code for so many fields is 75 KB of the lean binary.
+/// Written by hand around a table, because derived code for so many fields would be 75 KB of the lean binary.
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
         struct Texts;

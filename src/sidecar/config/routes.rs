@@ -1,5 +1,4 @@
-//! The routes: the one of DOMAINS, its companion for socket.io, and those of ROUTES, which inherit what they
-//! leave out.
+//! The routes: that of DOMAINS, its companion for socket.io, and those of ROUTES, which inherit what they leave out.
 
 use serde_json::{Map, Value};
 
@@ -12,15 +11,15 @@ use crate::protocol::{
 use super::raw::Raw;
 use super::{RouteConfig, RouteOptions, values};
 
-/// What came of the variables about routes.
+/// The routes that the variables describe.
 pub(super) struct Routes {
-    /// In the order in which they are registered. Empty only where no registration is wanted.
+    /// In the order in which they are registered. Empty only where nothing is to be registered.
     pub(super) list: Vec<RouteConfig>,
-    /// PORT, for whoever has no route to look at.
+    /// PORT, for checks where there is no route.
     pub(super) port: u16,
 }
 
-/// The routes; at least one where they are `required`.
+/// Reads the routes; at least one where they are `required`.
 pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Result<Routes, Reported> {
     let domains = reader.optional("DOMAINS", raw.domains.take(), values::domains);
     let shared = domains.as_ref().ok().cloned().flatten();
@@ -33,7 +32,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
     }
     let draft = match &inherited {
         Ok(draft) => draft.clone(),
-        // The mistakes in ROUTES are looked for all the same, on top of the defaults.
+        // Report the mistakes in ROUTES too, as if the other variables were unset.
         Err(Reported) => self::inherited(&mut Raw::default(), reader, shared)?,
     };
     let listed = listed(&items?, &draft, reader, domains.is_err());
@@ -57,7 +56,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
     Ok(Routes { list, port })
 }
 
-/// A route of which something may still change, and whose domains may be missing.
+/// A route that is not complete yet: its domains may be missing.
 #[derive(Clone)]
 struct Draft {
     domains: Option<Domains>,
@@ -66,7 +65,7 @@ struct Draft {
     host: Option<Host>,
     port: u16,
     priority: i32,
-    /// An interval of zero turns the check off.
+    /// With an interval of zero there is no check.
     health: HealthCheck,
     options: RouteOptions,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -93,7 +92,7 @@ impl Draft {
     }
 }
 
-/// What the variables other than ROUTES say about a route.
+/// What the routes of ROUTES inherit from the other variables.
 fn inherited(raw: &mut Raw, reader: &mut Reader, domains: Option<Domains>) -> Result<Draft, Reported> {
     let path = reader.value("ROUTE_PATH", raw.route_path.take(), values::wire);
     let scheme = reader.value("BACKEND_SCHEME", raw.backend_scheme.take(), values::scheme);
@@ -119,7 +118,7 @@ fn inherited(raw: &mut Raw, reader: &mut Reader, domains: Option<Domains>) -> Re
     })
 }
 
-/// APP_PORT wins over PORT, unless only PORT has our prefix: an image may bring an APP_PORT of its own.
+/// APP_PORT wins over PORT, unless only PORT has our prefix: an image may set an APP_PORT of its own.
 fn port(raw: &mut Raw, reader: &mut Reader) -> Result<u16, Reported> {
     let app_port = reader.optional("APP_PORT", raw.app_port.take(), values::port);
     let port = reader.value("PORT", raw.port.take(), values::port);
@@ -152,7 +151,7 @@ fn options(raw: &mut Raw, reader: &mut Reader) -> Result<RouteOptions, Reported>
     })
 }
 
-/// The path of the second route, if there is to be one.
+/// The path of the route for socket.io, if there is one.
 fn socketio(raw: &mut Raw, reader: &mut Reader) -> Result<Option<PathPrefix>, Reported> {
     let enabled = reader.value("ENABLE_SOCKETIO_ROUTE", raw.enable_socketio_route.take(), values::flag);
     let path = reader.value("SOCKETIO_PATH", raw.socketio_path.take(), values::wire);
@@ -167,7 +166,7 @@ fn companion(mut draft: Draft, domains: Domains, path: PathPrefix) -> RouteConfi
     draft.route("SOCKETIO_PATH".to_owned(), domains)
 }
 
-/// The items of ROUTES, none where it is not set.
+/// The items of ROUTES; none where it is not set.
 fn items(text: Option<String>, reader: &mut Reader) -> Result<Vec<Value>, Reported> {
     let Some(text) = text else { return Ok(Vec::new()) };
     let reason = match serde_json::from_str(&text) {
@@ -179,8 +178,8 @@ fn items(text: Option<String>, reader: &mut Reader) -> Result<Vec<Value>, Report
     Err(reader.refuse("ROUTES", reason))
 }
 
-/// The routes of ROUTES, with every mistake in every one of them reported. `domains_refused`: that there are
-/// no domains to inherit has been reported already.
+/// The routes of ROUTES, with every mistake in each of them reported. `domains_refused` says that DOMAINS was
+/// refused, so that a missing domain is not reported a second time.
 fn listed(
     items: &[Value],
     inherited: &Draft,
@@ -228,12 +227,12 @@ const KEYS: [&str; 15] = [
     "rate_limit",
     "circuit_breaker",
 ];
-/// And those of its `health`.
+/// The keys of its `health`.
 const HEALTH_KEYS: [&str; 3] = ["path", "interval", "timeout"];
 
-/// One item of ROUTES on its way to a route.
+/// One item of ROUTES while it is read.
 struct Entry<'a> {
-    /// `[1]`
+    /// Its place in ROUTES, such as `[1]`.
     place: String,
     draft: Draft,
     reader: &'a mut Reader,
@@ -243,7 +242,7 @@ struct Entry<'a> {
 impl Entry<'_> {
     fn fields(&mut self, fields: &Map<String, Value>) {
         for (key, value) in fields {
-            // What is null says nothing, and is inherited.
+            // A null value is inherited.
             if value.is_null() {
                 continue;
             }
@@ -292,7 +291,7 @@ impl Entry<'_> {
 }
 
 impl Draft {
-    /// Takes over one key; the error is the reason.
+    /// Sets one key; the error is the reason for refusing it.
     fn set(&mut self, key: &str, value: &Value) -> Result<(), String> {
         match key {
             "domains" => self.domains = Some(domain_list(value)?),
@@ -315,7 +314,7 @@ impl Draft {
     }
 }
 
-/// A string, a number or a boolean, read as the variable of the same meaning would be.
+/// Parses a string, a number or a boolean as the variable of the same meaning is parsed.
 fn scalar<T>(value: &Value, parse: fn(&str) -> Result<T, Invalid>) -> Result<T, String> {
     let text = match value {
         Value::String(text) => text.trim().to_owned(),
@@ -327,7 +326,7 @@ fn scalar<T>(value: &Value, parse: fn(&str) -> Result<T, Invalid>) -> Result<T, 
     parse(&text).map_err(|refused| reason_of(&refused, &text))
 }
 
-/// `false` turns off what would be inherited.
+/// Parses a value that `false` turns off, even if it would be inherited.
 fn unless_false<T>(value: &Value, parse: fn(&str) -> Result<T, Invalid>) -> Result<Option<T>, String> {
     if *value == Value::Bool(false) { Ok(None) } else { scalar(value, parse).map(Some) }
 }
@@ -355,7 +354,7 @@ fn unknown_key(key: &str, known: &[&'static str]) -> String {
     }
 }
 
-/// Two routes on one domain and path would be one route, and which of them is not for us to choose.
+/// Refuses two routes with a domain and a path in common, because they would be one route.
 fn without_repetition(list: &[RouteConfig], reader: &mut Reader) -> Result<(), Reported> {
     let mut outcome = Ok(());
     for (index, route) in list.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The command's environment: ours without what is meant for us, with secrets and composed values (SEMANTICS
-//! section 10, "Secrets"). Nothing of it goes into our own environment, the log or `check`.
+//! The command's environment: that of this process without the sidecar's own variables, with secrets and composed
+//! values (SEMANTICS section 10, "Secrets"). None of its values goes into our own environment, the log or `check`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,40 +11,40 @@ use crate::protocol::Invalid;
 
 use super::variables::PREFIX;
 
-/// Where engines put secrets.
+/// The directory in which engines mount secrets.
 const SECRETS_DIR: &str = "/run/secrets";
-/// What composed values are announced with, behind the prefix.
+/// What the names of composed variables begin with, after the prefix.
 const COMPOSED: &str = "ENV_";
-/// Where programs are looked for without PATH; that of libc.
+/// The search path where PATH is not set, as in libc.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
-/// More would be no list that a person wrote.
+/// The most names in SECRETS.
 const MAX_SECRETS: usize = 256;
-/// A variable with its name and value must fit a page of `execve`, as the kernel has it.
+/// The longest value, in bytes: `execve` limits a variable with its name to 128 KiB.
 const MAX_VALUE: usize = 128 * 1024 - 1024;
 
-/// Variables for a process. `Debug` shows the names only.
+/// The environment of a process. `Debug` shows the names only.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// Names and values: for the process and nothing else.
+    /// Names and values. Use them for the process and nothing else.
     pub fn reveal(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
-    /// `vars` without what is meant for us.
+    /// `vars` without the sidecar's own variables.
     pub(super) fn without_ours(vars: &[(OsString, OsString)]) -> Environment {
         let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
         Environment(vars.iter().filter(|(name, _)| !ours(name)).cloned().collect())
     }
 
-    /// The folders in which a program without a path is looked for, as std does it.
+    /// The directories in which a program without a path is looked for, as std does it.
     pub fn search_path(&self) -> impl Iterator<Item = PathBuf> {
         let path = self.0.get(OsStr::new("PATH")).cloned().unwrap_or_else(|| DEFAULT_PATH.into());
         std::env::split_paths(&path).collect::<Vec<_>>().into_iter()
     }
 
-    /// Sets one.
+    /// Sets a variable.
     pub(super) fn set(&mut self, name: &str, value: &str) {
         self.0.insert(name.into(), value.into());
     }
@@ -62,15 +62,15 @@ impl fmt::Debug for Environment {
 
 /// A name in SECRETS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct SecretName {
     name: String,
     optional: bool,
 }
 
-/// Names separated by commas or blanks, with `?` behind those that may be missing.
-pub(super) fn parse(text: &str) -> Result<Vec<Wanted>, Invalid> {
+/// Parses names separated by commas or blanks, with `?` after those that may be missing.
+pub(super) fn parse(text: &str) -> Result<Vec<SecretName>, Invalid> {
     let refuse = |value: &str, reason| Err(Invalid::new("secret", value, reason, "DB_PASSWORD"));
-    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut names: Vec<SecretName> = Vec::new();
     for item in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty()) {
         let (name, optional) = match item.strip_suffix('?') {
             Some(name) => (name, true),
@@ -79,15 +79,15 @@ pub(super) fn parse(text: &str) -> Result<Vec<Wanted>, Invalid> {
         if !is_name(name) {
             return refuse(item, "it is no name of a variable (letters, digits, _)");
         }
-        if wanted.iter().any(|other| other.name == name) {
+        if names.iter().any(|other| other.name == name) {
             return refuse(item, "it stands there twice");
         }
-        wanted.push(Wanted { name: name.to_owned(), optional });
+        names.push(SecretName { name: name.to_owned(), optional });
     }
-    if wanted.len() > MAX_SECRETS {
+    if names.len() > MAX_SECRETS {
         return refuse(text, "more than 256 secrets");
     }
-    Ok(wanted)
+    Ok(names)
 }
 
 fn is_name(text: &str) -> bool {
@@ -96,16 +96,16 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// The environment for the command, when ours is `vars`.
+/// The environment of the command, when `vars` is that of this process.
 pub(super) fn environment(
-    wanted: &[Wanted],
+    names: &[SecretName],
     vars: &[(OsString, OsString)],
     context: &Context<'_>,
     reader: &mut Reader,
 ) -> Result<Environment, Reported> {
     let mut environment = Environment::without_ours(vars);
     let mut complete = Ok(());
-    for secret in wanted {
+    for secret in names {
         let from_file = environment.0.remove(OsStr::new(&format!("{}{FILE_SUFFIX}", secret.name)));
         let from_file = from_file.filter(|path| !path.is_empty());
         match (environment.text(&secret.name).filter(|text| !text.trim().is_empty()), from_file) {
@@ -128,10 +128,10 @@ pub(super) fn environment(
         }
     }
     complete?;
-    composed(environment, wanted, vars, reader)
+    composed(environment, names, vars, reader)
 }
 
-/// The secret's text, trimmed and not empty. With `NAME_FILE` no other place is looked at.
+/// The secret's text, trimmed and not empty, from `path` where NAME_FILE gives one, else from [`SECRETS_DIR`].
 fn find(name: &str, path: Option<&OsStr>, context: &Context<'_>) -> Result<String, String> {
     let places: Vec<OsString> = match path {
         Some(path) => vec![path.to_owned()],
@@ -161,17 +161,17 @@ fn content(path: &Path, context: &Context<'_>) -> Result<String, String> {
     }
 }
 
-/// `environment` with what the variables `SIDECAR_ENV_X` compose. They do not see each other.
+/// `environment` with the values that the variables `SIDECAR_ENV_X` compose. They cannot refer to each other.
 fn composed(
     environment: Environment,
-    wanted: &[Wanted],
+    names: &[SecretName],
     vars: &[(OsString, OsString)],
     reader: &mut Reader,
 ) -> Result<Environment, Reported> {
     let mut with_composed = environment.clone();
     let mut complete = Ok(());
     let value = |name: &str| {
-        let missing = || wanted.iter().any(|secret| secret.optional && secret.name == name).then_some("");
+        let missing = || names.iter().any(|secret| secret.optional && secret.name == name).then_some("");
         environment.text(name).or_else(missing)
     };
     for (variable, template) in vars {
@@ -195,7 +195,7 @@ fn composed(
     complete.map(|()| with_composed)
 }
 
-/// The template with each `%{NAME}` and `%{NAME:url}` replaced. A `%` that begins neither stands for itself.
+/// The template with each `%{NAME}` and `%{NAME:url}` replaced. Any other `%` stands for itself.
 fn fill<'a>(template: &str, value: impl Fn(&str) -> Option<&'a str>) -> Result<String, String> {
     let mut filled = String::with_capacity(template.len());
     let mut rest = template;
@@ -215,7 +215,7 @@ fn fill<'a>(template: &str, value: impl Fn(&str) -> Option<&'a str>) -> Result<S
     Ok(filled)
 }
 
-/// Everything but the unreserved characters of RFC 3986.
+/// Encodes everything but the unreserved characters of RFC 3986.
 fn percent_encode(text: &str, out: &mut String) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {
@@ -253,8 +253,7 @@ mod tests {
 
     #[test]
     fn the_list_of_secrets_is_a_list_of_names() {
-        let names =
-            |text| parse(text).map(|wanted| wanted.into_iter().map(|w| (w.name, w.optional)).collect());
+        let names = |text| parse(text).map(|names| names.into_iter().map(|w| (w.name, w.optional)).collect());
         let expected = vec![("A".to_owned(), false), ("B_2".to_owned(), true)];
         assert_eq!(names("A, B_2?").unwrap(), expected);
         for wrong in ["A-B", "1A", "A A", "?", "A=B"] {

@@ -25,7 +25,7 @@ fn signal(text: &str) -> Result<Signal, Invalid> {
     parse(text).ok_or_else(refuse)
 }
 
-/// `from:to`, several separated by commas or blanks.
+/// Parses rules `from:to`, separated by commas or blanks.
 pub(super) fn rewrites(text: &str) -> Result<Vec<(Signal, Signal)>, Invalid> {
     let refuse = |value: &str, reason| Err(Invalid::new("rewrite", value, reason, "15:3"));
     let mut rules = Vec::new();
@@ -45,7 +45,7 @@ pub(super) fn rewrites(text: &str) -> Result<Vec<(Signal, Signal)>, Invalid> {
     Ok(rules)
 }
 
-/// A signal by name, with or without SIG, in any case, or by number. Realtime signals are none of ours.
+/// Parses a signal's name, with or without SIG and in any case, or its number. Realtime signals are not accepted.
 pub(crate) fn parse(text: &str) -> Option<Signal> {
     let upper = text.to_ascii_uppercase();
     let number = match upper.parse() {

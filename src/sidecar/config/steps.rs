@@ -1,23 +1,23 @@
-//! PRE_START and UPDATE_COMMAND: shell lines, one a line, each with a name that everybody may see.
+//! PRE_START and UPDATE_COMMAND: one shell line on each line, each with a name that anybody may see.
 
 use crate::protocol::Invalid;
 
-/// Lines in one variable.
+/// The most shell lines in one variable.
 const MAX_STEPS: usize = 64;
-/// How long a name may be, in characters.
+/// The longest name, in characters.
 const MAX_NAME: usize = 60;
 
-/// One line.
+/// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What people are told is being done: the comment above the line, else the program that it begins with. The
-    /// rest of the line may hold what is not for everybody.
+    /// Its name for the status and the maintenance page: the comment above the line, or the program with which it
+    /// begins. The rest of the line may hold secrets.
     pub name: Option<String>,
     /// The shell line.
     pub line: String,
 }
 
-/// Shell lines. Empty ones are left out; a comment names the line below it.
+/// Parses shell lines. Empty lines are skipped; a comment names the line below it.
 pub(super) fn parse(text: &str) -> Result<Vec<Step>, Invalid> {
     let (mut steps, mut comment) = (Vec::new(), None);
     for line in text.lines().map(str::trim) {
@@ -43,7 +43,7 @@ fn name(words: &str) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-/// The first word, where that is nothing but the name of a program.
+/// The first word, if it is certainly the name of a program.
 fn program(line: &str) -> Option<String> {
     let word = line.split_whitespace().next()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '+');

@@ -1,5 +1,5 @@
-//! RUN_AS: as whom the command runs. Names are looked up in /etc/passwd and /etc/group as text, because libc's
-//! lookup loads modules at run time, which a static binary in somebody else's image cannot.
+//! RUN_AS: the command's user and group. Names are looked up in the text of /etc/passwd and /etc/group, because
+//! libc's lookup loads modules at run time, which a static binary in another image cannot.
 
 use crate::protocol::Invalid;
 
@@ -14,7 +14,7 @@ pub struct RunAs {
     pub home: String,
 }
 
-/// What `uid[:gid]` or `user[:group]` means by these files. A user without an entry gets the group of the
+/// Parses `uid[:gid]` or `user[:group]`, with names from these files. A user without an entry gets the group with the
 /// same number, never root's.
 pub(super) fn parse(text: &str, passwd: &str, groups: &str) -> Result<RunAs, Invalid> {
     let refuse = |reason: String| Invalid::new("user", text, reason, "1000:1000");
@@ -51,7 +51,7 @@ fn fields(line: &str) -> Vec<&str> {
     line.split(':').collect()
 }
 
-/// Whether an entry is about this name or this number.
+/// Whether an entry has this name or this number.
 fn names(entry: &[&str], wanted: &str) -> bool {
     !wanted.is_empty() && (entry[0] == wanted || entry[2] == wanted)
 }
@@ -60,15 +60,15 @@ fn number(text: &str) -> Option<u32> {
     text.parse().ok()
 }
 
-/// Whether becoming `run_as` changes anything for a process with this `/proc/self/status`.
+/// Whether a process with this `/proc/self/status` has to change its user to be `run_as`.
 ///
 /// # Errors
-/// Says what this process lacks for it.
+/// Says what the process lacks to change its user.
 pub(super) fn needs_change(run_as: &RunAs, status: &str) -> Result<bool, String> {
     let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let effective = |name| line(name)?.split_whitespace().nth(1)?.parse::<u32>().ok();
     let (Some(uid), Some(gid)) = (effective("Uid:"), effective("Gid:")) else {
-        // Without procfs the attempt will show.
+        // Without procfs, the attempt itself will fail or not.
         return Ok(true);
     };
     if (uid, gid) == (run_as.uid, run_as.gid) {
@@ -80,7 +80,7 @@ pub(super) fn needs_change(run_as: &RunAs, status: &str) -> Result<bool, String>
     let Some(capabilities) = line("CapEff:").and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else {
         return Ok(true);
     };
-    // KILL: without it the command of another user could not even be stopped.
+    // KILL is needed to stop the command of another user.
     let needed = [("SETUID", 7), ("SETGID", 6), ("KILL", 5)];
     let missing: Vec<&str> =
         needed.iter().filter(|(_, bit)| capabilities & (1 << bit) == 0).map(|(name, _)| *name).collect();

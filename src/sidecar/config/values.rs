@@ -1,4 +1,4 @@
-//! From one text to one value, for the kinds of values that are only in the environment.
+//! Parsers for the values that only the sidecar's environment has.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,15 +12,15 @@ use crate::protocol::{
 
 use super::{Endpoint, ReadyCheck};
 
-/// Domains in one ROUTE_ADD may be this long together; a line of the reference server ends at 65,535 bytes
+/// The longest text of all domains in one ROUTE_ADD, in bytes: the reference server limits a line to 65,535 bytes
 /// (PROTOCOL section 1).
 const MAX_DOMAINS_TEXT: usize = 60_000;
-/// METADATA in REGISTER may be this long, for the same reason, tokens and names besides.
+/// The longest METADATA, in bytes, for the same reason; REGISTER carries tokens and names too.
 const MAX_METADATA: usize = 48 * 1024;
-/// Registries in REGISTRY_HOST. Each is a session of its own.
+/// The most registries in REGISTRY_HOST, because each needs a session.
 const MAX_ENDPOINTS: usize = 16;
 
-/// A port, or the URL that a legacy link puts into REGISTRY_PORT: `tcp://10.0.0.5:81`.
+/// A port, or the URL that Docker's legacy links put into REGISTRY_PORT: `tcp://10.0.0.5:81`.
 pub(super) fn linked_port(text: &str) -> Result<u16, Invalid> {
     let inner = text.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':')).map(|(_, port)| port);
     port(inner.unwrap_or(text)).map_err(|refused| Invalid::new("port", text, refused.reason, "81"))
@@ -61,7 +61,7 @@ pub(super) fn host(text: &str) -> Result<Host, Invalid> {
     text.parse()
 }
 
-/// An address of our own with a port; without the address: all of them.
+/// A local address with a port; `:port` stands for all IPv4 addresses.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Invalid> {
     let address = match text.strip_prefix(':') {
         Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
@@ -87,7 +87,7 @@ pub(super) fn domains(text: &str) -> Result<Domains, Invalid> {
     Ok(domains)
 }
 
-/// A list of `host[:port]`; hosts without a port get `default_port`. Repetitions are dropped.
+/// A list of `host[:port]`; hosts without a port get `default_port`. Duplicates are dropped.
 pub(super) fn endpoints(text: &str, default_port: u16) -> Result<Vec<Endpoint>, Invalid> {
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for item in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty()) {
@@ -104,14 +104,14 @@ pub(super) fn endpoints(text: &str, default_port: u16) -> Result<Vec<Endpoint>, 
     }
 }
 
-/// `host:port`, `[v6]:port`, or either without the port where there is a default.
+/// `host:port` or `[v6]:port`; the port may be left out where there is a default.
 fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Invalid> {
     let refuse = |reason: &str| Invalid::new("host and port", text, reason.to_owned(), "proxy:81");
     if text.contains("://") {
         return Err(refuse("a host with its port, not a URL: leave out the scheme"));
     }
     let (host_text, port_text) = match text.rsplit_once(':') {
-        // An address of IPv6 has colons of its own; with a port it needs brackets.
+        // An IPv6 address with a port needs brackets, because it has colons of its own.
         Some((before, _)) if before.contains(':') && !before.ends_with(']') => (text, None),
         Some((before, after)) => (before, Some(after)),
         None => (text, None),
@@ -127,7 +127,7 @@ fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Invalid> 
     Ok(Endpoint { host, port })
 }
 
-/// Checks separated by blanks, commas or line ends. `exec:` takes all that is left of its line.
+/// Checks separated by blanks, commas or line ends. `exec:` takes the rest of its line.
 pub(super) fn ready_checks(text: &str) -> Result<Vec<ReadyCheck>, Invalid> {
     let mut checks = Vec::new();
     for line in text.lines() {

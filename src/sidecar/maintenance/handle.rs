@@ -53,11 +53,11 @@ impl Maintenance {
                 for window in windows.windows() {
                     info!("maintenance of {} goes on: {}", window.target, describe(window));
                 }
-                let whole = windows.is_whole();
-                let has_targets = !whole && !windows.entries().is_empty();
+                let everything = windows.covers_everything();
+                let has_targets = !everything && !windows.entries().is_empty();
                 shared.asked_for_targets.store(has_targets, Ordering::Relaxed);
                 shared.windows.send_replace(windows);
-                self.state.change_conditions(|conditions| conditions.maintenance = whole);
+                self.state.change_conditions(|conditions| conditions.maintenance = everything);
             }
             Err(error) => warn!(
                 "MAINTENANCE_STATE {}: {error}; it is ignored, and written anew when maintenance changes",
@@ -80,7 +80,7 @@ impl Maintenance {
     /// What a session that begins now must ask for, beside the visibility of all its routes.
     pub(crate) fn requests(&self, page: Option<&BackendUrl>) -> Vec<MaintenanceRequest> {
         let windows = self.shared.windows.borrow();
-        if windows.is_whole() { Vec::new() } else { windows.requests(page) }
+        if windows.covers_everything() { Vec::new() } else { windows.requests(page) }
     }
 
     /// Opens a window, or replaces the one for the same target. It is in force when the call returns, whatever
@@ -119,11 +119,13 @@ impl Maintenance {
             let requests = after.requests_since(&before, &change, &expired, asked, page.as_ref());
             requests.into_iter().for_each(|request| send(&client, request));
         }
-        let whole = after.is_whole();
-        shared.asked_for_targets.store(!after.entries().is_empty() && (asked || !whole), Ordering::Relaxed);
+        let everything = after.covers_everything();
+        shared
+            .asked_for_targets
+            .store(!after.entries().is_empty() && (asked || !everything), Ordering::Relaxed);
         shared.windows.send_replace(after);
-        self.state.change_conditions(|conditions| conditions.maintenance = whole);
-        if !whole && before.is_whole() {
+        self.state.change_conditions(|conditions| conditions.maintenance = everything);
+        if !everything && before.covers_everything() {
             self.state.set_progress(Progress::default());
         }
         expired

@@ -23,12 +23,12 @@ use super::handle::Maintenance;
 
 /// The built-in page.
 const PAGE: &str = include_str!("page.html");
-/// How long a file may be.
+/// The longest file that is served, in bytes.
 const MAX_FILE: u64 = 8 * 1024 * 1024;
-/// When people, and their browsers, should try again, in seconds: by default, and at most.
+/// `Retry-After` in seconds: by default, and at most.
 const RETRY_AFTER: u64 = 10;
 const MAX_RETRY_AFTER: u64 = 3_600;
-/// What the page says where nobody has said more.
+/// What the page says where there is neither progress nor a reason.
 const DEFAULT_MESSAGE: &str = "This service is being worked on. Nothing is lost.";
 
 /// Serves the page for as long as it runs. A port that is in use is tried again, and warned about once.
@@ -94,7 +94,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// The names of steps and their progress, never what they print.
+    /// `/api/status`: the names of steps and their progress, never their output.
     fn status(&self, state: &DaemonState) -> String {
         let conditions = state.conditions();
         let status = match conditions.visibility() {
@@ -116,12 +116,12 @@ impl<'a> Content<'a> {
         .to_string()
     }
 
-    /// Nobody is sent away for long: an operator may be faster than planned.
+    /// It is bounded, because an operator may be faster than planned.
     fn retry_after(&self) -> u64 {
         self.remaining.unwrap_or(RETRY_AFTER).clamp(RETRY_AFTER, MAX_RETRY_AFTER)
     }
 
-    /// The built-in page, which reads well without scripts too.
+    /// The built-in page, filled in.
     fn page(&self) -> String {
         let words = self.progress.message.as_ref().or(self.reason.as_ref());
         PAGE.replace("{{service}}", &escaped(self.service))
@@ -129,18 +129,18 @@ impl<'a> Content<'a> {
     }
 }
 
-/// The page itself: the configured one, or where that cannot be read the built-in one.
+/// The configured page, or the built-in one where that cannot be read.
 fn index(page: Option<&Path>, content: &Content<'_>) -> Vec<u8> {
     let own =
         page.and_then(|page| read(&if page.is_dir() { page.join("index.html") } else { page.to_owned() }));
     own.unwrap_or_else(|| content.page().into_bytes())
 }
 
-/// A file beside the page, where the page is a directory.
+/// A file of the page's directory, with its content type; `None` where the page is no directory.
 fn asset(page: &Path, path: &str) -> Option<(&'static str, Vec<u8>)> {
     let mut file = PathBuf::from(page);
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {
-        // Neither a way out nor a hidden file; a percent sign would need decoding, which no asset needs.
+        // Refuse `..`, hidden files, and names that would need decoding.
         if segment.starts_with('.') || segment.contains(['%', '\\', '\0']) {
             return None;
         }
@@ -150,7 +150,7 @@ fn asset(page: &Path, path: &str) -> Option<(&'static str, Vec<u8>)> {
     if !page.is_dir() || name == "index.html" || !file.is_file() {
         return None;
     }
-    // A link that leads out of the directory is no asset.
+    // Refuse symbolic links that lead out of the directory.
     let (page, file) = (page.canonicalize().ok()?, file.canonicalize().ok()?);
     let kind = kind_of(file.extension().and_then(|extension| extension.to_str()).unwrap_or_default());
     file.starts_with(page).then(|| read(&file)).flatten().map(|body| (kind, body))

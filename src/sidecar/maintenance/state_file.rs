@@ -1,7 +1,7 @@
 //! MAINTENANCE_STATE: the file in which maintenance survives a restart of the sidecar.
 //!
-//! One JSON object, written to another name, synced and renamed, so that it is there whole or as it was. What is
-//! not understood is named and ignored: maintenance is nothing that must keep an application from starting.
+//! One JSON object, written to another name, synced and renamed, so that a crash leaves the old file or the new one.
+//! A file that cannot be read is reported and ignored: it must not keep the application from starting.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,20 +15,20 @@ use crate::client::MaintenanceTarget;
 
 use super::windows::{Entry, Window, Windows};
 
-/// The format that is written, and read.
+/// The version of the format that is written and read.
 const FORMAT: u64 = 1;
-/// How much is read: more than the most windows with the longest reasons need.
+/// The most bytes that are read; the most windows with the longest reasons need less.
 const MAX_FILE: u64 = 256 * 1024;
 
-/// Where it is.
+/// The path of the file.
 #[derive(Debug)]
 pub(super) struct StateFile(pub(super) PathBuf);
 
 impl StateFile {
-    /// What was saved; nothing where there is no file yet.
+    /// The windows that were saved, as they are at `now`; none where there is no file yet.
     ///
     /// # Errors
-    /// Why it cannot be used, for a person.
+    /// Says, for a person, why the file cannot be used.
     pub(super) fn load(&self, now: SystemTime) -> Result<Windows, String> {
         let file = match File::open(&self.0) {
             Ok(file) => file,
@@ -44,7 +44,7 @@ impl StateFile {
     /// Replaces the file. Blocks until it is on the disk.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// The file system's. The file is then as it was.
     pub(super) fn save(&self, windows: &Windows) -> io::Result<()> {
         let mut new = self.0.clone().into_os_string();
         new.push(".new");

@@ -1,6 +1,7 @@
-//! What an operator has asked to be in maintenance, why, and until when. Pure: it is told the time.
+//! What operators have put into maintenance, why, and until when; and what to ask of the sessions when that changes.
+//! Pure: time is an argument.
 //!
-//! Of several windows about a route the last counts, and an exit is an exception to what was entered before it.
+//! The last window or exception that concerns a route decides: an exit is an exception to the windows before it.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,48 +10,48 @@ use serde_json::{Value, json};
 use crate::client::{MaintenanceAction, MaintenanceRequest, MaintenanceTarget};
 use crate::protocol::{BackendUrl, GoDuration};
 
-/// A maintenance that was asked for.
+/// A window: maintenance of a target, from an operator's command until its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) target: MaintenanceTarget,
-    /// For people; shown on the page.
+    /// Why, in an operator's words; shown on the page.
     pub(crate) reason: Option<String>,
     pub(crate) since: SystemTime,
-    /// It ends by itself.
+    /// When it ends by itself; `None` until somebody ends it.
     pub(crate) until: Option<SystemTime>,
 }
 
-/// One entry of the list.
+/// A window, or an exception to earlier windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry {
     Window(Window),
-    /// Of these routes no earlier window counts.
+    /// Earlier windows do not count for this target.
     Except(MaintenanceTarget),
 }
 
-/// All of them, oldest first; no two for the same target.
+/// All windows and exceptions, oldest first; no two have the same target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Windows {
     entries: Vec<Entry>,
 }
 
-/// What becomes of them.
+/// A change of the windows.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    /// One more window, in the place of one for the same target.
+    /// Opens a window, in the place of one for the same target.
     Enter(Window),
-    /// No maintenance of this any more; of `All`: of nothing.
+    /// Ends maintenance of the target; `All` ends it for everything.
     Exit(MaintenanceTarget),
-    /// What is over at this time ends.
+    /// Ends the windows that are over at this time.
     Expire(SystemTime),
 }
 
-/// How many there may be; the oldest goes.
+/// The most windows and exceptions; the oldest is dropped.
 pub(super) const MAX_WINDOWS: usize = 64;
 
 impl Windows {
-    /// What a former process has left. A window that has ended meanwhile is an exception, so that a registry
-    /// that has kept it is told so.
+    /// The windows that a former process saved. A window that is over by now becomes an exception, so that a registry
+    /// that still has it is asked to leave it.
     pub(super) fn restored(entries: Vec<Entry>, now: SystemTime) -> Windows {
         let ended = |entry: Entry| match entry {
             Entry::Window(window) if window.is_over(now) => Entry::Except(window.target),
@@ -59,7 +60,7 @@ impl Windows {
         Windows { entries: entries.into_iter().take(MAX_WINDOWS).map(ended).collect() }
     }
 
-    /// Makes a change. The windows that ended by themselves are returned.
+    /// Makes a change, and returns the windows that expired.
     pub(super) fn apply(&mut self, change: Change) -> Vec<Window> {
         match change {
             Change::Enter(window) => self.enter(window),
@@ -69,28 +70,28 @@ impl Windows {
         Vec::new()
     }
 
-    /// What a session is to be asked after `change` has made this of `before` and `ended` some. Where all is in
-    /// maintenance that is wanted of the session as a whole, and no target counts; `named`: it has been asked
-    /// for targets at some time since it was last told that nothing is in maintenance.
+    /// What to ask of a session after `change` has turned `before` into these windows, and `ended` expired.
+    /// Maintenance of everything is not asked for here, because it is part of the session's visibility.
+    /// `asked_for_targets` says that the session was asked for single targets since nothing was last in maintenance.
     pub(super) fn requests_since(
         &self,
         before: &Windows,
         change: &Change,
         ended: &[Window],
-        named: bool,
+        asked_for_targets: bool,
         page: Option<&BackendUrl>,
     ) -> Vec<MaintenanceRequest> {
         let exit = |target| MaintenanceRequest { target, action: MaintenanceAction::Exit };
         let enter = |target| MaintenanceRequest { target, action: MaintenanceAction::Enter(page.cloned()) };
-        let exit_all = named.then_some(MaintenanceTarget::All).map(exit);
+        let exit_all = asked_for_targets.then_some(MaintenanceTarget::All).map(exit);
         match change {
-            _ if self.is_whole() => Vec::new(),
+            _ if self.covers_everything() => Vec::new(),
             Change::Exit(MaintenanceTarget::All) => exit_all.into_iter().collect(),
-            Change::Enter(window) if !before.is_whole() => vec![enter(window.target.clone())],
-            Change::Exit(target) if !before.is_whole() => vec![exit(target.clone())],
+            Change::Enter(window) if !before.covers_everything() => vec![enter(window.target.clone())],
+            Change::Exit(target) if !before.covers_everything() => vec![exit(target.clone())],
             Change::Expire(_) if ended.is_empty() => Vec::new(),
-            // What ended uncovers what is older: everything in its order again.
-            Change::Expire(_) if !before.is_whole() => {
+            // An older window may count again where one has ended, so ask for all in their order.
+            Change::Expire(_) if !before.covers_everything() => {
                 let exits = ended.iter().map(|window| exit(window.target.clone()));
                 exits.chain(self.requests(page)).collect()
             }
@@ -122,13 +123,13 @@ impl Windows {
         gone.into_iter().filter_map(Entry::into_window).collect()
     }
 
-    /// When [`Change::Expire`] ends something.
+    /// When the next window ends by itself.
     pub(super) fn next_end(&self) -> Option<SystemTime> {
         self.windows().filter_map(|window| window.until).min()
     }
 
-    /// Everything is in maintenance, without exception.
-    pub(super) fn is_whole(&self) -> bool {
+    /// Whether everything is in maintenance, without exception.
+    pub(super) fn covers_everything(&self) -> bool {
         let all = self.windows().any(|window| window.target == MaintenanceTarget::All);
         all && self.entries.iter().all(|entry| matches!(entry, Entry::Window(_)))
     }
@@ -141,7 +142,7 @@ impl Windows {
         })
     }
 
-    /// The same for the control socket: what is in maintenance, or (`except`) is not, why, and for how long.
+    /// The windows, and the exceptions (`except`), as the control socket shows them at `now`.
     pub(crate) fn as_json(&self, now: SystemTime) -> Value {
         let show = |entry: &Entry| match entry {
             Entry::Window(window) => json!({
@@ -160,7 +161,7 @@ impl Windows {
         &self.entries
     }
 
-    /// The same as requests to a client, whose maintenance page is `page`.
+    /// What to ask of a session that has been asked for nothing yet; its maintenance page is `page`.
     pub(super) fn requests(&self, page: Option<&BackendUrl>) -> Vec<MaintenanceRequest> {
         let request = |entry: &Entry| match entry {
             Entry::Window(window) => MaintenanceRequest {
@@ -181,7 +182,7 @@ impl Windows {
         }
     }
 
-    /// An exception to nothing is none.
+    /// Drops exceptions that have no window before them.
     fn drop_idle_exceptions(&mut self) {
         let idle = self.entries.iter().take_while(|entry| matches!(entry, Entry::Except(_))).count();
         self.entries.drain(..idle);
@@ -193,16 +194,16 @@ impl Window {
         self.until.is_some_and(|until| until <= now)
     }
 
-    /// How long it goes on; `None`: until somebody ends it.
+    /// How long it goes on; `None` until somebody ends it.
     pub(crate) fn remaining(&self, now: SystemTime) -> Option<Duration> {
         self.until.map(|until| until.duration_since(now).unwrap_or_default())
     }
 }
 
-/// Whole seconds as people write them: `29m30s`.
+/// A duration as people write it, without parts of a second: `29m30s`.
 pub(crate) fn duration_text(time: Duration) -> String {
-    let whole = Duration::from_secs(time.as_secs());
-    GoDuration::try_from(whole).map_or_else(|_| format!("{whole:?}"), |whole| whole.to_string())
+    let seconds = Duration::from_secs(time.as_secs());
+    GoDuration::try_from(seconds).map_or_else(|_| format!("{seconds:?}"), |seconds| seconds.to_string())
 }
 
 impl Entry {
@@ -252,12 +253,12 @@ mod tests {
         assert_eq!(windows, Windows::default());
 
         windows.enter(window(MaintenanceTarget::All, None));
-        assert!(windows.is_whole());
+        assert!(windows.covers_everything());
         windows.exit(&path("/admin"));
-        assert!(!windows.is_whole());
+        assert!(!windows.covers_everything());
         assert_eq!(shown(&windows), ["+ALL", "-/admin"]);
         windows.enter(window(path("/admin"), None));
-        assert!(windows.is_whole());
+        assert!(windows.covers_everything());
         windows.exit(&MaintenanceTarget::All);
         assert_eq!(windows, Windows::default());
     }
@@ -291,15 +292,17 @@ mod tests {
     /// What a session is asked, change by change.
     struct Asked {
         windows: Windows,
-        named: bool,
+        asked_for_targets: bool,
     }
 
     impl Asked {
         fn after(&mut self, change: Change) -> Vec<String> {
             let before = self.windows.clone();
             let ended = self.windows.apply(change.clone());
-            let requests = self.windows.requests_since(&before, &change, &ended, self.named, None);
-            self.named = !self.windows.entries().is_empty() && (self.named || !self.windows.is_whole());
+            let requests =
+                self.windows.requests_since(&before, &change, &ended, self.asked_for_targets, None);
+            self.asked_for_targets = !self.windows.entries().is_empty()
+                && (self.asked_for_targets || !self.windows.covers_everything());
             let show = |request: &MaintenanceRequest| match request.action {
                 MaintenanceAction::Enter(_) => format!("+{}", request.target),
                 MaintenanceAction::Exit => format!("-{}", request.target),
@@ -310,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_session_is_asked_for_targets_only_where_the_whole_does_not_say_it() {
-        let mut asked = Asked { windows: Windows::default(), named: false };
+        let mut asked = Asked { windows: Windows::default(), asked_for_targets: false };
         let enter = |target, seconds| Change::Enter(window(target, seconds));
         let none: [&str; 0] = [];
         assert_eq!(asked.after(enter(MaintenanceTarget::All, None)), none);
@@ -325,14 +328,14 @@ mod tests {
 
         assert_eq!(asked.after(enter(MaintenanceTarget::All, None)), none);
         assert_eq!(asked.after(Change::Exit(path("/admin"))), ["+ALL", "-/admin"]);
-        assert_eq!(asked.after(enter(path("/admin"), None)), none, "it is whole again");
+        assert_eq!(asked.after(enter(path("/admin"), None)), none, "it covers everything again");
         assert_eq!(asked.after(Change::Exit(MaintenanceTarget::All)), ["-ALL"]);
         assert_eq!(asked.after(Change::Exit(MaintenanceTarget::All)), none);
     }
 
     #[test]
     fn a_whole_that_ends_by_itself_uncovers_what_was_entered_in_it() {
-        let mut asked = Asked { windows: Windows::default(), named: false };
+        let mut asked = Asked { windows: Windows::default(), asked_for_targets: false };
         asked.after(Change::Enter(window(MaintenanceTarget::All, Some(60))));
         asked.after(Change::Enter(window(path("/admin"), None)));
         assert_eq!(asked.after(Change::Expire(NOW + Duration::from_secs(60))), ["+/admin"]);

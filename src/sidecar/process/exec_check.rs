@@ -1,5 +1,5 @@
-//! A shell line as a check: exit code 0 passes. It runs in a process group of its own, which is killed when the
-//! check is given up.
+//! Runs shell lines as readiness checks: exit code 0 passes. Each runs in a process group of its own, which is killed
+//! when the check ends or is given up.
 
 use std::process::{Command, Stdio};
 
@@ -11,9 +11,9 @@ use crate::sidecar::readiness::Shell;
 use super::reaper::{ChildHandle, Reaper, Target, Terminal};
 use super::shell_line::output_pipe;
 
-/// Of what a check says, so much of the end is kept, in bytes.
+/// How much of the end of a check's output is kept, in bytes.
 const MAX_SAID: usize = 1024;
-/// And so much of its last line is told, in characters.
+/// How much of its last line is reported, in characters.
 const MAX_TOLD: usize = 200;
 
 /// Runs the `exec:` checks as children of `reaper`. `command` makes the command of a line, and decides its
@@ -22,7 +22,7 @@ pub(crate) fn shell(reaper: Reaper, command: impl Fn(&str) -> Command + Send + S
     Shell::new(move |line| Box::pin(run(reaper.clone(), command(line))))
 }
 
-/// Ends the whole group with the check, however that ends.
+/// Kills the whole process group when dropped.
 struct KilledAtTheEnd(ChildHandle);
 
 impl Drop for KilledAtTheEnd {
@@ -32,7 +32,7 @@ impl Drop for KilledAtTheEnd {
 }
 
 /// # Errors
-/// How it ended, and the last line that it said.
+/// Says how it ended, and the last line of its output.
 async fn run(reaper: Reaper, mut command: Command) -> Result<(), String> {
     let (mut reading, out, err) = output_pipe().map_err(|error| error.to_string())?;
     command.stdin(Stdio::null()).stdout(out).stderr(err);
@@ -49,7 +49,7 @@ async fn run(reaper: Reaper, mut command: Command) -> Result<(), String> {
             },
         }
     };
-    // What it said last is there already; whoever else holds its streams is not waited for.
+    // Its last output is in the pipe already. Do not wait for its end: a background process may hold it open.
     while let Ok(length @ 1..) = reading.try_read(&mut chunk) {
         keep(&mut said, &chunk[..length]);
     }

@@ -1,12 +1,11 @@
-//! The one place that spawns and waits: our own children and the orphans that a container's first process, or
-//! a subreaper, inherits.
+//! The one place that spawns and waits: for our own children, and for the orphans that PID 1 or a subreaper inherits.
 //!
-//! `waitpid(-1)` takes whoever is dead, so nobody else may wait: whoever spawns elsewhere loses an exit code
-//! to it sooner or later. Both the spawn and the wait hold one lock. So a child that dies before its `spawn`
-//! has returned is known when it is reaped, and a process id is signalled only while it is certainly ours: a
-//! dead child's id stays taken until it is reaped, which needs the lock.
+//! `waitpid(-1)` reaps any dead child, so nothing else may spawn or wait: it would lose an exit code to this reaper
+//! sooner or later. Spawning, waiting and signalling hold one lock. So a child that dies before `spawn` has returned
+//! is known when it is reaped. And a process id is signalled only while it is ours: the kernel does not reuse the id
+//! of a dead child before it is reaped.
 //!
-//! It knows nothing of why something runs.
+//! It does not know why a process runs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,14 +30,14 @@ use super::os;
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// By itself, with this code.
+    /// It exited with this code.
     Code(u8),
-    /// By this signal.
+    /// This signal ended it.
     Signal(i32),
 }
 
 impl Exit {
-    /// What a shell says about it: the code, or 128 and the signal's number.
+    /// The exit code as a shell gives it: the code, or 128 plus the signal's number.
     pub fn code(self) -> u8 {
         match self {
             Exit::Code(code) => code,
@@ -46,7 +45,7 @@ impl Exit {
         }
     }
 
-    /// Whether it ended by itself, with 0.
+    /// Whether it exited with 0.
     pub fn is_success(self) -> bool {
         self == Exit::Code(0)
     }
@@ -64,25 +63,25 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Whom a signal is for.
+/// What a signal is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// The process that was spawned.
     Process,
-    /// Everything in its process group.
+    /// All processes in its process group.
     Group,
 }
 
-/// Spawns and waits; cheap to clone. There is one in a process.
+/// Spawns and waits. Cheap to clone; there is one in a process.
 #[derive(Debug, Clone)]
 pub struct Reaper {
     children: Arc<Mutex<Children>>,
 }
 
-/// Who waits for which child.
+/// The senders of the exits, by process id.
 type Children = BTreeMap<i32, oneshot::Sender<Exit>>;
 
-/// A spawned process. Dropping it leaves the process alone; it is reaped all the same.
+/// A spawned process. Dropping it does not end the process, which is still reaped.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
@@ -90,7 +89,7 @@ pub struct Child {
     reaper: Reaper,
 }
 
-/// What signals a process without waiting for it.
+/// Signals a process without waiting for it.
 #[derive(Debug, Clone)]
 pub struct ChildHandle {
     pid: Pid,
@@ -98,11 +97,12 @@ pub struct ChildHandle {
 }
 
 impl Reaper {
-    /// Takes over the children of this process, in a task of the present runtime; where this is not PID 1,
-    /// its orphaned descendants too. Call it once, on the main thread, before anything is spawned.
+    /// Starts to reap the children of this process, in a task of the current runtime. Where this is not PID 1, it
+    /// makes the process a subreaper, so that orphaned descendants are reaped too. Call it once, on the main thread,
+    /// before anything is spawned.
     ///
     /// # Errors
-    /// Where SIGCHLD cannot be listened to. A kernel without subreapers is warned about.
+    /// Where SIGCHLD cannot be listened to. A kernel without subreapers is only warned about.
     pub fn start() -> io::Result<Reaper> {
         os::keep_descriptors_to_ourselves();
         os::bear_background()?;
@@ -122,9 +122,9 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Starts `command` in a process group of its own, with the standard streams it asks for and no other
-    /// descriptor. Where our standard input is a terminal in whose foreground we are, and the command
-    /// `inherits` it, its group takes our place.
+    /// Starts `command` in a process group of its own, with the standard streams that it sets and no other
+    /// descriptor. With [`Terminal::Handed`], where our standard input is a terminal and we are in its foreground,
+    /// the command's group takes our place there.
     ///
     /// # Errors
     /// Those of `fork` and `exec`; the child is then gone.
@@ -142,7 +142,7 @@ impl Reaper {
         Ok(Child { pid, exit, reaper: self.clone() })
     }
 
-    /// Takes every dead child. One SIGCHLD may stand for several.
+    /// Reaps every dead child, because one SIGCHLD may stand for several.
     fn reap(&self) {
         let mut children = self.lock();
         loop {
@@ -155,11 +155,11 @@ impl Reaper {
             let exit = match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(u8::try_from(code).unwrap_or(u8::MAX)),
                 (None, Some(signal)) => Exit::Signal(signal),
-                // Stopped or continued, which was not asked for.
+                // Stopped or continued: we did not ask for those, and the child lives.
                 (None, None) => continue,
             };
             match children.remove(&pid.as_raw_nonzero().get()) {
-                // Nobody may be interested any more.
+                // The `Child` may have been dropped.
                 Some(waiting) => drop(waiting.send(exit)),
                 None => debug!("reaped the orphan {pid:?}: it {exit}"),
             }
@@ -171,39 +171,38 @@ impl Reaper {
     }
 }
 
-/// Whether a command gets the terminal, if there is one.
+/// Whether a command gets the terminal's foreground, if there is a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Terminal {
-    /// It is what people talk to.
+    /// It moves to the foreground.
     Handed,
-    /// It runs in the background.
+    /// It stays in the background.
     Kept,
 }
 
 impl Child {
-    /// Signals it while it is awaited.
+    /// A handle that signals the process while somebody waits for it.
     pub fn handle(&self) -> ChildHandle {
         ChildHandle { pid: self.pid, reaper: self.reaper.clone() }
     }
 
-    /// Its end. Cancel-safe up to the moment it returns.
+    /// Waits for its end. Cancel-safe, but the exit is returned only once.
     pub async fn wait(&mut self) -> Exit {
         match (&mut self.exit).await {
             Ok(exit) => exit,
-            // The reaper's table is gone: the process is about to end.
+            // The reaper is gone, because this process is about to end.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
 impl ChildHandle {
-    /// Its process id, which may be somebody else's once it has been reaped.
+    /// Its process id, which another process may have once this one has been reaped.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Sends a signal, unless the process has been reaped. A failure is warned about: nothing else can be
-    /// done.
+    /// Sends a signal, unless the process has been reaped. A failure is only warned about.
     pub fn signal(&self, target: Target, signal: Signal) {
         let children = self.reaper.lock();
         if !children.contains_key(&self.pid()) {
@@ -220,7 +219,7 @@ impl ChildHandle {
     }
 }
 
-/// Whether our standard input is a terminal and we are who it listens to.
+/// Whether our standard input is a terminal and our process group is in its foreground.
 fn is_in_foreground() -> bool {
     tcgetpgrp(rustix::stdio::stdin()).is_ok_and(|group| group == getpgrp())
 }

@@ -1,4 +1,4 @@
-//! What all shell lines have in common: the shell, and the pipe for their output.
+//! What all shell lines share: the shell, and the pipe for their output.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use tokio::net::unix::pipe;
 
-/// The shell, which the POSIX base of any image has here.
+/// The shell of POSIX systems.
 const SHELL: &str = "/bin/sh";
 
 /// The command that runs a shell line; its environment, directory and user are still to be set.

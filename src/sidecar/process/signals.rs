@@ -1,4 +1,4 @@
-//! Which signal means what: to us, and to the program that is wrapped (SEMANTICS section 10, "Stop"). Pure.
+//! Which signals stop the wrapped command, which are passed on, and as what (SEMANTICS section 10, "Stop"). Pure.
 
 use rustix::process::Signal;
 use signal_hook::consts::signal::{
@@ -7,33 +7,34 @@ use signal_hook::consts::signal::{
 };
 use signal_hook::low_level::signal_name;
 
-/// The signals that are listened to. SIGTTIN and SIGTTOU are not among them: they would stop us for using
-/// the terminal that the command has now, and are ignored, as tini does.
-pub(crate) const HEARD: [i32; 15] = [
+/// The signals that the wrapper listens to. SIGTTIN and SIGTTOU are not among them: they would stop this process when
+/// it uses the terminal, which the command has now, so they are blocked.
+pub(crate) const LISTENED: [i32; 15] = [
     SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP, SIGALRM, SIGVTALRM,
     SIGPROF, SIGIO, SIGURG, SIGXCPU,
 ];
 
-/// What to do about a signal that has come.
+/// What to do about a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meaning {
-    /// The ordered stop, or the next stage of it.
+pub(crate) enum SignalAction {
+    /// Begin the orderly stop, or its next stage.
     Stop,
-    /// It is for the command.
+    /// Pass it on to the command.
     Forward(Signal),
 }
 
-/// What `signal` asks for while the command's stop signal is `stop`: the engine sends the one that the image
-/// names, and knows nothing of us.
-pub(crate) fn meaning(signal: Signal, stop: Signal) -> Meaning {
+/// What to do about `signal` while the command's stop signal is `stop`. The engine sends the stop signal that the
+/// image names, without knowing of this process, so that one asks for the stop too.
+pub(crate) fn action(signal: Signal, stop: Signal) -> SignalAction {
     if signal == Signal::TERM || signal == Signal::INT || signal == stop {
-        Meaning::Stop
+        SignalAction::Stop
     } else {
-        Meaning::Forward(signal)
+        SignalAction::Forward(signal)
     }
 }
 
-/// The stop signal of a program, by the beginning of its name: on SIGTERM these drop requests in flight.
+/// The signal on which a program finishes its requests, by the beginning of its name. On SIGTERM these programs drop
+/// requests in flight.
 pub(crate) fn stop_signal_of(program: &str) -> Signal {
     const KNOWN: [(&str, Signal); 4] = [
         ("php-fpm", Signal::QUIT),
@@ -45,12 +46,12 @@ pub(crate) fn stop_signal_of(program: &str) -> Signal {
     known.map_or(Signal::TERM, |(_, signal)| *signal)
 }
 
-/// Its name: `SIGTERM`.
+/// The signal's name, such as `SIGTERM`.
 pub(crate) fn name(signal: Signal) -> &'static str {
     signal_name(signal.as_raw()).unwrap_or("a signal")
 }
 
-/// What is sent instead of `signal` by the rules of SIGNAL_REWRITE, of which the first that fits counts.
+/// The signal to send instead of `signal`, by the first rule of SIGNAL_REWRITE that fits.
 pub(crate) fn rewritten(signal: Signal, rules: &[(Signal, Signal)]) -> Signal {
     rules.iter().find(|(from, _)| *from == signal).map_or(signal, |(_, to)| *to)
 }
@@ -61,7 +62,7 @@ mod tests {
 
     #[test]
     fn every_signal_that_is_listened_to_has_a_name() {
-        assert!(HEARD.iter().all(|number| Signal::from_named_raw(*number).is_some()));
+        assert!(LISTENED.iter().all(|number| Signal::from_named_raw(*number).is_some()));
         assert_eq!(name(Signal::WINCH), "SIGWINCH");
     }
 
@@ -75,11 +76,11 @@ mod tests {
 
     #[test]
     fn the_commands_own_stop_signal_starts_the_stop_and_others_are_passed_on() {
-        assert_eq!(meaning(Signal::QUIT, Signal::QUIT), Meaning::Stop);
-        assert_eq!(meaning(Signal::QUIT, Signal::TERM), Meaning::Forward(Signal::QUIT));
-        assert_eq!(meaning(Signal::WINCH, Signal::QUIT), Meaning::Forward(Signal::WINCH));
-        assert_eq!(meaning(Signal::INT, Signal::QUIT), Meaning::Stop);
-        assert_eq!(meaning(Signal::HUP, Signal::TERM), Meaning::Forward(Signal::HUP));
+        assert_eq!(action(Signal::QUIT, Signal::QUIT), SignalAction::Stop);
+        assert_eq!(action(Signal::QUIT, Signal::TERM), SignalAction::Forward(Signal::QUIT));
+        assert_eq!(action(Signal::WINCH, Signal::QUIT), SignalAction::Forward(Signal::WINCH));
+        assert_eq!(action(Signal::INT, Signal::QUIT), SignalAction::Stop);
+        assert_eq!(action(Signal::HUP, Signal::TERM), SignalAction::Forward(Signal::HUP));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! As much of FastCGI as a ping needs: one GET without a body to a responder.
+//! The part of FastCGI that a ping needs: one GET without a body to a responder.
 //!
-//! PHP-FPM answers its `ping.path` by itself, in a worker, without a script: so an answer says that the pool
-//! has a worker left, which an open port does not.
+//! PHP-FPM answers its `ping.path` in a worker and without a script. So the answer shows that the pool has a free
+//! worker, which an open port does not.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -14,15 +14,15 @@ const PARAMS: u8 = 4;
 const STDIN: u8 = 5;
 const STDOUT: u8 = 6;
 const STDERR: u8 = 7;
-/// The answer to a ping is some hundred bytes; beyond this it is none.
+/// The longest answer, in bytes. The answer to a ping has some hundred.
 const MAX_ANSWER: usize = 64 * 1024;
-/// How much of what the server says of an error is told.
+/// How many characters of the server's error output are reported.
 const MAX_TOLD: usize = 200;
 
 /// Whether the server answers a GET of `path` with 2xx.
 ///
 /// # Errors
-/// What a person should know.
+/// Says, for a person, why it does not.
 pub(super) async fn get(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     path: &HealthPath,
@@ -51,7 +51,7 @@ pub(super) async fn get(
     }
 }
 
-/// The records of the whole request, with the id 1.
+/// All records of the request, whose id is 1.
 fn request(path: &str) -> Vec<u8> {
     let params = [
         ("GATEWAY_INTERFACE", "FastCGI/1.0"),
@@ -66,7 +66,7 @@ fn request(path: &str) -> Vec<u8> {
     ];
     let mut encoded = Vec::new();
     for (name, value) in params {
-        // Only values may be longer than what fits into one byte.
+        // The names are short; only a value may need the long form of the length.
         encoded.push(name.len() as u8);
         match u8::try_from(value.len()) {
             Ok(length @ 0..=127) => encoded.push(length),
@@ -75,7 +75,7 @@ fn request(path: &str) -> Vec<u8> {
         encoded.extend(name.as_bytes());
         encoded.extend(value.as_bytes());
     }
-    // The role of a responder, and no connection that is kept.
+    // The role is responder (1), and the flags ask for no keep-alive.
     let mut records = record(BEGIN_REQUEST, &[0, 1, 0, 0, 0, 0, 0, 0]);
     for (kind, content) in [(PARAMS, &encoded[..]), (PARAMS, &[]), (STDIN, &[])] {
         records.extend(record(kind, content));
@@ -83,7 +83,7 @@ fn request(path: &str) -> Vec<u8> {
     records
 }
 
-/// `content` is a path and constants, far below the 65,535 bytes of a record.
+/// One record. `content` holds a path and constants, far below the limit of 65,535 bytes.
 fn record(kind: u8, content: &[u8]) -> Vec<u8> {
     let [high, low] = (content.len() as u16).to_be_bytes();
     let mut record = vec![VERSION, kind, 0, 1, high, low, 0, 0];

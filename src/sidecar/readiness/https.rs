@@ -1,5 +1,5 @@
-//! TLS for a check, by the rules for backends (SEMANTICS section 3): a name is verified; an address cannot be, and
-//! loopback need not be.
+//! TLS for a check, by the rules for backends (SEMANTICS section 3): a name is verified; an address cannot be
+//! verified, and loopback need not be.
 
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use crate::protocol::Host;
 use crate::sidecar::config::is_verified;
 use crate::tls::{provider, system_roots};
 
-/// The handshake on a connection to `host`. The certificate authorities are read anew each time: a check is rare.
+/// Makes the handshake on a connection to `host`. It reads the certificate authorities each time, because checks are
+/// rare.
 ///
 /// # Errors
-/// What a person should know.
+/// Says, for a person, why there is no TLS.
 pub(super) async fn secure(stream: TcpStream, host: &Host) -> Result<TlsStream<TcpStream>, String> {
     let name = match host {
         Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| error.to_string())?,
@@ -42,7 +43,7 @@ async fn config(verified: bool) -> Result<ClientConfig, String> {
     Ok(builder.with_no_client_auth())
 }
 
-/// Believes every certificate, and only that its owner is there.
+/// Accepts every certificate, and checks only that the server has its key.
 #[derive(Debug)]
 struct Anybody(WebPkiSupportedAlgorithms);
 

@@ -1,7 +1,7 @@
-//! Whether the application is ready: it is asked often while it starts, and from then on at a fixed interval.
+//! Whether the application is ready: tries its checks often while it starts, and then at a fixed interval.
 //!
-//! `gate` counts and decides; this module asks, by `probe` with one module for each kind of check. Nothing here
-//! knows what readiness is used for.
+//! `probe` makes one try of one check, with a module for each complicated kind; `gate` counts and decides. Nothing
+//! here knows what readiness is used for.
 
 mod fastcgi;
 mod gate;
@@ -17,15 +17,15 @@ use tracing::{info, warn};
 
 use super::config::{ReadinessConfig, ReadyCheck};
 
-use gate::{FLAP_WINDOW, Gate, Notice, Pace};
+use gate::{FLAP_WINDOW, Gate, GateConfig, Notice};
 pub(crate) use shell::Shell;
 
 /// The shortest pause between two tries at an address. A refused connection costs some 30 µs.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-/// The shortest where each try asks a name server or starts a process.
+/// The shortest pause where each try asks a name server or starts a process.
 const SHORTEST_PAUSE_IF_COSTLY: Duration = Duration::from_millis(100);
-/// Returns when every check has passed in one try, so many times in a row as configured; at once without
-/// WAIT_FOR_PORT. It waits for ever if need be, and says so.
+/// Waits until every check has passed, READY_RISE times in a row; without WAIT_FOR_PORT it returns at once. There is
+/// no limit, but the log reminds of a long wait.
 ///
 /// Cancel-safe: what was counted is lost, nothing else.
 pub(crate) async fn wait_until_ready(config: &ReadinessConfig, shell: Option<&Shell>) {
@@ -33,37 +33,37 @@ pub(crate) async fn wait_until_ready(config: &ReadinessConfig, shell: Option<&Sh
         return;
     }
     info!("waiting for {} to answer", Checks(&config.checks));
-    until_open(pace(config), || try_all(&config.checks, config.timeout.get(), shell)).await;
+    until_open(gate_config(config), || try_all(&config.checks, config.timeout.get(), shell)).await;
 }
 
-/// Asks for as long as it lives, beginning with an application that is ready, and tells `changed` each time it
-/// is no longer or is again (READY_RISE, READY_FALL). Without WAIT_FOR_PORT it never asks.
+/// Watches an application that is ready, for as long as it runs, and calls `changed` when it is not ready any more
+/// (READY_FALL) or ready again (READY_RISE). Without WAIT_FOR_PORT it makes no checks.
 ///
 /// Cancel-safe: what was counted is lost, nothing else.
 pub(crate) async fn watch(config: &ReadinessConfig, shell: Option<&Shell>, mut changed: impl FnMut(bool)) {
     if !config.wait {
         return std::future::pending().await;
     }
-    let pace = pace(config);
-    let mut gate = Gate::opened(pace, now());
-    let mut pause = pace.interval;
+    let gate_config = gate_config(config);
+    let mut gate = Gate::opened(gate_config, now());
+    let mut pause = gate_config.interval;
     loop {
         tokio::time::sleep(pause).await;
         let was_ready = gate.is_ready();
         let outcome = try_all(&config.checks, config.timeout.get(), shell).await;
-        let step = gate.on_try(outcome.is_ok(), now());
-        tell(step.notice, outcome.err().as_deref().unwrap_or("it passes now"));
+        let decision = gate.on_try(outcome.is_ok(), now());
+        log(decision.notice, outcome.err().as_deref().unwrap_or("it passes now"));
         if gate.is_ready() != was_ready {
             changed(gate.is_ready());
         }
-        pause = step.pause;
+        pause = decision.pause;
     }
 }
 
-/// The pace at which `config` has us ask.
-fn pace(config: &ReadinessConfig) -> Pace {
+/// The thresholds and intervals of a configuration.
+fn gate_config(config: &ReadinessConfig) -> GateConfig {
     let costly = config.checks.iter().any(ReadyCheck::is_costly);
-    Pace {
+    GateConfig {
         shortest: if costly { SHORTEST_PAUSE_IF_COSTLY } else { SHORTEST_PAUSE },
         interval: config.interval.get(),
         rise: config.rise,
@@ -72,19 +72,19 @@ fn pace(config: &ReadinessConfig) -> Pace {
     }
 }
 
-async fn until_open<F>(pace: Pace, mut attempt: impl FnMut() -> F)
+async fn until_open<F>(config: GateConfig, mut attempt: impl FnMut() -> F)
 where
     F: Future<Output = Result<(), String>>,
 {
-    let mut gate = Gate::new(pace, now());
+    let mut gate = Gate::new(config, now());
     loop {
         let outcome = attempt().await;
-        let step = gate.on_try(outcome.is_ok(), now());
-        tell(step.notice, outcome.err().as_deref().unwrap_or("it passes now"));
+        let decision = gate.on_try(outcome.is_ok(), now());
+        log(decision.notice, outcome.err().as_deref().unwrap_or("it passes now"));
         if gate.is_ready() {
             return;
         }
-        tokio::time::sleep(step.pause).await;
+        tokio::time::sleep(decision.pause).await;
     }
 }
 
@@ -92,7 +92,7 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn tell(notice: Option<Notice>, state: &str) {
+fn log(notice: Option<Notice>, state: &str) {
     match notice {
         None => {}
         Some(Notice::Ready(waited)) => info!("the application is ready, after {waited:.0?}"),
@@ -112,10 +112,10 @@ fn tell(notice: Option<Notice>, state: &str) {
     }
 }
 
-/// One try of all checks, in their order, up to the first that fails.
+/// Tries all checks in their order, up to the first that fails.
 ///
 /// # Errors
-/// Says which failed and why.
+/// Says which check failed and why.
 pub(crate) async fn try_all(
     checks: &[ReadyCheck],
     limit: Duration,
@@ -153,7 +153,7 @@ mod tests {
     use crate::protocol::Host;
     use crate::sidecar::config::{Endpoint, Environment};
 
-    const PACE: Pace = Pace {
+    const CONFIG: GateConfig = GateConfig {
         shortest: SHORTEST_PAUSE,
         interval: Duration::from_secs(5),
         rise: 1,
@@ -168,16 +168,16 @@ mod tests {
         let attempt = || async move {
             if tokio::time::Instant::now() < up_at { Err("connection refused".to_owned()) } else { Ok(()) }
         };
-        until_open(PACE, attempt).await;
+        until_open(CONFIG, attempt).await;
         let late = up_at.elapsed();
-        assert!(late <= PACE.interval, "{late:?}");
+        assert!(late <= CONFIG.interval, "{late:?}");
     }
 
     fn tcp(address: SocketAddr) -> ReadyCheck {
         ReadyCheck::Tcp(Endpoint { host: Host::Ip(address.ip()), port: address.port() })
     }
 
-    fn config(checks: Vec<ReadyCheck>, wait: bool) -> ReadinessConfig {
+    fn readiness(checks: Vec<ReadyCheck>, wait: bool) -> ReadinessConfig {
         let second = crate::protocol::GoDuration::from_secs(1);
         ReadinessConfig {
             wait,
@@ -210,7 +210,7 @@ mod tests {
             "{refused}"
         );
 
-        let waiting = tokio::spawn(async move { wait_until_ready(&config(checks, true), None).await });
+        let waiting = tokio::spawn(async move { wait_until_ready(&readiness(checks, true), None).await });
         // Not before, however often the waiting task had its turn.
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -232,6 +232,6 @@ mod tests {
     #[tokio::test]
     async fn whoever_does_not_want_to_wait_does_not() {
         let (_held, shut) = reserved();
-        wait_until_ready(&config(vec![tcp(shut)], false), None).await;
+        wait_until_ready(&readiness(vec![tcp(shut)], false), None).await;
     }
 }

@@ -1,4 +1,4 @@
-//! One try of one check: says yes, or why not. The deadline is the caller's.
+//! One try of one check. The caller sets the deadline.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,16 +16,18 @@ use crate::sidecar::config::{Endpoint, ReadyCheck};
 use super::fastcgi;
 use super::shell::Shell;
 
-/// How much of an HTTP answer is looked at for its first line.
+/// The longest status line that is read of an HTTP answer, in bytes.
 const MAX_STATUS_LINE: usize = 4 * 1024;
-/// How many of our own addresses are tried where nobody listens on 127.0.0.1.
+/// How many of this host's addresses are tried where nobody listens on 127.0.0.1.
 const MAX_OWN_ADDRESSES: usize = 16;
 
+/// Tries the check.
+///
 /// # Errors
-/// What a person should know, without the name of the check.
+/// Says, for a person, why it fails; without the name of the check.
 pub(super) async fn probe(check: &ReadyCheck, shell: Option<&Shell>) -> Result<(), String> {
     match check {
-        ReadyCheck::Own(port) => own(*port).await,
+        ReadyCheck::OwnPort(port) => own(*port).await,
         ReadyCheck::Tcp(place) => connect(place).await.map(drop),
         ReadyCheck::Http(place, path) => http(connect(place).await?, place, path).await,
         ReadyCheck::Https(place, path) => https(connect(place).await?, place, path).await,
@@ -41,7 +43,7 @@ pub(super) async fn probe(check: &ReadyCheck, shell: Option<&Shell>) -> Result<(
     }
 }
 
-/// Whoever listens on the container's own address only is not found at 127.0.0.1.
+/// Tries 127.0.0.1, and then the other addresses of this host: the application may listen on only one of those.
 async fn own(port: u16) -> Result<(), String> {
     let at = |ip: IpAddr| Endpoint { host: Host::Ip(ip), port };
     let refused = match connect(&at(Ipv4Addr::LOCALHOST.into())).await {
@@ -50,7 +52,7 @@ async fn own(port: u16) -> Result<(), String> {
     };
     let others = address::interfaces().unwrap_or_default();
     let others = others.iter().map(|interface| interface.ip).filter(|ip| *ip != Ipv4Addr::LOCALHOST);
-    // An address of a link needs to be told the link.
+    // A link-local address cannot be connected to without naming its link.
     let others = others.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()));
     for ip in others.take(MAX_OWN_ADDRESSES) {
         if connect(&at(ip)).await.is_ok() {
@@ -72,9 +74,9 @@ async fn connect(place: &Endpoint) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
-/// On the way to a local port that nobody listens on, the kernel sometimes chooses that very port as ours,
-/// and the connection succeeds, with ourselves. It then keeps the application from its port, so it must go
-/// without the usual minute of TIME_WAIT.
+/// When we connect to a local port on which nobody listens, the kernel may choose that very port as ours, and we
+/// connect to ourselves. Such a connection keeps the application from its port, so it is closed with a reset, which
+/// skips the minute of TIME_WAIT.
 fn is_connected_to_itself(stream: &TcpStream) -> bool {
     let itself = matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer);
     if itself && let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
@@ -88,13 +90,13 @@ async fn https(stream: TcpStream, place: &Endpoint, path: &HealthPath) -> Result
     http(super::https::secure(stream, &place.host).await?, place, path).await
 }
 
-/// The configuration has refused it.
+/// The configuration refuses such checks, so this is never reached.
 #[cfg(not(feature = "server"))]
 async fn https(_: TcpStream, _: &Endpoint, _: &HealthPath) -> Result<(), String> {
     Err("the lean build has no TLS".to_owned())
 }
 
-/// For the path `/` any status below 500 will do, for another one 2xx and 3xx (SEMANTICS section 3).
+/// Passes with any status below 500 for the path `/`, and with 2xx and 3xx for other paths (SEMANTICS section 3).
 async fn http(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     place: &Endpoint,
@@ -180,9 +182,9 @@ mod tests {
             address::interfaces().unwrap().into_iter().find(|own| own.ip.is_ipv4() && !own.ip.is_loopback());
         let Some(own) = own else { return };
         let (listener, place) = listener(&own.ip.to_string()).await;
-        probe(&ReadyCheck::Own(place.port), None).await.unwrap();
+        probe(&ReadyCheck::OwnPort(place.port), None).await.unwrap();
         drop(listener);
-        assert!(probe(&ReadyCheck::Own(place.port), None).await.is_err());
+        assert!(probe(&ReadyCheck::OwnPort(place.port), None).await.is_err());
     }
 
     #[tokio::test]

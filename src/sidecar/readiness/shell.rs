@@ -1,4 +1,4 @@
-//! How a readiness check runs a shell line. Processes are not known here: whoever owns them passes a [`Shell`] in.
+//! How a readiness check runs a shell line. This room knows no processes: their owner passes in a [`Shell`].
 
 use std::fmt;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
-//! Whether the backend is reachable *for the proxy*, and if not, what a person should look at.
+//! Asks the proxy, by BACKEND_TEST, whether it reaches the backend, and says what to do if it does not.
 //!
-//! A route is live only then: an application that listens on 127.0.0.1, or a container on another network,
-//! looks perfect from the inside (SEMANTICS section 10). The reachability is pure; asking is the caller's.
+//! Only a route that the proxy reaches is live. An application that listens on 127.0.0.1, or a container on another
+//! network, looks healthy from the inside (SEMANTICS section 10).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Asks until every route is live, and says so for each. What stays as it was is not said again.
+/// Tests until the proxy reaches the backend of every route. Each route is logged when it is live, and when its
+/// obstacle changes.
 pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Route>) {
     let mut pause = FIRST_PAUSE;
     let mut logged: BTreeMap<RouteKey, String> = BTreeMap::new();
@@ -54,7 +55,7 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
     }
 }
 
-/// `None`: the proxy was not asked, so there is nothing to say about the backend.
+/// Tests one backend from here and from the proxy; `None` where the proxy could not be asked.
 async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
     let (from_here, from_proxy) = tokio::join!(connect(backend), client.backend_test(backend.clone()));
     let from_proxy = match from_proxy {
@@ -67,7 +68,7 @@ async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
     Some(TestResult { backend: backend.clone(), from_here, from_proxy })
 }
 
-/// Our own connection to the advertised address, as the proxy would make it.
+/// Connects to the advertised address, as the proxy would.
 async fn connect(backend: &BackendUrl) -> Result<(), String> {
     match timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.authority())).await {
         Ok(Ok(_)) => Ok(()),
@@ -76,7 +77,7 @@ async fn connect(backend: &BackendUrl) -> Result<(), String> {
     }
 }
 
-/// Under which URLs a route's requests come.
+/// The URLs of a route, for the log.
 struct Urls<'a>(&'a Route);
 
 impl fmt::Display for Urls<'_> {
@@ -89,38 +90,38 @@ impl fmt::Display for Urls<'_> {
     }
 }
 
-/// What was found out about one backend.
+/// The result of testing one backend.
 #[derive(Debug, Clone, PartialEq)]
 struct TestResult {
     /// The backend as it was registered.
     backend: BackendUrl,
-    /// Whether we could connect to it ourselves.
+    /// Whether this process could connect to it, or why not.
     from_here: Result<(), String>,
-    /// What the proxy saw; an error is why it saw nothing.
+    /// The proxy's report, or why there is none.
     from_proxy: Result<BackendReport, String>,
 }
 
-/// What that means.
+/// What the result means.
 #[derive(Debug, Clone, PartialEq)]
 enum Reachability {
-    /// Requests can reach it.
+    /// Requests reach it.
     Reachable {
-        /// Milliseconds until the proxy had its answer.
+        /// How long the backend took to answer the proxy, in milliseconds.
         response_time_ms: f64,
-        /// The answer's status.
+        /// The status of that answer.
         status: u16,
     },
-    /// They cannot: what the proxy saw, and what to look at.
+    /// Requests do not reach it.
     Unreachable {
-        /// The proxy's words.
+        /// What the proxy reports.
         seen: String,
-        /// What would help.
+        /// What an operator can do.
         hint: String,
     },
 }
 
 impl TestResult {
-    /// Requests reach it if the proxy got any answer; what the answer says is the application's business.
+    /// Any answer counts as reachable; its status is the application's affair.
     fn reachability(&self) -> Reachability {
         match &self.from_proxy {
             Ok(report) if report.reachable => Reachability::Reachable {

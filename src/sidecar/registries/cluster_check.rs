@@ -1,5 +1,5 @@
-//! Whether a name stands for several registries that know nothing of each other: then requests that come to the
-//! others are answered with 404 (SEMANTICS section 10, "Several registries behind one name").
+//! Warns where a name stands for several registries that do not share their state: requests that reach the others
+//! get 404 (SEMANTICS section 10, "Several registries behind one name").
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -18,19 +18,19 @@ use crate::protocol::{
     Command, Line, LineCodec, MAX_CLIENT_LINE, Reply, Request, ServerLine, SessionId, SessionRef,
 };
 
-/// How long one of the others may take to answer.
-const ANSWER: Duration = Duration::from_secs(2);
-/// How many of them are asked.
+/// How long each of the other addresses may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most addresses that are asked.
 const MAX_ASKED: usize = 16;
 
-/// Warns where addresses of `name` beside the session's own belong to registries that do not know it, as long as
-/// the session lives. What was said is not said again.
+/// Each time the session is live at another address, asks the other addresses of `name` whether they know it, and
+/// warns of those that do not. The same warning is not repeated. Returns when the session has ended.
 pub(super) async fn warn_if_split(
     mut status: watch::Receiver<Status>,
     name: Endpoint,
     resolver: impl Resolver,
 ) {
-    let (mut last, mut told) = (None, BTreeSet::new());
+    let (mut last, mut warned) = (None, BTreeSet::new());
     loop {
         let settled = status
             .wait_for(|status| status.bound && status.phase == Phase::Live && status.registry.peer != last);
@@ -41,43 +41,43 @@ pub(super) async fn warn_if_split(
         last = peer;
         let (Some(own), Some(session)) = (peer, session) else { continue };
         let Ok(addresses) = resolver.resolve(&name).await else { continue };
-        let strangers = strangers(own, &addresses, &session).await;
-        let concerned = strangers.iter().copied().chain([own.ip()]).collect();
-        if !strangers.is_empty() && told != concerned {
-            warn(&name.host, own.ip(), &strangers);
-            told = concerned;
+        let unrelated = unrelated(own, &addresses, &session).await;
+        let involved = unrelated.iter().copied().chain([own.ip()]).collect();
+        if !unrelated.is_empty() && warned != involved {
+            warn(&name.host, own.ip(), &unrelated);
+            warned = involved;
         }
     }
 }
 
-/// Whose registries do not know the session.
+/// The addresses whose registries do not know the session.
 ///
-/// A registry accepts the id of a session that it knows from any connection (PROTOCOL section 2), so whoever
-/// shares the state answers with it, and nobody else can. Those that do not answer are not judged.
-async fn strangers(own: SocketAddr, addresses: &[SocketAddr], session: &SessionId) -> Vec<IpAddr> {
+/// A registry accepts the id of a session that it knows on any connection (PROTOCOL section 2), so exactly the
+/// registries that share the state answer with the session. Addresses that do not answer are left out.
+async fn unrelated(own: SocketAddr, addresses: &[SocketAddr], session: &SessionId) -> Vec<IpAddr> {
     let others = addresses.iter().filter(|address| address.ip() != own.ip()).take(MAX_ASKED);
-    let mut strangers = Vec::new();
+    let mut unrelated = Vec::new();
     for other in others {
-        match timeout(ANSWER, knows(*other, session)).await {
-            Ok(Some(false)) if !strangers.contains(&other.ip()) => strangers.push(other.ip()),
+        match timeout(ANSWER_TIMEOUT, knows_session(*other, session)).await {
+            Ok(Some(false)) if !unrelated.contains(&other.ip()) => unrelated.push(other.ip()),
             Ok(Some(_)) => {}
             Ok(None) | Err(_) => debug!("{other}: no answer whether it shares its state with {own}"),
         }
     }
-    strangers
+    unrelated
 }
 
-fn warn(host: &str, own: IpAddr, strangers: &[IpAddr]) {
-    let strangers: Vec<String> = strangers.iter().map(ToString::to_string).collect();
+fn warn(host: &str, own: IpAddr, unrelated: &[IpAddr]) {
+    let unrelated: Vec<String> = unrelated.iter().map(ToString::to_string).collect();
     warn!(
         "the name {host:?} stands for several registries: what is registered at {own} is unknown at {}, where \
          requests for it get 404; set SIDECAR_REGISTRY_EACH_ADDRESS=true to register with each",
-        strangers.join(", ")
+        unrelated.join(", ")
     );
 }
 
-/// `None`: what answers there is no registry.
-async fn knows(address: SocketAddr, session: &SessionId) -> Option<bool> {
+/// Asks the registry at `address` for the session; `None` where no registry answers.
+async fn knows_session(address: SocketAddr, session: &SessionId) -> Option<bool> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let question = Command::Request(SessionRef::Id(session.clone()), Request::SessionInfo);
     stream.write_all(format!("{}\n", question.encode()).as_bytes()).await.ok()?;

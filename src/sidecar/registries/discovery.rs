@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// A resolution that takes longer is warned about, and goes on.
 const SLOW_RESOLUTION: Duration = Duration::from_secs(5);
-/// How many updates about one name are queued; whoever has another one waits.
+/// How many updates about one name are queued; senders of more wait.
 const MAX_UPDATES: usize = 16;
 
 /// Follows the addresses of all names of which each address has a session. Never returns.
@@ -130,8 +130,8 @@ impl<'a, R: Resolver + Clone> FollowedName<'a, R> {
     }
 }
 
-/// Resolves a name again and again, for as long as somebody wants the result. A failure is logged once. A
-/// resolution that hangs is waited for, because another one would hang as well.
+/// Resolves a name again and again, until the receiver is dropped. A failure is logged once. It waits for a
+/// resolution that hangs, because another one would hang as well.
 async fn resolve_repeatedly<R: Resolver>(resolver: R, registry: Registry, sender: mpsc::Sender<Update>) {
     let (mut pause, mut logged) = (FIRST_PAUSE, None);
     loop {

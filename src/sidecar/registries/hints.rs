@@ -1,11 +1,11 @@
-//! What a person can do about a failure, in the words of the variables. Pure.
+//! What an operator can do about a failure, in terms of the variables. Pure.
 
 use std::fmt;
 
 use crate::client::{Cause, Event};
 use crate::protocol::Refusal;
 
-/// An event as a line of the log: what happened, and what helps.
+/// Displays an event as a line of the log: what happened, and what helps.
 pub(super) struct WithHint<'a>(pub(super) &'a Event);
 
 impl fmt::Display for WithHint<'_> {

@@ -1,11 +1,11 @@
-//! A failure that goes on is told once, and then ever more seldom, with how often it was met. Pure.
+//! Logs a failure that goes on at once, and then less and less often, with how often it occurred. Pure.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How many different failures are remembered: a peer that says something else each time must not fill our memory.
+/// How many different failures are remembered. The bound protects against a peer whose errors all differ.
 const MAX_FAILURES: usize = 16;
-/// How long the same failure is not told again: at first, and at most.
+/// How long a repeated failure is suppressed after it was logged: at first, and at most.
 const FIRST_SILENCE: Duration = Duration::from_secs(60);
 const LONGEST_SILENCE: Duration = Duration::from_secs(3_600);
 
@@ -19,23 +19,23 @@ pub(super) struct LogThrottle {
 struct Failure {
     told: Instant,
     silence: Duration,
-    /// Since it was told.
+    /// How often it occurred since it was logged.
     times: u32,
 }
 
-/// What is to be said of one.
+/// Whether to log an occurrence.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Log {
-    /// It is news.
+    /// Log it: the failure is new.
     Now,
-    /// It is no news, but it has gone on for so long: with so many times more, within that time.
+    /// Log it again: it occurred this many times within this time.
     Repeated(u32, Duration),
-    /// It was said not long ago.
+    /// Do not log it, or only for debugging: it was logged a short time ago.
     Suppressed,
 }
 
 impl LogThrottle {
-    /// The failure was met once more.
+    /// The failure has occurred once more.
     pub(super) fn on_failure(&mut self, failure: &str, now: Instant) -> Log {
         if let Some(known) = self.failures.get_mut(failure) {
             known.times += 1;
@@ -56,7 +56,7 @@ impl LogThrottle {
         Log::Now
     }
 
-    /// What failed works again.
+    /// Something succeeded: every failure is new again.
     pub(super) fn on_success(&mut self) {
         self.failures.clear();
     }

@@ -74,7 +74,7 @@ pub(crate) async fn keep_registered(
         () = follow_names(&sessions) => {}
         () = shutdown.requested() => {}
     }
-    // Where a registry cannot count what is in flight, the connections to the wrapped application tell.
+    // Where a registry cannot count what is in flight, count the connections to the wrapped application.
     let needs_tcp_table = wrapped && state.clients().iter().any(|client| cannot_count(&client.status()));
     state.set_clients(Vec::new());
     state.clear_application();

@@ -1,4 +1,4 @@
-//! One registry: its session as a client keeps it, told in the log, and checked with the proxy's own eyes.
+//! The session with one registry: logs its events, and tests after each apply whether the proxy reaches the backends.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,16 +18,17 @@ use super::backend_test::until_live;
 use super::hints::WithHint;
 use super::log_throttle::{Log, LogThrottle};
 
-/// How long the resolution of a registry's name may take, and then each address.
+/// How long the resolution of a registry's name may take, and then the connection to each address.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Another address of the same cluster takes our place as well, and then ends this session within that time.
+/// How long to wait before a replaced session is warned about. If another of our own sessions with the same cluster
+/// has replaced it, this one ends within that time.
 const REPLACEMENT_DELAY: Duration = Duration::from_secs(1);
-/// A session with one registry, and the story of it.
+/// A session with one registry.
 pub(super) struct Session {
     client: Client,
     events: EventStream,
     state: DaemonState,
-    /// The failures since the last success.
+    /// Decides which repeated failures are logged.
     throttle: LogThrottle,
 }
 
@@ -49,12 +50,12 @@ impl Session {
         Session { client, events, state, throttle: LogThrottle::default() }
     }
 
-    /// The handle with which the session is ended.
+    /// A handle to the client that keeps the session.
     pub(super) fn client(&self) -> Client {
         self.client.clone()
     }
 
-    /// Tells what happens, and after each apply whether the routes are live, until the session has ended.
+    /// Logs and records the events until the session has ended.
     pub(super) async fn run(mut self) {
         let never = || -> Pin<Box<dyn Future<Output = ()> + Send>> { Box::pin(std::future::pending()) };
         let (mut verification, mut replacement_due) = (never(), never());
@@ -72,7 +73,7 @@ impl Session {
                     Some(event) => {
                         self.log_event(&event);
                         self.state.record(&self.client.status().registry.name, &event);
-                        // What is not to be seen need not be reachable.
+                        // Test the backends only while people are to see them.
                         let is_news =
                             matches!(event, Event::ConfigApplied { .. } | Event::MaintenanceExited { .. });
                         if is_news && self.state.visibility() == Wanted::Live {
@@ -91,14 +92,13 @@ impl Session {
         }
     }
 
-    /// One line for what happened. A failure that goes on in the same way is told once, and then ever more
-    /// seldom.
+    /// Logs an event in one line. A repeated failure is logged less and less often.
     fn log_event(&mut self, event: &Event) {
         match event {
             Event::Retrying(retry) | Event::ExtendedRetry(retry) => {
                 self.log_failure(&format!("{} {}", event.name(), retry.cause), event);
             }
-            // Without the pause until the next try and the route's id, which are others each time.
+            // Compare failures without the pause until the next try and the route's id, which differ each time.
             Event::RouteRefused { key, refusal, .. } => {
                 self.log_failure(&format!("{key} {}", without_id(&refusal.text())), event);
             }
@@ -127,7 +127,8 @@ impl Session {
     }
 }
 
-/// `example.com/ belongs to service X` of `route r2: example.com/ belongs to service X`.
+/// The refusal without the route's id: `example.com/ belongs to service X`, from
+/// `route r2: example.com/ belongs to service X`.
 fn without_id(refusal: &str) -> &str {
     let named = refusal.strip_prefix("route r").and_then(|rest| rest.split_once(": "));
     named.map_or(refusal, |(_, why)| why)

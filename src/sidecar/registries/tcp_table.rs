@@ -1,5 +1,5 @@
-//! Who is connected to the wrapped application, as the kernel tells it: for registries that cannot say what is in
-//! flight (the reference server). A connection that is kept for later looks like one with a request on it.
+//! Counts the connections to the wrapped application in the kernel's tables, for registries that cannot count what is
+//! in flight (the reference server). An idle connection in a proxy's pool looks like one with a request on it.
 
 use std::time::Duration;
 
@@ -8,41 +8,41 @@ use tracing::info;
 
 /// Where the kernel lists the connections of this network namespace.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+/// The pause between two counts.
+const POLL: Duration = Duration::from_millis(50);
 /// The state of a connection that is established.
 const ESTABLISHED: &str = "01";
 
-/// Returns when nobody is connected to these ports of ours any more, or after `limit`. Where the kernel's tables
-/// cannot be read it waits for `limit`, because requests may be in flight.
+/// Returns when nobody is connected to these local ports any more, or after `limit`. Where the kernel's tables cannot
+/// be read it waits for the whole `limit`, because requests may be in flight.
 ///
 /// Cancel-safe.
 pub(super) async fn no_connections(ports: &[u16], limit: Duration) {
-    if !limit.is_zero() && timeout(limit, none(ports)).await.is_err() {
+    if !limit.is_zero() && timeout(limit, until_none(ports)).await.is_err() {
         info!("connections to the application are still open after {limit:?}; going on");
     }
 }
 
-async fn none(ports: &[u16]) {
-    let mut told = false;
+async fn until_none(ports: &[u16]) {
+    let mut logged = false;
     loop {
-        match open(ports) {
+        match count_open(ports) {
             Some(0) => return,
-            Some(count) if !told => info!("waiting for {count} connections to the application to end"),
+            Some(count) if !logged => info!("waiting for {count} connections to the application to end"),
             _ => {}
         }
-        told = true;
-        sleep(LOOK).await;
+        logged = true;
+        sleep(POLL).await;
     }
 }
 
-/// How many connections there are; `None` where that cannot be read.
-fn open(ports: &[u16]) -> Option<usize> {
+/// How many connections there are; `None` where no table can be read.
+fn count_open(ports: &[u16]) -> Option<usize> {
     let tables = TABLES.iter().filter_map(|table| std::fs::read_to_string(table).ok());
     tables.map(|table| established(&table, ports)).reduce(|one, other| one + other)
 }
 
-/// How many connections in such a table were accepted on one of the ports.
+/// How many established connections of a table were accepted on one of the ports.
 fn established(table: &str, ports: &[u16]) -> usize {
     let is_one = |line: &&str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
@@ -80,9 +80,9 @@ mod tests {
         let client = tokio::net::TcpStream::connect(address).await.unwrap();
         let accepted = listener.accept().await.unwrap();
         let ports = [address.port()];
-        assert!(timeout(Duration::from_millis(120), none(&ports)).await.is_err());
+        assert!(timeout(Duration::from_millis(120), until_none(&ports)).await.is_err());
         no_connections(&ports, Duration::from_millis(1)).await;
         drop((client, accepted));
-        timeout(Duration::from_secs(20), none(&ports)).await.unwrap();
+        timeout(Duration::from_secs(20), until_none(&ports)).await.unwrap();
     }
 }

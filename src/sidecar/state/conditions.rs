@@ -25,16 +25,13 @@ pub(crate) struct Conditions {
     pub(crate) work: Option<Work>,
     /// An operator asked for a drain.
     pub(crate) drained: bool,
-    /// The daemon is leaving.
-    pub(crate) stopping: bool,
 }
 
 impl Conditions {
-    /// What people are to see. A daemon that leaves drains in any case. Maintenance comes before a lack of
+    /// What people are to see. Maintenance comes before a lack of
     /// readiness, because the page tells people more. An application that was never ready is not registered.
     pub(crate) fn visibility(self) -> Wanted {
         match self {
-            Conditions { stopping: true, .. } => Wanted::Draining,
             Conditions { maintenance: true, .. } | Conditions { work: Some(_), .. } => Wanted::Maintenance,
             Conditions { ready: false, was_ready: false, .. } => Wanted::Absent,
             Conditions { ready: false, .. } | Conditions { drained: true, .. } => Wanted::Draining,
@@ -45,7 +42,6 @@ impl Conditions {
     /// Why people see that, in words.
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Conditions { stopping: true, .. } => "this instance is leaving",
             Conditions { maintenance: true, .. } => "maintenance was asked for",
             Conditions { work: Some(Work::Preparation), .. } => "the application is being prepared",
             Conditions { work: Some(Work::Update), .. } => "the application is being updated",
@@ -64,23 +60,19 @@ mod tests {
     #[test]
     fn every_combination_has_one_answer() {
         let mut seen = Vec::new();
-        for bits in 0..64u8 {
+        for bits in 0..32u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
             let conditions = Conditions {
                 ready: bit(0),
                 was_ready: bit(1),
                 maintenance: bit(2),
                 drained: bit(3),
-                stopping: bit(4),
-                work: bit(5).then_some(Work::Update),
+                work: bit(4).then_some(Work::Update),
             };
             let visibility = conditions.visibility();
             if visibility == Wanted::Live {
                 assert!(conditions.ready && !conditions.maintenance && !conditions.drained, "{conditions:?}");
                 assert_eq!(conditions.work, None);
-            }
-            if conditions.stopping {
-                assert_eq!(visibility, Wanted::Draining, "{conditions:?}");
             }
             seen.push(visibility);
         }

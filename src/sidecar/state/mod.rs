@@ -84,7 +84,7 @@ impl DaemonState {
         if visibility == before {
             return;
         }
-        if !clients.is_empty() && !self.conditions().stopping {
+        if !clients.is_empty() {
             info!("{}: {}", self.conditions().reason(), consequence(visibility));
         }
         for client in clients {

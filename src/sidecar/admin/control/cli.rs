@@ -1,4 +1,4 @@
-//! The commands that talk to the running daemon: from words to one request, from the answer to text and an exit
+//! The commands that talk to the running daemon: turns words into one request, and the answer into text and an exit
 //! code.
 
 use std::collections::BTreeMap;
@@ -16,18 +16,18 @@ use super::render;
 use super::request::Request;
 use super::socket::connect;
 
-/// The words with which a command for the daemon begins.
+/// The first words of the commands for the daemon.
 pub const COMMANDS: [&str; 7] =
     ["status", "events", "drain", "maintenance", "routes", "healthcheck", "reload"];
 
 /// The flags that have a value.
 const WITH_VALUE: [&str; 2] = ["--reason", "--for"];
-/// Nobody answers: the convention of sysexits for a service that is not there.
+/// The exit code where no daemon answers, by the convention of sysexits.
 const UNAVAILABLE: u8 = 69;
-/// How long the daemon may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the daemon may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A command, understood.
+/// A parsed command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     request: Request,
@@ -35,10 +35,10 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// From the words of the command line, beginning with one of [`COMMANDS`].
+    /// Parses the words of the command line, which begin with one of [`COMMANDS`].
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// Says what is wrong with them.
     pub fn parse(words: &[String]) -> Result<Invocation, String> {
         let Words { plain, mut flags } = Words::sort(words)?;
         let mut has = |flag| flags.remove(flag).is_some();
@@ -61,8 +61,8 @@ impl Invocation {
         }
     }
 
-    /// Asks the daemon, writes the answer, and returns the exit code: 0, 1 where the daemon says no, 69 where no
-    /// daemon runs. `healthcheck` has 0 and 1 only, which is what engines understand.
+    /// Asks the daemon, writes the answer, and returns the exit code: 0, 1 where the daemon refuses, 69 where no
+    /// daemon runs. `healthcheck` exits only with 0 or 1, because engines know no others.
     ///
     /// # Errors
     /// Where the answer cannot be written.
@@ -90,7 +90,7 @@ impl Invocation {
     }
 
     async fn ask(&self, socket: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
-        let mut stream = timeout(PATIENCE, connect(socket)).await??;
+        let mut stream = timeout(ANSWER_TIMEOUT, connect(socket)).await??;
         let line = serde_json::to_string(&self.request)? + "\n";
         stream.write_all(line.as_bytes()).await?;
         let mut lines = BufReader::new(stream).lines();
@@ -98,7 +98,7 @@ impl Invocation {
             loop {
                 let line = match follow {
                     true => lines.next_line().await?,
-                    false => timeout(PATIENCE, lines.next_line()).await??,
+                    false => timeout(ANSWER_TIMEOUT, lines.next_line()).await??,
                 };
                 let Some(line) = line else { return Ok(0) };
                 match self.as_json {
@@ -108,7 +108,7 @@ impl Invocation {
                 out.flush()?;
             }
         }
-        let line = timeout(PATIENCE, lines.next_line()).await??;
+        let line = timeout(ANSWER_TIMEOUT, lines.next_line()).await??;
         let answer: Value = serde_json::from_str(&line.ok_or(io::ErrorKind::UnexpectedEof)?)?;
         self.show(&answer, out)
     }
@@ -147,7 +147,7 @@ impl Invocation {
 /// The words of a command line: those that begin with `--`, and the others.
 struct Words {
     plain: Vec<String>,
-    /// With the value of those that have one.
+    /// Each with its value, or with an empty text.
     flags: BTreeMap<String, String>,
 }
 
@@ -180,13 +180,13 @@ fn maintenance(words: &[&str], flags: &mut BTreeMap<String, String>) -> Result<R
     Ok(match words {
         ["status"] => Request::MaintenanceStatus,
         ["enter", target @ ..] if target.len() <= 1 => {
-            let lasts = flags.remove("--for");
-            if let Some(text) = &lasts {
+            let duration = flags.remove("--for");
+            if let Some(text) = &duration {
                 let parsed = text.parse().and_then(GoDuration::non_zero);
                 parsed.map_err(|error| format!("--for: {error}"))?;
             }
             let target = target.first().map(|target| (*target).to_owned());
-            Request::MaintenanceEnter { target, reason: flags.remove("--reason"), lasts }
+            Request::MaintenanceEnter { target, reason: flags.remove("--reason"), duration }
         }
         ["exit", target @ ..] if target.len() <= 1 => {
             Request::MaintenanceExit { target: target.first().map(|target| (*target).to_owned()) }
@@ -220,13 +220,13 @@ mod tests {
             ("events --follow", Request::Events { follow: true }),
             ("drain --cancel", Request::Drain { cancel: true }),
             ("healthcheck --registered", Request::Healthcheck { registered: true }),
-            ("maintenance enter", Request::MaintenanceEnter { target: None, reason: None, lasts: None }),
+            ("maintenance enter", Request::MaintenanceEnter { target: None, reason: None, duration: None }),
             (
                 "maintenance enter --reason moving /admin --for=30m",
                 Request::MaintenanceEnter {
                     target: Some("/admin".to_owned()),
                     reason: Some("moving".to_owned()),
-                    lasts: Some("30m".to_owned()),
+                    duration: Some("30m".to_owned()),
                 },
             ),
             ("maintenance exit /admin", Request::MaintenanceExit { target: Some("/admin".to_owned()) }),

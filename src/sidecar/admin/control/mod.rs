@@ -1,8 +1,8 @@
-//! The control socket: how `registry-sidecar status` and its like talk to the running daemon, in lines of JSON.
+//! The control socket, by which commands such as `registry-sidecar status` talk to the running daemon.
 //!
-//! One request a connection: `{"command":"status"}`; the answer is `{"ok":true,"data":…}` or
-//! `{"ok":false,"error":"…"}`, and for events a line each. The socket is a file, or a name in Linux's abstract
-//! namespace where `/run` cannot be written. Only our own user and root of our own PID namespace may ask.
+//! A connection carries one request, a line of JSON such as `{"command":"status"}`. The answer is a line,
+//! `{"ok":true,"data":…}` or `{"ok":false,"error":"…"}`; for events it is a line for each. Only our own user, and
+//! root of our own PID namespace, may ask.
 
 pub mod cli;
 mod render;
@@ -27,16 +27,16 @@ use crate::sidecar::state::DaemonState;
 use request::Request;
 use socket::listen;
 
-/// How many connections are answered at once; followers of events are among them.
+/// How many connections are served at once, those that follow events included.
 const MAX_CONNECTIONS: usize = 16;
-/// How long a request may be.
+/// The longest request, in bytes.
 const MAX_REQUEST: u64 = 64 * 1024;
-/// How long a request, an answer and each line of events may take.
+/// How long it may take to read a request, and to write an answer or one event.
 const MAX_TIME: Duration = Duration::from_secs(10);
-/// Until accepting is tried again.
+/// The pause after a failed accept.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Answers for as long as it lives. Without a socket the daemon does its work all the same, and says so once.
+/// Answers requests for as long as it runs. Where it cannot listen it warns once, and the daemon works without it.
 pub(crate) async fn serve(configured: Option<PathBuf>, state: DaemonState, maintenance: Maintenance) {
     let (listener, _file) = match listen(configured.as_deref()).await {
         Ok(listening) => listening,
@@ -66,15 +66,15 @@ pub(crate) async fn serve(configured: Option<PathBuf>, state: DaemonState, maint
     }
 }
 
-/// Our own user and root, and nobody from outside of our PID namespace, whom the kernel shows as process 0.
-fn may_ask(uid: u32, pid: Option<i32>) -> bool {
+/// Allows our own user and root, but nobody outside our PID namespace: the kernel shows those as process 0.
+fn is_authorized(uid: u32, pid: Option<i32>) -> bool {
     let own = rustix::process::getuid().as_raw();
     (uid == own || uid == 0) && pid != Some(0)
 }
 
 async fn handle(mut stream: UnixStream, state: &DaemonState, maintenance: &Maintenance) -> io::Result<()> {
     let peer = stream.peer_cred()?;
-    if !may_ask(peer.uid(), peer.pid()) {
+    if !is_authorized(peer.uid(), peer.pid()) {
         info!("control socket: user {} may not ask", peer.uid());
         return send(&mut stream, &refusal("this user may not talk to the daemon")).await;
     }
@@ -99,7 +99,7 @@ fn refusal(error: &str) -> Value {
     json!({"ok": false, "error": error})
 }
 
-/// What happened lately, and with `follow` what happens from now on, until the listener is gone.
+/// Sends the latest events, and with `follow` those to come, until the client closes the connection.
 async fn events(stream: &mut UnixStream, state: &DaemonState, follow: bool) -> io::Result<()> {
     let (recent, mut coming) = state.events();
     for event in recent {

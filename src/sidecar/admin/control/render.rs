@@ -1,4 +1,4 @@
-//! Answers as people read them.
+//! Turns the daemon's answers into text.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// `status`. Writing to a String cannot fail.
+/// The text of `status`. Writing to a `String` cannot fail.
 pub(super) fn status(data: &Value) -> String {
     let mut out = String::new();
     let ready = if data["ready"].as_bool() == Some(true) { "ready" } else { "not ready" };
@@ -54,7 +54,7 @@ pub(super) fn status(data: &Value) -> String {
     out
 }
 
-/// What is in maintenance, since when, until when and why.
+/// The maintenance windows and exceptions, a line each.
 fn windows(data: &Value) -> String {
     let mut out = String::new();
     let time = |seconds: &Value| seconds.as_u64().map(|seconds| duration_text(Duration::from_secs(seconds)));
@@ -75,7 +75,7 @@ fn windows(data: &Value) -> String {
     out
 }
 
-/// The routes of one session, or of all of them.
+/// The text of `routes`: those of all sessions.
 pub(super) fn all_routes(data: &Value) -> String {
     list(&data["sessions"]).iter().map(routes).collect()
 }
@@ -100,7 +100,7 @@ fn routes(session: &Value) -> String {
     out
 }
 
-/// `maintenance`
+/// The text of the `maintenance` commands.
 pub(super) fn maintenance(data: &Value) -> String {
     let mut out = String::new();
     let whole = if data["maintenance"].as_bool() == Some(true) { "on" } else { "off" };
@@ -134,7 +134,7 @@ pub(super) fn maintenance(data: &Value) -> String {
     out
 }
 
-/// One event.
+/// One event as a line.
 pub(super) fn event(event: &Value) -> String {
     format!("{:22} {}: {}\n", text(event, "event"), text(event, "registry"), text(event, "message"))
 }

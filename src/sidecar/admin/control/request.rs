@@ -1,4 +1,4 @@
-//! What can be asked of the daemon, and what it does about it.
+//! The requests to the daemon, and how it carries them out.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use crate::sidecar::admin::status::{status, visibility_name};
 use crate::sidecar::maintenance::{Maintenance, Window};
 use crate::sidecar::state::{DaemonState, Progress};
 
-/// One request, as it stands on the line.
+/// A request, as it is written on the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub(super) enum Request {
@@ -29,12 +29,12 @@ pub(super) enum Request {
     MaintenanceEnter {
         #[serde(default)]
         target: Option<String>,
-        /// Shown to people.
+        /// Why, for the page.
         #[serde(default)]
         reason: Option<String>,
-        /// A duration, after which it ends by itself.
+        /// How long it lasts, such as `30m`.
         #[serde(default, rename = "for")]
-        lasts: Option<String>,
+        duration: Option<String>,
     },
     MaintenanceExit {
         #[serde(default)]
@@ -52,12 +52,14 @@ pub(super) enum Request {
     Reload,
 }
 
-/// How long a message for people may be, in characters: a reason, or what stands behind a progress.
+/// The longest reason or progress message, in characters.
 const MAX_MESSAGE: usize = 200;
 
 impl Request {
+    /// Carries the request out, and returns the data of the answer.
+    ///
     /// # Errors
-    /// Why not, for a person.
+    /// Says, for a person, why the daemon refuses.
     pub(super) async fn carry_out(
         self,
         state: &DaemonState,
@@ -70,8 +72,8 @@ impl Request {
                 let reason = state.conditions().reason();
                 Ok(json!({"wanted": visibility_name(state.visibility()), "reason": reason}))
             }
-            Request::MaintenanceEnter { target, reason, lasts } => {
-                enter(state, maintenance, target, reason, lasts.as_deref()).await
+            Request::MaintenanceEnter { target, reason, duration } => {
+                enter(state, maintenance, target, reason, duration.as_deref()).await
             }
             Request::MaintenanceExit { target } => exit(state, maintenance, target).await,
             Request::MaintenanceStatus => Ok(maintenance_status(state, maintenance)),
@@ -90,17 +92,17 @@ async fn enter(
     maintenance: &Maintenance,
     target: Option<String>,
     reason: Option<String>,
-    lasts: Option<&str>,
+    duration: Option<&str>,
 ) -> Result<Value, String> {
     let since = SystemTime::now();
-    let until = match lasts {
+    let until = match duration {
         None => None,
         Some(text) => {
-            let lasts = text.parse().and_then(GoDuration::non_zero).map_err(|error| error.to_string())?;
-            Some(since.checked_add(lasts.get()).ok_or("that is too long")?)
+            let duration = text.parse().and_then(GoDuration::non_zero).map_err(|error| error.to_string())?;
+            Some(since.checked_add(duration.get()).ok_or("that is too long")?)
         }
     };
-    let window = Window { target: target_of(state, target)?, reason: reason.map(for_people), since, until };
+    let window = Window { target: parse_target(state, target)?, reason: reason.map(one_line), since, until };
     let saved = maintenance.enter(window).await;
     Ok(with_warning(maintenance_status(state, maintenance), saved))
 }
@@ -110,19 +112,19 @@ async fn exit(
     maintenance: &Maintenance,
     target: Option<String>,
 ) -> Result<Value, String> {
-    // What was entered can be left, whether there is such a route (yet, or any more) or not.
+    // A window that was entered can be left even if no route fits it now.
     let windows = maintenance.windows();
     let open = |candidate: &MaintenanceTarget| windows.windows().any(|window| window.target == *candidate);
     let entered = target.as_deref().and_then(|text| candidates(text).find(open));
     let target = match entered {
         Some(target) => target,
-        None => target_of(state, target)?,
+        None => parse_target(state, target)?,
     };
     let saved = maintenance.exit(target).await;
     Ok(with_warning(maintenance_status(state, maintenance), saved))
 }
 
-/// Maintenance is in force even if it could not be saved.
+/// Adds a warning where maintenance is in force but could not be saved.
 fn with_warning(mut answer: Value, saved: Result<(), String>) -> Value {
     if let Err(warning) = saved {
         warn!("maintenance: {warning}");
@@ -131,21 +133,21 @@ fn with_warning(mut answer: Value, saved: Result<(), String>) -> Value {
     answer
 }
 
-/// One line of bounded length.
-fn for_people(text: String) -> String {
+/// The text as one line of bounded length.
+fn one_line(text: String) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
 }
 
-fn target_of(state: &DaemonState, target: Option<String>) -> Result<MaintenanceTarget, String> {
+fn parse_target(state: &DaemonState, target: Option<String>) -> Result<MaintenanceTarget, String> {
     let Some(text) = target.filter(|target| target != "ALL") else { return Ok(MaintenanceTarget::All) };
     let clients = state.clients();
-    // They all have the same routes.
+    // All clients have the same routes.
     let client = clients.first().ok_or("nothing is registered yet")?;
-    fitting(client, &text)
+    matching_target(client, &text)
 }
 
-/// A route's name, a path or a domain, of which the client has at least one.
-fn fitting(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
+/// The target that `text` names: a route's name, path or domain, of which the client has at least one.
+fn matching_target(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
     let routes = client.routes();
     let found = candidates(text).find(|target| routes.iter().any(|(key, route)| target.fits(key, route)));
     let known = || routes.iter().map(|(key, route)| format!("{key} ({} {})", route.domains, route.path));
@@ -157,7 +159,7 @@ fn fitting(client: &Client, text: &str) -> Result<MaintenanceTarget, String> {
     })
 }
 
-/// What a text may mean.
+/// The targets that a text may mean.
 fn candidates(text: &str) -> impl Iterator<Item = MaintenanceTarget> {
     let candidates = [
         Some(MaintenanceTarget::Route(text.into())),
@@ -195,14 +197,15 @@ fn set_progress(state: &DaemonState, percent: Option<u8>, message: Option<String
     if percent.is_some_and(|percent| percent > 100) {
         return Err("the progress is a number from 0 to 100".to_owned());
     }
-    let message = message.map(for_people).or(state.progress().message);
+    let message = message.map(one_line).or(state.progress().message);
     state.set_progress(Progress { percent, message });
     Ok(())
 }
 
-/// As it should be while a step, an update or a schedule is; else as ready as the application. Before the first apply a registry that can be reached and refuses counts too;
-/// one that is away never does, because that must not make an orchestrator kill what works (SEMANTICS
-/// section 10).
+/// The answer to a health check. During a step, an update or a schedule the command's status decides, else whether
+/// the application is ready. Until a route was first accepted, a registry that answers and refuses counts as
+/// unhealthy too. A registry that is away never does, because an orchestrator must not kill an application that works
+/// (SEMANTICS section 10).
 fn health(state: &DaemonState, registered: bool) -> Value {
     let (conditions, clients) = (state.conditions(), state.clients());
     let statuses: Vec<_> = clients.iter().map(Client::status).collect();
@@ -223,7 +226,7 @@ fn health(state: &DaemonState, registered: bool) -> Value {
     json!({"healthy": verdict.is_ok(), "reason": verdict.err().unwrap_or_else(|| conditions.reason().to_owned())})
 }
 
-/// What a registry that can be reached refuses: us, or a route.
+/// What a registry that answers refuses: this instance, or a route.
 fn refused_by(status: &Status) -> Option<String> {
     if let Some(Cause::Refused { refusal, .. }) = &status.cause {
         return Some(format!("the registry refuses this instance: {refusal}"));

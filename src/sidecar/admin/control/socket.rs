@@ -11,13 +11,13 @@ use tracing::debug;
 /// The default path.
 const DEFAULT_PATH: &str = "/run/registry-sidecar.sock";
 
-/// Removes the socket's file when the daemon ends.
+/// Removes the socket's file when dropped.
 pub(super) struct SocketFile(Option<PathBuf>);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // It may be gone, and that is what is wanted.
+            // It fails where the file is gone already.
             drop(std::fs::remove_file(path));
         }
     }
@@ -43,7 +43,7 @@ pub(super) async fn listen(configured: Option<&Path>) -> io::Result<(UnixListene
 async fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            // Left behind by a daemon that was killed, or the socket of one that runs.
+            // The file was left behind by a daemon that was killed, unless one answers.
             if UnixStream::connect(path).await.is_ok() {
                 return Err(error);
             }
@@ -56,23 +56,23 @@ async fn listen_at(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// `@name` stands for a name in the abstract namespace, as elsewhere in Linux.
+/// The name in the abstract namespace for which `@name` stands, as elsewhere in Linux.
 fn abstract_name(path: &Path) -> Option<PathBuf> {
     let name = path.as_os_str().as_bytes().strip_prefix(b"@")?;
     Some(PathBuf::from(format!("\0{}", String::from_utf8_lossy(name))))
 }
 
-/// Containers that share a network namespace share its abstract names; their PID namespaces tell them apart.
+/// Containers that share a network namespace share its abstract names, so the PID namespace is part of ours.
 fn default_abstract_name() -> PathBuf {
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let inode: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
     PathBuf::from(format!("\0registry-sidecar-{inode}"))
 }
 
-/// A connection to the running daemon.
+/// Connects to the running daemon.
 ///
 /// # Errors
-/// Where none runs, or its socket is elsewhere.
+/// Those of `connect`, where no daemon runs or its socket is elsewhere.
 pub(super) async fn connect(configured: Option<&Path>) -> io::Result<UnixStream> {
     let path = configured.unwrap_or(Path::new(DEFAULT_PATH));
     if let Some(name) = abstract_name(path) {

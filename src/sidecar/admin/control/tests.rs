@@ -218,8 +218,8 @@ async fn events_are_told_afterwards_and_as_they_happen() {
 #[test]
 fn only_the_own_user_and_root_may_ask_and_nobody_from_outside() {
     let own = rustix::process::getuid().as_raw();
-    assert!(may_ask(own, Some(1)) && may_ask(0, Some(1)));
-    assert!(!may_ask(own + 1, Some(1)) && !may_ask(own, Some(0)));
+    assert!(is_authorized(own, Some(1)) && is_authorized(0, Some(1)));
+    assert!(!is_authorized(own + 1, Some(1)) && !is_authorized(own, Some(0)));
 }
 
 #[tokio::test]

@@ -1,42 +1,42 @@
-//! What the machine is doing, for people and for health checks.
+//! What the supervisor is doing, for status and health checks.
 
 use crate::sidecar::process::reaper::Exit;
 
-use super::{State, Supervisor, Work};
+use super::{State, StepList, Supervisor};
 
-/// What goes on, and whether it is as it should be.
+/// What goes on, and whether it counts as healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Activity {
-    /// Where the command stands.
+    /// What the command is doing.
     pub(crate) phase: Phase,
     /// The step that runs, by its index.
-    pub(crate) step: Option<(Work, usize)>,
+    pub(crate) step: Option<(StepList, usize)>,
     /// An update goes on.
     pub(crate) updating: bool,
-    /// It is healthy, although the application may not be ready: a step, an update or a schedule that is as it
-    /// should be. `None`: that is for the application to say.
+    /// Whether a step, an update or a schedule counts as healthy although the application may not be ready. `None`
+    /// leaves the answer to the application's readiness.
     pub(crate) healthy: Option<bool>,
 }
 
-/// Where the command stands.
+/// What the command is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nothing has begun, or nothing is wrapped.
+    /// The supervisor has not begun.
     #[default]
     Idle,
-    /// For dependencies.
+    /// It waits for dependencies.
     Waiting,
-    /// Steps before its start, or of an update.
+    /// A step of PRE_START or UPDATE_COMMAND runs.
     Steps,
-    /// It starts: it runs, and does not answer yet.
+    /// The command starts, or runs and is not ready yet.
     Starting,
-    /// It runs.
+    /// The command runs and was ready.
     Running,
-    /// It has been asked to end for an update, or is about to be.
-    Halting,
-    /// Between two runs.
+    /// The command is stopped for an update.
+    StoppingForUpdate,
+    /// It waits before a restart or the next run of a schedule.
     Pausing,
-    /// It is asked to end for good, or has ended.
+    /// The command is stopped for good, or has ended.
     Stopping,
 }
 
@@ -63,7 +63,7 @@ impl Supervisor {
             State::Step { .. } | State::EndingStep { .. } => Phase::Steps,
             State::Starting | State::Running { ready: false, .. } => Phase::Starting,
             State::Running { .. } => Phase::Running,
-            State::Covering { .. } | State::Halting { .. } => Phase::Halting,
+            State::EnteringMaintenance { .. } | State::StoppingForUpdate { .. } => Phase::StoppingForUpdate,
             State::Pausing { .. } => Phase::Pausing,
             State::Draining { .. }
             | State::Leaving { .. }
@@ -76,12 +76,12 @@ impl Supervisor {
     fn healthy(&self) -> Option<bool> {
         match self.state {
             State::Step { .. } | State::EndingStep { .. } => Some(true),
-            State::Covering { .. } | State::Halting { .. } => Some(true),
-            // The last of an update: it has as long as PORT_WAIT_TIMEOUT.
-            State::Starting | State::Running { patience: Some(_), .. } if self.updating.is_some() => {
+            State::EnteringMaintenance { .. } | State::StoppingForUpdate { .. } => Some(true),
+            // After an update the command has PORT_WAIT_TIMEOUT to become ready.
+            State::Starting | State::Running { ready_limit: Some(_), .. } if self.updating.is_some() => {
                 Some(true)
             }
-            // A run may take its time; one that failed is what somebody should look at.
+            // A run may take its time, but an operator should look at one that failed.
             _ if self.policy.every.is_some() => Some(self.last.is_none_or(Exit::is_success)),
             _ => None,
         }

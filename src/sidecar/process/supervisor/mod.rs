@@ -1,15 +1,18 @@
-//! What to do with the wrapped command, as a state machine: dependencies, steps before the start, start,
-//! restarts, a schedule, updates in place, and the stop in order (SEMANTICS section 10, "Stop").
+//! A state machine that decides what happens to the wrapped command: dependencies, steps before the start, start,
+//! restarts, a schedule, updates in place, and the orderly stop (SEMANTICS section 10, "Stop").
 //!
 //! ```text
 //! Waiting -> Step -> Starting -> Running --stop--> Draining -> Leaving -> Stopping -> Done
-//!             ^         ^         |   | it ends by itself
-//!             |         +- Pausing <-- Withdrawing --> Done
-//!             +- Halting <- Covering <+ an update is there
+//!             ^         ^           |
+//!             |         |           +-- the command ends --> Withdrawing --> Done
+//!             |         +------------ Pausing <-------------------+
+//!             |                     |
+//!             |                     +-- an update --> EnteringMaintenance --+
+//!             +----------------------------- StoppingForUpdate <------------+
 //! ```
 //!
-//! It decides and does nothing else: each input returns the effects to carry out, in their order. What is to
-//! be seen from outside meets in one value, [`Wanted`]; how that comes true is not known here.
+//! It is pure: each input returns the effects to carry out, in their order. What people are to see is one value,
+//! [`Wanted`]; how sessions make it true is not known here.
 
 mod activity;
 mod notice;
@@ -27,102 +30,102 @@ pub(crate) use policy::{Policy, UpdatePolicy};
 use crate::client::Wanted;
 
 use crate::sidecar::process::reaper::Exit;
-use update::{Check, Updating};
+use update::{UpdateCheck, Updating};
 
-/// How long the registries may take to let us go. They are given 500 ms each (SEMANTICS section 8); this is
-/// for the time around it.
+/// How long leaving the registries may take. Each has 500 ms to answer (SEMANTICS section 8); the rest is for the
+/// work around that.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
-/// After a step has been asked to end because its time is over.
+/// How long a step has to end after its time-out, before it is killed.
 const STEP_KILL_DELAY: Duration = Duration::from_secs(10);
-/// What `timeout` of the core utilities exits with.
+/// The exit code of a step that timed out, as `timeout` of the core utilities has it.
 const TIMED_OUT: u8 = 124;
-/// The dependencies did not come.
+/// The exit code where the dependencies were not ready in time, by the convention of sysexits.
 const UNAVAILABLE: u8 = 69;
 
-/// What a step belongs to.
+/// The list that a step belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Work {
+pub(crate) enum StepList {
     /// PRE_START
     PreStart,
     /// UPDATE_COMMAND
     Update,
 }
 
-/// What has happened.
+/// An event that the supervisor reacts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// The beginning, once.
+    /// Begin. It comes once.
     Begin,
     /// All dependencies accept connections.
     DependenciesReady,
-    /// The step has ended; one that could not be started counts as ended with 127.
+    /// The step has ended. One that could not be started counts as ended with 126 or 127.
     StepEnded(Exit),
-    /// The command runs.
+    /// The command was started.
     Spawned,
-    /// The command cannot be started: 126 or 127.
+    /// The command could not be started, for which a shell exits with this code: 126 or 127.
     NotSpawned(u8),
-    /// The application answers.
+    /// The application is ready.
     Ready,
     /// The command has ended.
     Exited(Exit),
-    /// What was wanted is so, as far as it can be.
+    /// What [`Effect::Publish`] asked for is in force, as far as possible.
     Settled(Wanted),
-    /// UPDATE_CHECK has ended: 0 means that there is an update. One that could not be started has ended with
-    /// 127.
+    /// UPDATE_CHECK has ended; exit code 0 means that there is an update. One that could not be started counts as
+    /// ended with 126 or 127.
     CheckEnded(Exit),
-    /// A signal that asks for the stop.
+    /// A signal asks for the stop.
     Stop,
-    /// The deadline may be over.
+    /// The deadline may have passed.
     Elapsed,
 }
 
-/// What to do now.
+/// Something for the caller to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Wait for the dependencies and report [`Input::DependenciesReady`].
     AwaitDependencies,
     /// Run the step with this index and report [`Input::StepEnded`].
-    RunStep(Work, usize),
-    /// Ask the step to end.
+    RunStep(StepList, usize),
+    /// Send the step SIGTERM.
     EndStep,
-    /// SIGKILL to the step and its group.
+    /// Send SIGKILL to the step's process group.
     KillStep,
     /// Start the command and report [`Input::Spawned`] or [`Input::NotSpawned`], then [`Input::Exited`].
     Start,
-    /// Wait until the application answers and report [`Input::Ready`]. Obsolete when the command ends.
+    /// Wait until the application is ready and report [`Input::Ready`]. Stop waiting when the command ends.
     AwaitReady,
-    /// Let this be seen and report [`Input::Settled`]: of maintenance when the proxy has confirmed it and nothing
-    /// is in flight any more.
+    /// Let people see this, and report [`Input::Settled`] when it is in force; for maintenance, once the proxy has
+    /// confirmed it and nothing is in flight any more.
     Publish(Wanted),
     /// Run UPDATE_CHECK and report [`Input::CheckEnded`].
     RunCheck,
-    /// SIGKILL to the check and its group. Its end is not waited for.
+    /// Send SIGKILL to the check's process group, and forget the check.
     EndCheck,
     /// Send the command its stop signal.
     StopCommand,
-    /// SIGKILL to the command and its group.
+    /// Send SIGKILL to the command's process group.
     KillCommand,
-    /// Tell people.
-    Say(Notice),
-    /// End with this code. The last effect there is.
+    /// Log this.
+    Log(Notice),
+    /// Exit with this code. No effect follows it.
     Exit(u8),
 }
 
-/// Where it stands.
+/// The states; the drawing above has the usual ways through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     New,
-    /// For dependencies.
+    /// It waits for the dependencies.
     Waiting {
         until: Instant,
     },
     Step {
-        work: Work,
+        work: StepList,
         index: usize,
         until: Option<Instant>,
     },
     EndingStep {
-        work: Work,
+        work: StepList,
         index: usize,
         timed_out: bool,
         kill_at: Option<Instant>,
@@ -131,73 +134,73 @@ enum State {
     Running {
         since: Instant,
         ready: bool,
-        /// An update is over when it is ready; until then it has this long.
-        patience: Option<Instant>,
+        /// After an update: when a command that is not ready yet is warned about.
+        ready_limit: Option<Instant>,
     },
-    /// There is an update: nobody is to see the command when it stops.
-    Covering {
+    /// There is an update: the proxy is to confirm the maintenance page before the command is stopped.
+    EnteringMaintenance {
         until: Instant,
     },
     /// The command has been asked to end for an update.
-    Halting {
+    StoppingForUpdate {
         kill_at: Option<Instant>,
     },
     Draining {
         until: Instant,
     },
-    /// The command still runs, so that what arrives meanwhile is answered.
+    /// The routes are taken out. The command still runs and answers late requests.
     Leaving {
         until: Instant,
-        /// It has been asked to end already.
-        told: bool,
+        /// The command has been sent its stop signal already.
+        asked: bool,
     },
     Stopping {
         kill_at: Option<Instant>,
     },
-    /// No command runs any more; the routes go out before anything else happens.
+    /// The command has ended; its routes are taken out before anything else happens.
     Withdrawing {
         then: After,
         until: Instant,
     },
-    /// Before a restart, or before the next run of a schedule.
+    /// It waits before a restart or the next run of a schedule.
     Pausing {
         until: Instant,
     },
     Done,
 }
 
-/// What follows once the routes are out.
+/// What to do once the routes are out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
-    /// The command has ended like this: end as well, start it again, or wait for its next run.
+    /// The command has ended like this: exit as well, restart it, or wait for its next run.
     Decide(Exit),
-    /// End with this code.
+    /// Exit with this code.
     Exit(u8),
 }
 
-/// The machine. One for the life of the process.
+/// Decides what happens to one command, for the life of the process.
 #[derive(Debug, Clone)]
 pub(crate) struct Supervisor {
     policy: Policy,
     state: State,
     wanted: Wanted,
-    /// How often the stop has been asked for, and when it was first.
+    /// How often the stop was asked for, and when for the first time.
     stops: u32,
     asked_at: Option<Instant>,
-    /// Ends in a row of which none came after a minute of health.
+    /// How often in a row the command ended within a minute of its start.
     crashes: u32,
     last: Option<Exit>,
-    /// When the present run of a schedule was due.
+    /// When the current run of a schedule was due.
     slot: Option<Instant>,
-    /// UPDATE_CHECK, and the update that goes on.
-    check: Check,
+    /// When UPDATE_CHECK is due, and the update that goes on.
+    check: UpdateCheck,
     updating: Option<Updating>,
-    /// Updates in a row that failed.
+    /// How many updates in a row have failed.
     failed_updates: u32,
 }
 
 impl Supervisor {
-    /// A machine that has not begun.
+    /// A supervisor that has not begun.
     pub(crate) fn new(policy: Policy) -> Self {
         Supervisor {
             policy,
@@ -208,7 +211,7 @@ impl Supervisor {
             crashes: 0,
             last: None,
             slot: None,
-            check: Check::Never,
+            check: UpdateCheck::Never,
             updating: None,
             failed_updates: 0,
         }
@@ -218,26 +221,28 @@ impl Supervisor {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { until }
-            | State::Covering { until }
+            | State::EnteringMaintenance { until }
             | State::Draining { until }
             | State::Leaving { until, .. }
             | State::Withdrawing { until, .. }
             | State::Pausing { until } => Some(until),
             State::Step { until, .. } => until,
-            State::EndingStep { kill_at, .. } | State::Halting { kill_at } | State::Stopping { kill_at } => {
-                kill_at
-            }
-            State::Running { patience, .. } => patience.into_iter().chain(self.check.deadline()).min(),
+            State::EndingStep { kill_at, .. }
+            | State::StoppingForUpdate { kill_at }
+            | State::Stopping { kill_at } => kill_at,
+            State::Running { ready_limit, .. } => ready_limit.into_iter().chain(self.check.deadline()).min(),
             State::New | State::Starting | State::Done => None,
         }
     }
 
-    /// Takes an input and returns what to do. What comes too late or out of place changes nothing.
+    /// Takes an input and returns what to do. An input that does not fit the state changes nothing.
     pub(crate) fn on(&mut self, input: Input, now: Instant) -> Vec<Effect> {
         let mut out = Vec::new();
         match (self.state, input) {
             (State::New, Input::Begin) => self.begin(now, &mut out),
-            (State::Waiting { .. }, Input::DependenciesReady) => self.step(Work::PreStart, 0, now, &mut out),
+            (State::Waiting { .. }, Input::DependenciesReady) => {
+                self.step(StepList::PreStart, 0, now, &mut out)
+            }
             (State::Step { work, index, .. }, Input::StepEnded(exit)) => {
                 self.step_ended(work, index, exit, now, &mut out);
             }
@@ -250,10 +255,12 @@ impl Supervisor {
             (State::Running { since, ready: false, .. }, Input::Ready) => self.ready(since, &mut out),
             (State::Running { .. }, Input::CheckEnded(exit)) => self.checked(exit, now, &mut out),
             (_, Input::Exited(exit)) => self.exited(exit, now, &mut out),
-            (State::Covering { .. }, Input::Settled(Wanted::Maintenance)) => self.halt(now, &mut out),
+            (State::EnteringMaintenance { .. }, Input::Settled(Wanted::Maintenance)) => {
+                self.stop_for_update(now, &mut out)
+            }
             (State::Draining { .. }, Input::Settled(Wanted::Draining)) => self.leave(false, now, &mut out),
-            (State::Leaving { told, .. }, Input::Settled(Wanted::Absent)) => {
-                self.stop_command(told, &mut out);
+            (State::Leaving { asked, .. }, Input::Settled(Wanted::Absent)) => {
+                self.stop_command(asked, &mut out);
             }
             (State::Withdrawing { then, .. }, Input::Settled(Wanted::Absent)) => {
                 self.withdrawn(then, now, &mut out);
@@ -273,13 +280,14 @@ impl Supervisor {
                 self.state = State::Waiting { until: now + limit };
                 out.push(Effect::AwaitDependencies);
             }
-            None => self.step(Work::PreStart, 0, now, out),
+            None => self.step(StepList::PreStart, 0, now, out),
         }
     }
 
-    /// The step `index`, or the command when all are done. Who has a maintenance page shows it meanwhile.
-    fn step(&mut self, work: Work, index: usize, now: Instant, out: &mut Vec<Effect>) {
-        let (count, limit) = self.policy.steps_of(work);
+    /// Starts step `index` of the list, or the command after the last. People see the maintenance page meanwhile, if
+    /// there is one.
+    fn step(&mut self, work: StepList, index: usize, now: Instant, out: &mut Vec<Effect>) {
+        let (count, limit) = self.policy.steps_in(work);
         if index >= count {
             return self.start(now, out);
         }
@@ -290,15 +298,15 @@ impl Supervisor {
         out.push(Effect::RunStep(work, index));
     }
 
-    fn step_ended(&mut self, work: Work, index: usize, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
+    fn step_ended(&mut self, work: StepList, index: usize, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
         if exit.is_success() {
             return self.step(work, index + 1, now, out);
         }
-        if work == Work::Update {
+        if work == StepList::Update {
             return self.update_failed(index, exit, now, out);
         }
         let fatal = self.policy.steps_fatal;
-        out.push(Effect::Say(Notice::StepFailed { index, exit, fatal }));
+        out.push(Effect::Log(Notice::StepFailed { index, exit, fatal }));
         if fatal { self.finish(exit.code(), now, out) } else { self.step(work, index + 1, now, out) }
     }
 
@@ -309,8 +317,8 @@ impl Supervisor {
     }
 
     fn spawned(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        let patience = self.updating.map(|_| now + self.policy.patience);
-        self.state = State::Running { since: now, ready: false, patience };
+        let ready_limit = self.updating.map(|_| now + self.policy.ready_limit);
+        self.state = State::Running { since: now, ready: false, ready_limit };
         if self.stops == 0 {
             self.schedule_check(now);
             return out.push(Effect::AwaitReady);
@@ -322,7 +330,7 @@ impl Supervisor {
     }
 
     fn ready(&mut self, since: Instant, out: &mut Vec<Effect>) {
-        self.state = State::Running { since, ready: true, patience: None };
+        self.state = State::Running { since, ready: true, ready_limit: None };
         self.update_over(out);
         self.publish(Wanted::Live, out);
     }
@@ -332,24 +340,26 @@ impl Supervisor {
             State::Running { since, .. } => {
                 let ran = now.saturating_duration_since(since);
                 self.crashes = if ran >= Policy::HEALTHY { 0 } else { self.crashes };
-                out.push(Effect::Say(Notice::Ended { exit, ran }));
+                out.push(Effect::Log(Notice::Ended { exit, ran }));
                 self.end_check(now, out);
                 self.update_lost(exit, out);
             }
-            // Whether it was asked to or not: it is out of the way.
-            State::Covering { .. } | State::Halting { .. } => return self.step(Work::Update, 0, now, out),
+            // It does not matter whether it was asked to end: the steps of the update can run now.
+            State::EnteringMaintenance { .. } | State::StoppingForUpdate { .. } => {
+                return self.step(StepList::Update, 0, now, out);
+            }
             State::Draining { .. } | State::Leaving { .. } | State::Stopping { .. } => {}
             _ => return,
         }
         self.last = Some(exit);
         match self.state {
-            // It has left already, and said so; or a third signal does not wait for that.
+            // The routes are out already, or a third signal wants no more waiting.
             State::Stopping { .. } => self.done(exit.code(), out),
             _ => self.withdraw(After::Decide(exit), now, out),
         }
     }
 
-    /// Takes the routes out, if there are any, and goes on with `then`.
+    /// Takes the routes out, if there are any, and continues with `then`.
     fn withdraw(&mut self, then: After, now: Instant, out: &mut Vec<Effect>) {
         let leaving = matches!(self.state, State::Leaving { .. });
         if self.wanted == Wanted::Absent && !leaving {
@@ -370,7 +380,7 @@ impl Supervisor {
         if let (Some(every), Some(slot)) = (self.policy.every, self.slot) {
             let next = policy::next_slot(slot, every, now);
             if next > slot + every {
-                out.push(Effect::Say(Notice::Overran { took: now.saturating_duration_since(slot), every }));
+                out.push(Effect::Log(Notice::Overran { took: now.saturating_duration_since(slot), every }));
             }
             self.slot = Some(next);
             self.state = State::Pausing { until: next };
@@ -381,12 +391,11 @@ impl Supervisor {
         }
         let pause = self.policy.pause(self.crashes);
         self.crashes = self.crashes.saturating_add(1);
-        out.push(Effect::Say(Notice::Restarting { pause }));
+        out.push(Effect::Log(Notice::Restarting { pause }));
         self.state = State::Pausing { until: now + pause };
     }
 
-    /// One more signal that asks for the stop: the first starts it, the second ends the drain, the third
-    /// kills.
+    /// A signal asks for the stop: the first begins it, the second ends the drain, the third kills.
     fn stop(&mut self, now: Instant, out: &mut Vec<Effect>) {
         if matches!(self.state, State::Done) {
             return;
@@ -407,10 +416,10 @@ impl Supervisor {
                 self.state = State::Draining { until: now + self.policy.drain_limit() };
                 self.publish(Wanted::Draining, out);
             }
-            (1, State::Running { .. } | State::Covering { .. }) | (2, State::Draining { .. }) => {
+            (1, State::Running { .. } | State::EnteringMaintenance { .. }) | (2, State::Draining { .. }) => {
                 self.leave(false, now, out);
             }
-            (1, State::Halting { .. }) => self.leave(true, now, out),
+            (1, State::StoppingForUpdate { .. }) => self.leave(true, now, out),
             (3.., State::Draining { .. } | State::Leaving { .. } | State::Stopping { .. }) => self.kill(out),
             (3.., State::EndingStep { .. }) => out.push(Effect::KillStep),
             (2.., State::Withdrawing { then, .. }) => self.withdrawn(then, now, out),
@@ -418,19 +427,19 @@ impl Supervisor {
         }
     }
 
-    /// Takes the routes out, and then asks the command to end unless it was `told` to.
-    fn leave(&mut self, told: bool, now: Instant, out: &mut Vec<Effect>) {
+    /// Takes the routes out, and then sends the command its stop signal, unless it was `asked` to end already.
+    fn leave(&mut self, asked: bool, now: Instant, out: &mut Vec<Effect>) {
         if self.wanted == Wanted::Absent {
-            return self.stop_command(told, out);
+            return self.stop_command(asked, out);
         }
-        self.state = State::Leaving { until: now + LEAVE_LIMIT, told };
+        self.state = State::Leaving { until: now + LEAVE_LIMIT, asked };
         self.publish(Wanted::Absent, out);
     }
 
-    fn stop_command(&mut self, told: bool, out: &mut Vec<Effect>) {
+    fn stop_command(&mut self, asked: bool, out: &mut Vec<Effect>) {
         let kill_at = self.asked_at.zip(self.policy.kill_after()).map(|(asked_at, after)| asked_at + after);
         self.state = State::Stopping { kill_at };
-        if !told {
+        if !asked {
             out.push(Effect::StopCommand);
         }
     }
@@ -438,20 +447,20 @@ impl Supervisor {
     fn kill(&mut self, out: &mut Vec<Effect>) {
         self.publish(Wanted::Absent, out);
         self.state = State::Stopping { kill_at: None };
-        out.push(Effect::Say(Notice::Killing));
+        out.push(Effect::Log(Notice::Killing));
         out.push(Effect::KillCommand);
     }
 
     fn elapsed(&mut self, now: Instant, out: &mut Vec<Effect>) {
         match self.state {
             State::Waiting { .. } => {
-                out.push(Effect::Say(Notice::DependenciesMissing));
+                out.push(Effect::Log(Notice::DependenciesMissing));
                 self.finish(UNAVAILABLE, now, out);
             }
             State::Step { work, index, .. } => {
                 let kill_at = Some(now + STEP_KILL_DELAY);
                 self.state = State::EndingStep { work, index, timed_out: true, kill_at };
-                out.push(Effect::Say(Notice::StepOverdue { work, index }));
+                out.push(Effect::Log(Notice::StepOverdue { work, index }));
                 out.push(Effect::EndStep);
             }
             State::EndingStep { work, index, timed_out, .. } => {
@@ -459,17 +468,17 @@ impl Supervisor {
                 out.push(Effect::KillStep);
             }
             State::Running { .. } => self.running_elapsed(now, out),
-            State::Covering { .. } => {
-                out.push(Effect::Say(Notice::NotCovered));
-                self.halt(now, out);
+            State::EnteringMaintenance { .. } => {
+                out.push(Effect::Log(Notice::MaintenanceUnconfirmed));
+                self.stop_for_update(now, out);
             }
-            State::Halting { .. } => {
-                self.state = State::Halting { kill_at: None };
-                out.push(Effect::Say(Notice::Killing));
+            State::StoppingForUpdate { .. } => {
+                self.state = State::StoppingForUpdate { kill_at: None };
+                out.push(Effect::Log(Notice::Killing));
                 out.push(Effect::KillCommand);
             }
             State::Draining { .. } => self.leave(false, now, out),
-            State::Leaving { told, .. } => self.stop_command(told, out),
+            State::Leaving { asked, .. } => self.stop_command(asked, out),
             State::Stopping { .. } => self.kill(out),
             State::Withdrawing { then, .. } => self.withdrawn(then, now, out),
             State::Pausing { .. } => {
@@ -489,7 +498,7 @@ impl Supervisor {
         out.push(Effect::Exit(code));
     }
 
-    /// The only place that changes what is wanted.
+    /// The only function that changes what people are to see.
     fn publish(&mut self, wanted: Wanted, out: &mut Vec<Effect>) {
         if self.wanted != wanted {
             self.wanted = wanted;

@@ -1,30 +1,30 @@
-//! What people are told about the command.
+//! What the log says about the command.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::sidecar::process::reaper::Exit;
 
-use super::Work;
+use super::StepList;
 
-/// One line for people.
+/// One line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// WAIT_FOR_TIMEOUT is over.
+    /// The dependencies were not ready within WAIT_FOR_TIMEOUT.
     DependenciesMissing,
-    /// A step has failed, which is the end or is not.
+    /// A step of PRE_START has failed.
     StepFailed {
         /// Which.
         index: usize,
         /// How it ended.
         exit: Exit,
-        /// Whether that is the end.
+        /// Whether the command is therefore not started.
         fatal: bool,
     },
-    /// A step takes longer than PRE_START_TIMEOUT and is asked to end.
+    /// A step takes longer than its time-out and is asked to end.
     StepOverdue {
-        /// Of what.
-        work: Work,
+        /// The list that it belongs to.
+        work: StepList,
         /// Which.
         index: usize,
     },
@@ -35,12 +35,12 @@ pub(crate) enum Notice {
         /// After how long.
         ran: Duration,
     },
-    /// It is started again after a pause.
+    /// The command is restarted after a pause.
     Restarting {
-        /// How long that is.
+        /// The pause.
         pause: Duration,
     },
-    /// A run of the schedule took longer than the schedule.
+    /// A run of the schedule took longer than its interval.
     Overran {
         /// How long it took.
         took: Duration,
@@ -52,12 +52,12 @@ pub(crate) enum Notice {
         /// How it ended.
         exit: Exit,
     },
-    /// It takes longer than UPDATE_TIMEOUT and is killed.
+    /// UPDATE_CHECK takes longer than UPDATE_TIMEOUT and is killed.
     CheckOverdue,
     /// There is an update.
     Updating,
-    /// The proxy has not confirmed in time that people get the page.
-    NotCovered,
+    /// The proxy has not confirmed the maintenance page in time.
+    MaintenanceUnconfirmed,
     /// A line of UPDATE_COMMAND has failed.
     UpdateFailed {
         /// Which.
@@ -65,29 +65,29 @@ pub(crate) enum Notice {
         /// How it ended.
         exit: Exit,
     },
-    /// The update is over, and the command answers.
+    /// The update is done, and the application is ready again.
     Updated,
-    /// The update has failed, and what was there before answers again.
+    /// The update has failed, and the application is ready again as it was before.
     Restored {
-        /// At which step.
+        /// The step that failed.
         index: usize,
-        /// How that ended.
+        /// How that step ended.
         exit: Exit,
     },
-    /// After an update the command does not answer within PORT_WAIT_TIMEOUT.
-    NotReady,
-    /// After an update the command has ended before it answered.
-    NotBack {
+    /// After an update the application is not ready within PORT_WAIT_TIMEOUT.
+    NotReadyAfterUpdate,
+    /// After an update the command has ended before it was ready.
+    ExitedAfterUpdate {
         /// How.
         exit: Exit,
     },
-    /// What is left is killed.
+    /// The command's process group is killed.
     Killing,
 }
 
 impl Notice {
-    /// Whether somebody should look at it.
-    pub(crate) fn is_trouble(&self) -> bool {
+    /// Whether an operator should look at it.
+    pub(crate) fn is_warning(&self) -> bool {
         !matches!(
             self,
             Notice::Ended { exit: Exit::Code(0), .. }
@@ -97,10 +97,18 @@ impl Notice {
         )
     }
 
-    /// Whether it says how an update goes.
+    /// Whether it reports the progress or the result of an update.
     pub(crate) fn is_about_update(&self) -> bool {
-        use Notice::{NotBack, NotReady, Restored, UpdateFailed, Updated, Updating};
-        matches!(self, Updating | UpdateFailed { .. } | Updated | Restored { .. } | NotReady | NotBack { .. })
+        use Notice::{ExitedAfterUpdate, NotReadyAfterUpdate, Restored, UpdateFailed, Updated, Updating};
+        matches!(
+            self,
+            Updating
+                | UpdateFailed { .. }
+                | Updated
+                | Restored { .. }
+                | NotReadyAfterUpdate
+                | ExitedAfterUpdate { .. }
+        )
     }
 }
 
@@ -116,8 +124,8 @@ impl fmt::Display for Notice {
             }
             Notice::StepOverdue { work, index } => {
                 let (of, limit) = match work {
-                    Work::PreStart => ("PRE_START", "PRE_START_TIMEOUT"),
-                    Work::Update => ("UPDATE_COMMAND", "UPDATE_TIMEOUT"),
+                    StepList::PreStart => ("PRE_START", "PRE_START_TIMEOUT"),
+                    StepList::Update => ("UPDATE_COMMAND", "UPDATE_TIMEOUT"),
                 };
                 write!(f, "step {} of {of} takes longer than {limit}: ending it", index + 1)
             }
@@ -133,7 +141,7 @@ impl fmt::Display for Notice {
             }
             Notice::CheckOverdue => f.write_str("UPDATE_CHECK takes longer than UPDATE_TIMEOUT: killed"),
             Notice::Updating => f.write_str("UPDATE_CHECK says that there is an update"),
-            Notice::NotCovered => {
+            Notice::MaintenanceUnconfirmed => {
                 f.write_str("the proxy has not confirmed the maintenance: updating without that")
             }
             Notice::UpdateFailed { index, exit } => write!(
@@ -147,10 +155,12 @@ impl fmt::Display for Notice {
                 "the update failed at step {} of UPDATE_COMMAND, which {exit}; what was there before runs again",
                 index + 1
             ),
-            Notice::NotReady => {
+            Notice::NotReadyAfterUpdate => {
                 f.write_str("the command does not answer after the update, for longer than PORT_WAIT_TIMEOUT")
             }
-            Notice::NotBack { exit } => write!(f, "after the update the command {exit} before it answered"),
+            Notice::ExitedAfterUpdate { exit } => {
+                write!(f, "after the update the command {exit} before it answered")
+            }
             Notice::Killing => f.write_str("killing what is left of the command"),
         }
     }

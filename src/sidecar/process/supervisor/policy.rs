@@ -1,48 +1,49 @@
-//! How the command is treated, and the arithmetic of it.
+//! The configuration of the supervisor, and the arithmetic on it.
 
 use std::time::{Duration, Instant};
 
 use crate::sidecar::config::Restart;
 use crate::sidecar::process::reaper::Exit;
 
-use super::Work;
+use super::StepList;
 
-/// No pause between restarts is longer, unless RESTART_DELAY itself is.
+/// The longest pause before a restart, unless RESTART_DELAY itself is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// No pause between two checks for updates is longer, unless UPDATE_CHECK_INTERVAL itself is.
+/// The longest pause between two checks for updates, unless UPDATE_CHECK_INTERVAL itself is longer.
 const LONGEST_UPDATE_PAUSE: Duration = Duration::from_secs(24 * 3_600);
-/// How long a command without STOP_GRACE_PERIOD may take to end for an update; systemd's default.
-const HALT_LIMIT: Duration = Duration::from_secs(90);
-/// SIGKILL comes this long before the end of the grace period, or at half of a short one, so that we end by
-/// ourselves.
+/// How long a command without STOP_GRACE_PERIOD may take to end for an update. It is systemd's default.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+/// SIGKILL is sent this long before the end of the grace period, or at half of a short one, so that this process
+/// exits by itself before the engine kills it.
 const SPARE: Duration = Duration::from_secs(1);
 
-/// What the supervisor goes by.
+/// The configuration of the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// How long dependencies are waited for; `None`: there are none.
+    /// WAIT_FOR_TIMEOUT; `None` where there are no dependencies.
     pub(crate) wait: Option<Duration>,
-    /// How many steps come before the first start.
+    /// How many steps PRE_START has.
     pub(crate) steps: usize,
-    /// Whether a step that fails is the end.
+    /// Whether a failed step keeps the command from starting.
     pub(crate) steps_fatal: bool,
-    /// How long one step may take; `None`: as long as it likes.
+    /// PRE_START_TIMEOUT for each step; `None` sets no limit.
     pub(crate) step_timeout: Option<Duration>,
-    /// Whether people are shown a maintenance page before the command has run at all.
+    /// Whether people see the maintenance page before the command has run at all.
     pub(crate) page: bool,
-    /// Updates in place; `None`: there are none.
+    /// Updates in place; `None` where there are none.
     pub(crate) update: Option<UpdatePolicy>,
-    /// How long the command may take to be ready after an update until that counts as trouble.
-    pub(crate) patience: Duration,
+    /// PORT_WAIT_TIMEOUT: how long the application may take to be ready after an update before it is warned about.
+    pub(crate) ready_limit: Duration,
     /// RESTART.
     pub(crate) restart: Restart,
     /// RESTART_DELAY: the first pause before a restart.
     pub(crate) delay: Duration,
     /// RUN_EVERY: from one start of the command to the next.
     pub(crate) every: Option<Duration>,
-    /// How long requests in flight may take at a stop.
+    /// How long requests in flight may take to end at a stop.
     pub(crate) drain: Duration,
-    /// STOP_GRACE_PERIOD: when whoever stops us loses patience; `None`: never known, so nothing is killed.
+    /// STOP_GRACE_PERIOD: how long after the stop signal the engine kills; `None` where that is not known, so that
+    /// nothing is killed from here.
     pub(crate) grace: Option<Duration>,
 }
 
@@ -53,13 +54,13 @@ pub(crate) struct UpdatePolicy {
     pub(crate) every: Duration,
     /// How many lines UPDATE_COMMAND has.
     pub(crate) steps: usize,
-    /// UPDATE_TIMEOUT, for the check and for each line; `None`: as long as it likes.
+    /// UPDATE_TIMEOUT, for the check and for each line; `None` sets no limit.
     pub(crate) timeout: Option<Duration>,
 }
 
 impl UpdatePolicy {
-    /// The time until the next check after so many updates in a row that failed. It doubles, because each
-    /// failure is an outage.
+    /// The time until the next check after this many failed updates in a row. It doubles, because each failure is an
+    /// outage.
     pub(super) fn pause(&self, failed: u32) -> Duration {
         let grown = self.every.saturating_mul(1_u32.checked_shl(failed).unwrap_or(u32::MAX));
         grown.min(LONGEST_UPDATE_PAUSE.max(self.every))
@@ -67,10 +68,10 @@ impl UpdatePolicy {
 }
 
 impl Policy {
-    /// A command that ran this long was healthy: the next pause is the first again.
+    /// After a command has run for this long, the next pause before a restart is the first again.
     pub(crate) const HEALTHY: Duration = Duration::from_secs(60);
 
-    /// Whether a command that ended like this is started again.
+    /// Whether a command that ended like this is restarted.
     pub(super) fn restarts(&self, exit: Exit) -> bool {
         match self.restart {
             Restart::No => false,
@@ -79,39 +80,40 @@ impl Policy {
         }
     }
 
-    /// The pause before a restart after so many earlier ones: it doubles.
+    /// The pause before a restart; it doubles with each earlier crash.
     pub(super) fn pause(&self, crashes: u32) -> Duration {
         let grown = self.delay.saturating_mul(1_u32.checked_shl(crashes).unwrap_or(u32::MAX));
         grown.min(LONGEST_PAUSE.max(self.delay))
     }
 
-    /// How many steps there are, and how long each may take.
-    pub(super) fn steps_of(&self, work: Work) -> (usize, Option<Duration>) {
+    /// How many steps the list has, and how long each may take.
+    pub(super) fn steps_in(&self, work: StepList) -> (usize, Option<Duration>) {
         match work {
-            Work::PreStart => (self.steps, self.step_timeout),
-            Work::Update => self.update.as_ref().map_or((0, None), |update| (update.steps, update.timeout)),
+            StepList::PreStart => (self.steps, self.step_timeout),
+            StepList::Update => {
+                self.update.as_ref().map_or((0, None), |update| (update.steps, update.timeout))
+            }
         }
     }
 
-    /// How long the command may take to end for an update. Nobody else would kill it there, as an engine does
-    /// at a stop.
-    pub(super) fn halt_limit(&self) -> Duration {
-        self.kill_after().unwrap_or(HALT_LIMIT)
+    /// How long the command may take to end for an update. There is always a limit, because no engine kills it there.
+    pub(super) fn stop_limit(&self) -> Duration {
+        self.kill_after().unwrap_or(STOP_LIMIT)
     }
 
-    /// How long after the first request to stop SIGKILL comes, if ever.
+    /// How long after the first request to stop SIGKILL is sent, if ever.
     pub(super) fn kill_after(&self) -> Option<Duration> {
         self.grace.map(|grace| grace.saturating_sub(SPARE).max(grace / 2))
     }
 
-    /// The drain leaves the command at least half of the time that there is.
+    /// How long the drain may take: it leaves the command at least half of the time.
     pub(super) fn drain_limit(&self) -> Duration {
         self.kill_after().map_or(self.drain, |after| self.drain.min(after / 2))
     }
 }
 
-/// The first time after `now` on the grid that `slot` began. Runs do not overlap: what a long one ran over
-/// is left out.
+/// The first time after `now` that is a multiple of `every` after `slot`. Runs do not overlap: those that would have
+/// begun during a long one are left out.
 pub(super) fn next_slot(slot: Instant, every: Duration, now: Instant) -> Instant {
     let passed = now.saturating_duration_since(slot);
     let whole = passed.as_nanos() / every.as_nanos().max(1);
@@ -131,7 +133,7 @@ mod tests {
             step_timeout: None,
             page: false,
             update: None,
-            patience: Duration::from_secs(30),
+            ready_limit: Duration::from_secs(30),
             restart: Restart::Always,
             delay: Duration::from_secs(5),
             every: None,

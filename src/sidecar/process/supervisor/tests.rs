@@ -12,7 +12,7 @@ const POLICY: Policy = Policy {
     step_timeout: Some(Duration::from_secs(600)),
     page: true,
     update: None,
-    patience: Duration::from_secs(30),
+    ready_limit: Duration::from_secs(30),
     restart: Restart::OnFailure,
     delay: Duration::from_secs(5),
     every: None,
@@ -26,7 +26,7 @@ const PLAIN: Policy = Policy {
     step_timeout: None,
     page: false,
     update: None,
-    patience: Duration::from_secs(30),
+    ready_limit: Duration::from_secs(30),
     restart: Restart::No,
     delay: Duration::from_secs(5),
     every: None,
@@ -99,7 +99,7 @@ impl Story {
     fn updating(so_far: &[Input]) -> Self {
         let mut story = Story::checking(UPDATES);
         let maintenance = Effect::Publish(Wanted::Maintenance);
-        assert_eq!(story.on(Input::CheckEnded(OK)), [Effect::Say(Notice::Updating), maintenance]);
+        assert_eq!(story.on(Input::CheckEnded(OK)), [Effect::Log(Notice::Updating), maintenance]);
         for input in so_far {
             story.on(*input);
         }
@@ -130,7 +130,7 @@ fn a_command_starts_at_once_and_ends_us_with_its_own_code_after_its_routes_are_o
     assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
     story.later(2);
     let ended = Notice::Ended { exit: FAILED, ran: Duration::from_secs(2) };
-    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::Say(ended), Effect::Publish(Wanted::Absent)]);
+    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::Log(ended), Effect::Publish(Wanted::Absent)]);
     assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(3)]);
 }
 
@@ -140,7 +140,7 @@ fn the_stop_goes_in_order_and_the_command_hears_of_it_last() {
     assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Draining)]);
     assert_eq!(story.on(Input::Settled(Wanted::Draining)), [Effect::Publish(Wanted::Absent)]);
     assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::StopCommand]);
-    // Nobody named a grace period, so the command has all the time it wants.
+    // Without a grace period the command may take any time.
     assert_eq!(story.machine.deadline(), None);
     assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [Effect::Exit(143)]);
 }
@@ -161,7 +161,7 @@ fn with_a_grace_period_what_is_left_is_killed_a_second_before_its_end() {
     story.elapse();
     story.elapse();
     let (_, effects) = story.elapse();
-    assert_eq!(effects, [Effect::Say(Notice::Killing), Effect::KillCommand]);
+    assert_eq!(effects, [Effect::Log(Notice::Killing), Effect::KillCommand]);
     assert_eq!(story.now - asked, Duration::from_secs(9));
     assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::Exit(137)]);
 }
@@ -171,7 +171,7 @@ fn a_second_signal_ends_the_drain_and_a_third_kills() {
     let mut story = Story::live(PLAIN);
     story.on(Input::Stop);
     assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Absent)]);
-    assert_eq!(story.on(Input::Stop), [Effect::Say(Notice::Killing), Effect::KillCommand]);
+    assert_eq!(story.on(Input::Stop), [Effect::Log(Notice::Killing), Effect::KillCommand]);
     assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::Exit(137)]);
 }
 
@@ -188,10 +188,10 @@ fn a_command_that_crashes_again_and_again_is_started_ever_more_slowly() {
         story.on(Input::Spawned);
     }
     assert_eq!(pauses, [5, 10, 20, 40]);
-    // A minute of health, and it is new again.
+    // After a minute of running the first pause is the shortest again.
     story.later(60).on(Input::Exited(FAILED));
     assert_eq!(story.elapse().0, Duration::from_secs(5));
-    // On failure only: an end with 0 is the end.
+    // With on-failure, an exit with 0 is final.
     story.on(Input::Spawned);
     assert!(story.on(Input::Exited(OK)).contains(&Effect::Exit(0)));
 }
@@ -205,10 +205,10 @@ fn a_schedule_runs_at_once_then_on_its_grid_and_never_twice_at_a_time() {
     story.later(10).on(Input::Exited(OK));
     assert_eq!(story.elapse(), (Duration::from_secs(50), vec![Effect::Start]));
     story.on(Input::Spawned);
-    // A failed run does not end the schedule; a long one leaves out what it ran over, and says so.
-    let told = story.later(130).on(Input::Exited(FAILED));
+    // A failed run does not end the schedule; a long one skips the runs that it overlaps, and a notice says so.
+    let asked = story.later(130).on(Input::Exited(FAILED));
     let overran = Notice::Overran { took: Duration::from_secs(130), every: minute };
-    assert!(told.contains(&Effect::Say(overran)), "{told:?}");
+    assert!(asked.contains(&Effect::Log(overran)), "{asked:?}");
     assert_eq!(story.elapse(), (Duration::from_secs(50), vec![Effect::Start]));
     story.on(Input::Spawned);
     story.later(1).on(Input::Exited(OK));
@@ -220,11 +220,11 @@ fn a_step_that_fails_is_the_end_or_a_warning() {
     let run = |steps_fatal| {
         let mut story = Story::new(Policy { wait: None, steps_fatal, ..POLICY });
         let maintenance = Effect::Publish(Wanted::Maintenance);
-        assert_eq!(story.on(Input::Begin), [maintenance, Effect::RunStep(Work::PreStart, 0)]);
+        assert_eq!(story.on(Input::Begin), [maintenance, Effect::RunStep(StepList::PreStart, 0)]);
         story.on(Input::StepEnded(FAILED))
     };
-    let failed = |fatal| Effect::Say(Notice::StepFailed { index: 0, exit: FAILED, fatal });
-    assert_eq!(run(false), [failed(false), Effect::RunStep(Work::PreStart, 1)]);
+    let failed = |fatal| Effect::Log(Notice::StepFailed { index: 0, exit: FAILED, fatal });
+    assert_eq!(run(false), [failed(false), Effect::RunStep(StepList::PreStart, 1)]);
     assert_eq!(run(true), [failed(true), Effect::Publish(Wanted::Absent)]);
 }
 
@@ -242,13 +242,13 @@ fn a_step_that_hangs_is_asked_to_end_and_then_killed() {
 fn an_update_happens_behind_a_page_that_the_proxy_has_confirmed() {
     let mut story = Story::updating(&[]);
     assert_eq!(story.on(Input::Settled(Wanted::Maintenance)), [Effect::StopCommand]);
-    let run = |index| Effect::RunStep(Work::Update, index);
+    let run = |index| Effect::RunStep(StepList::Update, index);
     assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [run(0)]);
     assert_eq!(story.on(Input::StepEnded(OK)), [run(1)]);
     assert_eq!(story.on(Input::StepEnded(OK)), [Effect::Start]);
     assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
-    assert_eq!(story.on(Input::Ready), [Effect::Say(Notice::Updated), Effect::Publish(Wanted::Live)]);
-    // That it was ended for the update is no end of it, and the next check comes as ever.
+    assert_eq!(story.on(Input::Ready), [Effect::Log(Notice::Updated), Effect::Publish(Wanted::Live)]);
+    // The end for the update is no end of the command, and the next check comes as usual.
     assert_eq!(story.elapse().1, [Effect::RunCheck]);
 }
 
@@ -257,11 +257,11 @@ fn without_an_update_nothing_happens_and_the_next_check_comes_as_ever() {
     let mut story = Story::checking(UPDATES);
     assert_eq!(story.on(Input::CheckEnded(Exit::Code(1))), []);
     assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
-    // One that cannot be asked is told, one that hangs is killed; both are asked again.
+    // A check that cannot run is logged, one that hangs is killed; both are made again.
     let failed = Notice::CheckFailed { exit: Exit::Code(127) };
-    assert_eq!(story.on(Input::CheckEnded(Exit::Code(127))), [Effect::Say(failed)]);
+    assert_eq!(story.on(Input::CheckEnded(Exit::Code(127))), [Effect::Log(failed)]);
     story.elapse();
-    assert_eq!(story.elapse().1, [Effect::Say(Notice::CheckOverdue), Effect::EndCheck]);
+    assert_eq!(story.elapse().1, [Effect::Log(Notice::CheckOverdue), Effect::EndCheck]);
     assert_eq!(story.on(Input::CheckEnded(OK)), [], "nobody asks for it any more");
     assert_eq!(story.elapse(), (MINUTE, vec![Effect::RunCheck]));
 }
@@ -270,10 +270,10 @@ fn without_an_update_nothing_happens_and_the_next_check_comes_as_ever() {
 fn an_update_that_fails_says_so_and_what_was_there_before_is_started_again() {
     let mut story = Story::updating(&UPDATE[..2]);
     let failed = Notice::UpdateFailed { index: 0, exit: FAILED };
-    assert_eq!(story.on(Input::StepEnded(FAILED)), [Effect::Say(failed), Effect::Start]);
+    assert_eq!(story.on(Input::StepEnded(FAILED)), [Effect::Log(failed), Effect::Start]);
     story.on(Input::Spawned);
     let restored = Notice::Restored { index: 0, exit: FAILED };
-    assert_eq!(story.on(Input::Ready), [Effect::Say(restored), Effect::Publish(Wanted::Live)]);
+    assert_eq!(story.on(Input::Ready), [Effect::Log(restored), Effect::Publish(Wanted::Live)]);
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn an_update_that_fails_again_and_again_is_tried_ever_more_rarely() {
         pauses.push(pause.as_secs() / 60);
     }
     assert_eq!(pauses, [2, 4, 8, 16]);
-    // One that goes well, and everything is as ever.
+    // After an update that works, the interval is the usual one again.
     story.on(Input::CheckEnded(OK));
     for input in UPDATE.iter().chain(&[Input::Ready]) {
         story.on(*input);
@@ -304,26 +304,26 @@ fn an_update_that_fails_again_and_again_is_tried_ever_more_rarely() {
 fn a_proxy_that_never_confirms_delays_an_update_and_a_command_that_never_ends_is_killed() {
     let mut story = Story::updating(&[]);
     let (waited, effects) = story.elapse();
-    assert_eq!(effects, [Effect::Say(Notice::NotCovered), Effect::StopCommand]);
+    assert_eq!(effects, [Effect::Log(Notice::MaintenanceUnconfirmed), Effect::StopCommand]);
     assert_eq!(waited, Duration::from_secs(35));
     let (waited, effects) = story.elapse();
-    assert_eq!(effects, [Effect::Say(Notice::Killing), Effect::KillCommand]);
+    assert_eq!(effects, [Effect::Log(Notice::Killing), Effect::KillCommand]);
     assert_eq!(waited, Duration::from_secs(29), "a second less than STOP_GRACE_PERIOD");
-    assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::RunStep(Work::Update, 0)]);
+    assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::RunStep(StepList::Update, 0)]);
 }
 
 #[test]
 fn a_command_that_ends_by_itself_before_its_update_is_updated_all_the_same() {
     let mut story = Story::updating(&[]);
-    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::RunStep(Work::Update, 0)]);
+    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::RunStep(StepList::Update, 0)]);
 }
 
 #[test]
 fn a_command_that_does_not_come_back_after_an_update_is_told_and_treated_like_any_that_ended() {
     let mut story = Story::updating(&UPDATE);
-    assert_eq!(story.elapse(), (UPDATES.patience, vec![Effect::Say(Notice::NotReady)]));
+    assert_eq!(story.elapse(), (UPDATES.ready_limit, vec![Effect::Log(Notice::NotReadyAfterUpdate)]));
     let effects = story.on(Input::Exited(FAILED));
-    assert!(effects.contains(&Effect::Say(Notice::NotBack { exit: FAILED })), "{effects:?}");
+    assert!(effects.contains(&Effect::Log(Notice::ExitedAfterUpdate { exit: FAILED })), "{effects:?}");
     assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(3)]);
 }
 
@@ -396,7 +396,7 @@ fn dependencies_that_do_not_come_are_the_end() {
     let mut story = Story::after(POLICY, &[Input::Begin]);
     let (waited, effects) = story.elapse();
     assert_eq!(Some(waited), POLICY.wait);
-    assert_eq!(effects, [Effect::Say(Notice::DependenciesMissing), Effect::Exit(UNAVAILABLE)]);
+    assert_eq!(effects, [Effect::Log(Notice::DependenciesMissing), Effect::Exit(UNAVAILABLE)]);
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn whatever_state_the_stop_meets_it_comes_to_an_end() {
                 break;
             }
             let next = match story.machine.state {
-                // It has been asked before the stop came.
+                // The command was asked to end before the stop came.
                 State::Stopping { .. } if next.is_none() => Some(Input::Exited(Exit::Signal(15))),
                 _ => next,
             };
@@ -594,9 +594,9 @@ fn shown(state: State) -> String {
             format!("Ending {work:?} step {index}{}", if kill_at.is_some() { ", then kill" } else { "" })
         }
         State::Running { ready, .. } => format!("Running, {}ready", if ready { "" } else { "not " }),
-        State::Leaving { told, .. } => format!("Leaving{}", if told { ", told" } else { "" }),
-        State::Halting { kill_at } => {
-            format!("Halting{}", if kill_at.is_some() { ", then kill" } else { "" })
+        State::Leaving { asked, .. } => format!("Leaving{}", if asked { ", asked" } else { "" }),
+        State::StoppingForUpdate { kill_at } => {
+            format!("StoppingForUpdate{}", if kill_at.is_some() { ", then kill" } else { "" })
         }
         State::Stopping { kill_at } => {
             format!("Stopping{}", if kill_at.is_some() { ", then kill" } else { "" })

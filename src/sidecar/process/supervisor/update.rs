@@ -1,149 +1,151 @@
-//! Updates in place: asked for now and then, done behind a page, and undone as far as starting what is there.
+//! Updates in place: UPDATE_CHECK asks for them at intervals, and UPDATE_COMMAND runs behind the maintenance page.
+//! After a failure the command is started as it is.
 
 use std::time::{Duration, Instant};
 
 use crate::client::Wanted;
 use crate::sidecar::process::reaper::Exit;
 
-use super::{Effect, Notice, State, Supervisor, Work};
+use super::{Effect, Notice, State, StepList, Supervisor};
 
-/// How long the proxy may take to confirm that people get the page; the client takes it for granted after as
-/// long.
-const COVER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the proxy may take to confirm the maintenance page. The client assumes it after the same time.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
 
-/// UPDATE_CHECK. It is asked only while the command runs.
+/// When UPDATE_CHECK runs; only while the command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Check {
+pub(super) enum UpdateCheck {
     /// There are no updates, or the command has not run yet.
     Never,
-    /// It is due then.
+    /// It is due at this time.
     At(Instant),
-    /// It runs; `None`: for as long as it likes.
+    /// It runs, and times out at this time, if ever.
     Until(Option<Instant>),
 }
 
 /// The update that goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Updating {
-    /// So far it went well.
+    /// Nothing has failed so far.
     Well,
-    /// A line of UPDATE_COMMAND has failed: what was there before is started again.
+    /// A line of UPDATE_COMMAND has failed; the command is started as it is.
     Failed { index: usize, exit: Exit },
 }
 
-impl Check {
+impl UpdateCheck {
     pub(super) fn deadline(self) -> Option<Instant> {
         match self {
-            Check::Never => None,
-            Check::At(at) => Some(at),
-            Check::Until(until) => until,
+            UpdateCheck::Never => None,
+            UpdateCheck::At(at) => Some(at),
+            UpdateCheck::Until(until) => until,
         }
     }
 }
 
 impl Supervisor {
-    /// The command runs. A check that came due while it did not is made at once.
+    /// Schedules the first check. A check that came due while the command did not run is made at once.
     pub(super) fn schedule_check(&mut self, now: Instant) {
-        if let (Check::Never, Some(update)) = (self.check, &self.policy.update) {
-            self.check = Check::At(now + update.every);
+        if let (UpdateCheck::Never, Some(update)) = (self.check, &self.policy.update) {
+            self.check = UpdateCheck::At(now + update.every);
         }
     }
 
-    /// The check runs no longer, if it did; it is due again after the usual time.
+    /// Ends the check if it runs; it is due again after the usual time.
     pub(super) fn end_check(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        if matches!(self.check, Check::Until(_)) {
+        if matches!(self.check, UpdateCheck::Until(_)) {
             self.postpone_check(now);
             out.push(Effect::EndCheck);
         }
     }
 
     pub(super) fn checked(&mut self, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
-        if !matches!(self.check, Check::Until(_)) {
+        if !matches!(self.check, UpdateCheck::Until(_)) {
             return;
         }
         self.postpone_check(now);
         match exit {
-            Exit::Code(0) => self.cover(now, out),
-            // What a shell says of a program that it cannot run.
-            Exit::Code(126 | 127) | Exit::Signal(_) => out.push(Effect::Say(Notice::CheckFailed { exit })),
+            Exit::Code(0) => self.enter_maintenance(now, out),
+            // 126 and 127: the shell could not run the program.
+            Exit::Code(126 | 127) | Exit::Signal(_) => out.push(Effect::Log(Notice::CheckFailed { exit })),
             Exit::Code(_) => {}
         }
     }
 
-    /// The deadline of the check or of the patience is over.
+    /// The deadline of the check has passed, or that of the application's readiness.
     pub(super) fn running_elapsed(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        if let State::Running { patience, .. } = &mut self.state
-            && patience.take_if(|until| *until <= now).is_some()
+        if let State::Running { ready_limit, .. } = &mut self.state
+            && ready_limit.take_if(|until| *until <= now).is_some()
         {
-            out.push(Effect::Say(Notice::NotReady));
+            out.push(Effect::Log(Notice::NotReadyAfterUpdate));
         }
         match self.check {
-            Check::At(at) if at <= now => {
+            UpdateCheck::At(at) if at <= now => {
                 let timeout = self.policy.update.as_ref().and_then(|update| update.timeout);
-                self.check = Check::Until(timeout.map(|limit| now + limit));
+                self.check = UpdateCheck::Until(timeout.map(|limit| now + limit));
                 out.push(Effect::RunCheck);
             }
-            Check::Until(Some(until)) if until <= now => {
-                out.push(Effect::Say(Notice::CheckOverdue));
+            UpdateCheck::Until(Some(until)) if until <= now => {
+                out.push(Effect::Log(Notice::CheckOverdue));
                 self.end_check(now, out);
             }
             _ => {}
         }
     }
 
-    /// There is an update. Nobody is to meet the command while it stops; who sees nothing of it anyway is not
-    /// waited for.
-    fn cover(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        out.push(Effect::Say(Notice::Updating));
+    /// There is an update. Requests must not meet the command while it stops, so the proxy has to confirm the
+    /// maintenance page first; unless people do not see the application anyway.
+    fn enter_maintenance(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        out.push(Effect::Log(Notice::Updating));
         self.updating = Some(Updating::Well);
         let seen = self.wanted == Wanted::Live;
         if seen || self.policy.page {
             self.publish(Wanted::Maintenance, out);
         }
         match seen {
-            true => self.state = State::Covering { until: now + COVER_LIMIT + self.policy.drain },
-            false => self.halt(now, out),
+            true => {
+                self.state = State::EnteringMaintenance { until: now + CONFIRM_LIMIT + self.policy.drain }
+            }
+            false => self.stop_for_update(now, out),
         }
     }
 
-    pub(super) fn halt(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        self.state = State::Halting { kill_at: Some(now + self.policy.halt_limit()) };
+    pub(super) fn stop_for_update(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.state = State::StoppingForUpdate { kill_at: Some(now + self.policy.stop_limit()) };
         out.push(Effect::StopCommand);
     }
 
-    /// What was there before is started again, if that is still possible.
+    /// Starts the command as it is.
     pub(super) fn update_failed(&mut self, index: usize, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
-        out.push(Effect::Say(Notice::UpdateFailed { index, exit }));
+        out.push(Effect::Log(Notice::UpdateFailed { index, exit }));
         self.failed_updates = self.failed_updates.saturating_add(1);
         self.postpone_check(now);
         self.updating = Some(Updating::Failed { index, exit });
-        let (count, _) = self.policy.steps_of(Work::Update);
-        self.step(Work::Update, count, now, out);
+        let (count, _) = self.policy.steps_in(StepList::Update);
+        self.step(StepList::Update, count, now, out);
     }
 
-    /// The command answers again.
+    /// The application is ready again.
     pub(super) fn update_over(&mut self, out: &mut Vec<Effect>) {
         match self.updating.take() {
             Some(Updating::Well) => {
                 self.failed_updates = 0;
-                out.push(Effect::Say(Notice::Updated));
+                out.push(Effect::Log(Notice::Updated));
             }
-            Some(Updating::Failed { index, exit }) => out.push(Effect::Say(Notice::Restored { index, exit })),
+            Some(Updating::Failed { index, exit }) => out.push(Effect::Log(Notice::Restored { index, exit })),
             None => {}
         }
     }
 
-    /// The command has ended before it answered.
+    /// The command has ended before the application was ready.
     pub(super) fn update_lost(&mut self, exit: Exit, out: &mut Vec<Effect>) {
         if self.updating.take().is_some() {
-            out.push(Effect::Say(Notice::NotBack { exit }));
+            out.push(Effect::Log(Notice::ExitedAfterUpdate { exit }));
         }
     }
 
     fn postpone_check(&mut self, now: Instant) {
         self.check = match &self.policy.update {
-            Some(update) => Check::At(now + update.pause(self.failed_updates)),
-            None => Check::Never,
+            Some(update) => UpdateCheck::At(now + update.pause(self.failed_updates)),
+            None => UpdateCheck::Never,
         };
     }
 }

@@ -1,4 +1,4 @@
-//! Starts the command: directory, user, environment, standard streams.
+//! Starts the command and its steps with their directory, user, environment and standard streams.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -15,33 +15,33 @@ use crate::sidecar::config::{CommandConfig, CommandLine, RunAs};
 use crate::sidecar::process::reaper::{Child, Reaper, Terminal};
 use crate::sidecar::process::shell_line;
 
-/// What a shell exits with where there is no such program, and where there is one that cannot be run.
+/// The exit codes of a shell for a program that does not exist, and for one that cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// A program could not be started.
+/// Why a program could not be started.
 #[derive(Debug)]
-pub(super) struct NotStarted {
+pub(super) struct StartError {
     what: String,
     why: String,
-    /// 126 or 127, as a shell has it.
+    /// 126 or 127, as a shell exits.
     pub(super) code: u8,
 }
 
-impl fmt::Display for NotStarted {
+impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot start {}: {}", self.what, self.why)
     }
 }
 
-/// Starts the command, with our standard streams as they are and the terminal if there is one.
-pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, NotStarted> {
+/// Starts the command with our standard streams, and hands it the terminal if there is one.
+pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, StartError> {
     let mut command = match &config.line {
         CommandLine::Shell(line) => shell(config, line),
         CommandLine::Program(program, arguments) => {
             let mut command = Command::new(program);
             command.args(arguments);
-            surroundings(&mut command, config);
+            set_surroundings(&mut command, config);
             command
         }
     };
@@ -49,8 +49,8 @@ pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, N
     spawn(reaper, config, command, Terminal::Handed)
 }
 
-/// A shell line in the command's surroundings, as its user.
-pub(super) fn as_the_command(config: &CommandConfig, line: &str) -> Command {
+/// A shell line with the command's directory, environment and user.
+pub(super) fn shell_as_user(config: &CommandConfig, line: &str) -> Command {
     let mut command = shell(config, line);
     change_user(&mut command, config);
     command
@@ -58,14 +58,13 @@ pub(super) fn as_the_command(config: &CommandConfig, line: &str) -> Command {
 
 fn change_user(command: &mut Command, config: &CommandConfig) {
     if let Some(RunAs { uid, gid, .. }) = config.run_as {
-        // std drops the supplementary groups where it changes the user.
+        // Std drops the supplementary groups when it changes the user.
         command.uid(uid).gid(gid);
     }
 }
 
-/// Whether the command could be started as things are, before anything is done about it. A shell line can say
-/// only when it runs.
-pub(super) fn look_for(config: &CommandConfig) -> Result<(), NotStarted> {
+/// Checks whether the command's program exists and is executable now. It cannot tell for a shell line.
+pub(super) fn find_program(config: &CommandConfig) -> Result<(), StartError> {
     let CommandLine::Program(program, _) = &config.line else { return Ok(()) };
     let text = program.to_string_lossy().into_owned();
     let candidates: Vec<PathBuf> = match text.contains('/') {
@@ -78,32 +77,32 @@ pub(super) fn look_for(config: &CommandConfig) -> Result<(), NotStarted> {
     match (files.iter().any(|path| executable(&path)), files.is_empty()) {
         (true, _) => Ok(()),
         (false, true) => {
-            Err(NotStarted { what: text, why: "there is no such program yet".to_owned(), code: NOT_FOUND })
+            Err(StartError { what: text, why: "there is no such program yet".to_owned(), code: NOT_FOUND })
         }
         (false, false) => {
-            Err(NotStarted { what: text, why: "it is not executable".to_owned(), code: NOT_EXECUTABLE })
+            Err(StartError { what: text, why: "it is not executable".to_owned(), code: NOT_EXECUTABLE })
         }
     }
 }
 
-/// Makes APP_DIR where it is missing: what is to be in it comes with the steps.
+/// Makes APP_DIR where it is missing, so that steps can fill it.
 pub(super) fn make_directory(config: &CommandConfig) {
     let Some(directory) = config.directory.as_ref().filter(|directory| !directory.exists()) else { return };
     match fs::create_dir_all(directory) {
         Ok(()) => info!("made APP_DIR, {}", directory.display()),
-        // The step says what follows.
+        // Starting the step then fails with its own message.
         Err(error) => warn!("cannot make APP_DIR, {}: {error}", directory.display()),
     }
 }
 
-/// A shell line in the command's surroundings.
+/// A shell line with the command's directory and environment, as our own user.
 pub(super) fn shell(config: &CommandConfig, line: &str) -> Command {
     let mut command = shell_line::command(line);
-    surroundings(&mut command, config);
+    set_surroundings(&mut command, config);
     command
 }
 
-fn surroundings(command: &mut Command, config: &CommandConfig) {
+fn set_surroundings(command: &mut Command, config: &CommandConfig) {
     command.env_clear().envs(config.environment.reveal());
     if let Some(directory) = &config.directory {
         command.current_dir(directory);
@@ -115,11 +114,11 @@ pub(super) fn spawn(
     config: &CommandConfig,
     command: Command,
     terminal: Terminal,
-) -> Result<Child, NotStarted> {
+) -> Result<Child, StartError> {
     let what = command.get_program().to_string_lossy().into_owned();
     if let Some(directory) = config.directory.as_ref().filter(|directory| !directory.is_dir()) {
         let why = format!("APP_DIR, {}, is no directory", directory.display());
-        return Err(NotStarted { what, why, code: NOT_EXECUTABLE });
+        return Err(StartError { what, why, code: NOT_EXECUTABLE });
     }
     reaper.spawn(command, terminal).map_err(|error| {
         let (why, code) = match error.kind() {
@@ -130,23 +129,23 @@ pub(super) fn spawn(
             io::ErrorKind::NotFound => (format!("no program of that name in PATH ({error})"), NOT_FOUND),
             _ => (error.to_string(), NOT_EXECUTABLE),
         };
-        NotStarted { what, why, code }
+        StartError { what, why, code }
     })
 }
 
-/// Lets the command's user open `/dev/stdout` and its like: where the standard streams are pipes, sockets or
-/// a terminal they become the user's. Files and devices of others stay what they are.
-pub(super) fn hand_streams_over(config: &CommandConfig) {
+/// Gives standard streams that are pipes, sockets or a terminal to the command's user, so that it can open
+/// `/dev/stdout` and the like. Files and other devices keep their owner.
+pub(super) fn give_streams_to_user(config: &CommandConfig) {
     let Some(run_as) = &config.run_as else { return };
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
-        if let Err(error) = hand_over(stream, run_as) {
+        if let Err(error) = give_to_user(stream, run_as) {
             debug!("a standard stream stays ours: {error}");
         }
     }
 }
 
-fn hand_over(stream: BorrowedFd<'_>, run_as: &RunAs) -> io::Result<()> {
+fn give_to_user(stream: BorrowedFd<'_>, run_as: &RunAs) -> io::Result<()> {
     let kind = File::from(stream.try_clone_to_owned()?).metadata()?.file_type();
     if kind.is_fifo() || kind.is_socket() || stream.is_terminal() {
         fchown(stream, Some(run_as.uid), Some(run_as.gid))?;

@@ -1,12 +1,12 @@
-//! The command that is wrapped, and everything around it: carries out what the [`Supervisor`] decides.
+//! Runs the wrapped command: carries out what the [`Supervisor`] decides, and feeds it with what happens.
 //!
-//! The application comes first: the command starts whatever the registry does, and nothing that waits for a
-//! registry or a name delays its stop beyond the supervisor's limits.
+//! The application comes first: the command starts even if no registry answers, and a registry or a name that does
+//! not answer delays its stop only within the supervisor's limits.
 
 mod launch;
-mod program;
+mod publisher;
+mod running_program;
 mod step;
-mod visibility;
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -29,15 +29,15 @@ use crate::sidecar::state::{self, CommandStatus, DaemonState, Progress};
 
 use super::exec_check;
 use super::reaper::{ChildHandle, Exit, Reaper, Target};
-use super::signals::{self, HEARD, Meaning};
-use super::supervisor::{Effect, Input, Notice, Phase, Policy, Supervisor, UpdatePolicy, Work};
-use visibility::Visibility;
+use super::signals::{self, LISTENED, SignalAction};
+use super::supervisor::{Effect, Input, Notice, Phase, Policy, StepList, Supervisor, UpdatePolicy};
+use publisher::Publisher;
 
-/// The leave follows the drain in one task; so long after DRAIN_TIMEOUT it is not waited for any more.
+/// One task drains and then leaves, so it may take this much longer than DRAIN_TIMEOUT.
 const AFTER_DRAIN: Duration = Duration::from_secs(1);
-/// How long one try to reach a dependency may take.
-const DEPENDENCY_TRY: Duration = Duration::from_secs(2);
-/// Between two of them: the first pause, and the longest.
+/// How long one try of one dependency may take.
+const DEPENDENCY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first and the longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -53,7 +53,7 @@ fn policy(config: &Config, command: &CommandConfig) -> Policy {
             steps: update.steps.len(),
             timeout: update.timeout.map(|limit| limit.get()),
         }),
-        patience: config.readiness.overdue.get(),
+        ready_limit: config.readiness.overdue.get(),
         restart: command.restart,
         delay: command.restart_delay.get(),
         every: command.run_every.map(|every| every.get()),
@@ -62,12 +62,12 @@ fn policy(config: &Config, command: &CommandConfig) -> Policy {
     }
 }
 
-/// Whether people are shown a page before the command has run. A command that is not there yet is not announced:
-/// if no step brings it, nothing was ever registered.
+/// Whether people see the maintenance page before the command has run. Not so where its program is still missing: if
+/// no step brings it, nothing should ever have been registered.
 fn shows_page(config: &Config, command: &CommandConfig) -> bool {
     let has_page = config.maintenance.port.is_some() || config.maintenance.url.is_some();
     let wanted = has_page && config.registration.is_some() && !command.steps.is_empty();
-    match launch::look_for(command) {
+    match launch::find_program(command) {
         Err(missing) if wanted => {
             warn!("{missing}; nothing is registered before a step of PRE_START has brought it");
             false
@@ -76,29 +76,29 @@ fn shows_page(config: &Config, command: &CommandConfig) -> bool {
     }
 }
 
-/// The signals to this process, from now on. Call it first of all: at PID 1 a signal that nobody listens to is lost.
+/// The signals to this process from now on. Call it first of all: PID 1 loses signals to which it does not listen.
 ///
 /// # Errors
 /// Where signals cannot be listened to.
 pub(crate) fn listen_to_signals(command: &CommandConfig) -> io::Result<Signals> {
-    let mut heard = HEARD.to_vec();
-    heard.extend(command.stop_signal.map(Signal::as_raw));
-    Signals::new(heard)
+    let mut listened = LISTENED.to_vec();
+    listened.extend(command.stop_signal.map(Signal::as_raw));
+    Signals::new(listened)
 }
 
 /// Runs one command for the life of the process.
 pub(crate) struct Wrapper {
     config: Arc<Config>,
     command: Arc<CommandConfig>,
-    /// What runs checks: as the command is run.
+    /// Runs checks with the environment, directory and user of the command.
     shell: Shell,
     reaper: Reaper,
     supervisor: Supervisor,
     /// The command or the step that runs.
     process: Option<ChildHandle>,
-    /// UPDATE_CHECK, while it runs.
+    /// UPDATE_CHECK while it runs.
     check: Option<ChildHandle>,
-    visibility: Visibility,
+    publisher: Publisher,
     waits: Waits,
     state: DaemonState,
     /// The step that runs, such as `step 2 of 3: npm`.
@@ -109,7 +109,7 @@ pub(crate) struct Wrapper {
 
 type Wait = Pin<Box<dyn Future<Output = Input> + Send>>;
 
-/// What is waited for besides signals and the machine's deadline; each at most once at a time.
+/// The futures that bring the next inputs, beside signals and the supervisor's deadline; at most one of each kind.
 struct Waits {
     process: Wait,
     dependencies: Wait,
@@ -128,7 +128,7 @@ fn never() -> Wait {
     Box::pin(pending())
 }
 
-/// The outcome, once. Cancel-safe.
+/// The input that `wait` brings, which then waits for nothing. Cancel-safe.
 async fn once(wait: &mut Wait) -> Input {
     let input = wait.as_mut().await;
     *wait = never();
@@ -136,7 +136,7 @@ async fn once(wait: &mut Wait) -> Input {
 }
 
 impl Wrapper {
-    /// Prepares to run `command`; nothing is started yet.
+    /// Prepares to run `command`, and starts nothing.
     pub(crate) fn new(
         config: Arc<Config>,
         command: CommandConfig,
@@ -144,14 +144,13 @@ impl Wrapper {
         state: DaemonState,
         maintenance: Maintenance,
     ) -> Self {
-        launch::hand_streams_over(&command);
+        launch::give_streams_to_user(&command);
         let supervisor = Supervisor::new(policy(&config, &command));
         let command = Arc::new(command);
-        let surroundings = Arc::clone(&command);
-        let shell =
-            exec_check::shell(reaper.clone(), move |line| launch::as_the_command(&surroundings, line));
+        let checked = Arc::clone(&command);
+        let shell = exec_check::shell(reaper.clone(), move |line| launch::shell_as_user(&checked, line));
         Wrapper {
-            visibility: Visibility::new(Arc::clone(&config), state.clone(), maintenance, shell.clone()),
+            publisher: Publisher::new(Arc::clone(&config), state.clone(), maintenance, shell.clone()),
             config,
             command,
             shell,
@@ -198,31 +197,32 @@ impl Wrapper {
         }
     }
 
-    /// Carries out one effect; what is known at once is the next input.
+    /// Carries out one effect, and returns an input that follows from it at once.
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::AwaitDependencies => {
-                self.waits.dependencies = Box::pin(reach(Arc::clone(&self.command), self.shell.clone()));
+                self.waits.dependencies =
+                    Box::pin(await_dependencies(Arc::clone(&self.command), self.shell.clone()));
             }
             Effect::RunStep(work, index) => return self.run_step(work, index),
             Effect::EndStep => self.signal(Target::Group, Signal::TERM),
             Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
             Effect::Start => return Some(self.start()),
             Effect::AwaitReady => {
-                self.waits.ready = Box::pin(ready(Arc::clone(&self.config), self.shell.clone()));
+                self.waits.ready = Box::pin(await_ready(Arc::clone(&self.config), self.shell.clone()));
             }
             Effect::Publish(wanted) => self.publish(wanted),
             Effect::StopCommand => self.stop_command(),
             Effect::RunCheck => return self.run_check(),
             Effect::EndCheck => self.end_check(),
-            Effect::Say(notice) => self.say(notice),
+            Effect::Log(notice) => self.log(notice),
             Effect::Exit(_) => {}
         }
         None
     }
 
     fn start(&mut self) -> Input {
-        // After steps; that an update failed stands there until the command answers.
+        // Only after steps: the message of a failed update stays until the application is ready.
         if self.state.progress().percent.is_some() {
             let message = Some("the application starts".to_owned());
             self.state.set_progress(Progress { message, percent: Some(100) });
@@ -241,7 +241,7 @@ impl Wrapper {
         }
     }
 
-    fn run_step(&mut self, work: Work, index: usize) -> Option<Input> {
+    fn run_step(&mut self, work: StepList, index: usize) -> Option<Input> {
         let steps = self.steps(work);
         let Some(step) = steps.get(index) else { return Some(Input::StepEnded(Exit::Code(0))) };
         let label = label(work, index, steps.len());
@@ -252,7 +252,7 @@ impl Wrapper {
         let percent = u8::try_from(index * 100 / steps.len()).ok();
         info!("{label}: {}", step.line);
         launch::make_directory(&self.command);
-        let started = step::run(&self.reaper, &self.command, &label, &step.line, step::Voice::Loud);
+        let started = step::run(&self.reaper, &self.command, &label, &step.line, step::OutputLevel::Info);
         self.step = Some(message.clone());
         self.state.set_progress(Progress { message: Some(message), percent });
         match started {
@@ -268,16 +268,16 @@ impl Wrapper {
         }
     }
 
-    fn steps(&self, work: Work) -> &[Step] {
+    fn steps(&self, work: StepList) -> &[Step] {
         match work {
-            Work::PreStart => &self.command.steps,
-            Work::Update => self.command.update.as_ref().map_or(&[], |update| &update.steps),
+            StepList::PreStart => &self.command.steps,
+            StepList::Update => self.command.update.as_ref().map_or(&[], |update| &update.steps),
         }
     }
 
     fn run_check(&mut self) -> Option<Input> {
         let line = self.command.update.as_ref().map_or("false", |update| &update.check);
-        match step::run(&self.reaper, &self.command, "update check", line, step::Voice::Quiet) {
+        match step::run(&self.reaper, &self.command, "update check", line, step::OutputLevel::Debug) {
             Ok(check) => {
                 self.check = Some(check.handle());
                 self.waits.check = Box::pin(async move { Input::CheckEnded(check.wait().await) });
@@ -302,7 +302,7 @@ impl Wrapper {
             true => state::Work::Update,
             false => state::Work::Preparation,
         };
-        let settling = self.visibility.show(wanted, work);
+        let settling = self.publisher.publish(wanted, work);
         if wanted == Wanted::Live {
             self.state.set_progress(Progress::default());
         }
@@ -312,9 +312,9 @@ impl Wrapper {
         });
     }
 
-    /// One line for the log; how an update ends is remembered as well, and shown on the page.
-    fn say(&mut self, notice: Notice) {
-        if notice.is_trouble() {
+    /// Logs a notice. Those about an update also go to the status and the maintenance page.
+    fn log(&mut self, notice: Notice) {
+        if notice.is_warning() {
             warn!("{notice}")
         } else {
             info!("{notice}")
@@ -341,12 +341,12 @@ impl Wrapper {
 
     fn on_signal(&mut self, raw: i32) -> Option<Input> {
         let signal = Signal::from_named_raw(raw)?;
-        match signals::meaning(signal, self.stop_signal()) {
-            Meaning::Stop => {
+        match signals::action(signal, self.stop_signal()) {
+            SignalAction::Stop => {
                 info!("{}: stopping in order", signals::name(signal));
                 Some(Input::Stop)
             }
-            Meaning::Forward(signal) => {
+            SignalAction::Forward(signal) => {
                 self.signal(self.target(), signals::rewritten(signal, &self.command.rewrite));
                 None
             }
@@ -359,10 +359,10 @@ impl Wrapper {
         self.signal(self.target(), signal);
     }
 
-    /// How the command is asked to stop: as configured, or as the program wants it that runs now.
+    /// The command's stop signal: the configured one, or that of the program that runs now.
     fn stop_signal(&self) -> Signal {
         self.command.stop_signal.unwrap_or_else(|| {
-            let program = self.process.as_ref().and_then(|process| program::name_of(process.pid()));
+            let program = self.process.as_ref().and_then(|process| running_program::name_of(process.pid()));
             program.map_or(Signal::TERM, |name| signals::stop_signal_of(&name))
         })
     }
@@ -378,12 +378,12 @@ impl Wrapper {
     }
 }
 
-/// What goes on, in one line; `None` while the command simply runs.
+/// What goes on, for the status; `None` while the command simply runs.
 fn doing(phase: Phase, step: Option<&str>) -> Option<&str> {
     match phase {
         Phase::Steps => step,
         Phase::Waiting => Some("waiting for dependencies"),
-        Phase::Halting => Some("the command is stopped for an update"),
+        Phase::StoppingForUpdate => Some("the command is stopped for an update"),
         Phase::Starting => Some("the command starts"),
         Phase::Pausing => Some("waiting for the next start"),
         Phase::Stopping => Some("stopping"),
@@ -391,11 +391,11 @@ fn doing(phase: Phase, step: Option<&str>) -> Option<&str> {
     }
 }
 
-/// How the log and people call a step.
-fn label(work: Work, index: usize, count: usize) -> String {
+/// The name of a step in the log and on the page.
+fn label(work: StepList, index: usize, count: usize) -> String {
     let of = match work {
-        Work::PreStart => "step",
-        Work::Update => "update step",
+        StepList::PreStart => "step",
+        StepList::Update => "update step",
     };
     format!("{of} {} of {count}", index + 1)
 }
@@ -411,22 +411,22 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Whoever is not registered need not be waited for.
-async fn ready(config: Arc<Config>, shell: Shell) -> Input {
+/// Waits until the application is ready; where nothing is registered it does not wait.
+async fn await_ready(config: Arc<Config>, shell: Shell) -> Input {
     if config.registration.is_some() {
         wait_until_ready(&config.readiness, Some(&shell)).await;
     }
     Input::Ready
 }
 
-/// Returns when every dependency accepts connections. What fails is told once for each cause.
-async fn reach(command: Arc<CommandConfig>, shell: Shell) -> Input {
-    let (mut pause, mut told) = (FIRST_PAUSE, String::new());
+/// Returns when the checks of all dependencies pass. A failure is logged only when it changes.
+async fn await_dependencies(command: Arc<CommandConfig>, shell: Shell) -> Input {
+    let (mut pause, mut logged) = (FIRST_PAUSE, String::new());
     let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();
-    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TRY, Some(&shell)).await {
-        if failed != told {
+    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TIMEOUT, Some(&shell)).await {
+        if failed != logged {
             info!("waiting for {}, at most {}: {failed}", names.join(" and "), command.wait_for_timeout);
-            told = failed;
+            logged = failed;
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -1,4 +1,4 @@
-//! Runs a shell line beside or before the command, its output line by line in our log.
+//! Runs a step or an update check, and logs its output line by line.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,59 +13,59 @@ use crate::sidecar::config::CommandConfig;
 use crate::sidecar::process::reaper::{Child, ChildHandle, Exit, Reaper, Terminal};
 use crate::sidecar::process::shell_line::output_pipe;
 
-use super::launch::{self, NotStarted};
+use super::launch::{self, StartError};
 
-/// A longer line of a step is told in pieces.
+/// A longer line of output is logged in pieces of this many bytes.
 const MAX_LINE: usize = 4 * 1024;
-/// How long the rest of a step's output is read after its end.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long output is still read after the step has ended.
+const OUTPUT_LIMIT: Duration = Duration::from_millis(200);
 
 /// A step that runs.
 pub(super) struct Step {
     child: Child,
-    /// `None` where its output is not ours.
-    telling: Option<JoinHandle<()>>,
+    /// The task that logs the output; `None` where the output goes to our own streams.
+    logging: Option<JoinHandle<()>>,
 }
 
 impl Step {
-    /// Signals it while it is awaited.
+    /// A handle that signals the step while somebody waits for it.
     pub(super) fn handle(&self) -> ChildHandle {
         self.child.handle()
     }
 
-    /// Its end, after its last words unless somebody else still holds its streams.
+    /// Waits for its end, and for the rest of its output unless a background process holds its streams open.
     pub(super) async fn wait(mut self) -> Exit {
         let exit = self.child.wait().await;
-        if let Some(telling) = self.telling {
-            let _ = timeout(LAST_WORDS, telling).await;
+        if let Some(logging) = self.logging {
+            let _ = timeout(OUTPUT_LIMIT, logging).await;
         }
         exit
     }
 }
 
-/// How loud the output of a step is told.
+/// The level at which output is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Voice {
-    /// For everybody.
-    Loud,
-    /// Of what runs every few minutes: at debug.
-    Quiet,
+pub(super) enum OutputLevel {
+    /// For a step.
+    Info,
+    /// For an update check, which runs every few minutes.
+    Debug,
 }
 
-/// Starts the line, as our own user: what needs root before the command loses it belongs here.
+/// Starts the line as our own user, so that steps can do what needs root before the command runs as another user.
 pub(super) fn run(
     reaper: &Reaper,
     config: &CommandConfig,
     label: &str,
     line: &str,
-    voice: Voice,
-) -> Result<Step, NotStarted> {
+    level: OutputLevel,
+) -> Result<Step, StartError> {
     let mut command = launch::shell(config, line);
     command.stdin(Stdio::null());
-    let telling = match output_pipe() {
+    let logging = match output_pipe() {
         Ok((reading, out, err)) => {
             command.stdout(out).stderr(err);
-            Some(tokio::spawn(tell(reading, label.to_owned(), voice)))
+            Some(tokio::spawn(log_output(reading, label.to_owned(), level)))
         }
         Err(error) => {
             warn!("{label}: its output is not prefixed: {error}");
@@ -73,11 +73,11 @@ pub(super) fn run(
         }
     };
     let child = launch::spawn(reaper, config, command, Terminal::Kept)?;
-    Ok(Step { child, telling })
+    Ok(Step { child, logging })
 }
 
-/// Logs what is read, until whoever has the other end has closed it.
-async fn tell(mut reading: pipe::Receiver, label: String, voice: Voice) {
+/// Logs the output until every process has closed the other end.
+async fn log_output(mut reading: pipe::Receiver, label: String, level: OutputLevel) {
     let (mut chunk, mut pending) = ([0; MAX_LINE], Vec::new());
     loop {
         let read = reading.read(&mut chunk).await.unwrap_or(0);
@@ -89,20 +89,20 @@ async fn tell(mut reading: pipe::Receiver, label: String, voice: Voice) {
                 pending.push(*byte);
             }
             if *byte == b'\n' || pending.len() >= MAX_LINE {
-                tell_line(&label, voice, &mut pending);
+                log_line(&label, level, &mut pending);
             }
         }
     }
     if !pending.is_empty() {
-        tell_line(&label, voice, &mut pending);
+        log_line(&label, level, &mut pending);
     }
 }
 
-fn tell_line(label: &str, voice: Voice, line: &mut Vec<u8>) {
+fn log_line(label: &str, level: OutputLevel, line: &mut Vec<u8>) {
     let text = String::from_utf8_lossy(line);
-    match voice {
-        Voice::Loud => info!("{label} | {}", text.trim_end()),
-        Voice::Quiet => debug!("{label} | {}", text.trim_end()),
+    match level {
+        OutputLevel::Info => info!("{label} | {}", text.trim_end()),
+        OutputLevel::Debug => debug!("{label} | {}", text.trim_end()),
     }
     line.clear();
 }

@@ -136,17 +136,17 @@ fn the_roster_stays_consistent_under_anything() {
             started += changes.iter().filter(|change| matches!(change, Change::Start(..))).count();
             ended += changes.iter().filter(|change| matches!(change, Change::End(..))).count();
             let mut all: Vec<SocketAddr> =
-                plan.sessions.values().flat_map(|held| held.addresses.keys().copied()).collect();
+                plan.sessions.values().flat_map(|session| session.addresses.keys().copied()).collect();
             assert!(found.iter().all(|address| all.contains(address)), "seed {seed}");
             let count = all.len();
             all.sort();
             all.dedup();
             assert_eq!(all.len(), count, "seed {seed}: an address in two sessions: {plan:?}");
             let mut clusters: Vec<&Arc<str>> =
-                plan.sessions.values().filter_map(|held| held.cluster.as_ref()).collect();
+                plan.sessions.values().filter_map(|session| session.cluster.as_ref()).collect();
             clusters.sort();
             assert!(clusters.windows(2).all(|two| two[0] != two[1]), "seed {seed}: {plan:?}");
-            assert!(plan.sessions.values().all(|held| !held.addresses.is_empty()), "seed {seed}");
+            assert!(plan.sessions.values().all(|session| !session.addresses.is_empty()), "seed {seed}");
             assert_eq!(started - ended, plan.sessions.len(), "seed {seed}");
         }
     }

@@ -1,5 +1,5 @@
-//! What people see of the command: the sessions with the registries, kept by a task of their own, and the
-//! conditions that decide what is shown through them.
+//! Makes people see what the supervisor wants them to see: keeps the sessions in a task of their own, and sets the
+//! conditions that decide their visibility.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,41 +16,40 @@ use crate::sidecar::readiness::{self, Shell};
 use crate::sidecar::registries::{finish_in_flight, keep_registered};
 use crate::sidecar::state::{DaemonState, Work};
 
-/// Carries out what is wanted.
-pub(super) struct Visibility {
+/// Carries out `Effect::Publish`.
+pub(super) struct Publisher {
     config: Arc<Config>,
     state: DaemonState,
     maintenance: Maintenance,
-    /// What runs checks.
+    /// Runs readiness checks.
     shell: Shell,
     registration: Option<Registration>,
-    /// Watches the readiness of an application that has been ready; ends when dropped.
+    /// Watches the readiness of an application that is live; dropping the set ends it.
     watched: JoinSet<()>,
 }
 
-/// The task that keeps the routes with the registries.
+/// The task that keeps the application registered.
 struct Registration {
     leave: ShutdownTrigger,
-    /// Ends with the task.
+    /// Closed when the task ends.
     task: watch::Receiver<()>,
 }
 
-/// Completes when what is wanted is so, as far as it can be.
+/// Completes when what was published is in force, as far as possible.
 pub(super) type Settled = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl Visibility {
+impl Publisher {
     pub(super) fn new(
         config: Arc<Config>,
         state: DaemonState,
         maintenance: Maintenance,
         shell: Shell,
     ) -> Self {
-        Visibility { config, state, maintenance, shell, registration: None, watched: JoinSet::new() }
+        Publisher { config, state, maintenance, shell, registration: None, watched: JoinSet::new() }
     }
 
-    /// Shows this from now on; of maintenance, because of `work`. There is nothing to wait for where nobody sees
-    /// anything of us.
-    pub(super) fn show(&mut self, wanted: Wanted, work: Work) -> Settled {
+    /// Lets people see this from now on; `work` is the reason for maintenance.
+    pub(super) fn publish(&mut self, wanted: Wanted, work: Work) -> Settled {
         self.watched = JoinSet::new();
         match wanted {
             Wanted::Live => {
@@ -70,7 +69,7 @@ impl Visibility {
         }
     }
 
-    /// The sessions begin with what is shown when they do.
+    /// Starts the task, if it does not run. Its sessions begin with the visibility at that time.
     fn serve(&mut self) {
         if self.registration.is_some() || self.config.registration.is_none() {
             return;
@@ -97,8 +96,8 @@ impl Visibility {
         });
     }
 
-    /// A drain is the first part of leaving, so that both begin with the same request; what is left of it is not
-    /// waited for where nothing is to be seen.
+    /// Draining is the first part of leaving, so both begin with a request to stop. `Absent` ends a drain that still
+    /// goes on.
     fn leave(&mut self, wanted: Wanted) -> Settled {
         let Some(Registration { leave, task }) = &self.registration else {
             self.state.clear_application();
@@ -108,15 +107,15 @@ impl Visibility {
         if wanted == Wanted::Draining {
             leave.request();
         } else {
-            leave.hurry();
+            leave.force();
             self.registration = None;
         }
         Box::pin(async move { while task.changed().await.is_ok() {} })
     }
 }
 
-/// Returns when every proxy has confirmed that nobody is sent to the application any more, and then what was on
-/// its way is done, for which there is DRAIN_TIMEOUT.
+/// Returns when every proxy has confirmed that it sends no requests to the application any more, and those in flight
+/// have ended within DRAIN_TIMEOUT.
 async fn covered(clients: Vec<Client>, config: Arc<Config>) {
     let limit = config.drain_timeout.get();
     let ports = config.registration.as_ref().map_or(Vec::new(), RegistrationConfig::own_ports);

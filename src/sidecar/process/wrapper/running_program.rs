@@ -1,13 +1,13 @@
-//! Which program runs in a process at this moment: an entrypoint script may have become something else.
+//! Finds which program a process runs at this moment: an entrypoint script may have replaced itself by `exec`.
 
 use std::fs;
 
-/// Shells that may be in front of the program that a shell line is about.
+/// Shells that may wait for the program that matters.
 const SHELLS: [&str; 5] = ["sh", "bash", "dash", "ash", "busybox"];
-/// How many shells may wait for each other.
+/// How many shells in a row are followed.
 const MAX_DEPTH: usize = 4;
 
-/// The name of the program of `pid`; where that is a shell that waits for one child, of that. `None` without
+/// The name of the program that `pid` runs. If that is a shell with exactly one child, the child's. `None` without
 /// procfs.
 pub(super) fn name_of(mut pid: i32) -> Option<String> {
     let mut name = command_name(pid)?;
@@ -22,7 +22,7 @@ pub(super) fn name_of(mut pid: i32) -> Option<String> {
     Some(name)
 }
 
-/// At most 15 bytes, which the beginnings that matter are not longer than.
+/// The kernel keeps at most 15 bytes, which is enough for the beginnings that matter.
 fn command_name(pid: i32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim_end_matches('\n').to_owned())
