@@ -130,6 +130,22 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 
+/// The rooms of the proxy, and the others that each may name.
+const PROXY_ROOMS: &[(&str, &[&str])] = &[
+    ("http", &[]),
+    ("certificates", &[]),
+    ("local_executor", &[]),
+    ("telemetry", &["http"]),
+    ("upstream", &["local_executor"]),
+    ("health", &["upstream"]),
+    ("config", &["certificates", "telemetry", "upstream"]),
+    ("context", &["certificates", "config", "telemetry", "upstream"]),
+    ("client", &["context", "http"]),
+    ("exchange", &["client", "context", "http", "telemetry", "upstream"]),
+    ("downstream", &["certificates", "client", "http", "local_executor"]),
+    ("workers", &["client", "config", "context", "downstream", "exchange"]),
+];
+
 /// These decide and do nothing else: no socket, no clock, no task, no lock, no environment (rule 1).
 const PURE: &[&str] = &[
     "protocol",
@@ -218,6 +234,34 @@ fn rooms_name_each_other_as_the_map_draws_them() {
     let arrows = imports::arrows(Path::new(env!("CARGO_MANIFEST_DIR")), LIBRARIES);
     let wrong: Vec<_> = ROOMS.iter().flat_map(|house| rooms::against(&arrows, house)).collect();
     assert!(wrong.is_empty(), "against docs/ARCHITECTURE.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_rooms_of_the_proxy_name_only_those_below_them() {
+    const PROXY: &str = "crate::server::proxy::";
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for file in library_files() {
+        let Some(room) = file.module.strip_prefix("server::proxy::") else { continue };
+        let room = room.split("::").next().unwrap();
+        let below = PROXY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
+        let below = below.unwrap_or_else(|| panic!("{room} is no room of the proxy"));
+        for (at, _) in file.code.match_indices(PROXY) {
+            let rest = &file.code[at + PROXY.len()..];
+            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
+            seen.insert((room.to_owned(), named.clone()));
+            if named != room && !below.contains(&named.as_str()) {
+                wrong.push(format!("{}: names {named}", file.path.display()));
+            }
+        }
+        // A room names others by their whole path, so that this test sees it.
+        let climbs = if file.path.ends_with("mod.rs") { "use super::" } else { "super::super::" };
+        if file.code.contains(climbs) {
+            wrong.push(format!("{}: leaves its room with {climbs}", file.path.display()));
+        }
+    }
+    assert!(seen.contains(&("workers".to_owned(), "exchange".to_owned())), "{seen:?}");
+    assert!(wrong.is_empty(), "against the direction of the rooms:\n{}", wrong.join("\n"));
 }
 
 #[test]

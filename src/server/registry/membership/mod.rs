@@ -14,7 +14,7 @@
 use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{MemberSet, SessionNo};
-use crate::server::routing::{Buckets, Claim, Member, MemberId, Probe, Table};
+use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(crate) struct Pools {
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, MemberSet>,
     /// Of all rate limits, once there was one.
-    buckets: Option<Arc<Buckets>>,
+    buckets: Option<Arc<RateBuckets>>,
     last_member: u64,
     /// Members have left whose upgraded connections are to be closed.
     departure: bool,

@@ -3,7 +3,7 @@
 use super::route::Route;
 use super::settings::{Cells, OwnCells, breaker};
 use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
-use crate::server::routing::{Extras, Maintenance, ResponseHeaders, RouteState, Said, Settings};
+use crate::server::routing::{ExtraSettings, Extras, Maintenance, ResponseHeaders, RouteState, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Plan {
                 priority: spec.priority,
                 hold: None,
                 settings: Settings::default(),
-                extras: Said { maintenance, ..Said::default() }.into(),
+                extras: ExtraSettings { maintenance, ..ExtraSettings::default() }.into(),
                 rare: None,
                 state,
             };
@@ -76,7 +76,7 @@ impl Plan {
             priority: spec.priority,
             hold,
             settings,
-            extras: Said { headers, breaker, maintenance }.into(),
+            extras: ExtraSettings { headers, breaker, maintenance }.into(),
             rare: Rare::new(route, defaults, &option),
             state,
         }
