@@ -32,7 +32,7 @@ use crate::protocol::{
     BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, HealthPath, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
-use crate::telemetry::{Format, Level};
+use crate::telemetry::LogConfig;
 
 pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
 pub use secrets::Environment;
@@ -317,15 +317,6 @@ impl fmt::Display for ReadyCheck {
             ReadyCheck::Exec(line) => write!(f, "exec:{line}"),
         }
     }
-}
-
-/// The level and the format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogConfig {
-    /// LOG_LEVEL.
-    pub level: Level,
-    /// LOG_FORMAT.
-    pub format: Format,
 }
 
 impl Config {

@@ -56,7 +56,7 @@ raw! {
     keepalive_interval request_timeout reconnect_min reconnect_max
     maintenance_port maintenance_page maintenance_page_url maintenance_state drain_timeout control_socket
     metrics_listen
-    log_level log_format
+    log_level log_level_libraries log_format
     entry_command app_dir run_as
     wait_for wait_for_timeout pre_start pre_start_failure pre_start_timeout
     restart restart_delay run_every
