@@ -1,7 +1,7 @@
 //! Dependencies point one way. Each module names only those below it, as docs/ARCHITECTURE.md draws them.
 //!
 //! The source is read as text: every `crate::x::y` path that a file names, comments and strings left out. The package
-//! `client/` counts as the modules `client` and `protocol`, which is what `src/` calls them.
+//! `client/` counts as the modules `client` and `protocol`, which is what `src/` calls them, and `nodes/` as `nodes`.
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
@@ -17,6 +17,7 @@ mod rooms;
 /// The libraries of the workspace.
 const LIBRARIES: &[imports::Library] = &[
     imports::Library { name: "registry_client", root: "client/src" },
+    imports::Library { name: "registry_nodes", root: "nodes/src" },
     imports::Library { name: "registry_sidecar", root: "src" },
 ];
 
@@ -109,12 +110,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
+    ("nodes", &[]),
     ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry", "tls"]),
     ("server::routing", &["protocol"]),
     ("server::live_table", &["server::routing"]),
     ("server::registry", &["protocol", "server::routing"]),
     ("server::store", &["protocol", "server::registry"]),
-    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown", "tls"]),
+    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown", "telemetry", "tls"]),
     (
         "server::listener",
         &[
@@ -130,27 +132,16 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 
-/// The rooms of the proxy, and the others that each may name.
-const PROXY_ROOMS: &[(&str, &[&str])] = &[
-    ("http", &[]),
-    ("certificates", &[]),
-    ("local_executor", &[]),
-    ("telemetry", &["http"]),
-    ("upstream", &["local_executor"]),
-    ("health", &["upstream"]),
-    ("config", &["certificates", "telemetry", "upstream"]),
-    ("context", &["certificates", "config", "telemetry", "upstream"]),
-    ("client", &["context", "http"]),
-    ("exchange", &["client", "context", "http", "telemetry", "upstream"]),
-    ("downstream", &["certificates", "client", "http", "local_executor"]),
-    ("workers", &["client", "config", "context", "downstream", "exchange"]),
-];
-
 /// These decide and do nothing else: no socket, no clock, no task, no lock, no environment (rule 1).
 const PURE: &[&str] = &[
     "protocol",
     "client::plan",
     "client::session",
+    "nodes::backoff",
+    "nodes::layout",
+    "nodes::node",
+    "nodes::registration::machine",
+    "nodes::watch::follower",
     "server::registry",
     "server::routing",
     "sidecar::address::choice",
@@ -237,34 +228,6 @@ fn rooms_name_each_other_as_the_map_draws_them() {
 }
 
 #[test]
-fn the_rooms_of_the_proxy_name_only_those_below_them() {
-    const PROXY: &str = "crate::server::proxy::";
-    let mut wrong = Vec::new();
-    let mut seen = BTreeSet::new();
-    for file in library_files() {
-        let Some(room) = file.module.strip_prefix("server::proxy::") else { continue };
-        let room = room.split("::").next().unwrap();
-        let below = PROXY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
-        let below = below.unwrap_or_else(|| panic!("{room} is no room of the proxy"));
-        for (at, _) in file.code.match_indices(PROXY) {
-            let rest = &file.code[at + PROXY.len()..];
-            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
-            seen.insert((room.to_owned(), named.clone()));
-            if named != room && !below.contains(&named.as_str()) {
-                wrong.push(format!("{}: names {named}", file.path.display()));
-            }
-        }
-        // A room names others by their whole path, so that this test sees it.
-        let climbs = if file.path.ends_with("mod.rs") { "use super::" } else { "super::super::" };
-        if file.code.contains(climbs) {
-            wrong.push(format!("{}: leaves its room with {climbs}", file.path.display()));
-        }
-    }
-    assert!(seen.contains(&("workers".to_owned(), "exchange".to_owned())), "{seen:?}");
-    assert!(wrong.is_empty(), "against the direction of the rooms:\n{}", wrong.join("\n"));
-}
-
-#[test]
 fn what_decides_touches_no_socket_clock_task_or_lock() {
     let mut wrong = Vec::new();
     for file in library_files().into_iter().filter(|file| PURE.iter().any(|m| is_within(&file.module, m))) {
@@ -336,6 +299,7 @@ fn is_within(module: &str, of: &str) -> bool {
 /// The modules that `crate::…` and `registry_client::…` paths name: two levels below `server`, one elsewhere.
 fn named_modules(file: &SourceFile) -> BTreeSet<String> {
     let in_client = ["client", "protocol"].iter().any(|module| is_within(&file.module, module));
+    let in_nodes = is_within(&file.module, "nodes");
     let mut found = BTreeSet::new();
     for root in ["crate::", "registry_client::"] {
         for (at, _) in file.code.match_indices(root) {
@@ -349,6 +313,7 @@ fn named_modules(file: &SourceFile) -> BTreeSet<String> {
             match path.as_slice() {
                 ["protocol", ..] => drop(found.insert("protocol".to_owned())),
                 _ if in_client || root == "registry_client::" => drop(found.insert("client".to_owned())),
+                _ if in_nodes => drop(found.insert("nodes".to_owned())),
                 [] => {}
                 ["server", second, ..] => drop(found.insert(format!("server::{second}"))),
                 [first, ..] => drop(found.insert((*first).to_owned())),
@@ -358,7 +323,7 @@ fn named_modules(file: &SourceFile) -> BTreeSet<String> {
     found
 }
 
-/// Every file of the two libraries with its module path, tests inside it cut off.
+/// Every file of the three libraries with its module path, tests inside it cut off.
 fn library_files() -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |folder: &str, prefix: &str| {
@@ -369,6 +334,7 @@ fn library_files() -> Vec<SourceFile> {
     };
     let mut files = read("src", "");
     files.extend(read("client/src", "client"));
+    files.extend(read("nodes/src", "nodes"));
     files
 }
 
@@ -376,7 +342,7 @@ fn source_file(folder: &Path, prefix: &str, path: PathBuf) -> Option<SourceFile>
     let relative = path.strip_prefix(folder).ok()?.with_extension("");
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let is_binary = matches!(parts[0].as_str(), "main" | "bin" | "lib");
-    let is_test = parts.iter().any(|part| part == "tests");
+    let is_test = parts.iter().any(|part| part == "tests" || part.ends_with("_tests"));
     let prefix = (!prefix.is_empty() && parts[0] != "protocol").then_some(prefix);
     let parts: Vec<_> = prefix.into_iter().chain(parts.iter().map(String::as_str)).collect();
     let module = parts.join("::").trim_end_matches("::mod").to_owned();

@@ -90,7 +90,8 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// Every name in the programs, their tests, benches and scripts. The tests of the documentation are left out: what they
 /// name proves nothing.
 fn names_of_the_code() -> BTreeSet<String> {
-    let folders = ["src", "client", "tests", "benches", "scripts", "deploy", "fuzz/fuzz_targets", ".ci"];
+    let folders =
+        ["src", "client", "nodes", "tests", "benches", "scripts", "deploy", "fuzz/fuzz_targets", ".ci"];
     let there = folders.iter().map(|folder| Path::new(ROOT).join(folder)).filter(|folder| folder.exists());
     let mut files: Vec<_> = there.flat_map(|folder| files_below(&folder)).collect();
     files.extend(["Dockerfile", "docker-compose.yml", "Cargo.toml"].map(|file| Path::new(ROOT).join(file)));

@@ -31,10 +31,10 @@ use tracing::info;
 use crate::client::{Intent, Resolver};
 use crate::shutdown::Shutdown;
 
-use super::address::{Lookup, follow};
-use super::config::{Config, RegistrationConfig};
-use super::maintenance::Maintenance;
-use super::state::DaemonState;
+use crate::sidecar::address::{Lookup, follow};
+use crate::sidecar::config::{Config, RegistrationConfig};
+use crate::sidecar::maintenance::Maintenance;
+use crate::sidecar::state::DaemonState;
 use discovery::follow_names;
 pub(crate) use intent::intent;
 use leave::cannot_count;
