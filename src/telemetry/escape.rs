@@ -113,7 +113,11 @@ mod tests {
         assert_eq!(shown("sh\u{200b}op"), r"sh\u{200b}op", "zero width");
         assert_eq!(shown("a\u{2028}b\u{2029}c\u{85}d"), r"a\u{2028}b\u{2029}c\u{85}d", "ends of lines");
         assert_eq!(shown("a\rb\nc\u{1b}[31m"), r"a\u{d}b\u{a}c\u{1b}[31m", "controls");
-        assert_eq!(shown("\u{2066}x\u{2069}\u{61c}\u{feff}"), r"\u{2066}x\u{2069}\u{61c}\u{feff}", "isolates, marks");
+        assert_eq!(
+            shown("\u{2066}x\u{2069}\u{61c}\u{feff}"),
+            r"\u{2066}x\u{2069}\u{61c}\u{feff}",
+            "isolates, marks"
+        );
         assert_eq!(shown("\u{e0041}\u{ad}\u{3164}"), r"\u{e0041}\u{ad}\u{3164}", "tags, soft hyphen, filler");
     }
 
