@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
-use crate::client::{Endpoint as Name, Resolver, SystemResolver};
-use crate::protocol::Host;
 use crate::sidecar::config::{AddressConfig, Endpoint};
+use registry_client::protocol::Host;
+use registry_client::{Endpoint as Name, Resolver, SystemResolver};
 
 use super::choice::{AddressError, BackendHost, Choice, Doubtful, Inputs, choose};
 use super::interfaces::interfaces;

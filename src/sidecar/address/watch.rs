@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
-use crate::client::Resolver;
-use crate::protocol::Host;
+use registry_client::Resolver;
+use registry_client::protocol::Host;
 
 use super::choice::{AddressError, Choice, Doubtful};
 use super::interfaces::{Interface, interfaces};

@@ -25,12 +25,11 @@ mod sessions;
 mod tcp_table;
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use tracing::info;
 
-use crate::client::{Intent, Resolver};
 use crate::shutdown::Shutdown;
+use registry_client::{Intent, Resolver};
 
 use crate::sidecar::address::{Lookup, follow};
 use crate::sidecar::config::{Config, RegistrationConfig};
@@ -72,18 +71,17 @@ pub(crate) async fn keep_registered(
             return info!("nothing was registered yet");
         }
     };
+    state.set_advertised(choice.ip);
     let intent = intent_with_page(config, registration, choice.ip);
     let sessions =
         Sessions::start(&registration.registry, intent, state.clone(), maintenance.clone(), resolver.clone());
-    let advertised = Mutex::new(choice.ip);
-    let advertised = || advertised.lock().unwrap_or_else(PoisonError::into_inner);
     let moved = |old, new| {
-        *advertised() = new;
+        state.set_advertised(new);
         sessions.change_address(old, new);
     };
     tokio::select! {
         () = follow(lookup, choice, moved, unknown) => {}
-        () = reload_when_asked(config, state, || *advertised(), |intent| sessions.set_intent(intent)) => {}
+        () = reload_when_asked(config, state, |intent| sessions.set_intent(intent)) => {}
         () = follow_names(&sessions) => {}
         () = shutdown.requested() => {}
     }

@@ -5,24 +5,19 @@ use std::net::IpAddr;
 
 use tracing::{info, warn};
 
-use crate::client::{Intent, SystemResolver};
 use crate::sidecar::address::Lookup;
 use crate::sidecar::config::Config;
 use crate::sidecar::state::DaemonState;
+use registry_client::{Intent, SystemResolver};
 
 use super::intent::intent;
 
 /// Answers the requests to reload for as long as it runs, and passes each new intent to `apply`. Tokens count from
-/// the next registration on. A mistake is logged and returned to the request. `advertised` is our address now.
-pub(super) async fn reload_when_asked(
-    config: &Config,
-    state: &DaemonState,
-    advertised: impl Fn() -> IpAddr,
-    apply: impl Fn(Intent),
-) {
+/// the next registration on. A mistake is logged and returned to the request.
+pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, apply: impl Fn(Intent)) {
     loop {
         let request = state.next_reload().await;
-        let result = reload(config, &advertised, &apply).await;
+        let result = reload(config, state.advertised(), &apply).await;
         match &result {
             Ok(done) => info!("{done}"),
             Err(reason) => warn!("{reason}"),
@@ -34,7 +29,7 @@ pub(super) async fn reload_when_asked(
 
 async fn reload(
     config: &Config,
-    advertised: impl Fn() -> IpAddr,
+    advertised: Option<IpAddr>,
     apply: impl Fn(Intent),
 ) -> Result<String, String> {
     let unchanged = |reason: &dyn Display| format!("nothing is changed: {reason}");
@@ -49,9 +44,9 @@ async fn reload(
         resolver: &SystemResolver,
     };
     // Where the address is found as before, who follows it knows more than a single lookup.
-    let own = match read.address == config.address {
-        true => advertised(),
-        false => lookup.once().await.map_err(|reason| unchanged(&reason))?.ip,
+    let own = match advertised.filter(|_| read.address == config.address) {
+        Some(own) => own,
+        None => lookup.once().await.map_err(|reason| unchanged(&reason))?.ip,
     };
     let intent = intent(registration, own);
     let routes = intent.routes.len();
