@@ -1,17 +1,18 @@
 //! What goes into the registry and what comes out of it.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::protocol::report::BackendReport;
 use crate::protocol::{
     BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
 };
 use crate::server::registry::model::{
-    ClaimPolicy, ConnId, Delta, MemberEvent, Pulse, SessionNo, TestId, Tx, Which, Who,
+    ClaimPolicy, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, TestId, Tx,
 };
 use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
 use crate::server::routing::{MemberId, Probe, Table};
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 /// What happens to the registry.
 #[derive(Debug)]
@@ -54,13 +55,13 @@ pub enum Effect {
     /// Send a line.
     Send(ConnId, ServerLine),
     /// A session is bound to the connection, which may answer some of what comes for it by itself from now on.
-    Bound(ConnId, Arc<Pulse>),
+    Bound(ConnId, Arc<Keepalive>),
     /// Send an event to all of these. One that does not keep up loses it, and is told how many it has lost.
     Event(Vec<ConnId>, Push),
     /// Send what is queued, then EOF.
     Close(ConnId),
     /// Store a change, and say [`Input::Committed`] or [`Input::Rejected`].
-    Commit(Tx, Change),
+    Commit(Tx, StoreChange),
     /// From now on requests are matched by this table.
     Publish(Table),
     /// Members have left for good: their upgraded connections are to be closed.
@@ -79,12 +80,12 @@ pub enum Effect {
         peer: IpAddr,
     },
     /// Something that people want to read in the log.
-    Happened(Happening),
+    Log(LogEvent),
 }
 
 /// What a store is asked to hold. It never sees a session's id.
 #[derive(Debug, Clone)]
-pub enum Change {
+pub enum StoreChange {
     /// A successful CONFIG_APPLY.
     Applied {
         /// The session as this apply leaves it.
@@ -97,14 +98,14 @@ pub enum Change {
         maintenance: Option<Box<MaintenanceRecord>>,
     },
     /// MAINT_ENTER or MAINT_EXIT: the whole maintenance of these sessions, each of which the store holds.
-    Maintained(Vec<(SessionNo, MaintenanceRecord)>),
+    Maintenance(Vec<(SessionNo, MaintenanceRecord)>),
     /// The session is over, and so is what it applied.
     Ended(SessionNo),
 }
 
 /// What is worth a line in the log.
 #[derive(Debug, Clone)]
-pub enum Happening {
+pub enum LogEvent {
     /// Somebody wanted to register without the registry's token.
     WrongToken(IpAddr),
     /// Somebody wanted to join a service without its token.
@@ -117,7 +118,7 @@ pub enum Happening {
         peer: IpAddr,
     },
     /// A new session.
-    Registered(Who, IpAddr),
+    Registered(SessionLabel, IpAddr),
     /// What a store held is in force again.
     Restored {
         /// How many sessions.
@@ -128,19 +129,19 @@ pub enum Happening {
         serves: bool,
     },
     /// A session was bound to a connection again.
-    Resumed(Who, IpAddr),
+    Resumed(SessionLabel, IpAddr),
     /// A session's connection is gone; it ends after this time unless it returns.
-    Lost(Who, Duration),
+    Lost(SessionLabel, Duration),
     /// A newer session of the same name and address took over.
-    Replaced(Who, SessionNo),
+    Replaced(SessionLabel, SessionNo),
     /// A session left in order.
-    ShutDown(Who),
+    ShutDown(SessionLabel),
     /// A lost session's grace is over.
-    Expired(Who),
+    Expired(SessionLabel),
     /// A configuration is in force.
     Applied {
         /// Whose.
-        who: Who,
+        who: SessionLabel,
         /// How many of its applies have succeeded.
         revision: u64,
         /// How many of its routes changed with it.
@@ -151,7 +152,7 @@ pub enum Happening {
     /// A path of an apply is one that no request reaches, or makes one of its own service so.
     Hidden {
         /// Whose apply.
-        who: Who,
+        who: SessionLabel,
         /// The first of them.
         domain: Domain,
         /// The path that nobody reaches.
@@ -164,7 +165,7 @@ pub enum Happening {
     /// An apply was refused: another service owns the claim.
     Conflict {
         /// Who was refused.
-        who: Who,
+        who: SessionLabel,
         /// Its route.
         route: RouteId,
         /// What it wanted.
@@ -177,7 +178,7 @@ pub enum Happening {
     /// A service wanted a domain that the policy does not let it claim.
     NotPermitted {
         /// Who.
-        who: Who,
+        who: SessionLabel,
         /// What it wanted.
         domain: Domain,
     },
@@ -193,7 +194,7 @@ pub enum Happening {
     /// A session joined its service's pool from an address that was not in it (SEMANTICS section 1).
     Joined {
         /// Who.
-        who: Who,
+        who: SessionLabel,
         /// From where.
         peer: IpAddr,
         /// The first claim that it joined.
@@ -206,7 +207,7 @@ pub enum Happening {
         /// Who lost it.
         from: SessionNo,
         /// Who took it.
-        by: Who,
+        by: SessionLabel,
         /// The claim.
         domain: Domain,
         /// The claim.
@@ -215,23 +216,23 @@ pub enum Happening {
     /// Requests do not go to this member any more.
     MemberOut {
         /// Which one.
-        which: Which,
+        which: MemberLabel,
         /// What took it out.
         event: MemberEvent,
         /// What the probe saw, if one did.
         error: Option<String>,
     },
     /// Requests go to this member for the first time since it answered, or again.
-    MemberIn(Which),
+    MemberIn(MemberLabel),
     /// Requests to a member failed so often that it is left out for a while, or it has answered again.
     Ejected {
         /// Which one.
-        which: Which,
+        which: MemberLabel,
         /// Whether it is left out.
         is_out: bool,
     },
     /// Staged changes were dropped because nobody applied them.
-    StageExpired(Who),
+    StageExpired(SessionLabel),
     /// The store did not take a change.
     StoreRefused(SessionNo),
     /// A connection was closed, and why.

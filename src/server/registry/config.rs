@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use crate::server::routing::BackendPolicy;
-
 use crate::server::registry::model::{ClaimPolicy, Token};
+use crate::server::routing::BackendPolicy;
 
 /// How a registry behaves.
 #[derive(Debug, Clone)]

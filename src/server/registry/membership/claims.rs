@@ -3,17 +3,19 @@
 //! A claim that has lost its last usable member stays for a while, even empty, so that requests wait for a successor and no
 //! shorter route takes them over (SEMANTICS section 6).
 
-use super::{Pools, Record, Says};
-use crate::protocol::{Domain, PathPrefix, RateLimit};
-use crate::server::registry::model::Plan;
-use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId, RouteState};
 use std::sync::Arc;
 use std::time::Instant;
+
+use crate::protocol::{Domain, PathPrefix, RateLimit};
+use crate::server::registry::model::MemberPlan;
+use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId, RouteState};
+
+use super::{Membership, SharedTerms, TrackedMember};
 
 /// Claims without members that are held at once. Beyond it they go with their last member.
 const MAX_HELD: usize = 10_000;
 
-impl Pools {
+impl Membership {
     /// When the next empty claim is not held any longer.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.held.first().map(|(until, ..)| *until)
@@ -75,7 +77,7 @@ impl Pools {
     /// What follows for a claim from what its members are: its settings, who is shown as usable, and whether
     /// requests wait.
     pub(crate) fn settle(&mut self, claim: &mut Claim, before: Option<&Claim>) {
-        let newest = self.look_at_members(claim);
+        let newest = self.refresh_members(claim);
         if let Some(newest) = newest {
             let limit = newest.rare.as_deref().and_then(|rare| rare.limit);
             claim.terms.clone_from(&newest.terms);
@@ -84,7 +86,7 @@ impl Pools {
             }
         }
         let has_steady = claim.members.iter().any(|member| member.usable && member.terms.drain.is_none());
-        claim.members.change_all(|member| self.let_in(member, has_steady));
+        claim.members.change_all(|member| self.open_or_close(member, has_steady));
         let lost = before.is_some_and(|before| before.has_usable() || before.maintenance().is_some());
         if claim.has_usable() || claim.maintenance().is_some() {
             claim.hold.set_until(None);
@@ -95,17 +97,17 @@ impl Pools {
 
     /// Shows the members as they are, their siblings aside. Returns what the one applied last says, which holds for
     /// the whole claim (SEMANTICS section 1).
-    fn look_at_members(&self, claim: &mut Claim) -> Option<Arc<Says>> {
-        let mut newest: Option<&Record> = None;
+    fn refresh_members(&self, claim: &mut Claim) -> Option<Arc<SharedTerms>> {
+        let mut newest: Option<&TrackedMember> = None;
         claim.members.change_all(|member| {
             let Some(record) = self.members.get(&member.id) else { return };
             if newest.is_none_or(|newest| newest.applied <= record.applied) {
                 newest = Some(record);
             }
-            member.terms.clone_from(&record.says.terms);
+            member.terms.clone_from(&record.shared.terms);
             member.usable = record.serves();
         });
-        newest.map(|newest| Arc::clone(&newest.says))
+        newest.map(|newest| Arc::clone(&newest.shared))
     }
 
     fn limit(&mut self, claim: &Claim, limit: Option<RateLimit>) -> Option<AddressLimit> {
@@ -120,38 +122,43 @@ impl Pools {
 
     /// Opens or closes a member that serves as far as it is concerned. Nobody lets a request in at one that is not
     /// usable, not even by an older table. One that is drained serves only beside another that is not.
-    fn let_in(&self, member: &mut Member, has_steady: bool) {
+    fn open_or_close(&self, member: &mut Member, has_steady: bool) {
         let is_over = |drain: &Drain| !has_steady || self.now.is_some_and(|now| drain.is_over(now));
         member.usable &= !member.terms.drain.as_deref().is_some_and(is_over);
         if member.usable { member.load.open() } else { member.load.close() }
     }
 
     /// Gives a member the settings of the route that it shows.
-    pub(crate) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
-        let Some(before) = self.members.get(&id).map(|record| record.says.clone()) else { return };
-        let says = self.says_now(&before, plan);
-        self.show_as(id, says, Some(&plan.state));
+    pub(crate) fn set_plan(&mut self, id: MemberId, plan: &MemberPlan) {
+        let Some(before) = self.members.get(&id).map(|record| record.shared.clone()) else { return };
+        let shared = self.terms_with_plan(&before, plan);
+        self.refresh_as(id, shared, Some(&plan.state));
         self.ask(id);
     }
 
     /// Puts a member into its claim as it is now.
-    pub(super) fn show(&mut self, id: MemberId) {
-        self.reshow(id, |_| {});
+    pub(super) fn refresh(&mut self, id: MemberId) {
+        self.update_claim(id, |_| {});
     }
 
     /// The same with what is said now, and by which route if it is another.
-    pub(super) fn show_as(&mut self, id: MemberId, says: Arc<Says>, route: Option<&Arc<RouteState>>) {
+    pub(super) fn refresh_as(
+        &mut self,
+        id: MemberId,
+        shared: Arc<SharedTerms>,
+        route: Option<&Arc<RouteState>>,
+    ) {
         if let Some(record) = self.members.get_mut(&id) {
-            record.says = says;
+            record.shared = shared;
         }
-        self.reshow(id, |member| {
+        self.update_claim(id, |member| {
             if let Some(route) = route {
                 member.route.clone_from(route);
             }
         });
     }
 
-    fn reshow(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
+    fn update_claim(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
         let before = claim.clone();

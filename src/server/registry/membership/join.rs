@@ -1,15 +1,17 @@
 //! A route leads to a member of its session, or no longer; a member goes with its last route.
 
-use super::route_list::{Earlier, Removed};
-use super::{Pools, Record};
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
-use crate::server::registry::model::{MemberEvent, MemberState, Owner, Plan, SessionNo};
-use crate::server::routing::{Claim, Endpoint, Hold, Member, MemberId, Members};
 use std::sync::Arc;
+
+use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use crate::server::registry::model::{MemberEvent, MemberPlan, MemberState, Owner, SessionNo};
+use crate::server::routing::{Claim, Endpoint, Hold, Member, MemberId, Members};
+
+use super::route_list::{EarlierRoutes, Removed};
+use super::{Membership, TrackedMember};
 
 /// Why a member goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leaving {
+pub(crate) enum Removal {
     /// Its session is over: whoever takes its place is waited for.
     Ended,
     /// Nobody wants it any more, or somebody else has its place already.
@@ -41,14 +43,14 @@ pub(crate) enum Detached {
     Shows(MemberId, RouteId),
 }
 
-impl Pools {
+impl Membership {
     /// Lets a route lead to the member that its session has in the claim already. False: it has none.
     pub(crate) fn attach(
         &mut self,
         owner: &Owner<'_>,
         route: RouteId,
         (domain, path): (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
     ) -> bool {
         let Some(id) = self.find(owner.no, domain, path, &plan.backend) else { return false };
@@ -57,14 +59,14 @@ impl Pools {
         true
     }
 
-    fn add_route(&mut self, id: MemberId, route: RouteId, plan: &Plan, applied: u64) {
+    fn add_route(&mut self, id: MemberId, route: RouteId, plan: &MemberPlan, applied: u64) {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.earlier.insert(&mut record.route, route);
         record.applied = applied;
         if record.route == route {
             self.set_plan(id, plan);
         } else {
-            self.show(id);
+            self.refresh(id);
         }
     }
 
@@ -75,7 +77,7 @@ impl Pools {
         owner: &Owner<'_>,
         route: RouteId,
         place: (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
         serves: bool,
     ) -> MemberId {
@@ -83,7 +85,7 @@ impl Pools {
             self.add_route(id, route, plan, applied);
             return id;
         }
-        let state = if serves { MemberState::Hopeful } else { MemberState::Dormant };
+        let state = if serves { MemberState::Provisional } else { MemberState::Dormant };
         let before = self.table.get(place.0, place.1).cloned();
         self.add(owner, route, place, plan, applied, (state, before.as_ref()))
     }
@@ -94,7 +96,7 @@ impl Pools {
         owner: &Owner<'_>,
         route: RouteId,
         (domain, path): (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
     ) -> Joined {
         let host = self.table.host(domain);
@@ -109,7 +111,7 @@ impl Pools {
             !claim.members.is_empty() && claim.members.iter().all(|member| member.terms.peer != owner.peer)
         });
         let served = claim.is_some_and(|claim| claim.has_usable());
-        let state = if served { MemberState::Joining } else { MemberState::Hopeful };
+        let state = if served { MemberState::Joining } else { MemberState::Provisional };
         let member = self.add(owner, route, (domain, path), plan, applied, (state, claim));
         Joined::Now { member, is_new_here, is_alone }
     }
@@ -119,17 +121,17 @@ impl Pools {
         owner: &Owner<'_>,
         route: RouteId,
         (domain, path): (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
         (state, before): (MemberState, Option<&Arc<Claim>>),
     ) -> MemberId {
         let id = self.next_id();
-        let says = self.says(owner, plan);
+        let shared = self.shared_terms(owner, plan);
         let endpoint = Arc::new(Endpoint::new(id, plan.backend.clone()));
         let mut claim = before.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
             domain: domain.clone(),
             path: path.clone(),
-            terms: says.terms.clone(),
+            terms: shared.terms.clone(),
             limit: None,
             hold: Hold::default(),
             members: Members::default(),
@@ -140,20 +142,20 @@ impl Pools {
         }
         claim.members.push(Member {
             endpoint: endpoint.clone(),
-            terms: says.terms.clone(),
+            terms: shared.terms.clone(),
             route: plan.state.clone(),
             usable: state.serves(),
         });
-        let mut record = Record {
+        let mut record = TrackedMember {
             domain: domain.clone(),
             path: path.clone(),
             route,
-            earlier: Earlier::default(),
+            earlier: EarlierRoutes::default(),
             state,
             failures: 0,
             lost: owner.lost,
             ejected: false,
-            says,
+            shared,
             applied,
             asked: None,
             endpoint,
@@ -163,14 +165,14 @@ impl Pools {
         {
             self.lost_at.entry(ip).or_default().insert(id);
         }
-        record.asked = record.question().map(|probe| self.probes.start(id, probe, &mut self.effects));
+        record.asked = record.wanted_probe().map(|probe| self.probes.start(id, probe, &mut self.effects));
         self.members.insert(id, Box::new(record));
         self.put(claim, before.map(Arc::as_ref));
         id
     }
 
     /// Takes a route away from the member it leads to. The member goes with its last route; once all have gone that
-    /// do, [`Pools::hope`] is for those who stay.
+    /// do, [`Membership::serve_untried`] is for those who stay.
     pub(crate) fn detach(
         &mut self,
         session: SessionNo,
@@ -182,7 +184,7 @@ impl Pools {
         let Some(record) = self.members.get_mut(&id) else { return Detached::Nothing };
         match record.earlier.remove(&mut record.route, route) {
             Removed::Only => {
-                self.remove(id, Leaving::Unwanted);
+                self.remove(id, Removal::Unwanted);
                 Detached::Gone(id)
             }
             Removed::Last { before } => Detached::Shows(id, before),
@@ -191,14 +193,14 @@ impl Pools {
     }
 
     /// Takes a member out of its claim for good.
-    pub(crate) fn remove(&mut self, id: MemberId, leaving: Leaving) -> Option<SessionNo> {
+    pub(crate) fn remove(&mut self, id: MemberId, leaving: Removal) -> Option<SessionNo> {
         let mut record = self.members.remove(&id)?;
         match leaving {
-            Leaving::Ended => {
+            Removal::Ended => {
                 record.endpoint.load.leave();
                 self.departure = true;
             }
-            Leaving::Unwanted => record.endpoint.load.close(),
+            Removal::Unwanted => record.endpoint.load.close(),
         }
         self.probes.stop(id, record.asked.take(), &mut self.effects);
         if let Some(ip) = record.ip() {
@@ -208,13 +210,13 @@ impl Pools {
             let mut claim = Claim::clone(&before);
             claim.members.remove(id);
             match leaving {
-                Leaving::Unwanted if claim.members.is_empty() => {
+                Removal::Unwanted if claim.members.is_empty() => {
                     self.remove_claim(&record.domain, &record.path);
                 }
-                Leaving::Unwanted => self.put_unheld(claim, &before),
-                Leaving::Ended => self.put(claim, Some(&before)),
+                Removal::Unwanted => self.put_unheld(claim, &before),
+                Removal::Ended => self.put(claim, Some(&before)),
             }
         }
-        Some(record.says.session)
+        Some(record.shared.session)
     }
 }

@@ -11,15 +11,6 @@
 //! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
 //! | `lost`, `drain`, `maintenance` | members of lost sessions, drained ones, those behind a page |
 
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
-use crate::server::registry::api::Effect;
-use crate::server::registry::model::{MemberSet, SessionNo};
-use crate::server::routing::{Buckets, Claim, Member, MemberId, Probe, Table};
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 mod claims;
 mod drain;
 mod events;
@@ -30,13 +21,23 @@ mod member;
 mod probes;
 mod route_list;
 
-pub(crate) use events::Answered;
-pub(crate) use join::{Detached, Joined, Leaving};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use member::{Record, Says};
+use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use crate::server::registry::api::Effect;
+use crate::server::registry::model::{MemberSet, SessionNo};
+use crate::server::routing::{Buckets, Claim, Member, MemberId, Probe, Table};
+
+pub(crate) use events::FirstAnswer;
+pub(crate) use join::{Detached, Joined, Removal};
+
+use member::{SharedTerms, TrackedMember};
 use probes::Probes;
 
-pub(crate) struct Pools {
+pub(crate) struct Membership {
     /// The time of what is being handled.
     now: Option<Instant>,
     /// HOLD: how long a claim is held whose routes do not say it.
@@ -46,9 +47,9 @@ pub(crate) struct Pools {
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
-    members: HashMap<MemberId, Box<Record>, foldhash::fast::RandomState>,
+    members: HashMap<MemberId, Box<TrackedMember>, foldhash::fast::RandomState>,
     /// What was said last, for those who say the same.
-    said_last: Option<Arc<Says>>,
+    last_shared: Option<Arc<SharedTerms>>,
     probes: Probes,
     /// Members whose session is lost, by the address of their backend where it is known.
     lost_at: HashMap<IpAddr, MemberSet>,
@@ -60,17 +61,17 @@ pub(crate) struct Pools {
     effects: Vec<Effect>,
 }
 
-impl Pools {
+impl Membership {
     /// No claims yet; `hold` is for those whose routes do not say how long they are held.
     pub(crate) fn new(hold: Duration) -> Self {
-        Pools {
+        Membership {
             now: None,
             hold,
             held: BTreeSet::new(),
             table: Table::default(),
             dirty: false,
             members: HashMap::default(),
-            said_last: None,
+            last_shared: None,
             probes: Probes::default(),
             lost_at: HashMap::new(),
             buckets: None,
@@ -131,7 +132,7 @@ impl Pools {
     ) -> impl Iterator<Item = (&'a Member, SessionNo, bool)> {
         claim.members.iter().filter_map(|member| {
             let record = self.members.get(&member.id)?;
-            Some((member, record.says.session, record.state.serves()))
+            Some((member, record.shared.session, record.state.serves()))
         })
     }
 
@@ -163,7 +164,7 @@ impl Pools {
     }
 
     fn find_in(&self, claim: &Claim, session: SessionNo, backend: &BackendUrl) -> Option<MemberId> {
-        let is_of = |id| self.members.get(&id).is_some_and(|record| record.says.session == session);
+        let is_of = |id| self.members.get(&id).is_some_and(|record| record.shared.session == session);
         let mut members = claim.members.iter().map(|member| (member.id, &member.backend));
         members.find(|(id, other)| *other == backend && is_of(*id)).map(|(id, _)| id)
     }
@@ -173,7 +174,7 @@ impl Pools {
         MemberId(self.last_member)
     }
 
-    /// Asks until [`Pools::stop_waiting`] is called with what this returns.
+    /// Asks until [`Membership::stop_waiting`] is called with what this returns.
     pub(crate) fn wait_for(&mut self, probe: Probe) -> MemberId {
         let waiter = self.next_id();
         self.probes.wait(waiter, probe, &mut self.effects);

@@ -4,7 +4,7 @@ use crate::protocol::RouteId;
 
 /// The routes before the last, in order. The last is beside them, where it takes half of a word.
 #[derive(Debug, Default)]
-pub(crate) struct Earlier(Option<Box<List>>);
+pub(crate) struct EarlierRoutes(Option<Box<List>>);
 
 #[derive(Debug, Default)]
 struct List(Vec<RouteId>);
@@ -17,10 +17,10 @@ pub(crate) enum Removed {
     /// The last; `before` is that from now on.
     Last { before: RouteId },
     /// One of the others, or none at all.
-    Earlier,
+    EarlierRoutes,
 }
 
-impl Earlier {
+impl EarlierRoutes {
     pub(crate) fn contains(&self, route: RouteId) -> bool {
         self.0.as_ref().is_some_and(|earlier| earlier.0.contains(&route))
     }
@@ -57,8 +57,8 @@ impl Earlier {
 mod tests {
     use super::*;
 
-    fn of(ids: &[u32]) -> (Earlier, RouteId) {
-        let (mut earlier, mut last) = (Earlier::default(), RouteId(ids[0]));
+    fn of(ids: &[u32]) -> (EarlierRoutes, RouteId) {
+        let (mut earlier, mut last) = (EarlierRoutes::default(), RouteId(ids[0]));
         ids.iter().for_each(|id| earlier.insert(&mut last, RouteId(*id)));
         (earlier, last)
     }

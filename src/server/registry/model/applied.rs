@@ -1,8 +1,10 @@
 //! A route in force.
 
-use super::route::Route;
-use crate::server::routing::RouteState;
 use std::sync::Arc;
+
+use crate::server::routing::RouteState;
+
+use super::route::Route;
 
 /// A route in force.
 #[derive(Clone)]

@@ -3,10 +3,12 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use super::encoding::text;
-use crate::protocol::SessionId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
+
+use crate::protocol::SessionId;
+
+use super::encoding::text;
 
 /// The SHA-256 of a session's id.
 ///

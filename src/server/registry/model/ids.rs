@@ -1,10 +1,11 @@
 //! Identifiers, the time of an input, and how people know sessions and members.
 
-use crate::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
-use crate::server::routing::Endpoint;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+
+use crate::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
+use crate::server::routing::Endpoint;
 
 /// The time at which an input arrives. The registry has no clock of its own.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +34,7 @@ pub struct TestId(pub u64);
 
 /// A session as people know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Who {
+pub struct SessionLabel {
     /// Its running number.
     pub no: SessionNo,
     /// Its service.
@@ -44,7 +45,7 @@ pub struct Who {
 
 /// A member as people know it.
 #[derive(Debug, Clone)]
-pub struct Which {
+pub struct MemberLabel {
     /// Its session.
     pub session: SessionNo,
     /// Who registered it.
@@ -63,7 +64,7 @@ impl fmt::Display for SessionNo {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for SessionLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{} {}", self.service, self.instance, self.no)
     }

@@ -12,16 +12,16 @@ use crate::protocol::{Command, Request, SessionId, SessionRef};
 
 /// A session's binding to one connection. One end is the registry's, the other the connection's.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Keepalive {
     id: SessionId,
     stopped: AtomicBool,
     /// Milliseconds since the Unix epoch; 0: never.
     last: AtomicU64,
 }
 
-impl Pulse {
+impl Keepalive {
     pub(crate) fn start(id: SessionId) -> Arc<Self> {
-        Arc::new(Pulse { id, stopped: AtomicBool::new(false), last: AtomicU64::new(0) })
+        Arc::new(Keepalive { id, stopped: AtomicBool::new(false), last: AtomicU64::new(0) })
     }
 
     /// The session is bound there no longer, or is not what it was.
@@ -64,25 +64,25 @@ mod tests {
 
     #[test]
     fn a_ping_for_the_session_is_answered_and_remembered_until_the_pulse_stops() {
-        let pulse = Pulse::start("one-1-ab".parse().unwrap());
-        assert_eq!(pulse.last(), None);
+        let keepalive = Keepalive::start("one-1-ab".parse().unwrap());
+        assert_eq!(keepalive.last(), None);
         let mut now = AT;
         for line in ["PING", "PING|", "PING|one-1-ab"] {
             now += Duration::from_secs(7);
-            assert!(pulse.answers(&command(line), || now), "{line}");
-            assert_eq!(pulse.last(), Some(now), "{line}");
+            assert!(keepalive.answers(&command(line), || now), "{line}");
+            assert_eq!(keepalive.last(), Some(now), "{line}");
         }
-        pulse.stop();
-        assert!(!pulse.answers(&command("PING|one-1-ab"), || now + Duration::from_secs(1)));
-        assert_eq!(pulse.last(), Some(now), "what was felt is still known");
+        keepalive.stop();
+        assert!(!keepalive.answers(&command("PING|one-1-ab"), || now + Duration::from_secs(1)));
+        assert_eq!(keepalive.last(), Some(now), "what was felt is still known");
     }
 
     #[test]
     fn everything_else_is_for_the_registry() {
-        let pulse = Pulse::start("one-1-ab".parse().unwrap());
+        let keepalive = Keepalive::start("one-1-ab".parse().unwrap());
         for line in ["PING|two-2-cd", "SESSION_INFO|one-1-ab", "CONFIG_APPLY|", "RECONNECT|one-1-ab"] {
-            assert!(!pulse.answers(&command(line), || AT), "{line}");
+            assert!(!keepalive.answers(&command(line), || AT), "{line}");
         }
-        assert_eq!(pulse.last(), None);
+        assert_eq!(keepalive.last(), None);
     }
 }

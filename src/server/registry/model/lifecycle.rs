@@ -61,7 +61,7 @@ impl SessionState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MemberState {
     /// The claim had nobody else: it serves, though it has not answered yet.
-    Hopeful,
+    Provisional,
     /// It serves as soon as it answers.
     Joining,
     /// It answered, and serves.
@@ -88,28 +88,28 @@ pub enum MemberEvent {
     /// Its session returned, or applied its route anew.
     Returned,
     /// Its session gave up the last one that served in its place.
-    LeftAlone,
+    ClaimUnserved,
 }
 
 impl MemberState {
     pub(crate) fn next(self, event: MemberEvent) -> Self {
         use MemberEvent as E;
-        use MemberState::{Dormant, Failed, Hopeful, Joining, Suspended, Usable};
+        use MemberState::{Dormant, Failed, Joining, Provisional, Suspended, Usable};
         match (self, event) {
-            (Hopeful | Joining | Usable | Failed, E::Passed) => Usable,
-            (Hopeful | Joining, E::FailedThrice) => Joining,
+            (Provisional | Joining | Usable | Failed, E::Passed) => Usable,
+            (Provisional | Joining, E::FailedThrice) => Joining,
             (Usable | Failed, E::FailedThrice) => Failed,
-            (Hopeful | Joining | Usable | Failed, E::FailedInGrace) => Dormant,
+            (Provisional | Joining | Usable | Failed, E::FailedInGrace) => Dormant,
             (_, E::AddressTaken) => Suspended,
             (Dormant | Suspended, E::Returned) => Joining,
-            (Joining, E::LeftAlone) => Hopeful,
+            (Joining, E::ClaimUnserved) => Provisional,
             (state, _) => state,
         }
     }
 
     /// Whether requests go to it.
     pub(crate) fn serves(self) -> bool {
-        matches!(self, MemberState::Hopeful | MemberState::Usable)
+        matches!(self, MemberState::Provisional | MemberState::Usable)
     }
 
     /// Whether it waits for its session and is not asked anything.

@@ -1,9 +1,11 @@
 //! What the members of a session need to know of it.
 
-use super::ids::SessionNo;
+use std::net::IpAddr;
+
 use crate::protocol::{InstanceName, ServiceName};
 use crate::server::routing::Drain;
-use std::net::IpAddr;
+
+use super::ids::SessionNo;
 
 /// The session that a member belongs to, as far as its members need it.
 pub(crate) struct Owner<'a> {

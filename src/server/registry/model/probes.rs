@@ -1,9 +1,11 @@
 //! The questions that are asked of backends and pages.
 
-use super::plan::Check;
+use std::time::Duration;
+
 use crate::protocol::{BackendUrl, Domain};
 use crate::server::routing::{Probe, ProbeKind};
-use std::time::Duration;
+
+use super::plan::HealthQuestion;
 
 /// From one question to the next while the answer decides whether a member serves: it joins, or its
 /// session is lost (SEMANTICS section 4).
@@ -30,7 +32,7 @@ pub(crate) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<
 pub(crate) fn probe(
     backend: &BackendUrl,
     peer: std::net::IpAddr,
-    check: Option<&Check>,
+    check: Option<&HealthQuestion>,
     quick: bool,
 ) -> Probe {
     let (kind, interval, timeout) = match check {

@@ -1,7 +1,8 @@
 //! A route: what it claims, where its requests go, and its own settings.
 
-use super::settings::OwnCells;
 use crate::protocol::{Domain, PathPrefix, RouteSpec};
+
+use super::settings::CompactSettings;
 
 /// A route as it is, or is to be, applied.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,7 +10,7 @@ pub struct Route {
     /// What it claims, and where its requests go.
     pub spec: RouteSpec,
     /// Its own settings.
-    pub cells: OwnCells,
+    pub settings: CompactSettings,
 }
 
 impl Route {

@@ -109,16 +109,16 @@ mod tests {
 
     #[test]
     fn a_services_token_is_known_by_its_salted_hash() {
-        let kept = ServiceToken::new(7, "correct horse");
-        assert!(kept.is("correct horse"));
+        let stored = ServiceToken::new(7, "correct horse");
+        assert!(stored.is("correct horse"));
         for wrong in ["", "correct hors", "correct horsee", "Correct horse"] {
-            assert!(!kept.is(wrong), "{wrong}");
+            assert!(!stored.is(wrong), "{wrong}");
         }
-        assert_ne!(kept, ServiceToken::new(8, "correct horse"), "the same token elsewhere is another hash");
+        assert_ne!(stored, ServiceToken::new(8, "correct horse"), "the same token elsewhere is another hash");
         assert_eq!(format!("{kept:?}"), "[redacted]");
-        let text = serde_json::to_string(&kept).unwrap();
+        let text = serde_json::to_string(&stored).unwrap();
         assert!(!text.contains("horse"));
-        assert_eq!(serde_json::from_str::<ServiceToken>(&text).unwrap(), kept);
+        assert_eq!(serde_json::from_str::<ServiceToken>(&text).unwrap(), stored);
         for damaged in [r#""""#, r#""7""#, r#""7:7""#, "7"] {
             assert!(serde_json::from_str::<ServiceToken>(damaged).is_err(), "{damaged}");
         }

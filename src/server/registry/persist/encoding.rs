@@ -1,11 +1,14 @@
 //! How the parts of a record are written that only records have: times, and maps by route.
 
-use super::*;
-use crate::protocol::{Domain, Domains, RouteId};
-use crate::server::registry::model::{text, text_or_none};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::protocol::{Domain, Domains, RouteId};
+use crate::server::registry::model::{text, text_or_none};
+
+use super::*;
 
 /// Domains as a list of texts.
 pub(super) mod domains {

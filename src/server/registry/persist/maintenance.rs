@@ -1,12 +1,15 @@
 //! The record of a session's maintenance (SEMANTICS section 5).
 
-use super::encoding::{by_route, time};
-use crate::protocol::{BackendUrl, RouteId};
-use crate::server::registry::model::text;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{BackendUrl, RouteId};
+use crate::server::registry::model::text;
+
+use super::encoding::{by_route, time};
 
 /// A session's maintenance (SEMANTICS section 5).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -9,25 +9,26 @@
 //!   older server reads what a newer one wrote until somebody uses what only the newer one has.
 //! - A part that changes its meaning gets another name, or [`FORMAT`] grows.
 //!
-//! A setting of a route is a field of [`Cells`] and is persisted by the attribute that stands there.
-
-use crate::protocol::RouteId;
-use serde::de::Error as _;
-use serde::ser::Error as _;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::time::SystemTime;
+//! A setting of a route is a field of [`RouteSettings`] and is persisted by the attribute that stands there.
 
 mod encoding;
 mod maintenance;
 mod route;
 mod session;
 
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::RouteId;
+
+pub use crate::server::registry::model::IdHash;
 pub use maintenance::{EnteredRecord, MaintenanceRecord, PageRecord};
 pub use route::RouteRecord;
 pub use session::{Replaced, SessionRecord};
-
-pub use crate::server::registry::model::IdHash;
 
 use encoding::{by_route, time_or_none};
 
@@ -41,7 +42,7 @@ pub const FORMAT: u32 = 2;
 /// What a store holds: everything that survives a restart (SEMANTICS section 7).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Saved {
+pub struct SavedState {
     /// Which boot of which machine the server last ran in. Empty: not known.
     pub boot_id: String,
     /// When the server was last known to be alive; `None`: not known.

@@ -1,10 +1,12 @@
 //! The record of a route as it was applied.
 
-use super::encoding::domains;
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{BackendUrl, Domains, PathPrefix, RouteSpec};
 use crate::server::registry::model::text;
-use crate::server::registry::model::{Cells, Route};
-use serde::{Deserialize, Serialize};
+use crate::server::registry::model::{Route, RouteSettings};
+
+use super::encoding::domains;
 
 /// A route as it was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,7 +25,7 @@ pub struct RouteRecord {
     pub priority: i32,
     /// Its own settings.
     #[serde(default, skip_serializing_if = "Cells::is_empty")]
-    pub settings: Cells,
+    pub settings: RouteSettings,
     /// Which apply of all made it as it is.
     pub applied: u64,
 }
@@ -31,15 +33,15 @@ pub struct RouteRecord {
 impl RouteRecord {
     /// The record of a route that was made as it is by the apply of this number.
     pub fn new(route: &Route, applied: u64) -> Self {
-        let Route { spec, cells } = route;
+        let Route { spec, settings } = route;
         let RouteSpec { domains, path, backend, priority } = spec.clone();
-        RouteRecord { domains, path, backend, priority, settings: Cells::clone(cells), applied }
+        RouteRecord { domains, path, backend, priority, settings: RouteSettings::clone(settings), applied }
     }
 }
 
 impl From<RouteRecord> for Route {
     fn from(record: RouteRecord) -> Self {
         let RouteRecord { domains, path, backend, priority, settings, applied: _ } = record;
-        Route { spec: RouteSpec { domains, path, backend, priority }, cells: settings.into() }
+        Route { spec: RouteSpec { domains, path, backend, priority }, settings: settings.into() }
     }
 }

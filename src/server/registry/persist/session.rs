@@ -1,13 +1,16 @@
 //! The record of a session without its routes.
 
-use super::encoding::time;
-use crate::protocol::{InstanceName, Metadata, Registration, ServiceName};
-use crate::server::registry::model::text;
-use crate::server::registry::model::{Cells, IdHash, ServiceToken};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use std::net::IpAddr;
 use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::protocol::{InstanceName, Metadata, Registration, ServiceName};
+use crate::server::registry::model::text;
+use crate::server::registry::model::{IdHash, RouteSettings, ServiceToken};
+
+use super::encoding::time;
 
 /// A session without its routes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +52,7 @@ pub struct SessionRecord {
     pub last_apply: SystemTime,
     /// Settings for all of its routes.
     #[serde(default, skip_serializing_if = "Cells::is_empty")]
-    pub defaults: Cells,
+    pub defaults: RouteSettings,
     /// Which apply of all set `defaults`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub defaults_applied: u64,

@@ -1,7 +1,8 @@
 //! The state of a session's drain (SEMANTICS section 6).
 
-use crate::server::routing::Drain;
 use std::time::{Duration, SystemTime};
+
+use crate::server::routing::Drain;
 
 /// A session's drain, until it is cancelled or the session ends.
 #[derive(Debug, Clone, Copy)]

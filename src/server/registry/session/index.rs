@@ -1,12 +1,14 @@
 //! All sessions, and the ways to find one: by number, by id, by name and address, by service.
 
-use super::{Identity, Session};
-use crate::protocol::{InstanceName, Registration, ServiceName, SessionId};
-use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
-use crate::server::registry::persist::{Replaced, SessionRecord};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
+
+use crate::protocol::{InstanceName, Registration, ServiceName, SessionId};
+use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
+use crate::server::registry::persist::{Replaced, SessionRecord};
+
+use super::{Identity, RouteIds, Session};
 
 /// As many sessions of a service are looked at to say how many siblings one has.
 const MOST_SIBLINGS: usize = 100;
@@ -35,7 +37,7 @@ struct Service {
 
 /// Every session that is known.
 #[derive(Default)]
-pub(crate) struct Sessions {
+pub(crate) struct SessionIndex {
     /// Boxed: a map has room for up to twice as many, and moves them when it grows.
     all: HashMap<SessionNo, Box<Session>>,
     /// Looked up by the whole id, whose last 128 bits are random: std's keyed hash decides which entry is
@@ -56,7 +58,7 @@ pub(crate) struct Sessions {
     active: usize,
 }
 
-impl Sessions {
+impl SessionIndex {
     pub(crate) fn get(&self, no: SessionNo) -> Option<&Session> {
         self.all.get(&no).map(|session| &**session)
     }
@@ -185,7 +187,7 @@ impl Sessions {
         }
     }
 
-    /// Forgets a session, id and all. `retired`: whether [`Sessions::retire`] had it already.
+    /// Forgets a session, id and all. `retired`: whether [`SessionIndex::retire`] had it already.
     pub(crate) fn remove(&mut self, no: SessionNo, retired: bool) -> Option<Session> {
         if !retired {
             self.retire(no);
@@ -207,8 +209,8 @@ impl Sessions {
         }
     }
 
-    /// Takes a session up that a store held. Its route ids go on `skipped` behind those that it had.
-    pub(crate) fn restore(&mut self, now: Now, record: SessionRecord, skipped: u32) {
+    /// Takes a session up that a store held.
+    pub(crate) fn restore(&mut self, now: Now, record: SessionRecord) {
         let no = SessionNo(record.no);
         let identity = Identity::Hashed(record.id_sha256);
         let at = Now { mono: back_then(now, record.connected_at), wall: record.connected_at };
@@ -217,8 +219,7 @@ impl Sessions {
         session.last_activity = record.last_apply;
         session.last_apply = Some(record.last_apply);
         session.revision = record.revision;
-        session.last_route = record.last_route.saturating_add(skipped);
-        session.kept_route = record.last_route;
+        session.ids = RouteIds::restore(record.last_route);
         session.defaults = record.defaults.into();
         session.defaults_applied = record.defaults_applied;
         session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();

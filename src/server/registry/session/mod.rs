@@ -8,32 +8,39 @@
 //! | `mod` (this) | one session |
 //! | `index` | all sessions, and the ways to find one |
 //! | `stage`, `diff` | what is not applied yet; what CONFIG_DIFF says about it |
+//! | `route_ids` | the counter of its route ids |
 //! | `targets` | which of a session's settings a command means |
 //! | `drain`, `maintenance` | the state of its drain and of its maintenance |
-
-use crate::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
-use crate::server::registry::model::{
-    Applied, Cells, ConnId, IdHash, MemberSet, Now, OwnCells, Owner, Plan, Pulse, ServiceToken, SessionNo,
-    SessionState, Tx, Who,
-};
-use crate::server::registry::persist::SessionRecord;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
 
 mod diff;
 mod drain;
 mod index;
 mod maintenance;
+mod route_ids;
 mod stage;
 mod targets;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
+use crate::server::registry::model::{
+    Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
+    ServiceToken, SessionLabel, SessionNo, SessionState, Tx,
+};
+use crate::server::registry::persist::SessionRecord;
+
 pub(crate) use drain::Draining;
-pub(crate) use index::Sessions;
-pub(crate) use maintenance::{Asked, Entered, Entering, ExitState, Kept, Maintained, Place};
+pub(crate) use index::SessionIndex;
+pub(crate) use maintenance::{
+    ActiveMaintenance, ExitProgress, MaintenanceRequest, MaintenanceState, PendingEntry, Place,
+    StoredMaintenance,
+};
+pub(crate) use route_ids::RouteIds;
 pub(crate) use stage::{Stage, Staged, cost};
-pub(crate) use targets::slots;
+pub(crate) use targets::targets;
 
 /// One registration of one instance.
 pub(crate) struct Session {
@@ -54,20 +61,17 @@ pub(crate) struct Session {
     /// One of its backends has answered, so that its predecessors are not needed any more.
     pub(crate) answered: bool,
     /// It lost a claim to another service while it was away, so that it cannot be resumed as it was.
-    pub(crate) robbed: bool,
+    pub(crate) lost_claim: bool,
     pub(crate) applied: BTreeMap<RouteId, Applied>,
-    pub(crate) defaults: OwnCells,
+    pub(crate) defaults: CompactSettings,
     /// Which apply of all set `defaults`.
     pub(crate) defaults_applied: u64,
     pub(crate) revision: u64,
-    /// How many route ids were given out.
-    pub(crate) last_route: u32,
-    /// How many of them the store knows of.
-    pub(crate) kept_route: u32,
+    pub(crate) ids: RouteIds,
     pub(crate) stage: Stage,
     pub(crate) members: MemberSet,
     pub(crate) drain: Option<Draining>,
-    pub(crate) maintained: Maintained,
+    pub(crate) maintenance: MaintenanceState,
     /// A change of it that the store has not decided on; commands wait behind it.
     pub(crate) pending: Option<Tx>,
     /// Connections that wait for `pending`.
@@ -75,7 +79,7 @@ pub(crate) struct Session {
     pub(crate) connected_at: Now,
     last_activity: SystemTime,
     /// What its connection answers for it, while it is bound to one.
-    pulse: Option<Arc<Pulse>>,
+    keepalive: Option<Arc<Keepalive>>,
     pub(crate) last_apply: Option<SystemTime>,
 }
 
@@ -102,24 +106,24 @@ impl Session {
 
     /// When a command for it came last, to the registry or to its connection.
     pub(crate) fn last_activity(&self) -> SystemTime {
-        let felt = self.pulse.as_ref().and_then(|pulse| pulse.last());
-        felt.map_or(self.last_activity, |felt| felt.max(self.last_activity))
+        let answered = self.keepalive.as_ref().and_then(|keepalive| keepalive.last());
+        answered.map_or(self.last_activity, |answered| answered.max(self.last_activity))
     }
 
     /// For the connection that it is bound to now. `None`: it is bound to none, or nobody has said its id yet.
-    pub(crate) fn start_pulse(&mut self) -> Option<Arc<Pulse>> {
-        self.stop_pulse();
+    pub(crate) fn start_keepalive(&mut self) -> Option<Arc<Keepalive>> {
+        self.stop_keepalive();
         if self.state == SessionState::Connected {
-            self.pulse = self.id().cloned().map(Pulse::start);
+            self.keepalive = self.id().cloned().map(Keepalive::start);
         }
-        self.pulse.clone()
+        self.keepalive.clone()
     }
 
     /// Its connection answers nothing for it any more.
-    pub(crate) fn stop_pulse(&mut self) {
+    pub(crate) fn stop_keepalive(&mut self) {
         self.last_activity = self.last_activity();
-        if let Some(pulse) = self.pulse.take() {
-            pulse.stop();
+        if let Some(keepalive) = self.keepalive.take() {
+            keepalive.stop();
         }
     }
 
@@ -144,10 +148,10 @@ impl Session {
             peer: self.peer,
             shared_address: false,
             revision: self.revision + 1,
-            last_route: self.last_route,
+            last_route: self.ids.given(),
             connected_at: self.connected_at.wall,
             last_apply: now.wall,
-            defaults: Cells::clone(&self.defaults),
+            defaults: RouteSettings::clone(&self.defaults),
             defaults_applied: self.defaults_applied,
             replaced: Vec::new(),
         }
@@ -169,29 +173,28 @@ impl Session {
             replaced_by: None,
             predecessors: Vec::new(),
             answered: false,
-            robbed: false,
+            lost_claim: false,
             applied: BTreeMap::new(),
-            defaults: OwnCells::default(),
+            defaults: CompactSettings::default(),
             defaults_applied: 0,
             revision: 0,
-            last_route: 0,
-            kept_route: 0,
+            ids: RouteIds::default(),
             stage: Stage::default(),
             members: MemberSet::default(),
             drain: None,
-            maintained: Maintained::default(),
+            maintenance: MaintenanceState::default(),
             pending: None,
             waiting: Vec::new(),
             connected_at: at,
             last_activity: at.wall,
-            pulse: None,
+            keepalive: None,
             last_apply: None,
         }
     }
 
-    pub(crate) fn who(&self) -> Who {
+    pub(crate) fn label(&self) -> SessionLabel {
         let r = &self.registration;
-        Who { no: self.no, service: r.service.clone(), instance: r.instance.clone() }
+        SessionLabel { no: self.no, service: r.service.clone(), instance: r.instance.clone() }
     }
 
     pub(crate) fn owner(&self) -> Owner<'_> {
@@ -207,13 +210,13 @@ impl Session {
 
     /// Forgets what was entered for routes that do not exist any more.
     pub(crate) fn forget_unknown_maintenance(&mut self) {
-        let mut maintained = std::mem::take(&mut self.maintained);
-        maintained.retain_routes(|id| self.spec(id).is_some() || self.applied.contains_key(&id));
-        self.maintained = maintained;
+        let mut maintenance = std::mem::take(&mut self.maintenance);
+        maintenance.retain_routes(|id| self.spec(id).is_some() || self.applied.contains_key(&id));
+        self.maintenance = maintenance;
     }
 
     /// It and everyone whom it replaced: the same instance, over time.
-    pub(crate) fn kin(&self) -> Vec<SessionNo> {
+    pub(crate) fn lineage(&self) -> Vec<SessionNo> {
         self.predecessors.iter().copied().chain([self.no]).collect()
     }
 
@@ -232,8 +235,8 @@ impl Session {
     }
 
     /// What the members of an applied route get from it.
-    pub(crate) fn plan(&self, id: RouteId, Applied { route, state }: &Applied) -> Plan {
-        Plan::new(route, &self.defaults, self.maintained.of(id), state.clone())
+    pub(crate) fn plan(&self, id: RouteId, Applied { route, state }: &Applied) -> MemberPlan {
+        MemberPlan::new(route, &self.defaults, self.maintenance.of(id), state.clone())
     }
 
     /// Its routes, applied and staged, in order.
