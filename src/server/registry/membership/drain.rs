@@ -6,7 +6,7 @@ use crate::server::routing::{Drain, MemberId};
 
 use super::Membership;
 
-/// What members have to do.
+/// The work that members have left.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RemainingWork {
     /// Requests whose response is not over.
@@ -18,7 +18,7 @@ pub(crate) struct RemainingWork {
 }
 
 impl Membership {
-    /// Drains a member, or no longer.
+    /// Begins or ends the drain of a member.
     pub(crate) fn set_drain(&mut self, id: MemberId, drain: Option<Drain>) {
         if let Some(before) = self.members.get(&id).map(|record| record.shared.clone()) {
             let shared = self.with_terms(&before, |terms| terms.drain = drain.map(Box::new));

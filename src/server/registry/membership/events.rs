@@ -1,4 +1,4 @@
-//! What a probe, a return or a loss makes of a member. The table, its probe and the log follow.
+//! How probes, and the loss and return of its session, change a member's state. The table, its probe and the log follow.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::server::routing::{Member, MemberId, Probe};
 
 use super::Membership;
 
-/// Probes in a row that take a member out (SEMANTICS section 3).
+/// How many failed probes in a row take a member out (SEMANTICS section 3).
 const FAILURES_OUT: u8 = 3;
 
 /// A member whose probe passed for the first time since it joined.
@@ -20,9 +20,9 @@ pub(crate) struct FirstAnswer {
 }
 
 impl Membership {
-    /// What a probe saw. Returns the members that answered for the first time since they joined.
+    /// The result of a probe. Returns the members that answered for the first time since they joined.
     pub(crate) fn probed(&mut self, probe: &Probe, result: &Result<(), String>) -> Vec<FirstAnswer> {
-        // A result may still be on its way when nobody wants it any more.
+        // A result may still arrive after the probe was forgotten.
         let Some(watchers) = self.probes.watchers(probe) else { return Vec::new() };
         let mut answered = Vec::new();
         for id in watchers.iter() {
@@ -50,7 +50,7 @@ impl Membership {
         answered
     }
 
-    /// The data plane leaves a member out because requests fail, or has had an answer of it again.
+    /// The data plane leaves a member out because requests to it fail, or has had an answer from it again.
     pub(crate) fn ejection(&mut self, id: MemberId, now: Instant) {
         let Some(record) = self.members.get_mut(&id) else { return };
         let is_out = record.endpoint.load.is_ejected(now);
@@ -62,7 +62,7 @@ impl Membership {
         self.effects.push(Effect::Log(ejected));
     }
 
-    /// Whether a session has a member in the claim that is still to answer: now, or when its session is back.
+    /// Whether a session has a member in the claim that has not answered yet, or waits for its session.
     pub(crate) fn awaits_answer(&self, session: SessionNo, domain: &Domain, path: &PathPrefix) -> bool {
         let Some(claim) = self.table.get(domain, path) else { return false };
         let record = |member: &Member| self.members.get(&member.id);
@@ -70,8 +70,8 @@ impl Membership {
         records.any(|r| r.shared.session == session && (r.is_new() || r.state.waits_for_session()))
     }
 
-    /// Where nobody serves any more, whoever has only just come serves at once, as the first of a claim does:
-    /// a session that exchanges a backend leaves no gap.
+    /// If no member of the claim serves, those that have not answered yet serve at once, as the first member of a claim does.
+    /// So a session that replaces its backend leaves no gap.
     pub(crate) fn serve_untried(&mut self, domain: &Domain, path: &PathPrefix) {
         let Some(claim) = self.table.get(domain, path).filter(|claim| !claim.has_usable()) else { return };
         let untried = |member: &&Member| {
@@ -83,7 +83,7 @@ impl Membership {
         }
     }
 
-    /// The one function that changes what a member is. The table, its probe and the log follow.
+    /// Changes a member's state; nothing else does. The table, its probe and the log follow.
     pub(super) fn on_event(&mut self, id: MemberId, event: MemberEvent, error: Option<&String>) {
         let Some(record) = self.members.get_mut(&id) else { return };
         let (was, is) = (record.state, record.state.next(event));
@@ -100,7 +100,7 @@ impl Membership {
         self.ask(id);
     }
 
-    /// Asks what decides about a member now, and nothing else.
+    /// Asks the probe that decides about the member now, and stops asking the one before.
     pub(super) fn ask(&mut self, id: MemberId) {
         let Some(record) = self.members.get_mut(&id) else { return };
         let wanted = record.wanted_probe();

@@ -1,4 +1,4 @@
-//! A route leads to a member of its session, or no longer; a member goes with its last route.
+//! A route gets a member in each of its claims, or gives it up. A member goes with its last route.
 
 use std::sync::Arc;
 
@@ -9,24 +9,24 @@ use crate::server::routing::{Claim, Endpoint, Hold, Member, MemberId, Members};
 use super::route_list::{EarlierRoutes, Removed};
 use super::{Membership, TrackedMember};
 
-/// Why a member goes.
+/// Why a member is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// Its session is over: whoever takes its place is waited for.
+    /// Its session is over. If it was the last one, the claim is held for a successor.
     Ended,
-    /// Nobody wants it any more, or somebody else has its place already.
+    /// Its session gave it up, or another session has its place. The claim is not held for it.
     Unwanted,
 }
 
-/// What came of a route that is to lead to a member.
+/// What came of a route that needs a member.
 pub(crate) enum Joined {
-    /// Its session had one there.
+    /// Its session had a member in the claim already.
     Before,
-    /// There is one more.
+    /// There is a new member.
     Now {
-        /// The new one.
+        /// The new member.
         member: MemberId,
-        /// There are others, and none of them comes from its session's address.
+        /// The claim has other members, and none of them is from its session's address.
         is_new_here: bool,
         /// Its host has no other claim so far.
         is_alone: bool,
@@ -35,16 +35,16 @@ pub(crate) enum Joined {
 
 /// What became of a member that lost a route.
 pub(crate) enum Detached {
-    /// It is as it was, or there was none.
+    /// It is as it was, or there was no such member.
     Nothing,
-    /// That was its last route.
+    /// That was its last route, so it was removed.
     Gone(MemberId),
-    /// It shows the settings of this route from now on.
+    /// From now on it must have the settings of this route.
     Shows(MemberId, RouteId),
 }
 
 impl Membership {
-    /// Lets a route lead to the member that its session has in the claim already. False: it has none.
+    /// Leads a route to the member that its session has in the claim already. Returns false if it has none.
     pub(crate) fn attach(
         &mut self,
         owner: &Owner<'_>,
@@ -70,8 +70,8 @@ impl Membership {
         }
     }
 
-    /// Lets a route lead to a member again, as it did before a restart: one that serves in hope, or one that
-    /// waits for its session.
+    /// Leads a route to a member again, as before the restart. `serves`: a new member serves before it has answered.
+    /// Otherwise it waits for its session.
     pub(crate) fn restore(
         &mut self,
         owner: &Owner<'_>,
@@ -90,7 +90,7 @@ impl Membership {
         self.add(owner, route, place, plan, applied, (state, before.as_ref()))
     }
 
-    /// Lets a route lead to the member that its session has in the claim, or makes it one.
+    /// Leads a route to the member that its session has in the claim, or to a new one.
     pub(crate) fn join(
         &mut self,
         owner: &Owner<'_>,
@@ -136,7 +136,7 @@ impl Membership {
             hold: Hold::default(),
             members: Members::default(),
         });
-        // One that is held without members is anybody's.
+        // A claim that is held without members is free for any service.
         if claim.terms.service != *owner.service {
             claim.limit = None;
         }
@@ -171,8 +171,8 @@ impl Membership {
         id
     }
 
-    /// Takes a route away from the member it leads to. The member goes with its last route; once all have gone that
-    /// do, [`Membership::serve_untried`] is for those who stay.
+    /// Takes a route away from its member, which is removed with its last route. When all members have been removed that an
+    /// apply removes, the caller calls [`Membership::serve_untried`] for those that stay.
     pub(crate) fn detach(
         &mut self,
         session: SessionNo,
@@ -192,7 +192,7 @@ impl Membership {
         }
     }
 
-    /// Takes a member out of its claim for good.
+    /// Removes a member from its claim for good. Returns its session.
     pub(crate) fn remove(&mut self, id: MemberId, leaving: Removal) -> Option<SessionNo> {
         let mut record = self.members.remove(&id)?;
         match leaving {

@@ -8,7 +8,7 @@ use crate::server::routing::MemberId;
 use super::{Membership, TrackedMember};
 
 impl Membership {
-    /// A member's session lost its connection, or is back. `peer` is where it is registered from now.
+    /// A member's session has lost its connection, or is back and bound from `peer`.
     pub(crate) fn set_lost(&mut self, id: MemberId, lost: bool, peer: IpAddr) {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.lost = lost;
@@ -42,8 +42,8 @@ impl Membership {
         }
     }
 
-    /// Another session, `by`, came to `ip`: suspends the members there whose own sessions are lost and not among
-    /// its `lineage` (SEMANTICS section 4). The same instance, registered from two addresses, is no stranger to itself.
+    /// The session `by` came to `ip`: suspends the members there whose sessions are lost, unless they are in its `lineage` or
+    /// of the same instance (SEMANTICS section 4).
     pub(crate) fn address_taken(&mut self, ip: IpAddr, by: &SessionLabel, lineage: &[SessionNo]) {
         let Some(lost) = self.lost_at.get(&ip) else { return };
         let is_same = |record: &TrackedMember| {

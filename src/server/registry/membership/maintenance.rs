@@ -1,4 +1,4 @@
-//! Members behind a maintenance page, and the backends that serve such pages (SEMANTICS section 5).
+//! Members in maintenance, and the backends that serve maintenance pages (SEMANTICS section 5).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Membership {
         })
     }
 
-    /// Gives the member that a route leads to what the route says now, if it is the route that counts there.
+    /// Gives a route's member the settings that the route has now, unless a later route decides about the member.
     pub(crate) fn replan(
         &mut self,
         session: SessionNo,

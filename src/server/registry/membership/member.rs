@@ -1,4 +1,4 @@
-//! What the registry knows of a member beyond what the proxy sees.
+//! A member as the registry knows it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,34 +16,34 @@ use super::route_list::EarlierRoutes;
 pub(crate) struct TrackedMember {
     pub(crate) domain: Domain,
     pub(crate) path: PathPrefix,
-    /// The session's last route that leads here, which has the settings, and the others.
+    /// The last of the session's routes that lead here. It decides the settings.
     pub(crate) route: RouteId,
     pub(crate) earlier: EarlierRoutes,
     pub(crate) state: MemberState,
     /// Failed probes in a row.
     pub(crate) failures: u8,
     pub(crate) lost: bool,
-    /// The data plane was last known to leave it out because requests failed.
+    /// Whether the data plane leaves it out because requests failed, as far as is known.
     pub(crate) ejected: bool,
     pub(crate) shared: Arc<SharedTerms>,
-    /// Which apply of all it was applied with last.
+    /// The number of the apply that it was applied with last.
     pub(crate) applied: u64,
-    /// Members with the same question share it.
+    /// The probe that is asked for it. Members with the same probe share it.
     pub(crate) asked: Option<Arc<Probe>>,
     pub(crate) endpoint: Arc<Endpoint>,
 }
 
-/// What a member's session says, and the route that it shows. Most routes of a session say the same, and share it.
+/// What a member has from its session and its route. Most routes of a session have the same, so members share it.
 #[derive(Debug)]
 pub(crate) struct SharedTerms {
     pub(crate) session: SessionNo,
-    /// What few routes say.
+    /// The settings that few routes have.
     pub(crate) rare: Option<Box<RareSettings>>,
     pub(crate) terms: Arc<Terms>,
 }
 
 impl Membership {
-    /// What a session and its route say.
+    /// The terms of a member of this session with this route.
     pub(crate) fn shared_terms(&mut self, owner: &Owner<'_>, plan: &MemberPlan) -> Arc<SharedTerms> {
         let terms = Terms {
             service: owner.service.clone(),
@@ -58,7 +58,7 @@ impl Membership {
         self.share(owner.no, plan.rare.clone(), terms, None)
     }
 
-    /// The same with what another route says.
+    /// The terms with the settings of another route.
     pub(super) fn terms_with_plan(
         &mut self,
         before: &Arc<SharedTerms>,
@@ -74,7 +74,7 @@ impl Membership {
         self.share(before.session, plan.rare.clone(), terms, Some(before))
     }
 
-    /// The same with other terms.
+    /// The terms with a change.
     pub(super) fn with_terms(
         &mut self,
         before: &Arc<SharedTerms>,
@@ -85,7 +85,7 @@ impl Membership {
         self.share(before.session, before.rare.clone(), terms, Some(before))
     }
 
-    /// What was said before, or last, if that is the same: routes of one session are looked at one after another.
+    /// Takes the terms from before, or those made last, if they are equal: the routes of a session come one after another.
     fn share(
         &mut self,
         session: SessionNo,
@@ -108,7 +108,7 @@ impl TrackedMember {
         self.route == route || self.earlier.contains(route)
     }
 
-    /// What people know it by.
+    /// How the log names it.
     pub(crate) fn label(&self) -> MemberLabel {
         MemberLabel {
             session: self.shared.session,
@@ -119,7 +119,7 @@ impl TrackedMember {
         }
     }
 
-    /// Whether requests may go to it, its siblings aside.
+    /// Whether requests may go to it, if it is considered by itself.
     pub(crate) fn serves(&self) -> bool {
         self.state.serves() && self.shared.terms.extras.maintenance().is_none()
     }
@@ -129,7 +129,7 @@ impl TrackedMember {
         matches!(self.state, MemberState::Provisional | MemberState::Joining)
     }
 
-    /// The backend's address, where it is given as one.
+    /// The backend's address, if it is given as one.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match self.endpoint.backend.host() {
             Host::Ip(ip) => Some(ip.to_canonical()),
@@ -137,7 +137,7 @@ impl TrackedMember {
         }
     }
 
-    /// What decides whether it serves.
+    /// The probe that decides whether it serves. `None`: none does.
     pub(crate) fn wanted_probe(&self) -> Option<Probe> {
         let quick = self.lost || self.is_new();
         let check = self.shared.rare.as_ref().and_then(|rare| rare.check.as_ref());

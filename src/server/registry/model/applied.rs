@@ -10,6 +10,6 @@ use super::route::Route;
 #[derive(Clone)]
 pub(crate) struct Applied {
     pub(crate) route: Arc<Route>,
-    /// What the data plane finds out about it.
+    /// What the data plane counts and learns about the route: statistics and the state of its breaker.
     pub(crate) state: Arc<RouteState>,
 }

@@ -12,8 +12,8 @@ use super::encoding::text;
 
 /// The SHA-256 of a session's id.
 ///
-/// Without salt and stretching, which protect what can be guessed: an id ends in 128 bits from the system's
-/// random source, so that there is no list to try and no table to make.
+/// It needs neither salt nor stretching, which protect secrets that can be guessed: an id ends in 128 bits from the
+/// system's random source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IdHash([u8; 32]);
 

@@ -1,8 +1,8 @@
-//! The one thing that a connection answers for its session by itself: that it lives (PING).
+//! PINGs that a connection answers for its session without asking the registry.
 //!
-//! Keepalives are most of what a registry hears, and change nothing but when their session was last heard of. So
-//! whoever owns a connection may answer them without asking the registry, for as long as the session that is bound
-//! there is bound there. The registry says when that begins, and ends it before anybody can know that it is over.
+//! PINGs are most of what a registry receives, and change nothing but the time of the session's last activity. So the
+//! task of a connection answers them as long as the session is bound there. The registry begins that, and stops it
+//! before it tells anybody that the binding has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::protocol::{Command, Request, SessionId, SessionRef};
 
-/// A session's binding to one connection. One end is the registry's, the other the connection's.
+/// A session's binding to one connection, shared by the registry and the connection's task.
 #[derive(Debug)]
 pub struct Keepalive {
     id: SessionId,
     stopped: AtomicBool,
-    /// Milliseconds since the Unix epoch; 0: never.
+    /// When a PING was answered last, in milliseconds since the Unix epoch; 0: never.
     last: AtomicU64,
 }
 
@@ -24,19 +24,20 @@ impl Keepalive {
         Arc::new(Keepalive { id, stopped: AtomicBool::new(false), last: AtomicU64::new(0) })
     }
 
-    /// The session is bound there no longer, or is not what it was.
+    /// The session is not bound to this connection any more, or may not be used. PINGs are for the registry again.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
     }
 
-    /// When it was felt last.
+    /// When the connection answered a PING last.
     pub(crate) fn last(&self) -> Option<SystemTime> {
         let millis = self.last.load(Ordering::Relaxed);
         (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
     }
 
-    /// Whether `command`, which came at `now` over the connection, is a PING that `PONG` is the answer to. Anything
-    /// else is for the registry, and so is a PING behind a command that has no answer yet.
+    /// Whether `PONG` is the answer to `command`, which came over the connection at `now`. Everything but a PING for this
+    /// session is for the registry. So is a PING behind a command that has no answer yet, for which the caller must not
+    /// ask this.
     pub fn answers(&self, command: &Command, now: impl FnOnce() -> SystemTime) -> bool {
         let Command::Request(session, Request::Ping) = command else { return false };
         let is_ours = match session {

@@ -1,4 +1,4 @@
-//! What the registry's rooms talk about: identifiers, routes and their settings, the two lifecycles.
+//! Identifiers, routes and their settings, the two lifecycles: the terms in which the registry's rooms talk.
 //!
 //! Data and pure functions of it. Nothing here knows a session's state, the table or a command.
 //!
@@ -7,8 +7,8 @@
 //! | `ids` | the identifiers, the time of an input, and how the log names sessions and members |
 //! | `id_hash` | the SHA-256 under which stores know a session's id |
 //! | `encoding` | how values are written as text in a record |
-//! | `settings`, `route`, `delta` | a route with its own settings; what an apply changes |
-//! | `plan`, `probes` | the settings in force for a route's members; the questions asked of backends |
+//! | `settings`, `route`, `applied`, `delta` | a route with its own settings, in force; what an apply changes |
+//! | `plan`, `probes`, `owner` | what a route means for its members, the probes of backends, and what members know of their session |
 //! | `lifecycle` | the transition tables of sessions and members |
 //! | `keepalive` | what a connection may answer for its session by itself |
 //! | `member_set` | sets of members that take little memory |

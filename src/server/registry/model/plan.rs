@@ -9,34 +9,34 @@ use crate::server::routing::{Extras, Maintenance, ResponseHeaders, RouteState, S
 use super::route::Route;
 use super::settings::{CompactSettings, RouteSettings, breaker};
 
-/// How often and how long a check asks where only a part of it was said (DESIGN: HEALTH_INTERVAL and
-/// HEALTH_TIMEOUT of the sidecar have the same).
+/// The interval and time-out of a check for which only the other was set. HEALTH_INTERVAL and HEALTH_TIMEOUT of the
+/// sidecar have the same defaults.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a route's members get from it.
+/// What a route means for its members: its settings with the session's defaults filled in.
 #[derive(Debug, Clone)]
 pub(crate) struct MemberPlan {
     pub(crate) backend: BackendUrl,
     pub(crate) priority: i32,
-    /// How long the claim is held after a loss, if it says so.
+    /// How long the claim is held after a loss; `None`: as long as the server's HOLD says.
     pub(crate) hold: Option<Duration>,
     pub(crate) settings: Settings,
     pub(crate) extras: Extras,
     pub(crate) rare: Option<Box<RareSettings>>,
-    /// What the data plane finds out about the route.
+    /// What the data plane counts and learns about the route.
     pub(crate) state: Arc<RouteState>,
 }
 
-/// What few routes say, for the registry alone.
+/// Settings that few routes have and only the registry needs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RareSettings {
     pub(crate) limit: Option<RateLimit>,
     pub(crate) check: Option<HealthQuestion>,
 }
 
-/// HEALTH_SET's check, with everything decided.
+/// The check of HEALTH_SET with all defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HealthQuestion {
     pub(super) path: HealthPath,
@@ -54,7 +54,7 @@ impl MemberPlan {
     ) -> Self {
         let spec = &route.spec;
         if route.settings.is_empty() && defaults.is_empty() {
-            // Most say nothing, and then there is nothing to look up.
+            // Most routes have no settings and no defaults, and need no look-ups.
             return MemberPlan {
                 backend: spec.backend.clone(),
                 priority: spec.priority,
@@ -107,8 +107,7 @@ fn headers(own: &RouteSettings, defaults: &RouteSettings) -> Option<ResponseHead
     Some(ResponseHeaders::new(&all))
 }
 
-/// The check that is in force: there is one as soon as a path or an interval was said, and none where the
-/// interval is zero.
+/// The check that is in force. There is one as soon as a path or an interval is set, and none if the interval is zero.
 fn check(route: &Route, option: &dyn Fn(OptionKey) -> Option<RouteOption>) -> Option<HealthQuestion> {
     let duration = |key| match option(key) {
         Some(RouteOption::HealthCheckInterval(d) | RouteOption::HealthCheckTimeout(d)) => Some(d.get()),

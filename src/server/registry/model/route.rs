@@ -4,7 +4,7 @@ use crate::protocol::{Domain, PathPrefix, RouteSpec};
 
 use super::settings::CompactSettings;
 
-/// A route as it is, or is to be, applied.
+/// A route as it is applied, or as an apply would leave it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// What it claims, and where its requests go.

@@ -11,18 +11,18 @@ use crate::protocol::{
 
 use super::encoding;
 
-/// Settings of one route, or a session's defaults for all of them. What is not there is not set. Each field
-/// says how it is written down (`persist`).
+/// The settings of one route, or a session's defaults for all of its routes. The attribute of a field says how a record
+/// writes it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteSettings {
-    /// OPTIONS_SET, and the interval and time-out of HEALTH_SET: the last writer of a cell wins.
+    /// OPTIONS_SET, and the interval and time-out of HEALTH_SET, which are options too.
     #[serde(with = "encoding::options", skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<OptionKey, RouteOption>,
     /// The path of HEALTH_SET.
     #[serde(with = "encoding::text_or_none", skip_serializing_if = "Option::is_none")]
     pub health_path: Option<HealthPath>,
-    /// HEADERS_SET. The names are in lower case, so that one header has one cell.
+    /// HEADERS_SET. The names are in lower case, so that each header is there once.
     #[serde(with = "encoding::texts", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<HeaderName, HeaderValue>,
     /// RATELIMIT_SET. Zero requests: no limit, whatever the session's default says.
@@ -48,7 +48,7 @@ impl RouteSettings {
     }
 }
 
-/// A route's own settings. Most routes have none, and those take a word.
+/// A route's own settings. Most routes have none, and then this takes one word.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CompactSettings(Option<Box<RouteSettings>>);
 

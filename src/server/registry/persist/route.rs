@@ -12,10 +12,10 @@ use super::encoding::domains;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteRecord {
-    /// What it claims.
+    /// The domains that it claims.
     #[serde(with = "domains")]
     pub domains: Domains,
-    /// What it claims.
+    /// The path that it claims.
     #[serde(with = "text")]
     pub path: PathPrefix,
     /// Where its requests go.
@@ -24,9 +24,9 @@ pub struct RouteRecord {
     /// Higher wins over a longer path.
     pub priority: i32,
     /// Its own settings.
-    #[serde(default, skip_serializing_if = "Cells::is_empty")]
+    #[serde(default, skip_serializing_if = "RouteSettings::is_empty")]
     pub settings: RouteSettings,
-    /// Which apply of all made it as it is.
+    /// The number of the apply that made it as it is.
     pub applied: u64,
 }
 

@@ -41,7 +41,7 @@ impl Stage {
     }
 }
 
-/// Adds what differs between a slot's settings before and after an apply.
+/// Adds the differences between settings before and after an apply.
 fn count_changes(diff: &mut Diff, before: &RouteSettings, after: &RouteSettings) {
     let changed = |key: &OptionKey| before.options.get(key) != after.options.get(key);
     let (checks, plain): (Vec<_>, Vec<_>) =

@@ -8,7 +8,7 @@ use crate::server::routing::Drain;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Draining {
     pub(crate) drain: Drain,
-    /// How long was asked for; the drain itself may be over earlier.
+    /// The duration that was asked for. The drain may be over earlier.
     pub(crate) asked: Duration,
     pub(crate) started_at: SystemTime,
 }

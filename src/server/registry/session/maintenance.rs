@@ -1,7 +1,7 @@
-//! The state of a session's maintenance, and the requests whose verdict is still to come (SEMANTICS section 5).
+//! The state of a session's maintenance, and the requests that have had no verdict (SEMANTICS section 5).
 //!
 //! Entering is in force from the ACK on, leaving from the verdict on, so that nobody sees the error of a backend that is
-//! not up yet. Requests get their verdicts in the order in which they came.
+//! not up yet. Verdicts are sent in the order of the requests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -17,30 +17,30 @@ use crate::server::routing::{Maintenance, Member, MemberId};
 /// How long a page or a backend has to answer (PROTOCOL section 6).
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Which of a session's routes are in maintenance, and what was asked about it.
+/// Which of a session's routes are in maintenance, and the open requests about it.
 #[derive(Debug, Default)]
 pub(crate) struct MaintenanceState {
-    /// `ALL`: of all routes, those that are added later too.
+    /// The maintenance of all routes, later ones included (`ALL`).
     all: Option<ActiveMaintenance>,
-    /// Of routes for which something else holds than for all; `None`: they are in none.
+    /// Routes for which something else holds than for all; `None`: the route is not in maintenance.
     routes: BTreeMap<RouteId, Option<ActiveMaintenance>>,
-    /// The requests that have had no verdict, in order.
+    /// The requests that have had no verdict, oldest first.
     requests: VecDeque<MaintenanceRequest>,
-    /// What the store is known to hold of it.
+    /// What the store holds of it, as far as is known.
     stored: MaintenanceRecord,
 }
 
-/// A maintenance that was entered.
+/// A maintenance that is in force.
 #[derive(Debug, Clone)]
 pub(crate) struct ActiveMaintenance {
     pub(crate) shown: Arc<Maintenance>,
     pub(crate) at: SystemTime,
 }
 
-/// What a maintenance is for: a route of a session, or all of its routes.
+/// What can be in maintenance: a route of a session, or all of its routes.
 pub(crate) type Place = (SessionNo, RouteOrAll);
 
-/// The maintenance of sessions as a store is to hold it.
+/// The maintenance of sessions, as a store is asked to hold it.
 pub(crate) type StoredMaintenance = Vec<(SessionNo, MaintenanceRecord)>;
 
 /// A request that has had no verdict.
@@ -50,7 +50,7 @@ pub(crate) struct MaintenanceRequest {
     conn: ConnId,
     enters: bool,
     places: Vec<Place>,
-    /// Whose probes have not passed yet.
+    /// The ids of the probes that have not passed yet.
     waiters: BTreeSet<MemberId>,
     until: Instant,
     verdict: Option<Push>,
@@ -68,7 +68,7 @@ pub(crate) enum ExitProgress {
     WithStore,
 }
 
-/// A MAINT_ENTER that the store is to hold first.
+/// A MAINT_ENTER that waits until the store holds it.
 pub(crate) struct PendingEntry {
     pub(crate) target: Target,
     pub(crate) places: Vec<Place>,
@@ -86,7 +86,7 @@ impl MaintenanceState {
         self.routes.get(&id).map_or(self.all.as_ref(), Option::as_ref)
     }
 
-    /// Puts all routes, or one, into a maintenance or out of it.
+    /// Puts all routes, or one, into a maintenance or takes them out of it.
     pub(crate) fn set(&mut self, target: RouteOrAll, entered: Option<ActiveMaintenance>) {
         match target {
             RouteOrAll::All => {
@@ -99,23 +99,23 @@ impl MaintenanceState {
         }
     }
 
-    /// Forgets what was entered for routes that do not exist.
+    /// Forgets the maintenance of routes that do not exist.
     pub(super) fn retain_routes(&mut self, exists: impl Fn(RouteId) -> bool) {
         self.routes.retain(|id, _| exists(*id));
     }
 
-    /// How many requests have had no verdict.
+    /// How many requests have had no verdict yet.
     pub(crate) fn requests(&self) -> usize {
         self.requests.len()
     }
 
-    /// Adds a request behind those that there are.
+    /// Adds the newest request.
     pub(crate) fn add_request(&mut self, request: MaintenanceRequest) {
         self.requests.push_back(request);
     }
 
-    /// Decides on requests that a newer one for `places` makes pointless: they have no effect any more. Returns whose
-    /// probes need not be asked for them.
+    /// Ends the requests that a newer one for `places` makes pointless: they get a verdict and have no effect. Returns the
+    /// ids of the probes that they waited for.
     pub(crate) fn supersede(&mut self, places: &[Place]) -> BTreeSet<MemberId> {
         let covered = |(session, target): &Place| {
             places.contains(&(*session, *target)) || places.contains(&(*session, RouteOrAll::All))
@@ -130,8 +130,7 @@ impl MaintenanceState {
         done
     }
 
-    /// Decides on the requests on which that is possible by now. Returns whose probes need not be asked for them any
-    /// more.
+    /// Ends the requests whose probes have passed or whose time is over. Returns the ids of the probes that they waited for.
     pub(crate) fn decide(&mut self, now: Instant) -> BTreeSet<MemberId> {
         let mut done = BTreeSet::new();
         for request in self.requests.iter_mut().filter(|request| request.verdict.is_none()) {
@@ -145,26 +144,26 @@ impl MaintenanceState {
         done
     }
 
-    /// A probe passed for which requests waited.
+    /// The probe of this id has passed.
     pub(crate) fn probe_passed(&mut self, waiter: MemberId) {
         for request in &mut self.requests {
             request.waiters.remove(&waiter);
         }
     }
 
-    /// When the next request is decided on at the latest.
+    /// When the time of the next request is over.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.requests.iter().filter(|request| request.verdict.is_none()).map(|request| request.until).min()
     }
 
-    /// The oldest request's verdict, once there is one, and the connection that gets it.
+    /// Takes out the oldest request if it has a verdict that may be sent. Returns the verdict and the connection that gets it.
     pub(crate) fn next_verdict(&mut self) -> Option<(ConnId, Push)> {
         let verdict =
             self.requests.front().filter(|request| request.exit == ExitProgress::NotDue)?.verdict.clone()?;
         self.requests.pop_front().map(|request| (request.conn, verdict))
     }
 
-    /// Drops all requests. Returns for each the connection that gets no verdict, and whose probes it waited for.
+    /// Drops all requests. Returns the connection of each, which gets no verdict, and the ids of the probes it waited for.
     pub(crate) fn drop_requests(&mut self) -> Vec<(ConnId, BTreeSet<MemberId>)> {
         std::mem::take(&mut self.requests)
             .into_iter()
@@ -172,7 +171,7 @@ impl MaintenanceState {
             .collect()
     }
 
-    /// What the requests are for whose exit is that far.
+    /// What the requests are about whose exit is at this point.
     pub(crate) fn places(&self, exit: ExitProgress) -> Vec<Place> {
         self.requests
             .iter()
@@ -181,24 +180,24 @@ impl MaintenanceState {
             .collect()
     }
 
-    /// Moves all exits on that are that far.
+    /// Moves all exits on that are at this point.
     pub(crate) fn step(&mut self, from: ExitProgress, to: ExitProgress) {
         self.requests.iter_mut().filter(|request| request.exit == from).for_each(|request| request.exit = to);
     }
 
-    /// The same without requests, to try out what a change would leave.
+    /// A copy without requests, to find out what a change would leave.
     pub(crate) fn without_requests(&self) -> Self {
         MaintenanceState { all: self.all.clone(), routes: self.routes.clone(), ..MaintenanceState::default() }
     }
 
-    /// What a store is to hold of it.
+    /// Its record.
     pub(crate) fn record(&self) -> MaintenanceRecord {
         let routes =
             self.routes.iter().map(|(id, entered)| (*id, entered.as_ref().map(ActiveMaintenance::record)));
         MaintenanceRecord { all: self.all.as_ref().map(ActiveMaintenance::record), routes: routes.collect() }
     }
 
-    /// What the store is known to hold of it.
+    /// What the store holds of it, as far as is known.
     pub(crate) fn stored(&self) -> &MaintenanceRecord {
         &self.stored
     }
@@ -208,8 +207,8 @@ impl MaintenanceState {
         self.stored.clone_from(record);
     }
 
-    /// As a store held it, for a session that has these routes. `page` makes the member that serves a page, from its
-    /// URL and the address from which it was asked for.
+    /// The maintenance of a record, for a session that has these routes. `page` makes the member that serves a page, from
+    /// the page's URL and the address of the session that asked for it.
     pub(crate) fn restore(
         record: MaintenanceRecord,
         has: impl Fn(RouteId) -> bool,
@@ -238,7 +237,7 @@ impl ActiveMaintenance {
 }
 
 impl MaintenanceRequest {
-    /// A request that waits until the probes of `waiters` have passed, or its time is over.
+    /// A request that waits until the probes with the ids `waiters` have passed, or its time is over.
     pub(crate) fn new(
         target: Target,
         conn: ConnId,

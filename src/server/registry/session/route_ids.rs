@@ -15,12 +15,12 @@ const _: () = assert!(MAX_BULK_ROUTES <= RESERVED as usize);
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RouteIds {
     given: u32,
-    /// How many of them the store knows of.
+    /// How many of those the store knows of.
     stored: u32,
 }
 
 impl RouteIds {
-    /// Goes on behind what the session may have given out before the restart, of which the store knew `stored`.
+    /// The counter of a restored session, of whose ids the store knew the first `stored`.
     pub(super) fn restore(stored: u32) -> Self {
         RouteIds { given: stored.saturating_add(RESERVED), stored }
     }

@@ -1,4 +1,4 @@
-//! What a session has prepared and not applied (PROTOCOL section 4).
+//! The changes that a session has staged and not applied (PROTOCOL section 4).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::protocol::{
 };
 use crate::server::registry::model::{Applied, Delta, Route, RouteSettings};
 
-/// What a staged change takes beyond its texts, roughly.
+/// About how many bytes a staged change takes beyond its texts.
 const OVERHEAD: usize = 64;
 
-/// Changes that wait for CONFIG_APPLY. Applied on top of what is, they make a [`Delta`].
+/// Changes that wait for CONFIG_APPLY. Together with what is applied they make a [`Delta`].
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     routes: BTreeMap<RouteId, Staged>,
@@ -23,14 +23,14 @@ pub(crate) struct Stage {
     bytes: usize,
 }
 
-/// What is to become of a route.
+/// A staged change of a route.
 #[derive(Debug)]
 pub(crate) enum Staged {
     Put(RouteSpec),
     Remove,
 }
 
-/// Settings to be written or, where there is no value, taken away.
+/// Staged changes of settings. An option or header without a value is removed.
 #[derive(Debug, Default, PartialEq)]
 struct Patch {
     options: BTreeMap<OptionKey, Option<RouteOption>>,
@@ -63,7 +63,7 @@ impl Patch {
         settings
     }
 
-    /// What an apply of the scopes that `takes` knows takes, and what it leaves.
+    /// Splits it into what an apply of some scopes takes, and what it leaves.
     fn split(&self, takes: impl Fn(Scope) -> bool) -> (Patch, Patch) {
         let scope = |key: &OptionKey| if is_health(*key) { Scope::Health } else { Scope::Options };
         let mut parts = [Patch::default(), Patch::default()];
@@ -93,12 +93,12 @@ impl Stage {
         self.routes.is_empty() && self.patches.is_empty()
     }
 
-    /// How many routes would be added, changed or removed.
+    /// The routes that an apply would add, change or remove.
     pub(crate) fn routes(&self) -> &BTreeMap<RouteId, Staged> {
         &self.routes
     }
 
-    /// About how much it holds.
+    /// About how many bytes it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -108,7 +108,7 @@ impl Stage {
         self.new_routes
     }
 
-    /// Stages a route, or its change.
+    /// Stages a new route, or a change of one.
     pub(crate) fn put(&mut self, id: RouteId, mut spec: RouteSpec, is_applied: bool) {
         self.bytes += cost(&spec);
         // Most routes of a session lead to one backend, whose URL they then share.
@@ -125,7 +125,7 @@ impl Stage {
         }
     }
 
-    /// Stages the removal of a route; one that was never applied is simply gone.
+    /// Stages the removal of a route. One that was never applied is dropped from the stage.
     pub(crate) fn remove(&mut self, id: RouteId, is_applied: bool) {
         if let Some(patch) = self.patches.remove(&RouteOrAll::Route(id)) {
             self.bytes -= patch.cost();
@@ -164,7 +164,7 @@ impl Stage {
         self.patch(target).breaker = Some(breaker);
     }
 
-    /// A slot's settings as an apply would leave them.
+    /// The settings of a route, or the defaults, as an apply would leave them.
     pub(crate) fn settings(&self, target: RouteOrAll, before: &RouteSettings) -> RouteSettings {
         self.patches.get(&target).map_or_else(|| before.clone(), |patch| patch.applied_to(before))
     }
@@ -176,8 +176,8 @@ impl Stage {
         })
     }
 
-    /// What CONFIG_APPLY_PARTIAL of `scopes` takes, and what it leaves. Settings of a route that is not active,
-    /// and will not be with it, are left.
+    /// Splits it into what CONFIG_APPLY_PARTIAL of `scopes` takes, and what it leaves. It leaves the settings of a route that
+    /// is not active and would not be with the apply.
     pub(crate) fn split(&self, scopes: &[Scope], applied: &BTreeMap<RouteId, Applied>) -> (Stage, Stage) {
         let (mut now, mut later) = (Stage::default(), Stage::default());
         let part = if scopes.contains(&Scope::Routes) { &mut now } else { &mut later };
@@ -206,7 +206,7 @@ impl Stage {
         }
     }
 
-    /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
+    /// What an apply would change of `applied` and `defaults`. Changes that change nothing are left out.
     pub(crate) fn delta(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &RouteSettings) -> Delta {
         let staged = self.routes.iter().map(|(id, staged)| (*id, Some(staged)));
         let settings = self.patches.keys().filter_map(|target| match target {
@@ -244,7 +244,7 @@ pub(super) fn is_health(key: OptionKey) -> bool {
     matches!(key, OptionKey::HealthCheckInterval | OptionKey::HealthCheckTimeout)
 }
 
-/// About how much memory a staged route takes.
+/// About how many bytes a staged route takes.
 pub(crate) fn cost(spec: &RouteSpec) -> usize {
     let domains: usize =
         spec.domains.as_slice().iter().map(|domain| domain.as_str().len() + OVERHEAD / 2).sum();

@@ -1,11 +1,12 @@
-//! Which of a session's settings a command means.
+//! The routes that a command's target means.
 
 use crate::protocol::RouteOrAll;
 use crate::protocol::{Refusal, RouteSpec, Target, TargetItem};
 
 use super::Session;
 
-/// Whose settings a target means. `SERVICE` means other sessions' routes too, whose stages are their own.
+/// The routes of a session that a target means, or all of them. `SERVICE` is none of these: it means the routes of other
+/// sessions too.
 pub(crate) fn targets(session: &Session, target: &Target) -> Result<Vec<RouteOrAll>, Refusal> {
     let Target::Some(items) = target else { return Ok(vec![RouteOrAll::All]) };
     let mut targets = Vec::new();
@@ -26,7 +27,7 @@ pub(crate) fn targets(session: &Session, target: &Target) -> Result<Vec<RouteOrA
     Ok(targets)
 }
 
-/// The routes, applied and staged, that are as asked for.
+/// The routes, applied and staged, for which `is` holds.
 fn routes_where(session: &Session, is: impl Fn(&RouteSpec) -> bool) -> Vec<RouteOrAll> {
     let all = session.route_ids();
     all.filter(|id| session.spec(*id).is_some_and(&is)).map(RouteOrAll::Route).collect()
