@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use registry_sidecar::client::machine::Timing;
 use registry_sidecar::client::{Cause, ConnectError};
 use registry_sidecar::protocol::Host;
-use registry_sidecar::server::registry::{Happening, Now, Which};
+use registry_sidecar::server::registry::{LogEvent, MemberLabel, Now};
 
 use super::cast::{ProcId, Replica, ReplicaId, Sidecar};
 use super::faults::{Counts, Kind, Mending, Plan};
@@ -420,12 +420,12 @@ impl World {
 }
 
 /// What happened in the registry, in a short line.
-fn shown(happening: &Happening) -> String {
+fn shown(happening: &LogEvent) -> String {
     match happening {
-        Happening::MemberIn(Which { session, endpoint, domain, path, .. }) => {
+        LogEvent::MemberIn(MemberLabel { session, endpoint, domain, path, .. }) => {
             format!("{session} in: {domain}{path} -> {}", endpoint.backend)
         }
-        Happening::MemberOut { which: Which { session, endpoint, domain, path, .. }, event, .. } => {
+        LogEvent::MemberOut { which: MemberLabel { session, endpoint, domain, path, .. }, event, .. } => {
             format!("{session} out: {domain}{path} -> {}, {event:?}", endpoint.backend)
         }
         other => format!("{other:?}"),

@@ -18,10 +18,10 @@ use crate::protocol::{
     Command, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Push, Refusal, Reply, Request, ServerLine,
     looks_like_http,
 };
-use crate::server::registry::{ConnId, Pulse};
+use crate::server::registry::{ConnId, Keepalive};
 
 use super::message::Message;
-use super::outgoing::{Events, ToPeer};
+use super::outgoing::{Events, ToConnection};
 
 /// How much is read at once, and as much again as has come of a line that is longer. Most peers say little at a time,
 /// and the room for it is kept.
@@ -52,28 +52,28 @@ pub(super) struct Connection {
     unanswered: usize,
     most_unanswered: usize,
     /// The last of them may be answered with much: the next is passed on when that was answered, and read.
-    expects_much: bool,
+    awaits_long_reply: bool,
     /// The peer has sent all it wants.
     finished: bool,
     /// Until when it is waited with for a verdict all the same.
-    patient_until: Option<Instant>,
+    verdicts_until: Option<Instant>,
     /// Verdicts on maintenance that are still to come.
     verdicts: usize,
     /// It asked for a session of its own, which is lost with its end.
     binds: bool,
     /// No line was read yet.
-    fresh: bool,
+    is_first_line: bool,
     /// Since when nothing could be written.
     stuck_since: Option<Instant>,
     /// What it has subscribed to, once there was some of it.
     events: Option<Events>,
     /// The session that it had last.
-    pulse: Option<Arc<Pulse>>,
-    complaints: mpsc::Sender<IpAddr>,
+    keepalive: Option<Arc<Keepalive>>,
+    warnings: mpsc::Sender<IpAddr>,
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnId, peer: IpAddr, queue: usize, complaints: mpsc::Sender<IpAddr>) -> Self {
+    pub(super) fn new(id: ConnId, peer: IpAddr, queue: usize, warnings: mpsc::Sender<IpAddr>) -> Self {
         Connection {
             id,
             peer,
@@ -81,17 +81,17 @@ impl Connection {
             input: BytesMut::new(),
             output: BytesMut::new(),
             unanswered: 0,
-            expects_much: false,
+            awaits_long_reply: false,
             most_unanswered: UNANSWERED.min(queue.max(1)),
             finished: false,
-            patient_until: None,
+            verdicts_until: None,
             verdicts: 0,
             binds: false,
-            fresh: true,
+            is_first_line: true,
             stuck_since: None,
             events: None,
-            pulse: None,
-            complaints,
+            keepalive: None,
+            warnings,
         }
     }
 
@@ -116,23 +116,23 @@ impl Connection {
         &mut self,
         stream: &mut TcpStream,
         inbox: &mpsc::Sender<Message>,
-        lines: &mut mpsc::Receiver<ToPeer>,
+        lines: &mut mpsc::Receiver<ToConnection>,
     ) -> io::Result<()> {
         let (mut reader, writer) = stream.split();
         let mut batch = Vec::new();
         let mut open = true;
         while open || !self.output.is_empty() {
-            let starving = open && self.pass_on(inbox).await?;
+            let wants_input = open && self.pass_on(inbox).await?;
             self.write(&writer)?;
             if self.finished
-                && starving
+                && wants_input
                 && self.unanswered == 0
                 && self.output.is_empty()
-                && !self.is_patient()
+                && !self.waits_for_verdicts()
             {
                 return Ok(());
             }
-            let may_read = starving && !self.finished;
+            let may_read = wants_input && !self.finished;
             if may_read {
                 self.input.reserve(READ.max(self.input.len()));
             }
@@ -154,7 +154,7 @@ impl Connection {
                     ready?;
                     self.write(&writer)?;
                 }
-                () = sleep_until(self.patient_until) => return Ok(()),
+                () = sleep_until(self.verdicts_until) => return Ok(()),
                 () = sleep_until(self.stuck_since.map(|since| since + WRITE_TIMEOUT)) => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read"));
                 }
@@ -165,10 +165,10 @@ impl Connection {
 
     /// Whether a peer that has sent all it wants still gets a verdict: a script with a connection for each command
     /// does, and one whose end is the loss of a session does not, because that is noticed at once.
-    fn is_patient(&mut self) -> bool {
+    fn waits_for_verdicts(&mut self) -> bool {
         let waits = self.verdicts > 0 && !self.binds;
-        if waits && self.patient_until.is_none() {
-            self.patient_until = Some(Instant::now() + VERDICT_TIMEOUT);
+        if waits && self.verdicts_until.is_none() {
+            self.verdicts_until = Some(Instant::now() + VERDICT_TIMEOUT);
         }
         waits
     }
@@ -176,11 +176,11 @@ impl Connection {
     /// Passes on whole lines, as many as may be without an answer, but for what is answered here. True: there is room
     /// for more than were read.
     async fn pass_on(&mut self, inbox: &mpsc::Sender<Message>) -> io::Result<bool> {
-        if self.output.len() >= UNREAD || self.expects_much {
+        if self.output.len() >= UNREAD || self.awaits_long_reply {
             return Ok(false);
         }
         let (mut first, mut more) = (None, Vec::new());
-        let starving = loop {
+        let wants_input = loop {
             if self.unanswered >= self.most_unanswered {
                 break false;
             }
@@ -192,22 +192,22 @@ impl Connection {
             }
             let command = self.parse(&line);
             if self.unanswered == 0 && self.is_answered_here(&command) {
-                self.say(&ServerLine::Reply(Reply::Pong))?;
+                self.encode_reply(&ServerLine::Reply(Reply::Pong))?;
                 continue;
             }
             self.unanswered += 1;
-            self.expects_much =
-                matches!(&command, Ok(Command::Request(_, request)) if asks_for_much(request));
+            self.awaits_long_reply =
+                matches!(&command, Ok(Command::Request(_, request)) if has_long_reply(request));
             if first.is_none() {
                 first = Some(command)
             } else {
                 more.push(command)
             }
-            if self.expects_much {
+            if self.awaits_long_reply {
                 break false;
             }
         };
-        let Some(first) = first else { return Ok(starving) };
+        let Some(first) = first else { return Ok(wants_input) };
         let message = if more.is_empty() {
             Message::Line(self.id, first)
         } else {
@@ -216,46 +216,46 @@ impl Connection {
         };
         let ended = |_| io::Error::other("the registry has ended");
         inbox.send(message).await.map_err(ended)?;
-        Ok(starving)
+        Ok(wants_input)
     }
 
     /// A keepalive, and nothing before it is without an answer.
     fn is_answered_here(&self, command: &Result<Command, Refusal>) -> bool {
-        let (Some(pulse), Ok(command)) = (&self.pulse, command) else { return false };
-        pulse.answers(command, SystemTime::now)
+        let (Some(keepalive), Ok(command)) = (&self.keepalive, command) else { return false };
+        keepalive.answers(command, SystemTime::now)
     }
 
     /// Port 81 is also a well-known admin page's.
     fn refuse_http(&mut self, line: &Line) -> io::Result<()> {
-        let fresh = std::mem::take(&mut self.fresh);
-        if fresh && matches!(line, Line::Text(text) if looks_like_http(text)) {
+        let is_first_line = std::mem::take(&mut self.is_first_line);
+        if is_first_line && matches!(line, Line::Text(text) if looks_like_http(text)) {
             // Full: there is much to complain about already.
-            let _ = self.complaints.try_send(self.peer);
+            let _ = self.warnings.try_send(self.peer);
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks HTTP"));
         }
         Ok(())
     }
 
-    fn encode(&mut self, lines: &mut Vec<ToPeer>) -> io::Result<()> {
+    fn encode(&mut self, lines: &mut Vec<ToConnection>) -> io::Result<()> {
         for line in lines.drain(..) {
             let line = match line {
-                ToPeer::Line(line) => line,
-                ToPeer::Events(events) => {
+                ToConnection::Line(line) => line,
+                ToConnection::Events(events) => {
                     self.events = Some(*events);
                     continue;
                 }
-                ToPeer::Bound(pulse) => {
-                    self.pulse = Some(pulse);
+                ToConnection::Bound(keepalive) => {
+                    self.keepalive = Some(keepalive);
                     continue;
                 }
             };
             self.count(&line);
-            self.say(&line)?;
+            self.encode_reply(&line)?;
         }
         Ok(())
     }
 
-    fn say(&mut self, line: &ServerLine) -> io::Result<()> {
+    fn encode_reply(&mut self, line: &ServerLine) -> io::Result<()> {
         if enabled!(tracing::Level::DEBUG) {
             debug!(conn = self.id.0, peer = %self.peer, line = %line.redacted(), "sent");
         }
@@ -270,7 +270,7 @@ impl Connection {
         match line {
             ServerLine::Reply(reply) => {
                 self.unanswered = self.unanswered.saturating_sub(1);
-                self.expects_much &= self.unanswered > 0;
+                self.awaits_long_reply &= self.unanswered > 0;
                 self.verdicts += usize::from(*reply == Reply::MaintenanceAck);
             }
             ServerLine::Push(
@@ -361,7 +361,7 @@ async fn linger(mut stream: TcpStream) {
 
 /// Whether the reply may be as long as a line gets, or another line comes with it. All other replies are short, or as
 /// long as what a session said of itself.
-fn asks_for_much(request: &Request) -> bool {
+fn has_long_reply(request: &Request) -> bool {
     matches!(
         request,
         Request::RouteList { .. }

@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 use crate::protocol::{Command, Refusal};
 use crate::server::registry::ConnId;
 
-use super::outgoing::ToPeer;
+use super::outgoing::ToConnection;
 
 /// From a connection to the registry.
 pub(super) enum Message {
     /// It is open; its lines go there.
-    Opened(ConnId, IpAddr, mpsc::Sender<ToPeer>),
+    Opened(ConnId, IpAddr, mpsc::Sender<ToConnection>),
     /// It sent a line.
     Line(ConnId, Result<Command, Refusal>),
     /// It sent several.

@@ -82,7 +82,7 @@ pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
 
 /// What else the registry is told while it runs: certificates, say. That nobody tells anything any more changes
 /// nothing.
-pub type Notices = mpsc::Receiver<Input>;
+pub type ExternalInputs = mpsc::Receiver<Input>;
 
 /// The registry on its port.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl RegistryServer {
         mut store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
         results: ProbeResults,
-        notices: Notices,
+        external: ExternalInputs,
     ) -> std::io::Result<RegistryHandle> {
         let address = listener.local_addr()?;
         let (saved, stored) = (store.take_saved(), store.take_end());
@@ -131,7 +131,7 @@ impl RegistryServer {
         if let Some(saved) = saved {
             core.restore(saved);
         }
-        let core = tokio::spawn(core.run(messages, results, notices, stopped.clone()));
+        let core = tokio::spawn(core.run(messages, results, external, stopped.clone()));
         let queue = config.registry.limits.queue;
         let acceptor = accept::Acceptor::new(config.allow, queue);
         let accepting = tokio::spawn(acceptor.accept(listener, inbox, stopped));

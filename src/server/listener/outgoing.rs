@@ -9,25 +9,25 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::protocol::{EventKind, Push, ServerLine};
-use crate::server::registry::Pulse;
+use crate::server::registry::Keepalive;
 
 /// Events that wait for a peer.
 const EVENTS: usize = 32;
 
 /// From the registry to a connection. Small, because a queue has room for dozens in advance, and most connections
 /// never have more than one.
-pub(super) enum ToPeer {
+pub(super) enum ToConnection {
     /// A line. Not to be lost.
     Line(Box<ServerLine>),
     /// Events come from there from now on.
     Events(Box<Events>),
     /// The session that it has from now on.
-    Bound(Arc<Pulse>),
+    Bound(Arc<Keepalive>),
 }
 
 /// The registry's end.
-pub(super) struct Outlet {
-    lines: mpsc::Sender<ToPeer>,
+pub(super) struct PeerSender {
+    lines: mpsc::Sender<ToConnection>,
     feed: Option<Feed>,
 }
 
@@ -41,29 +41,29 @@ struct Feed {
 pub(super) struct Events {
     events: mpsc::Receiver<Arc<str>>,
     missed: watch::Receiver<u64>,
-    told: u64,
+    reported: u64,
 }
 
-impl Outlet {
-    pub(super) fn new(lines: mpsc::Sender<ToPeer>) -> Self {
-        Outlet { lines, feed: None }
+impl PeerSender {
+    pub(super) fn new(lines: mpsc::Sender<ToConnection>) -> Self {
+        PeerSender { lines, feed: None }
     }
 
     /// False: it takes nothing any more, or is far behind with reading what it asked for.
     pub(super) fn send(&self, line: ServerLine) -> bool {
-        self.lines.try_send(ToPeer::Line(Box::new(line))).is_ok()
+        self.lines.try_send(ToConnection::Line(Box::new(line))).is_ok()
     }
 
-    /// Tells the peer's connection which session it has. False as for [`Outlet::send`].
-    pub(super) fn bind(&self, pulse: Arc<Pulse>) -> bool {
-        self.lines.try_send(ToPeer::Bound(pulse)).is_ok()
+    /// Tells the peer's connection which session it has. False as for [`PeerSender::send`].
+    pub(super) fn bind(&self, keepalive: Arc<Keepalive>) -> bool {
+        self.lines.try_send(ToConnection::Bound(keepalive)).is_ok()
     }
 
-    /// Sends an event, or counts it as missed. False as for [`Outlet::send`].
+    /// Sends an event, or counts it as missed. False as for [`PeerSender::send`].
     pub(super) fn offer(&mut self, line: &Arc<str>) -> bool {
         if self.feed.is_none() {
             let (feed, events) = feed();
-            if self.lines.try_send(ToPeer::Events(Box::new(events))).is_err() {
+            if self.lines.try_send(ToConnection::Events(Box::new(events))).is_err() {
                 return false;
             }
             self.feed = Some(feed);
@@ -92,7 +92,7 @@ impl Events {
             Some(event) = self.events.recv() => event,
             Ok(()) = self.missed.changed() => {
                 let all = *self.missed.borrow_and_update();
-                let missed = all - std::mem::replace(&mut self.told, all);
+                let missed = all - std::mem::replace(&mut self.reported, all);
                 Push::Event(EventKind::All, serde_json::json!({ "missed": missed })).encode().into()
             }
             else => std::future::pending().await,
@@ -102,8 +102,8 @@ impl Events {
 
 fn feed() -> (Feed, Events) {
     let (sender, events) = mpsc::channel(EVENTS);
-    let (missed, told) = watch::channel(0);
-    (Feed { events: sender, missed }, Events { events, missed: told, told: 0 })
+    let (missed, reported) = watch::channel(0);
+    (Feed { events: sender, missed }, Events { events, missed: reported, reported: 0 })
 }
 
 #[cfg(test)]

@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use crate::protocol::report::BackendReport;
 use crate::server::live_table::LiveTable;
-use crate::server::registry::persist::Saved;
+use crate::server::registry::persist::SavedState;
 use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
 use crate::server::routing::MemberId;
-use crate::server::store::{Store, Verdict};
+use crate::server::store::{Decision, Store};
 
 use super::message::Message;
-use super::outgoing::Outlet;
-use super::{Notices, ProbeResults, Prober, log};
+use super::outgoing::PeerSender;
+use super::{ExternalInputs, ProbeResults, Prober, log};
 
 /// How many messages are taken before what they lead to is done.
 const BATCH: usize = 256;
@@ -33,7 +33,7 @@ pub(super) struct RegistryTask {
     store: Box<dyn Store>,
     prober: Arc<dyn Prober>,
     /// Where the lines of each connection go. Dropping one closes the connection once they are written.
-    connections: HashMap<ConnId, Outlet>,
+    connections: HashMap<ConnId, PeerSender>,
     /// Members whose ejection has changed.
     ejections: broadcast::Receiver<MemberId>,
     tests: JoinSet<(TestId, Result<BackendReport, String>)>,
@@ -57,7 +57,7 @@ impl RegistryTask {
     }
 
     /// Takes up what the store held, before anything else happens.
-    pub(super) fn restore(&mut self, saved: Saved) {
+    pub(super) fn restore(&mut self, saved: SavedState) {
         self.registry.restore(now(), saved);
         let unreachable = self.perform();
         self.outcomes.extend(unreachable);
@@ -68,7 +68,7 @@ impl RegistryTask {
         mut self,
         mut messages: mpsc::Receiver<Message>,
         mut results: ProbeResults,
-        mut notices: Notices,
+        mut external: ExternalInputs,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -85,7 +85,7 @@ impl RegistryTask {
                     }
                 }
                 Some((probe, result)) = results.recv() => self.turn(Input::Probed(probe, result)),
-                Some(notice) = notices.recv() => self.turn(notice),
+                Some(input) = external.recv() => self.turn(input),
                 member = self.ejections.recv() => {
                     // Those that were lost in between are known again when they change next.
                     if let Ok(member) = member {
@@ -93,8 +93,8 @@ impl RegistryTask {
                     }
                 }
                 Some(Ok((test, result))) = self.tests.join_next() => self.turn(Input::Tested(test, result)),
-                (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_verdict(cx)) => {
-                    self.turn(told(tx, verdict));
+                (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_decision(cx)) => {
+                    self.turn(decision_input(tx, verdict));
                 }
                 () = sleep_until(deadline) => self.turn(Input::Tick),
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
@@ -108,7 +108,7 @@ impl RegistryTask {
     fn on_message(&mut self, message: Message) {
         match message {
             Message::Opened(conn, peer, lines) => {
-                self.connections.insert(conn, Outlet::new(lines));
+                self.connections.insert(conn, PeerSender::new(lines));
                 self.turn(Input::Opened(conn, peer));
             }
             Message::Line(conn, line) => self.turn(Input::Line(conn, line)),
@@ -142,15 +142,16 @@ impl RegistryTask {
         for effect in self.registry.effects() {
             match effect {
                 Effect::Send(conn, line) => {
-                    unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.send(line)));
+                    unreachable.extend(deliver(&mut self.connections, conn, |outlet| outlet.send(line)));
                 }
-                Effect::Bound(conn, pulse) => {
-                    unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.bind(pulse)));
+                Effect::Bound(conn, keepalive) => {
+                    unreachable.extend(deliver(&mut self.connections, conn, |outlet| outlet.bind(keepalive)));
                 }
                 Effect::Event(to, event) => {
                     let line: Arc<str> = event.encode().into();
                     for conn in to {
-                        unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.offer(&line)));
+                        unreachable
+                            .extend(deliver(&mut self.connections, conn, |outlet| outlet.offer(&line)));
                     }
                 }
                 Effect::Close(conn) => {
@@ -158,7 +159,7 @@ impl RegistryTask {
                 }
                 Effect::Commit(tx, change) => {
                     if let Poll::Ready(verdict) = self.store.commit(tx, change) {
-                        self.outcomes.push_back(told(tx, verdict));
+                        self.outcomes.push_back(decision_input(tx, verdict));
                     }
                 }
                 Effect::Publish(table) => self.table.store(Arc::new(table)),
@@ -176,7 +177,7 @@ impl RegistryTask {
                         (test, answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned())))
                     });
                 }
-                Effect::Happened(happening) => log::happened(&happening),
+                Effect::Log(event) => log::write(&event),
             }
         }
         unreachable
@@ -185,10 +186,10 @@ impl RegistryTask {
 
 /// Tells a connection something. One that takes nothing any more is let go, and what the registry is to hear of that
 /// is returned.
-fn tell(
-    connections: &mut HashMap<ConnId, Outlet>,
+fn deliver(
+    connections: &mut HashMap<ConnId, PeerSender>,
     conn: ConnId,
-    say: impl FnOnce(&mut Outlet) -> bool,
+    say: impl FnOnce(&mut PeerSender) -> bool,
 ) -> Option<Input> {
     if say(connections.get_mut(&conn)?) {
         return None;
@@ -201,10 +202,10 @@ fn now() -> Now {
     Now { mono: Instant::now().into_std(), wall: SystemTime::now() }
 }
 
-fn told(tx: Tx, verdict: Verdict) -> Input {
+fn decision_input(tx: Tx, verdict: Decision) -> Input {
     match verdict {
-        Verdict::Committed => Input::Committed(tx),
-        Verdict::Rejected => Input::Rejected(tx),
+        Decision::Committed => Input::Committed(tx),
+        Decision::Rejected => Input::Rejected(tx),
     }
 }
 

@@ -20,19 +20,19 @@ const MOST_DATA_PAGES: u32 = 1 << 20;
 
 /// A copy that nobody else sees.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct MemoryCopy {
     bytes: RwLock<Vec<u8>>,
     most: u64,
 }
 
-impl Copy {
+impl MemoryCopy {
     /// Reads all of `backend`.
     pub(super) fn of(backend: &impl StorageBackend) -> io::Result<Self> {
         let length = backend.len()?;
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         backend.read(0, &mut bytes)?;
         check_layout(&bytes)?;
-        Ok(Copy { bytes: RwLock::new(bytes), most: length.saturating_add(GROWTH) })
+        Ok(MemoryCopy { bytes: RwLock::new(bytes), most: length.saturating_add(GROWTH) })
     }
 }
 
@@ -55,7 +55,7 @@ fn range(offset: u64, length: usize, all: usize) -> io::Result<Range<usize>> {
     end.map(|end| start..end).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-impl StorageBackend for Copy {
+impl StorageBackend for MemoryCopy {
     fn len(&self) -> io::Result<u64> {
         Ok(self.bytes.read().unwrap_or_else(PoisonError::into_inner).len() as u64)
     }

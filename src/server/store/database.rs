@@ -18,8 +18,8 @@ use redb::{
 };
 
 use crate::protocol::RouteId;
-use crate::server::registry::Change;
-use crate::server::registry::persist::{FORMAT, MaintenanceRecord, RouteRecord, Saved, SavedSession};
+use crate::server::registry::StoreChange;
+use crate::server::registry::persist::{FORMAT, MaintenanceRecord, RouteRecord, SavedSession, SavedState};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const SESSIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sessions");
@@ -73,13 +73,13 @@ impl Tables {
     /// Opens what a backend holds; an empty one becomes a state of no sessions.
     pub(super) fn open(backend: impl StorageBackend) -> Result<Self, ReadError> {
         let opened = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
-        Ok(Tables { database: opened.map_err(|error| refused(error.into()))? })
+        Ok(Tables { database: opened.map_err(|error| read_error(error.into()))? })
     }
 
     /// Reads everything, and every checksum. Repairs what it can, so that it is for copies.
-    pub(super) fn check(&mut self) -> Result<Option<Saved>, ReadError> {
+    pub(super) fn check(&mut self) -> Result<Option<SavedState>, ReadError> {
         let read = self.read();
-        let is_clean = self.database.check_integrity().map_err(|error| refused(error.into()))?;
+        let is_clean = self.database.check_integrity().map_err(|error| read_error(error.into()))?;
         // A file in which only the book-keeping of free pages was not up to date is sound. One that goes back
         // to an older transaction because of the checksums of the newer one is not.
         let is_same = match (&read, is_clean) {
@@ -94,8 +94,8 @@ impl Tables {
     }
 
     /// Everything in it; `None` where nothing was ever written.
-    pub(super) fn read(&self) -> Result<Option<Saved>, ReadError> {
-        let reading = self.database.begin_read().map_err(|error| refused(error.into()))?;
+    pub(super) fn read(&self) -> Result<Option<SavedState>, ReadError> {
+        let reading = self.database.begin_read().map_err(|error| read_error(error.into()))?;
         let Some(meta) = read_meta(&reading)? else { return Ok(None) };
         let text = |name: &str| meta.get(name).cloned().unwrap_or_default();
         let format: u32 = text(META_FORMAT).parse().map_err(|_| damaged("meta", META_FORMAT))?;
@@ -107,7 +107,7 @@ impl Tables {
         }
         let alive_at = text(META_ALIVE).parse().map(jiff::Timestamp::into).ok();
         let sessions = read_sessions(&reading, &text(META_SERVER))?;
-        Ok(Some(Saved { boot_id: text(META_BOOT), alive_at, cluster_id: text(META_CLUSTER), sessions }))
+        Ok(Some(SavedState { boot_id: text(META_BOOT), alive_at, cluster_id: text(META_CLUSTER), sessions }))
     }
 
     /// The number of the last transaction that is in the file.
@@ -117,7 +117,7 @@ impl Tables {
     }
 
     /// Writes a whole state into an empty file.
-    pub(super) fn fill(&self, saved: &Saved) -> Result<(), WriteError> {
+    pub(super) fn fill(&self, saved: &SavedState) -> Result<(), WriteError> {
         self.transact(|writing| {
             put_meta(writing, META_CLUSTER, &saved.cluster_id)?;
             put_meta(writing, META_BOOT, &saved.boot_id)?;
@@ -144,7 +144,7 @@ impl Tables {
         number: u64,
         now: SystemTime,
         boot_id: &str,
-        changes: impl IntoIterator<Item = &'a Change>,
+        changes: impl IntoIterator<Item = &'a StoreChange>,
     ) -> Result<(), WriteError> {
         self.transact(|writing| {
             put_meta(writing, META_BOOT, boot_id)?;
@@ -154,7 +154,7 @@ impl Tables {
             let mut routes = writing.open_table(ROUTES)?;
             for change in changes {
                 match change {
-                    Change::Applied { session, applied, delta, maintenance } => {
+                    StoreChange::Applied { session, applied, delta, maintenance } => {
                         sessions.insert(session.no, json(session)?.as_slice())?;
                         if let Some(maintenance) = maintenance {
                             put_maintenance(writing, session.no, maintenance)?;
@@ -168,7 +168,7 @@ impl Tables {
                             };
                         }
                     }
-                    Change::Maintained(all) => {
+                    StoreChange::Maintenance(all) => {
                         // One that has ended meanwhile has none.
                         for (no, maintenance) in all {
                             if sessions.get(no.0)?.is_some() {
@@ -176,7 +176,7 @@ impl Tables {
                             }
                         }
                     }
-                    Change::Ended(no) => {
+                    StoreChange::Ended(no) => {
                         sessions.remove(no.0)?;
                         put_maintenance(writing, no.0, &MaintenanceRecord::default())?;
                         routes.retain_in((no.0, 0)..=(no.0, u32::MAX), |_, _| false)?;
@@ -214,11 +214,11 @@ fn read_meta(reading: &ReadTransaction) -> Result<Option<BTreeMap<String, String
     let table = match reading.open_table(META) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
-    let rows = table.iter().map_err(|error| refused(error.into()))?;
+    let rows = table.iter().map_err(|error| read_error(error.into()))?;
     let row = |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), StorageError>| {
-        let (name, value) = row.map_err(|error| refused(error.into()))?;
+        let (name, value) = row.map_err(|error| read_error(error.into()))?;
         Ok((name.value().to_owned(), String::from_utf8_lossy(value.value()).into_owned()))
     };
     rows.map(row).collect::<Result<_, _>>().map(Some)
@@ -228,11 +228,11 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     let sessions = match reading.open_table(SESSIONS) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
     let mut saved = BTreeMap::new();
-    for row in sessions.iter().map_err(|error| refused(error.into()))? {
-        let (no, value) = row.map_err(|error| refused(error.into()))?;
+    for row in sessions.iter().map_err(|error| read_error(error.into()))? {
+        let (no, value) = row.map_err(|error| read_error(error.into()))?;
         let session = parse(value.value(), server, || format!("session {}", no.value()))?;
         let (maintenance, routes) = (MaintenanceRecord::default(), BTreeMap::new());
         saved.insert(no.value(), SavedSession { session, maintenance, routes });
@@ -241,10 +241,10 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     let routes = match reading.open_table(ROUTES) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(saved.into_values().collect()),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
-    for row in routes.iter().map_err(|error| refused(error.into()))? {
-        let (key, value) = row.map_err(|error| refused(error.into()))?;
+    for row in routes.iter().map_err(|error| read_error(error.into()))? {
+        let (key, value) = row.map_err(|error| read_error(error.into()))?;
         let (no, id) = key.value();
         let name = || format!("route r{id} of session {no}");
         let session = saved.get_mut(&no).ok_or_else(|| damaged(&name(), "its session is missing"))?;
@@ -262,10 +262,10 @@ fn read_maintenance(
     let table = match reading.open_table(MAINTENANCE) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
-    for row in table.iter().map_err(|error| refused(error.into()))? {
-        let (no, value) = row.map_err(|error| refused(error.into()))?;
+    for row in table.iter().map_err(|error| read_error(error.into()))? {
+        let (no, value) = row.map_err(|error| read_error(error.into()))?;
         let name = || format!("maintenance of session {}", no.value());
         let session = saved.get_mut(&no.value()).ok_or_else(|| damaged(&name(), "its session is missing"))?;
         session.maintenance = parse(value.value(), server, name)?;
@@ -294,7 +294,7 @@ fn damaged(what: &str, why: &str) -> ReadError {
     ReadError::Damaged(format!("{what}: {why}"))
 }
 
-pub(super) fn refused(error: redb::Error) -> ReadError {
+pub(super) fn read_error(error: redb::Error) -> ReadError {
     match error {
         redb::Error::DatabaseAlreadyOpen => ReadError::Busy,
         // What redb finds in place of its magic number, and what ends too soon.

@@ -18,12 +18,12 @@ use redb::backends::FileBackend;
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
-use crate::server::registry::persist::Saved;
-use crate::server::registry::{Change, Tx};
+use crate::server::registry::persist::SavedState;
+use crate::server::registry::{StoreChange, Tx};
 
-use super::copy::Copy;
-use super::database::{ReadError, Tables, WriteError, refused};
-use super::{Store, Verdict};
+use super::copy::MemoryCopy;
+use super::database::{ReadError, Tables, WriteError, read_error};
+use super::{Decision, Store};
 
 /// How many changes one transaction has at most: the first of them waits for the last.
 const BATCH: usize = 4096;
@@ -110,9 +110,9 @@ fn kept(copy: Option<&Path>) -> String {
 /// [`Store::take_end`].
 #[derive(Debug)]
 pub struct FileStore {
-    saved: Option<Saved>,
-    changes: mpsc::Sender<(Tx, Change)>,
-    verdicts: tokio::sync::mpsc::UnboundedReceiver<(Tx, Verdict)>,
+    saved: Option<SavedState>,
+    changes: mpsc::Sender<(Tx, StoreChange)>,
+    verdicts: tokio::sync::mpsc::UnboundedReceiver<(Tx, Decision)>,
     outstanding: usize,
     /// Its other end is dropped when the thread has ended.
     end: Option<oneshot::Receiver<()>>,
@@ -129,14 +129,14 @@ impl FileStore {
     pub fn open(path: &Path, boot_id: &str, grace: Duration) -> Result<Self, StateError> {
         let (tables, mut saved) = match open(path) {
             Err(StateError::Unusable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-                create(path, &nothing_yet())?;
+                create(path, &empty_state())?;
                 open(path)?
             }
             opened => opened?,
         };
         if saved.is_none() {
             // An empty file, as one makes it for a bind mount.
-            let nothing = nothing_yet();
+            let nothing = empty_state();
             fill(path, &tables, &nothing)?;
             saved = Some(nothing);
         }
@@ -151,7 +151,7 @@ impl FileStore {
 
     pub(super) fn start(
         tables: Tables,
-        saved: Option<Saved>,
+        saved: Option<SavedState>,
         shown: String,
         boot_id: String,
         alive: Duration,
@@ -178,7 +178,7 @@ impl FileStore {
 }
 
 impl Store for FileStore {
-    fn take_saved(&mut self) -> Option<Saved> {
+    fn take_saved(&mut self) -> Option<SavedState> {
         self.saved.take()
     }
 
@@ -186,15 +186,15 @@ impl Store for FileStore {
         self.end.take()
     }
 
-    fn commit(&mut self, tx: Tx, change: Change) -> Poll<Verdict> {
+    fn commit(&mut self, tx: Tx, change: StoreChange) -> Poll<Decision> {
         if self.outstanding >= OUTSTANDING || self.changes.send((tx, change)).is_err() {
-            return Poll::Ready(Verdict::Rejected);
+            return Poll::Ready(Decision::Rejected);
         }
         self.outstanding += 1;
         Poll::Pending
     }
 
-    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Verdict)> {
+    fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Decision)> {
         match self.verdicts.poll_recv(cx) {
             Poll::Ready(Some(verdict)) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
@@ -225,12 +225,12 @@ struct Writer {
 impl Writer {
     fn run(
         mut self,
-        queue: &mpsc::Receiver<(Tx, Change)>,
-        answers: &tokio::sync::mpsc::UnboundedSender<(Tx, Verdict)>,
+        queue: &mpsc::Receiver<(Tx, StoreChange)>,
+        answers: &tokio::sync::mpsc::UnboundedSender<(Tx, Decision)>,
         alive: Duration,
     ) {
         // So that a server that is killed before its first change is known to have lived on this boot.
-        self.keep(&[]);
+        self.write_batch(&[]);
         let mut batch = Vec::new();
         loop {
             match queue.recv_timeout(alive) {
@@ -240,11 +240,11 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.keep(&[]);
+                    self.write_batch(&[]);
                     return;
                 }
             }
-            let verdict = self.keep(&batch);
+            let verdict = self.write_batch(&batch);
             for (tx, _) in batch.drain(..) {
                 // Nobody listens any more: the server is going down.
                 let _ = answers.send((tx, verdict));
@@ -253,14 +253,14 @@ impl Writer {
     }
 
     /// Writes changes, and says what became of them for certain.
-    fn keep(&mut self, batch: &[(Tx, Change)]) -> Verdict {
+    fn write_batch(&mut self, batch: &[(Tx, StoreChange)]) -> Decision {
         if self.tables.is_none() {
             match (self.reopen)() {
                 Ok(tables) => self.tables = Some(tables),
                 Err(error) => return self.failed(&error),
             }
         }
-        let Some(tables) = &self.tables else { return Verdict::Rejected };
+        let Some(tables) = &self.tables else { return Decision::Rejected };
         self.number += 1;
         let changes = batch.iter().map(|(_, change)| change);
         match tables.write(self.number, SystemTime::now(), &self.boot_id, changes) {
@@ -272,42 +272,42 @@ impl Writer {
             Err(WriteError::Unknown(error)) => {
                 self.tables = None;
                 self.failed(&error);
-                self.find_out()
+                self.find_out_what_was_written()
             }
         }
     }
 
     /// A transaction may be in the file or not: nobody is told anything before the file has. Until then its
     /// clients hear that the store is unavailable, and find the truth in the session's revision.
-    fn find_out(&mut self) -> Verdict {
+    fn find_out_what_was_written(&mut self) -> Decision {
         while self.still_wanted.strong_count() > 0 {
             match (self.reopen)() {
                 Ok(tables) => {
                     let written = tables.transaction() == Some(self.number);
                     self.tables = Some(tables);
-                    return if written { self.succeeded() } else { Verdict::Rejected };
+                    return if written { self.succeeded() } else { Decision::Rejected };
                 }
                 Err(_) => thread::sleep(REOPEN),
             }
         }
-        Verdict::Rejected
+        Decision::Rejected
     }
 
-    fn succeeded(&mut self) -> Verdict {
+    fn succeeded(&mut self) -> Decision {
         if std::mem::take(&mut self.failing) {
             info!("STATE_FILE={} can be written again", self.shown);
         }
-        Verdict::Committed
+        Decision::Committed
     }
 
-    fn failed(&mut self, error: &dyn std::fmt::Display) -> Verdict {
+    fn failed(&mut self, error: &dyn std::fmt::Display) -> Decision {
         if !std::mem::replace(&mut self.failing, true) {
             error!(
                 "STATE_FILE={} cannot be written: {error}; until it can be, applies are refused",
                 self.shown
             );
         }
-        Verdict::Rejected
+        Decision::Rejected
     }
 }
 
@@ -315,12 +315,12 @@ impl Writer {
 ///
 /// # Errors
 /// See [`StateError`].
-pub(super) fn load(path: &Path) -> Result<Saved, StateError> {
+pub(super) fn load(path: &Path) -> Result<SavedState, StateError> {
     Ok(examine(path)?.1.unwrap_or_default())
 }
 
 /// Makes a file that holds `saved`. It has its name only once it is complete and on the disk.
-pub(super) fn create(path: &Path, saved: &Saved) -> Result<(), StateError> {
+pub(super) fn create(path: &Path, saved: &SavedState) -> Result<(), StateError> {
     if path.exists() {
         return Err(StateError::Exists { path: path.to_owned() });
     }
@@ -342,34 +342,34 @@ pub(super) fn create(path: &Path, saved: &Saved) -> Result<(), StateError> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)
 }
 
-fn fill(path: &Path, tables: &Tables, saved: &Saved) -> Result<(), StateError> {
+fn fill(path: &Path, tables: &Tables, saved: &SavedState) -> Result<(), StateError> {
     tables.fill(saved).map_err(|error| match error {
         WriteError::NotWritten(error) | WriteError::Unknown(error) => unusable(path, io::Error::other(error)),
     })
 }
 
 /// A state of no sessions, with an identity of its own. Without random bits the registry chooses one.
-fn nothing_yet() -> Saved {
+fn empty_state() -> SavedState {
     let mut bytes = [0; 16];
     let cluster_id = match getrandom::fill(&mut bytes) {
         Ok(()) => format!("{:032x}", u128::from_ne_bytes(bytes)),
         Err(_) => String::new(),
     };
-    Saved { cluster_id, ..Saved::default() }
+    SavedState { cluster_id, ..SavedState::default() }
 }
 
 /// Opens an existing file, and reads what it holds; `None`: nothing yet.
-fn open(path: &Path) -> Result<(Tables, Option<Saved>), StateError> {
+fn open(path: &Path) -> Result<(Tables, Option<SavedState>), StateError> {
     let (backend, saved) = examine(path)?;
     Ok((guarded(path, || Tables::open(backend))?, saved))
 }
 
 /// Reads and checks a copy in memory: opening a file may repair it, and one that is refused must stay as it
 /// is, or the next try would take for good what the first one left.
-fn examine(path: &Path) -> Result<(FileBackend, Option<Saved>), StateError> {
+fn examine(path: &Path) -> Result<(FileBackend, Option<SavedState>), StateError> {
     guarded(path, || {
         let backend = lock(path)?;
-        let copy = Copy::of(&backend).map_err(|error| refused(redb::Error::Io(error)))?;
+        let copy = MemoryCopy::of(&backend).map_err(|error| read_error(redb::Error::Io(error)))?;
         let mut tables = Tables::open(copy)?;
         Ok((backend, tables.check()?))
     })

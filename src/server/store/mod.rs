@@ -21,15 +21,15 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use crate::server::registry::persist::Saved;
-use crate::server::registry::{Change, Tx};
+use crate::server::registry::persist::SavedState;
+use crate::server::registry::{StoreChange, Tx};
 
 pub use file::{FileStore, StateError};
 pub use portable::{ImportError, export, import};
 
 /// Whether a store holds a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// It does.
     Committed,
     /// It does not, and never will.
@@ -39,7 +39,7 @@ pub enum Verdict {
 /// Holds what sessions have applied.
 pub trait Store: Send + 'static {
     /// What it held at the start. Asked once, before anything else.
-    fn take_saved(&mut self) -> Option<Saved> {
+    fn take_saved(&mut self) -> Option<SavedState> {
         None
     }
 
@@ -49,12 +49,12 @@ pub trait Store: Send + 'static {
         None
     }
 
-    /// Takes a change. Pending: the verdict comes from [`Store::poll_verdict`], in any order. Verdicts of one
+    /// Takes a change. Pending: the verdict comes from [`Store::poll_decision`], in any order. Verdicts of one
     /// session's changes are in the order of the changes, because the registry asks for one at a time.
-    fn commit(&mut self, tx: Tx, change: Change) -> Poll<Verdict>;
+    fn commit(&mut self, tx: Tx, change: StoreChange) -> Poll<Decision>;
 
     /// The next verdict that [`Store::commit`] left open.
-    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Verdict)>;
+    fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Decision)>;
 }
 
 /// Holds nothing: what was applied is in the registry, and gone with it.
@@ -62,11 +62,11 @@ pub trait Store: Send + 'static {
 pub struct MemoryStore;
 
 impl Store for MemoryStore {
-    fn commit(&mut self, _tx: Tx, _change: Change) -> Poll<Verdict> {
-        Poll::Ready(Verdict::Committed)
+    fn commit(&mut self, _tx: Tx, _change: StoreChange) -> Poll<Decision> {
+        Poll::Ready(Decision::Committed)
     }
 
-    fn poll_verdict(&mut self, _cx: &mut Context<'_>) -> Poll<(Tx, Verdict)> {
+    fn poll_decision(&mut self, _cx: &mut Context<'_>) -> Poll<(Tx, Decision)> {
         Poll::Pending
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::registry::persist::{FORMAT, Saved};
+use crate::server::registry::persist::{FORMAT, SavedState};
 
 use super::file::{self, StateError};
 
@@ -15,7 +15,7 @@ struct Document {
     /// Who wrote it; for people.
     #[serde(default)]
     server: String,
-    state: Saved,
+    state: SavedState,
 }
 
 /// Why a document was not imported. Nothing was changed.

@@ -1,8 +1,10 @@
 //! Replies that may be too long for a line (PROTOCOL section 1), and how they write times.
 
-use crate::protocol::{MAX_LINE, Refusal, Reply};
-use serde::Serialize;
 use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::protocol::{MAX_LINE, Refusal, Reply};
 
 /// How much a list may add to this reply, in which it is empty.
 pub(crate) fn room(empty: &Reply) -> usize {

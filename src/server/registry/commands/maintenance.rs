@@ -1,11 +1,13 @@
 //! MAINT_ENTER, MAINT_EXIT and MAINT_STATUS (PROTOCOL sections 3 and 6, SEMANTICS section 5).
 
-use super::limited_reply::{bounded, rfc3339, room, take};
+use crate::protocol::RouteOrAll;
 use crate::protocol::report::MaintenanceStatus;
 use crate::protocol::{BackendUrl, Refusal, Reply, RouteId, Target, TargetItem};
 use crate::server::registry::engine::{Engine, Outcome};
-use crate::server::registry::model::{ConnId, Now, SessionNo, Slot};
-use crate::server::registry::session::{Place, slots};
+use crate::server::registry::model::{ConnId, Now, SessionNo};
+use crate::server::registry::session::{Place, targets};
+
+use super::limited_reply::{bounded, rfc3339, room, take};
 
 /// Requests of a session, or of a connection, that are without a verdict: beyond it they are refused.
 const MAX_WITHOUT_VERDICT: usize = 64;
@@ -44,7 +46,7 @@ pub(super) fn maint_exit(
 /// MAINT_STATUS: of all routes, or of those behind `after`, as many as a line holds.
 pub(super) fn maint_status(engine: &Engine, no: SessionNo, after: Option<RouteId>) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
-    let entered = session.route_ids().filter_map(|id| Some((id, session.maintained.entered(id)?)));
+    let entered = session.route_ids().filter_map(|id| Some((id, session.maintenance.entered(id)?)));
     let first = entered.clone().next().map(|(_, entered)| entered);
     let page = first.and_then(|entered| entered.shown.page.as_ref());
     let status = MaintenanceStatus {
@@ -69,7 +71,7 @@ fn check_request(
     if let Some(page) = page {
         engine.check_backend(no, page)?;
     }
-    let of_session = engine.session(no)?.maintained.requests();
+    let of_session = engine.session(no)?.maintenance.requests();
     if of_session.max(engine.verdicts_due_to(conn)) >= MAX_WITHOUT_VERDICT {
         return Err(Refusal::Other("too many maintenance requests".to_owned()));
     }
@@ -79,15 +81,15 @@ fn check_request(
 
 fn places(engine: &Engine, no: SessionNo, target: &Target) -> Result<Vec<Place>, Refusal> {
     let session = engine.session(no)?;
-    let Target::Some(items) = target else { return Ok(vec![(no, Slot::All)]) };
+    let Target::Some(items) = target else { return Ok(vec![(no, RouteOrAll::All)]) };
     let mut places = Vec::new();
     for item in items {
         if *item == TargetItem::Service {
             let all = engine.sessions().of_service(&session.registration.service);
-            places.extend(all.into_iter().map(|no| (no, Slot::All)));
+            places.extend(all.into_iter().map(|no| (no, RouteOrAll::All)));
         } else {
-            let slots = slots(session, &Target::Some(vec![item.clone()]))?;
-            places.extend(slots.into_iter().map(|slot| (no, slot)));
+            let targets = targets(session, &Target::Some(vec![item.clone()]))?;
+            places.extend(targets.into_iter().map(|target| (no, target)));
         }
     }
     Ok(places)

@@ -1,9 +1,5 @@
 //! What each command does (PROTOCOL sections 3 to 5). One file a family; each function is one command.
 
-use crate::protocol::{Command, Reply, Request, SessionRef};
-use crate::server::registry::engine::{Engine, Outcome};
-use crate::server::registry::model::{ConnId, Now};
-
 mod backend_test;
 mod config;
 mod drain;
@@ -15,6 +11,10 @@ mod routes;
 mod session;
 mod settings;
 mod statistics;
+
+use crate::protocol::{Command, Reply, Request, SessionRef};
+use crate::server::registry::engine::{Engine, Outcome};
+use crate::server::registry::model::{ConnId, Now};
 
 /// Carries a command out.
 pub(crate) fn carry_out(engine: &mut Engine, now: Now, conn: ConnId, command: Command) -> Outcome {

@@ -1,13 +1,16 @@
 //! ROUTE_LIST, plain, in pages and compressed (PROTOCOL sections 1 and 3).
 
-use super::limited_reply::{room, take};
+use std::io::Write as _;
+
+use base64::Engine as _;
+
 use crate::protocol::report::{RouteEntry, RouteStatus};
 use crate::protocol::{MAX_CLIENT_LINE, Refusal, Reply, RouteId};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::SessionNo;
 use crate::server::registry::session::{Session, Staged};
-use base64::Engine as _;
-use std::io::Write as _;
+
+use super::limited_reply::{room, take};
 
 /// A compressed list is made from at most this much JSON: it is made between two commands of other peers.
 const MAX_JSON: usize = 4 * 1024 * 1024;

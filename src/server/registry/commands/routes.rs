@@ -42,11 +42,8 @@ fn add_routes(
         if session.routes() + specs.len() > limits.routes {
             return Err(Refusal::Other("too many routes".to_owned()));
         }
-        let count = u32::try_from(specs.len()).ok();
-        let last = count.and_then(|count| session.last_route.checked_add(count));
-        let last = last.ok_or_else(|| Refusal::Other("this session has no route ids left".to_owned()))?;
-        let ids: Vec<RouteId> = (session.last_route + 1..=last).map(RouteId).collect();
-        session.last_route = last;
+        let none_left = || Refusal::Other("this session has no route ids left".to_owned());
+        let ids = session.ids.give(specs.len()).ok_or_else(none_left)?;
         for (id, spec) in ids.iter().zip(specs) {
             session.stage.put(*id, spec, false);
         }

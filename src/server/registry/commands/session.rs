@@ -1,13 +1,15 @@
 //! REGISTER, RECONNECT, SESSION_INFO and CLIENT_SHUTDOWN (PROTOCOL sections 2 and 3).
 
-use super::limited_reply::{bounded, rfc3339};
+use std::net::IpAddr;
+
 use crate::protocol::report::SessionInfo;
 use crate::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
-use crate::server::registry::api::Happening;
+use crate::server::registry::api::LogEvent;
 use crate::server::registry::engine::{Engine, NewSession, Outcome};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionNo};
 use crate::server::registry::session::uptime;
-use std::net::IpAddr;
+
+use super::limited_reply::{bounded, rfc3339};
 
 /// What this server understands beyond the reference. Only what works.
 const CAPABILITIES: [&str; 12] = [
@@ -48,13 +50,13 @@ pub(crate) fn register(
 fn check_tokens(engine: &mut Engine, registration: &Registration, peer: IpAddr) -> Result<(), Refusal> {
     let given = registration.metadata.text("token").unwrap_or_default();
     if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
-        engine.log(Happening::WrongToken(peer));
+        engine.log(LogEvent::WrongToken(peer));
         return Err(other("wrong registry token"));
     }
     let given = given_service_token(registration)?;
     if engine.sessions().token_of(&registration.service).is_some_and(|token| !token.is(given)) {
         let (service, instance) = (registration.service.clone(), registration.instance.clone());
-        engine.log(Happening::WrongServiceToken { service, instance, peer });
+        engine.log(LogEvent::WrongServiceToken { service, instance, peer });
         return Err(other("wrong service token"));
     }
     Ok(())
@@ -93,7 +95,7 @@ pub(super) fn reconnect(engine: &mut Engine, now: Now, conn: ConnId, id: &Sessio
         Err(Refusal::SessionReplaced) => return Outcome::Reply(Reply::Error(Refusal::SessionReplaced)),
         Err(_) => return Outcome::Reply(Reply::Reregister),
     };
-    if engine.sessions().get(no).is_some_and(|session| session.robbed) {
+    if engine.sessions().get(no).is_some_and(|session| session.lost_claim) {
         return Outcome::Reply(Reply::Reregister);
     }
     engine.resume_session(now, conn, no);

@@ -1,6 +1,9 @@
 //! STATS_GET, CIRCUIT_BREAKER_STATUS and CIRCUIT_BREAKER_RESET: what the proxy has found out about routes (PROTOCOL section 3).
 
-use super::limited_reply::{bounded, rfc3339, room, take};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use crate::protocol::report::{CircuitStatus, Stats};
 use crate::protocol::{Refusal, Reply, RouteId, RouteOrAll};
 use crate::server::registry::engine::Engine;
@@ -8,9 +11,8 @@ use crate::server::registry::model::breaker as settings_breaker;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::Session;
 use crate::server::routing::RouteState;
-use std::ops::Bound;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+
+use super::limited_reply::{bounded, rfc3339, room, take};
 
 /// STATS_GET: of one route, or of all that are active.
 pub(super) fn stats(engine: &Engine, no: SessionNo, which: RouteOrAll) -> Result<Reply, Refusal> {
@@ -52,8 +54,8 @@ pub(super) fn breaker_status(
         successes: status.successes.into(),
         last_failure: status.last_failure.map(ago).map(rfc3339).unwrap_or_default(),
         next_attempt: status.next_attempt.map(ahead).map(rfc3339).unwrap_or_default(),
-        healthy: engine.pools().is_served(&session.members, id),
-        in_maintenance: session.maintained.of(id).is_some(),
+        healthy: engine.membership().is_served(&session.members, id),
+        in_maintenance: session.maintenance.of(id).is_some(),
         draining: session.drain.is_some(),
     }))
 }
@@ -91,6 +93,6 @@ fn breaker(session: &Session, id: RouteId) -> Result<&RouteState, Refusal> {
     let Some(applied) = session.applied.get(&id) else {
         return Err(session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound));
     };
-    settings_breaker(&applied.route.cells, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
+    settings_breaker(&applied.route.settings, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
     Ok(&applied.state)
 }

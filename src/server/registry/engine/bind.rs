@@ -1,12 +1,14 @@
 //! Which session a connection has (PROTOCOL section 2, SEMANTICS section 4).
 
-use super::Engine;
-use super::timers::Timer;
+use std::net::IpAddr;
+
 use crate::protocol::{Refusal, Registration, SessionId, SessionRef};
-use crate::server::registry::api::{Effect, Happening};
+use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionEvent, SessionNo, SessionState};
 use crate::server::registry::session::Session;
-use std::net::IpAddr;
+
+use super::Engine;
+use super::timers::Timer;
 
 /// A registration that has passed all checks.
 pub(crate) struct NewSession {
@@ -46,10 +48,10 @@ impl Engine {
         self.bind(now, conn, no);
         let session = self.session(no)?;
         let id = session.id().cloned().ok_or(Refusal::SessionNotFound)?;
-        let (who, kin) = (session.who(), session.kin());
-        self.log(Happening::Registered(who.clone(), peer));
+        let (who, lineage) = (session.label(), session.lineage());
+        self.log(LogEvent::Registered(who.clone(), peer));
         if self.sessions.is_one_container(peer) {
-            self.pools.address_taken(peer, &who, &kin);
+            self.membership.address_taken(peer, &who, &lineage);
         }
         Ok(id)
     }
@@ -68,7 +70,7 @@ impl Engine {
     }
     fn say_resumed(&mut self, no: SessionNo) {
         if let Some(session) = self.sessions.get(no) {
-            let resumed = Happening::Resumed(session.who(), session.peer);
+            let resumed = LogEvent::Resumed(session.label(), session.peer);
             self.log(resumed);
         }
     }
@@ -129,8 +131,8 @@ impl Engine {
         if was_connected && before != peer {
             self.tell_members(no, false);
         }
-        if let Some(pulse) = self.sessions.get_mut(no).and_then(Session::start_pulse) {
-            self.push(Effect::Bound(conn, pulse));
+        if let Some(keepalive) = self.sessions.get_mut(no).and_then(Session::start_keepalive) {
+            self.push(Effect::Bound(conn, keepalive));
         }
     }
 

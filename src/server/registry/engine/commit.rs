@@ -1,14 +1,16 @@
 //! The second step of an apply: the store is asked to hold the change (PROTOCOL section 4, SEMANTICS section 7).
 
+use std::sync::Arc;
+
+use crate::protocol::{Refusal, Reply, Scope, ServiceName};
+use crate::server::registry::api::{Effect, StoreChange};
+use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
+use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
+
 use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
-use crate::protocol::{Refusal, Reply, Scope, ServiceName};
-use crate::server::registry::api::{Change, Effect};
-use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
-use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
-use std::sync::Arc;
 
 impl Engine {
     /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes, up to the store. The stage stays as it is until that
@@ -39,10 +41,10 @@ impl Engine {
             return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
         };
         let maintenance = self.first_maintenance(no);
-        let kept = maintenance.iter().map(|record| (no, MaintenanceRecord::clone(record))).collect();
+        let stored = maintenance.iter().map(|record| (no, MaintenanceRecord::clone(record))).collect();
         let change =
-            Change::Applied { session: Box::new(session), applied, delta: delta.clone(), maintenance };
-        let pending = Pending::Apply { session: no, conn, service, delta, scopes, kept };
+            StoreChange::Applied { session: Box::new(session), applied, delta: delta.clone(), maintenance };
+        let pending = Pending::Apply { session: no, conn, service, delta, scopes, stored };
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
 
@@ -66,8 +68,8 @@ impl Engine {
     }
 
     /// Asks the store. Until it has decided, further commands for the session wait.
-    pub(super) fn commit(&mut self, no: SessionNo, change: Change, pending: Pending) -> Tx {
-        let is_waited_for = !matches!(pending, Pending::Forget(_) | Pending::Remember(_));
+    pub(super) fn commit(&mut self, no: SessionNo, change: StoreChange, pending: Pending) -> Tx {
+        let is_waited_for = !matches!(pending, Pending::Forget(_) | Pending::StoreMaintenance(_));
         let tx = self.commits.add(pending);
         if is_waited_for && let Some(session) = self.sessions.get_mut(no) {
             session.pending = Some(tx);

@@ -1,10 +1,12 @@
 //! A session's members get less and less (SEMANTICS section 6).
 
-use super::Engine;
-use super::timers::Timer;
+use std::time::Instant;
+
 use crate::server::registry::model::SessionNo;
 use crate::server::registry::session::Draining;
-use std::time::Instant;
+
+use super::Engine;
+use super::timers::Timer;
 
 impl Engine {
     /// The weight of the session's members falls until `end`, and that of the members that it adds meanwhile.
@@ -43,7 +45,7 @@ impl Engine {
         let Some(session) = self.sessions.get(no) else { return };
         let drain = session.drain.map(|draining| draining.drain);
         for id in session.members.iter() {
-            self.pools.set_drain(id, drain);
+            self.membership.set_drain(id, drain);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Events, and whom they are sent to (PROTOCOL sections 3 and 6).
 
-use super::Engine;
-use super::subscriptions::Subscriber;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
 use crate::protocol::{Domain, EventKind, Push, Refusal};
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{ConnId, Route, SessionNo};
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::sync::Arc;
+
+use super::Engine;
+use super::subscriptions::Subscriber;
 
 /// Names that an event lists; how many there are it says besides.
 const LISTED: usize = 32;
@@ -48,7 +51,7 @@ impl Engine {
         change(&mut kinds);
         if kinds != before {
             // What has happened just now is for those who were subscribed when it did.
-            self.flush_pools(false);
+            self.flush_membership(false);
             self.tell_health();
         }
         let session = self.sessions.get(who.1).ok_or(Refusal::SessionNotFound)?;
@@ -60,27 +63,30 @@ impl Engine {
 
     /// `backend_health_changed`, to those whose service's backends these are.
     pub(super) fn tell_health(&mut self) {
-        for (news, claims) in std::mem::take(&mut self.subscriptions.news) {
-            let to = self.subscriptions.health.get(&news.service).into_iter().flatten();
+        for (change, claims) in std::mem::take(&mut self.subscriptions.health_changes) {
+            let to = self.subscriptions.health.get(&change.service).into_iter().flatten();
             let to = to.map(|(conn, _)| *conn).collect();
             let mut body = json!({
-                "service": news.service.as_str(),
-                "instance": news.instance,
-                "backend": news.backend,
-                "healthy": news.healthy,
-                "reason": news.reason,
+                "service": change.service.as_str(),
+                "instance": change.instance,
+                "backend": change.backend,
+                "healthy": change.healthy,
+                "reason": change.reason,
                 "claims": claims.iter().take(LISTED).collect::<Vec<_>>(),
                 "claims_total": claims.len(),
             });
-            if !news.error.is_empty() {
-                body["error"] = news.error.into();
+            if !change.error.is_empty() {
+                body["error"] = change.error.into();
             }
             self.announce(to, EventKind::BackendHealthChanged, body);
         }
     }
 
     /// The domains of routes that changed, if anybody wants to hear of them.
-    pub(super) fn config_news<'a>(&self, routes: impl Iterator<Item = &'a Arc<Route>>) -> BTreeSet<Domain> {
+    pub(super) fn changed_domains<'a>(
+        &self,
+        routes: impl Iterator<Item = &'a Arc<Route>>,
+    ) -> BTreeSet<Domain> {
         if self.subscriptions.config.is_empty() {
             return BTreeSet::new();
         }

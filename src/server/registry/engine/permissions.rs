@@ -1,19 +1,21 @@
 //! What the operator lets sessions claim and reach (SEMANTICS section 9).
 
-use super::Engine;
+use std::net::SocketAddr;
+
 use crate::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
-use crate::server::registry::api::Happening;
+use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{ClaimPolicy, SessionNo};
 use crate::server::registry::session::Session;
-use std::net::SocketAddr;
+
+use super::Engine;
 
 impl Engine {
     /// REGISTRY_POLICY.
     pub(crate) fn check_policy(&mut self, no: SessionNo, spec: &RouteSpec) -> Result<(), Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         let Some((domain, refusal)) = self.forbidden(session, spec) else { return Ok(()) };
-        let (who, domain) = (session.who(), domain.clone());
-        self.log(Happening::NotPermitted { who, domain });
+        let (who, domain) = (session.label(), domain.clone());
+        self.log(LogEvent::NotPermitted { who, domain });
         Err(refusal)
     }
 
@@ -39,11 +41,11 @@ impl Engine {
     pub(super) fn tell_outside_policy(&mut self) {
         let Some(policy) = &self.config.policy else { return };
         let mut outside =
-            self.pools.claims().filter(|claim| !policy.permits(&claim.terms.service, &claim.domain));
+            self.membership.claims().filter(|claim| !policy.permits(&claim.terms.service, &claim.domain));
         let Some(first) = outside.next() else { return };
         let (domain, service) = (first.domain.clone(), first.terms.service.clone());
         let claims = 1 + outside.count();
-        self.log(Happening::OutsidePolicy { claims, domain, service });
+        self.log(LogEvent::OutsidePolicy { claims, domain, service });
     }
 
     /// BACKEND_ALLOW for a backend whose address is known here and now (SEMANTICS section 9). A name is checked

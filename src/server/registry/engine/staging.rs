@@ -1,13 +1,13 @@
 //! Changing a stage, and dropping one that nobody applies (PROTOCOL section 4).
 
-use super::Engine;
-use super::timers::Timer;
 use crate::protocol::Refusal;
-use crate::server::registry::api::Happening;
+use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::{Session, Stage};
 
-use super::decided::STORE_RETRY;
+use super::Engine;
+use super::store_decided::STORE_RETRY;
+use super::timers::Timer;
 
 impl Engine {
     /// CONFIG_ROLLBACK. Route ids that were given out stay so.
@@ -46,7 +46,7 @@ impl Engine {
             return self.timers.set(Timer::Stage(no), now.mono + STORE_RETRY);
         }
         session.stage = Stage::default();
-        let expired = Happening::StageExpired(session.who());
+        let expired = LogEvent::StageExpired(session.label());
         self.log(expired);
     }
 }

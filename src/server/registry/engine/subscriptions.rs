@@ -1,10 +1,11 @@
 //! Who wants to hear of what.
 
-use crate::protocol::{EventKind, ServiceName};
-use crate::server::registry::api::Happening;
-use crate::server::registry::model::{ConnId, MemberEvent, SessionNo};
-use crate::server::registry::session::Sessions;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::protocol::{EventKind, ServiceName};
+use crate::server::registry::api::LogEvent;
+use crate::server::registry::model::{ConnId, MemberEvent, SessionNo};
+use crate::server::registry::session::SessionIndex;
 
 /// Characters of an error that an event repeats.
 const LONGEST_ERROR: usize = 200;
@@ -23,12 +24,12 @@ pub(crate) struct Subscriptions {
     pub(super) config: BTreeSet<Subscriber>,
     pub(super) certificates: BTreeSet<Subscriber>,
     /// What has happened to backends and was not told yet.
-    pub(super) news: BTreeMap<News, BTreeSet<String>>,
+    pub(super) health_changes: BTreeMap<HealthChange, BTreeSet<String>>,
 }
 
 /// What happened to a backend, whichever claims it is in.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct News {
+pub(super) struct HealthChange {
     pub(super) service: ServiceName,
     pub(super) instance: String,
     pub(super) backend: String,
@@ -45,7 +46,7 @@ impl Subscriptions {
             && self.health.is_empty()
             && self.config.is_empty()
             && self.certificates.is_empty()
-            && self.news.is_empty()
+            && self.health_changes.is_empty()
     }
 
     /// The subscriptions that a connection has for a session change. `kinds` are all that it has from now on.
@@ -75,14 +76,14 @@ impl Subscriptions {
     }
 
     /// Takes note of what happened to members; [`Registry::tell_health`] tells all of one input at once.
-    pub(super) fn note_health(&mut self, sessions: &Sessions, happening: &Happening) {
+    pub(super) fn note_health(&mut self, sessions: &SessionIndex, event: &LogEvent) {
         if self.health.is_empty() {
             return;
         }
-        let (which, healthy, reason, error) = match happening {
-            Happening::MemberIn(which) => (which, true, "answered", None),
-            Happening::MemberOut { which, event, error } => (which, false, reason(*event), error.as_ref()),
-            Happening::Ejected { which, is_out } => {
+        let (which, healthy, reason, error) = match event {
+            LogEvent::MemberIn(which) => (which, true, "answered", None),
+            LogEvent::MemberOut { which, event, error } => (which, false, reason(*event), error.as_ref()),
+            LogEvent::Ejected { which, is_out } => {
                 (which, !is_out, if *is_out { "ejected" } else { "answered" }, None)
             }
             _ => return,
@@ -92,7 +93,7 @@ impl Subscriptions {
         if !self.health.contains_key(&service) {
             return;
         }
-        let news = News {
+        let change = HealthChange {
             service,
             instance: which.instance.to_string(),
             backend: which.endpoint.backend.to_string(),
@@ -100,7 +101,7 @@ impl Subscriptions {
             reason,
             error: error.map(|error| error.chars().take(LONGEST_ERROR).collect()).unwrap_or_default(),
         };
-        self.news.entry(news).or_default().insert(format!("{}{}", which.domain, which.path));
+        self.health_changes.entry(change).or_default().insert(format!("{}{}", which.domain, which.path));
     }
 
     pub(super) fn kinds(&self, (conn, session): Subscriber) -> BTreeSet<EventKind> {

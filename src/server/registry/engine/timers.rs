@@ -19,7 +19,7 @@ pub(crate) enum Timer {
     /// The store refused to forget the session; ask again.
     Forget(SessionNo),
     /// The store refused to hold the session's maintenance; ask again.
-    Remember(SessionNo),
+    StoreMaintenance(SessionNo),
     /// The session's drain is over.
     Drain(SessionNo),
     /// A maintenance request of the session gets its verdict.

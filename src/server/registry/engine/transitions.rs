@@ -1,17 +1,17 @@
 //! The one place where a session's state changes, and what follows from it (PROTOCOL section 2).
 
+use crate::protocol::Reply;
+use crate::server::registry::api::{Effect, LogEvent, StoreChange};
+use crate::server::registry::membership::Removal;
+use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
+use crate::server::registry::session::Stage;
+
 use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
+use super::store_decided::STORE_RETRY;
 use super::timers::Timer;
-use crate::protocol::Reply;
-use crate::server::registry::api::{Change, Effect, Happening};
-use crate::server::registry::membership::Leaving;
-use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
-use crate::server::registry::session::Stage;
-
-use super::decided::STORE_RETRY;
 
 impl Engine {
     /// A session did not return in time.
@@ -20,7 +20,7 @@ impl Engine {
         if session.pending.is_some() {
             self.timers.set(Timer::Grace(no), now.mono + STORE_RETRY);
         } else if session.state == SessionState::Grace && session.revision > 0 {
-            self.commit(no, Change::Ended(no), Pending::Expiry(no));
+            self.commit(no, StoreChange::Ended(no), Pending::Expiry(no));
         } else {
             self.advance(now, no, SessionEvent::GraceOver);
         }
@@ -30,7 +30,7 @@ impl Engine {
     pub(crate) fn end_session(&mut self, now: Now, conn: ConnId, no: SessionNo) -> Outcome {
         if self.sessions.get(no).is_some_and(|session| session.revision > 0) {
             let pending = Pending::ShutDown { session: no, conn };
-            return Outcome::Wait(Wait::Store(self.commit(no, Change::Ended(no), pending)));
+            return Outcome::Wait(Wait::Store(self.commit(no, StoreChange::Ended(no), pending)));
         }
         self.shut_down(now, no, Some(conn));
         Outcome::Done
@@ -59,9 +59,9 @@ impl Engine {
         }
         session.state = is;
         if was == SessionState::Connected {
-            session.stop_pulse();
+            session.stop_keepalive();
         }
-        let (peer, who) = (session.peer, session.who());
+        let (peer, who) = (session.peer, session.label());
         if was == SessionState::Connected {
             self.sessions.disconnected(peer);
             self.tell_members(no, true);
@@ -75,15 +75,15 @@ impl Engine {
             }
             SessionState::Grace => {
                 self.timers.set(Timer::Grace(no), grace);
-                self.log(Happening::Lost(who, self.config.grace));
+                self.log(LogEvent::Lost(who, self.config.grace));
             }
             SessionState::Replaced => self.became_replaced(no, grace),
             SessionState::Retired => self.became_retired(now, no),
             SessionState::Gone => {
                 self.became_gone(now, no, was == SessionState::Retired);
                 match event {
-                    SessionEvent::ShutDown => self.push(Effect::Happened(Happening::ShutDown(who))),
-                    SessionEvent::GraceOver => self.push(Effect::Happened(Happening::Expired(who))),
+                    SessionEvent::ShutDown => self.push(Effect::Log(LogEvent::ShutDown(who))),
+                    SessionEvent::GraceOver => self.push(Effect::Log(LogEvent::Expired(who))),
                     _ => {}
                 }
             }
@@ -95,7 +95,7 @@ impl Engine {
         self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.stage = Stage::default();
-        let happened = session.replaced_by.map(|by| Happening::Replaced(session.who(), by));
+        let happened = session.replaced_by.map(|by| LogEvent::Replaced(session.label(), by));
         self.timers.cancel(Timer::Stage(no));
         if !self.timers.is_set(Timer::Grace(no)) {
             self.timers.set(Timer::Grace(no), grace);
@@ -110,14 +110,14 @@ impl Engine {
         self.drop_verdicts(no);
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Drain(no));
-        self.timers.cancel(Timer::Remember(no));
+        self.timers.cancel(Timer::StoreMaintenance(no));
         self.sessions.retire(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
         session.applied.clear();
         let orphaned = session.replaced_by.is_none();
         for id in members.iter() {
-            self.pools.remove(id, Leaving::Ended);
+            self.membership.remove(id, Removal::Ended);
         }
         if stored {
             self.forget_in_store(no);
@@ -134,9 +134,9 @@ impl Engine {
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));
         self.timers.cancel(Timer::Drain(no));
-        self.timers.cancel(Timer::Remember(no));
+        self.timers.cancel(Timer::StoreMaintenance(no));
         for id in session.members.iter() {
-            self.pools.remove(id, Leaving::Ended);
+            self.membership.remove(id, Removal::Ended);
         }
         if let Some(conn) = session.conn {
             self.connections.take_bound(conn);
@@ -151,13 +151,13 @@ impl Engine {
 
     /// Asks the store to forget a session whose end does not wait for it.
     pub(super) fn forget_in_store(&mut self, no: SessionNo) {
-        self.commit(no, Change::Ended(no), Pending::Forget(no));
+        self.commit(no, StoreChange::Ended(no), Pending::Forget(no));
     }
 
     pub(super) fn tell_members(&mut self, no: SessionNo, lost: bool) {
         let Some(session) = self.sessions.get(no) else { return };
         for id in session.members.iter() {
-            self.pools.set_lost(id, lost, session.peer);
+            self.membership.set_lost(id, lost, session.peer);
         }
     }
 }
