@@ -316,7 +316,7 @@ impl Server {
                 deeds.push(Deed::Ask(self.last_probe));
             }
             Effect::Forget(probe) => core.probes.retain(|_, other| *other != probe),
-            Effect::Log(happening) => deeds.push(Deed::Happened(happening)),
+            Effect::Log(event) => deeds.push(Deed::Log(event)),
             _ => {}
         }
     }

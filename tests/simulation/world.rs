@@ -365,7 +365,7 @@ impl World {
                 }
                 Deed::Ask(no) => self.after(Duration::ZERO, Event::Probe(no)),
                 Deed::Published => self.dirty = true,
-                Deed::Happened(happening) => {
+                Deed::Log(event) => {
                     self.say(|| format!("registry: {}", shown(&happening)));
                     self.happened(&happening);
                 }

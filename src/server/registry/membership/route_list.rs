@@ -17,7 +17,7 @@ pub(crate) enum Removed {
     /// The last one. `before` is the last from now on.
     Last { before: RouteId },
     /// One of the others, or none at all.
-    EarlierRoutes,
+    Earlier,
 }
 
 impl EarlierRoutes {

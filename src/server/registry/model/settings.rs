@@ -6,7 +6,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::{
-    CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
+    CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteOption,
 };
 
 use super::encoding;

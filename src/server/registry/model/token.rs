@@ -115,7 +115,7 @@ mod tests {
             assert!(!stored.is(wrong), "{wrong}");
         }
         assert_ne!(stored, ServiceToken::new(8, "correct horse"), "the same token elsewhere is another hash");
-        assert_eq!(format!("{kept:?}"), "[redacted]");
+        assert_eq!(format!("{stored:?}"), "[redacted]");
         let text = serde_json::to_string(&stored).unwrap();
         assert!(!text.contains("horse"));
         assert_eq!(serde_json::from_str::<ServiceToken>(&text).unwrap(), stored);

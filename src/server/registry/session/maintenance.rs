@@ -246,7 +246,7 @@ impl MaintenanceRequest {
         waiters: BTreeSet<MemberId>,
         now: Now,
     ) -> Self {
-        Asked {
+        MaintenanceRequest {
             target,
             conn,
             enters,

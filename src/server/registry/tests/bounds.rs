@@ -226,7 +226,7 @@ impl World {
             let known = |id| self.registry.0.membership().place(id).is_some();
             assert!(session.members.iter().all(known), "no session has a member that is gone");
             assert!(session.state != SessionState::Retired || session.members.is_empty());
-            let applied = session.applied.values().filter(|_| session.state.lives() && !session.robbed);
+            let applied = session.applied.values().filter(|_| session.state.lives() && !session.lost_claim);
             for Applied { route, .. } in applied {
                 for domain in route.spec.domains.as_slice() {
                     let claim = self.table.get(domain, &route.spec.path).expect("what is applied is claimed");
