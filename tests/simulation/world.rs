@@ -366,8 +366,8 @@ impl World {
                 Deed::Ask(no) => self.after(Duration::ZERO, Event::Probe(no)),
                 Deed::Published => self.dirty = true,
                 Deed::Log(event) => {
-                    self.say(|| format!("registry: {}", shown(&happening)));
-                    self.happened(&happening);
+                    self.say(|| format!("registry: {}", shown(&event)));
+                    self.happened(&event);
                 }
                 Deed::Store(at) => self.at(at, Event::Store),
                 Deed::Answered(conn, line) => self.answered(conn, &line),

@@ -11,7 +11,7 @@ use crate::server::routing::Drain;
 
 use super::limited_reply::rfc3339;
 
-/// The weight of the session's members falls from now on, and that of those it adds meanwhile.
+/// DRAIN_START: the weight of the session's members falls from now on, and that of members that it adds meanwhile.
 pub(super) fn drain_start(
     engine: &mut Engine,
     now: Now,
@@ -26,14 +26,14 @@ pub(super) fn drain_start(
     Ok(Reply::DrainStarted(rfc3339(complete)))
 }
 
-/// What is left of it. A drain is over as soon as nothing is in flight.
+/// DRAIN_STATUS. A drain is over as soon as no request is in flight.
 pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Result<Reply, Refusal> {
     let mut draining = draining(engine, no)?;
     let mut remaining_work = engine.membership().remaining_work(members(engine, no));
     if remaining_work.in_flight == 0 && !draining.drain.is_over(now.mono) {
         draining.drain.time = now.mono.saturating_duration_since(draining.drain.since);
         engine.end_drain(no, draining);
-        // Somebody may have come before the door was closed.
+        // A request may have come before the members were closed.
         remaining_work = engine.membership().remaining_work(members(engine, no));
     }
     let elapsed = now.mono.saturating_duration_since(draining.drain.since);

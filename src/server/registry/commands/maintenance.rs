@@ -9,10 +9,10 @@ use crate::server::registry::session::{Place, targets};
 
 use super::limited_reply::{bounded, rfc3339, room, take};
 
-/// Requests of a session, or of a connection, that are without a verdict: beyond it they are refused.
+/// How many requests of a session, or of a connection, may be without a verdict. Further ones are refused.
 const MAX_WITHOUT_VERDICT: usize = 64;
 
-/// MAINT_ENTER: in force before the ACK is sent. The verdict comes when the page answers.
+/// MAINT_ENTER. It is in force before the ACK is sent. The verdict comes when the page answers.
 pub(super) fn maint_enter(
     engine: &mut Engine,
     now: Now,
@@ -28,7 +28,7 @@ pub(super) fn maint_enter(
     engine.enter_maintenance(now, conn, no, target, page, places)
 }
 
-/// MAINT_EXIT: in force when the backends have answered, or their time is over.
+/// MAINT_EXIT. It is in force when the backends have answered, or their time is over.
 pub(super) fn maint_exit(
     engine: &mut Engine,
     now: Now,
@@ -43,7 +43,7 @@ pub(super) fn maint_exit(
     engine.leave_maintenance(now, conn, no, target, places)
 }
 
-/// MAINT_STATUS: of all routes, or of those behind `after`, as many as a line holds.
+/// MAINT_STATUS of all routes, or of as many behind `after` as a line holds.
 pub(super) fn maint_status(engine: &Engine, no: SessionNo, after: Option<RouteId>) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
     let entered = session.route_ids().filter_map(|id| Some((id, session.maintenance.entered(id)?)));
@@ -60,7 +60,7 @@ pub(super) fn maint_status(engine: &Engine, no: SessionNo, after: Option<RouteId
     bounded(Reply::MaintenanceStatus(MaintenanceStatus { in_maintenance, ..status }))
 }
 
-/// Whether a request may be made, and for what it is.
+/// Whether a request may be made. Returns what it is for.
 fn check_request(
     engine: &mut Engine,
     conn: ConnId,

@@ -1,4 +1,7 @@
-//! What each command does (PROTOCOL sections 3 to 5). One file a family; each function is one command.
+//! What each command does (PROTOCOL sections 2 to 6): one file for a family, one function for a command.
+//!
+//! A command reads the engine and calls the methods that it offers for changes. It never waits: what takes time is an
+//! [`Outcome::Wait`], and the engine answers later.
 
 mod backend_test;
 mod config;

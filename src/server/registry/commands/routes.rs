@@ -24,7 +24,7 @@ pub(super) fn route_add_bulk(
     add_routes(engine, now, no, specs).map(Reply::RoutesAdded)
 }
 
-/// Stages all of them or none.
+/// Stages all routes or none.
 fn add_routes(
     engine: &mut Engine,
     now: Now,

@@ -11,7 +11,7 @@ use crate::server::registry::session::uptime;
 
 use super::limited_reply::{bounded, rfc3339};
 
-/// What this server understands beyond the reference. Only what works.
+/// What this server can do beyond the reference server.
 const CAPABILITIES: [&str; 12] = [
     "breaker_off",
     "bulk",
@@ -46,7 +46,7 @@ pub(crate) fn register(
         .map(Reply::Registered)
 }
 
-/// Before anything is kept of a registration.
+/// Checks the tokens of a registration, before anything of it is stored.
 fn check_tokens(engine: &mut Engine, registration: &Registration, peer: IpAddr) -> Result<(), Refusal> {
     let given = registration.metadata.text("token").unwrap_or_default();
     if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
@@ -62,7 +62,7 @@ fn check_tokens(engine: &mut Engine, registration: &Registration, peer: IpAddr) 
     Ok(())
 }
 
-/// One that replaces another may still come when no more are let in; both serve for a while.
+/// Checks the limits. A session that replaces another is let in when others are not, because both serve for a while.
 fn check_room(engine: &Engine, registration: &Registration, replaces: bool) -> Result<(), Refusal> {
     if registration.metadata.encode().len() > engine.config().limits.metadata_bytes {
         return Err(other("metadata too large"));
@@ -74,7 +74,7 @@ fn check_room(engine: &Engine, registration: &Registration, replaces: bool) -> R
     Ok(())
 }
 
-/// What is kept of the service's token: what there is already, or a new hash for the first who gives one.
+/// The hash of the service's token: the known one, or a new one for the first session that gives a token.
 fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Option<ServiceToken>, NoRandom> {
     let given = given_service_token(registration).unwrap_or_default();
     if given.is_empty() {
@@ -87,8 +87,8 @@ fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Opt
     Ok(Some(ServiceToken::new(salt, given)))
 }
 
-/// RECONNECT. A session that lost a claim to another service meanwhile has to register afresh, so that
-/// its client stages that route again and hears who has it.
+/// RECONNECT. A session whose claim another service has taken over must register again, so that its client stages the
+/// route again and learns who has the claim.
 pub(super) fn reconnect(engine: &mut Engine, now: Now, conn: ConnId, id: &SessionId) -> Outcome {
     let no = match engine.resolve(conn, &SessionRef::Id(id.clone())) {
         Ok(no) => no,
@@ -124,15 +124,15 @@ pub(super) fn session_info(engine: &Engine, now: Now, no: SessionNo) -> Result<R
     bounded(Reply::SessionInfo(Box::new(info)))
 }
 
-/// There are no random bits to be had.
+/// The system has no random bits at the moment.
 struct NoRandom;
 
 fn other(text: &str) -> Refusal {
     Refusal::Other(text.to_owned())
 }
 
-/// The service's token that a registration gives; empty: none. One that is no text would not be asked of anybody,
-/// which is not what it was given for.
+/// The service's token that a registration gives; empty: none. A token that is no text is an error: if it were ignored,
+/// anybody could join the service.
 fn given_service_token(registration: &Registration) -> Result<&str, Refusal> {
     let metadata = &registration.metadata;
     match metadata.text("service_token") {

@@ -9,8 +9,8 @@ use crate::server::registry::model::{Now, RouteSettings, SessionNo};
 use crate::server::registry::session::{Session, targets};
 use crate::server::routing::{MOST_FAILURES, MOST_REQUESTS, MOST_TRIALS};
 
-/// Headers that belong to a connection or frame a message: a response that lies about them breaks the
-/// connection, or smuggles a second response into it.
+/// Headers that belong to a connection or frame a message. A response with false ones breaks the connection, or smuggles
+/// a second response into it.
 const NOT_ALLOWED: [&str; 11] = [
     "connection",
     "content-length",
@@ -139,7 +139,7 @@ fn check_count(what: &str, count: u32, most: u32) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Where RATELIMIT_SET and CIRCUIT_BREAKER_SET write.
+/// The target of RATELIMIT_SET and CIRCUIT_BREAKER_SET, if there is such a route.
 fn known_target(session: &Session, target: RouteOrAll) -> Result<RouteOrAll, Refusal> {
     match target {
         RouteOrAll::All => Ok(RouteOrAll::All),
@@ -149,7 +149,7 @@ fn known_target(session: &Session, target: RouteOrAll) -> Result<RouteOrAll, Ref
     }
 }
 
-/// A slot's settings as an apply would leave them.
+/// The settings of a route, or the defaults, as an apply would leave them.
 fn settings(session: &Session, known_target: RouteOrAll) -> RouteSettings {
     let none = RouteSettings::default();
     let before = match known_target {

@@ -1,4 +1,5 @@
-//! STATS_GET, CIRCUIT_BREAKER_STATUS and CIRCUIT_BREAKER_RESET: what the proxy has found out about routes (PROTOCOL section 3).
+//! STATS_GET, CIRCUIT_BREAKER_STATUS and CIRCUIT_BREAKER_RESET: what the proxy has counted and learnt about routes
+//! (PROTOCOL section 3).
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::server::routing::RouteState;
 
 use super::limited_reply::{bounded, rfc3339, room, take};
 
-/// STATS_GET: of one route, or of all that are active.
+/// STATS_GET of one route, or of all active ones.
 pub(super) fn stats(engine: &Engine, no: SessionNo, which: RouteOrAll) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
     bounded(match which {
@@ -29,7 +30,7 @@ pub(super) fn stats(engine: &Engine, no: SessionNo, which: RouteOrAll) -> Result
     })
 }
 
-/// STATS_GET: of the routes behind this one, as many as a line holds.
+/// STATS_GET of as many routes behind `after` as a line holds.
 pub(super) fn stats_page(engine: &Engine, no: SessionNo, after: RouteId) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
     let behind = session.applied.range((Bound::Excluded(after), Bound::Unbounded));
@@ -60,7 +61,7 @@ pub(super) fn breaker_status(
     }))
 }
 
-/// CIRCUIT_BREAKER_RESET: at once, because it is no setting.
+/// CIRCUIT_BREAKER_RESET. It is in force at once, because it is no setting.
 pub(super) fn breaker_reset(engine: &Engine, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
     breaker(session, id)?.reset_breaker();
@@ -88,7 +89,7 @@ fn entry(route_id: RouteId, state: Option<&Arc<RouteState>>) -> Stats {
     }
 }
 
-/// What is known of a route that has a breaker in force.
+/// The state of a route that has a breaker in force.
 fn breaker(session: &Session, id: RouteId) -> Result<&RouteState, Refusal> {
     let Some(applied) = session.applied.get(&id) else {
         return Err(session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound));

@@ -1,4 +1,6 @@
 //! The second step of an apply: the store is asked to hold the change (PROTOCOL section 4, SEMANTICS section 7).
+//!
+//! Until the store has decided, the session is as it was and its further commands wait.
 
 use std::sync::Arc;
 
@@ -13,8 +15,8 @@ use super::connections::Wait;
 use super::queue::Outcome;
 
 impl Engine {
-    /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes, up to the store. The stage stays as it is until that
-    /// has decided.
+    /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes: validates the change and asks the store to hold it. The stage
+    /// stays as it is until the store has decided.
     pub(crate) fn apply(
         &mut self,
         now: Now,
@@ -48,7 +50,7 @@ impl Engine {
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
 
-    /// What the store is to hold of a session once the apply of this number has changed it.
+    /// The session's record after the apply of this number.
     fn record_after(
         &self,
         now: Now,
@@ -67,7 +69,7 @@ impl Engine {
         Some((record, session.registration.service.clone()))
     }
 
-    /// Asks the store. Until it has decided, further commands for the session wait.
+    /// Asks the store to hold a change. Until it has decided, further commands for the session wait.
     pub(super) fn commit(&mut self, no: SessionNo, change: StoreChange, pending: Pending) -> Tx {
         let is_waited_for = !matches!(pending, Pending::Forget(_) | Pending::StoreMaintenance(_));
         let tx = self.commits.add(pending);

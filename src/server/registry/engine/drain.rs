@@ -1,4 +1,4 @@
-//! A session's members get less and less (SEMANTICS section 6).
+//! A drain: a session's members get fewer and fewer new requests (SEMANTICS section 6).
 
 use std::time::Instant;
 
@@ -35,7 +35,7 @@ impl Engine {
         self.show_drain(no);
     }
 
-    /// Nothing new goes to the session's members.
+    /// The drain is over: no new request goes to the session's members.
     pub(super) fn drain_over(&mut self, no: SessionNo) {
         self.timers.cancel(Timer::Drain(no));
         self.show_drain(no);

@@ -12,7 +12,7 @@ use crate::server::registry::model::{ConnId, Route, SessionNo};
 use super::Engine;
 use super::subscriptions::Subscriber;
 
-/// Names that an event lists; how many there are it says besides.
+/// How many names an event lists. It also says how many there are.
 const LISTED: usize = 32;
 
 impl Engine {
@@ -21,20 +21,20 @@ impl Engine {
         self.subscriptions.sessions_of(conn)
     }
 
-    /// What a connection subscribed to for a session is over.
+    /// Ends the subscriptions of a connection for a session.
     pub(super) fn drop_subscription(&mut self, conn: ConnId, no: SessionNo) {
-        // Without a session there are no subscriptions of it either.
+        // A session that does not exist has no subscriptions.
         let _ = self.change_subscription((conn, no), BTreeSet::clear);
     }
 
-    /// The connection is gone.
+    /// Ends all subscriptions of a connection.
     pub(super) fn drop_subscriptions_on(&mut self, conn: ConnId) {
         for no in self.subscriptions.sessions_of(conn) {
             self.drop_subscription(conn, no);
         }
     }
 
-    /// The session has ended, or another has its place.
+    /// Ends all subscriptions for a session.
     pub(super) fn drop_subscriptions_of(&mut self, no: SessionNo) {
         for conn in self.subscriptions.conns_of(no) {
             self.drop_subscription(conn, no);
@@ -50,7 +50,7 @@ impl Engine {
         let mut kinds = before.clone();
         change(&mut kinds);
         if kinds != before {
-            // What has happened just now is for those who were subscribed when it did.
+            // What has happened up to now is for those who are subscribed up to now.
             self.flush_membership(false);
             self.tell_health();
         }
@@ -61,7 +61,7 @@ impl Engine {
         Ok(())
     }
 
-    /// `backend_health_changed`, to those whose service's backends these are.
+    /// Sends `backend_health_changed` to the subscribers of the backends' services.
     pub(super) fn tell_health(&mut self) {
         for (change, claims) in std::mem::take(&mut self.subscriptions.health_changes) {
             let to = self.subscriptions.health.get(&change.service).into_iter().flatten();
@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// The domains of routes that changed, if anybody wants to hear of them.
+    /// The domains of routes that changed, if anybody has subscribed to them.
     pub(super) fn changed_domains<'a>(
         &self,
         routes: impl Iterator<Item = &'a Arc<Route>>,
@@ -93,7 +93,7 @@ impl Engine {
         routes.flat_map(|route| route.spec.domains.as_slice()).cloned().collect()
     }
 
-    /// `global_config_changed`, to everybody but the session that applied it.
+    /// Sends `global_config_changed` to all subscribers but the session that applied.
     pub(super) fn tell_config(&mut self, by: SessionNo, domains: &BTreeSet<Domain>) {
         let Some(session) = self.sessions.get(by).filter(|_| !domains.is_empty()) else { return };
         let body = json!({
@@ -105,7 +105,7 @@ impl Engine {
         self.announce(others.map(|(conn, _)| *conn).collect(), EventKind::GlobalConfigChanged, body);
     }
 
-    /// `cert_renewed`: the proxy has a certificate for these names that it did not have before.
+    /// Sends `cert_renewed`: the proxy has a certificate for these names that it did not have before.
     pub(super) fn tell_certificate(&mut self, names: &[String], renewed: bool) {
         let to = self.subscriptions.certificates.iter().map(|(conn, _)| *conn).collect();
         let body = json!({
@@ -116,9 +116,9 @@ impl Engine {
         self.announce(to, EventKind::CertRenewed, body);
     }
 
-    /// Each connection once, however many of its sessions subscribed.
+    /// Sends an event to each connection once, however many of its sessions have subscribed.
     fn announce(&mut self, mut to: BTreeSet<ConnId>, kind: EventKind, body: Value) {
-        // One that is being closed has had its last line.
+        // A connection that is being closed has had its last line.
         to.retain(|conn| self.connections.contains(*conn));
         if !to.is_empty() {
             self.push(Effect::Event(to.into_iter().collect(), Push::Event(kind, body)));

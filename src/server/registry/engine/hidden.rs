@@ -1,4 +1,4 @@
-//! Paths that no request reaches, because a shorter one of the same service goes before them (SEMANTICS section 2).
+//! Claims that no request reaches, because a shorter path of the same service has a higher priority (SEMANTICS section 2).
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::server::routing::Claim;
 use super::Engine;
 
 impl Engine {
-    /// Says once for an apply that what it changed is hidden, or hides something.
+    /// Logs, once for an apply, that claims of its changed routes are hidden or hide others.
     pub(super) fn tell_of_hidden<'a>(
         &mut self,
         no: SessionNo,
@@ -37,8 +37,8 @@ impl Engine {
     }
 }
 
-/// What is hidden by the claim on `path`, and what hides it: each hidden path with the one that does it. `claims` are a
-/// host's, in the order in which they are tried.
+/// The paths that the claim on `path` hides, and `path` itself if it is hidden, each with the path that hides it. `claims`
+/// are a host's, in the order in which they are tried.
 fn hidden_with(claims: &[Arc<Claim>], path: &PathPrefix) -> Vec<(PathPrefix, PathPrefix)> {
     let Some(at) = claims.iter().position(|claim| claim.path == *path) else { return Vec::new() };
     let own = &claims[at];

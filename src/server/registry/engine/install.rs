@@ -17,18 +17,18 @@ use crate::server::routing::MemberId;
 use super::Engine;
 use super::timers::Timer;
 
-/// A route that is to lead to members.
+/// A route that an apply puts in force, or whose defaults it changes.
 struct InstalledRoute {
     id: RouteId,
     applied: Applied,
-    /// Whether the apply changes the route itself. One that only gets other defaults claims nothing anew: where
-    /// another service has taken its place, it stays without.
+    /// Whether the apply changes the route itself. A route that only gets other defaults makes no new claim: where another
+    /// service has taken its claim over, it stays without a member.
     is_changed: bool,
 }
 
 impl Engine {
-    /// Makes a change that the store holds. It costs what changes: nothing here looks at all routes, unless the
-    /// session's defaults changed, which are every route's.
+    /// Puts a change in force that the store holds. The cost is that of what changes: nothing here looks at all routes,
+    /// unless the session's defaults change.
     pub(super) fn install(
         &mut self,
         now: Now,
@@ -64,8 +64,8 @@ impl Engine {
         self.disconnect_owners(now, &evicted);
         self.drop_members(now, evicted);
 
-        // First what stays, so that a member lives on whose route has a new id; then what goes, so that a
-        // backend that takes the place of the only one serves at once; then what is new.
+        // Members that stay come first, so that a member survives whose route has a new id. Then those that go, so that a
+        // backend that replaces the only one serves at once. New members come last.
         let (new, mut shared_hosts) = self.attach(no, applied, &installed);
         self.detach(now, no, delta, before);
         let joined = self.join(no, applied, new, &mut shared_hosts);
@@ -85,8 +85,8 @@ impl Engine {
         self.tell_config(no, &domains);
     }
 
-    /// The members of other services that stand where `installed` is to stand. Their owners do not live, or the
-    /// apply would have been refused.
+    /// The members of other services in the claims of changed routes. Their owners do not live, or the apply would have been
+    /// refused.
     fn evict_owners(&mut self, installed: &[InstalledRoute], no: SessionNo) -> Vec<(MemberId, SessionNo)> {
         let Some(by) = self.sessions.get(no).map(Session::label) else { return Vec::new() };
         let mut evicted = Vec::new();
@@ -112,8 +112,8 @@ impl Engine {
         evicted
     }
 
-    /// An owner that came back while the store was deciding finds out as one does that comes back later: it is
-    /// told to register afresh.
+    /// Closes the connections of sessions that have lost a claim. An owner that came back while the store decided then
+    /// reconnects, and is told to register again, as one that comes back later.
     fn disconnect_owners(&mut self, now: Now, evicted: &[(MemberId, SessionNo)]) {
         for (_, no) in evicted {
             if let Some(conn) = self.sessions.get(*no).and_then(|session| session.conn) {
@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// Gives the members that are there what their routes say now. Returns the claims without a member, and the hosts
+    /// Gives the members that there are their routes' new settings. Returns the claims that need a new member, and the hosts
     /// of the others.
     fn attach<'a>(
         &mut self,
@@ -134,7 +134,7 @@ impl Engine {
         let Some(session) = self.sessions.get(no) else { return (new, shared_hosts) };
         let owner = session.owner();
         for installed in installed {
-            // A session without a member has nothing to find again.
+            // A session without members has none to find.
             let plan = (!session.members.is_empty()).then(|| session.plan(installed.id, &installed.applied));
             for domain in installed.applied.route.spec.domains.as_slice() {
                 let place = (domain, &installed.applied.route.spec.path);
@@ -149,8 +149,8 @@ impl Engine {
         (new, shared_hosts)
     }
 
-    /// Takes away what the routes before the apply led to and those after it do not. All in one step: nobody takes
-    /// the place of a member that goes as well.
+    /// Removes the members to which routes led before the apply and no route leads after it. Those that stay are told when
+    /// all are gone, so that no member serves for a moment that goes as well.
     fn detach(&mut self, now: Now, no: SessionNo, delta: &Delta, before: Vec<(RouteId, Arc<Route>)>) {
         let mut left = Vec::new();
         for (id, old) in &before {
@@ -171,7 +171,7 @@ impl Engine {
         }
     }
 
-    /// True: it was the last route of a member, which is gone.
+    /// Takes one claim of a route away from its member. Returns true if that was the member's last route.
     fn detach_one(&mut self, no: SessionNo, id: RouteId, place: (&Domain, &PathPrefix), old: &Route) -> bool {
         let detached = self.membership.detach(no, id, place, &old.spec.backend);
         let Some(session) = self.sessions.get_mut(no) else { return false };
@@ -187,7 +187,8 @@ impl Engine {
         }
     }
 
-    /// Whom a session replaced only served where it left until it answered, which it never will.
+    /// Removes the predecessors' members from a claim that their successor has left. They served there until the successor
+    /// answered, which it will not do any more.
     fn drop_predecessors(&mut self, now: Now, no: SessionNo, (domain, path): (&Domain, &PathPrefix)) {
         let Some(session) = self.sessions.get(no).filter(|session| session.answered) else { return };
         if let Some(claim) = self.membership.claim(domain, path) {
@@ -196,7 +197,7 @@ impl Engine {
         }
     }
 
-    /// Makes the members that are new. Returns the addresses of their backends.
+    /// Adds the members that are new. Returns the addresses of their backends.
     fn join<'a>(
         &mut self,
         no: SessionNo,
@@ -209,7 +210,7 @@ impl Engine {
         let mut joined = None;
         let in_force = routes_in_force(&new);
         self.membership.expect(new.len());
-        // The domains of a route share its plan.
+        // All domains of a route have the same plan.
         let mut last_plan: Option<(&InstalledRoute, MemberPlan)> = None;
         for (index, (installed, domain)) in new.into_iter().enumerate() {
             let path = &installed.applied.route.spec.path;
@@ -242,11 +243,11 @@ impl Engine {
     }
 }
 
-/// Hosts where a changed claim may hide another, or be hidden: those that have several, and perhaps some more.
+/// Hosts with several claims, where a changed claim may hide another or be hidden. There may be others in it.
 type SharedHosts<'a> = HashSet<&'a Domain>;
 
-/// Of the routes that lead to the member of a later one, by their indices, the last: the member is what that says from
-/// its first moment (SEMANTICS section 1), and not for a moment what an earlier one does.
+/// For routes that lead to the same member as a later one, by their indices, the last such route. A new member has the
+/// settings of that route from the beginning (SEMANTICS section 1), and not those of an earlier one for a moment.
 fn routes_in_force<'a>(new: &[(&'a InstalledRoute, &'a Domain)]) -> HashMap<usize, &'a InstalledRoute> {
     fn key<'k>(
         (installed, domain): &(&'k InstalledRoute, &'k Domain),
@@ -254,7 +255,7 @@ fn routes_in_force<'a>(new: &[(&'a InstalledRoute, &'a Domain)]) -> HashMap<usiz
         (domain, &installed.applied.route.spec.path, &installed.applied.route.spec.backend)
     }
     let mut earlier = HashMap::new();
-    // Nearly always each has a claim of its own, and that is found out with less memory than who has which.
+    // Nearly always each has a claim of its own. A set of hashes shows that with less memory than a map of claims.
     let hasher = foldhash::quality::RandomState::default();
     let place = |(installed, domain): &(&InstalledRoute, &Domain)| {
         hasher.hash_one((*domain, &installed.applied.route.spec.path))
@@ -273,7 +274,7 @@ fn routes_in_force<'a>(new: &[(&'a InstalledRoute, &'a Domain)]) -> HashMap<usiz
     earlier
 }
 
-/// Puts the change into the session. Returns the changed routes as they were, and those whose members may have to
+/// Replaces the session's routes and defaults. Returns the changed routes as they were, and the routes whose members may
 /// change.
 fn replace_routes(
     session: &mut Session,
@@ -295,7 +296,7 @@ fn replace_routes(
     }
     let changed = installed.iter().map(|installed| (installed.id, installed.applied.clone()));
     if session.applied.is_empty() {
-        // Made as a whole it takes half of the memory, and less time.
+        // A map that is made as a whole takes half of the memory, and less time.
         session.applied = changed.collect();
     } else {
         session.applied.extend(changed);
@@ -312,7 +313,7 @@ fn replace_routes(
     (before, installed)
 }
 
-/// A breaker that is set again later begins anew.
+/// Resets the breakers of routes that have none in force. One that is set again later begins closed.
 fn reset_breakers<'a>(session: &Session, routes: impl Iterator<Item = &'a Applied>) {
     for Applied { route, state } in routes {
         if breaker(&route.settings, &session.defaults).is_none() {

@@ -1,4 +1,7 @@
-//! MAINTENANCE
+//! Maintenance requests on their way to a verdict (PROTOCOL section 6, SEMANTICS section 5).
+//!
+//! Entering is in force before the ACK, and the store holds it by then. Leaving is in force before the verdict, and the
+//! store was told of it by then. A request waits in a queue of its session until it may have its verdict.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,23 +21,24 @@ use super::connections::Wait;
 use super::queue::Outcome;
 use super::timers::Timer;
 
-/// Backends that one MAINT_EXIT waits for; of more, the first ones.
+/// How many backends a MAINT_EXIT waits for at most; of more, the first ones.
 const MAX_BACKENDS: usize = 64;
 
 impl Engine {
-    /// How many verdicts a connection is still to be sent.
+    /// How many verdicts the connection has not been sent.
     pub(crate) fn verdicts_due_to(&self, conn: ConnId) -> usize {
         self.connections.verdicts(conn)
     }
 
-    /// Forgets what was entered for routes that do not exist any more.
+    /// Forgets the maintenance of routes that do not exist any more.
     pub(crate) fn forget_unknown_maintenance(&mut self, no: SessionNo) {
         if let Some(session) = self.sessions.get_mut(no) {
             session.forget_unknown_maintenance();
         }
     }
 
-    /// MAINT_ENTER: in force before the ACK is sent. The verdict comes when the page answers.
+    /// MAINT_ENTER: puts it in force, sends the ACK and waits for the page to answer. If the store has to hold it first, all
+    /// of that happens when it does.
     pub(crate) fn enter_maintenance(
         &mut self,
         now: Now,
@@ -58,7 +62,8 @@ impl Engine {
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
 
-    /// MAINT_EXIT: in force when the backends have answered, or their time is over.
+    /// MAINT_EXIT: sends the ACK and waits for the backends. Leaving is in force when they have answered or their time is
+    /// over.
     pub(crate) fn leave_maintenance(
         &mut self,
         now: Now,
@@ -79,7 +84,8 @@ impl Engine {
         Outcome::Done
     }
 
-    /// The store holds it. Somebody whose wait is over has heard that it is unavailable, and gets no verdict.
+    /// The store holds a MAINT_ENTER. If the command was refused meanwhile because the store took too long, it gets no
+    /// verdict.
     pub(crate) fn entered(
         &mut self,
         now: Now,
@@ -106,7 +112,7 @@ impl Engine {
         self.acknowledge(now, conn, no, MaintenanceRequest::new(target, conn, true, places, waiters, now));
     }
 
-    /// A probe of somebody's passed: verdicts may come of it.
+    /// A probe passed for which maintenance requests wait under these ids. Some may have their verdict now.
     pub(super) fn maintenance_probe_passed(&mut self, now: Now, waiting: Vec<MemberId>) {
         for waiter in waiting {
             let Some(no) = self.verdicts.get(&waiter).copied() else { continue };
@@ -117,12 +123,12 @@ impl Engine {
         }
     }
 
-    /// Time is over for a request of this session.
+    /// The time of a request of this session is over.
     pub(super) fn verdict_due(&mut self, now: Now, no: SessionNo) {
         self.decide(now, no);
     }
 
-    /// Nobody waits for this session's verdicts any more.
+    /// Drops the session's requests. Nobody gets a verdict on them.
     pub(super) fn drop_verdicts(&mut self, no: SessionNo) {
         self.timers.cancel(Timer::Verdict(no));
         let Some(session) = self.sessions.get_mut(no) else { return };
@@ -132,7 +138,7 @@ impl Engine {
         }
     }
 
-    /// Earlier requests that this one makes pointless get their verdict, and have no effect any more.
+    /// Ends earlier requests that this one makes pointless.
     fn supersede(&mut self, no: SessionNo, places: &[Place]) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         let done = session.maintenance.supersede(places);
@@ -148,7 +154,7 @@ impl Engine {
         self.decide(now, no);
     }
 
-    /// Decides on what can be decided. Leaving is in force when the store holds it, as far as it takes it.
+    /// Ends the requests that can be decided on, and sends the verdicts that may be sent.
     fn decide(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         let done = session.maintenance.decide(now.mono);
@@ -157,7 +163,7 @@ impl Engine {
         self.conclude(now, no);
     }
 
-    /// Asks the store about what is left, unless another change of the session is on its way there.
+    /// Tells the store what is being left, unless another change of the session is with it.
     pub(super) fn go_on_leaving(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get(no).filter(|session| session.pending.is_none()) else { return };
         let places = session.maintenance.places(ExitProgress::Due);
@@ -174,7 +180,7 @@ impl Engine {
         self.commit(no, StoreChange::Maintenance(stored.clone()), Pending::Leaving { session: no, stored });
     }
 
-    /// What was to be left is left, whether or not the store could be told: people want to see the backend.
+    /// Puts leaving in force, whether or not the store holds it: people want to see the backend.
     pub(crate) fn left(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         let places = session.maintenance.places(ExitProgress::WithStore);
@@ -183,7 +189,7 @@ impl Engine {
         self.conclude(now, no);
     }
 
-    /// Gives the verdicts that are due, and waits for those that are not.
+    /// Sends the verdicts that may be sent, and sets the deadline of the others.
     fn conclude(&mut self, now: Now, no: SessionNo) {
         self.give_verdicts(no);
         let due = self.sessions.get(no).and_then(|session| session.maintenance.next_deadline());
@@ -193,7 +199,7 @@ impl Engine {
         }
     }
 
-    /// In the order of the requests.
+    /// Sends verdicts in the order of the requests.
     fn give_verdicts(&mut self, no: SessionNo) {
         let next = |session: &mut Session| session.maintenance.next_verdict();
         while let Some((conn, verdict)) = self.sessions.get_mut(no).and_then(next) {
@@ -228,7 +234,7 @@ impl Engine {
         }
     }
 
-    /// What is asked before people see the backends again: none where no page was given.
+    /// The probes that must pass before people see the backends again. There are none where no page was given.
     fn probes_on_exit(&self, (no, target): Place) -> Vec<Probe> {
         let Some(session) = self.sessions.get(no) else { return Vec::new() };
         let has_page =

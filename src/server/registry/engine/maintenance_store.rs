@@ -1,4 +1,8 @@
-//! KEPT
+//! What the store holds of sessions' maintenance (SEMANTICS section 7).
+//!
+//! The store holds the maintenance of a session from its first apply on, as a whole and apart from its routes. If it turns
+//! out to hold something else than is in force, because requests of several sessions changed one session's maintenance,
+//! it is told again.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +17,8 @@ use super::Engine;
 use super::commits::Pending;
 
 impl Engine {
-    /// What a store is to hold once something has been entered, or left, at these places: the sessions of which
-    /// that changes anything, and which the store holds.
+    /// The maintenance of the sessions that the store holds, once something has been entered or left at these places.
+    /// Sessions whose maintenance this does not change are left out.
     pub(super) fn stored_after(
         &self,
         places: &[Place],
@@ -32,7 +36,7 @@ impl Engine {
         after.into_iter().map(|(no, maintenance)| (no, maintenance.record())).filter(changes).collect()
     }
 
-    /// What a session was given before its first apply, which is when the store takes it up.
+    /// The maintenance that a session was given before its first apply, with which the store is told of it.
     pub(super) fn first_maintenance(&self, no: SessionNo) -> Option<Box<MaintenanceRecord>> {
         let session = self.sessions.get(no).filter(|session| !is_stored(session))?;
         Some(session.maintenance.record()).filter(|record| !record.is_empty()).map(Box::new)
@@ -47,7 +51,7 @@ impl Engine {
         }
     }
 
-    /// Lets the store know of a session's maintenance if it holds another.
+    /// Tells the store of a session's maintenance if it holds something else.
     pub(super) fn store_maintenance_if_changed(&mut self, no: SessionNo) {
         let is_behind = |session: &Session| session.maintenance.record() != *session.maintenance.stored();
         if self.sessions.get(no).is_some_and(|session| is_stored(session) && is_behind(session)) {
@@ -55,7 +59,7 @@ impl Engine {
         }
     }
 
-    /// Tells the store what the maintenance of a session is. Nobody waits for it.
+    /// Tells the store of a session's maintenance. No command waits for that.
     pub(super) fn store_maintenance(&mut self, no: SessionNo) {
         let Some(session) = self.sessions.get(no).filter(|session| is_stored(session)) else { return };
         let stored = vec![(no, session.maintenance.record())];

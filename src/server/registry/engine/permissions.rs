@@ -10,7 +10,7 @@ use crate::server::registry::session::Session;
 use super::Engine;
 
 impl Engine {
-    /// REGISTRY_POLICY.
+    /// Checks a route against REGISTRY_POLICY.
     pub(crate) fn check_policy(&mut self, no: SessionNo, spec: &RouteSpec) -> Result<(), Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         let Some((domain, refusal)) = self.forbidden(session, spec) else { return Ok(()) };
@@ -31,13 +31,13 @@ impl Engine {
         Some((domain, Refusal::NotAllowed(format!("domain {domain} for service {service}"))))
     }
 
-    /// Who may claim what from now on.
+    /// Takes a new REGISTRY_POLICY.
     pub(super) fn set_policy(&mut self, policy: ClaimPolicy) {
         self.config.policy = Some(policy);
         self.tell_outside_policy();
     }
 
-    /// What was claimed under another policy stays until it is changed or removed; somebody should know.
+    /// Logs that claims in force are not permitted. They stay until they are changed or removed.
     pub(super) fn tell_outside_policy(&mut self) {
         let Some(policy) = &self.config.policy else { return };
         let mut outside =
@@ -48,8 +48,8 @@ impl Engine {
         self.log(LogEvent::OutsidePolicy { claims, domain, service });
     }
 
-    /// BACKEND_ALLOW for a backend whose address is known here and now (SEMANTICS section 9). A name is checked
-    /// when it is resolved.
+    /// Checks a backend against BACKEND_ALLOW, if it is given as an address (SEMANTICS section 9). A name is checked when it
+    /// is resolved.
     pub(crate) fn check_backend(&self, no: SessionNo, backend: &BackendUrl) -> Result<(), Refusal> {
         let Host::Ip(ip) = backend.host() else { return Ok(()) };
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;

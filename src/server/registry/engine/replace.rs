@@ -1,4 +1,4 @@
-//! One session takes the place of another: make before break (SEMANTICS section 4).
+//! A session replaces another, make before break: the old members serve until the new ones answer (SEMANTICS section 4).
 
 use crate::server::registry::membership::{FirstAnswer, Removal};
 use crate::server::registry::model::{Now, SessionEvent, SessionNo, SessionState};
@@ -8,10 +8,10 @@ use crate::server::routing::MemberId;
 use super::Engine;
 
 impl Engine {
-    /// `new` takes the place of `old` and of everyone whom that had replaced.
+    /// `new` replaces `old` and all sessions that `old` had replaced.
     pub(super) fn replace(&mut self, now: Now, old: SessionNo, new: SessionNo) {
         let Some(session) = self.sessions.get_mut(old) else { return };
-        // One that is replaced already is its replacer's business, who may have another address by now.
+        // One that is replaced already belongs to its successor, which may have another address by now.
         if session.replaced_by.is_some() {
             return;
         }
@@ -30,7 +30,7 @@ impl Engine {
         self.bound_predecessors(now, new);
     }
 
-    /// Keeps the number of ids bounded that a session is answerable for.
+    /// Bounds the number of predecessors that are remembered for a session.
     fn bound_predecessors(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get(no) else { return };
         let surplus = session.predecessors.len().saturating_sub(self.config.limits.predecessors);
@@ -48,7 +48,7 @@ impl Engine {
         }
     }
 
-    /// A replaced session that serves nothing any more is only remembered.
+    /// Retires a replaced session that has no members any more.
     pub(super) fn retire_if_idle(&mut self, now: Now, no: SessionNo) {
         let idle = |session: &Session| session.members.is_empty() && session.pending.is_none();
         if self.sessions.get(no).is_some_and(idle) {
@@ -56,9 +56,9 @@ impl Engine {
         }
     }
 
-    /// A member answered for the first time. Make before break: where it serves now, its predecessors are not
-    /// needed; with the first answer of all, nor are they where it has nothing to serve. Where it has a
-    /// backend that is still to answer, they go on.
+    /// A member answered for the first time, so its session's predecessors are not needed in its claim any more. With the
+    /// session's first answer they are not needed in claims either where the session has no member. Where it has one that
+    /// has not answered yet, they stay.
     pub(crate) fn member_answered(&mut self, now: Now, answered: &FirstAnswer) {
         let Some(session) = self.sessions.get_mut(answered.session) else { return };
         let first = !std::mem::replace(&mut session.answered, true);
@@ -82,7 +82,7 @@ impl Engine {
         self.drop_members(now, superseded);
     }
 
-    /// Takes members out of their claims and their sessions.
+    /// Removes members from their claims and their sessions.
     pub(super) fn drop_members(&mut self, now: Now, members: Vec<(MemberId, SessionNo)>) {
         for (id, owner) in members {
             self.membership.remove(id, Removal::Unwanted);

@@ -1,4 +1,4 @@
-//! From what a store held back to a registry that serves (SEMANTICS sections 4 and 7).
+//! From what a store held to a registry that serves (SEMANTICS sections 4 and 7).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::server::registry::session::MaintenanceState;
 use super::Engine;
 use super::timers::Timer;
 
-/// A route on its way back, in the order in which routes were applied.
+/// A route that is being restored.
 struct Returning {
     applied: u64,
     session: SessionNo,
@@ -23,9 +23,9 @@ struct Returning {
 }
 
 impl Engine {
-    /// Takes up what a store held, before anything else happens. Every session is in its grace, which begins
-    /// now. Its members serve at once if the server ran on this boot of this machine and was alive less than
-    /// a grace ago: then their addresses are still theirs. Otherwise they wait for their sessions.
+    /// Puts in force what a store held. To be called before the first input. The grace of every session begins now. Members
+    /// serve at once if the server ran in this boot of this machine and was alive less than a grace ago: then their
+    /// addresses are still theirs. Otherwise they wait for their sessions.
     pub(crate) fn restore(&mut self, now: Now, saved: SavedState) {
         self.membership.set_time(now.mono);
         let serves = self.is_fresh(now, &saved);
@@ -57,7 +57,7 @@ impl Engine {
 
     fn is_fresh(&self, now: Now, saved: &SavedState) -> bool {
         let Some(alive_at) = saved.alive_at else { return false };
-        // A clock that was set back a little is no reason to wait.
+        // A clock that was set back a little is no reason to let members wait.
         let ago = now.wall.duration_since(alive_at).unwrap_or_else(|ahead| ahead.duration());
         !saved.boot_id.is_empty() && saved.boot_id == self.config.boot_id && ago < self.config.grace
     }
@@ -82,7 +82,7 @@ impl Engine {
         session.maintenance = MaintenanceState::restore(record, has, page);
     }
 
-    /// Where two services have a claim, the one that applied last has it, as it had before.
+    /// Leads a route to its members. Where two services have the same claim, the one that applied last has it, as before.
     fn restore_route(&mut self, returning: &Returning, serves: bool) {
         let Returning { applied, session: no, id, in_force } = returning;
         let route = &in_force.route;
@@ -113,8 +113,8 @@ impl Engine {
         }
     }
 
-    /// An address belongs to the session that came there last, by its connection or with a backend (SEMANTICS
-    /// section 4). Of both only the applies have kept their order: who applied last was there last.
+    /// Suspends members at addresses where another session came later, by its connection or with a backend (SEMANTICS
+    /// section 4). Only the order of the applies is known: the session that applied last came last.
     fn suspend_former_holders(&mut self, returning: &[Returning]) {
         let mut holders: BTreeMap<IpAddr, SessionNo> =
             self.sessions.restored().map(|session| (session.peer, session.no)).collect();

@@ -10,7 +10,7 @@ use super::store_decided::STORE_RETRY;
 use super::timers::Timer;
 
 impl Engine {
-    /// CONFIG_ROLLBACK. Route ids that were given out stay so.
+    /// CONFIG_ROLLBACK. Route ids that were given out are not given out again.
     pub(crate) fn discard_stage(&mut self, no: SessionNo) -> Result<(), Refusal> {
         let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
         session.stage = Stage::default();
@@ -18,7 +18,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Changes a stage that has room for about `bytes` more. Staged changes expire some time after the last one.
+    /// Changes a session's stage, if it has room for about `bytes` more. The stage expires some time after its last change.
     pub(crate) fn staging<T>(
         &mut self,
         now: Now,
@@ -39,7 +39,8 @@ impl Engine {
         Ok(result)
     }
 
-    /// Nobody applied what was staged. What is on its way to the store is as it was if that refuses it.
+    /// The time of the session's stage is over. While the store decides on an apply, the stage stays: it is needed again if
+    /// the store refuses.
     pub(super) fn stage_expired(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         if session.pending.is_some() {

@@ -10,11 +10,11 @@ use super::Engine;
 use super::commits::Pending;
 use super::timers::Timer;
 
-/// When to ask the store again to forget a session.
+/// How long to wait before the store is asked again, or a deadline looked at that came while it decided.
 pub(crate) const STORE_RETRY: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// The store has decided.
+    /// The store has decided on a change.
     pub(crate) fn store_decided(&mut self, now: Now, tx: Tx, committed: bool) {
         let Some(pending) = self.commits.take(tx) else { return };
         let (Pending::Apply { session: no, .. }
@@ -68,7 +68,7 @@ impl Engine {
         self.release(now, no, waiting);
     }
 
-    /// The store has decided on the end of a session that nobody asked for.
+    /// The store has decided on a change for which no command waits.
     fn end_decided(&mut self, now: Now, pending: Pending, committed: bool) {
         let retry = now.mono + STORE_RETRY;
         match pending {
@@ -93,7 +93,7 @@ impl Engine {
         }
     }
 
-    /// The session's change is decided. Returns who waited for it.
+    /// The store has decided on the session's change. Returns the connections whose commands waited for that.
     fn settle(&mut self, no: SessionNo) -> Vec<ConnId> {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
         session.pending = None;

@@ -1,4 +1,7 @@
-//! Who wants to hear of what.
+//! Who has subscribed to which events (PROTOCOL section 3).
+//!
+//! A subscription belongs to a session and to the connection on which it was asked for, and ends with either. A
+//! connection that does not keep up loses events; the listener counts them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,27 +10,27 @@ use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{ConnId, MemberEvent, SessionNo};
 use crate::server::registry::session::SessionIndex;
 
-/// Characters of an error that an event repeats.
+/// How many characters of an error an event repeats.
 const LONGEST_ERROR: usize = 200;
 
-/// Whom to tell: the connection, and on whose behalf.
+/// A connection, and the session on whose behalf it has subscribed.
 pub(super) type Subscriber = (ConnId, SessionNo);
 
-/// Who wants to hear what.
+/// Every subscription.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     of: HashMap<ConnId, BTreeMap<SessionNo, BTreeSet<EventKind>>>,
-    /// The same by session, so that it costs nothing to end one that has none.
+    /// The connections with subscriptions for a session, so that ending a session without any costs nothing.
     conns: HashMap<SessionNo, BTreeSet<ConnId>>,
-    /// Those who hear of the backends of a service: their own.
+    /// Who is told about the backends of a service: sessions of that service.
     pub(super) health: HashMap<ServiceName, BTreeSet<Subscriber>>,
     pub(super) config: BTreeSet<Subscriber>,
     pub(super) certificates: BTreeSet<Subscriber>,
-    /// What has happened to backends and was not told yet.
+    /// The changes of backends that have not been sent, each with the claims that it is about.
     pub(super) health_changes: BTreeMap<HealthChange, BTreeSet<String>>,
 }
 
-/// What happened to a backend, whichever claims it is in.
+/// A change of a backend, whichever claims it is in.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HealthChange {
     pub(super) service: ServiceName,
@@ -49,7 +52,7 @@ impl Subscriptions {
             && self.health_changes.is_empty()
     }
 
-    /// The subscriptions that a connection has for a session change. `kinds` are all that it has from now on.
+    /// Sets the subscriptions of a connection for a session.
     pub(super) fn set(&mut self, who: Subscriber, service: &ServiceName, kinds: BTreeSet<EventKind>) {
         let (conn, session) = who;
         let wants = |kind| kinds.contains(&kind) || kinds.contains(&EventKind::All);
@@ -75,7 +78,7 @@ impl Subscriptions {
         }
     }
 
-    /// Takes note of what happened to members; [`Registry::tell_health`] tells all of one input at once.
+    /// Notes changes of members. [`Engine::tell_health`](super::Engine::tell_health) sends those of one input together.
     pub(super) fn note_health(&mut self, sessions: &SessionIndex, event: &LogEvent) {
         if self.health.is_empty() {
             return;

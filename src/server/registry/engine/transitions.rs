@@ -36,8 +36,7 @@ impl Engine {
         Outcome::Done
     }
 
-    /// CLIENT_SHUTDOWN, once the store has forgotten the session: its members are gone when the reply is
-    /// sent.
+    /// CLIENT_SHUTDOWN, once the store has forgotten the session. The reply is sent when its members are gone.
     pub(super) fn shut_down(&mut self, now: Now, no: SessionNo, asked_by: Option<ConnId>) {
         let bound = self.sessions.get(no).and_then(|session| session.conn);
         self.advance(now, no, SessionEvent::ShutDown);
@@ -49,8 +48,7 @@ impl Engine {
         }
     }
 
-    /// The one function that changes what a session is. Its members, deadlines, the log and those that depend
-    /// on it follow.
+    /// Changes a session's state; nothing else does. Its members, deadlines, the log and its predecessors follow.
     pub(super) fn advance(&mut self, now: Now, no: SessionNo, event: SessionEvent) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (was, is) = (session.state, session.state.next(event));
@@ -106,7 +104,7 @@ impl Engine {
     }
 
     fn became_retired(&mut self, now: Now, no: SessionNo) {
-        // One that the store took until now.
+        // There may be a new one: of a MAINT_ENTER that the store held only after the session was replaced.
         self.drop_verdicts(no);
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Drain(no));
@@ -149,7 +147,7 @@ impl Engine {
         }
     }
 
-    /// Asks the store to forget a session whose end does not wait for it.
+    /// Asks the store to forget a session that has ended already.
     pub(super) fn forget_in_store(&mut self, no: SessionNo) {
         self.commit(no, StoreChange::Ended(no), Pending::Forget(no));
     }

@@ -15,7 +15,7 @@ impl Engine {
         self.objection(no, &delta).map_or(Ok(Reply::Ok), Err)
     }
 
-    /// Why a change may not be made: the policy forbids a claim of it, which may be newer than the stage, or one
+    /// Why a change may not be made: the policy, which may be newer than the stage, forbids one of its claims, or a claim
     /// belongs to another service whose owner lives.
     pub(super) fn objection(&mut self, no: SessionNo, delta: &Delta) -> Option<Refusal> {
         let session = self.sessions.get(no)?;
@@ -46,7 +46,7 @@ impl Engine {
         Some(refusal)
     }
 
-    /// The other service that has a claim, or is about to.
+    /// The other service that has a claim, or is about to have it.
     fn owner_besides(
         &self,
         service: &ServiceName,
