@@ -78,8 +78,8 @@ impl World {
     }
 
     /// What the registry says of its sessions.
-    pub(crate) fn happened(&mut self, happening: &LogEvent) {
-        if let LogEvent::Expired(who) = happening {
+    pub(crate) fn happened(&mut self, event: &LogEvent) {
+        if let LogEvent::Expired(who) = event {
             for id in 0..self.replicas.len() {
                 if self.replicas[id].instance == who.instance && self.replicas[id].service == who.service {
                     let now = self.now;
@@ -87,6 +87,6 @@ impl World {
                 }
             }
         }
-        self.oracle.happened(self.now, happening);
+        self.oracle.happened(self.now, event);
     }
 }

@@ -138,8 +138,8 @@ impl Oracle {
         self.forgot |= now - self.down_since > GRACE / 2 || self.clock_jumped;
     }
 
-    pub(crate) fn happened(&mut self, now: Duration, happening: &LogEvent) {
-        match happening {
+    pub(crate) fn happened(&mut self, now: Duration, event: &LogEvent) {
+        match event {
             LogEvent::Registered(who, peer) => self.bound(now, who, *peer, true),
             LogEvent::Resumed(who, peer) => self.bound(now, who, *peer, false),
             LogEvent::Lost(who, _) => {

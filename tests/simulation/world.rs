@@ -420,8 +420,8 @@ impl World {
 }
 
 /// What happened in the registry, in a short line.
-fn shown(happening: &LogEvent) -> String {
-    match happening {
+fn shown(event: &LogEvent) -> String {
+    match event {
         LogEvent::MemberIn(MemberLabel { session, endpoint, domain, path, .. }) => {
             format!("{session} in: {domain}{path} -> {}", endpoint.backend)
         }

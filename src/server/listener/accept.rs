@@ -19,21 +19,21 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many addresses are remembered for having been complained about once.
+/// For how many addresses it is remembered that the log has a warning about them.
 const MAX_WARNED: usize = 1024;
-/// After an accept that failed (no file descriptors), before the next.
+/// The pause after an accept that failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who is let in.
+/// Decides who may connect, and starts a task for each connection.
 pub(super) struct Acceptor {
     allow: Vec<IpNet>,
     queue: usize,
-    /// So that one peer is one line in the log, however often it comes.
+    /// Addresses that the log has a warning about, so that each gets one however often it connects.
     warned: HashSet<IpAddr>,
 }
 
 impl Acceptor {
-    /// Lets in who comes from one of these networks. At most `queue` commands of a connection wait in the registry.
+    /// Admits peers from these networks. At most `queue` commands of a connection wait in the registry.
     pub(super) fn new(allow: Vec<IpNet>, queue: usize) -> Self {
         Acceptor { allow, queue, warned: HashSet::new() }
     }
@@ -83,7 +83,7 @@ impl Acceptor {
         admitted
     }
 
-    /// Whether this is the first complaint about an address, as far as is remembered.
+    /// Whether this is the first warning about an address, as far as is remembered.
     fn is_first_warning(&mut self, peer: IpAddr) -> bool {
         if self.warned.len() >= MAX_WARNED {
             self.warned.clear();
@@ -92,7 +92,7 @@ impl Acceptor {
     }
 }
 
-/// A peer that is gone without a word is found by the system, and lines are not held back.
+/// Sets the socket's options: the system finds peers that have vanished, and lines are sent at once.
 fn prepare(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)

@@ -1,4 +1,4 @@
-//! One peer: its lines to the registry, the registry's lines to it, and what that may cost.
+//! One peer's connection: its lines to the registry, the registry's lines to it, and the limits on both.
 
 use std::io;
 use std::net::IpAddr;
@@ -23,21 +23,23 @@ use crate::server::registry::{ConnId, Keepalive};
 use super::message::Message;
 use super::outgoing::{Events, ToConnection};
 
-/// How much is read at once, and as much again as has come of a line that is longer. Most peers say little at a time,
-/// and the room for it is kept.
+/// How many bytes are read at once, or as many as there are of an incomplete line if that is more. It is small because
+/// the buffer stays allocated, and most peers send little at a time.
 const READ: usize = 1024;
-/// How many commands of a connection may be without an answer; it is not read from while there are.
+/// How many commands of a connection may be without an answer. With as many, the connection is not read from.
 const UNANSWERED: usize = 128;
-/// A peer that leaves this much unread is not read from either.
+/// A peer that leaves this many bytes unread is not read from either.
 const UNREAD: usize = 64 * 1024;
-/// A peer that leaves this much unread is closed. One compressed list fits, and a short reply to each other command.
+/// The connection of a peer that leaves this many bytes unread is closed. One compressed list fits, with a short reply to
+/// each other command.
 const MOST_UNREAD: usize = 2 * MAX_CLIENT_LINE;
-/// Lines that may wait besides the replies: the verdicts on the maintenance requests of a connection, of which the
-/// registry takes 64 at once, and what is said at its end.
+/// How many lines may wait besides replies: verdicts on the connection's maintenance requests, of which the registry
+/// allows 64, and the last lines before a close.
 const PUSHES: usize = 72;
-/// A peer that has not read a byte for this long is closed.
+/// The connection of a peer that has not read a byte for this long is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a peer that has said all it wants is waited with for a verdict on maintenance, which may take 60 s.
+/// How long a connection stays open for a verdict on maintenance after the peer has sent EOF. A verdict takes 60 s at
+/// most.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(65);
 /// How long a peer has to close its side once we have closed ours.
 const LINGER: Duration = Duration::from_secs(1);
@@ -48,26 +50,26 @@ pub(super) struct Connection {
     codec: LineCodec,
     input: BytesMut,
     output: BytesMut,
-    /// Commands that were passed on and have no reply.
+    /// How many commands were passed on and have no reply yet.
     unanswered: usize,
     most_unanswered: usize,
-    /// The last of them may be answered with much: the next is passed on when that was answered, and read.
+    /// The last of them may have a long reply. The next command is passed on when that was sent and read.
     awaits_long_reply: bool,
-    /// The peer has sent all it wants.
+    /// The peer has sent EOF.
     finished: bool,
-    /// Until when it is waited with for a verdict all the same.
+    /// Until when the connection then stays open for verdicts.
     verdicts_until: Option<Instant>,
-    /// Verdicts on maintenance that are still to come.
+    /// How many verdicts on maintenance are still to come.
     verdicts: usize,
-    /// It asked for a session of its own, which is lost with its end.
+    /// The peer has sent REGISTER or RECONNECT, so a session is lost when the connection ends.
     binds: bool,
-    /// No line was read yet.
+    /// The next line is the first.
     is_first_line: bool,
     /// Since when nothing could be written.
     stuck_since: Option<Instant>,
-    /// What it has subscribed to, once there was some of it.
+    /// Its events, once there has been one.
     events: Option<Events>,
-    /// The session that it had last.
+    /// The session that was bound here last, for its PINGs.
     keepalive: Option<Arc<Keepalive>>,
     warnings: mpsc::Sender<IpAddr>,
 }
@@ -97,13 +99,13 @@ impl Connection {
 
     /// Serves the peer until one side is done.
     pub(super) async fn run(mut self, mut stream: TcpStream, inbox: mpsc::Sender<Message>) {
-        // A command may lead to a reply and to a session.
+        // A command may lead to a reply and to a session for PINGs.
         let (to_us, mut lines) = mpsc::channel(2 * self.most_unanswered + PUSHES);
         if inbox.send(Message::Opened(self.id, self.peer, to_us)).await.is_err() {
             return;
         }
         let served = self.serve(&mut stream, &inbox, &mut lines).await;
-        // An error only says that the registry has ended, and with it the server.
+        // An error means that the registry has ended, and the server with it.
         let _ = inbox.send(Message::Closed(self.id)).await;
         drop(inbox);
         match served {
@@ -140,7 +142,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 count = lines.recv_many(&mut batch, UNANSWERED), if open => {
-                    // None: the registry lets the peer go.
+                    // None: the registry has closed the connection.
                     open = count > 0;
                     self.encode(&mut batch)?;
                     self.write(&writer)?;
@@ -163,8 +165,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a peer that has sent all it wants still gets a verdict: a script with a connection for each command
-    /// does, and one whose end is the loss of a session does not, because that is noticed at once.
+    /// Whether the connection stays open for a verdict after the peer has sent EOF. It does for a script that uses one
+    /// connection for each command. It does not if a session is bound here, so that its loss is noticed at once.
     fn waits_for_verdicts(&mut self) -> bool {
         let waits = self.verdicts > 0 && !self.binds;
         if waits && self.verdicts_until.is_none() {
@@ -173,8 +175,8 @@ impl Connection {
         waits
     }
 
-    /// Passes on whole lines, as many as may be without an answer, but for what is answered here. True: there is room
-    /// for more than were read.
+    /// Passes complete lines on, as many as may be without an answer, and answers PINGs. Returns true if more lines could be
+    /// passed on than were read.
     async fn pass_on(&mut self, inbox: &mpsc::Sender<Message>) -> io::Result<bool> {
         if self.output.len() >= UNREAD || self.awaits_long_reply {
             return Ok(false);
@@ -186,7 +188,7 @@ impl Connection {
             }
             let Some(line) = self.next_line()? else { break true };
             self.refuse_http(&line)?;
-            // Some clients acknowledge a verdict, because the documentation of the reference says so.
+            // Some clients acknowledge verdicts, because the documentation of the reference server says so.
             if matches!(&line, Line::Text(text) if text == "ACK" || text.starts_with("ACK|")) {
                 continue;
             }
@@ -219,17 +221,17 @@ impl Connection {
         Ok(wants_input)
     }
 
-    /// A keepalive, and nothing before it is without an answer.
+    /// Whether the command is a PING that is answered here.
     fn is_answered_here(&self, command: &Result<Command, Refusal>) -> bool {
         let (Some(keepalive), Ok(command)) = (&self.keepalive, command) else { return false };
         keepalive.answers(command, SystemTime::now)
     }
 
-    /// Port 81 is also a well-known admin page's.
+    /// Refuses HTTP requests: a well-known proxy has its admin page on port 81 too.
     fn refuse_http(&mut self, line: &Line) -> io::Result<()> {
         let is_first_line = std::mem::take(&mut self.is_first_line);
         if is_first_line && matches!(line, Line::Text(text) if looks_like_http(text)) {
-            // Full: there is much to complain about already.
+            // If the channel is full there are enough warnings already.
             let _ = self.warnings.try_send(self.peer);
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks HTTP"));
         }
@@ -283,7 +285,7 @@ impl Connection {
         }
     }
 
-    /// An event has neither an id nor a token in it.
+    /// Encodes an event. It is logged as it is, because it contains neither an id nor a token.
     fn encode_event(&mut self, line: &str) -> io::Result<()> {
         debug!(conn = self.id.0, peer = %self.peer, line, "sent");
         self.codec.encode(line, &mut self.output)
@@ -327,7 +329,7 @@ impl Connection {
                 Ok(command) => {
                     debug!(conn = self.id.0, peer = %self.peer, line = %command.redacted(), "received")
                 }
-                // What could not be understood may hold a secret anywhere.
+                // A line that is no command may contain a secret anywhere.
                 Err(why) => {
                     debug!(conn = self.id.0, peer = %self.peer, %why, "received a line that is no command")
                 }
@@ -337,15 +339,14 @@ impl Connection {
     }
 }
 
-/// Says EOF and waits for the peer's: closing with something unread would be a reset, which can overtake the
-/// last lines.
+/// Sends EOF and waits for the peer's. To close with unread input would send a reset, which can overtake the last lines.
 async fn linger(mut stream: TcpStream) {
     let rest = async {
         stream.shutdown().await?;
         let mut left = UNREAD;
         while left > 0 {
             stream.readable().await?;
-            // Not kept while it waits: it would be a part of every connection's task from the beginning.
+            // The buffer does not live across the wait, or it would be part of every connection's task.
             match stream.try_read(&mut [0; 1024]) {
                 Ok(0) => break,
                 Ok(count) => left = left.saturating_sub(count),
@@ -355,12 +356,12 @@ async fn linger(mut stream: TcpStream) {
         }
         io::Result::Ok(())
     };
-    // It is over either way.
+    // The connection is over either way.
     let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
-/// Whether the reply may be as long as a line gets, or another line comes with it. All other replies are short, or as
-/// long as what a session said of itself.
+/// Whether the reply may be as long as a line may be, or another line comes with it. All other replies are short, or as
+/// long as the session's metadata.
 fn has_long_reply(request: &Request) -> bool {
     matches!(
         request,

@@ -1,5 +1,4 @@
-//! What happens in the registry, in words. Sessions are named by service, instance and number; ids are
-//! secrets.
+//! The registry's lines in the log. They name sessions by service, instance and number, because ids are secrets.
 
 use tracing::{debug, info, warn};
 
@@ -61,7 +60,7 @@ pub(super) fn write(event: &LogEvent) {
         LogEvent::MemberIn(MemberLabel { session, endpoint, domain, path, .. }) => {
             info!(%session, backend = %endpoint.backend, "{domain}{path}: backend in");
         }
-        // The proxy has said it.
+        // The proxy logs it.
         LogEvent::Ejected { .. } => {}
         LogEvent::StageExpired(who) => {
             warn!(session = %who, "staged changes dropped: nobody applied them");

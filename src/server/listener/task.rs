@@ -1,4 +1,4 @@
-//! The task that owns the registry: turns its crank, and does what it says.
+//! The task that owns the registry: it passes inputs in and carries the effects out.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use super::message::Message;
 use super::outgoing::PeerSender;
 use super::{ExternalInputs, ProbeResults, Prober, log};
 
-/// How many messages are taken before what they lead to is done.
+/// How many messages are taken at once.
 const BATCH: usize = 256;
-/// How many BACKEND_TESTs run at once. A peer that leaves does not end its own.
+/// How many BACKEND_TESTs run at once. A test runs on when its peer has left.
 const TESTS: usize = 1024;
-/// How long one may take (PROTOCOL section 1).
+/// How long a BACKEND_TEST may take (PROTOCOL section 1).
 const TEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct RegistryTask {
@@ -32,14 +32,14 @@ pub(super) struct RegistryTask {
     table: Arc<LiveTable>,
     store: Box<dyn Store>,
     prober: Arc<dyn Prober>,
-    /// Where the lines of each connection go. Dropping one closes the connection once they are written.
+    /// The sending ends of all connections. Dropping one closes the connection when its lines are written.
     connections: HashMap<ConnId, PeerSender>,
     /// Members whose ejection has changed.
     ejections: broadcast::Receiver<MemberId>,
     tests: JoinSet<(TestId, Result<BackendReport, String>)>,
-    /// How many sessions there are, for whoever wants to know.
+    /// How many sessions there are, for [`RegistryHandle::sessions`](super::RegistryHandle::sessions).
     sessions: watch::Sender<usize>,
-    /// What came of effects at once, to be told to the registry next.
+    /// Inputs that carrying out effects has led to. They come before any other.
     outcomes: VecDeque<Input>,
 }
 
@@ -56,14 +56,14 @@ impl RegistryTask {
         RegistryTask { registry, table, store, prober, connections, ejections, tests, sessions, outcomes }
     }
 
-    /// Takes up what the store held, before anything else happens.
+    /// Restores what the store held. To be called before [`RegistryTask::run`].
     pub(super) fn restore(&mut self, saved: SavedState) {
         self.registry.restore(now(), saved);
         let unreachable = self.perform();
         self.outcomes.extend(unreachable);
     }
 
-    /// Runs until it is stopped and every connection has been told.
+    /// Runs until it is stopped and all connections have ended.
     pub(super) async fn run(
         mut self,
         mut messages: mpsc::Receiver<Message>,
@@ -87,7 +87,7 @@ impl RegistryTask {
                 Some((probe, result)) = results.recv() => self.turn(Input::Probed(probe, result)),
                 Some(input) = external.recv() => self.turn(input),
                 member = self.ejections.recv() => {
-                    // Those that were lost in between are known again when they change next.
+                    // Changes that were missed are made up for by the member's next one.
                     if let Ok(member) = member {
                         self.turn(Input::Ejection(member));
                     }
@@ -122,7 +122,7 @@ impl RegistryTask {
         }
     }
 
-    /// Tells the registry what happened, does what it wants, and tells it what came of that.
+    /// Passes an input in, carries the effects out, and passes in what that has led to.
     fn turn(&mut self, input: Input) {
         let now = now();
         let mut next = Some(input);
@@ -136,7 +136,7 @@ impl RegistryTask {
         self.sessions.send_if_modified(|known| std::mem::replace(known, count) != count);
     }
 
-    /// Does what the registry wants. Returns the connections that take nothing any more.
+    /// Carries out the effects. Returns the inputs for connections that could not be reached.
     fn perform(&mut self) -> Vec<Input> {
         let mut unreachable = Vec::new();
         for effect in self.registry.effects() {
@@ -184,8 +184,7 @@ impl RegistryTask {
     }
 }
 
-/// Tells a connection something. One that takes nothing any more is let go, and what the registry is to hear of that
-/// is returned.
+/// Sends something to a connection. If it cannot be reached it is dropped, and the input about that is returned.
 fn deliver(
     connections: &mut HashMap<ConnId, PeerSender>,
     conn: ConnId,

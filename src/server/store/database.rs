@@ -1,4 +1,4 @@
-//! The tables of the state file: reading all of it, changing a part in one transaction.
+//! The tables of the state file: all of it is read, and parts are changed in one transaction.
 //!
 //! | table | key | value |
 //! |---|---|---|
@@ -7,7 +7,7 @@
 //! | `routes` | session, route | a `RouteRecord` as JSON |
 //! | `maintenance` | session | a `MaintenanceRecord` as JSON, unless it is empty |
 //!
-//! An apply writes its session and the routes that it changes, not what else the session has.
+//! An apply writes its session and the routes that it changes, not the session's other routes.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -34,22 +34,22 @@ const META_CLUSTER: &str = "cluster_id";
 const META_ALIVE: &str = "alive_at";
 const META_TRANSACTION: &str = "transaction";
 
-/// How much of the file is kept in memory besides: it is read once, and then only written.
+/// How many bytes of the file redb caches. The file is read once and then only written, so little is needed.
 const CACHE: usize = 4 * 1024 * 1024;
 
-/// Why what is in the file cannot be taken up.
+/// Why the file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    /// Another process has it.
+    /// Another process has it open.
     #[error("another process has it open")]
     Busy,
-    /// The system's words.
+    /// The system reports an error.
     #[error("{0}")]
     Io(std::io::Error),
-    /// It is none of ours, or not as it was written.
+    /// It is no state file, or damaged.
     #[error("{0}")]
     Damaged(String),
-    /// What is needed to read it.
+    /// A newer version wrote it.
     #[error("{0}")]
     Newer(String),
 }
@@ -57,9 +57,9 @@ pub(super) enum ReadError {
 /// Why a change was not made.
 #[derive(Debug)]
 pub(super) enum WriteError {
-    /// Nothing of it is in the file.
+    /// Nothing of the change is in the file.
     NotWritten(redb::Error),
-    /// It may be in the file, and may not.
+    /// The change may be in the file or not.
     Unknown(redb::Error),
 }
 
@@ -70,18 +70,18 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Opens what a backend holds; an empty one becomes a state of no sessions.
+    /// Opens a database. An empty backend becomes one without tables.
     pub(super) fn open(backend: impl StorageBackend) -> Result<Self, ReadError> {
         let opened = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
         Ok(Tables { database: opened.map_err(|error| read_error(error.into()))? })
     }
 
-    /// Reads everything, and every checksum. Repairs what it can, so that it is for copies.
+    /// Reads everything and verifies every checksum. It may repair the file, so it is to be called on copies only.
     pub(super) fn check(&mut self) -> Result<Option<SavedState>, ReadError> {
         let read = self.read();
         let is_clean = self.database.check_integrity().map_err(|error| read_error(error.into()))?;
-        // A file in which only the book-keeping of free pages was not up to date is sound. One that goes back
-        // to an older transaction because of the checksums of the newer one is not.
+        // A file is sound if only its list of free pages had to be repaired. It is not if the repair went back to an older
+        // transaction because of wrong checksums.
         let is_same = match (&read, is_clean) {
             (_, true) => true,
             (Ok(before), false) => self.read().is_ok_and(|after| after == *before),
@@ -93,7 +93,7 @@ impl Tables {
         read
     }
 
-    /// Everything in it; `None` where nothing was ever written.
+    /// Reads everything; `None`: nothing was ever written.
     pub(super) fn read(&self) -> Result<Option<SavedState>, ReadError> {
         let reading = self.database.begin_read().map_err(|error| read_error(error.into()))?;
         let Some(meta) = read_meta(&reading)? else { return Ok(None) };
@@ -110,7 +110,7 @@ impl Tables {
         Ok(Some(SavedState { boot_id: text(META_BOOT), alive_at, cluster_id: text(META_CLUSTER), sessions }))
     }
 
-    /// The number of the last transaction that is in the file.
+    /// The number of the last transaction in the file.
     pub(super) fn transaction(&self) -> Option<u64> {
         let reading = self.database.begin_read().ok()?;
         read_meta(&reading).ok()??.get(META_TRANSACTION)?.parse().ok()
@@ -137,8 +137,8 @@ impl Tables {
         })
     }
 
-    /// Makes changes, all of them or none; they are on the disk when it returns. `number` is the
-    /// transaction's, and the server is alive at `now`, in the boot `boot_id`.
+    /// Writes changes, all of them or none. They are on the disk when it returns. `number`: of this transaction. `now` and
+    /// `boot_id`: when, and in which boot, the server is alive.
     pub(super) fn write<'a>(
         &self,
         number: u64,
@@ -169,7 +169,7 @@ impl Tables {
                         }
                     }
                     StoreChange::Maintenance(all) => {
-                        // One that has ended meanwhile has none.
+                        // A session that has ended meanwhile has no maintenance.
                         for (no, maintenance) in all {
                             if sessions.get(no.0)?.is_some() {
                                 put_maintenance(writing, no.0, maintenance)?;
@@ -202,7 +202,7 @@ impl Tables {
         match written {
             Ok(()) => writing.commit().map_err(|error| WriteError::Unknown(error.into())),
             Err(error) => {
-                // Where even that fails, nothing was committed either.
+                // Even if this fails, nothing was committed.
                 let _ = writing.abort();
                 Err(WriteError::NotWritten(error))
             }
@@ -253,7 +253,7 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     Ok(saved.into_values().collect())
 }
 
-/// A file of format 1 has none.
+/// Reads the maintenance of sessions. A file of format 1 has none.
 fn read_maintenance(
     reading: &ReadTransaction,
     server: &str,
@@ -297,7 +297,7 @@ fn damaged(what: &str, why: &str) -> ReadError {
 pub(super) fn read_error(error: redb::Error) -> ReadError {
     match error {
         redb::Error::DatabaseAlreadyOpen => ReadError::Busy,
-        // What redb finds in place of its magic number, and what ends too soon.
+        // redb reports a wrong magic number, and a file that is too short, in this way.
         redb::Error::Io(error)
             if matches!(
                 error.kind(),

@@ -1,10 +1,12 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
 mod bounds;
+mod commit;
 mod drain;
 mod events;
 mod hiding;
 mod hold;
+mod install;
 mod lifecycle;
 mod maintenance;
 mod membership;
@@ -16,6 +18,7 @@ mod sessions;
 mod settings;
 mod staging;
 mod tokens;
+mod validate;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -127,7 +130,7 @@ impl World {
                     self.watched.remove(at.expect("only what is watched is forgotten"));
                 }
                 Effect::Test { test, .. } => self.tests.push(test),
-                Effect::Log(happening) => self.log.push(happening),
+                Effect::Log(event) => self.log.push(event),
             }
         }
         inputs

@@ -38,7 +38,7 @@ fn a_refused_apply_changes_nothing_and_keeps_the_stage() {
     assert_eq!(world.ask(conn, "CONFIG_APPLY|"), refusal);
     assert_eq!(world.pool("a.de"), [""; 0]);
     assert_eq!(world.pool("taken.de"), ["10.2.2.9:80"]);
-    assert!(world.log.iter().any(|happening| matches!(happening, LogEvent::Conflict { .. })));
+    assert!(world.log.iter().any(|event| matches!(event, LogEvent::Conflict { .. })));
 
     assert_eq!(world.ask(owner, "CLIENT_SHUTDOWN|"), "SHUTDOWN_OK");
     assert_eq!(world.ask(conn, "CONFIG_APPLY|"), "OK");
