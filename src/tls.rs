@@ -1,18 +1,19 @@
-//! What everybody who is a TLS client here has in common. Used by the proxy and by the sidecar's checks.
+//! What all TLS clients of this package share: the proxy, and the sidecar's readiness checks.
 
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 
-/// The one provider of cryptography in this program. It is named everywhere, never installed as the
-/// process's default: a library must not decide that for its user.
+/// The provider of cryptography. It is passed to each configuration and never installed as the process's default,
+/// because a library must not decide that for its user.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Those of the system: what SSL_CERT_FILE or SSL_CERT_DIR name, else the distribution's; where there are none (an
-/// image `FROM scratch`), Mozilla's as of this program's build. Blocks: it reads a few hundred files.
+/// The system's certificate authorities: those that SSL_CERT_FILE or SSL_CERT_DIR name, otherwise the distribution's.
+/// If there are none (an image `FROM scratch`), Mozilla's as of this program's build. Blocks: it reads a few hundred
+/// files.
 pub(crate) fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
@@ -27,7 +28,7 @@ pub(crate) fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Mozilla's.
+/// Mozilla's certificate authorities as of this program's build.
 pub(crate) fn built_in_roots() -> RootCertStore {
     tracing::debug!("no certificate authorities in this system: certificates are verified against Mozilla's");
     RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }

@@ -1,7 +1,7 @@
 //! Dependencies point one way. Each module names only those below it, as docs/ARCHITECTURE.md draws them.
 //!
 //! The source is read as text: every `crate::x::y` path that a file names, comments and strings left out. The package
-//! `client/` counts as the modules `client` and `protocol`, which is what `src/` calls them.
+//! `client/` counts as the modules `client` and `protocol`, which is what `src/` calls them, and `nodes/` as `nodes`.
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
@@ -20,6 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
+    ("nodes", &[]),
     ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry", "tls"]),
     ("server::routing", &["protocol"]),
     ("server::live_table", &["server::routing"]),
@@ -41,14 +42,36 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 
+/// The rooms of the proxy, and the others that each may name.
+const PROXY_ROOMS: &[(&str, &[&str])] = &[
+    ("http", &[]),
+    ("certificates", &[]),
+    ("local_executor", &[]),
+    ("telemetry", &["http"]),
+    ("upstream", &["local_executor"]),
+    ("health", &["upstream"]),
+    ("config", &["certificates", "telemetry", "upstream"]),
+    ("context", &["certificates", "config", "telemetry", "upstream"]),
+    ("client", &["context", "http"]),
+    ("exchange", &["client", "context", "http", "telemetry", "upstream"]),
+    ("downstream", &["certificates", "client", "http", "local_executor"]),
+    ("workers", &["client", "config", "context", "downstream", "exchange"]),
+];
+
 /// These decide and do nothing else: no socket, no clock, no task, no lock, no environment (rule 1).
 const PURE: &[&str] = &[
     "protocol",
     "client::plan",
     "client::session",
+    "nodes::backoff",
+    "nodes::layout",
+    "nodes::node",
+    "nodes::registration::machine",
+    "nodes::watch::follower",
     "server::registry",
     "server::routing",
     "sidecar::address::choice",
+    "sidecar::nodes::info",
     "sidecar::maintenance::windows",
     "sidecar::process::signals",
     "sidecar::process::supervisor",
@@ -133,16 +156,40 @@ const REGISTRY_ROOMS: &[(&str, &[&str])] = &[
     ("commands", &["api", "engine", "membership", "model", "session"]),
 ];
 
+/// The rooms of the sidecar, and the rooms that each may name.
+const SIDECAR_ROOMS: &[(&str, &[&str])] = &[
+    ("config", &[]),
+    ("http", &[]),
+    ("state", &[]),
+    ("address", &["config"]),
+    ("readiness", &["address", "config"]),
+    ("maintenance", &["config", "http", "state"]),
+    ("registries", &["address", "config", "maintenance", "state"]),
+    ("nodes", &["address", "config", "state"]),
+    ("process", &["config", "maintenance", "readiness", "registries", "state"]),
+    ("admin", &["http", "maintenance", "state"]),
+];
+
 #[test]
 fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
-    const REGISTRY: &str = "server::registry::";
+    assert_rooms("server::registry::", REGISTRY_ROOMS, 50);
+}
+
+#[test]
+fn the_rooms_of_the_sidecar_name_each_other_in_one_direction() {
+    assert_rooms("sidecar::", SIDECAR_ROOMS, 40);
+}
+
+/// Each room below `parent` names only those of the table. `least` tells whether the source was read at all.
+fn assert_rooms(parent: &str, rooms: &[(&str, &[&str])], least: usize) {
+    let prefix = format!("crate::{parent}");
     let (mut wrong, mut arrows) = (Vec::new(), 0);
     for file in library_files() {
-        let Some(room) = file.module.strip_prefix(REGISTRY).and_then(|rest| rest.split("::").next()) else {
+        let Some(room) = file.module.strip_prefix(parent).and_then(|rest| rest.split("::").next()) else {
             continue;
         };
-        let may_name = REGISTRY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
-        for (at, prefix) in file.code.match_indices("crate::server::registry::") {
+        let may_name = rooms.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
+        for (at, _) in file.code.match_indices(&prefix) {
             let rest = &file.code[at + prefix.len()..];
             let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
             arrows += usize::from(named != room);
@@ -151,8 +198,36 @@ fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
             }
         }
     }
-    assert!(arrows > 50, "the source is read: {arrows}");
-    assert!(wrong.is_empty(), "against the direction of the registry's rooms:\n{}", wrong.join("\n"));
+    assert!(arrows > least, "the source is read: {arrows}");
+    assert!(wrong.is_empty(), "against the direction of the rooms of {parent}\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_rooms_of_the_proxy_name_only_those_below_them() {
+    const PROXY: &str = "crate::server::proxy::";
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for file in library_files() {
+        let Some(room) = file.module.strip_prefix("server::proxy::") else { continue };
+        let room = room.split("::").next().unwrap();
+        let below = PROXY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
+        let below = below.unwrap_or_else(|| panic!("{room} is no room of the proxy"));
+        for (at, _) in file.code.match_indices(PROXY) {
+            let rest = &file.code[at + PROXY.len()..];
+            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
+            seen.insert((room.to_owned(), named.clone()));
+            if named != room && !below.contains(&named.as_str()) {
+                wrong.push(format!("{}: names {named}", file.path.display()));
+            }
+        }
+        // A room names others by their whole path, so that this test sees it.
+        let climbs = if file.path.ends_with("mod.rs") { "use super::" } else { "super::super::" };
+        if file.code.contains(climbs) {
+            wrong.push(format!("{}: leaves its room with {climbs}", file.path.display()));
+        }
+    }
+    assert!(seen.contains(&("workers".to_owned(), "exchange".to_owned())), "{seen:?}");
+    assert!(wrong.is_empty(), "against the direction of the rooms:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -227,6 +302,7 @@ fn is_within(module: &str, of: &str) -> bool {
 /// The modules that `crate::…` and `registry_client::…` paths name: two levels below `server`, one elsewhere.
 fn named_modules(file: &SourceFile) -> BTreeSet<String> {
     let in_client = ["client", "protocol"].iter().any(|module| is_within(&file.module, module));
+    let in_nodes = is_within(&file.module, "nodes");
     let mut found = BTreeSet::new();
     for root in ["crate::", "registry_client::"] {
         for (at, _) in file.code.match_indices(root) {
@@ -240,6 +316,7 @@ fn named_modules(file: &SourceFile) -> BTreeSet<String> {
             match path.as_slice() {
                 ["protocol", ..] => drop(found.insert("protocol".to_owned())),
                 _ if in_client || root == "registry_client::" => drop(found.insert("client".to_owned())),
+                _ if in_nodes => drop(found.insert("nodes".to_owned())),
                 [] => {}
                 ["server", second, ..] => drop(found.insert(format!("server::{second}"))),
                 [first, ..] => drop(found.insert((*first).to_owned())),
@@ -249,7 +326,7 @@ fn named_modules(file: &SourceFile) -> BTreeSet<String> {
     found
 }
 
-/// Every file of the two libraries with its module path, tests inside it cut off.
+/// Every file of the three libraries with its module path, tests inside it cut off.
 fn library_files() -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |folder: &str, prefix: &str| {
@@ -260,6 +337,7 @@ fn library_files() -> Vec<SourceFile> {
     };
     let mut files = read("src", "");
     files.extend(read("client/src", "client"));
+    files.extend(read("nodes/src", "nodes"));
     files
 }
 
@@ -267,7 +345,7 @@ fn source_file(folder: &Path, prefix: &str, path: PathBuf) -> Option<SourceFile>
     let relative = path.strip_prefix(folder).ok()?.with_extension("");
     let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let is_binary = matches!(parts[0].as_str(), "main" | "bin" | "lib");
-    let is_test = parts.iter().any(|part| part == "tests");
+    let is_test = parts.iter().any(|part| part == "tests" || part.ends_with("_tests"));
     let prefix = (!prefix.is_empty() && parts[0] != "protocol").then_some(prefix);
     let parts: Vec<_> = prefix.into_iter().chain(parts.iter().map(String::as_str)).collect();
     let module = parts.join("::").trim_end_matches("::mod").to_owned();

@@ -103,7 +103,7 @@ fn run(call: Call) -> anyhow::Result<u8> {
 /// Asks the running server, which has the same environment.
 fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
     let admin = config.admin.context("ADMIN_LISTEN is off, so nothing can be asked")?;
-    Ok(admin::ask(admin.address, path)?)
+    Ok(admin::query(admin.address, path)?)
 }
 
 fn export(config: &Config) -> anyhow::Result<u8> {

@@ -1,7 +1,7 @@
-//! The routing table in force: one writer, and readers on every core that may wait for its next version.
+//! The current routing table, with one writer and many readers.
 //!
-//! The registry's task publishes; the data plane loads a snapshot for each request and, where nobody can
-//! serve it now, waits for a change. This knows nothing of either.
+//! The registry's task stores a new table after each change. The proxy loads a snapshot for each request and, if no
+//! member can serve it now, waits for the next table. This module must not know either of them.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use tokio::sync::{broadcast, watch};
 
 use crate::server::routing::{MemberId, Table};
 
-/// Ejections that a listener may be behind; it then loses the oldest.
-const EJECTIONS: usize = 256;
+/// How many ejections a subscriber may be behind before it loses the oldest.
+const MAX_UNREAD_EJECTIONS: usize = 256;
 
-/// The table that requests are matched by.
+/// The current table, and news of changes.
 #[derive(Debug)]
 pub struct LiveTable {
     table: ArcSwap<Table>,
@@ -23,48 +23,51 @@ pub struct LiveTable {
 }
 
 impl Default for LiveTable {
-    /// Without a claim.
+    /// An empty table.
     fn default() -> Self {
         let (changed, left) = (watch::Sender::new(()), watch::Sender::new(()));
-        let (ejections, _) = broadcast::channel(EJECTIONS);
+        let (ejections, _) = broadcast::channel(MAX_UNREAD_EJECTIONS);
         LiveTable { table: ArcSwap::from_pointee(Table::default()), changed, left, ejections }
     }
 }
 
 impl LiveTable {
-    /// The table as it is now: one atomic load.
+    /// The current table. Costs one atomic load.
     pub fn load(&self) -> Guard<Arc<Table>> {
         self.table.load()
     }
 
-    /// Puts `table` in force and wakes everybody who waits for a change.
+    /// Replaces the table and wakes all that wait for a change.
     pub fn store(&self, table: Arc<Table>) {
         self.table.store(table);
         self.changed.send_replace(());
     }
 
-    /// Tells those who have upgraded connections that members have left.
-    pub fn tell_departure(&self) {
+    /// Tells subscribers of [`LiveTable::departures`] that a member has left.
+    pub fn announce_departure(&self) {
         self.left.send_replace(());
     }
 
-    /// Tells from now on when members have left; which, their loads say.
+    /// Changes whenever a member leaves, from now on.
+    /// [`MemberLoad::has_left`](crate::server::routing::MemberLoad::has_left) tells which.
     pub fn departures(&self) -> watch::Receiver<()> {
         self.left.subscribe()
     }
 
-    /// Tells that requests to a member failed so often that it is left out, or that it has answered since.
-    pub fn tell_ejection(&self, member: MemberId) {
-        // Nobody may be listening.
+    /// Tells subscribers of [`LiveTable::ejections`] that a member was ejected, or has answered since.
+    pub fn announce_ejection(&self, member: MemberId) {
+        // Fails only if there is no subscriber.
         let _ = self.ejections.send(member);
     }
 
-    /// Tells from now on whose ejection has changed; how, its load says.
+    /// Receives members whose ejection changes, from now on. A member's load has its state. A subscriber that is more
+    /// than 256 behind loses the oldest.
     pub fn ejections(&self) -> broadcast::Receiver<MemberId> {
         self.ejections.subscribe()
     }
 
-    /// Tells of every change from now on. Whoever loads the table after this call and waits then misses none.
+    /// Changes whenever the table is replaced, from now on. A reader that subscribes before it loads the table misses
+    /// no change.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }

@@ -1,17 +1,17 @@
-//! The other end: the Registry V2 registry, and the HTTP proxy whose routing it controls.
+//! The server: the Registry V2 registry, and the HTTP proxy whose routing it controls.
 //!
 //! | module | what it is | what it must not know |
 //! |---|---|---|
 //! | `run` | puts the others together | what each of them decides |
-//! | [`admin`] | metrics, status, health: what is asked about a running server | how any of it comes about |
-//! | [`config`] | what the environment says | the others |
+//! | [`admin`] | metrics, status and health of a running server | how the others work |
+//! | [`config`] | the server's configuration, read from the environment | the others |
 //! | [`registry`] | sessions, staging, apply: one pure state machine | sockets, clocks, tasks, the proxy |
 //! | [`store`] | where applied state lives | what the registry does with it |
 //! | [`listener`] | TCP 81: connections to calls of the registry | what a command does |
-//! | [`live_table`] | the routing table in force, and who waits for its next version | both of its users |
-//! | [`policy_file`] | REGISTRY_POLICY's file, followed as it changes | what becomes of a policy |
-//! | [`routing`] | the immutable table: match a request, choose a member, replace a part | both of its users |
-//! | [`proxy`] | the data plane: listeners, forwarding, upstream connections, probes | the registry |
+//! | [`live_table`] | the current routing table, which readers may wait for | the registry and the proxy |
+//! | [`policy_file`] | the file of REGISTRY_POLICY, reread when it changes | what a policy is used for |
+//! | [`routing`] | the immutable routing table: match a request, choose a member | the registry and the proxy |
+//! | [`proxy`] | the data plane: accepts clients, forwards requests to members, probes backends | the registry |
 
 pub mod admin;
 pub mod config;

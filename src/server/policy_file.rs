@@ -1,4 +1,4 @@
-//! The file of REGISTRY_POLICY: read at the start, and again whenever it changes.
+//! The file of REGISTRY_POLICY. It is read at the start and whenever it changes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::environment::read_file;
 
 use super::registry::{ClaimPolicy, Input};
 
-/// How often the file is looked at.
+/// How often the file is checked.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reads a file; the error is for people.
+/// Reads a file. The error is text for people.
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> Result<Vec<u8>, String>;
 
-/// A policy and where it came from.
+/// A policy and its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyFile {
     /// REGISTRY_POLICY
     pub path: PathBuf,
-    /// What the file said when it was read.
+    /// The policy in the file.
     pub policy: ClaimPolicy,
-    /// The same as it was written, so that a change is seen.
+    /// The file's content, to notice a change.
     content: Vec<u8>,
 }
 
@@ -32,19 +32,19 @@ impl PolicyFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// Why it cannot be read, or what is wrong in it.
+    /// If the file cannot be read or is not a valid policy.
     pub fn read(path: PathBuf, read: ReadFile<'_>) -> Result<Self, String> {
         let (policy, content) = parse(read(&path))?;
         Ok(PolicyFile { path, policy, content })
     }
 
-    /// Tells the registry of every change from now on. A file that is wrong changes nothing, which is said once.
-    /// Ends with the registry.
+    /// Sends every changed policy to the registry. An invalid file is logged once and changes nothing. Ends when the
+    /// registry ends.
     pub async fn watch(self, registry: mpsc::Sender<Input>) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shown = self.path.display().to_string();
-        let (mut seen, mut judged) = (Ok(self.content.clone()), Ok(self.content));
+        let (mut last, mut applied) = (Ok(self.content.clone()), Ok(self.content));
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -53,13 +53,13 @@ impl PolicyFile {
             let path = self.path.clone();
             let looking = tokio::task::spawn_blocking(move || read_file(&path));
             let found = looking.await.unwrap_or_else(|_| Err("reading it broke off".to_owned()));
-            // Somebody may be in the middle of writing it: what it holds counts when it has stayed the same.
-            let is_steady = seen == found;
-            seen.clone_from(&found);
-            if !is_steady || judged == found {
+            // The file may be half written: use its content only when two checks have found the same.
+            let is_steady = last == found;
+            last.clone_from(&found);
+            if !is_steady || applied == found {
                 continue;
             }
-            judged.clone_from(&found);
+            applied.clone_from(&found);
             match parse(found) {
                 Ok((policy, _)) => {
                     info!("REGISTRY_POLICY={shown} has changed and is in force");

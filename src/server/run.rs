@@ -1,4 +1,4 @@
-//! Puts the server together: the registry on its port, the proxy on its own, and the probes between them.
+//! Puts the server together: the registry, the proxy, the probes between them, and the admin listener.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,11 +27,11 @@ use super::registry::{Input, Limits, RegistryConfig, Token};
 use super::routing::{BackendPolicy, Probe};
 use super::store::{FileStore, MemoryStore, StateError, Store};
 
-/// How long requests in flight may take at the end. Engines kill after ten seconds unless told otherwise.
+/// How long requests in flight may take when the server stops. Container engines kill after ten seconds by default.
 const DRAIN: Duration = Duration::from_secs(8);
 
-/// News from elsewhere that wait for the registry.
-const NOTICES: usize = 16;
+/// Inputs from certificates and from the policy file that may wait for the registry.
+const MAX_NOTICES: usize = 16;
 
 /// A running registry with its proxy.
 #[derive(Debug)]
@@ -46,23 +46,23 @@ pub struct Server {
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Which of its listeners, and the system's words.
+    /// An address cannot be listened on.
     #[error("cannot listen on {variable}={address}: {error}")]
     Listen {
-        /// The variable that says where.
+        /// The variable that sets the address.
         variable: &'static str,
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
-    /// What was applied before cannot be taken up, or what will be cannot be kept.
+    /// STATE_FILE cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
 }
 
 impl StartError {
-    fn of_proxy(config: &Config, error: ProxyError) -> StartError {
+    fn from_proxy(config: &Config, error: ProxyError) -> StartError {
         match (error, &config.https) {
             (ProxyError::Https(error), Some(https)) => {
                 StartError::Listen { variable: "HTTPS_LISTEN", address: https.listen, error }
@@ -75,38 +75,41 @@ impl StartError {
 }
 
 impl Server {
-    /// Starts both listeners; when it returns, both take connections. Must be called within a tokio runtime,
-    /// which the registry and the probes use; the proxy has threads of its own.
+    /// Starts the registry and the proxy. When this returns, both take connections. The registry and the probes use the
+    /// caller's runtime; the proxy has threads of its own.
     ///
     /// # Errors
-    /// Where a listener's address is taken or not ours, or STATE_FILE cannot be used.
+    /// If an address cannot be listened on, or STATE_FILE cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub async fn start(config: &Config) -> Result<Server, StartError> {
         config.warnings.iter().for_each(|line| warn!("{line}"));
         let failed = |variable, address| move |error| StartError::Listen { variable, address, error };
-        let no_registry = || failed("REGISTRY_LISTEN", config.registry_listen);
-        let listener = TcpListener::bind(config.registry_listen).await.map_err(no_registry())?;
-        let registry_address = listener.local_addr().map_err(no_registry())?;
+        let registry_failed = || failed("REGISTRY_LISTEN", config.registry_listen);
+        let listener = TcpListener::bind(config.registry_listen).await.map_err(registry_failed())?;
+        let registry_address = listener.local_addr().map_err(registry_failed())?;
         let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
         let started = Instant::now();
         let admin = admin_listener(config).await?;
         policy.own.extend(admin.as_ref().map(|(_, address)| *address));
         let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
-        let (notify, notices) = mpsc::channel(NOTICES);
+        let (notify, notices) = mpsc::channel(MAX_NOTICES);
         if let Some(https) = &https {
-            tokio::spawn(tell_certificates(https.certificates.subscribe(), notify.clone()));
+            tokio::spawn(forward_certificates(https.certificates.subscribe(), notify.clone()));
         }
         let access_log = access_log(config).map_err(failed("HTTP_LISTEN", config.http_listen))?;
         let mut proxy_config = proxy_config(config, https, &policy);
         proxy_config.access_log.clone_from(&access_log);
         let metrics: Arc<RequestMetrics> = Arc::default();
         proxy_config.metrics = admin.is_some().then(|| Arc::clone(&metrics));
-        let no_proxy = |error| StartError::of_proxy(config, error);
-        let proxy = Proxy::bind(proxy_config).map_err(no_proxy)?;
+        let proxy_failed = |error| StartError::from_proxy(config, error);
+        let proxy = Proxy::bind(proxy_config).map_err(proxy_failed)?;
         policy.own.push(proxy.local_addr());
         policy.own.extend(proxy.https_addr());
         let (probes, results) = proxy::Prober::start(policy.clone());
-        let prober = Arc::new(Prober { probes: probes.clone(), policy: policy.clone() });
+        let prober = Arc::new(RegistryProber { probes: probes.clone(), policy: policy.clone() });
         if let Some(file) = config.registry_policy.clone() {
             tokio::spawn(file.watch(notify));
         }
@@ -116,9 +119,9 @@ impl Server {
         settings.registry.boot_id = boot_id;
         let registry =
             RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results, notices)
-                .map_err(no_registry())?;
-        // Last, so that the first request meets the routes that were restored.
-        let proxy = proxy.serve(Arc::clone(&table)).map_err(no_proxy)?;
+                .map_err(registry_failed())?;
+        // After the registry, so that the first request finds the routes that were restored.
+        let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
         let ready = Arc::new(AtomicBool::new(true));
         let sources = |ready| Sources {
             table,
@@ -132,38 +135,42 @@ impl Server {
         };
         let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&ready))));
         let server = Server { registry, proxy, access_log, admin, ready };
-        info!(
-            "registry-server {}: proxy on {}{}, registry on {}",
-            env!("CARGO_PKG_VERSION"),
-            server.http_address(),
-            server.https_address().map(|address| format!(" and with TLS on {address}")).unwrap_or_default(),
-            server.registry_address()
-        );
+        server.log_start();
         Ok(server)
     }
 
-    /// Where the proxy takes requests.
+    fn log_start(&self) {
+        info!(
+            "registry-server {}: proxy on {}{}, registry on {}",
+            env!("CARGO_PKG_VERSION"),
+            self.http_address(),
+            self.https_address().map(|address| format!(" and with TLS on {address}")).unwrap_or_default(),
+            self.registry_address()
+        );
+    }
+
+    /// The proxy's address for plain HTTP.
     pub fn http_address(&self) -> SocketAddr {
         self.proxy.local_addr()
     }
 
-    /// Where the proxy takes TLS, if it does.
+    /// The proxy's address for TLS, if there is one.
     pub fn https_address(&self) -> Option<SocketAddr> {
         self.proxy.https_addr()
     }
 
-    /// Where metrics and status are served, if they are.
+    /// The address for metrics and status, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// Where clients register.
+    /// The registry's address.
     pub fn registry_address(&self) -> SocketAddr {
         self.registry.address()
     }
 
-    /// Tells every client `SHUTDOWN`, and lets requests in flight finish for at most 8 s; ends earlier when
-    /// there are none. Dropping the future does not call the stop off.
+    /// Sends `SHUTDOWN` to every client of the registry and lets requests in flight finish for at most 8 s. Returns as
+    /// soon as there are none. Dropping the future does not cancel the stop.
     pub async fn stop(self) {
         self.ready.store(false, Ordering::Relaxed);
         self.registry.stop().await;
@@ -178,7 +185,7 @@ impl Server {
     }
 }
 
-/// Where nobody asked for it, a port that is taken is no reason not to start.
+/// Binds ADMIN_LISTEN. If the default address is in use, the server starts without it.
 async fn admin_listener(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
     let Some(admin) = config.admin else { return Ok(None) };
     let bound = TcpListener::bind(admin.address).await;
@@ -201,7 +208,7 @@ fn access_log(config: &Config) -> io::Result<Option<AccessLog>> {
     AccessLog::to(io::stdout(), format).map(Some)
 }
 
-/// Where applied state is kept.
+/// Opens the store for applied state.
 async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
     let Some(path) = config.state_file.clone() else { return Ok(Box::new(MemoryStore)) };
     let (boot_id, grace) = (boot_id.to_owned(), config.session_grace.get());
@@ -213,7 +220,7 @@ async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartEr
     }
 }
 
-/// Which boot of which machine this is; empty where the kernel does not say.
+/// Identifies the machine's current boot; empty if the kernel does not tell.
 async fn boot_id() -> String {
     let read = tokio::task::spawn_blocking(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id"));
     read.await.ok().and_then(Result::ok).unwrap_or_default().trim().to_owned()
@@ -226,8 +233,11 @@ fn https_config(config: &Config) -> Result<Option<HttpsConfig>, StartError> {
     Ok(Some(HttpsConfig { listen: https.listen, certificates }))
 }
 
-/// Lets the registry tell its subscribers of certificates. Ends with either side.
-async fn tell_certificates(mut events: broadcast::Receiver<CertificateEvent>, registry: mpsc::Sender<Input>) {
+/// Forwards certificate events to the registry, which tells its subscribers. Ends when either side ends.
+async fn forward_certificates(
+    mut events: broadcast::Receiver<CertificateEvent>,
+    registry: mpsc::Sender<Input>,
+) {
     loop {
         match events.recv().await {
             Ok(CertificateEvent { names, renewed, .. }) => {
@@ -279,13 +289,13 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
     }
 }
 
-/// The data plane's prober, as the registry wants it.
-struct Prober {
+/// Lets the registry use the proxy's prober.
+struct RegistryProber {
     probes: ProberHandle,
     policy: BackendPolicy,
 }
 
-impl listener::Prober for Prober {
+impl listener::Prober for RegistryProber {
     fn watch(&self, probe: Probe) {
         self.probes.watch(probe);
     }

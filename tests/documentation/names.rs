@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use registry_sidecar::server;
 use registry_sidecar::sidecar::config::{PREFIX, VARIABLES};
 
 use super::page::{Page, ROOT, files_below, pages};
@@ -25,6 +26,22 @@ fn every_variable_with_our_prefix_is_one() {
         }
     }
     assert!(seen > 100, "only {seen} names were looked at");
+}
+
+/// Whoever copies a name from a page for users gets one that is read.
+#[test]
+fn a_variable_that_is_read_with_our_prefix_only_is_written_with_it() {
+    let for_users = |page: &Page| {
+        ["docs/guides", "docs/reference", "deploy", "README.md"].iter().any(|at| page.path.starts_with(at))
+    };
+    for page in pages().iter().filter(|page| for_users(page)) {
+        for (number, span) in page.code_spans() {
+            let name = span.split(['=', ':', ' ']).next().unwrap();
+            let ours = VARIABLES.iter().any(|known| known.name == name && !known.bare);
+            let servers = server::config::VARIABLES.iter().any(|known| known.name == name);
+            assert!(!ours || servers, "{}:{number}: write {PREFIX}{name}", page.path.display());
+        }
+    }
 }
 
 #[test]
@@ -73,7 +90,8 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// Every name in the programs, their tests, benches and scripts. The tests of the documentation are left out: what they
 /// name proves nothing.
 fn names_of_the_code() -> BTreeSet<String> {
-    let folders = ["src", "client", "tests", "benches", "scripts", "deploy", "fuzz/fuzz_targets", ".ci"];
+    let folders =
+        ["src", "client", "nodes", "tests", "benches", "scripts", "deploy", "fuzz/fuzz_targets", ".ci"];
     let there = folders.iter().map(|folder| Path::new(ROOT).join(folder)).filter(|folder| folder.exists());
     let mut files: Vec<_> = there.flat_map(|folder| files_below(&folder)).collect();
     files.extend(["Dockerfile", "docker-compose.yml", "Cargo.toml"].map(|file| Path::new(ROOT).join(file)));

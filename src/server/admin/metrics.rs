@@ -1,5 +1,5 @@
-//! `/metrics`, in the text format of Prometheus. Labels are services and a few fixed words: no host, path or
-//! address that a client could make up.
+//! Renders `/metrics` in the text format of Prometheus. Labels are services and fixed words, never a host, path or
+//! address, because clients could make up any number of them.
 
 pub(super) use crate::prometheus::CONTENT;
 use crate::prometheus::Page;
@@ -7,7 +7,7 @@ use crate::server::proxy::{RequestCounts, ServiceLabel};
 
 use super::snapshot::{Service, Snapshot};
 
-/// Services that are shown; the rest is left out, the smallest names first.
+/// How many services are shown, in the order of their names.
 const MAX_SERVICES: usize = 500;
 
 pub(super) fn render(snapshot: &Snapshot) -> String {
@@ -22,7 +22,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page.line("registry_probe_results_total", &[("result", "passed")], snapshot.probes.passed);
     page.line("registry_probe_results_total", &[("result", "failed")], snapshot.probes.failed);
     page.single("proxy_connections", "gauge", "Connections of clients.", snapshot.connections);
-    let lost = snapshot.lost_lines;
+    let lost = snapshot.dropped_lines;
     page.single("proxy_access_log_dropped_total", "counter", "Lines of the access log that were lost.", lost);
     members(&mut page, snapshot);
     requests(&mut page, snapshot);
@@ -31,37 +31,41 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
 
 fn members(page: &mut Page, snapshot: &Snapshot) {
     page.family("proxy_members", "gauge", "Members of a service.");
-    for (name, service) in shown(snapshot) {
+    for (name, service) in listed_services(snapshot) {
         page.line("proxy_members", &[("service", name), ("state", "usable")], service.usable);
         page.line("proxy_members", &[("service", name), ("state", "unusable")], service.unusable);
     }
     page.family("proxy_requests_in_flight", "gauge", "Requests whose response is not over.");
-    for (name, service) in shown(snapshot) {
+    for (name, service) in listed_services(snapshot) {
         page.line("proxy_requests_in_flight", &[("service", name)], service.in_flight);
     }
     page.family("proxy_upgraded_connections", "gauge", "Websockets and the like.");
-    for (name, service) in shown(snapshot) {
+    for (name, service) in listed_services(snapshot) {
         page.line("proxy_upgraded_connections", &[("service", name)], service.upgraded);
     }
 }
 
-fn shown(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &Service)> {
+fn listed_services(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &Service)> {
     snapshot.services.iter().map(|(name, service)| (name.as_str(), service)).take(MAX_SERVICES)
 }
 
 fn requests(page: &mut Page, snapshot: &Snapshot) {
     page.family("proxy_requests_total", "counter", "Requests that are over, by class of status.");
-    for (whose, requests) in &snapshot.requests {
+    for (label, requests) in &snapshot.requests {
         for (class, count) in RequestCounts::CLASSES.iter().zip(requests.classes) {
             if count > 0 {
-                page.line("proxy_requests_total", &[("service", label(whose)), ("class", class)], count);
+                page.line(
+                    "proxy_requests_total",
+                    &[("service", label_value(label)), ("class", class)],
+                    count,
+                );
             }
         }
     }
     let name = "proxy_request_duration_seconds";
     page.family(name, "histogram", "From a request's head to the end of its response.");
-    for (whose, requests) in snapshot.requests.iter().filter(|(_, requests)| requests.count() > 0) {
-        histogram(page, name, label(whose), requests);
+    for (label, requests) in snapshot.requests.iter().filter(|(_, requests)| requests.count() > 0) {
+        histogram(page, name, label_value(label), requests);
     }
 }
 
@@ -77,9 +81,9 @@ fn histogram(page: &mut Page, name: &str, service: &str, requests: &RequestCount
     page.line(&format!("{name}_count"), &[("service", service)], so_far);
 }
 
-/// A service's name; what is nobody's has none, and no service is called like the others together.
-fn label(whose: &ServiceLabel) -> &str {
-    match whose {
+/// The value of the label `service`. No service can have the name `(others)`.
+fn label_value(label: &ServiceLabel) -> &str {
+    match label {
         ServiceLabel::Service(name) => name.as_str(),
         ServiceLabel::Others => "(others)",
         ServiceLabel::Unclaimed => "",

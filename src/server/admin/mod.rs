@@ -1,16 +1,16 @@
-//! ADMIN_LISTEN: what operators and their programs ask about a running server.
+//! ADMIN_LISTEN: metrics, status and health of a running server, over HTTP.
 //!
-//! | module | what it is |
+//! | module | what it does |
 //! |---|---|
-//! | `snapshot` | what is known at one moment, gathered from the others |
-//! | `metrics`, `status` | the same for Prometheus, and as JSON |
-//! | `ask` | the other end: `registry-server healthcheck` and `status` |
+//! | `snapshot` | gathers the state of the server at one moment |
+//! | `metrics`, `status` | render it for Prometheus and as JSON |
+//! | `query` | the client: `registry-server healthcheck` and `status` |
 //!
-//! It only looks. Nothing here changes anything, and nothing secret is shown; still it is on loopback unless
-//! told otherwise.
+//! It changes nothing and shows no secret. Still it listens on loopback by default, because it shows hosts and
+//! addresses.
 
-mod ask;
 mod metrics;
+mod query;
 mod snapshot;
 mod status;
 
@@ -32,19 +32,19 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-pub use ask::{AskError, ask};
+pub use query::{QueryError, query};
 pub use snapshot::Sources;
 
-/// Connections at once; further ones wait in the kernel's queue.
+/// Concurrent connections; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head may take.
+/// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection lives, whatever happens on it.
+/// How long a connection may be open.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// After an accept that failed, before the next.
+/// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The pages, while this lives.
+/// The admin server. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
@@ -52,7 +52,10 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves on `listener`, which is at `address`. Must be called within a tokio runtime.
+    /// Serves on `listener`, whose address is `address`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn start((listener, address): (TcpListener, SocketAddr), sources: Sources) -> Admin {
         Admin { address, task: tokio::spawn(accept(listener, Arc::new(sources))) }
     }
@@ -70,14 +73,14 @@ impl Drop for Admin {
 }
 
 async fn accept(listener: TcpListener, sources: Arc<Sources>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let sources = Arc::clone(&sources);
                 tokio::spawn(async move {
                     let _ = timeout(CONNECTION_TIMEOUT, serve(stream, sources)).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {
@@ -95,7 +98,7 @@ async fn serve(stream: TcpStream, sources: Arc<Sources>) {
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    // What goes wrong on such a connection is its client's affair.
+    // An error concerns this client only.
     let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -111,8 +114,8 @@ fn answer<B>(request: &Request<B>, sources: &Sources) -> Response<Full<Bytes>> {
             page(StatusCode::OK, TEXT, "ready\n".to_owned())
         }
         "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned()),
-        "/metrics" => page(StatusCode::OK, metrics::CONTENT, metrics::render(&sources.look())),
-        "/status" => page(StatusCode::OK, "application/json", status::render(&sources.look())),
+        "/metrics" => page(StatusCode::OK, metrics::CONTENT, metrics::render(&sources.snapshot())),
+        "/status" => page(StatusCode::OK, "application/json", status::render(&sources.snapshot())),
         _ => page(StatusCode::NOT_FOUND, TEXT, "/metrics /status /healthz /readyz\n".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of the server at one moment.
+//! The state of the server at one moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,42 +13,41 @@ use crate::server::proxy::{
 };
 use crate::server::routing::Claim;
 
-/// Where answers come from.
+/// The parts of the server that a snapshot reads.
 #[derive(Debug)]
 pub struct Sources {
     /// The routing table.
     pub table: Arc<LiveTable>,
-    /// What the proxy counted.
+    /// The proxy's requests.
     pub metrics: Arc<RequestMetrics>,
-    /// The proxy's connections.
+    /// The proxy's client connections.
     pub load: ProxyLoad,
-    /// Probes and what came of them.
+    /// The probes and their results.
     pub prober: ProberHandle,
-    /// How many sessions the registry has.
+    /// The number of sessions in the registry.
     pub sessions: watch::Receiver<usize>,
-    /// The access log, where there is one.
+    /// The access log, if there is one.
     pub access_log: Option<AccessLog>,
-    /// Whether the server takes requests, and goes on to.
+    /// Whether the server takes requests: true until it is stopped.
     pub ready: Arc<AtomicBool>,
-    /// When it started.
+    /// When the server started.
     pub started: Instant,
 }
 
-/// What was found out.
 pub(super) struct Snapshot {
     pub(super) uptime: Duration,
     pub(super) is_ready: bool,
     pub(super) connections: usize,
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
-    pub(super) lost_lines: u64,
+    pub(super) dropped_lines: u64,
     pub(super) requests: BTreeMap<ServiceLabel, RequestCounts>,
     pub(super) services: BTreeMap<String, Service>,
     pub(super) claims: Vec<Arc<Claim>>,
     pub(super) now: Instant,
 }
 
-/// A service's members, each counted once however many claims it is in.
+/// The members of a service. A member of several claims counts once.
 #[derive(Debug, Default)]
 pub(super) struct Service {
     pub(super) usable: usize,
@@ -58,7 +57,7 @@ pub(super) struct Service {
 }
 
 impl Sources {
-    pub(super) fn look(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let claims: Vec<_> = self.table.load().claims().cloned().collect();
         Snapshot {
@@ -67,7 +66,7 @@ impl Sources {
             connections: self.load.connections(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
-            lost_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
+            dropped_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
             requests: self.metrics.read(),
             services: services(&claims, now),
             claims,

@@ -1,4 +1,4 @@
-//! `/status`: the same as JSON, with every claim and its members.
+//! Renders `/status`: the snapshot as JSON, with claims and their members.
 
 use std::sync::atomic::Ordering;
 
@@ -9,9 +9,9 @@ use crate::server::routing::{Claim, Member};
 
 use super::snapshot::Snapshot;
 
-/// Claims that are listed.
+/// How many claims are listed.
 const MAX_CLAIMS: usize = 1000;
-/// Members of each that are listed.
+/// How many members of each claim are listed.
 const MAX_MEMBERS: usize = 100;
 
 pub(super) fn render(snapshot: &Snapshot) -> String {
@@ -28,7 +28,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
             "passed": snapshot.probes.passed,
             "failed": snapshot.probes.failed,
         },
-        "access_log_dropped": snapshot.lost_lines,
+        "access_log_dropped": snapshot.dropped_lines,
         "requests": requests(snapshot),
         "claims_total": snapshot.claims.len(),
         "claims": claims,

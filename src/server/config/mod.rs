@@ -1,4 +1,4 @@
-//! What the server's environment says, as one typed value. The only place in the server that reads it.
+//! The server's configuration, read from the environment. No other module of the server reads the environment.
 
 mod variables;
 
@@ -19,7 +19,7 @@ use super::policy_file::{PolicyFile, ReadFile};
 
 pub use variables::{TABLE, VARIABLES};
 
-/// Everything that the server was told.
+/// The server's configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// HTTP_LISTEN. Port 0 takes a free one.
@@ -62,19 +62,19 @@ pub struct Config {
     pub max_registry_connections: usize,
     /// MAX_CONNECTIONS_PER_ADDRESS, at least one.
     pub max_connections_per_address: usize,
-    /// PROXY_THREADS; `None`: one a processor.
+    /// PROXY_THREADS; `None`: one for each processor.
     pub proxy_threads: Option<NonZeroUsize>,
-    /// STATE_FILE; `None`: a restarted server knows nothing.
+    /// STATE_FILE; `None`: the applied state is lost when the server ends.
     pub state_file: Option<PathBuf>,
     /// LOG_LEVEL
     pub log_level: Level,
     /// LOG_FORMAT
     pub log_format: Format,
-    /// What is no mistake and worth a line in the log.
+    /// Warnings about settings that are valid and have no effect.
     pub warnings: Vec<String>,
 }
 
-/// Where TLS is taken.
+/// The listener for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Https {
     /// HTTPS_LISTEN. Port 0 takes a free one.
@@ -83,25 +83,25 @@ pub struct Https {
     pub cert_dir: PathBuf,
 }
 
-/// Where metrics and status are served.
+/// The listener for metrics and status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdminListen {
     /// Port 0 takes a free one.
     pub address: SocketAddr,
-    /// Nobody asked for just this one, so the server runs without where it is taken.
+    /// ADMIN_LISTEN is not set. If the default address is in use, the server runs without it.
     pub is_default: bool,
 }
 
-/// How the lines of the access log look.
+/// The format of the access log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLog {
-    /// An object a line.
+    /// One JSON object for each line.
     Json,
     /// The combined format of Apache and nginx.
     Combined,
 }
 
-/// One text for each variable that this version acts on.
+/// The text of each variable that this version implements.
 #[derive(Debug, Default, Deserialize)]
 struct Raw {
     http_listen: Option<String>,
@@ -132,7 +132,7 @@ struct Raw {
 }
 
 impl Config {
-    /// The configuration of this process.
+    /// Reads the configuration of this process.
     ///
     /// # Errors
     /// See [`Config::from_env`].
@@ -141,10 +141,10 @@ impl Config {
         Config::from_env(std::env::vars_os(), context)
     }
 
-    /// The configuration that `vars` describe.
+    /// Reads the configuration from `vars`.
     ///
     /// # Errors
-    /// Every mistake there is, at once. The caller's exit code is 64.
+    /// All mistakes at once. The program then exits with 64.
     pub fn from_env(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         context: Context<'_>,
@@ -156,7 +156,7 @@ impl Config {
     }
 }
 
-/// Reads every variable before it gives up on one, so that the report is complete.
+/// Reads every variable before it fails on one, so that the report is complete.
 fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config, Reported> {
     let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
     let https = https(raw.https_listen, raw.cert_dir, reader);
@@ -232,7 +232,7 @@ fn https(
     Ok(listen.map(|listen| Https { listen, cert_dir }))
 }
 
-/// `address:port`, or `:port` for every address of IPv4.
+/// Parses `address:port`, or `:port` for every IPv4 address.
 fn listen(text: &str) -> Result<SocketAddr, Invalid> {
     let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     whole
@@ -253,7 +253,7 @@ fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
     }
 }
 
-/// The path of a file, not of a directory.
+/// Parses the path of a file, not of a directory.
 fn file_path(text: &str) -> Result<PathBuf, Invalid> {
     if text.ends_with('/') || text.contains('\0') {
         return Err(Invalid::new("file", text, "it is no path of a file", "/state/registry.redb"));
@@ -261,7 +261,7 @@ fn file_path(text: &str) -> Result<PathBuf, Invalid> {
     Ok(PathBuf::from(text))
 }
 
-/// The policy in the file at `path`.
+/// Reads the policy in the file at `path`.
 fn policy(path: &str, read: ReadFile<'_>) -> Result<PolicyFile, Invalid> {
     const EXAMPLE: &str = "/etc/registry-policy.json";
     if path.trim_start().starts_with('{') {
@@ -272,7 +272,7 @@ fn policy(path: &str, read: ReadFile<'_>) -> Result<PolicyFile, Invalid> {
     file.map_err(|reason| Invalid::new("policy", path, reason, EXAMPLE))
 }
 
-/// Networks or single addresses, separated by commas, blanks or both.
+/// Parses networks and single addresses, separated by commas, blanks or both.
 fn networks(text: &str) -> Result<Vec<IpNet>, Invalid> {
     let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
     items.map(|item| item.parse::<IpAddr>().map(IpNet::from).or_else(|_| values::network(item))).collect()
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_alone_and_single_addresses_are_understood() {
+    fn a_port_alone_and_single_addresses_are_valid() {
         let config =
             read(&[("HTTP_LISTEN", ":8080"), ("REGISTRY_ALLOW", "10.2.2.0/24, 192.168.1.7")]).unwrap();
         assert_eq!(config.http_listen.to_string(), "0.0.0.0:8080");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_needs_a_place_to_listen_and_certificates() {
+    fn tls_needs_a_listener_and_certificates() {
         let https = |vars: &[(&str, &str)]| read(vars).map(|config| (config.https, config.warnings));
         let (both, warnings) = https(&[("HTTPS_LISTEN", ":443"), ("CERT_DIR", "/certs")]).unwrap();
         assert_eq!(both.unwrap().listen.to_string(), "0.0.0.0:443");
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_read_at_once_and_its_mistakes_are_those_of_the_variable() {
+    fn a_policy_is_read_at_once_and_its_mistakes_are_reported_for_the_variable() {
         let with = |path: &str, content: &'static str| {
             let vars = [(OsString::from("REGISTRY_POLICY"), OsString::from(path))];
             let file = move |_: &std::path::Path| Ok(content.as_bytes().to_vec());
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_does_not_do_is_said() {
+    fn variables_without_effect_in_this_version_are_reported() {
         let config = read(&[("ETCD_ENDPOINTS", "http://etcd:2379")]).unwrap();
         assert_eq!(config.warnings, ["ETCD_ENDPOINTS has no effect in this version"]);
     }

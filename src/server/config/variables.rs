@@ -1,4 +1,4 @@
-//! Every variable the server knows, in one table. It runs alone, so all of them are bare.
+//! All variables of the server, in one table. They have no prefix, because the server runs alone in its container.
 
 use crate::environment::Fallback::{Derived, Text, Unset};
 use crate::environment::{Table, Variable};
@@ -6,7 +6,7 @@ use crate::environment::{Table, Variable};
 /// The server's variables.
 pub const TABLE: Table = Table { prefix: "", variables: VARIABLES };
 
-/// The table, in the order in which people need the variables.
+/// The variables, in the order of the documentation.
 #[rustfmt::skip] // One row a line, however long: it is read as a table.
 pub const VARIABLES: &[Variable] = &[
     Variable::new("HTTP_LISTEN", Text("0.0.0.0:80"), "0.0.0.0:8080", "where the proxy takes requests").bare(),

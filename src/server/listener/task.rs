@@ -163,7 +163,7 @@ impl RegistryTask {
                     }
                 }
                 Effect::Publish(table) => self.table.store(Arc::new(table)),
-                Effect::Departure => self.table.tell_departure(),
+                Effect::Departure => self.table.announce_departure(),
                 Effect::Watch(probe) => self.prober.watch(probe),
                 Effect::Forget(probe) => self.prober.forget(&probe),
                 Effect::Test { test, url, peer } => {

@@ -9,18 +9,18 @@ use ipnet::IpNet;
 
 use crate::server::routing::BackendPolicy;
 
-use super::certificates::Certificates;
-use super::telemetry::access_log::AccessLog;
-use super::telemetry::request_metrics::RequestMetrics;
-use super::upstream::tls::Trust;
+use crate::server::proxy::certificates::Certificates;
+use crate::server::proxy::telemetry::access_log::AccessLog;
+use crate::server::proxy::telemetry::request_metrics::RequestMetrics;
+use crate::server::proxy::upstream::tls::Trust;
 
 /// The settings of a [`Proxy`](super::Proxy). They do not change while it runs.
 #[derive(Debug, Clone)]
 pub struct ProxyConfig {
     /// HTTP_LISTEN. Port 0: any free port, see [`Proxy::local_addr`](super::Proxy::local_addr).
     pub listen: SocketAddr,
-    /// How many workers there are: threads, each with its own listener and its own upstream connections. 0: one for each
-    /// core.
+    /// How many workers there are: threads, each with its own listener and its own upstream connections. 0: one for
+    /// each core.
     pub workers: usize,
     /// MAX_CONNECTIONS, over all workers. Further clients wait in the kernel's queue.
     pub max_connections: usize,

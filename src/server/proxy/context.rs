@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use crate::server::live_table::LiveTable;
 
-use super::certificates::Certificates;
-use super::config::ProxyConfig;
-use super::telemetry::request_metrics::WorkerMetrics;
-use super::telemetry::shared_address::SharedAddresses;
-use super::upstream::dial::Dialer;
-use super::upstream::pool::Pool;
+use crate::server::proxy::certificates::Certificates;
+use crate::server::proxy::config::ProxyConfig;
+use crate::server::proxy::telemetry::request_metrics::WorkerMetrics;
+use crate::server::proxy::telemetry::shared_address::SharedAddresses;
+use crate::server::proxy::upstream::dial::Dialer;
+use crate::server::proxy::upstream::pool::Pool;
 
 /// How many responses a worker compresses at once. Each takes up to about 1 MiB; further ones are sent uncompressed.
 pub(crate) const MAX_ENCODERS: usize = 256;

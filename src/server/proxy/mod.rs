@@ -124,8 +124,8 @@ impl BoundProxy {
 }
 
 impl Proxy {
-    /// Binds the listeners and starts the workers. When this returns, requests are served. Several proxies may run in one
-    /// process. Needs no runtime.
+    /// Binds the listeners and starts the workers. When this returns, requests are served. Several proxies may run in
+    /// one process. Needs no runtime.
     ///
     /// # Errors
     /// If an address cannot be listened on (in use, not ours, no permission), or a thread cannot start.
@@ -169,9 +169,9 @@ impl Proxy {
         self.https_addr
     }
 
-    /// Accepts nothing new, asks keep-alive clients to leave (`Connection: close`), lets requests in flight finish for at
-    /// most `budget`, and returns as soon as there are none. Does not wait for upgraded connections (SEMANTICS section
-    /// 6).
+    /// Accepts nothing new, asks keep-alive clients to leave (`Connection: close`), lets requests in flight finish
+    /// for at most `budget`, and returns as soon as there are none. Does not wait for upgraded connections (SEMANTICS
+    /// section 6).
     ///
     /// Dropping the future does not cancel the stop.
     pub async fn stop(self, budget: Duration) -> Stopped {

@@ -1,20 +1,21 @@
-//! Which member gets a request: of two at random, the one that has less to do.
+//! Chooses the member that gets a request: of two at random, the one with fewer requests in flight.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{Claim, Member, MemberId};
+use super::claim::Claim;
+use super::member::{Member, MemberId};
 
-/// How finely the weight of a member that is drained is divided.
+/// The resolution of the random number that a draining member's weight is compared with.
 const DICE: usize = 1 << 16;
 
 impl Claim {
-    /// The place of a usable member, other than `tried`, whose circuit breaker lets requests through; `None` where
-    /// there is none.
+    /// The index of a usable member other than `tried` whose circuit breaker lets requests through; `None` if there is
+    /// none. `draw(n)` gives a random number below `n`.
     ///
-    /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly
-    /// as well as asking all of them. Ejected members are left out as long as there are others; a member
-    /// that may be dead is better than none. `draw(n)` gives a random number below `n`.
+    /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly as well as
+    /// comparing all of them. Ejected members are chosen only if there are no others, because a member that may be dead
+    /// is better than none.
     pub fn choose(
         &self,
         tried: Option<MemberId>,
@@ -24,31 +25,32 @@ impl Claim {
         let possible = |member: &Member| {
             member.usable && Some(member.id) != tried && !member.load.is_closed() && member.may_pass(now)
         };
-        // Drawn once for all members, and only where it matters.
+        // Drawn once for all members, and only if a member is draining.
         let dice = if self.members.some_drained() { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
-        let lets_in =
+        let takes_share =
             |member: &Member| member.terms.drain.as_ref().is_none_or(|drain| drain.weight(now) > dice);
-        let good = |member: &Member| possible(member) && lets_in(member) && !member.load.is_ejected(now);
+        let good = |member: &Member| possible(member) && takes_share(member) && !member.load.is_ejected(now);
         if let [only] = &*self.members {
             return possible(only).then_some(0);
         }
-        self.draw_two_blindly(good, draw)
-            .or_else(|| self.draw_two_among(good, draw))
-            .or_else(|| self.draw_two_among(possible, draw))
+        self.better_of_any_two(good, draw)
+            .or_else(|| self.better_of_two_among(good, draw))
+            .or_else(|| self.better_of_two_among(possible, draw))
     }
 
-    /// Whether a member takes no new requests though this snapshot shows it as usable: the next one will not.
+    /// Whether a member takes no new requests although this snapshot shows it as usable. The next snapshot will not.
     pub fn is_closing(&self) -> bool {
         self.members.iter().any(|member| member.usable && member.load.is_closed())
     }
 
-    /// Whether any member may be chosen at all.
+    /// Whether any member is usable.
     pub fn has_usable(&self) -> bool {
         self.members.iter().any(|member| member.usable)
     }
 
-    /// The usual case, which looks at two members however many there are.
-    fn draw_two_blindly(
+    /// Draws two of all members; `None` if one of them is not good. The usual case, whose cost does not depend on the
+    /// number of members.
+    fn better_of_any_two(
         &self,
         good: impl Fn(&Member) -> bool,
         draw: &mut impl FnMut(usize) -> usize,
@@ -57,7 +59,8 @@ impl Claim {
         (good(&self.members[one]) && good(&self.members[other])).then(|| self.less_busy(one, other))
     }
 
-    fn draw_two_among(
+    /// Draws two of the members that are good.
+    fn better_of_two_among(
         &self,
         good: impl Fn(&Member) -> bool,
         draw: &mut impl FnMut(usize) -> usize,
@@ -65,7 +68,7 @@ impl Claim {
         let all = || (0..self.members.len()).filter(|at| good(&self.members[*at]));
         let nth = |n: usize| all().nth(n);
         match two_of(all().count(), draw) {
-            // Another core may have ejected one in between; the first is then good enough.
+            // Another core may have ejected one meanwhile; take the other.
             Some((one, other)) => match (nth(one), nth(other)) {
                 (Some(one), Some(other)) => Some(self.less_busy(one, other)),
                 (one, other) => one.or(other),
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_the_one_with_less_to_do_is_taken() {
+    fn of_two_the_one_with_fewer_requests_is_chosen() {
         let claim = of(vec![member(1), member(2)]);
         let guard = in_flight(&claim.members[0]);
         assert_eq!(tally(&claim, None, Instant::now()), [(2, 3000)]);
@@ -141,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_of_many_is_never_taken() {
+    fn the_busiest_of_many_is_never_chosen() {
         let claim = of((1..=5).map(member).collect());
         let _guard = in_flight(&claim.members[2]);
         assert!(tally(&claim, None, Instant::now()).iter().all(|(id, _)| *id != 3));
     }
 
     #[test]
-    fn unusable_and_tried_members_are_never_taken() {
+    fn unusable_and_tried_members_are_never_chosen() {
         let now = Instant::now();
         assert_eq!(tally(&of(vec![unusable(1)]), None, now), []);
         assert_eq!(tally(&of(vec![]), None, now), []);
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn ejected_members_are_left_out_until_none_is_left() {
+    fn ejected_members_are_chosen_only_if_there_is_no_other() {
         let now = Instant::now();
         let claim = of(vec![member(1), member(2), unusable(3)]);
         eject(&claim.members[0], now);

@@ -1,13 +1,13 @@
-//! How a member's share of the requests falls while it is drained (SEMANTICS section 6).
+//! The share of requests of a member that drains (SEMANTICS section 6).
 
 use std::time::{Duration, Instant};
 
-/// A drain: the weight falls evenly from one to zero.
+/// A drain: the member's weight falls linearly from one to zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
     /// When it began.
     pub since: Instant,
-    /// How long it takes; zero: it is over at once.
+    /// How long it takes; zero: the weight falls at once.
     pub time: Duration,
 }
 
@@ -20,7 +20,7 @@ impl Drain {
         1.0 - now.saturating_duration_since(self.since).as_secs_f64() / self.time.as_secs_f64()
     }
 
-    /// Whether nothing new goes to the member at `now`.
+    /// Whether the member gets no new requests at `now`.
     pub fn is_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= self.time
     }

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-/// This many connect failures or resets in a row take a member out.
+/// How many connect failures or resets in a row eject a member.
 pub const FAILURES_TO_EJECT: u8 = 5;
-/// How long the first time; twice as long each further time, up to [`LONGEST_EJECTION`].
+/// How long the first ejection lasts. Each further one lasts twice as long, up to [`LONGEST_EJECTION`].
 pub const FIRST_EJECTION: Duration = Duration::from_secs(1);
-/// No member is out for longer without being tried again.
+/// The longest ejection.
 pub const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 
-/// What a request found out about a member.
+/// What a request has found out about a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It sent the headers of a response, whatever their status.
@@ -19,14 +19,14 @@ pub enum Outcome {
     Failed,
 }
 
-/// What is remembered of a member. Small, so that all of it changes in one compare-and-swap.
+/// The ejection state of a member. It fits 64 bits, so that it changes in one compare-and-swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ejection {
     /// Failures since the last answer, up to [`FAILURES_TO_EJECT`].
     failures: u8,
-    /// How often it was taken out since the last answer.
+    /// Ejections since the last answer.
     rounds: u8,
-    /// Until when it is out, in milliseconds of the caller's clock; 48 bits. Zero: it is not.
+    /// When the ejection ends, in milliseconds since the caller's epoch; 48 bits. Zero: there is none.
     until: u64,
 }
 
@@ -34,10 +34,10 @@ const UNTIL_BITS: u32 = 48;
 const UNTIL_MASK: u64 = (1 << UNTIL_BITS) - 1;
 
 impl Ejection {
-    /// The state after `outcome` at `now` (time since any fixed moment).
+    /// The state after `outcome` at `now` (time since the caller's epoch).
     ///
-    /// One answer forgets everything. Failures while it is out are of requests from before and change
-    /// nothing; the first one after takes it out again, for longer.
+    /// One answer clears the state. Failures during an ejection belong to earlier requests and change nothing. The
+    /// first failure after it ejects the member again, for longer.
     #[must_use]
     pub fn next(self, outcome: Outcome, now: Duration) -> Self {
         match outcome {
@@ -49,12 +49,12 @@ impl Ejection {
             Outcome::Failed => Ejection {
                 failures: FAILURES_TO_EJECT - 1,
                 rounds: self.rounds.saturating_add(1),
-                until: millis(now + time_out(self.rounds)),
+                until: millis(now + duration(self.rounds)),
             },
         }
     }
 
-    /// Whether it is left out at `now`.
+    /// Whether the member is ejected at `now`.
     pub fn is_out(self, now: Duration) -> bool {
         self.until > millis(now)
     }
@@ -69,7 +69,7 @@ impl Ejection {
     }
 }
 
-fn time_out(rounds: u8) -> Duration {
+fn duration(rounds: u8) -> Duration {
     FIRST_EJECTION.saturating_mul(1u32.checked_shl(rounds.into()).unwrap_or(u32::MAX)).min(LONGEST_EJECTION)
 }
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn five_failures_in_a_row_take_a_member_out_and_four_do_not() {
+    fn five_failures_in_a_row_eject_a_member_and_four_do_not() {
         assert!(!after(Ejection::default(), 4, START).is_out(START));
         let state = after(Ejection::default(), 5, START);
         assert!(state.is_out(START));
@@ -97,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_between_forgets_the_failures() {
+    fn an_answer_clears_the_failures() {
         let state = after(Ejection::default(), 4, START).next(Outcome::Answered, START);
         assert_eq!(state, Ejection::default());
         assert!(!after(state, 4, START).is_out(START));
     }
 
     #[test]
-    fn each_further_time_is_longer_and_none_is_longer_than_the_longest() {
+    fn each_further_ejection_is_longer_up_to_the_longest() {
         let mut now = START;
         let mut state = after(Ejection::default(), 4, now);
         let mut times = Vec::new();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_earlier_requests_do_not_prolong_it() {
+    fn failures_of_earlier_requests_do_not_extend_an_ejection() {
         let out = after(Ejection::default(), 5, START);
         assert_eq!(after(out, 20, START + Duration::from_millis(500)), out);
     }

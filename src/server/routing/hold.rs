@@ -1,17 +1,17 @@
-//! How requests wait for a claim that has lost its last usable member (SEMANTICS section 6).
+//! Holds requests for a claim that has lost its last usable member (SEMANTICS section 6).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-/// Requests that wait for one claim; further ones are answered at once.
+/// How many requests may wait for one claim; further ones are answered at once.
 pub const MAX_WAITING: usize = 1_000;
 
-/// A claim's readiness to let requests wait. Every snapshot of a claim counts the same requests, from the first one
-/// on in which any waited.
+/// Until when requests for a claim may wait, and how many do. All snapshots of a claim share the count, from the first
+/// snapshot on in which a request waited.
 #[derive(Debug, Clone, Default)]
 pub struct Hold {
-    /// Once there was a loss, which most claims never see.
+    /// Allocated at the first loss, which most claims never have.
     loss: OnceLock<Box<Loss>>,
 }
 
@@ -22,12 +22,12 @@ struct Loss {
 }
 
 impl Hold {
-    /// Until when they wait: the claim has lost its last usable member and none has come since.
+    /// Until when requests wait; `None`: the claim has a usable member.
     pub fn until(&self) -> Option<Instant> {
         self.loss.get()?.until
     }
 
-    /// The claim has lost its last usable member, or has one again.
+    /// Sets the time when the claim loses its last usable member, and clears it when it has one again.
     pub fn set_until(&mut self, until: Option<Instant>) {
         let waiting = self.loss.take().map(|loss| loss.waiting);
         if until.is_some() || waiting.is_some() {
@@ -35,12 +35,12 @@ impl Hold {
         }
     }
 
-    /// Until when a request that comes at `now` may wait.
+    /// Until when a request that arrives at `now` may wait.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         self.until().filter(|until| *until > now)
     }
 
-    /// A place for one more request; `None`: [`MAX_WAITING`] wait already.
+    /// Counts one more waiting request; `None`: [`MAX_WAITING`] wait already.
     pub fn enter(&self) -> Option<Waiting> {
         let more = |count| (count < MAX_WAITING).then_some(count + 1);
         let waiting = &self.loss.get_or_init(Box::default).waiting;
@@ -48,13 +48,13 @@ impl Hold {
         Some(Waiting(Arc::clone(waiting)))
     }
 
-    /// How many requests wait.
+    /// The number of waiting requests.
     pub fn waiting(&self) -> usize {
         self.loss.get().map_or(0, |loss| loss.waiting.load(Ordering::Relaxed))
     }
 }
 
-/// A request that waits; it counts until this is dropped.
+/// A waiting request, counted until this is dropped.
 #[derive(Debug)]
 pub struct Waiting(Arc<AtomicUsize>);
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_wait_and_no_more_whichever_snapshot_they_came_by() {
+    fn all_snapshots_share_the_limit() {
         let mut hold = Hold::default();
         hold.set_until(Some(Instant::now()));
         let mut all: Vec<_> = (0..MAX_WAITING).map(|_| hold.clone().enter()).collect();
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_before_a_loss_or_after_the_time() {
+    fn no_request_waits_before_a_loss_or_after_the_time() {
         let now = Instant::now();
         assert_eq!(Hold::default().deadline(now), None);
         let mut hold = Hold::default();

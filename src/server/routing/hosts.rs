@@ -1,21 +1,21 @@
-//! Claims by host: a persistent map, made for tables of many hosts that mostly have one claim each.
+//! Claims by host: a persistent map for many hosts, most of which have one claim.
 //!
-//! It is a hash array mapped trie: a node has up to 32 places, one for each value of five bits of the hash, and room
-//! only for those that are taken. A copy shares every node; a change copies those on the way to one host, and none
-//! where nobody else has them.
+//! It is a hash array mapped trie. A node has up to 32 slots, one for each value of five bits of the hash, and stores
+//! only those that are taken. A copy shares all nodes. A change copies the nodes on the path to one host that are
+//! shared.
 
 use std::fmt;
 use std::hash::BuildHasher;
 use std::slice;
 use std::sync::Arc;
 
-use super::Claim;
+use super::claim::Claim;
 
-/// How many bits of the hash choose among a node's places.
+/// How many bits of the hash select a node's slot.
 const BITS: u32 = 5;
 
-/// Keyed by a hasher that is seeded at random for each process: a request's Host is anybody's text, and hashing it is
-/// part of every request.
+/// The hasher is seeded at random for each process, because clients choose the hosts that are looked up. It is fast,
+/// because every request needs it.
 #[derive(Clone, Default)]
 pub(super) struct Hosts<S = foldhash::quality::RandomState> {
     hasher: S,
@@ -31,9 +31,9 @@ pub(super) enum Claims {
 
 #[derive(Debug, Clone, Default)]
 struct Node {
-    /// Which places are taken; unused in the nodes for hosts whose hashes are the same.
+    /// One bit for each slot that is taken. Unused in nodes for hosts whose hashes are equal.
     taken: u32,
-    /// What is in them.
+    /// The slots that are taken.
     slots: Vec<Slot>,
 }
 
@@ -43,14 +43,14 @@ enum Slot {
     Branch(Arc<Node>),
 }
 
-/// Where a host is in a node, or would be.
+/// The index of a host's slot in a node, or where it would be inserted.
 enum Place {
     Taken(usize),
     Free(usize),
 }
 
 impl Claims {
-    /// The same as a list.
+    /// The claims as a slice.
     pub(super) fn as_slice(&self) -> &[Arc<Claim>] {
         match self {
             Claims::One(claim) => slice::from_ref(claim),
@@ -58,7 +58,7 @@ impl Claims {
         }
     }
 
-    /// `None`: there are none. All are of one host.
+    /// `None` if `claims` is empty. All of them must have one host.
     pub(super) fn new(claims: Vec<Arc<Claim>>) -> Option<Self> {
         match <[Arc<Claim>; 1]>::try_from(claims) {
             Ok([one]) => Some(Claims::One(one)),
@@ -73,7 +73,7 @@ impl Claims {
 }
 
 impl<S: BuildHasher> Hosts<S> {
-    /// The claims of a host. Never allocates.
+    /// The claims of a host. Does not allocate.
     pub(super) fn get(&self, host: &str) -> Option<&[Arc<Claim>]> {
         let hash = self.hasher.hash_one(host);
         let (mut node, mut shift) = (&*self.root, 0);
@@ -86,14 +86,14 @@ impl<S: BuildHasher> Hosts<S> {
         }
     }
 
-    /// Makes of a host's claims what `change` makes of them; `None`: there are none.
+    /// Replaces a host's claims by what `change` returns for them; `None`: no claims.
     pub(super) fn change(&mut self, host: &str, change: impl FnOnce(Option<Claims>) -> Option<Claims>) {
         let hash = self.hasher.hash_one(host);
         let rehash = |host: &str| self.hasher.hash_one(host);
         Arc::make_mut(&mut self.root).change(Key { host, hash, rehash: &rehash }, 0, change);
     }
 
-    /// The claims of every host, in no order.
+    /// The claims of every host, in any order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &[Arc<Claim>]> {
         let mut path = vec![self.root.slots.iter()];
         std::iter::from_fn(move || {
@@ -108,7 +108,7 @@ impl<S: BuildHasher> Hosts<S> {
     }
 }
 
-/// A host that is looked for, and how others are hashed that are in its place.
+/// The host that is changed, its hash, and the hash function for other hosts.
 #[derive(Clone, Copy)]
 struct Key<'a> {
     host: &'a str,
@@ -151,7 +151,7 @@ impl Node {
                 Some(changed) => *claims = changed,
                 None => self.take(at, key.hash, shift),
             },
-            // Another host has the place: both go into a node of their own.
+            // Another host has the slot: move both into a new node.
             Slot::Host(other) => {
                 let Some(claims) = change(None) else { return };
                 let other = ((key.rehash)(other.host()), other.clone());
@@ -160,7 +160,7 @@ impl Node {
         }
     }
 
-    /// Two different hosts that are in one place of the node above.
+    /// A node for two different hosts that share a slot of the node above.
     fn of_two([one, other]: [(u64, Claims); 2], shift: u32) -> Slot {
         let mut node = Node::default();
         if shift < u64::BITS && bit(one.0, shift) == bit(other.0, shift) {
@@ -175,7 +175,7 @@ impl Node {
     }
 
     fn put(&mut self, at: usize, hash: u64, shift: u32, slot: Slot) {
-        // There are many nodes, and few of them grow again.
+        // Exact, because there are many nodes and few of them grow again.
         self.slots.reserve_exact(1);
         self.slots.insert(at, slot);
         if shift < u64::BITS {
@@ -212,7 +212,7 @@ mod tests {
     use super::super::fixture::claim;
     use super::*;
 
-    /// Sixteen hashes for all that there is, which differ in the lowest bits or the highest.
+    /// Only sixteen different hashes, which differ in the lowest or in the highest bits.
     #[derive(Default)]
     struct Poor(DefaultHasher);
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_gone_nothing_is_left() {
+    fn no_node_is_left_when_all_hosts_are_removed() {
         let mut hosts = Hosts::<BuildHasherDefault<Poor>>::default();
         for number in 0..=u8::MAX {
             hosts.change(&host(number), |_| Some(Claims::One(Arc::new(claim(&host(number), "/", 0)))));

@@ -1,10 +1,9 @@
-//! The members of a claim, in the order in which they joined: a list that needs no memory of its own for one, which
-//! most claims have.
+//! The members of a claim, in the order in which they joined. A list of one, which most claims have, does not allocate.
 
 use std::ops::Deref;
 use std::slice;
 
-use super::{Member, MemberId};
+use super::member::{Member, MemberId};
 
 /// A claim's members.
 #[derive(Debug, Clone)]
@@ -15,13 +14,13 @@ enum List {
     One(Member),
     Many {
         all: Box<[Member]>,
-        /// Whether any of them is being drained.
+        /// Whether any of them is draining.
         some_drained: bool,
     },
 }
 
 impl Default for Members {
-    /// None.
+    /// No members.
     fn default() -> Self {
         Members(List::Many { all: Box::default(), some_drained: false })
     }
@@ -40,7 +39,7 @@ impl From<Vec<Member>> for Members {
 }
 
 impl Members {
-    /// One more joins.
+    /// Adds a member at the end.
     pub fn push(&mut self, member: Member) {
         *self = if self.is_empty() {
             Members(List::One(member))
@@ -52,14 +51,14 @@ impl Members {
         };
     }
 
-    /// One leaves; nothing happens where it is not there.
+    /// Removes a member, if it is there.
     pub fn remove(&mut self, id: MemberId) {
         let mut all = self.take();
         all.retain(|member| member.id != id);
         *self = all.into();
     }
 
-    /// Each is changed.
+    /// Changes every member.
     pub fn change_all(&mut self, change: impl FnMut(&mut Member)) {
         match &mut self.0 {
             List::One(member) => std::iter::once(member).for_each(change),
@@ -70,7 +69,7 @@ impl Members {
         }
     }
 
-    /// One is changed, if it is there.
+    /// Changes a member, if it is there.
     pub fn change_one(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
         let mut change = Some(change);
         self.change_all(|member| {
@@ -82,7 +81,7 @@ impl Members {
         });
     }
 
-    /// Whether there are several and some of them are being drained: a single one gets all requests anyway.
+    /// Whether some of several members are draining. A single member gets all requests anyway.
     pub fn some_drained(&self) -> bool {
         matches!(self.0, List::Many { some_drained: true, .. })
     }
@@ -126,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_stay_in_the_order_in_which_they_joined() {
+    fn members_stay_in_the_order_in_which_they_joined() {
         let ids = |members: &Members| members.iter().map(|member| member.id.0).collect::<Vec<_>>();
         let mut members = Members::default();
         for (joins, expected) in [(1, vec![1]), (2, vec![1, 2]), (3, vec![1, 2, 3])] {
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn one_takes_no_more_than_itself() {
+    fn a_list_of_one_takes_no_more_memory_than_the_member() {
         assert_eq!(size_of::<Members>(), size_of::<Member>());
     }
 }

@@ -1,40 +1,63 @@
-//! What the registry says and the proxy does: claims with their members, in one immutable table.
+//! The routing table: claims with their members, in one immutable value.
 //!
-//! The registry derives claims from what sessions applied and puts them into a [`Table`]; the proxy reads
-//! a snapshot of it for each request. Neither knows the other. Nothing here does I/O or reads a clock.
+//! The registry derives claims from what sessions applied and puts them into a [`Table`]. The proxy reads a snapshot
+//! of it for each request. Neither knows the other. Nothing here does I/O or reads a clock.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `table`, `hosts` | the table; claims by host |
+//! | `normalise` | paths and hosts in the form in which they are matched |
+//! | `claim`, `members` | a claim; the list of its members |
+//! | `member` | a member with its settings |
+//! | `choose` | which member gets a request |
+//! | `load`, `in_flight` | what is counted for a member; a request that counts |
+//! | `ejection` | leaves out a member that fails request after request |
+//! | `breaker`, `admission` | a route's circuit breaker; a request that it lets through |
+//! | `route_state`, `route_stats` | what the proxy finds out about a route; its statistics |
+//! | `rate_limit`, `hold`, `drain` | limits for each client; waiting for a member; a share that falls |
+//! | `response_headers` | the headers that a route sets |
+//! | `backend_policy`, `probe` | which addresses a backend may have; what a health check asks |
 
+mod admission;
+mod backend_policy;
 mod breaker;
 mod choose;
+mod claim;
 mod drain;
 mod ejection;
-mod extras;
 mod hold;
 mod hosts;
-mod limit;
-mod maintenance;
+mod in_flight;
+mod load;
 mod member;
 mod members;
-mod policy;
+mod normalise;
 mod probe;
-mod stats;
+mod rate_limit;
+mod response_headers;
+mod route_state;
+mod route_stats;
 mod table;
-mod target;
 
-pub use breaker::{Admission, Breaker, BreakerStatus, Event, MOST_FAILURES, MOST_TRIALS, SharedBreaker};
+pub use admission::Admission;
+pub use backend_policy::BackendPolicy;
+pub(crate) use backend_policy::is_private;
+pub use breaker::{Breaker, BreakerEvent, BreakerStatus, MAX_FAILURES, MAX_TRIALS, SharedBreaker};
+pub use claim::Claim;
 pub use drain::Drain;
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
-pub use extras::{Extras, ResponseHeaders, RouteState, Said};
 pub use hold::{Hold, MAX_WAITING, Waiting};
-pub use limit::{AddressLimit, Buckets, MOST_BUCKETS, MOST_REQUESTS};
-pub use maintenance::Maintenance;
-pub use member::{Chosen, Endpoint, InFlight, Member, MemberId, MemberLoad, Settings, Terms, Upgraded};
+pub use in_flight::{Chosen, InFlight, Upgraded};
+pub use load::MemberLoad;
+pub use member::{Endpoint, ExtraSettings, Extras, Maintenance, Member, MemberId, Settings, Terms};
 pub use members::Members;
-pub use policy::BackendPolicy;
-pub(crate) use policy::is_private;
+pub use normalise::{AmbiguousPath, normalise};
 pub use probe::{Probe, ProbeKind};
-pub use stats::{RouteStats, Seen, Summary};
-pub use table::{Claim, Table};
-pub use target::{AmbiguousPath, normalise};
+pub use rate_limit::{AddressLimit, MAX_BUCKETS, MAX_REQUESTS, RateBuckets};
+pub use response_headers::ResponseHeaders;
+pub use route_state::RouteState;
+pub use route_stats::{FinishedRequest, RouteStats, Summary};
+pub use table::Table;
 
 #[cfg(test)]
 mod fixture;

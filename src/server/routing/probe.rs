@@ -1,34 +1,33 @@
-//! What is asked of a backend to know whether it serves (SEMANTICS sections 3 and 4).
+//! Probes: what a health check asks a backend (SEMANTICS sections 3 and 4).
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::protocol::{BackendUrl, Domain, HealthPath};
 
-/// One repeated question to one backend. Equal probes are one probe, whoever wants them.
+/// A check of one backend that is repeated. Equal probes run once, however many members need the result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Probe {
-    /// Who is asked.
+    /// The backend.
     pub backend: BackendUrl,
-    /// Whose registration it is: what may be reached depends on it.
+    /// The address that its session was registered from. The backend policy depends on it.
     pub peer: IpAddr,
-    /// What is asked.
+    /// What it asks.
     pub kind: ProbeKind,
-    /// From one to the next; the first is sent at once.
+    /// The time from one start to the next. The first starts at once.
     pub interval: Duration,
-    /// How long one may take.
+    /// How long the backend may take to answer.
     pub timeout: Duration,
 }
 
-/// The question.
+/// What a probe asks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ProbeKind {
-    /// Does it accept a connection?
+    /// Whether the backend accepts a connection.
     Connect,
-    /// GET without following redirects. For the path `/` anything below 500 passes, for any other one 2xx
-    /// and 3xx.
+    /// GET without following redirects. For the path `/` a status below 500 passes, for other paths 2xx and 3xx.
     Get {
-        /// What is asked for, appended to the backend's base path.
+        /// The path, which is appended to the backend's base path.
         path: HealthPath,
         /// The Host header: the route's first exact domain, else the backend's own authority.
         host: Option<Domain>,

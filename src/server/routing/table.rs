@@ -4,28 +4,11 @@ use std::sync::Arc;
 
 use crate::protocol::{Domain, PathPrefix};
 
+use super::claim::Claim;
 use super::hosts::{Claims, Hosts};
-use super::target::hostname;
-use super::{AddressLimit, Hold, Members, Terms};
+use super::normalise::hostname;
 
-/// (domain, path, service) and the members that serve it (SEMANTICS section 1).
-#[derive(Debug, Clone)]
-pub struct Claim {
-    /// The domain, exact or wildcard.
-    pub domain: Domain,
-    /// The path prefix.
-    pub path: PathPrefix,
-    /// Who owns it, and what holds for it as a whole: those of the member applied last.
-    pub terms: Arc<Terms>,
-    /// How often each client may ask; from the member applied last.
-    pub limit: Option<AddressLimit>,
-    /// Whether requests wait while nobody is usable.
-    pub hold: Hold,
-    /// In the order in which they joined; usable or not. Empty: all have left, and the claim is held.
-    pub members: Members,
-}
-
-/// Every claim, by host. Cloning costs a pointer; replacing one claim costs what its host has.
+/// Every claim, by host. A clone copies a pointer. Replacing a claim copies the claims of its host.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     /// By the domain's text (`*.` included); each host's claims in the order in which they are tried.
@@ -40,8 +23,8 @@ impl Table {
     /// wildcard suffix first, and among a host's claims the higher priority, then the longer path. A host
     /// without a matching path falls through to its wildcards.
     ///
-    /// `host` is a Host header as it came: case, port and a trailing dot do not count. `path` must be
-    /// [normalised](super::normalise). Never allocates.
+    /// `host` is a Host header: case, port and a trailing dot are ignored. `path` must be [normalised](super::normalise).
+    /// Does not allocate.
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Claim>> {
         let host = hostname(host);
         if host.is_empty() || host.len() > MAX_HOST {
@@ -55,8 +38,8 @@ impl Table {
         self.find_on(exact, path).or_else(|| self.find_on_wildcards(name, path))
     }
 
-    /// `a.b.example.com` is served by `*.b.example.com`, `*.example.com` and `*.com`, in this order. Each of
-    /// them is the end of the name with a `*` written over the byte before the dot.
+    /// Tries `*.b.example.com`, `*.example.com` and `*.com`, in this order, for `a.b.example.com`. Each of them is an
+    /// end of the name with a `*` written over the byte before the dot.
     fn find_on_wildcards(&self, name: &mut [u8], path: &str) -> Option<&Arc<Claim>> {
         for dot in 1..name.len() {
             if name[dot] != b'.' {
@@ -75,7 +58,7 @@ impl Table {
         self.hosts.get(domain)?.iter().find(|claim| claim.path.matches(path))
     }
 
-    /// The table in which `claim` stands, in place of the one with its domain and path.
+    /// Adds a claim. It replaces the one with its domain and path.
     pub fn put(&mut self, claim: Claim) {
         let domain = claim.domain.clone();
         self.hosts.change(domain.as_str(), |before| {
@@ -91,7 +74,7 @@ impl Table {
         });
     }
 
-    /// Takes a claim out; nothing happens where there is none.
+    /// Removes a claim, if it is there.
     pub fn remove(&mut self, domain: &Domain, path: &PathPrefix) {
         self.hosts.change(domain.as_str(), |before| Claims::new(without(before, path)));
     }
@@ -106,13 +89,13 @@ impl Table {
         self.hosts.get(domain.as_str()).unwrap_or_default()
     }
 
-    /// Every claim, in no order.
+    /// Every claim, in any order.
     pub fn claims(&self) -> impl Iterator<Item = &Arc<Claim>> {
         self.hosts.iter().flatten()
     }
 }
 
-/// A host's claims but for the one with this path.
+/// A host's claims except the one for `path`.
 fn without(claims: Option<Claims>, path: &PathPrefix) -> Vec<Arc<Claim>> {
     let all = claims.iter().flat_map(Claims::as_slice);
     all.filter(|claim| claim.path != *path).cloned().collect()
@@ -138,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_host_comes_before_wildcards_and_the_longest_suffix_first() {
+    fn an_exact_host_wins_over_wildcards_and_the_longest_suffix_wins_among_them() {
         let table = table(&[
             ("a.example.com", "/", 0),
             ("*.example.com", "/", 99),
@@ -178,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_higher_priority_comes_before_a_longer_path() {
+    fn a_higher_priority_wins_over_a_longer_path() {
         let table =
             table(&[("h", "/", 10), ("h", "/api", 10), ("h", "/api/v2", 10), ("h", "/api/v2/old", 5)]);
         for (path, expected) in [
@@ -202,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn case_port_and_trailing_dot_of_the_host_do_not_count() {
+    fn case_port_and_trailing_dot_of_the_host_are_ignored() {
         let table = table(&[("example.com", "/", 0), ("*.example.com", "/", 0)]);
         for host in ["EXAMPLE.com", "example.com:8080", "example.com.", "Example.Com.:80"] {
             assert_eq!(found(&table, host, "/").as_deref(), Some("example.com/"), "{host}");
@@ -225,9 +208,8 @@ mod tests {
         assert_eq!(table.claims().count(), 0);
     }
 
-    /// Replacing a claim must leave other hosts' lists as they are, not copy them.
     #[test]
-    fn replacing_a_claim_costs_what_its_host_has() {
+    fn replacing_a_claim_does_not_copy_the_claims_of_other_hosts() {
         let before = table(&[("a", "/", 0), ("b", "/", 0), ("b", "/x", 0)]);
         let mut after = before.clone();
         after.put(claim("a", "/", 1));
@@ -236,7 +218,7 @@ mod tests {
         assert_ne!(list(&before, "a"), list(&after, "a"));
     }
 
-    /// SEMANTICS section 2 once more, in the slowest way.
+    /// A second, naive implementation of SEMANTICS section 2.
     fn find_slowly(claims: &[(&str, &str, i32)], host: &str, path: &str) -> Option<String> {
         let matches = |domain: &str| match domain.strip_prefix("*.") {
             Some(suffix) => {
@@ -259,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn finding_is_what_the_rules_say(
+        fn find_agrees_with_the_naive_implementation(
             priorities in prop::collection::vec(prop::option::of(0..3i32), 18),
             host in prop::sample::select(vec!["b.c", "a.b.c", "x.a.b.c", "c", "d.c"]),
             path in prop::sample::select(vec!["/", "/p", "/p/", "/p/q", "/p/q/r", "/pq"]),

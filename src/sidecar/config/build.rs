@@ -3,14 +3,15 @@
 //! Each function reads all of its variables before it returns the first error, so that the report is complete.
 
 use crate::environment::{ConfigErrors, Reader, Reported, Source};
-use crate::protocol::{GoDuration, Host, InstanceName};
+use crate::protocol::{GoDuration, Host, InstanceName, ServiceName};
 
 use super::command::{self, Origin};
+use super::etcd;
 use super::raw::Raw;
 use super::secrets::Environment;
 use super::{
-    AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, Off, ReadinessConfig, ReadyCheck,
-    RegistrationConfig, RegistryConfig, RouteConfig, is_verified, routes, values,
+    AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, NodeConfig, Off, ReadinessConfig,
+    ReadyCheck, RegistrationConfig, RegistryConfig, RouteConfig, is_verified, routes, values,
 };
 
 /// The configuration, or everything that is wrong with it.
@@ -58,6 +59,7 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
 
 /// Warns about variables that have no effect beside others.
 fn warn_without_effect(config: &Config, reader: &mut Reader) {
+    etcd::warn_without_endpoints(config.etcd.as_ref(), reader);
     let registry = config.registration.as_ref().map(|registration| &registration.registry);
     let has_name = |registry: &RegistryConfig| {
         registry.endpoints.iter().any(|endpoint| matches!(endpoint.host, Host::Name(_)))
@@ -91,18 +93,9 @@ fn parts(
         _ => None,
     };
     let required = off.is_none();
+    let is_named = required || raw.etcd_endpoints.is_some();
     let registry = registry(raw, reader);
-    let service = match (required, raw.service_name.take()) {
-        (false, None) => Ok(None),
-        (_, text) => reader.value("SERVICE_NAME", text, values::wire).map(Some),
-    };
-    let instance = instance(
-        raw,
-        reader,
-        origin.context.host_name,
-        required,
-        service.as_ref().ok().and_then(Option::as_ref),
-    );
+    let (service, instance) = names(raw, reader, origin.context.host_name, is_named);
     let metadata = reader.value("METADATA", raw.metadata.take(), values::metadata);
     let address = address(raw, reader);
     let routes = routes::routes(raw, reader, required);
@@ -112,17 +105,24 @@ fn parts(
     };
     let fallback_port = routes.as_ref().map_or(1, |routes| routes.port);
     let backend_host = address.as_ref().ok().and_then(|address| address.backend_host.clone());
-    let mut readiness = readiness(raw, reader, known_routes, fallback_port, backend_host);
-    if let Ok(readiness) = &mut readiness
-        && readiness.checks.iter().any(|check| matches!(check, ReadyCheck::Exec(_)))
-    {
-        readiness.environment = Environment::without_ours(origin.vars);
-    }
+    let checks = || derived_checks(known_routes, fallback_port, backend_host);
+    let readiness = readiness(raw, reader, checks, origin);
     let maintenance = maintenance(raw, reader);
     let drain_timeout = reader.value("DRAIN_TIMEOUT", raw.drain_timeout.take(), values::wire);
     let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
     let metrics_listen = reader.optional("METRICS_LISTEN", raw.metrics_listen.take(), values::listen_address);
     let log = log(raw, reader);
+    let node = match (&service, &instance, &metadata, &routes) {
+        (Ok(Some(service)), Ok(Some(instance)), Ok(metadata), Ok(routes)) => Some(NodeConfig {
+            service: service.clone(),
+            instance: instance.clone(),
+            metadata: metadata.clone(),
+            route: routes.list.first().cloned(),
+            port: routes.port,
+        }),
+        _ => None,
+    };
+    let etcd = etcd::etcd(raw, reader, node);
     let (routes, registry, metadata) = (routes?.list, registry?, metadata?);
     enabled?;
     let registration = match (required, service?, instance?) {
@@ -134,6 +134,7 @@ fn parts(
     Ok(Config {
         registration,
         off,
+        etcd: etcd?,
         command: None,
         address: address?,
         readiness: readiness?,
@@ -190,13 +191,29 @@ fn reconnect(raw: &mut Raw, reader: &mut Reader) -> Result<(GoDuration, GoDurati
     })
 }
 
+/// SERVICE_NAME and INSTANCE_NAME, which may be missing unless they are `required`.
+fn names(
+    raw: &mut Raw,
+    reader: &mut Reader,
+    host_name: &str,
+    required: bool,
+) -> (Result<Option<ServiceName>, Reported>, Result<Option<InstanceName>, Reported>) {
+    let service = match (required, raw.service_name.take()) {
+        (false, None) => Ok(None),
+        (_, text) => reader.value("SERVICE_NAME", text, values::wire).map(Some),
+    };
+    let known = service.as_ref().ok().and_then(Option::as_ref);
+    let instance = instance(raw, reader, host_name, required, known);
+    (service, instance)
+}
+
 /// INSTANCE_NAME, or the host name, with a warning where that is a container's id.
 fn instance(
     raw: &mut Raw,
     reader: &mut Reader,
     host_name: &str,
     required: bool,
-    service: Option<&crate::protocol::ServiceName>,
+    service: Option<&ServiceName>,
 ) -> Result<Option<InstanceName>, Reported> {
     let given = reader.optional("INSTANCE_NAME", raw.instance_name.take(), values::wire)?;
     if given.is_some() || !required {
@@ -231,12 +248,12 @@ fn address(raw: &mut Raw, reader: &mut Reader) -> Result<AddressConfig, Reported
     Ok(AddressConfig { backend_host: backend_host?, web_net: web_net? })
 }
 
+/// READY_CHECK and its like; `derived` gives the checks where it is not set.
 fn readiness(
     raw: &mut Raw,
     reader: &mut Reader,
-    routes: &[RouteConfig],
-    fallback_port: u16,
-    backend_host: Option<Host>,
+    derived: impl FnOnce() -> Vec<ReadyCheck>,
+    origin: Origin<'_>,
 ) -> Result<ReadinessConfig, Reported> {
     let wait = reader.value("WAIT_FOR_PORT", raw.wait_for_port.take(), values::flag);
     let overdue = reader.value("PORT_WAIT_TIMEOUT", raw.port_wait_timeout.take(), values::positive);
@@ -250,15 +267,20 @@ fn readiness(
     let timeout = reader.value("READY_TIMEOUT", raw.ready_timeout.take(), values::positive);
     let rise = reader.value("READY_RISE", raw.ready_rise.take(), values::count);
     let fall = reader.value("READY_FALL", raw.ready_fall.take(), values::count);
+    let checks = checks?.unwrap_or_else(derived);
+    let runs_commands = checks.iter().any(|check| matches!(check, ReadyCheck::Exec(_)));
     Ok(ReadinessConfig {
         wait: wait?,
-        checks: checks?.unwrap_or_else(|| derived_checks(routes, fallback_port, backend_host)),
+        checks,
         interval: interval?,
         timeout: timeout?,
         rise: rise?,
         fall: fall?,
         overdue: overdue?,
-        environment: Environment::default(),
+        environment: match runs_commands {
+            true => Environment::without_ours(origin.vars),
+            false => Environment::default(),
+        },
     })
 }
 

@@ -10,6 +10,7 @@
 
 mod build;
 mod command;
+mod etcd;
 mod raw;
 mod routes;
 mod secrets;
@@ -35,6 +36,9 @@ use crate::protocol::{
 use crate::telemetry::{Format, Level};
 
 pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
+#[cfg(feature = "etcd")]
+pub use etcd::load_nodes_config;
+pub use etcd::{EtcdConfig, NodeConfig};
 pub use secrets::Environment;
 pub use steps::Step;
 pub use user::RunAs;
@@ -47,6 +51,8 @@ pub struct Config {
     pub registration: Option<RegistrationConfig>,
     /// Why nothing is registered.
     pub off: Option<Off>,
+    /// The node in etcd; `None` registers none.
+    pub etcd: Option<EtcdConfig>,
     /// The wrapped command; `None` runs a daemon beside the application.
     pub command: Option<CommandConfig>,
     /// How the advertised address is found.

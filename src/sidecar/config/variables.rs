@@ -87,12 +87,17 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("SIGNAL_REWRITE", Unset, "15:3", "the command gets the second signal where it would get the first; several separated by commas"),
     Variable::new("CONTROL_SOCKET", Derived("/run/registry-sidecar.sock, else abstract"), "/run/registry-sidecar.sock", "where the running daemon is talked to"),
     Variable::new("METRICS_LISTEN", Unset, "127.0.0.1:9090", "where metrics are served, for Prometheus: an address with a port"),
-    Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "also register a node in etcd").later(),
-    Variable::new("ETCD_BASE_PATH", Text("/services"), "/services", "under which key").later(),
-    Variable::new("ETCD_USERNAME", Unset, "sidecar", "as whom").later(),
-    Variable::new("ETCD_PASSWORD", Unset, "correct-horse-battery-staple", "with which password").later(),
-    Variable::new("ETCD_TTL", Text("30s"), "30s", "life of the node without us").later(),
-    Variable::new("ETCD_TIMEOUT", Text("10s"), "10s", "how long etcd may take").later(),
+    Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "also register a node in etcd, beside the routes or without them; several endpoints separated by commas"),
+    Variable::new("ETCD_BASE_PATH", Text("/services"), "/services", "the path below which its key lies: BASE/SERVICE_NAME/INSTANCE_NAME"),
+    Variable::new("ETCD_USERNAME", Unset, "sidecar", "etcd's user; needs ETCD_PASSWORD"),
+    Variable::new("ETCD_PASSWORD", Unset, "correct-horse-battery-staple", "the user's password"),
+    Variable::new("ETCD_TTL", Text("30s"), "30s", "how long the node outlives a sidecar that was killed; renewed at a third of it"),
+    Variable::new("ETCD_TIMEOUT", Text("10s"), "10s", "how long etcd may take to answer"),
+    Variable::new("ETCD_CA", Derived("the system's authorities"), "-----BEGIN CERTIFICATE-----", "authorities that etcd's certificate must come from, in PEM; endpoints without a scheme are then https"),
+    Variable::new("ETCD_CERT", Unset, "-----BEGIN CERTIFICATE-----", "our certificate for an etcd that asks for one, in PEM; needs ETCD_KEY"),
+    Variable::new("ETCD_KEY", Unset, "-----BEGIN PRIVATE KEY-----", "its key, in PEM"),
+    Variable::new("ETCD_LAYOUT", Text("services"), "groups", "which keys the command nodes reads: services is BASE/SERVICE/NODE, groups is BASE/GROUP/nodes/ID_TYPE"),
+    Variable::new("ETCD_IF_TAKEN", Text("wait"), "refuse", "where another living node has the name: wait for its end, or refuse to register"),
 ];
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::config::{ReadinessConfig, ReadyCheck};
+use crate::sidecar::config::{ReadinessConfig, ReadyCheck};
 
 use gate::{FLAP_WINDOW, Gate, GateConfig, Notice};
 pub(crate) use shell::Shell;

@@ -12,7 +12,7 @@ use crate::sidecar::state::DaemonState;
 use super::intent::intent;
 
 /// Answers the requests to reload for as long as it runs, and passes each new intent to `apply`. Tokens count from
-/// the next registration on. What is wrong is logged and told to whoever asked.
+/// the next registration on. A mistake is logged and returned to the request.
 pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, apply: impl Fn(Intent)) {
     loop {
         let request = state.next_reload().await;
@@ -21,7 +21,7 @@ pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, appl
             Ok(done) => info!("{done}"),
             Err(reason) => warn!("{reason}"),
         }
-        // Whoever asked may have gone.
+        // The request may have been dropped.
         let _ = request.send(result);
     }
 }

@@ -1,4 +1,4 @@
-//! The latest events of all sessions, for whoever asks later, and a subscription to those to come.
+//! Keeps the latest events of all sessions, and lets others subscribe to those to come.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::client::Event;
 
-/// How many events are kept for whoever asks later.
+/// How many events are kept.
 const MAX_RECENT: usize = 100;
 /// How many events a slow subscriber may fall behind before it misses some.
 const SUBSCRIBER_BUFFER: usize = 256;

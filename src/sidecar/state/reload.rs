@@ -1,5 +1,4 @@
-//! Requests to read the configuration again: whoever asks waits for the result, and the daemon answers one at a
-//! time.
+//! Requests to read the configuration again. Each waits for its result, and the daemon answers one at a time.
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 

@@ -1,8 +1,9 @@
 //! Notices that a client is gone while nothing of what it sent is read.
 //!
-//! hyper notices a disconnect when it reads. It does not read while nobody takes the request's body, nor once it has the
-//! next request. The kernel knows at once, whatever is unread, so a duplicate of the socket's descriptor is polled for
-//! that alone. (The kernel does not see an orderly close behind more than a receive buffer of unread body.)
+//! hyper notices a disconnect when it reads. It does not read while nobody takes the request's body, nor once it has
+//! the next request. The kernel knows at once, whatever is unread, so a duplicate of the socket's descriptor is
+//! polled for that alone. (The kernel does not see an orderly close behind more than a receive buffer of unread
+//! body.)
 
 use std::future::Future;
 use std::io;

@@ -1,5 +1,5 @@
-//! The state that a client connection shares with its socket. hyper owns the socket and requires it to be `Send`, so the
-//! state is atomic.
+//! The state that a client connection shares with its socket. hyper owns the socket and requires it to be `Send`, so
+//! the state is atomic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tokio::time::{Sleep, sleep_until};
 
-/// A timer that is cheap to postpone: [`Timer::set`] only stores the deadline. The runtime's timer behind it is moved when
-/// it fires too early, which is about once a minute instead of twice a request.
+/// A timer that is cheap to postpone: [`Timer::set`] only stores the deadline. The runtime's timer behind it is moved
+/// when it fires too early, which is about once a minute instead of twice a request.
 #[derive(Default)]
 pub(crate) struct Timer {
     deadline: Option<Instant>,

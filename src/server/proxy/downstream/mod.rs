@@ -1,5 +1,5 @@
-//! Serves one client's connection: socket, TLS, HTTP/1.1 or HTTP/2, time-outs, the close. It takes a service that answers
-//! the requests, and must not know how.
+//! Serves one client's connection: socket, TLS, HTTP/1.1 or HTTP/2, time-outs, the close. It takes a service that
+//! answers the requests, and must not know how.
 //!
 //! | module | what it does |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Gives hyper's answers to requests that it cannot parse a body like every page of the proxy has. hyper answers them with
-//! a bare head, without calling the service.
+//! Gives hyper's answers to requests that it cannot parse a body like every page of the proxy has. hyper answers them
+//! with a bare head, without calling the service.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

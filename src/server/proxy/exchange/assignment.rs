@@ -96,7 +96,7 @@ impl Assignment {
         }
         let is_ejected = member.load.is_ejected(now);
         if is_ejected || outcome == Outcome::Answered {
-            table.tell_ejection(member.id);
+            table.announce_ejection(member.id);
         }
         if is_ejected {
             let (instance, backend) = (&member.terms.instance, &member.backend);

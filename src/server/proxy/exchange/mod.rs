@@ -39,7 +39,7 @@ use std::time::Instant;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::client::connection::ClientConnection;
+use crate::server::proxy::client::connection::ClientConnection;
 use body::ResponseBody;
 use record::Record;
 use retry::Exchange;

@@ -13,7 +13,7 @@ use crate::server::proxy::client::timer::Timer;
 use crate::server::proxy::telemetry::access_log::{RequestEnd, RequestStart, X_REQUEST_ID};
 use crate::server::proxy::telemetry::request_metrics::RequestCounters;
 use crate::server::proxy::upstream::request_body::UploadProgress;
-use crate::server::routing::{Chosen, Claim, InFlight, Member, Seen};
+use crate::server::routing::{Chosen, Claim, FinishedRequest, InFlight, Member};
 
 use super::assignment::Assignment;
 
@@ -159,7 +159,8 @@ impl Record {
         self.answer = Some((status, self.started.elapsed()));
     }
 
-    /// The response is a page of the proxy. It says nothing about the member, so the circuit breaker does not hear of it.
+    /// The response is a page of the proxy. It says nothing about the member, so the circuit breaker does not hear of
+    /// it.
     pub(super) fn answered_by_page(&mut self, status: StatusCode) {
         if let Some(assignment) = &mut self.assignment {
             assignment.release_breaker();
@@ -205,7 +206,7 @@ impl Record {
 
     fn count_for_route(&self) {
         let Some(member) = self.member() else { return };
-        let seen = Seen {
+        let seen = FinishedRequest {
             answer: self.answer.map(|(status, latency)| (status.as_u16(), latency)),
             sent: self.bytes,
             received: self.upload.as_ref().map_or(0, |upload| upload.received()),

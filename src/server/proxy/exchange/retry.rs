@@ -163,8 +163,8 @@ impl Exchange {
         })
     }
 
-    /// Reports an error on a connection and tells what it means for the request. `again`: the request, if it can be sent
-    /// again.
+    /// Reports an error on a connection and tells what it means for the request. `again`: the request, if it can be
+    /// sent again.
     fn failure(
         &mut self,
         error: &hyper::Error,

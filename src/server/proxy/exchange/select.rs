@@ -11,8 +11,8 @@ use crate::server::routing::{Chosen, Claim, MemberId, normalise};
 
 use super::assignment::Assignment;
 
-/// Calls `with` on the claim for `host` and `path`. The claim is borrowed from the table's snapshot, because its reference
-/// count is one memory location for all cores: a request changes it once, when it chooses a member.
+/// Calls `with` on the claim for `host` and `path`. The claim is borrowed from the table's snapshot, because its
+/// reference count is one memory location for all cores: a request changes it once, when it chooses a member.
 pub(super) fn with_claim<T>(
     table: &LiveTable,
     host: &HeaderValue,

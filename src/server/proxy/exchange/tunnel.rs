@@ -113,8 +113,8 @@ impl<'a> Side<'a> {
         Side { stream: TokioIo::new(stream), direction }
     }
 
-    /// Sends `close_frame` if no other frame is unfinished, and closes. Reads until the peer closes too, because closing
-    /// with unread bytes would be a reset, which can overtake the close frame.
+    /// Sends `close_frame` if no other frame is unfinished, and closes. Reads until the peer closes too, because
+    /// closing with unread bytes would be a reset, which can overtake the close frame.
     async fn close(mut self, close_frame: &[u8]) {
         let is_between_frames = self.direction.is_between_frames();
         let shutdown = async {

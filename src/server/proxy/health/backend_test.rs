@@ -32,8 +32,8 @@ pub struct BackendTest {
     pub error: Option<String>,
 }
 
-/// Sends one GET to the base path of `url`, under the policy for a session from `peer`. Takes at most 5 s and follows no
-/// redirect. If the policy forbids the address, the error is `not allowed: X`.
+/// Sends one GET to the base path of `url`, under the policy for a session from `peer`. Takes at most 5 s and follows
+/// no redirect. If the policy forbids the address, the error is `not allowed: X`.
 pub async fn test_backend(url: &BackendUrl, policy: &BackendPolicy, peer: IpAddr) -> BackendTest {
     test_backend_trusting(url, policy, peer, Trust::system()).await
 }

@@ -49,8 +49,8 @@ struct Inner {
 }
 
 impl Prober {
-    /// Starts a task that probes until the receiver is dropped. The result of a probe that has been removed meanwhile is
-    /// not reported.
+    /// Starts a task that probes until the receiver is dropped. The result of a probe that has been removed meanwhile
+    /// is not reported.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

@@ -17,7 +17,8 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
 
-/// The headers that a client must not forge, in any spelling: FastCGI and WSGI cannot tell `X_Real_IP` from `X-Real-IP`.
+/// The headers that a client must not forge, in any spelling: FastCGI and WSGI cannot tell `X_Real_IP` from
+/// `X-Real-IP`.
 const PROTECTED: [HeaderName; 7] = [
     X_FORWARDED_FOR,
     X_FORWARDED_PROTO,

@@ -126,8 +126,8 @@ impl Http2Connections {
         let connection = Http2Connection { sender, name, scheme, made_at, usage };
         let first = connection.open_stream();
         let mut connections = self.connections.borrow_mut();
-        // Clients choose the names, so there may be many. The oldest connection leaves the pool and closes after its last
-        // request.
+        // Clients choose the names, so there may be many. The oldest connection leaves the pool and closes after its
+        // last request.
         if connections.len() >= MAX_CONNECTIONS {
             connections.remove(0);
         }

@@ -1,7 +1,7 @@
 //! One worker's open connections to members.
 //!
-//! HTTP/1.1 connections are in the pool while they are idle. HTTP/2 connections are always in it, because requests share
-//! them.
+//! HTTP/1.1 connections are in the pool while they are idle. HTTP/2 connections are always in it, because requests
+//! share them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

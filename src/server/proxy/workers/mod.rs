@@ -22,9 +22,9 @@ use tokio::time::Instant;
 
 use crate::server::live_table::LiveTable;
 
-use super::config::ProxyConfig;
-use super::context::{HttpsTarget, ProxyContext};
-use super::downstream::tls::ClientTls;
+use crate::server::proxy::config::ProxyConfig;
+use crate::server::proxy::context::{HttpsTarget, ProxyContext};
+use crate::server::proxy::downstream::tls::ClientTls;
 pub(super) use balance::Balancer;
 use listen::Listeners;
 pub(super) use listen::listen;

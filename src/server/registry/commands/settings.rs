@@ -7,7 +7,7 @@ use crate::protocol::{
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, RouteSettings, SessionNo};
 use crate::server::registry::session::{Session, targets};
-use crate::server::routing::{MOST_FAILURES, MOST_REQUESTS, MOST_TRIALS};
+use crate::server::routing::{MAX_FAILURES, MAX_REQUESTS, MAX_TRIALS};
 
 /// Headers that belong to a connection or frame a message. A response with false ones breaks the connection, or smuggles
 /// a second response into it.
@@ -109,7 +109,7 @@ pub(super) fn limit_set(
     target: RouteOrAll,
     limit: RateLimit,
 ) -> Result<Reply, Refusal> {
-    check_count("number of requests", limit.requests, MOST_REQUESTS)?;
+    check_count("number of requests", limit.requests, MAX_REQUESTS)?;
     engine.staging(now, no, 0, |session| {
         session.stage.set_limit(known_target(session, target)?, limit);
         Ok(Reply::RateLimitOk)
@@ -124,8 +124,8 @@ pub(super) fn breaker_set(
     target: RouteOrAll,
     breaker: CircuitBreaker,
 ) -> Result<Reply, Refusal> {
-    check_count("threshold", breaker.threshold, MOST_FAILURES)?;
-    check_count("number of half-open requests", breaker.half_open_requests, MOST_TRIALS)?;
+    check_count("threshold", breaker.threshold, MAX_FAILURES)?;
+    check_count("number of half-open requests", breaker.half_open_requests, MAX_TRIALS)?;
     engine.staging(now, no, 0, |session| {
         session.stage.set_breaker(known_target(session, target)?, breaker);
         Ok(Reply::CircuitOk)

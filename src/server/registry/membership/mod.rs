@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{MemberSet, SessionNo};
-use crate::server::routing::{Buckets, Claim, Member, MemberId, Probe, Table};
+use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
 
 pub(crate) use events::FirstAnswer;
 pub(crate) use join::{Detached, Joined, Removal};
@@ -54,7 +54,7 @@ pub(crate) struct Membership {
     /// Members whose session is lost, by the address of their backend if it is given as one.
     lost_at: HashMap<IpAddr, MemberSet>,
     /// The buckets of all rate limits, once there is one.
-    buckets: Option<Arc<Buckets>>,
+    buckets: Option<Arc<RateBuckets>>,
     last_member: u64,
     /// Members have left whose upgraded connections are to be closed.
     departure: bool,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
-use crate::server::routing::{Extras, Maintenance, ResponseHeaders, RouteState, Said, Settings};
+use crate::server::routing::{ExtraSettings, Extras, Maintenance, ResponseHeaders, RouteState, Settings};
 
 use super::route::Route;
 use super::settings::{CompactSettings, RouteSettings, breaker};
@@ -60,7 +60,7 @@ impl MemberPlan {
                 priority: spec.priority,
                 hold: None,
                 settings: Settings::default(),
-                extras: Said { maintenance, ..Said::default() }.into(),
+                extras: ExtraSettings { maintenance, ..ExtraSettings::default() }.into(),
                 rare: None,
                 state,
             };
@@ -78,7 +78,7 @@ impl MemberPlan {
             priority: spec.priority,
             hold,
             settings,
-            extras: Said { headers, breaker, maintenance }.into(),
+            extras: ExtraSettings { headers, breaker, maintenance }.into(),
             rare: RareSettings::new(route, defaults, &option),
             state,
         }

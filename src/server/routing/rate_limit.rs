@@ -1,8 +1,8 @@
 //! Rate limits: how many requests a client address may send to a claim (SEMANTICS section 1).
 //!
-//! A bucket fills by one with each request and leaks evenly, a window's worth in a window. So a client may use a
-//! window's requests at once, and gets them back one by one. What is kept is how full it is, in requests, and not
-//! how full in parts of the limit: it means the same when the figure changes.
+//! Each pair of claim and address has a leaky bucket. A request fills it by one, and it leaks evenly, a window's
+//! requests in a window. So a client may send a window's requests at once and gets them back one by one. The level is
+//! stored as a number of requests, so that it stays right when the limit changes.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,67 +12,69 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{Domain, PathPrefix, RateLimit, ServiceName};
 
-/// The most requests that a window may allow; a bucket cannot count further.
-pub const MOST_REQUESTS: u32 = 1_000_000;
-/// How many pairs of claim and client address are remembered, in 1 MiB. Beyond that those forget who was there
-/// whose bucket has rested for longest.
-pub const MOST_BUCKETS: usize = 65_536;
-/// A pair may be in so many places, so that few have to give way before all places are taken.
+/// The largest number of requests for each window: a bucket cannot count further.
+pub const MAX_REQUESTS: u32 = 1_000_000;
+/// How many pairs of claim and client address have a bucket, in 1 MiB. A further pair takes a bucket of those that have
+/// been unused for longest.
+pub const MAX_BUCKETS: usize = 65_536;
+/// How many entries a pair may use, so that few pairs are evicted before the table is full.
 const WAYS: usize = 8;
-/// The unit of time in buckets. 44 bits of it are more than four years.
+/// The unit of time in buckets. 44 bits of it last more than four years.
 const TICK: Duration = Duration::from_micros(8);
 const TIME_BITS: u32 = 44;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 
-/// A claim's limit and its buckets, which it shares with all others.
+/// A claim's rate limit for each client address. All claims share one table of buckets.
 #[derive(Debug, Clone)]
-pub struct AddressLimit(Arc<Parts>);
+pub struct AddressLimit(Arc<Inner>);
 
 #[derive(Debug)]
-struct Parts {
+struct Inner {
     limit: RateLimit,
     claim: u64,
-    buckets: Arc<Buckets>,
+    buckets: Arc<RateBuckets>,
 }
 
-/// The buckets of all claims and addresses: one table, of one size, without a lock.
+/// The buckets of all claims and addresses, in one lock-free table of fixed size.
 #[derive(Debug)]
-pub struct Buckets {
-    /// The moment that times count from: the first that was asked about.
+pub struct RateBuckets {
+    /// The moment that times count from: that of the first request.
     epoch: OnceLock<Instant>,
-    /// Its key is random, so that nobody can choose addresses that push others out.
+    /// Its key is random, so that nobody can choose addresses that evict others.
     hasher: RandomState,
     entries: Box<[Entry]>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// Whose bucket it is; zero: nobody's.
+    /// The hash of claim and address; zero: the entry is free.
     key: AtomicU64,
     /// A [`Bucket`], packed.
     bucket: AtomicU64,
 }
 
-/// How full a bucket was, and when.
+/// The level of a bucket at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Bucket {
+    /// How many requests are in it.
     level: u32,
-    /// Until when its leaking is counted, in ticks.
+    /// The moment, in ticks.
     since: u64,
 }
 
 impl AddressLimit {
-    /// The limit of a claim. A claim finds its buckets again by what it is.
+    /// The limit of the claim of `service` on `domain` and `path`. A later limit of the same claim has the same
+    /// buckets.
     pub fn new(
         limit: RateLimit,
         (domain, path, service): (&Domain, &PathPrefix, &ServiceName),
-        buckets: Arc<Buckets>,
+        buckets: Arc<RateBuckets>,
     ) -> Self {
         let claim = buckets.hasher.hash_one((domain, path, service));
-        AddressLimit(Arc::new(Parts { limit, claim, buckets }))
+        AddressLimit(Arc::new(Inner { limit, claim, buckets }))
     }
 
-    /// The figure.
+    /// The limit that was set.
     pub fn figure(&self) -> RateLimit {
         self.0.limit
     }
@@ -80,29 +82,29 @@ impl AddressLimit {
     /// Counts a request.
     ///
     /// # Errors
-    /// There were too many; after this time there may be one more. It does not count.
+    /// If the limit is reached: how long until the next request may pass. The refused one does not count.
     pub fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let Parts { limit, claim, buckets } = &*self.0;
+        let Inner { limit, claim, buckets } = &*self.0;
         let key = buckets.hasher.hash_one((claim, network(address)));
         buckets.take(key | 1, *limit, now)
     }
 }
 
-impl Default for Buckets {
+impl Default for RateBuckets {
     fn default() -> Self {
-        Buckets::with_room_for(MOST_BUCKETS)
+        RateBuckets::with_room_for(MAX_BUCKETS)
     }
 }
 
-impl Buckets {
+impl RateBuckets {
     fn with_room_for(count: usize) -> Self {
         let entries = (0..count.next_multiple_of(WAYS)).map(|_| Entry::default()).collect();
-        Buckets { epoch: OnceLock::new(), hasher: RandomState::new(), entries }
+        RateBuckets { epoch: OnceLock::new(), hasher: RandomState::new(), entries }
     }
 
     fn take(&self, key: u64, limit: RateLimit, now: Instant) -> Result<(), Duration> {
         let now = ticks(now.saturating_duration_since(*self.epoch.get_or_init(|| now))) & TIME_MASK;
-        // Only where several cores are at the same few places in the same moment is there none: let it pass.
+        // `None` only if several cores contend for the same few entries: let the request pass.
         let Some(entry) = self.entry(key) else { return Ok(()) };
         let next = |bits| Bucket::unpack(bits).next(limit, now).ok().map(Bucket::pack);
         match entry.bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
@@ -114,25 +116,25 @@ impl Buckets {
         }
     }
 
-    /// The entry of `key`. Where it has none it gets a free one, or the one that has rested for longest. A request
-    /// that another core counts there just then counts for the wrong address, once.
+    /// The entry of `key`. A new key gets a free entry, or the one that has been unused for longest. A request that
+    /// another core counts at the same time in an entry that is taken over counts for the wrong address, once.
     fn entry(&self, key: u64) -> Option<&Entry> {
         let sets = self.entries.len() / WAYS;
         let set = ((key >> 32) as usize % sets) * WAYS;
-        let places = &self.entries[set..set + WAYS];
+        let entries = &self.entries[set..set + WAYS];
         for _ in 0..WAYS {
-            if let Some(entry) = places.iter().find(|entry| entry.key.load(Ordering::Relaxed) == key) {
+            if let Some(entry) = entries.iter().find(|entry| entry.key.load(Ordering::Relaxed) == key) {
                 return Some(entry);
             }
-            let rested = |entry: &&Entry| {
+            let last_used = |entry: &&Entry| {
                 let used = entry.key.load(Ordering::Relaxed) != 0;
                 (used, Bucket::unpack(entry.bucket.load(Ordering::Relaxed)).since)
             };
-            let place = places.iter().min_by_key(rested)?;
-            let before = place.key.load(Ordering::Relaxed);
-            if place.key.compare_exchange(before, key, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                place.bucket.store(0, Ordering::Relaxed);
-                return Some(place);
+            let oldest = entries.iter().min_by_key(last_used)?;
+            let before = oldest.key.load(Ordering::Relaxed);
+            if oldest.key.compare_exchange(before, key, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                oldest.bucket.store(0, Ordering::Relaxed);
+                return Some(oldest);
             }
         }
         None
@@ -140,10 +142,10 @@ impl Buckets {
 }
 
 impl Bucket {
-    /// The bucket after one more request at `now`, or in how many ticks there may be one.
+    /// The bucket after one more request at `now`. The error is the time in ticks until one may pass.
     fn next(self, limit: RateLimit, now: u64) -> Result<Self, u64> {
         let (requests, window) = (limit.requests, ticks(limit.window.get()).max(1));
-        // Times are compared within half the range; a core whose clock is a little behind is not ahead by years.
+        // A difference of more than half the range is a core whose clock is a little behind, not one years ahead.
         let elapsed = now.wrapping_sub(self.since) & TIME_MASK;
         let elapsed = if elapsed > TIME_MASK / 2 { 0 } else { elapsed };
         let leaked = u128::from(elapsed) * u128::from(requests) / u128::from(window);
@@ -167,7 +169,7 @@ impl Bucket {
     }
 }
 
-/// Rounded up, so that nobody gets more than the figure says.
+/// The time in which `count` requests leak, in ticks. Rounded up, so that nobody gets more than the limit.
 fn time_to_leak(count: u32, requests: u32, window: u64) -> u64 {
     let time = (u128::from(count) * u128::from(window)).div_ceil(u128::from(requests.max(1)));
     u64::try_from(time).unwrap_or(u64::MAX >> 1).min(TIME_MASK)
@@ -177,7 +179,8 @@ fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_nanos() / TICK.as_nanos()).unwrap_or(TIME_MASK)
 }
 
-/// Who counts as one client: an IPv4 address, or the 64 bits of an IPv6 network, which every customer has.
+/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, because a customer has all of its
+/// addresses.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
@@ -194,7 +197,7 @@ mod tests {
         RateLimit { requests, window: GoDuration::from_secs(seconds) }
     }
 
-    fn of(buckets: &Arc<Buckets>, limit: RateLimit, domain: &str) -> AddressLimit {
+    fn of(buckets: &Arc<RateBuckets>, limit: RateLimit, domain: &str) -> AddressLimit {
         let (domain, path, service) = (domain.parse().unwrap(), "/".parse().unwrap(), "web".parse().unwrap());
         AddressLimit::new(limit, (&domain, &path, &service), Arc::clone(buckets))
     }
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_windows_requests_may_come_at_once_and_return_one_by_one() {
+    fn a_windows_requests_may_come_at_once_and_are_given_back_one_by_one() {
         let now = Instant::now();
         let limit = of(&Arc::default(), limit(10, 60), "a.de");
         assert_eq!(passed(&limit, "10.0.0.1", now, 20), 10);
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_outlives_a_change_of_the_figure() {
+    fn a_bucket_keeps_its_level_when_the_limit_changes() {
         let now = Instant::now();
         let buckets = Arc::default();
         assert_eq!(passed(&of(&buckets, limit(5, 3600), "a.de"), "10.0.0.1", now, 9), 5);
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn over_a_long_time_a_client_that_never_stops_gets_the_figure() {
+    fn a_client_that_never_stops_gets_the_limit_on_average() {
         for (requests, millis) in [(1000, 1), (7, 3), (100, 33)] {
             let now = Instant::now();
             let limit = of(&Arc::default(), limit(requests, 1), "a.de");
@@ -258,9 +261,9 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_whoever_has_rested_for_longest() {
+    fn the_table_is_bounded_and_evicts_what_was_unused_for_longest() {
         let now = Instant::now();
-        let buckets = Arc::new(Buckets::with_room_for(WAYS));
+        let buckets = Arc::new(RateBuckets::with_room_for(WAYS));
         let limit = of(&buckets, limit(1, 3600), "a.de");
         for host in 1..=100u64 {
             assert_eq!(passed(&limit, &format!("10.0.0.{host}"), now + Duration::from_secs(host), 2), 1);
@@ -272,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn cores_that_count_at_once_let_no_request_too_many_through() {
+    fn concurrent_cores_do_not_exceed_the_limit() {
         let now = Instant::now();
         let limit = of(&Arc::default(), limit(1000, 3600), "a.de");
         assert_eq!(passed(&limit, "10.0.0.1", now, 1), 1);
@@ -286,7 +289,7 @@ mod tests {
 
     #[test]
     fn the_packed_form_keeps_everything() {
-        let bucket = Bucket { level: MOST_REQUESTS, since: TIME_MASK };
+        let bucket = Bucket { level: MAX_REQUESTS, since: TIME_MASK };
         assert_eq!(Bucket::unpack(bucket.pack()), bucket);
         assert_eq!(Bucket::default().pack(), 0);
     }

@@ -1,19 +1,19 @@
-//! What a request asks for, in the form in which it is matched (SEMANTICS section 2).
+//! Brings a request's path and host into the form in which they are matched (SEMANTICS section 2).
 //!
-//! Only matching sees this form. What is forwarded is the text as the client sent it.
+//! Only matching uses this form. Backends get the target as the client sent it.
 
 use std::borrow::Cow;
 
-/// A path that two readers would understand differently: it has dot segments and an encoded slash, and
-/// whether `..` takes `a%2Fb` away or only `b` is anybody's guess. Answered with 400.
+/// A path with dot segments and an encoded slash, which is answered with 400: readers disagree whether `..` removes
+/// `a%2Fb` or only `b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the path has an encoded slash beside a dot segment")]
 pub struct AmbiguousPath;
 
-/// The path as it is matched: percent-escapes of unreserved characters decoded (once), then dot segments
-/// removed as in RFC 3986 section 5.2.4. Borrows where there is nothing to do, which is nearly always.
+/// Decodes percent-escapes of unreserved characters (once), and then removes dot segments (RFC 3986 section 5.2.4).
+/// Borrows if there is nothing to do, which is nearly always.
 ///
-/// Other escapes, malformed ones and repeated slashes stay as they are.
+/// Other escapes, malformed escapes and repeated slashes stay as they are.
 ///
 /// # Errors
 /// [`AmbiguousPath`].
@@ -25,17 +25,17 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     without_dot_segments(&decoded).map(Cow::Owned)
 }
 
-/// The host name in a Host header or an authority: without its port and without a trailing dot.
+/// The host name in a Host header or an authority, without port and trailing dot.
 pub(super) fn hostname(authority: &str) -> &str {
     let name = match authority.rfind(':') {
-        // In brackets the colons belong to the address.
+        // Colons in brackets belong to an IPv6 address.
         Some(at) if !authority[at..].contains(']') => &authority[..at],
         _ => authority,
     };
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// Whether nothing has to be done: no escape, no dot segment.
+/// Whether the path has no escape and no dot segment.
 fn is_normal(path: &str) -> bool {
     let bytes = path.as_bytes();
     let ends_segment = |at: usize| bytes.get(at).is_none_or(|b| *b == b'/');
@@ -86,7 +86,7 @@ fn without_dot_segments(path: &str) -> Result<String, AmbiguousPath> {
     let mut ends_in_dots = false;
     for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
         slash |= contains_encoded_slash(segment);
-        // `..%2fx` is one segment here and two in a reader that decodes first.
+        // `..%2fx` is one segment here, and two for a reader that decodes first.
         dots |= pieces(segment).any(|piece| matches!(piece, "." | ".."));
         ends_in_dots = matches!(segment, "." | "..");
         match segment {
@@ -115,7 +115,7 @@ fn contains_encoded_slash(segment: &str) -> bool {
     segment.as_bytes().windows(3).any(|w| w.eq_ignore_ascii_case(b"%2f"))
 }
 
-/// The segments that a reader sees for whom `%2F` separates as `/` does.
+/// The segments that a reader sees that takes `%2F` for `/`.
 fn pieces(segment: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(segment);
     std::iter::from_fn(move || {
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_matched_without_dot_segments_and_needless_escapes() {
+    fn dot_segments_and_needless_escapes_are_removed() {
         for (given, matched) in [
             ("/", "/"),
             ("/a/b", "/a/b"),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_slash_beside_a_dot_segment_is_nobodys_guess() {
+    fn an_encoded_slash_beside_a_dot_segment_is_refused() {
         for given in
             ["/a/..%2fb", "/a%2f..%2fb", "/%2e%2e%2fetc", "/a%2Fb/../c", "/a/../b%2fc", "/a%2f.", "/.%2f"]
         {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_taken_without_port_and_trailing_dot() {
+    fn port_and_trailing_dot_of_a_host_are_removed() {
         for (given, name) in [
             ("example.com", "example.com"),
             ("example.com:8080", "example.com"),
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Paths made of what matters here.
+    /// Paths made of dots, slashes and escapes.
     fn paths() -> impl Strategy<Value = String> {
         let part = prop::sample::select(vec![
             "/", ".", "..", "a", "api", "%2e", "%2E", "%2f", "%61", "%", "%4", "%25", "-", "\u{e4}",
@@ -225,7 +225,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_borrowed_is_unchanged_and_any_text_is_survived(path in "\\PC*") {
+        fn a_borrowed_path_is_unchanged_and_no_text_panics(path in "\\PC*") {
             if let Ok(Cow::Borrowed(normal)) = normalise(&path) {
                 prop_assert_eq!(normal, path.as_str());
             }

@@ -1,25 +1,25 @@
-//! Which addresses a backend, a page or a check may have (SEMANTICS section 9, BACKEND_ALLOW).
+//! Decides which addresses a backend, a maintenance page or a health check may have (SEMANTICS section 9,
+//! BACKEND_ALLOW).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// What backends may be reached. Checked on the resolved address, at connect time too.
+/// Which addresses backends may have. It is applied to the resolved address at registration and at each connect.
 #[derive(Debug, Clone, Default)]
 pub struct BackendPolicy {
-    /// BACKEND_ALLOW; `None`: the peer's own address and private ranges, loopback for loopback peers.
+    /// BACKEND_ALLOW; `None`: the peer's own address and private ranges, and loopback for loopback peers.
     pub allow: Option<Vec<IpNet>>,
-    /// Our own listeners, which are never a backend. An unspecified address (`0.0.0.0:80`) stands for
-    /// every address of this host; those that are not loopback are found by
-    /// [`BackendPolicy::is_ourselves`] when a connection exists.
+    /// The server's own listeners, which are never a backend. An unspecified address (`0.0.0.0:80`) means every address
+    /// of this host. [`BackendPolicy::is_ourselves`] finds those that are not loopback when a connection exists.
     pub own: Vec<SocketAddr>,
 }
 
 impl BackendPolicy {
     /// Whether a registration from `peer` may have `target` as a backend.
     ///
-    /// Never link-local, unspecified or multicast addresses, nor our own listeners, and loopback only for
-    /// loopback peers, whatever [`BackendPolicy::allow`] says. IPv4-mapped IPv6 is IPv4.
+    /// Whatever [`BackendPolicy::allow`] says, link-local, unspecified and multicast addresses and the server's own
+    /// listeners are not permitted, and loopback only for loopback peers. IPv4-mapped IPv6 addresses count as IPv4.
     pub fn permits(&self, peer: IpAddr, target: SocketAddr) -> bool {
         let (peer, ip) = (peer.to_canonical(), target.ip().to_canonical());
         if is_never_a_backend(ip) || self.is_own_listener(ip, target.port()) {
@@ -34,8 +34,8 @@ impl BackendPolicy {
         }
     }
 
-    /// Whether a connection to `target` that our end made from `local` has come back to one of our own
-    /// listeners: only a connection to an address of this host has one address at both ends.
+    /// Whether a connection from `local` to `target` has reached one of the server's own listeners: only a connection
+    /// to an address of this host has the same address at both ends.
     pub fn is_ourselves(&self, local: IpAddr, target: SocketAddr) -> bool {
         let same_host = local.to_canonical() == target.ip().to_canonical();
         same_host && self.own.iter().any(|own| own.ip().is_unspecified() && own.port() == target.port())
@@ -57,7 +57,7 @@ fn is_never_a_backend(ip: IpAddr) -> bool {
     link_local || ip.is_unspecified() || ip.is_multicast()
 }
 
-/// Whether an address is one of a private network's.
+/// Whether an address belongs to a private network.
 pub(crate) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private(),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_by_name_replaces_the_default() {
+    fn backend_allow_replaces_the_default() {
         check(
             &policy(Some(&["10.2.2.0/24", "2001:db8::/32"]), &[]),
             &[
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn link_local_and_what_is_no_host_are_never_backends() {
+    fn link_local_multicast_and_unspecified_addresses_are_never_backends() {
         for policy in [policy(None, &[]), policy(Some(&["0.0.0.0/0", "::/0"]), &[])] {
             check(
                 &policy,
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_on_every_address_is_recognised_by_the_connection_to_it() {
+    fn a_connection_to_a_listener_on_every_address_is_recognised() {
         let policy = policy(None, &["0.0.0.0:80", "[::]:443"]);
         let local: IpAddr = "10.2.2.2".parse().unwrap();
         assert!(policy.is_ourselves(local, "10.2.2.2:80".parse().unwrap()));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_is_the_address_it_maps() {
+    fn an_ipv4_mapped_address_counts_as_ipv4() {
         check(
             &policy(Some(&["10.0.0.0/8"]), &["[::]:80"]),
             &[

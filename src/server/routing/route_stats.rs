@@ -1,24 +1,24 @@
-//! What is counted of a route's requests, in bounded memory, by all cores without a lock (PROTOCOL section 3).
+//! Statistics of a route's requests, in bounded memory and without a lock (PROTOCOL section 3).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Each doubling of the latency has so many buckets, so that a bucket is at most a sixteenth wide and its middle
-/// is right to about 3 %.
+/// How many buckets each doubling of the latency has. A bucket is at most a sixteenth of its latency wide, so its
+/// middle is right to about 3 %.
 const STEPS: usize = 16;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
-/// Latencies from 2^32 microseconds on, which are 71 minutes, are taken for that.
+/// Latencies are capped at 2^32 microseconds, which are 71 minutes.
 const DOUBLINGS: usize = 32 - STEP_BITS as usize;
 const BUCKETS: usize = STEPS + DOUBLINGS * STEPS;
-/// So many different statuses are counted; a backend that invents more has them left out.
+/// How many different statuses are counted. Further ones, which a backend must have invented, are not.
 const STATUSES: usize = 32;
 const COUNT_BITS: u32 = 48;
 
-/// What became of one request.
+/// A request that is over.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Seen {
-    /// The status and the time until it was there; `None`: the client went away before.
+pub struct FinishedRequest {
+    /// The response's status and the time until it arrived; `None`: the client went away before that.
     pub answer: Option<(u16, Duration)>,
     /// Bytes of the response's body.
     pub sent: u64,
@@ -28,7 +28,7 @@ pub struct Seen {
     pub broken: bool,
 }
 
-/// One core's counters of one route: about 4 KiB, from its first request there on.
+/// One core's counters of one route. About 4 KiB.
 #[derive(Debug)]
 pub struct RouteStats {
     requests: AtomicU64,
@@ -37,28 +37,28 @@ pub struct RouteStats {
     sent: AtomicU64,
     received: AtomicU64,
     latencies: [AtomicU64; BUCKETS],
-    /// The status above its count; zero: free.
+    /// Each has a status in its upper 16 bits and the count below; zero: free.
     statuses: [AtomicU64; STATUSES],
 }
 
-/// The counters at one moment.
+/// The statistics of a route at one moment.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Summary {
     /// Requests.
     pub requests: u64,
-    /// Those answered with 500 or above, or broken off.
+    /// Requests that were answered with 500 or above, or whose response broke off.
     pub errors: u64,
-    /// Until the response's head was there, on average.
+    /// The average time until the response's head.
     pub average: Duration,
-    /// 95 of 100 were faster.
+    /// The 95th percentile of that time.
     pub p95: Duration,
-    /// 99 of 100 were faster.
+    /// The 99th percentile of that time.
     pub p99: Duration,
     /// Bytes of response bodies.
     pub sent: u64,
     /// Bytes of request bodies.
     pub received: u64,
-    /// How many responses had which status.
+    /// The number of responses for each status.
     pub statuses: BTreeMap<u16, u64>,
 }
 
@@ -78,7 +78,7 @@ impl Default for RouteStats {
 
 impl RouteStats {
     /// Counts a request that is over.
-    pub fn record(&self, seen: &Seen) {
+    pub fn record(&self, seen: &FinishedRequest) {
         add(&self.requests, 1);
         add(&self.sent, seen.sent);
         add(&self.received, seen.received);
@@ -107,7 +107,7 @@ impl RouteStats {
         }
     }
 
-    /// What all of these have counted so far. Counters that change meanwhile may be one request apart.
+    /// Adds up the counters of all cores. Counters that change meanwhile may differ by one request.
     pub fn summary<'a>(all: impl Iterator<Item = &'a RouteStats>) -> Summary {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (mut sum, mut micros, mut counts) = (Summary::default(), 0, vec![0; BUCKETS]);
@@ -125,7 +125,7 @@ impl RouteStats {
         }
         let answered: u64 = counts.iter().sum();
         let percentile = |percent: u64| {
-            // The smallest latency that so many did not exceed.
+            // The nearest-rank method: the smallest latency that so many requests did not exceed.
             let rank = (u128::from(answered) * u128::from(percent)).div_ceil(100) as u64;
             let mut below = 0;
             let reached = |count: &u64| {
@@ -141,7 +141,7 @@ impl RouteStats {
     }
 }
 
-/// Most requests have no body and no error: what is zero costs nothing.
+/// Skips zero, because most requests have no body and no error, and an atomic addition costs time.
 fn add(counter: &AtomicU64, count: u64) {
     if count > 0 {
         counter.fetch_add(count, Ordering::Relaxed);
@@ -170,8 +170,8 @@ fn middle_nanos(bucket: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn seen(status: u16, latency: Duration) -> Seen {
-        Seen { answer: Some((status, latency)), ..Seen::default() }
+    fn seen(status: u16, latency: Duration) -> FinishedRequest {
+        FinishedRequest { answer: Some((status, latency)), ..FinishedRequest::default() }
     }
 
     fn summary(stats: &RouteStats) -> Summary {
@@ -230,7 +230,7 @@ mod tests {
     fn nothing_counted_is_zero_and_no_nonsense() {
         assert_eq!(summary(&RouteStats::default()), Summary::default());
         let stats = RouteStats::default();
-        stats.record(&Seen { sent: 7, ..Seen::default() });
+        stats.record(&FinishedRequest { sent: 7, ..FinishedRequest::default() });
         let expected = Summary { requests: 1, sent: 7, ..Summary::default() };
         assert_eq!(summary(&stats), expected, "a client that went away before the answer");
         stats.record(&seen(200, Duration::MAX));
@@ -243,8 +243,8 @@ mod tests {
         let quick = Duration::from_millis(1);
         stats.record(&seen(404, quick));
         stats.record(&seen(503, quick));
-        stats.record(&Seen { broken: true, ..seen(200, quick) });
-        stats.record(&Seen { broken: true, ..seen(500, quick) });
+        stats.record(&FinishedRequest { broken: true, ..seen(200, quick) });
+        stats.record(&FinishedRequest { broken: true, ..seen(500, quick) });
         let summary = summary(&stats);
         assert_eq!((summary.requests, summary.errors), (4, 3));
         assert_eq!(summary.statuses, BTreeMap::from([(200, 1), (404, 1), (500, 1), (503, 1)]));

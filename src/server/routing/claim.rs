@@ -1,0 +1,34 @@
+//! A claim: a host and path prefix that a service owns, and the members that serve it.
+
+use std::sync::Arc;
+
+use crate::protocol::{Domain, PathPrefix};
+
+use super::hold::Hold;
+use super::member::{Maintenance, Terms};
+use super::members::Members;
+use super::rate_limit::AddressLimit;
+
+/// (domain, path, service) and the members that serve it (SEMANTICS section 1).
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The domain, exact or wildcard.
+    pub domain: Domain,
+    /// The path prefix.
+    pub path: PathPrefix,
+    /// The settings of the claim as a whole: those of the member applied last.
+    pub terms: Arc<Terms>,
+    /// The rate limit for each client: that of the member applied last.
+    pub limit: Option<AddressLimit>,
+    /// Whether requests wait while no member is usable.
+    pub hold: Hold,
+    /// Usable or not, in the order in which they joined. Empty: all have left, and the claim is held.
+    pub members: Members,
+}
+
+impl Claim {
+    /// The maintenance that people see when no member is usable: that of the member that joined last.
+    pub fn maintenance(&self) -> Option<&Maintenance> {
+        self.members.iter().rev().find_map(|member| member.terms.extras.maintenance())
+    }
+}

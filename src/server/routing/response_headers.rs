@@ -1,0 +1,29 @@
+//! The response headers that a route sets (HEADERS_SET).
+
+use std::collections::BTreeMap;
+
+use http::HeaderMap;
+
+use crate::protocol::{HeaderName, HeaderValue};
+
+/// Response headers in the form in which hyper sends them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseHeaders(Vec<(http::HeaderName, http::HeaderValue)>);
+
+impl ResponseHeaders {
+    /// Converts them once, so that a response costs only their copies.
+    pub fn new(headers: &BTreeMap<HeaderName, HeaderValue>) -> Self {
+        let convert = |(name, value): (&HeaderName, &HeaderValue)| {
+            // The protocol's types allow tokens and visible text only, which hyper's types accept.
+            Some((name.as_str().parse().ok()?, http::HeaderValue::from_str(value.as_str()).ok()?))
+        };
+        ResponseHeaders(headers.iter().filter_map(convert).collect())
+    }
+
+    /// Sets the headers and removes others with the same names.
+    pub fn put_into(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.0 {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}
