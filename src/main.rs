@@ -129,7 +129,7 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
 }
 
 fn daemon(config: Config) -> anyhow::Result<u8> {
-    telemetry::init(config.log.level, config.log.format).map_err(anyhow::Error::from_boxed)?;
+    telemetry::init(config.log).map_err(anyhow::Error::from_boxed)?;
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen to signals")?;
@@ -144,7 +144,7 @@ fn daemon(config: Config) -> anyhow::Result<u8> {
 }
 
 fn wrapper(config: Config, command: CommandConfig) -> anyhow::Result<u8> {
-    telemetry::init(config.log.level, config.log.format).map_err(anyhow::Error::from_boxed)?;
+    telemetry::init(config.log).map_err(anyhow::Error::from_boxed)?;
     let runtime = runtime()?;
     let code = runtime.block_on(sidecar::wrap(config, command)).context("cannot listen to signals");
     runtime.shutdown_background();

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use registry_client::protocol::{GoDuration, RouteOption, Scheme};
 use registry_sidecar::environment::{ConfigErrors, Context, Fallback, Variable};
-use registry_sidecar::protocol::{GoDuration, RouteOption, Scheme};
 use registry_sidecar::sidecar::config::{COMMAND_VARIABLES, Config, RegistrationConfig, VARIABLES};
 use registry_sidecar::telemetry::{Format, Level};
 
@@ -288,6 +288,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("RECONNECT_MIN", "0"),
         ("RECONNECT_MAX", "9999999h"),
         ("LOG_LEVEL", "loud"),
+        ("LOG_LEVEL_LIBRARIES", "some"),
         ("LOG_FORMAT", "xml"),
     ];
     // Those of etcd are refused beside one another and only in a build with etcd: tests/etcd_nodes.rs.

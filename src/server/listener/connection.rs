@@ -6,6 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BytesMut};
+use registry_client::protocol::{
+    Command, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Push, Refusal, Reply, Request, ServerLine,
+    looks_like_http,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::WriteHalf;
@@ -14,10 +18,6 @@ use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
 use tracing::{debug, enabled};
 
-use crate::protocol::{
-    Command, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Push, Refusal, Reply, Request, ServerLine,
-    looks_like_http,
-};
 use crate::server::registry::{ConnId, Keepalive};
 
 use super::message::Message;

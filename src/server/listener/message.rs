@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use registry_client::protocol::{Command, Refusal};
 use tokio::sync::mpsc;
 
-use crate::protocol::{Command, Refusal};
 use crate::server::registry::ConnId;
 
 use super::outgoing::ToConnection;

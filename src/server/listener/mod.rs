@@ -27,12 +27,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
+use registry_client::protocol::BackendUrl;
+use registry_client::protocol::report::BackendReport;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::protocol::BackendUrl;
-use crate::protocol::report::BackendReport;
 use crate::server::live_table::LiveTable;
 use crate::server::registry::{Input, Registry, RegistryConfig};
 use crate::server::routing::Probe;

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use registry_client::protocol::{EventKind, Push, ServerLine};
 use tokio::sync::{mpsc, watch};
 
-use crate::protocol::{EventKind, Push, ServerLine};
 use crate::server::registry::Keepalive;
 
 /// How many events wait for a peer.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use registry_client::protocol::report::BackendReport;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::protocol::report::BackendReport;
 use crate::server::live_table::LiveTable;
 use crate::server::registry::persist::SavedState;
 use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};

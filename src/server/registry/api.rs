@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::report::BackendReport;
-use crate::protocol::{
+use registry_client::protocol::report::BackendReport;
+use registry_client::protocol::{
     BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
 };
+
 use crate::server::registry::model::{
     ClaimPolicy, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, TestId, Tx,
 };

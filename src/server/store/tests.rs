@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use redb::{ReadableTable, StorageBackend};
 
-use crate::protocol::{RouteId, SessionId};
 use crate::server::registry::persist::{
     IdHash, MaintenanceRecord, RouteRecord, SavedSession, SavedState, SessionRecord,
 };
 use crate::server::registry::{Delta, Route, RouteSettings, SessionNo, StoreChange, Tx};
+use registry_client::protocol::{RouteId, SessionId};
 
 use super::database::{ReadError, Tables};
 use super::{Decision, FileStore, ImportError, StateError, Store, export, file, import};

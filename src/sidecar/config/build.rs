@@ -3,7 +3,7 @@
 //! Each function reads all of its variables before it returns the first error, so that the report is complete.
 
 use crate::environment::{ConfigErrors, Reader, Reported, Source};
-use crate::protocol::{GoDuration, Host, InstanceName, ServiceName};
+use registry_client::protocol::{GoDuration, Host, InstanceName, ServiceName};
 
 use super::command::{self, Origin};
 use super::etcd;
@@ -313,6 +313,7 @@ fn maintenance(raw: &mut Raw, reader: &mut Reader) -> Result<MaintenanceConfig, 
 
 fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {
     let level = reader.value("LOG_LEVEL", raw.log_level.take(), values::level);
+    let libraries = reader.value("LOG_LEVEL_LIBRARIES", raw.log_level_libraries.take(), values::level);
     let format = reader.value("LOG_FORMAT", raw.log_format.take(), values::format);
-    Ok(LogConfig { level: level?, format: format? })
+    Ok(LogConfig { level: level?, libraries: libraries?, format: format? })
 }

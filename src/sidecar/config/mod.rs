@@ -29,11 +29,11 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::environment::{self, ConfigErrors, Context, Secret, Source};
-use crate::protocol::{
+use crate::telemetry::LogConfig;
+use registry_client::protocol::{
     BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, HealthPath, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
-use crate::telemetry::{Format, Level};
 
 pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
 #[cfg(feature = "etcd")]
@@ -323,15 +323,6 @@ impl fmt::Display for ReadyCheck {
             ReadyCheck::Exec(line) => write!(f, "exec:{line}"),
         }
     }
-}
-
-/// The level and the format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogConfig {
-    /// LOG_LEVEL.
-    pub level: Level,
-    /// LOG_FORMAT.
-    pub format: Format,
 }
 
 impl Config {

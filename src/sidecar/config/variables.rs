@@ -58,6 +58,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("RECONNECT_MIN", Text("100ms"), "100ms", "first pause before a new attempt to connect"),
     Variable::new("RECONNECT_MAX", Text("10s"), "10s", "longest pause"),
     Variable::new("LOG_LEVEL", Text("info"), "debug", "error, warn, info, debug or trace"),
+    Variable::new("LOG_LEVEL_LIBRARIES", Text("error"), "warn", "the same for the libraries; at most LOG_LEVEL"),
     Variable::new("LOG_FORMAT", Text("text"), "json", "text for people, json for collectors"),
     Variable::new("MAINTENANCE_PORT", Text("0"), "3001", "port of the maintenance page; 0: none").bare(),
     Variable::new("MAINTENANCE_PAGE", Derived("built in"), "/srv/maintenance", "an HTML file or a directory"),

@@ -1,7 +1,8 @@
 //! CONFIG_VALIDATE, CONFIG_APPLY, CONFIG_ROLLBACK and CONFIG_DIFF (PROTOCOL section 4).
 
-use crate::protocol::report::IdsOrCount;
-use crate::protocol::{Refusal, Reply};
+use registry_client::protocol::report::IdsOrCount;
+use registry_client::protocol::{Refusal, Reply};
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::SessionNo;
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::protocol::report::DrainStatus;
-use crate::protocol::{Refusal, Reply};
+use registry_client::protocol::report::DrainStatus;
+use registry_client::protocol::{Refusal, Reply};
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::Draining;

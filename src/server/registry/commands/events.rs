@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE (PROTOCOL section 3).
 
-use crate::protocol::{EventKind, Refusal, Reply};
+use registry_client::protocol::{EventKind, Refusal, Reply};
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{ConnId, SessionNo};
 

@@ -2,9 +2,8 @@
 
 use std::time::SystemTime;
 
+use registry_client::protocol::{MAX_LINE, Refusal, Reply};
 use serde::Serialize;
-
-use crate::protocol::{MAX_LINE, Refusal, Reply};
 
 /// How many bytes a list may add to this reply, in which the list is empty.
 pub(crate) fn room(empty: &Reply) -> usize {

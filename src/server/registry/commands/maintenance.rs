@@ -1,8 +1,9 @@
 //! MAINT_ENTER, MAINT_EXIT and MAINT_STATUS (PROTOCOL sections 3 and 6, SEMANTICS section 5).
 
-use crate::protocol::RouteOrAll;
-use crate::protocol::report::MaintenanceStatus;
-use crate::protocol::{BackendUrl, Refusal, Reply, RouteId, Target, TargetItem};
+use registry_client::protocol::RouteOrAll;
+use registry_client::protocol::report::MaintenanceStatus;
+use registry_client::protocol::{BackendUrl, Refusal, Reply, RouteId, Target, TargetItem};
+
 use crate::server::registry::engine::{Engine, Outcome};
 use crate::server::registry::model::{ConnId, Now, SessionNo};
 use crate::server::registry::session::{Place, targets};

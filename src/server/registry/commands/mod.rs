@@ -15,7 +15,8 @@ mod session;
 mod settings;
 mod statistics;
 
-use crate::protocol::{Command, Reply, Request, SessionRef};
+use registry_client::protocol::{Command, Reply, Request, SessionRef};
+
 use crate::server::registry::engine::{Engine, Outcome};
 use crate::server::registry::model::{ConnId, Now};
 

@@ -3,9 +3,9 @@
 use std::io::Write as _;
 
 use base64::Engine as _;
+use registry_client::protocol::report::{RouteEntry, RouteStatus};
+use registry_client::protocol::{MAX_CLIENT_LINE, Refusal, Reply, RouteId};
 
-use crate::protocol::report::{RouteEntry, RouteStatus};
-use crate::protocol::{MAX_CLIENT_LINE, Refusal, Reply, RouteId};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::SessionNo;
 use crate::server::registry::session::{Session, Staged};

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::report::SessionInfo;
-use crate::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
+use registry_client::protocol::report::SessionInfo;
+use registry_client::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::engine::{Engine, NewSession, Outcome};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionNo};

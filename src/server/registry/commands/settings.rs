@@ -1,9 +1,10 @@
 //! The commands that stage settings: options, headers, checks, limits and breakers (PROTOCOL section 3).
 
-use crate::protocol::{
+use registry_client::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthCheck, OptionKey, RateLimit, Refusal, Reply, RouteId,
     RouteOption, RouteOrAll, Target,
 };
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, RouteSettings, SessionNo};
 use crate::server::registry::session::{Session, targets};

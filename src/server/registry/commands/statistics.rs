@@ -5,8 +5,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::report::{CircuitStatus, Stats};
-use crate::protocol::{Refusal, Reply, RouteId, RouteOrAll};
+use registry_client::protocol::report::{CircuitStatus, Stats};
+use registry_client::protocol::{Refusal, Reply, RouteId, RouteOrAll};
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::breaker as settings_breaker;
 use crate::server::registry::model::{Now, SessionNo};

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::{Refusal, Registration, SessionId, SessionRef};
+use registry_client::protocol::{Refusal, Registration, SessionId, SessionRef};
+
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionEvent, SessionNo, SessionState};
 use crate::server::registry::session::Session;

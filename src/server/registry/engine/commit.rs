@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use crate::protocol::{Refusal, Reply, Scope, ServiceName};
+use registry_client::protocol::{Refusal, Reply, Scope, ServiceName};
+
 use crate::server::registry::api::{Effect, StoreChange};
 use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
 use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};

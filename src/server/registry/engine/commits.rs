@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::protocol::{Domain, PathPrefix, Scope, ServiceName};
+use registry_client::protocol::{Domain, PathPrefix, Scope, ServiceName};
+
 use crate::server::registry::model::{ConnId, Delta, SessionNo, Tx};
 use crate::server::registry::session::{PendingEntry, StoredMaintenance};
 

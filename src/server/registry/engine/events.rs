@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use registry_client::protocol::{Domain, EventKind, Push, Refusal};
 use serde_json::{Value, json};
 
-use crate::protocol::{Domain, EventKind, Push, Refusal};
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{ConnId, Route, SessionNo};
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use crate::protocol::{Domain, PathPrefix};
+use registry_client::protocol::{Domain, PathPrefix};
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{Route, SessionNo};
 use crate::server::routing::Claim;

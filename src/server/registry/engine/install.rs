@@ -6,7 +6,8 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{BackendUrl, Domain, Host, PathPrefix, RouteId, Scope};
+use registry_client::protocol::{BackendUrl, Domain, Host, PathPrefix, RouteId, Scope};
+
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::membership::{Detached, Joined};
 use crate::server::registry::model::breaker;

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::protocol::RouteOrAll;
-use crate::protocol::{BackendUrl, Reply, RouteId, Target};
+use registry_client::protocol::RouteOrAll;
+use registry_client::protocol::{BackendUrl, Reply, RouteId, Target};
+
 use crate::server::registry::api::StoreChange;
 use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Tx, page_probe};
 use crate::server::registry::session::{

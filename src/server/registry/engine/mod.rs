@@ -48,7 +48,8 @@ mod validate;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::protocol::{Command, Refusal};
+use registry_client::protocol::{Command, Refusal};
+
 use crate::server::registry::api::{Effect, Input};
 use crate::server::registry::config::RegistryConfig;
 use crate::server::registry::membership::Membership;

@@ -1,6 +1,7 @@
 //! Effects on their way out, in the order in which they came about.
 
-use crate::protocol::ServerLine;
+use registry_client::protocol::ServerLine;
+
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::model::ConnId;
 

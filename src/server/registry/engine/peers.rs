@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::{Push, Refusal, Reply};
+use registry_client::protocol::{Push, Refusal, Reply};
+
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::model::{ConnId, Now};
 

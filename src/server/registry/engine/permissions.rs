@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
+use registry_client::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{ClaimPolicy, SessionNo};
 use crate::server::registry::session::Session;

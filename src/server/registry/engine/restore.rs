@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{Host, RouteId};
+use registry_client::protocol::{Host, RouteId};
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::membership::Removal;
 use crate::server::registry::model::{Applied, Now, Route, SessionNo};

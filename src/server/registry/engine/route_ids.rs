@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::protocol::{Command, Refusal, Request};
+use registry_client::protocol::{Command, Refusal, Request};
+
 use crate::server::registry::api::StoreChange;
 use crate::server::registry::model::{ConnId, Delta, Now, SessionNo};
 use crate::server::registry::persist::SessionRecord;
@@ -51,7 +52,7 @@ impl Engine {
                 session.ids.set_stored(last);
             }
         } else if self.stop_waiting(conn, |wait| matches!(wait, Wait::Turn(of, _) if *of == no)).is_some() {
-            self.send(conn, crate::protocol::Reply::Error(Refusal::StoreUnavailable));
+            self.send(conn, registry_client::protocol::Reply::Error(Refusal::StoreUnavailable));
             self.resume(now, conn);
         }
     }

@@ -1,6 +1,7 @@
 //! Changing a stage, and dropping one that nobody applies (PROTOCOL section 4).
 
-use crate::protocol::Refusal;
+use registry_client::protocol::Refusal;
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::{Session, Stage};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::protocol::{Refusal, Reply};
+use registry_client::protocol::{Refusal, Reply};
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState, Tx};
 

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::protocol::{EventKind, ServiceName};
+use registry_client::protocol::{EventKind, ServiceName};
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{ConnId, MemberEvent, SessionNo};
 use crate::server::registry::session::SessionIndex;

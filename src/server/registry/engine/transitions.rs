@@ -1,6 +1,7 @@
 //! The one place where a session's state changes, and what follows from it (PROTOCOL section 2).
 
-use crate::protocol::Reply;
+use registry_client::protocol::Reply;
+
 use crate::server::registry::api::{Effect, LogEvent, StoreChange};
 use crate::server::registry::membership::Removal;
 use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};

@@ -1,6 +1,7 @@
 //! The first step of an apply: whether the change may be made (SEMANTICS section 1).
 
-use crate::protocol::{Domain, PathPrefix, Refusal, Reply, ServiceName};
+use registry_client::protocol::{Domain, PathPrefix, Refusal, Reply, ServiceName};
+
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{Delta, SessionNo, SessionState};
 use crate::server::routing::Claim;

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::protocol::{Domain, PathPrefix, RateLimit};
+use registry_client::protocol::{Domain, PathPrefix, RateLimit};
+
 use crate::server::registry::model::MemberPlan;
 use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId, RouteState};
 

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use crate::protocol::{Domain, PathPrefix};
+use registry_client::protocol::{Domain, PathPrefix};
+
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::model::{MemberEvent, SessionNo};
 use crate::server::routing::{Member, MemberId, Probe};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+
 use crate::server::registry::model::{MemberEvent, MemberPlan, MemberState, Owner, SessionNo};
 use crate::server::routing::{Claim, Endpoint, Hold, Member, MemberId, Members};
 

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+
 use crate::server::registry::model::{MemberPlan, SessionLabel, SessionNo};
 use crate::server::routing::{Endpoint, Extras, Member, Settings, Terms};
 

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::protocol::{Domain, Host, PathPrefix, RouteId};
+use registry_client::protocol::{Domain, Host, PathPrefix, RouteId};
+
 use crate::server::registry::model::{
     MemberLabel, MemberPlan, MemberState, Owner, RareSettings, SessionNo, probe,
 };

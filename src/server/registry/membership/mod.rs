@@ -26,7 +26,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{MemberSet, SessionNo};
 use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};

@@ -1,6 +1,6 @@
 //! The routes of a session that lead to one member. Nearly always there is one.
 
-use crate::protocol::RouteId;
+use registry_client::protocol::RouteId;
 
 /// The routes before the last, in order. The last one is kept beside this by the owner, where it takes four bytes.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::protocol::RouteId;
+use registry_client::protocol::RouteId;
 
 use super::route::Route;
 use super::settings::RouteSettings;

@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use registry_client::protocol::{CircuitBreaker, GoDuration, OptionKey, RateLimit, RouteOption};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::protocol::{CircuitBreaker, GoDuration, OptionKey, RateLimit, RouteOption};
 
 /// A value as its text.
 pub(crate) mod text {

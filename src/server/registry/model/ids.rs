@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
+use registry_client::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
+
 use crate::server::routing::Endpoint;
 
 /// The time at which an input arrives. The registry has no clock of its own.

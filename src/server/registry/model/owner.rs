@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::{InstanceName, ServiceName};
+use registry_client::protocol::{InstanceName, ServiceName};
+
 use crate::server::routing::Drain;
 
 use super::ids::SessionNo;

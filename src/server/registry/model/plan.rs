@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
+use registry_client::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
+
 use crate::server::routing::{ExtraSettings, Extras, Maintenance, ResponseHeaders, RouteState, Settings};
 
 use super::route::Route;

@@ -13,10 +13,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use registry_client::protocol::{Domain, ServiceName};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-
-use crate::protocol::{Domain, ServiceName};
 
 /// Which service may claim which domains. Anything that it does not permit is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain};
+use registry_client::protocol::{BackendUrl, Domain};
+
 use crate::server::routing::{Probe, ProbeKind};
 
 use super::plan::HealthQuestion;

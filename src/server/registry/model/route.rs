@@ -1,6 +1,6 @@
 //! A route: what it claims, where its requests go, and its own settings.
 
-use crate::protocol::{Domain, PathPrefix, RouteSpec};
+use registry_client::protocol::{Domain, PathPrefix, RouteSpec};
 
 use super::settings::CompactSettings;
 

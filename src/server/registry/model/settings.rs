@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use serde::{Deserialize, Serialize};
-
-use crate::protocol::{
+use registry_client::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteOption,
 };
+use serde::{Deserialize, Serialize};
 
 use super::encoding;
 

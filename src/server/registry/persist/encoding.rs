@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use registry_client::protocol::{Domain, Domains, RouteId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::protocol::{Domain, Domains, RouteId};
 use crate::server::registry::model::{text, text_or_none};
 
 use super::*;

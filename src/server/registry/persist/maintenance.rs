@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use registry_client::protocol::{BackendUrl, RouteId};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{BackendUrl, RouteId};
 use crate::server::registry::model::text;
 
 use super::encoding::{by_route, time};

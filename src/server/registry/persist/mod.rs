@@ -20,11 +20,10 @@ mod session;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use registry_client::protocol::RouteId;
 use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Serialize};
-
-use crate::protocol::RouteId;
 
 pub use crate::server::registry::model::IdHash;
 pub use maintenance::{EnteredRecord, MaintenanceRecord, PageRecord};

@@ -1,8 +1,8 @@
 //! The record of a route as it was applied.
 
+use registry_client::protocol::{BackendUrl, Domains, PathPrefix, RouteSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{BackendUrl, Domains, PathPrefix, RouteSpec};
 use crate::server::registry::model::text;
 use crate::server::registry::model::{Route, RouteSettings};
 

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use registry_client::protocol::{InstanceName, Metadata, Registration, ServiceName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::protocol::{InstanceName, Metadata, Registration, ServiceName};
 use crate::server::registry::model::text;
 use crate::server::registry::model::{IdHash, RouteSettings, ServiceToken};
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
-use crate::protocol::{OptionKey, RouteId};
+use registry_client::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
+use registry_client::protocol::{OptionKey, RouteId};
+
 use crate::server::registry::model::{Applied, Route, RouteSettings};
 
 use super::stage::{Stage, is_health};

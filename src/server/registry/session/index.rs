@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
-use crate::protocol::{InstanceName, Registration, ServiceName, SessionId};
+use registry_client::protocol::{InstanceName, Registration, ServiceName, SessionId};
+
 use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
 use crate::server::registry::persist::{Replaced, SessionRecord};
 

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::protocol::RouteOrAll;
-use crate::protocol::{BackendUrl, Push, RouteId, Target};
+use registry_client::protocol::RouteOrAll;
+use registry_client::protocol::{BackendUrl, Push, RouteId, Target};
+
 use crate::server::registry::model::{ConnId, Now, SessionNo};
 use crate::server::registry::persist::{EnteredRecord, MaintenanceRecord, PageRecord};
 use crate::server::routing::{Maintenance, Member, MemberId};

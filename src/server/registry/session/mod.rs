@@ -25,7 +25,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
+use registry_client::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
+
 use crate::server::registry::model::{
     Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
     ServiceToken, SessionLabel, SessionNo, SessionState, Tx,

@@ -3,7 +3,7 @@
 //! An apply tells the store how many ids were given out. A restored session skips [`RESERVED`] ids behind those, and no
 //! session gives out more than these without asking the store first.
 
-use crate::protocol::{MAX_BULK_ROUTES, RouteId};
+use registry_client::protocol::{MAX_BULK_ROUTES, RouteId};
 
 /// How many route ids a session may give out beyond those that the store knows of: at least as many as one command
 /// may add.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::protocol::RouteOrAll;
-use crate::protocol::{
+use registry_client::protocol::RouteOrAll;
+use registry_client::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
     RouteSpec, Scope,
 };
+
 use crate::server::registry::model::{Applied, Delta, Route, RouteSettings};
 
 /// About how many bytes a staged change takes beyond its texts.

@@ -1,7 +1,7 @@
 //! The routes that a command's target means.
 
-use crate::protocol::RouteOrAll;
-use crate::protocol::{Refusal, RouteSpec, Target, TargetItem};
+use registry_client::protocol::RouteOrAll;
+use registry_client::protocol::{Refusal, RouteSpec, Target, TargetItem};
 
 use super::Session;
 
