@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use registry_nodes::{
-    Config, Credentials, Error, Event, Events, Layout, Node, OnTaken, Registration, Registry, ServiceWatch,
-    State, Tls,
+    Config, Credentials, Error, Event, Events, Layout, Node, OnTaken, Pem, Registration, Registry,
+    ServiceWatch, State, Tls,
 };
 use support::{Etcd, PATIENCE, Version, wait_at_most, wait_for};
 use tokio::time::timeout;
@@ -406,15 +406,12 @@ async fn client_certificates_are_asked_for_and_shown(version: Version) {
     let directory = tempfile::tempdir().unwrap();
     certificates(directory.path());
     let etcd = Etcd::start_with_tls(version, directory.path());
-    let file = |name: &str| Some(directory.path().join(name));
-    let tls =
-        Tls { ca_file: file("ca.pem"), cert_file: file("client.pem"), key_file: file("client-key.pem") };
+    let file = |name: &str| Some(Pem::File(directory.path().join(name)));
+    let tls = Tls { ca: file("ca.pem"), cert: file("client.pem"), key: file("client-key.pem") };
     let with = |tls: Tls| Registry::new(Config { tls, ..config(&etcd) }).unwrap();
     let _registration = registered(&with(tls.clone()), 10).await;
     assert!(etcd.exists(KEY));
-    for wrong in
-        [Tls { cert_file: None, key_file: None, ..tls.clone() }, Tls { ca_file: file("other-ca.pem"), ..tls }]
-    {
+    for wrong in [Tls { cert: None, key: None, ..tls.clone() }, Tls { ca: file("other-ca.pem"), ..tls }] {
         let error = with(wrong).check().await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     }

@@ -23,6 +23,9 @@ struct Snapshot {
     uptime: Duration,
     conditions: Conditions,
     restarts: u64,
+    /// The state of the node in etcd; `None`: none should be there.
+    node: Option<&'static str>,
+    node_losses: u64,
     /// By the registry's name.
     sessions: BTreeMap<String, (Status, RegistryCounters)>,
 }
@@ -55,6 +58,8 @@ fn snapshot(state: &DaemonState) -> Snapshot {
         uptime: state.uptime(),
         conditions: state.conditions(),
         restarts: state.restarts(),
+        node: state.node().map(|node| node.state),
+        node_losses: state.node_losses(),
         sessions: sessions.take(MAX_REGISTRIES).collect(),
     }
 }
@@ -73,6 +78,12 @@ fn render(snapshot: &Snapshot) -> String {
     }
     let restarts = "How often the wrapped command was started again.";
     page.single("registry_sidecar_command_restarts_total", "counter", restarts, snapshot.restarts);
+    if let Some(node) = snapshot.node {
+        let help = "Whether the node is in etcd.";
+        page.single("registry_sidecar_node_registered", "gauge", help, u8::from(node == "registered"));
+        let help = "How often the node was lost: its lease ended, or its key was deleted.";
+        page.single("registry_sidecar_node_losses_total", "counter", help, snapshot.node_losses);
+    }
     sessions(&mut page, &snapshot.sessions);
     page.text()
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Wanted};
 use crate::sidecar::maintenance::Maintenance;
-use crate::sidecar::state::{CommandStatus, DaemonState};
+use crate::sidecar::state::{CommandStatus, DaemonState, NodeStatus};
 
 pub(super) fn status(state: &DaemonState, maintenance: &Maintenance) -> Value {
     let conditions = state.conditions();
@@ -25,6 +25,7 @@ pub(super) fn status(state: &DaemonState, maintenance: &Maintenance) -> Value {
         "progress": {"message": progress.message, "percent": progress.percent},
         "command": state.command().map(command_status),
         "sessions": sessions,
+        "node": state.node().map(node_status),
     })
 }
 
@@ -34,6 +35,10 @@ fn command_status(command: CommandStatus) -> Value {
         "updating": command.updating,
         "last_update": command.last_update,
     })
+}
+
+fn node_status(node: NodeStatus) -> Value {
+    json!({"key": node.key, "state": node.state, "trouble": node.trouble})
 }
 
 fn session_status(client: &Client) -> Value {

@@ -86,7 +86,7 @@ impl Publisher {
     }
 
     fn watch_readiness(&mut self) {
-        if self.config.registration.is_none() {
+        if self.config.registration.is_none() && self.config.etcd.is_none() {
             return;
         }
         let (config, state, shell) = (Arc::clone(&self.config), self.state.clone(), self.shell.clone());
