@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use registry_client::protocol::{GoDuration, RouteOption, Scheme};
 use registry_sidecar::environment::{ConfigErrors, Context, Fallback, Variable};
-use registry_sidecar::protocol::{GoDuration, RouteOption, Scheme};
 use registry_sidecar::sidecar::config::{COMMAND_VARIABLES, Config, RegistrationConfig, VARIABLES};
 use registry_sidecar::telemetry::{Format, Level};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 
-use crate::protocol::Invalid;
+use registry_client::protocol::Invalid;
 
 use super::error::{ConfigErrors, Problem, QUOTED_CHARS, reason_of};
 use super::source::{Given, Source};

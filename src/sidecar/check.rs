@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::client::{Dialect, dry_run};
+use registry_client::{Dialect, dry_run};
 
 use super::address::Lookup;
 use super::config::{CommandConfig, CommandLine, Config, Endpoint, Off, RegistrationConfig};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::client::{Resolver, SystemResolver};
 use crate::shutdown::Shutdown;
+use registry_client::{Resolver, SystemResolver};
 
 use super::admin::{control, serve_metrics};
 use super::config::{CommandConfig, Config, Endpoint, Off, ReadinessConfig, ReadyCheck, RegistrationConfig};

@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use crate::environment::values::{self, count, positive};
 use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Secret, Source};
-use crate::protocol::{GoDuration, Invalid};
 use crate::telemetry::LogConfig;
+use registry_client::protocol::{GoDuration, Invalid};
 
 use super::policy_file::{PolicyFile, ReadFile};
 

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::protocol::CircuitBreaker;
-use crate::protocol::report::CircuitState;
+use registry_client::protocol::CircuitBreaker;
+use registry_client::protocol::report::CircuitState;
 
 /// The largest threshold.
 pub const MAX_FAILURES: u32 = 1_000_000;
@@ -211,7 +211,7 @@ impl SharedBreaker {
     }
 
     /// Applies `event`. Returns whether that has opened the breaker.
-    pub(super) fn record(&self, rule: CircuitBreaker, event: BreakerEvent, now: Instant) -> bool {
+    pub(crate) fn record(&self, rule: CircuitBreaker, event: BreakerEvent, now: Instant) -> bool {
         let state = self.state(now);
         let at = state.at(now);
         if matches!(event, BreakerEvent::Failed | BreakerEvent::TrialFailed) {
@@ -260,7 +260,7 @@ impl AtomicBreaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::GoDuration;
+    use registry_client::protocol::GoDuration;
 
     const START: Duration = Duration::from_secs(1000);
 

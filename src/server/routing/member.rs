@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::{BackendUrl, CircuitBreaker, InstanceName, RouteOption, ServiceName};
+use registry_client::protocol::{BackendUrl, CircuitBreaker, InstanceName, RouteOption, ServiceName};
 
 use super::drain::Drain;
 use super::load::MemberLoad;
@@ -73,6 +73,11 @@ impl Member {
     /// Whether the circuit breaker of its route, if it has one, lets a request through.
     pub fn may_pass(&self, now: Instant) -> bool {
         self.terms.extras.breaker().is_none_or(|rule| self.route.breaker().may_pass(rule, now))
+    }
+
+    /// Whether a request that was not answered by `tried` may go to it, if it can be connected to.
+    pub(super) fn may_be_asked(&self, tried: Option<MemberId>, now: Instant) -> bool {
+        self.usable && Some(self.id) != tried && !self.load.is_closed() && self.may_pass(now)
     }
 
     /// Whether `other` is the same member with the same settings and state.

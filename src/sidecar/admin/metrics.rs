@@ -8,10 +8,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tracing::info;
 
-use crate::client::{Phase, RouteStatus, Status, Wanted};
 use crate::prometheus::{CONTENT, Page};
 use crate::sidecar::http::{self, Request, Response};
 use crate::sidecar::state::{Conditions, DaemonState, RegistryCounters};
+use registry_client::{Phase, RouteStatus, Status, Visibility};
 
 use super::status::visibility_name;
 
@@ -72,7 +72,7 @@ fn render(snapshot: &Snapshot) -> String {
     let ready = u8::from(snapshot.conditions.ready);
     page.single("registry_sidecar_ready", "gauge", "Whether the application is ready.", ready);
     page.family("registry_sidecar_wanted", "gauge", "What people are to see: 1 for the state that it is.");
-    for visibility in [Wanted::Absent, Wanted::Maintenance, Wanted::Live, Wanted::Draining] {
+    for visibility in [Visibility::Absent, Visibility::Maintenance, Visibility::Live, Visibility::Draining] {
         let is = u8::from(snapshot.conditions.visibility() == visibility);
         page.line("registry_sidecar_wanted", &[("state", visibility_name(visibility))], is);
     }

@@ -3,7 +3,7 @@
 //! Each function reads all of its variables before it returns the first error, so that the report is complete.
 
 use crate::environment::{ConfigErrors, Reader, Reported, Source};
-use crate::protocol::{GoDuration, Host, InstanceName, ServiceName};
+use registry_client::protocol::{GoDuration, Host, InstanceName, ServiceName};
 
 use super::command::{self, Origin};
 use super::etcd;

@@ -1,7 +1,7 @@
 //! ETCD_*: how etcd is reached, and the node that is registered in it, beside the routes or alone.
 
 use crate::environment::{Reader, Reported};
-use crate::protocol::{Domains, InstanceName, PathPrefix, ServiceName};
+use registry_client::protocol::{Domains, InstanceName, PathPrefix, ServiceName};
 
 use super::RouteConfig;
 use super::raw::Raw;
@@ -68,8 +68,8 @@ mod with_etcd {
     use registry_nodes::{ConfigError, Credentials, OnTaken, Pem, Tls};
 
     use crate::environment::{self, ConfigErrors, Context, Source};
-    use crate::protocol::Invalid;
     use crate::sidecar::config::{TABLE, values};
+    use registry_client::protocol::Invalid;
 
     use super::*;
 

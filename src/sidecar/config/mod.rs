@@ -29,11 +29,11 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::environment::{self, ConfigErrors, Context, Secret, Source};
-use crate::protocol::{
+use crate::telemetry::LogConfig;
+use registry_client::protocol::{
     BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, HealthPath, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
-use crate::telemetry::LogConfig;
 
 pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
 #[cfg(feature = "etcd")]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use registry_nodes::Node;
 use serde_json::Value;
 
-use crate::protocol::Host;
 use crate::sidecar::config::NodeConfig;
+use registry_client::protocol::Host;
 
 /// The node when our address is `advertised`. All of it is text, as other programs expect it.
 ///

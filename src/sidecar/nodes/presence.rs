@@ -9,11 +9,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
-use crate::client::Wanted;
 use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::sidecar::address::{Lookup, follow};
 use crate::sidecar::config::{Config, EtcdConfig};
 use crate::sidecar::state::{DaemonState, NodeStatus};
+use registry_client::Visibility;
 
 use super::info::node;
 
@@ -116,7 +116,7 @@ async fn present(state: &DaemonState) -> IpAddr {
     let mut conditions = state.watch_conditions();
     let mut advertised = state.watch_advertised();
     loop {
-        let is_live = conditions.borrow_and_update().visibility() == Wanted::Live;
+        let is_live = conditions.borrow_and_update().visibility() == Visibility::Live;
         let address = *advertised.borrow_and_update();
         if let Some(address) = address.filter(|_| is_live) {
             return address;
@@ -132,7 +132,7 @@ async fn present(state: &DaemonState) -> IpAddr {
 async fn absent(state: &DaemonState) {
     let mut conditions = state.watch_conditions();
     // The sender lives as long as the state.
-    let _ = conditions.wait_for(|conditions| conditions.visibility() != Wanted::Live).await;
+    let _ = conditions.wait_for(|conditions| conditions.visibility() != Visibility::Live).await;
 }
 
 /// The node says where the application is now. It never returns.

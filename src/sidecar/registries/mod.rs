@@ -28,8 +28,8 @@ use std::net::IpAddr;
 
 use tracing::info;
 
-use crate::client::{Intent, Resolver};
 use crate::shutdown::Shutdown;
+use registry_client::{Intent, Resolver};
 
 use crate::sidecar::address::{Lookup, follow};
 use crate::sidecar::config::{Config, RegistrationConfig};

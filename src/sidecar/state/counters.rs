@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::client::Event;
+use registry_client::Event;
 
 /// Counters of the session with one registry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

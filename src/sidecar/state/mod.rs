@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::client::{Client, Event, Wanted};
+use registry_client::{Client, Event, Visibility};
 
 pub(crate) use command::{CommandStatus, Progress};
 pub(crate) use conditions::{Conditions, Work};
@@ -75,7 +75,7 @@ impl DaemonState {
     }
 
     /// What people are to see.
-    pub(crate) fn visibility(&self) -> Wanted {
+    pub(crate) fn visibility(&self) -> Visibility {
         self.conditions().visibility()
     }
 
@@ -193,11 +193,11 @@ impl DaemonState {
     }
 }
 
-fn consequence(visibility: Wanted) -> &'static str {
+fn consequence(visibility: Visibility) -> &'static str {
     match visibility {
-        Wanted::Absent => "its routes are not registered",
-        Wanted::Maintenance => "people get the maintenance page",
-        Wanted::Live => "its routes take requests",
-        Wanted::Draining => "its routes are taken out, as far as the registry can do that",
+        Visibility::Absent => "its routes are not registered",
+        Visibility::Maintenance => "people get the maintenance page",
+        Visibility::Live => "its routes take requests",
+        Visibility::Draining => "its routes are taken out, as far as the registry can do that",
     }
 }

@@ -19,9 +19,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::protocol::ServiceName;
 use crate::server::routing::{Chosen, Member};
 use crate::telemetry::escape::{Notation, escape};
+use registry_client::protocol::ServiceName;
 
 use crate::server::proxy::http::forwarded::Forwarding;
 

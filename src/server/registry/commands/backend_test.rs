@@ -1,6 +1,7 @@
 //! BACKEND_TEST (PROTOCOL section 3).
 
-use crate::protocol::{BackendUrl, Refusal};
+use registry_client::protocol::{BackendUrl, Refusal};
+
 use crate::server::registry::api::Effect;
 use crate::server::registry::engine::{Engine, Outcome, Wait};
 use crate::server::registry::model::{ConnId, SessionNo};

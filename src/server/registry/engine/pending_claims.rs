@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::protocol::{Domain, PathPrefix, ServiceName};
+use registry_client::protocol::{Domain, PathPrefix, ServiceName};
+
 use crate::server::registry::model::{Delta, Tx};
 
 /// What pending applies are about to claim.
