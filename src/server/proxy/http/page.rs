@@ -74,7 +74,7 @@ impl Page {
         match self {
             Page::RedirectToHttps(_) => "This host is served over https.",
             Page::BadRequest(why) => why,
-            Page::MethodNotAllowed => "This is a reverse proxy: it makes no tunnels.",
+            Page::MethodNotAllowed => "This is a reverse proxy: it makes no tunnels and answers no TRACE.",
             Page::UnknownTransferCoding => "Of the transfer codings only \"chunked\" is understood.",
             Page::UpgradeNotAllowed => {
                 "This route does not take upgrades (option websocket=false, or an h2c backend)."
