@@ -225,7 +225,7 @@ impl Record {
     fn log(&self, duration: Duration) {
         let log = &self.client.context.proxy.config.access_log;
         let (Some(log), Some(start)) = (log, &self.log_start) else { return };
-        let logged = start.member.as_ref().map(|chosen| &**chosen);
+        let logged = start.member.as_deref();
         let outcome = match self.end {
             End::Complete if self.is_page => "page",
             End::Complete => "complete",
