@@ -11,8 +11,8 @@ use hyper::body::Incoming;
 use crate::protocol::Scheme;
 use crate::server::proxy::client::connection::ClientConnection;
 use crate::server::proxy::http::content_coding::Accepted;
-use crate::server::proxy::http::hop_by_hop;
 use crate::server::proxy::http::page::Page;
+use crate::server::proxy::http::{framing, hop_by_hop};
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::Member;
 
@@ -40,9 +40,10 @@ impl OutgoingRequest {
     ) -> Self {
         let (mut parts, incoming) = request.into_parts();
         let is_http10 = parts.version < Version::HTTP_11;
-        hop_by_hop::remove_from_request(&mut parts.headers);
+        let trailers = hop_by_hop::remove_from_request(&mut parts.headers);
         if parts.version == Version::HTTP_2 {
             hop_by_hop::join_cookies(&mut parts.headers);
+            framing::merge_request_lengths(&mut parts.headers);
         }
         client.forwarding.apply(&mut parts.headers, &host);
         let is_upgrade = upgrade.is_some();
@@ -56,7 +57,7 @@ impl OutgoingRequest {
             None => PathAndQuery::from_static("/"),
         };
         let has_other_target = parts.uri.authority().is_some();
-        let request = Request::from_parts(parts, RequestBody::new(incoming, now));
+        let request = Request::from_parts(parts, RequestBody::new(incoming, trailers, now));
         OutgoingRequest { request, target, host, is_upgrade, is_http10, has_other_target }
     }
 

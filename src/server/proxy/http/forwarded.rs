@@ -192,13 +192,16 @@ fn element(ip: IpAddr, host: &HeaderValue, proto: &HeaderValue) -> HeaderValue {
     text(format_args!("for={node};host={quote}{}{quote};proto={proto}", host.replace(['"', '\\'], "")))
 }
 
+/// Whether the proxy alone tells backends what this header says. `name` has `-` for `_`.
+pub(super) fn is_protected(name: &str) -> bool {
+    PROTECTED.iter().any(|protected| *protected == name)
+}
+
 /// Removes headers that an application behind FastCGI or WSGI would read as one of [`PROTECTED`].
 fn strip_other_spellings(headers: &mut HeaderMap) {
     let is_disguised = |name: &HeaderName| {
         let name = name.as_str();
-        matches!(name.len(), 9 | 15..=17)
-            && name.contains('_')
-            && PROTECTED.iter().any(|protected| name.replace('_', "-") == protected.as_str())
+        matches!(name.len(), 9 | 15..=17) && name.contains('_') && is_protected(&name.replace('_', "-"))
     };
     // Usually empty, and an empty Vec does not allocate.
     let disguised: Vec<HeaderName> = headers.keys().filter(|name| is_disguised(name)).cloned().collect();

@@ -5,6 +5,8 @@ use http::header::{
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
+use super::trailers::TrailerFilter;
+
 /// Hop-by-hop headers of requests.
 static REQUEST_HEADERS: [HeaderName; 8] = [
     CONNECTION,
@@ -17,12 +19,11 @@ static REQUEST_HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 /// Hop-by-hop headers of responses.
-static RESPONSE_HEADERS: [HeaderName; 6] = [
+static RESPONSE_HEADERS: [HeaderName; 5] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     UPGRADE,
-    TRANSFER_ENCODING,
     PROXY_AUTHENTICATE,
 ];
 
@@ -39,17 +40,17 @@ pub(crate) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (!is_h2c && named()).then(|| upgrade.clone())
 }
 
-/// Removes a request's hop-by-hop headers. `TE: trailers` stays, because it tells the backend what the client accepts.
-///
-/// Transfer-Encoding stays too: `validate` allows only `chunked`, and hyper needs it to know that there is a body.
-pub(crate) fn remove_from_request(headers: &mut HeaderMap) {
+/// Removes a request's hop-by-hop headers, and returns which trailers go too. `TE: trailers` stays, because it tells the
+/// backend what the client accepts, and Transfer-Encoding is left to [`framing`](super::framing).
+pub(crate) fn remove_from_request(headers: &mut HeaderMap) -> TrailerFilter {
     let found = Present::among(headers, &REQUEST_HEADERS);
     let trailers = found.has(&TE)
         && headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
-    found.remove_from(headers);
+    let named = found.remove_from(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    TrailerFilter::new(named)
 }
 
 /// Joins the lines of Cookie into one. HTTP/2 clients may send several, HTTP/1.1 allows one (RFC 9113 section 8.2.3).
@@ -63,20 +64,9 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes a response's hop-by-hop headers. Returns whether the body can be forwarded: hyper decodes no transfer coding
-/// other than `chunked`, and the proxy asks for no other.
-#[must_use]
-pub(crate) fn remove_from_response(headers: &mut HeaderMap) -> bool {
-    let found = Present::among(headers, &RESPONSE_HEADERS);
-    let mut is_known = true;
-    if found.has(&TRANSFER_ENCODING) {
-        let codings = headers.get_all(TRANSFER_ENCODING);
-        is_known = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        // Chunks replace a Content-Length beside them (RFC 9112 section 6.3).
-        headers.remove(CONTENT_LENGTH);
-    }
-    found.remove_from(headers);
-    is_known
+/// Removes a response's hop-by-hop headers, and returns which trailers go too.
+pub(crate) fn remove_from_response(headers: &mut HeaderMap) -> TrailerFilter {
+    TrailerFilter::new(Present::among(headers, &RESPONSE_HEADERS).remove_from(headers))
 }
 
 /// Which of `names` a message has. One pass over its headers is cheaper than a lookup for each name, because most names
@@ -106,19 +96,21 @@ impl Present {
         self.iter().any(|present| present == name)
     }
 
-    /// Removes these headers, and those that Connection names.
-    fn remove_from(&self, headers: &mut HeaderMap) {
+    /// Removes these headers, and those that Connection names, which it returns.
+    fn remove_from(&self, headers: &mut HeaderMap) -> Vec<HeaderName> {
+        let mut named = Vec::new();
         if self.has(&CONNECTION) {
             let values = headers.get_all(CONNECTION).iter();
             // Usually empty, and an empty Vec does not allocate.
             let naming: Vec<HeaderValue> = values.filter(|value| !names_nothing(value)).cloned().collect();
             for connection in &naming {
-                remove_named(headers, connection);
+                remove_named(headers, connection, &mut named);
             }
         }
         for name in self.iter() {
             headers.remove(name);
         }
+        named
     }
 }
 
@@ -128,13 +120,14 @@ fn names_nothing(connection: &HeaderValue) -> bool {
     connection.eq_ignore_ascii_case(b"keep-alive") || connection.eq_ignore_ascii_case(b"close")
 }
 
-fn remove_named(headers: &mut HeaderMap, connection: &HeaderValue) {
+fn remove_named(headers: &mut HeaderMap, connection: &HeaderValue, named: &mut Vec<HeaderName>) {
     for token in tokens(connection) {
         // Removing these would change how the message is framed or routed.
         match HeaderName::from_bytes(token.as_bytes()) {
             Ok(HOST | CONTENT_LENGTH | TRANSFER_ENCODING) | Err(_) => {}
             Ok(name) => {
-                headers.remove(name);
+                headers.remove(&name);
+                named.push(name);
             }
         }
     }
@@ -181,14 +174,12 @@ mod tests {
         assert_eq!(names(&headers), ["x-kept"]);
         let mut headers = map(&[
             ("connection", "close, x-private"),
-            ("transfer-encoding", "chunked"),
             ("proxy-authenticate", "Basic"),
             ("x-private", "1"),
             ("x-kept", "1"),
         ]);
-        assert!(remove_from_response(&mut headers));
+        remove_from_response(&mut headers);
         assert_eq!(names(&headers), ["x-kept"]);
-        assert!(!remove_from_response(&mut map(&[("transfer-encoding", "gzip, chunked")])));
     }
 
     #[test]

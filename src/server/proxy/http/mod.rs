@@ -3,7 +3,9 @@
 //! | module | what it does |
 //! |---|---|
 //! | `validate` | refuses requests that must not be forwarded, and reads the host that a request is for |
+//! | `framing` | lets a message say how long its body is once and in one way |
 //! | `hop_by_hop` | removes headers that concern one connection only |
+//! | `trailers` | removes trailers that must not be forwarded |
 //! | `forwarded` | tells backends who the client is |
 //! | `content_coding` | decides whether and how a response is compressed |
 //! | `page` | the responses that the proxy gives by itself |
@@ -11,7 +13,9 @@
 
 pub(crate) mod content_coding;
 pub(crate) mod forwarded;
+pub(crate) mod framing;
 pub(crate) mod hop_by_hop;
 pub(crate) mod page;
+pub(crate) mod trailers;
 pub(crate) mod validate;
 pub(crate) mod websocket;

@@ -1,8 +1,9 @@
 //! Refuses requests that must not be forwarded, before the routing table is looked at.
 
-use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Version};
 
+use super::framing::{self, FramingError};
 use super::page::Page;
 
 /// The longest authority: 253 bytes of name, 6 of port, a few for brackets.
@@ -17,13 +18,15 @@ pub(crate) fn requested_host<B>(request: &Request<B>) -> Result<HeaderValue, Pag
     if request.method() == Method::CONNECT {
         return Err(Page::MethodNotAllowed);
     }
-    // hyper refuses codings that do not end in "chunked", and decodes only that one: a body with another coding
-    // before it would reach the backend without the header that says so.
-    for coding in request.headers().get_all(TRANSFER_ENCODING) {
-        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err(Page::UnknownTransferCoding);
+    framing::check_request(request.headers()).map_err(|error| match error {
+        FramingError::UnknownCoding => Page::UnknownTransferCoding,
+        FramingError::AmbiguousCoding => {
+            Page::BadRequest("The request's Transfer-Encoding is not \"chunked\", once.")
         }
-    }
+        FramingError::AmbiguousLength => {
+            Page::BadRequest("The request's Content-Length is no number, or there are different ones.")
+        }
+    })?;
     let mut hosts = request.headers().get_all(HOST).iter();
     let header = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(Page::BadRequest("The request has more than one Host header.")),
@@ -67,6 +70,8 @@ fn is_host(text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::header::TRANSFER_ENCODING;
+
     use super::*;
 
     fn check(build: impl FnOnce(http::request::Builder) -> http::request::Builder) -> Result<String, Page> {
