@@ -31,7 +31,7 @@ pub(super) fn page(page: Page, mut record: Box<Record>) -> Response<ResponseBody
 /// Tells the client that this is the last response on its connection, where that must be so.
 fn end_connection(record: &Record, headers: &mut HeaderMap) {
     if record.is_last_of_connection() {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.append(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -63,10 +63,17 @@ impl BackendResponse {
             }
             return page(Page::InvalidResponse, record);
         }
+        let required = hop_by_hop::required_upgrade(parts.status, &parts.headers);
         let trailers = hop_by_hop::remove_from_response(&mut parts.headers);
         record.answered(parts.status);
         if let Some(headers) = record.member().and_then(|member| member.terms.extras.headers()) {
             headers.put_into(&mut parts.headers);
+        }
+        if let Some(protocols) = required
+            && !record.client().is_http2()
+        {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, protocols);
         }
         end_connection(&record, &mut parts.headers);
         parts.version = Version::HTTP_11;

@@ -1,9 +1,11 @@
 //! Removes headers that concern one connection only and must not be forwarded (RFC 9110 section 7.6.1).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
+
+use http::StatusCode;
 
 use super::trailers::TrailerFilter;
 
@@ -40,17 +42,47 @@ pub(crate) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (!is_h2c && named()).then(|| upgrade.clone())
 }
 
-/// Removes a request's hop-by-hop headers, and returns which trailers go too. `TE: trailers` stays, because it tells the
-/// backend what the client accepts, and Transfer-Encoding is left to [`framing`](super::framing).
+/// Removes a request's hop-by-hop headers, and returns which trailers go too.
+///
+/// `TE: trailers` stays for gRPC, whose servers refuse a request without it. Otherwise it would promise the backend that
+/// trailers arrive, which the client's next proxy may not keep. Transfer-Encoding is left to
+/// [`framing`](super::framing).
 pub(crate) fn remove_from_request(headers: &mut HeaderMap) -> TrailerFilter {
     let found = Present::among(headers, &REQUEST_HEADERS);
     let trailers = found.has(&TE)
+        && is_grpc(headers)
         && headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
     let named = found.remove_from(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     TrailerFilter::new(named)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let (kind, rest) = content_type.split_at(content_type.len().min(GRPC.len()));
+    // `application/grpc-web` is another protocol, without trailers.
+    kind.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// Names TE in Connection, as HTTP/1.1 asks of whoever sends it (RFC 9110 section 10.1.4).
+pub(crate) fn name_te(headers: &mut HeaderMap) {
+    if headers.contains_key(TE) {
+        let options = if headers.contains_key(UPGRADE) { "upgrade, te" } else { "te" };
+        headers.insert(CONNECTION, HeaderValue::from_static(options));
+    }
+}
+
+/// The protocols that a client must upgrade to (RFC 9110 section 15.5.22), which is the one response that keeps them
+/// although nobody switches.
+pub(crate) fn required_upgrade(status: StatusCode, headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines = || headers.get_all(UPGRADE).iter().map(HeaderValue::as_bytes);
+    if status != StatusCode::UPGRADE_REQUIRED || lines().next().is_none() {
+        return None;
+    }
+    HeaderValue::from_bytes(&lines().collect::<Vec<_>>().join(&b", "[..])).ok()
 }
 
 /// Joins the lines of Cookie into one. HTTP/2 clients may send several, HTTP/1.1 allows one (RFC 9113 section 8.2.3).
@@ -195,11 +227,31 @@ mod tests {
     }
 
     #[test]
-    fn te_trailers_is_forwarded() {
-        let mut headers = map(&[("te", "gzip, Trailers"), ("connection", "te"), ("trailer", "x-sum")]);
-        remove_from_request(&mut headers);
-        assert_eq!(headers.get("te").unwrap(), "trailers");
-        assert_eq!(headers.get("trailer").unwrap(), "x-sum");
+    fn te_trailers_is_forwarded_for_grpc_and_named_in_connection() {
+        let sent = |content_type: &'static str| {
+            let te = [("te", "gzip, Trailers"), ("connection", "te"), ("trailer", "x-sum")];
+            let mut headers = map(&te);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            remove_from_request(&mut headers);
+            name_te(&mut headers);
+            assert_eq!(headers["trailer"], "x-sum");
+            (headers.contains_key(TE), headers.contains_key(CONNECTION))
+        };
+        for grpc in ["application/grpc", "application/grpc+proto", "Application/gRPC; x=y"] {
+            assert_eq!(sent(grpc), (true, true), "{grpc}");
+        }
+        for other in ["application/grpc-web", "application/grpcx", "application/json", ""] {
+            assert_eq!(sent(other), (false, false), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_a_426_says_which_protocol_it_wants() {
+        let headers = map(&[("upgrade", "websocket"), ("upgrade", "TLS/1.3")]);
+        let required = |status| required_upgrade(status, &headers);
+        assert_eq!(required(StatusCode::UPGRADE_REQUIRED).unwrap(), "websocket, TLS/1.3");
+        assert_eq!(required(StatusCode::OK), None);
+        assert_eq!(required_upgrade(StatusCode::UPGRADE_REQUIRED, &HeaderMap::new()), None);
     }
 
     #[test]

@@ -7,12 +7,16 @@
 //! | `hop_by_hop` | removes headers that concern one connection only |
 //! | `trailers` | removes trailers that must not be forwarded |
 //! | `forwarded` | tells backends who the client is |
+//! | `forwarded_field` | reads the header Forwarded |
 //! | `content_coding` | decides whether and how a response is compressed |
+//! | `etag` | marks the tags of compressed responses, and undoes the marks in requests |
 //! | `page` | the responses that the proxy gives by itself |
 //! | `websocket` | finds the ends of websocket frames |
 
 pub(crate) mod content_coding;
+mod etag;
 pub(crate) mod forwarded;
+mod forwarded_field;
 pub(crate) mod framing;
 pub(crate) mod hop_by_hop;
 pub(crate) mod page;
