@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use registry_sidecar::protocol::{Command, LineCodec, MAX_LINE, ServerLine};
+use registry_client::protocol::{Command, LineCodec, MAX_LINE, ServerLine};
 use tokio_util::codec::Decoder;
 
 /// What a reference client sends in its first minute, and one line of every longer kind.

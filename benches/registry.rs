@@ -13,7 +13,7 @@ mod usage;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use registry_sidecar::protocol::{Command, Reply, ServerLine};
+use registry_client::protocol::{Command, Reply, ServerLine};
 use registry_sidecar::server::registry::{ConnId, Effect, Input, Now, Registry, RegistryConfig};
 use registry_sidecar::server::store::{FileStore, Store, Verdict};
 

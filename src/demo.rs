@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use registry_sidecar::environment::Context;
 use registry_sidecar::server::{self, Server};
 use registry_sidecar::shutdown::Shutdown;
-use registry_sidecar::telemetry::{self, Format, Level};
+use registry_sidecar::telemetry::{self, LogConfig};
 use registry_sidecar::{sidecar, sidecar::config::Config};
 
 const DOMAIN: &str = "demo.example.com";
@@ -26,7 +26,7 @@ const MAX_HEAD: usize = 16 * 1024;
 
 /// Runs until asked to stop, and returns the exit code.
 pub(crate) fn run() -> anyhow::Result<u8> {
-    telemetry::init(Level::Info, Format::Text).map_err(anyhow::Error::from_boxed)?;
+    telemetry::init(LogConfig::default()).map_err(anyhow::Error::from_boxed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen to signals")?;

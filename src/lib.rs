@@ -2,8 +2,8 @@
 //!
 //! | module | what it is | what it must not know |
 //! |---|---|---|
-//! | [`protocol`] | the language of the wire: values, commands, replies, lines | I/O, clocks, async |
-//! | [`client`] | keeps one session with a registry alive and converges it to an intent | the environment, processes |
+//! | [`registry_client::protocol`] | the language of the wire: values, commands, replies, lines | I/O, clocks, async |
+//! | [`registry_client`] | a package of its own: keeps one session alive and converges it to an intent | the environment, processes |
 //! | [`sidecar`] | the daemon: configuration, address, readiness, the one `run` | how the server works |
 //! | [`server`] | the registry and the HTTP proxy whose routing it controls | the sidecar, the client |
 //! | [`environment`] | names, prefixes and files of variables; every mistake at once | what a variable means |
@@ -25,6 +25,3 @@ pub mod telemetry;
 pub mod terminal;
 #[cfg(feature = "server")]
 mod tls;
-
-pub use registry_client as client;
-pub use registry_client::protocol;

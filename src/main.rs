@@ -33,6 +33,8 @@ registry-sidecar maintenance enter [TARGET] [--reason TEXT] [--for 30m] | exit [
                              | progress PERCENT [MESSAGE]
 registry-sidecar healthcheck [--registered]
                           ask the running daemon; TARGET is a route, a path or a domain, and everything without
+registry-sidecar nodes SERVICE [--follow] [--json]
+                          the nodes of a service in etcd; needs SIDECAR_ETCD_ENDPOINTS (not in the lean build)
 registry-sidecar --help | --version
 
 Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_HOST, INSTANCE_NAME.
@@ -47,6 +49,7 @@ enum Call {
     Check,
     Demo,
     Control(Invocation),
+    Nodes(Vec<String>),
     Print(String),
 }
 
@@ -87,6 +90,10 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
                 }
                 Call::Control(Invocation::parse(&words)?)
             }
+            Value(word) if word == "nodes" => {
+                let rest = arguments.raw_args()?;
+                Call::Nodes(rest.map(|word| word.string()).collect::<Result<_, _>>()?)
+            }
             Value(word) if word == "check" => Call::Check,
             Value(word) if word == "demo" => Call::Demo,
             other => return Err(other.unexpected()),
@@ -103,6 +110,7 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
         Call::Print(text) => print(&text),
         Call::Demo => demo(),
         Call::Control(invocation) => control(invocation),
+        Call::Nodes(words) => nodes(&words),
         Call::Daemon | Call::Check => {
             let config = match Config::load(command) {
                 Ok(config) => config,
@@ -121,7 +129,7 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
 }
 
 fn daemon(config: Config) -> anyhow::Result<u8> {
-    telemetry::init(config.log.level, config.log.format).map_err(anyhow::Error::from_boxed)?;
+    telemetry::init(config.log).map_err(anyhow::Error::from_boxed)?;
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen to signals")?;
@@ -136,7 +144,7 @@ fn daemon(config: Config) -> anyhow::Result<u8> {
 }
 
 fn wrapper(config: Config, command: CommandConfig) -> anyhow::Result<u8> {
-    telemetry::init(config.log.level, config.log.format).map_err(anyhow::Error::from_boxed)?;
+    telemetry::init(config.log).map_err(anyhow::Error::from_boxed)?;
     let runtime = runtime()?;
     let code = runtime.block_on(sidecar::wrap(config, command)).context("cannot listen to signals");
     runtime.shutdown_background();
@@ -151,6 +159,42 @@ fn control(invocation: Invocation) -> anyhow::Result<u8> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
         answer => answer.context("cannot write to the standard output"),
     }
+}
+
+#[cfg(feature = "etcd")]
+fn nodes(words: &[String]) -> anyhow::Result<u8> {
+    use registry_sidecar::sidecar::config::load_nodes_config;
+    use registry_sidecar::sidecar::nodes::command::NodesCommand;
+    let refuse = |problem: &dyn std::fmt::Display| {
+        print_error(USAGE, &format!("registry-sidecar: {problem}\n"));
+        Ok(USAGE)
+    };
+    let command = match NodesCommand::parse(words) {
+        Ok(command) => command,
+        Err(problem) => return refuse(&problem),
+    };
+    let config = match load_nodes_config() {
+        Ok(config) => config,
+        Err(problem) => return refuse(&problem),
+    };
+    let runtime = runtime()?;
+    let code = runtime.block_on(command.run(config, &mut std::io::stdout(), &mut std::io::stderr()));
+    runtime.shutdown_background();
+    match code {
+        // Whoever read the first lines of `nodes --follow` and left.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        code => code.context("cannot write the nodes"),
+    }
+}
+
+#[cfg(not(feature = "etcd"))]
+fn nodes(_words: &[String]) -> anyhow::Result<u8> {
+    print_error(
+        USAGE,
+        "registry-sidecar: this build has no command nodes: use the image of the Dockerfile's target sidecar-etcd, or \
+         build it with --features etcd\n",
+    );
+    Ok(USAGE)
 }
 
 fn check(config: &Config) -> anyhow::Result<u8> {

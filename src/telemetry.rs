@@ -2,8 +2,14 @@
 //!
 //! It goes to standard error in both formats. Standard output is for the results of commands (`check`, `demo`) and
 //! for the output of a wrapped application, which must stay apart from ours; container engines collect both. There
-//! are no colours, because logs end in files. One level holds for everything, because a filter language would be too
-//! large for the lean binary.
+//! are no colours, because logs end in files. There is one level for this project's crates and one for all others,
+//! because a filter language would be too large for the lean binary.
+//!
+//! Peers decide what is in a line and how often something happens. So characters that deceive a reader are escaped
+//! ([`escape`](mod@escape)), and each statement writes at a bounded rate ([`limit`]).
+
+pub mod escape;
+pub mod limit;
 
 use std::error::Error;
 use std::str::FromStr;
@@ -11,6 +17,9 @@ use std::str::FromStr;
 use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use escape::{EscapingWriter, Notation};
+use limit::Limited;
 
 /// How much is logged. Each level includes those above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,31 +45,70 @@ pub enum Format {
     Json,
 }
 
-/// Starts the log of this process. Call it once, as soon as level and format are known.
+/// What the log holds, and how it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogConfig {
+    /// LOG_LEVEL: for this project's crates.
+    pub level: Level,
+    /// LOG_LEVEL_LIBRARIES: for all other crates. It never exceeds `level`.
+    pub libraries: Level,
+    /// LOG_FORMAT.
+    pub format: Format,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { level: Level::Info, libraries: Level::Error, format: Format::Text }
+    }
+}
+
+/// Starts the log of this process. Call it once, as soon as its configuration is known.
 ///
 /// # Errors
 /// Where the process has a log already.
-pub fn init(level: Level, format: Format) -> Result<(), Box<dyn Error + Send + Sync>> {
-    tracing::subscriber::set_global_default(subscriber(level, format, std::io::stderr))?;
+pub fn init(config: LogConfig) -> Result<(), Box<dyn Error + Send + Sync>> {
+    tracing::subscriber::set_global_default(subscriber(config, std::io::stderr))?;
     Ok(())
 }
 
 /// A subscriber that writes the log to `writer`, with one write for each line.
-fn subscriber<W>(level: Level, format: Format, writer: W) -> Box<dyn Subscriber + Send + Sync>
+fn subscriber<W>(config: LogConfig, writer: W) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    let notation = match config.format {
+        Format::Text => Notation::Text,
+        Format::Json => Notation::Json,
+    };
+    let (level, libraries) = (LevelFilter::from(config.level), LevelFilter::from(config.libraries));
     let common = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(level))
-        .with_writer(writer)
+        .with_max_level(level)
+        .with_writer(Escaping { writer, notation })
         .with_ansi(false)
         // They would be written to standard error, and panic where that is what failed.
         .log_internal_errors(false);
-    match format {
-        Format::Text => Box::new(common.compact().with_target(false).finish()),
-        Format::Json => Box::new(
-            common.json().flatten_event(true).with_current_span(false).with_span_list(false).finish(),
-        ),
+    match config.format {
+        Format::Text => {
+            Box::new(Limited::new(common.compact().with_target(false).finish(), level, libraries))
+        }
+        Format::Json => {
+            let json = common.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            Box::new(Limited::new(json.finish(), level, libraries))
+        }
+    }
+}
+
+/// Makes writers that escape what deceives a reader.
+struct Escaping<W> {
+    writer: W,
+    notation: Notation,
+}
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for Escaping<W> {
+    type Writer = EscapingWriter<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        EscapingWriter::new(self.writer.make_writer(), self.notation)
     }
 }
 
@@ -125,14 +173,54 @@ mod tests {
     }
 
     fn written(level: Level, format: Format) -> String {
-        let kept = Kept::default();
-        let writer = kept.clone();
-        tracing::subscriber::with_default(subscriber(level, format, move || writer.clone()), || {
+        written_by(LogConfig { level, libraries: Level::Error, format }, || {
             tracing::info!(route = "r1", "route live");
             tracing::debug!("unseen");
-        });
+        })
+    }
+
+    fn written_by(config: LogConfig, statements: impl FnOnce()) -> String {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        tracing::subscriber::with_default(subscriber(config, move || writer.clone()), statements);
         let bytes = kept.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn other_crates_have_a_level_of_their_own() {
+        let statements = || {
+            tracing::warn!(target: "h2::proto::ping_pong", "received unexpected ping ack");
+            tracing::error!(target: "h2::proto", "broken");
+            tracing::debug!(target: "registry_client::driver", "sent");
+        };
+        let text = written_by(LogConfig { level: Level::Debug, ..LogConfig::default() }, statements);
+        assert!(!text.contains("ping ack") && text.contains("broken") && text.contains("sent"), "{text}");
+        let all = LogConfig { level: Level::Debug, libraries: Level::Trace, format: Format::Text };
+        assert!(written_by(all, statements).contains("ping ack"));
+        let quiet = LogConfig { level: Level::Error, libraries: Level::Trace, format: Format::Text };
+        assert!(!written_by(quiet, statements).contains("ping ack"), "never more than this project's own");
+    }
+
+    #[test]
+    fn whatever_happens_how_often_the_log_grows_slowly() {
+        let text = written_by(LogConfig::default(), || {
+            for number in 0..100_000 {
+                tracing::warn!(number, "a peer did something");
+            }
+        });
+        let lines = text.lines().count();
+        assert!((limit::BURST as usize..2 * limit::BURST as usize).contains(&lines), "{lines} lines");
+    }
+
+    #[test]
+    fn what_peers_say_cannot_deceive_the_reader() {
+        let statement = || tracing::warn!(service = "\u{202e}drowssap", "joined\u{2028}ERROR forged");
+        for format in [Format::Text, Format::Json] {
+            let text = written_by(LogConfig { format, ..LogConfig::default() }, statement);
+            assert!(!text.contains(['\u{202e}', '\u{2028}']) && text.contains("202e"), "{text}");
+            assert_eq!(text.lines().count(), 1);
+        }
     }
 
     #[test]

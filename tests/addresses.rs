@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use programs::{Answer, Program, eventually, free_address, get, status, wait_until};
-use registry_sidecar::client::{Endpoint, Resolver};
+use registry_client::{Endpoint, Resolver};
 use registry_sidecar::environment::Context;
 use registry_sidecar::shutdown::{ShutdownTrigger, shutdown};
 use registry_sidecar::sidecar::{config::Config, run_with};

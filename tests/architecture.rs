@@ -5,9 +5,103 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+#[path = "architecture/imports.rs"]
+mod imports;
+#[path = "architecture/rooms.rs"]
+mod rooms;
+
+/// The libraries of the workspace.
+const LIBRARIES: &[imports::Library] = &[
+    imports::Library { name: "registry_client", root: "client/src" },
+    imports::Library { name: "registry_nodes", root: "nodes/src" },
+    imports::Library { name: "registry_sidecar", root: "src" },
+];
+
+/// The folders whose rooms docs/ARCHITECTURE.md draws, and what each room may name. A folder's own `mod.rs` is free.
+const ROOMS: &[rooms::House] = &[
+    rooms::House {
+        folder: "src/sidecar",
+        may_name: &[
+            ("config", &[]),
+            ("http", &[]),
+            ("address", &["config"]),
+            ("state", &["config"]),
+            ("readiness", &["address", "config"]),
+            ("maintenance", &["config", "http", "state"]),
+            ("registries", &["address", "config", "maintenance", "state"]),
+            ("check", &["address", "config", "nodes", "registries"]),
+            ("admin", &["http", "maintenance", "state"]),
+            ("nodes", &["address", "config", "state"]),
+            ("process", &["config", "maintenance", "readiness", "registries", "state"]),
+            (
+                "daemon",
+                &["admin", "config", "maintenance", "nodes", "process", "readiness", "registries", "state"],
+            ),
+        ],
+    },
+    rooms::House {
+        folder: "src/server",
+        may_name: &[
+            ("routing", &[]),
+            ("live_table", &["routing"]),
+            ("registry", &["routing"]),
+            ("policy_file", &["registry"]),
+            ("config", &["policy_file"]),
+            ("store", &["registry"]),
+            ("proxy", &["live_table", "routing"]),
+            ("listener", &["live_table", "registry", "routing", "store"]),
+            ("admin", &["live_table", "proxy", "routing"]),
+            (
+                "run",
+                &[
+                    "admin",
+                    "config",
+                    "listener",
+                    "live_table",
+                    "policy_file",
+                    "proxy",
+                    "registry",
+                    "routing",
+                    "store",
+                ],
+            ),
+        ],
+    },
+    rooms::House {
+        folder: "src/server/registry",
+        may_name: &[
+            ("model", &[]),
+            ("config", &["model"]),
+            ("persist", &["model"]),
+            ("api", &["model", "persist"]),
+            ("session", &["model", "persist"]),
+            ("membership", &["api", "model"]),
+            ("engine", &["api", "config", "membership", "model", "persist", "session"]),
+            ("commands", &["api", "engine", "membership", "model", "session"]),
+        ],
+    },
+    rooms::House {
+        folder: "src/server/proxy",
+        may_name: &[
+            ("http", &[]),
+            ("local_executor", &[]),
+            ("certificates", &[]),
+            ("telemetry", &["http"]),
+            ("upstream", &["local_executor"]),
+            ("config", &["certificates", "telemetry", "upstream"]),
+            ("context", &["certificates", "config", "telemetry", "upstream"]),
+            ("client", &["context", "http"]),
+            ("downstream", &["certificates", "client", "http", "local_executor"]),
+            ("exchange", &["client", "context", "http", "telemetry", "upstream"]),
+            ("health", &["http", "upstream"]),
+            ("workers", &["client", "config", "context", "downstream", "exchange"]),
+        ],
+    },
+];
 
 /// A module, by its path from the crate's root, and the modules that it may name. A module may always name
 /// itself and what is inside it. The longest prefix of a file's module path decides.
@@ -26,7 +120,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server::live_table", &["server::routing"]),
     ("server::registry", &["protocol", "server::routing"]),
     ("server::store", &["protocol", "server::registry"]),
-    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown", "tls"]),
+    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown", "telemetry", "tls"]),
     (
         "server::listener",
         &[
@@ -42,22 +136,6 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server", &["environment", "protocol", "shutdown", "telemetry"]),
 ];
 
-/// The rooms of the proxy, and the others that each may name.
-const PROXY_ROOMS: &[(&str, &[&str])] = &[
-    ("http", &[]),
-    ("certificates", &[]),
-    ("local_executor", &[]),
-    ("telemetry", &["http"]),
-    ("upstream", &["local_executor"]),
-    ("health", &["upstream"]),
-    ("config", &["certificates", "telemetry", "upstream"]),
-    ("context", &["certificates", "config", "telemetry", "upstream"]),
-    ("client", &["context", "http"]),
-    ("exchange", &["client", "context", "http", "telemetry", "upstream"]),
-    ("downstream", &["certificates", "client", "http", "local_executor"]),
-    ("workers", &["client", "config", "context", "downstream", "exchange"]),
-];
-
 /// These decide and do nothing else: no socket, no clock, no task, no lock, no environment (rule 1).
 const PURE: &[&str] = &[
     "protocol",
@@ -71,6 +149,7 @@ const PURE: &[&str] = &[
     "server::registry",
     "server::routing",
     "sidecar::address::choice",
+    "sidecar::nodes::info",
     "sidecar::maintenance::windows",
     "sidecar::process::signals",
     "sidecar::process::supervisor",
@@ -119,113 +198,38 @@ fn every_module_names_only_what_stands_below_it() {
 }
 
 #[test]
-fn the_parts_of_the_client_name_each_other_in_one_direction() {
-    let mut edges = BTreeSet::new();
-    for file in library_files().into_iter().filter(|file| is_within(&file.module, "client")) {
-        let mut parts = file.module.split("::").skip(1);
-        let Some(part) = parts.next() else { continue };
-        let prefixes = if parts.next().is_none() { &["super::", "crate::"][..] } else { &["crate::"] };
-        for (at, prefix) in prefixes.iter().flat_map(|prefix| file.code.match_indices(prefix)) {
-            let rest = &file.code[at + prefix.len()..];
-            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
-            if !named.is_empty() && named != part && named != "protocol" {
-                edges.insert((part.to_owned(), named));
-            }
-        }
-    }
-    assert!(edges.contains(&("handle".to_owned(), "driver".to_owned())), "{edges:?}");
-    // What names nothing that is left can be taken away, until nothing is left.
-    while let Some(done) =
-        edges.iter().map(|(_, to)| to.clone()).find(|to| !edges.iter().any(|(from, _)| from == to))
-    {
-        edges.retain(|(_, to)| *to != done);
-    }
-    assert!(edges.is_empty(), "these name each other in a circle, or something that does: {edges:?}");
-}
-
-/// The rooms of the registry, and the rooms that each may name.
-const REGISTRY_ROOMS: &[(&str, &[&str])] = &[
-    ("model", &[]),
-    ("config", &["model"]),
-    ("persist", &["model"]),
-    ("api", &["model", "persist"]),
-    ("session", &["model", "persist"]),
-    ("membership", &["api", "model"]),
-    ("engine", &["api", "config", "membership", "model", "persist", "session"]),
-    ("commands", &["api", "engine", "membership", "model", "session"]),
-];
-
-/// The rooms of the sidecar, and the rooms that each may name.
-const SIDECAR_ROOMS: &[(&str, &[&str])] = &[
-    ("config", &[]),
-    ("http", &[]),
-    ("state", &[]),
-    ("address", &["config"]),
-    ("readiness", &["address", "config"]),
-    ("maintenance", &["config", "http", "state"]),
-    ("registries", &["address", "config", "maintenance", "state"]),
-    ("process", &["config", "maintenance", "readiness", "registries", "state"]),
-    ("admin", &["http", "maintenance", "state"]),
-];
-
-#[test]
-fn the_rooms_of_the_registry_name_each_other_in_one_direction() {
-    assert_rooms("server::registry::", REGISTRY_ROOMS, 50);
+fn no_two_files_or_folders_need_each_other() {
+    let arrows = imports::arrows(Path::new(env!("CARGO_MANIFEST_DIR")), LIBRARIES);
+    // A reader that finds nothing finds no circle either.
+    assert!(arrows.len() > 500, "only {} imports were found", arrows.len());
+    let circles = rooms::circles(&arrows);
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
 }
 
 #[test]
-fn the_rooms_of_the_sidecar_name_each_other_in_one_direction() {
-    assert_rooms("sidecar::", SIDECAR_ROOMS, 40);
-}
-
-/// Each room below `parent` names only those of the table. `least` tells whether the source was read at all.
-fn assert_rooms(parent: &str, rooms: &[(&str, &[&str])], least: usize) {
-    let prefix = format!("crate::{parent}");
-    let (mut wrong, mut arrows) = (Vec::new(), 0);
-    for file in library_files() {
-        let Some(room) = file.module.strip_prefix(parent).and_then(|rest| rest.split("::").next()) else {
-            continue;
-        };
-        let may_name = rooms.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
-        for (at, _) in file.code.match_indices(&prefix) {
-            let rest = &file.code[at + prefix.len()..];
-            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
-            arrows += usize::from(named != room);
-            if named != room && !may_name.is_some_and(|below| below.contains(&named.as_str())) {
-                wrong.push(format!("{}: names {named}", file.path.display()));
-            }
-        }
-    }
-    assert!(arrows > least, "the source is read: {arrows}");
-    assert!(wrong.is_empty(), "against the direction of the rooms of {parent}\n{}", wrong.join("\n"));
+fn a_circle_is_found_wherever_it_is_hidden() {
+    let arrow = |from: &str, to: &str| {
+        let path = |module: &str| PathBuf::from("src").join(module);
+        ((path(from), path(to)), BTreeSet::from(["Thing".to_owned()]))
+    };
+    let found = |arrows: &[(imports::Arrow, BTreeSet<String>)]| {
+        rooms::circles(&arrows.iter().cloned().collect()).len()
+    };
+    let straight = [arrow("a.rs", "b.rs"), arrow("b.rs", "c/mod.rs"), arrow("c/mod.rs", "c/d.rs")];
+    assert_eq!(found(&straight), 0);
+    let children_use_their_parent = [arrow("c/mod.rs", "c/d.rs"), arrow("c/d.rs", "c/mod.rs")];
+    assert_eq!(found(&children_use_their_parent), 0);
+    let three_files = [arrow("a.rs", "b.rs"), arrow("b.rs", "c.rs"), arrow("c.rs", "a.rs")];
+    assert_eq!(found(&three_files), 1);
+    let two_rooms_but_no_files = [arrow("x/a.rs", "y/b.rs"), arrow("y/c.rs", "x/d.rs")];
+    assert_eq!(found(&two_rooms_but_no_files), 1);
 }
 
 #[test]
-fn the_rooms_of_the_proxy_name_only_those_below_them() {
-    const PROXY: &str = "crate::server::proxy::";
-    let mut wrong = Vec::new();
-    let mut seen = BTreeSet::new();
-    for file in library_files() {
-        let Some(room) = file.module.strip_prefix("server::proxy::") else { continue };
-        let room = room.split("::").next().unwrap();
-        let below = PROXY_ROOMS.iter().find(|(name, _)| *name == room).map(|(_, below)| *below);
-        let below = below.unwrap_or_else(|| panic!("{room} is no room of the proxy"));
-        for (at, _) in file.code.match_indices(PROXY) {
-            let rest = &file.code[at + PROXY.len()..];
-            let named: String = rest.chars().take_while(|c| c.is_lowercase() || *c == '_').collect();
-            seen.insert((room.to_owned(), named.clone()));
-            if named != room && !below.contains(&named.as_str()) {
-                wrong.push(format!("{}: names {named}", file.path.display()));
-            }
-        }
-        // A room names others by their whole path, so that this test sees it.
-        let climbs = if file.path.ends_with("mod.rs") { "use super::" } else { "super::super::" };
-        if file.code.contains(climbs) {
-            wrong.push(format!("{}: leaves its room with {climbs}", file.path.display()));
-        }
-    }
-    assert!(seen.contains(&("workers".to_owned(), "exchange".to_owned())), "{seen:?}");
-    assert!(wrong.is_empty(), "against the direction of the rooms:\n{}", wrong.join("\n"));
+fn rooms_name_each_other_as_the_map_draws_them() {
+    let arrows = imports::arrows(Path::new(env!("CARGO_MANIFEST_DIR")), LIBRARIES);
+    let wrong: Vec<_> = ROOMS.iter().flat_map(|house| rooms::against(&arrows, house)).collect();
+    assert!(wrong.is_empty(), "against docs/ARCHITECTURE.md:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use registry_client::protocol::{GoDuration, RouteOption, Scheme};
 use registry_sidecar::environment::{ConfigErrors, Context, Fallback, Variable};
-use registry_sidecar::protocol::{GoDuration, RouteOption, Scheme};
 use registry_sidecar::sidecar::config::{COMMAND_VARIABLES, Config, RegistrationConfig, VARIABLES};
 use registry_sidecar::telemetry::{Format, Level};
 
@@ -288,9 +288,12 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("RECONNECT_MIN", "0"),
         ("RECONNECT_MAX", "9999999h"),
         ("LOG_LEVEL", "loud"),
+        ("LOG_LEVEL_LIBRARIES", "some"),
         ("LOG_FORMAT", "xml"),
     ];
-    for known in VARIABLES.iter().filter(|known| known.implemented && !is_for_commands(known)) {
+    // Those of etcd are refused beside one another and only in a build with etcd: tests/etcd_nodes.rs.
+    let alone = |known: &&Variable| !is_for_commands(known) && !known.name.starts_with("ETCD_");
+    for known in VARIABLES.iter().filter(|known| known.implemented).filter(alone) {
         let (name, value) = refusals.iter().find(|(name, _)| *name == known.name).expect(known.name);
         let spelled = format!("SIDECAR_{name}");
         let errors = with(&[(spelled.as_str(), *value)]).unwrap_err();
@@ -306,11 +309,15 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
 
 #[test]
 fn every_example_and_every_default_of_the_table_is_accepted() {
-    for known in VARIABLES.iter().filter(|known| known.implemented && !is_for_commands(known)) {
+    let is_refused_here = |known: &Variable| known.name == "ETCD_ENDPOINTS" && !cfg!(feature = "etcd");
+    let known = VARIABLES.iter().filter(|known| known.implemented && !is_for_commands(known));
+    for known in known.filter(|known| !is_refused_here(known)) {
         let spelled = format!("SIDECAR_{}", known.name);
         with(&[(spelled.as_str(), known.example)]).unwrap_or_else(|errors| panic!("{errors}"));
         if let Fallback::Text(text) = known.default {
-            assert_eq!(with(&[(spelled.as_str(), text)]).unwrap(), with(&[]).unwrap(), "{spelled}");
+            // What does nothing without another variable is warned about.
+            let config = Config { warnings: Vec::new(), ..with(&[(spelled.as_str(), text)]).unwrap() };
+            assert_eq!(config, with(&[]).unwrap(), "{spelled}");
         }
     }
 }
@@ -367,21 +374,26 @@ fn an_unknown_name_with_our_prefix_is_pointed_out_with_the_nearest_one() {
 }
 
 #[test]
-fn what_a_later_version_will_do_is_known_and_said_to_have_no_effect() {
-    let warnings = with(&[
-        ("SIDECAR_ETCD_PASSWORD_FILE", "/x"),
-        ("SIDECAR_ETCD_TTL", "30s"),
-        ("MAINTENANCE_PORT", "3001"),
-    ])
-    .unwrap()
-    .warnings;
+fn what_goes_with_etcd_does_nothing_without_its_endpoints() {
+    let warnings = with(&[("SIDECAR_ETCD_TTL", "30s"), ("SIDECAR_ETCD_LAYOUT", "groups")]).unwrap().warnings;
     assert_eq!(
         warnings,
         [
-            "SIDECAR_ETCD_PASSWORD_FILE has no effect in this version",
-            "SIDECAR_ETCD_TTL has no effect in this version",
+            "SIDECAR_ETCD_TTL has no effect: ETCD_ENDPOINTS is not set",
+            "SIDECAR_ETCD_LAYOUT has no effect: ETCD_ENDPOINTS is not set",
         ]
     );
+}
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn a_build_without_etcd_says_which_one_is_needed() {
+    let text = refused(&[
+        ("SERVICE_NAME", "web"),
+        ("DOMAINS", "a.example.com"),
+        ("SIDECAR_ETCD_ENDPOINTS", "etcd:1"),
+    ]);
+    assert!(text.contains("sidecar-etcd") && text.contains("--features etcd"), "{text}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
+use registry_client::protocol::GoDuration;
 use registry_sidecar::environment::{ConfigErrors, Context};
-use registry_sidecar::protocol::GoDuration;
 use registry_sidecar::sidecar::config::{
     COMMAND_VARIABLES, CommandConfig, CommandLine, Config, Off, Restart, VARIABLES,
 };

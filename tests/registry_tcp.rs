@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use registry_sidecar::protocol::BackendUrl;
-use registry_sidecar::protocol::report::BackendReport;
+use registry_client::protocol::BackendUrl;
+use registry_client::protocol::report::BackendReport;
 use registry_sidecar::server::listener::{ListenerConfig, Prober, RegistryHandle, RegistryServer};
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::registry::Input;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// A row of delays that grows until it is reset.
+/// A series of delays that grow until it is reset.
 #[derive(Debug, Clone)]
 pub(super) struct Backoff {
     min: Duration,
@@ -12,14 +12,14 @@ pub(super) struct Backoff {
     taken: u32,
 }
 
-/// One delay of the row.
+/// One delay of the series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Delay {
     /// How long to wait.
     pub(super) wait: Duration,
     /// Which one it is, from 1.
     pub(super) attempt: u32,
-    /// The range it was drawn from has reached its greatest width.
+    /// The range that it was drawn from has reached the maximum.
     pub(super) at_cap: bool,
 }
 

@@ -1,12 +1,13 @@
-//! What a handle asks the registry, one question at a time, with typed answers.
+//! Questions to the registry through a handle, with typed answers.
 //!
-//! The client keeps its intent true by itself; these calls are for looking, and for what is no intent.
+//! The client makes the registry agree with the intent by itself; these calls are for reports, and for commands that are
+//! not part of an intent.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::driver::Ask;
+use super::driver::TaskRequest;
 use super::error::{BackendTestError, CallError, Stopped};
 use super::event::Event;
 use super::handle::Client;
@@ -176,7 +177,7 @@ impl Client {
     /// # Errors
     /// [`Stopped`]. A registry that refuses is told as [`Event::Error`].
     pub async fn subscribe(&self, kind: EventKind) -> Result<(), Stopped> {
-        self.ask(Ask::Subscribe(kind, true)).await
+        self.ask(TaskRequest::Subscribe(kind, true)).await
     }
 
     /// And are not wanted any longer.
@@ -184,7 +185,7 @@ impl Client {
     /// # Errors
     /// [`Stopped`]
     pub async fn unsubscribe(&self, kind: EventKind) -> Result<(), Stopped> {
-        self.ask(Ask::Subscribe(kind, false)).await
+        self.ask(TaskRequest::Subscribe(kind, false)).await
     }
 
     fn route_id(&self, key: RouteKey) -> Result<RouteId, CallError> {
@@ -203,7 +204,7 @@ impl Client {
 
     async fn call(&self, request: Request) -> Result<Reply, CallError> {
         let (reply, answer) = oneshot::channel();
-        self.try_ask(Ask::Call(request, reply))?;
+        self.try_ask(TaskRequest::Call(request, reply))?;
         answer.await.unwrap_or(Err(CallError::Stopped))
     }
 }

@@ -1,5 +1,5 @@
 //! From a registry's name to a connection: resolve, try each address in turn, set the socket's options.
-//! When and how often to try is not decided here.
+//! The session decides when and how often to try.
 
 use std::fmt;
 use std::future::Future;
@@ -231,7 +231,8 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// Our address on the way to `peer`. A connected UDP socket asks the kernel's routing table and sends nothing.
+/// This host's address on the way to `peer`. Connecting a UDP socket looks the way up in the kernel's routing table and
+/// sends nothing.
 pub(super) fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr =
         if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -1,4 +1,5 @@
-//! The task that owns the socket and the timers, and turns the machine's crank. It decides nothing.
+//! The task that owns the socket and the timers. It gives what happens to the state machine and carries out what that
+//! returns; it decides nothing.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -25,9 +26,9 @@ use crate::protocol::{
     looks_like_http,
 };
 
-/// What a handle asks of the task.
+/// What a handle asks the task to do.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub(super) enum TaskRequest {
     /// A command whose reply somebody waits for.
     Call(Request, CallReply),
     /// SUBSCRIBE, or UNSUBSCRIBE.
@@ -42,7 +43,7 @@ pub(super) type CallReply = oneshot::Sender<Result<Reply, CallError>>;
 pub(super) struct Inputs {
     pub(super) goal: watch::Receiver<Goal>,
     pub(super) leave: watch::Receiver<bool>,
-    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) requests: mpsc::Receiver<TaskRequest>,
     /// The task knows that it is to leave.
     pub(super) left: bool,
 }
@@ -79,7 +80,7 @@ enum Want {
 enum Wake {
     Tick,
     Goal(Goal),
-    Ask(Ask),
+    Request(TaskRequest),
     Leave,
 }
 
@@ -117,7 +118,7 @@ impl<C: Connector> Driver<C> {
             Ok((stream, peer)) => self.serve(stream, peer).await,
             Err(error) => {
                 self.core.want = Want::Nothing;
-                self.core.crank(|session, now| session.link_failed(error, now));
+                self.core.step(|session, now| session.link_failed(error, now));
             }
         }
     }
@@ -128,7 +129,7 @@ impl<C: Connector> Driver<C> {
         let core = &mut self.core;
         core.outgoing.clear();
         core.want = Want::Link;
-        core.crank(|session, now| session.link_up(peer, now));
+        core.step(|session, now| session.link_up(peer, now));
         while core.want == Want::Link {
             let deadline = core.session.deadline();
             tokio::select! {
@@ -143,7 +144,7 @@ impl<C: Connector> Driver<C> {
 }
 
 impl Inputs {
-    /// The next thing that is no network. Cancel safe.
+    /// The next input that does not come from the network. Cancel safe.
     async fn wake(&mut self, deadline: Option<Instant>) -> Wake {
         tokio::select! {
             biased;
@@ -153,7 +154,7 @@ impl Inputs {
                 Wake::Leave
             }
             Ok(()) = self.goal.changed() => Wake::Goal(self.goal.borrow_and_update().clone()),
-            Some(ask) = self.asks.recv() => Wake::Ask(ask),
+            Some(ask) = self.requests.recv() => Wake::Request(ask),
             () = sleep_until(deadline) => Wake::Tick,
         }
     }
@@ -178,27 +179,27 @@ impl Core {
     }
 
     fn tick(&mut self) {
-        self.crank(Session::tick);
+        self.step(Session::tick);
     }
 
     fn wake(&mut self, wake: Wake) {
         match wake {
             Wake::Tick => self.tick(),
-            Wake::Leave => self.crank(Session::leave),
-            Wake::Goal(goal) => self.crank(|session, now| session.want(goal, now)),
-            Wake::Ask(Ask::TakeOver(done)) => {
-                self.crank(Session::take_over);
+            Wake::Leave => self.step(Session::leave),
+            Wake::Goal(goal) => self.step(|session, now| session.want(goal, now)),
+            Wake::Request(TaskRequest::TakeOver(done)) => {
+                self.step(Session::take_over);
                 // Whoever asked may have gone.
                 let _ = done.send(());
             }
-            Wake::Ask(Ask::Subscribe(kind, on)) => {
-                self.crank(|session, now| session.subscribe(kind, on, now));
+            Wake::Request(TaskRequest::Subscribe(kind, on)) => {
+                self.step(|session, now| session.subscribe(kind, on, now));
             }
-            Wake::Ask(Ask::Call(request, reply)) => {
+            Wake::Request(TaskRequest::Call(request, reply)) => {
                 self.tickets += 1;
                 let ticket = Ticket(self.tickets);
                 self.calls.insert(ticket, reply);
-                self.crank(|session, now| session.call(ticket, request, now));
+                self.step(|session, now| session.call(ticket, request, now));
             }
         }
     }
@@ -208,7 +209,7 @@ impl Core {
             Some(Ok(line)) => {
                 let received = Received::from(line);
                 tracing::debug!(line = %received.shown(), "received");
-                self.crank(|session, now| session.receive(received, now));
+                self.step(|session, now| session.receive(received, now));
             }
             Some(Err(error)) => self.down(Cause::Broken(error.to_string())),
             None => self.down(Cause::Closed),
@@ -229,18 +230,18 @@ impl Core {
 
     fn down(&mut self, cause: Cause) {
         self.want = Want::Nothing;
-        self.crank(|session, now| session.link_down(cause, now));
+        self.step(|session, now| session.link_down(cause, now));
     }
 
     /// Tells the machine something, and does what it wants done about it.
-    fn crank(&mut self, tell: impl FnOnce(&mut Session, Instant)) {
+    fn step(&mut self, tell: impl FnOnce(&mut Session, Instant)) {
         tell(&mut self.session, tokio::time::Instant::now().into_std());
         for effect in self.session.take_effects() {
             match effect {
                 Effect::Dial { attempt } => self.want = Want::Dial { attempt },
                 Effect::Hangup => self.want = Want::Nothing,
                 Effect::Send(command) => self.push(&command),
-                // Nobody listens: that is their business.
+                // It fails where nobody listens, which is no failure.
                 Effect::Event(event) => drop(self.events.send(Arc::new(event))),
                 Effect::Answer(ticket, result) => {
                     if let Some(reply) = self.calls.remove(&ticket) {
@@ -295,7 +296,7 @@ impl From<Line> for Received {
             Line::Text(text) if looks_like_http(&text) => Received::Http,
             Line::Text(text) => match ServerLine::parse(&text) {
                 Ok(line) => Received::Line(line),
-                // It may hold a session's id that is no id.
+                // It may hold a malformed session id, which is a secret all the same.
                 Err(_) if text.starts_with("ACK|") => Received::Garbage("ACK|[redacted]".to_owned()),
                 Err(error) => Received::Garbage(error.0),
             },

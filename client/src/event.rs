@@ -25,12 +25,12 @@ pub use stream::EventStream;
 pub enum Event {
     /// `CONNECTED`: the first session is there; nothing is registered in it yet.
     Connected {
-        /// Where.
+        /// The registry.
         registry: Registry,
     },
     /// `DISCONNECTED`: the session's connection is gone. Its routes stay for the registry's grace period.
     Disconnected {
-        /// From where.
+        /// The registry.
         registry: Registry,
         /// Why.
         cause: Cause,
@@ -41,14 +41,14 @@ pub enum Event {
     ExtendedRetry(Retry),
     /// `RECONNECTED`: there is a session again.
     Reconnected {
-        /// Where.
+        /// The registry.
         registry: Registry,
         /// Whether it is the former session; otherwise everything is being registered again.
         resumed: bool,
     },
     /// `LOG`: the service of this new session has others, which come from other addresses ([SEMANTICS section 1](crate::spec::semantics#1-claims-pools-members)).
     Joined {
-        /// Where.
+        /// The registry.
         registry: Registry,
         /// Which service.
         service: ServiceName,
@@ -112,21 +112,21 @@ pub enum Event {
         /// Until the next try.
         delay: Duration,
     },
-    /// `ERROR`: somebody else registered under this name, and the registry gave it to them. The client is
-    /// dormant: it asks now and then whether the name is free, and never fights for it.
+    /// `ERROR`: another process registered under this name, and the registry gave it to that one. The client is
+    /// dormant: it asks now and then whether the name is free, and does not register until it is.
     Replaced {
-        /// Where.
+        /// The registry.
         registry: Registry,
         /// The name that was taken.
         service: ServiceName,
         /// The name that was taken.
         instance: InstanceName,
     },
-    /// `ERROR`: the peer is no registry, or not one that takes us. The connection is tried again.
+    /// `ERROR`: the peer is not a registry, or refuses this client. The client tries again.
     Error {
-        /// Where.
+        /// The registry.
         registry: Registry,
-        /// What is wrong.
+        /// Why.
         cause: Cause,
     },
     /// `LOG`: this registry cannot do something that is wanted.
@@ -136,30 +136,30 @@ pub enum Event {
         /// What is left out.
         what: String,
     },
-    /// `MAINT_REQUESTED`: maintenance is wanted, and the registry is about to be told.
+    /// `MAINT_REQUESTED`: maintenance is wanted, and the registry will be told.
     MaintenanceRequested {
-        /// Of what.
+        /// What it is about.
         target: MaintenanceTarget,
     },
     /// `MAINT_PROXY_ENTERED`: the proxy shows the page and has reached it. `MAINT_LOCAL_ENTERED`: it has not
     /// said so within 30 s, or cannot; its word may still come.
     MaintenanceEntered {
-        /// Of what.
+        /// What it is about.
         target: MaintenanceTarget,
-        /// Whose word this is.
+        /// Who has confirmed it.
         mode: Mode,
     },
-    /// `MAINT_EXIT_REQUESTED`: maintenance is wanted no longer, and the registry is about to be told.
+    /// `MAINT_EXIT_REQUESTED`: maintenance is wanted no longer, and the registry will be told.
     MaintenanceExitRequested {
-        /// Of what.
+        /// What it is about.
         target: MaintenanceTarget,
     },
     /// `MAINT_PROXY_EXITED`: the proxy has reached the backend again. `MAINT_LOCAL_EXITED`: it has not said so
     /// within 30 s; its word may still come.
     MaintenanceExited {
-        /// Of what.
+        /// What it is about.
         target: MaintenanceTarget,
-        /// Whose word this is.
+        /// Who has confirmed it.
         mode: Mode,
     },
     /// `ERROR`: the proxy could not reach the page, or the backend, within its time, or refused to try.
@@ -196,12 +196,12 @@ pub enum Event {
     Missed(u64),
 }
 
-/// Whose word it is that maintenance was entered or left.
+/// Who has confirmed that maintenance was entered or left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The proxy's.
+    /// The proxy has.
     Proxy,
-    /// Ours: the proxy's did not come in time.
+    /// Only this client: the proxy has not confirmed it in time.
     Local,
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::connect::local_address_towards;
-use super::driver::Ask;
+use super::driver::TaskRequest;
 use super::error::{CallError, Stopped};
 use super::event::{Event, EventStream};
 use super::intent::Goal;
@@ -37,7 +37,7 @@ pub(super) struct WeakClient(Weak<Shared>);
 pub(super) struct Shared {
     pub(super) goal: watch::Sender<Goal>,
     pub(super) leave: watch::Sender<bool>,
-    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) requests: mpsc::Sender<TaskRequest>,
     pub(super) status: watch::Receiver<Status>,
     pub(super) events: broadcast::WeakSender<Arc<Event>>,
 }
@@ -74,7 +74,7 @@ impl Client {
     /// [`Stopped`]
     pub async fn take_over(&self) -> Result<(), Stopped> {
         let (done, carried_out) = tokio::sync::oneshot::channel();
-        self.ask(Ask::TakeOver(done)).await?;
+        self.ask(TaskRequest::TakeOver(done)).await?;
         carried_out.await.map_err(|_| Stopped)
     }
 
@@ -136,12 +136,12 @@ impl Client {
         result
     }
 
-    pub(super) async fn ask(&self, ask: Ask) -> Result<(), Stopped> {
-        self.shared.asks.send(ask).await.map_err(|_| Stopped)
+    pub(super) async fn ask(&self, ask: TaskRequest) -> Result<(), Stopped> {
+        self.shared.requests.send(ask).await.map_err(|_| Stopped)
     }
 
-    pub(super) fn try_ask(&self, ask: Ask) -> Result<(), CallError> {
-        self.shared.asks.try_send(ask).map_err(|error| match error {
+    pub(super) fn try_ask(&self, ask: TaskRequest) -> Result<(), CallError> {
+        self.shared.requests.try_send(ask).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CallError::TooMany,
             mpsc::error::TrySendError::Closed(_) => CallError::Stopped,
         })

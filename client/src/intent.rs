@@ -1,4 +1,4 @@
-//! What the user wants: a named instance and its routes. It knows nothing of sessions, ids or servers.
+//! What the caller wants: a named instance and its routes. It knows nothing of sessions, route ids or servers.
 
 mod maintenance;
 
@@ -42,8 +42,8 @@ pub struct Intent {
 /// Visibility routes by key. They are staged in the order of their keys.
 pub type Routes = BTreeMap<RouteKey, Route>;
 
-/// What of the routes people are to see. Whoever decides that (a process, its readiness, maintenance, a stop)
-/// meets in this one value, and the session knows nothing else of them.
+/// What people are to see of the routes. A program may have several reasons (its readiness, maintenance, a stop); it
+/// combines them into this one value, which is all that the session knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Visibility {
     /// Nothing: there is a session without routes.
@@ -115,7 +115,7 @@ pub struct Headers(BTreeMap<String, (HeaderName, HeaderValue)>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options(BTreeMap<OptionKey, RouteOption>);
 
-/// What a route has when nobody says otherwise.
+/// The priority of a route that is given none.
 const DEFAULT_PRIORITY: i32 = 10;
 
 impl Intent {

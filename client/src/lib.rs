@@ -39,10 +39,11 @@
 //! - registries for tests: `testing`, with the feature of that name
 //!
 //! # Inside
-//! A pure state machine decides (`session`, with `plan`, `sync` and `backoff`), and one task per client carries out what it
+//! A pure state machine decides (`session`, with `plan`, `batch_run` and `backoff`), and one task per client carries out what it
 //! decides (`driver`, with `connect`). The library reads no environment and starts no process.
 
 mod backoff;
+mod batch_run;
 mod call;
 mod change;
 mod config;
@@ -63,7 +64,6 @@ mod session;
 pub mod spec;
 mod start;
 mod status;
-mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wait;
@@ -81,8 +81,6 @@ pub use error::{BackendTestError, CallError, DrainError, MaintenanceError, Route
 pub use event::{Cause, Event, EventStream, Mode, Registry, Retry};
 pub use handle::Client;
 pub use host::host_instance_name;
-#[doc(hidden)]
-pub use intent::Visibility as Wanted;
 pub use intent::{
     Headers, Intent, MaintenanceAction, MaintenanceRequest, MaintenanceTarget, Options, Route, RouteKey,
     Routes, Visibility,

@@ -1,7 +1,7 @@
 //! Which routes are to be in maintenance: requests in their order, of which the last that fits a route counts.
 //!
-//! Pure, and without knowledge of sessions and ids: what the registry has been told, and what it confirmed, is
-//! the session's business.
+//! Pure, and without knowledge of sessions and ids: the session remembers what the registry
+//! was told and has confirmed.
 
 use std::time::{Duration, Instant};
 
@@ -26,18 +26,18 @@ struct Request {
     target: MaintenanceTarget,
     action: Action,
     since: Instant,
-    told: Option<Mode>,
+    reported: Option<Mode>,
 }
 
 /// How the registry stands towards one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Confirmation {
     /// It has confirmed everything that the request is about.
     Confirmed,
     /// It has not, yet.
-    Open,
+    Pending,
     /// It never will.
-    Hopeless,
+    Impossible,
 }
 
 /// After this long without the registry's word a request counts as carried out locally.
@@ -45,7 +45,7 @@ pub(super) const LOCAL_AFTER: Duration = Duration::from_secs(30);
 
 impl Requests {
     /// What [`Visibility`] says: maintenance of everything, or no longer.
-    pub(super) fn set_whole(&mut self, page: Option<Option<BackendUrl>>, now: Instant) -> Option<Event> {
+    pub(super) fn set_all(&mut self, page: Option<Option<BackendUrl>>, now: Instant) -> Option<Event> {
         let entered = matches!(&self.whole, Some(Request { action: Action::Enter(_), .. }));
         let action = match page {
             Some(page) => Action::Enter(page),
@@ -59,7 +59,7 @@ impl Requests {
             *old = new.clone();
             return None;
         }
-        let request = Request { target: MaintenanceTarget::All, action, since: now, told: None };
+        let request = Request { target: MaintenanceTarget::All, action, since: now, reported: None };
         let event = request.asked();
         self.whole = Some(request);
         Some(event)
@@ -74,7 +74,7 @@ impl Requests {
         if self.named.len() >= MAX_REQUESTS {
             self.named.remove(0);
         }
-        let request = Request { target, action, since: now, told: None };
+        let request = Request { target, action, since: now, reported: None };
         let event = request.asked();
         self.named.push(request);
         event
@@ -108,16 +108,16 @@ impl Requests {
         self.iter().map(|request| MaintenanceProgress {
             target: request.target.clone(),
             entering: matches!(request.action, Action::Enter(_)),
-            mode: request.told,
+            mode: request.reported,
         })
     }
 
-    /// Tells what has become of each request. `standing` is asked with a filter for the routes that it is
+    /// Returns an event for each request whose state has changed. `confirmation` is called with a filter for the routes that it is
     /// about, and whether they are to be in maintenance.
-    pub(super) fn settle(
+    pub(super) fn report_maintenance(
         &mut self,
         now: Instant,
-        standing: impl Fn(&dyn Fn(&RouteKey, &Route) -> bool, bool) -> Standing,
+        confirmation: impl Fn(&dyn Fn(&RouteKey, &Route) -> bool, bool) -> Confirmation,
     ) -> Vec<Event> {
         let mut events = Vec::new();
         let verdicts: Vec<_> = self
@@ -128,11 +128,11 @@ impl Requests {
                     true => self.counting(key, route).is_some_and(|other| std::ptr::eq(other, request)),
                     false => request.target.fits(key, route),
                 };
-                standing(&about, enters)
+                confirmation(&about, enters)
             })
             .collect();
-        for (request, standing) in self.whole.iter_mut().chain(&mut self.named).zip(verdicts) {
-            events.extend(request.tell(standing, now));
+        for (request, confirmation) in self.whole.iter_mut().chain(&mut self.named).zip(verdicts) {
+            events.extend(request.report(confirmation, now));
         }
         self.whole.take_if(|whole| whole.is_over());
         // One that left counts for as long as it overrides one that entered.
@@ -142,9 +142,12 @@ impl Requests {
         events
     }
 
-    /// When [`Requests::settle`] has something to tell without anything having happened.
+    /// When [`Requests::report_maintenance`] returns events although nothing has happened: a confirmation is overdue.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.iter().filter(|request| request.told.is_none()).map(|request| request.since + LOCAL_AFTER).min()
+        self.iter()
+            .filter(|request| request.reported.is_none())
+            .map(|request| request.since + LOCAL_AFTER)
+            .min()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Request> {
@@ -166,18 +169,18 @@ impl Request {
         }
     }
 
-    fn tell(&mut self, standing: Standing, now: Instant) -> Option<Event> {
+    fn report(&mut self, confirmation: Confirmation, now: Instant) -> Option<Event> {
         let overdue = now.saturating_duration_since(self.since) >= LOCAL_AFTER;
-        let mode = match standing {
-            Standing::Confirmed => Mode::Proxy,
-            Standing::Hopeless => Mode::Local,
-            Standing::Open if overdue => Mode::Local,
-            Standing::Open => return None,
+        let mode = match confirmation {
+            Confirmation::Confirmed => Mode::Proxy,
+            Confirmation::Impossible => Mode::Local,
+            Confirmation::Pending if overdue => Mode::Local,
+            Confirmation::Pending => return None,
         };
-        if self.told == Some(mode) || self.told == Some(Mode::Proxy) {
+        if self.reported == Some(mode) || self.reported == Some(Mode::Proxy) {
             return None;
         }
-        self.told = Some(mode);
+        self.reported = Some(mode);
         let target = self.target.clone();
         Some(match self.action {
             Action::Enter(_) => Event::MaintenanceEntered { target, mode },
@@ -186,13 +189,13 @@ impl Request {
     }
 
     fn is_over(&self) -> bool {
-        self.action == Action::Exit && self.told == Some(Mode::Proxy)
+        self.action == Action::Exit && self.reported == Some(Mode::Proxy)
     }
 }
 
 /// Whether `visibility` means the page on everything: a reference server knows no drain without an outage, so
 /// what is drained elsewhere is in maintenance there, if there is a page ([SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)).
-pub(super) fn is_whole(visibility: Visibility, has_page: bool, is_reference: bool) -> bool {
+pub(super) fn covers_all_routes(visibility: Visibility, has_page: bool, is_reference: bool) -> bool {
     match visibility {
         Visibility::Maintenance => true,
         Visibility::Draining => has_page && is_reference,
@@ -235,14 +238,23 @@ mod tests {
         let now = Instant::now();
         let mut requests = Requests::default();
         requests.push(MaintenanceTarget::All, Action::Enter(None), now);
-        assert!(requests.settle(now, |_, _| Standing::Open).is_empty());
+        assert!(requests.report_maintenance(now, |_, _| Confirmation::Pending).is_empty());
         assert_eq!(requests.deadline(), Some(now + LOCAL_AFTER));
         let names = |events: Vec<Event>| events.iter().map(Event::name).collect::<Vec<_>>();
         let later = now + LOCAL_AFTER;
-        assert_eq!(names(requests.settle(later, |_, _| Standing::Open)), ["MAINT_LOCAL_ENTERED"]);
-        assert!(requests.settle(later, |_, _| Standing::Open).is_empty() && requests.deadline().is_none());
-        assert_eq!(names(requests.settle(later, |_, _| Standing::Confirmed)), ["MAINT_PROXY_ENTERED"]);
-        assert!(requests.settle(later, |_, _| Standing::Confirmed).is_empty());
+        assert_eq!(
+            names(requests.report_maintenance(later, |_, _| Confirmation::Pending)),
+            ["MAINT_LOCAL_ENTERED"]
+        );
+        assert!(
+            requests.report_maintenance(later, |_, _| Confirmation::Pending).is_empty()
+                && requests.deadline().is_none()
+        );
+        assert_eq!(
+            names(requests.report_maintenance(later, |_, _| Confirmation::Confirmed)),
+            ["MAINT_PROXY_ENTERED"]
+        );
+        assert!(requests.report_maintenance(later, |_, _| Confirmation::Confirmed).is_empty());
     }
 
     #[test]
@@ -251,7 +263,7 @@ mod tests {
         let mut requests = Requests::default();
         requests.push(path("/"), Action::Enter(None), now);
         requests.push(path("/"), Action::Exit, now);
-        assert_eq!(requests.settle(now, |_, _| Standing::Confirmed).len(), 1);
+        assert_eq!(requests.report_maintenance(now, |_, _| Confirmation::Confirmed).len(), 1);
         assert!(requests.named.is_empty());
     }
 

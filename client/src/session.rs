@@ -1,7 +1,7 @@
 //! The session's state machine: `(intent, line, timer, link up or down) -> (lines, timers, events)`.
 //!
 //! It knows the protocol and the rules of PROTOCOL section 2 and SEMANTICS sections 1 and 8. It has no clock,
-//! socket or task: the driver turns its crank. One function, `enter`, changes its state. In this file: what it
+//! socket or task: the driver calls it. One function, `enter`, changes its state. In this file: what it
 //! is told and what it remembers; in `link` how a session is got and lost, in `replies` what each reply means,
 //! in `pump` what is sent next, in `visibility` drain and maintenance, in `calls` what others ask through it.
 
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use super::batch_run::BatchRun;
 use super::connect::ConnectError;
 use super::error::CallError;
 use super::event::{Cause, Event, Registry};
@@ -24,12 +25,11 @@ use super::intent::{Goal, Intent, Route, RouteKey, Routes, Visibility};
 use super::maintenance::Requests;
 use super::plan::{Applied, Batch, Dialect, Unsupported};
 use super::status::{Phase, RouteStatus, Status};
-use super::sync::Sync;
 use crate::protocol::{
     BackendUrl, Command, EventKind, Push, Refusal, Registration, Reply, Request, RouteId, Scheme, ServerLine,
     SessionId,
 };
-use visibility::{Drain, Held, Verdict};
+use visibility::{Drain, MaintainedRoute, PendingMaintenance};
 
 /// The times that steer a session.
 #[derive(Debug, Clone)]
@@ -44,11 +44,11 @@ pub struct Timing {
     pub reconnect_max: Duration,
 }
 
-/// How long an unanswered CLIENT_SHUTDOWN may delay a stop ([SEMANTICS section 8](crate::spec::semantics#8-bounds)).
+/// How long to wait for the answer to CLIENT_SHUTDOWN ([SEMANTICS section 8](crate::spec::semantics#8-bounds)).
 pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
-/// A session that has lived this long makes the next back-off start anew.
-const LIVED: Duration = Duration::from_secs(10);
-/// How many questions of others may wait for their turn.
+/// After a session of at least this length the next back-off starts from its minimum.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// How many calls may wait for their turn.
 const MAX_CALLS: usize = 16;
 
 /// A session and everything it has to remember, across connections.
@@ -63,12 +63,12 @@ pub struct Session {
     state: State,
     link: Option<Link>,
     /// Commands without their replies, oldest first.
-    outstanding: VecDeque<Sent>,
+    outstanding: VecDeque<PendingReply>,
     known: Option<Known>,
     refused: BTreeMap<RouteKey, Refused>,
-    noted: BTreeSet<Unsupported>,
+    reported_unsupported: BTreeSet<Unsupported>,
     /// No new try before this, because an apply was refused as a whole.
-    hold_until: Option<Instant>,
+    apply_retry_at: Option<Instant>,
     /// The registry's words where it refused the last apply as a whole.
     apply_refusal: Option<Refusal>,
     calls: VecDeque<(Ticket, Request)>,
@@ -76,15 +76,15 @@ pub struct Session {
     page: Option<BackendUrl>,
     maintenance: Requests,
     /// How many requests for maintenance the handles have made, up to the last that was heard of.
-    requests_heard: u64,
+    requests_seen: u64,
     /// The maintenance request that is under way ([PROTOCOL section 6](crate::spec::protocol#6-asynchronous-lines): at most one).
-    verdict: Option<Verdict>,
+    pending_maintenance: Option<PendingMaintenance>,
     /// So many verdicts are still to come of requests that were given up.
     verdicts_to_ignore: u32,
     /// Backends that a reference server may keep in maintenance, as former sessions told it to.
     stuck: BTreeSet<BackendUrl>,
     /// No new maintenance request before this, because one was refused or not confirmed.
-    maintain_at: Option<Instant>,
+    maintenance_retry_at: Option<Instant>,
     /// What the registry said where it did not do as the last maintenance request asked.
     maintenance_refusal: Option<String>,
     subscriptions: BTreeSet<EventKind>,
@@ -97,7 +97,7 @@ pub struct Session {
     replaced: bool,
     ever_bound: bool,
     /// The listeners were told of a session, and not yet of its end.
-    told_bound: bool,
+    connection_reported: bool,
     rng: fastrand::Rng,
     link_backoff: Backoff,
     apply_backoff: Backoff,
@@ -116,15 +116,15 @@ pub enum Effect {
     },
     /// Put this on the wire, after what is there already.
     Send(Command),
-    /// Give up the connection, or the attempt to get one.
+    /// Close the connection, or abandon the attempt to make one.
     Hangup,
-    /// Tell the listeners.
+    /// Publish this event.
     Event(Event),
-    /// Answer whoever asked.
+    /// Give this result to the caller with this ticket.
     Answer(Ticket, Result<Reply, CallError>),
 }
 
-/// Names a question.
+/// Identifies a call of a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
 
@@ -147,7 +147,7 @@ enum State {
     Connecting,
     Registering,
     Resuming,
-    Syncing(Box<Sync>),
+    Syncing(Box<BatchRun>),
     Live { ping_at: Instant },
     Dormant { ask_at: Instant },
     Leaving { until: Instant },
@@ -165,7 +165,7 @@ struct Link {
 }
 
 #[derive(Debug, Clone)]
-struct Sent {
+struct PendingReply {
     expect: Expect,
     command: &'static str,
     deadline: Instant,
@@ -201,7 +201,7 @@ enum Expect {
     Ignore,
 }
 
-/// The session as the client remembers it.
+/// What the client knows of its session.
 #[derive(Debug, Clone)]
 struct Known {
     id: SessionId,
@@ -214,9 +214,9 @@ struct Known {
     in_doubt: Option<(Batch, BTreeMap<RouteKey, RouteId>)>,
     drain: Drain,
     /// The routes that it was told to keep in maintenance.
-    maintained: BTreeMap<RouteId, Held>,
-    /// It may have forgotten that, or not have been told.
-    doubtful: bool,
+    maintained: BTreeMap<RouteId, MaintainedRoute>,
+    /// It may have forgotten that, or not have been told: MAINT_STATUS will tell.
+    is_uncertain: bool,
     subscribed: BTreeSet<EventKind>,
 }
 
@@ -227,7 +227,7 @@ struct Refused {
     retry_at: Instant,
 }
 
-/// What other tasks and the network tell the machine.
+/// The inputs of the state machine.
 impl Session {
     /// A session that wants to connect at `now`. The seed steers its jitter.
     pub fn new(name: Arc<str>, timing: Timing, intent: Intent, seed: u64, now: Instant) -> Self {
@@ -245,18 +245,18 @@ impl Session {
             outstanding: VecDeque::new(),
             known: None,
             refused: BTreeMap::new(),
-            noted: BTreeSet::new(),
-            hold_until: None,
+            reported_unsupported: BTreeSet::new(),
+            apply_retry_at: None,
             apply_refusal: None,
             calls: VecDeque::new(),
             visibility: intent.visibility,
             page: intent.maintenance_page,
             maintenance: Requests::default(),
-            requests_heard: 0,
-            verdict: None,
+            requests_seen: 0,
+            pending_maintenance: None,
             verdicts_to_ignore: 0,
             stuck: BTreeSet::new(),
-            maintain_at: None,
+            maintenance_retry_at: None,
             maintenance_refusal: None,
             subscriptions: BTreeSet::new(),
             watched: Vec::new(),
@@ -264,7 +264,7 @@ impl Session {
             cause: None,
             replaced: false,
             ever_bound: false,
-            told_bound: false,
+            connection_reported: false,
             link_backoff,
             apply_backoff,
             ask_backoff,
@@ -273,9 +273,9 @@ impl Session {
             effects: Vec::new(),
             version: 0,
         };
-        session.hear(&goal, now);
-        session.suspect_what_was_left(&goal);
-        session.see_visibility(now);
+        session.take_maintenance_requests(&goal, now);
+        session.assume_left_over_maintenance(&goal);
+        session.update_visibility(now);
         session
     }
 
@@ -297,7 +297,7 @@ impl Session {
         self.reconnect(now);
     }
 
-    /// There is none to be had.
+    /// The attempt to connect has failed.
     pub fn link_failed(&mut self, error: ConnectError, now: Instant) {
         if matches!(self.state, State::Connecting) {
             self.lose(error.into(), now);
@@ -320,11 +320,11 @@ impl Session {
             Received::Line(ServerLine::Reply(reply)) => return self.answer(reply, now),
             Received::Line(ServerLine::Push(Push::Shutdown)) => Cause::ServerShutdown,
             Received::Line(ServerLine::Push(Push::Event(kind, data))) => {
-                return self.tell(Event::Registry { kind, data });
+                return self.emit(Event::Registry { kind, data });
             }
             // A newer server's; it answers nothing.
             Received::Line(ServerLine::Push(Push::OtherEvent(_))) => return,
-            Received::Line(ServerLine::Push(verdict)) => return self.judged(&verdict, now),
+            Received::Line(ServerLine::Push(verdict)) => return self.verdict_received(&verdict, now),
             Received::Http => Cause::SpeaksHttp,
             Received::Garbage(text) => Cause::NotARegistry(text),
             Received::TooLong => Cause::LineTooLong,
@@ -334,7 +334,7 @@ impl Session {
 
     /// Time has passed: at or after [`Session::deadline`].
     pub fn tick(&mut self, now: Instant) {
-        self.settle(now);
+        self.report_maintenance(now);
         let silent = self.outstanding.front().filter(|sent| sent.deadline <= now).map(|sent| sent.command);
         match self.state {
             State::Disconnected { retry_at } if retry_at <= now => {
@@ -369,7 +369,7 @@ impl Session {
             State::Dormant { ask_at } => oldest.or(Some(ask_at)),
             State::Live { ping_at } => oldest.or_else(|| {
                 let retries = self.refused.values().map(|refused| refused.retry_at);
-                let due = match self.hold_until {
+                let due = match self.apply_retry_at {
                     Some(until) => Some(until),
                     None => retries.min(),
                 };
@@ -379,27 +379,27 @@ impl Session {
         }
     }
 
-    /// This is wanted from now on, whatever the state of the connection.
+    /// The intent has changed.
     pub fn want(&mut self, mut goal: Goal, now: Instant) {
         self.intent = goal.change;
         let before = std::mem::replace(&mut self.wanted, std::mem::take(&mut goal.routes));
         // What was refused as it was may be accepted as it is.
         self.refused.retain(|key, _| before.get(key) == self.wanted.get(key));
         if before != self.wanted {
-            (self.hold_until, self.apply_refusal) = (None, None);
+            (self.apply_retry_at, self.apply_refusal) = (None, None);
         }
-        self.hear(&goal, now);
+        self.take_maintenance_requests(&goal, now);
         (self.visibility, self.page) = (goal.visibility, goal.page);
         if std::mem::replace(&mut self.registration.metadata, goal.metadata) != self.registration.metadata {
             // What was refused with the former token may be accepted with this one.
             self.cause.take_if(|cause| matches!(cause, Cause::Refused { .. }));
         }
-        self.see_visibility(now);
+        self.update_visibility(now);
         self.version += 1;
         self.pump(now);
     }
 
-    /// The name is ours again, whoever has it: the one case in which a dormant client registers.
+    /// A dormant client registers although another process has its name.
     pub fn take_over(&mut self, now: Instant) {
         if !self.replaced {
             return;
@@ -413,7 +413,7 @@ impl Session {
         }
     }
 
-    /// Leave in order: at once where there is nothing to tell, otherwise within 500 ms.
+    /// Leaves in order: at once without a session, otherwise within 500 ms.
     pub fn leave(&mut self, now: Instant) {
         match self.state {
             State::Leaving { .. } | State::Stopped => {}
@@ -426,12 +426,12 @@ impl Session {
         }
     }
 
-    /// What there is to do since the last call.
+    /// The effects since the last call, in order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
-    /// It has ended, for good.
+    /// Whether the client has stopped for good.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
     }
@@ -441,7 +441,7 @@ impl Session {
         self.version
     }
 
-    /// Where it stands.
+    /// The state of the client.
     pub fn status(&self) -> Status {
         let desired = self.desired();
         let routes: BTreeMap<_, _> = self

@@ -12,7 +12,7 @@ use super::intent::Intent;
 use super::session::{Session, Timing};
 
 /// How many questions may wait for the task.
-const MAX_ASKS: usize = 16;
+const MAX_TASK_REQUESTS: usize = 16;
 
 impl Client {
     /// Starts a client over TCP on the current tokio runtime (either kind) and returns at once. The stream has every
@@ -45,14 +45,14 @@ impl Client {
         let now = tokio::time::Instant::now().into_std();
         let session = Session::new(config.endpoint.to_string().into(), timing, intent, seed, now);
         let (leave, leave_seen) = watch::channel(false);
-        let (asks, asked) = mpsc::channel(MAX_ASKS);
+        let (requests, asked) = mpsc::channel(MAX_TASK_REQUESTS);
         let (events, listener) = broadcast::channel(EVENT_BUFFER);
         let (status_shown, status) = watch::channel(session.status());
         let weak_events = events.downgrade();
-        let inputs = Inputs { goal: goal_seen, leave: leave_seen, asks: asked, left: false };
+        let inputs = Inputs { goal: goal_seen, leave: leave_seen, requests: asked, left: false };
         let core = Core::new(session, events, status_shown);
         tokio::spawn(Driver { connector, core, inputs }.run());
-        let client = Client::new(Shared { goal, leave, asks, status, events: weak_events });
+        let client = Client::new(Shared { goal, leave, requests, status, events: weak_events });
         if config.follow_own_address {
             let own_address = |peer| local_address_towards(peer).ok();
             tokio::spawn(follow_own_address(client.downgrade(), client.watch(), own_address));

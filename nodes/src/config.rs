@@ -1,7 +1,7 @@
 //! How etcd is reached.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
@@ -16,7 +16,7 @@ const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
 
 /// How etcd is reached, and where in it the nodes are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `http://host:port`, `https://host:port` or `host:port`, at least one. One is used at a time; when it fails
     /// the next is.
@@ -48,15 +48,43 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Files in PEM. They are read at each connection, so renewed certificates count from the next one on.
+/// What TLS needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     /// The authorities that etcd's certificate must come from; `None`: the system's.
-    pub ca_file: Option<PathBuf>,
+    pub ca: Option<Pem>,
     /// Our own certificate, for an etcd that asks for one.
-    pub cert_file: Option<PathBuf>,
+    pub cert: Option<Pem>,
     /// Its key.
-    pub key_file: Option<PathBuf>,
+    pub key: Option<Pem>,
+}
+
+/// Certificates or a key, in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Pem {
+    /// A file. It is read at each connection, so a renewed certificate counts from the next one on.
+    File(PathBuf),
+    /// The text itself, which is never shown.
+    Text(String),
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pem::File(path) => f.debug_tuple("File").field(path).finish(),
+            Pem::Text(_) => f.write_str("Text(..)"),
+        }
+    }
+}
+
+impl Pem {
+    fn read(&self) -> Result<Vec<u8>, ConfigError> {
+        match self {
+            Pem::File(path) => std::fs::read(path)
+                .map_err(|error| ConfigError::File { path: path.clone(), reason: error.to_string() }),
+            Pem::Text(text) => Ok(text.clone().into_bytes()),
+        }
+    }
 }
 
 impl Config {
@@ -135,21 +163,16 @@ impl Tls {
 
     fn options(&self) -> Result<TlsOptions, ConfigError> {
         let mut options = TlsOptions::new();
-        options = match &self.ca_file {
-            Some(path) => options.ca_certificate(Certificate::from_pem(read(path)?)),
+        options = match &self.ca {
+            Some(ca) => options.ca_certificate(Certificate::from_pem(ca.read()?)),
             None => options.with_native_roots(),
         };
-        match (&self.cert_file, &self.key_file) {
-            (Some(cert), Some(key)) => Ok(options.identity(Identity::from_pem(read(cert)?, read(key)?))),
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Ok(options.identity(Identity::from_pem(cert.read()?, key.read()?))),
             (None, None) => Ok(options),
             _ => Err(ConfigError::HalfIdentity),
         }
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(path)
-        .map_err(|error| ConfigError::File { path: path.to_owned(), reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -172,12 +195,13 @@ mod tests {
             assert!(check(wrong, Tls::default()).is_err(), "{wrong:?}");
         }
         let file = tempfile::NamedTempFile::new().unwrap();
-        let tls = || Tls { ca_file: Some(file.path().to_owned()), ..Tls::default() };
+        let pem = || Some(Pem::File(file.path().to_owned()));
+        let tls = || Tls { ca: pem(), ..Tls::default() };
         assert_eq!(check("etcd:2379", tls()).unwrap(), "https://etcd:2379");
         assert!(check("http://etcd:2379", tls()).unwrap_err().contains("without TLS"));
-        let half = Tls { cert_file: Some(file.path().to_owned()), ..tls() };
+        let half = Tls { cert: pem(), ..tls() };
         assert!(check("etcd:2379", half).unwrap_err().contains("go together"));
-        let missing = Tls { ca_file: Some("/nonexistent/ca.pem".into()), ..Tls::default() };
+        let missing = Tls { ca: Some(Pem::File("/nonexistent/ca.pem".into())), ..Tls::default() };
         assert!(check("etcd:2379", missing).unwrap_err().contains("/nonexistent/ca.pem"));
         assert_eq!(Config::new::<String>([]).check(), Err(ConfigError::NoEndpoint));
     }
@@ -186,5 +210,6 @@ mod tests {
     fn a_password_is_not_shown() {
         let credentials = Credentials { user: "u".to_owned(), password: "hunter2".to_owned() };
         assert!(!format!("{credentials:?}").contains("hunter2"));
+        assert!(!format!("{:?}", Pem::Text("hunter2".to_owned())).contains("hunter2"));
     }
 }

@@ -76,6 +76,7 @@ pub(crate) struct Page {
 }
 
 /// The changes from one revision on, and what ends them.
+#[derive(Debug)]
 pub(crate) struct Watch {
     stream: WatchStream,
     what: String,
@@ -381,3 +382,7 @@ fn end_of(prefix: &str) -> Vec<u8> {
     }
     end
 }
+
+#[cfg(test)]
+#[path = "etcd_tests.rs"]
+mod tests;

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use etcd::Etcd;
 
-pub use config::{Config, Credentials, Tls};
+pub use config::{Config, Credentials, Pem, Tls};
 pub use error::{ConfigError, Error};
 pub use layout::{BasePath, Layout};
 pub use node::{Info, NameError, Node};

@@ -125,7 +125,7 @@ fn no_state_file() -> u8 {
 }
 
 fn serve(config: &Config) -> anyhow::Result<u8> {
-    telemetry::init(config.log_level, config.log_format).map_err(anyhow::Error::from_boxed)?;
+    telemetry::init(config.log).map_err(anyhow::Error::from_boxed)?;
     // One thread is enough for the registry and the probes; the proxy's workers have threads of their own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;

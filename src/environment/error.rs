@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::protocol::Invalid;
+use registry_client::protocol::Invalid;
 
 /// One mistake in one variable.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! Turns the texts of variables into values, one at a time, and collects the mistakes.
 
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
 
-use crate::protocol::Invalid;
+use registry_client::protocol::Invalid;
 
 use super::error::{ConfigErrors, Problem, QUOTED_CHARS, reason_of};
 use super::source::{Given, Source};
@@ -135,6 +137,11 @@ impl Reader {
             (None, Some(known)) => self.source.table.advertised(known),
             (None, None) => name.to_owned(),
         }
+    }
+
+    /// The file that the variable's value came from; `None` where it came from the variable itself.
+    pub fn file_of(&self, name: &'static str) -> Option<PathBuf> {
+        self.source.values.get(name)?.file.as_ref().map(PathBuf::from)
     }
 
     /// Whether the variable was written with our prefix.

@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::protocol::{GoDuration, Invalid};
 use crate::telemetry::{Format, Level};
+use registry_client::protocol::{GoDuration, Invalid};
 
 use super::Secret;
 
@@ -13,7 +13,7 @@ const MAX_TOKEN: usize = 4096;
 
 /// A boolean as people write it.
 pub fn flag(text: &str) -> Result<bool, Invalid> {
-    crate::protocol::parse_bool("boolean", text)
+    registry_client::protocol::parse_bool("boolean", text)
 }
 
 /// A port: 1 to 65535.

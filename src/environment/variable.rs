@@ -67,7 +67,9 @@ impl Variable {
 
     /// Whether values are kept out of logs and errors. METADATA is among them, because people put tokens there.
     pub fn is_secret(&self) -> bool {
-        self.name == "METADATA" || self.name.ends_with("_TOKEN") || self.name.ends_with("_PASSWORD")
+        ["METADATA", "ETCD_KEY"].contains(&self.name)
+            || self.name.ends_with("_TOKEN")
+            || self.name.ends_with("_PASSWORD")
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
-use crate::protocol::BackendUrl;
-use crate::protocol::report::BackendReport;
+use registry_client::protocol::BackendUrl;
+use registry_client::protocol::report::BackendReport;
 
 use super::admin::{Admin, Sources};
 use super::config::{self, Config};

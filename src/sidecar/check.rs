@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::client::{Dialect, dry_run};
+use registry_client::{Dialect, dry_run};
 
 use super::address::Lookup;
 use super::config::{CommandConfig, CommandLine, Config, Endpoint, Off, RegistrationConfig};
@@ -18,6 +18,7 @@ pub async fn check(config: &Config) -> String {
     config.command.iter().for_each(|command| describe_command(&mut report, command));
     let Some(registration) = &config.registration else {
         let _ = writeln!(report, "{}", config.off.unwrap_or(Off::Disabled));
+        describe_node_alone(&mut report, config).await;
         return report;
     };
     describe(&mut report, config, registration);
@@ -37,6 +38,7 @@ pub async fn check(config: &Config) -> String {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED)
         }
     };
+    describe_node(&mut report, config, advertised);
     let intent = intent(registration, advertised);
     for (registry, dialect) in [("registry-server", Dialect::ours()), ("go-proxy", Dialect::Reference)] {
         let _ = writeln!(report, "\nto a {registry} it would send:");
@@ -44,6 +46,39 @@ pub async fn check(config: &Config) -> String {
     }
     report
 }
+
+/// The node in etcd where nothing else is registered.
+async fn describe_node_alone(report: &mut String, config: &Config) {
+    if config.etcd.is_none() {
+        return;
+    }
+    let lookup = Lookup { config: &config.address, registries: &[], wrapped: config.command.is_some() };
+    let advertised = match lookup.once().await {
+        Ok(choice) => {
+            let _ = writeln!(report, "address      {choice}");
+            choice.ip
+        }
+        Err(trouble) => {
+            let _ = writeln!(report, "address      none yet: {trouble}");
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        }
+    };
+    describe_node(report, config, advertised);
+}
+
+/// Where the node in etcd would be, and what it would say.
+#[cfg(feature = "etcd")]
+fn describe_node(report: &mut String, config: &Config, advertised: IpAddr) {
+    let Some(etcd) = &config.etcd else { return };
+    let node = super::nodes::node(&etcd.node, advertised);
+    let base = &etcd.registry.base_path;
+    let _ = writeln!(report, "etcd         {}, TTL {:?}", etcd.registry.endpoints.join(", "), etcd.ttl);
+    let _ = writeln!(report, "node         {} of {} below {base}", node.name, etcd.node.service);
+    let _ = node.info.iter().try_for_each(|(key, value)| writeln!(report, "             {key}={value}"));
+}
+
+#[cfg(not(feature = "etcd"))]
+fn describe_node(_report: &mut String, _config: &Config, _advertised: IpAddr) {}
 
 /// Describes the command, without the values of its environment.
 fn describe_command(report: &mut String, command: &CommandConfig) {

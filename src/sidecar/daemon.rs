@@ -6,12 +6,13 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::client::{Resolver, SystemResolver};
 use crate::shutdown::Shutdown;
+use registry_client::{Resolver, SystemResolver};
 
 use super::admin::{control, serve_metrics};
 use super::config::{CommandConfig, Config, Endpoint, Off, ReadinessConfig, ReadyCheck, RegistrationConfig};
 use super::maintenance::{Maintenance, end_expired_windows, serve_page};
+use super::nodes::NodePresence;
 use super::process::reaper::Reaper;
 use super::process::wrapper::{Wrapper, listen_to_signals};
 use super::process::{exec_check, shell_line};
@@ -31,14 +32,17 @@ pub async fn run(config: Config, shutdown: Shutdown) {
 /// Like [`run`], with another way to find the addresses of the registries' names.
 pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolver + Clone) {
     config.warnings.iter().for_each(|line| warn!("{line}"));
-    let (state, maintenance) = new_state();
+    let (config, (state, maintenance)) = (Arc::new(config), new_state());
     let _services = start_services(&config, &state, &maintenance);
-    let Some(registration) = &config.registration else {
-        let off = config.off.unwrap_or(Off::Disabled);
-        info!("{off}: there is nothing to do");
-        return shutdown.requested().await;
-    };
-    announce(registration);
+    match (&config.registration, &config.etcd) {
+        (Some(registration), _) => announce(registration),
+        (None, Some(_)) => info!("{}: there is only the node in etcd", config.off.unwrap_or(Off::Disabled)),
+        (None, None) => {
+            info!("{}: there is nothing to do", config.off.unwrap_or(Off::Disabled));
+            return shutdown.requested().await;
+        }
+    }
+    let node = NodePresence::start(&config, &state);
     let shell = shell_for_checks(&config.readiness);
     tokio::select! {
         () = wait_until_ready(&config.readiness, shell.as_ref()) => {
@@ -51,7 +55,11 @@ pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolve
                 }
             };
             let registered = keep_registered(&config, &state, &maintenance, shutdown.clone(), resolver);
-            tokio::join!(registered, watched);
+            tokio::join!(registered, watched, async {
+                // At once, while the routes are drained.
+                shutdown.requested().await;
+                node.leave().await;
+            });
         }
         () = shutdown.requested() => info!("nothing was registered yet"),
     }
@@ -77,7 +85,9 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     let (state, maintenance) = new_state();
     let wrapper = Wrapper::new(Arc::clone(&config), command, reaper, state.clone(), maintenance.clone());
     let services = start_services(&config, &state, &maintenance);
+    let node = NodePresence::start(&config, &state);
     let code = wrapper.run(signals).await;
+    node.leave().await;
     drop(services);
     Ok(code)
 }
@@ -112,7 +122,8 @@ fn shell_for_checks(config: &ReadinessConfig) -> Option<Shell> {
 /// set ends it.
 fn start_services(config: &Config, state: &DaemonState, maintenance: &Maintenance) -> JoinSet<()> {
     // Where nothing is registered and no command runs, there is no application to wait for.
-    let nothing_to_wait_for = config.registration.is_none() && config.command.is_none();
+    let nothing_to_wait_for =
+        config.registration.is_none() && config.etcd.is_none() && config.command.is_none();
     state.change_conditions(|conditions| conditions.ready = nothing_to_wait_for);
     let mut services = JoinSet::new();
     services.spawn(control::serve(config.control_socket.clone(), state.clone(), maintenance.clone()));

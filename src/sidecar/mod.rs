@@ -12,6 +12,7 @@
 //! | `readiness` | whether the application is ready |
 //! | `maintenance` | what operators put into maintenance, and the page |
 //! | `registries` | keeps the application registered |
+//! | [`nodes`] | the node in etcd |
 //! | [`process`] | the reaper, and the wrapped command |
 //! | [`admin`] | control socket and metrics |
 //! | `daemon`, `check` | puts the parts together; the dry run |
@@ -23,6 +24,7 @@ pub mod config;
 mod daemon;
 mod http;
 mod maintenance;
+pub mod nodes;
 pub mod process;
 mod readiness;
 mod registries;

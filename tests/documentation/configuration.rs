@@ -102,7 +102,7 @@ fn the_page_has_every_limit_of_the_registry_with_its_default() {
         ("bytes of these headers", limits.header_bytes),
         ("domains of a route", limits.domains),
         ("bytes of the metadata", limits.metadata_bytes),
-        ("bytes of a command", registry_sidecar::protocol::MAX_LINE),
+        ("bytes of a command", registry_client::protocol::MAX_LINE),
     ] {
         assert_eq!(at_most("", what), most.to_string(), "{what}");
     }

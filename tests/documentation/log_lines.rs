@@ -92,7 +92,7 @@ fn pieces_of_the_code() -> BTreeSet<String> {
 
 /// All string literals of the programs.
 pub(crate) fn literals_of_the_code() -> Vec<String> {
-    let folders = ["src", "client/src"].map(|folder| Path::new(ROOT).join(folder));
+    let folders = ["src", "client/src", "nodes/src"].map(|folder| Path::new(ROOT).join(folder));
     let files = folders.iter().filter(|folder| folder.exists()).flat_map(|folder| files_below(folder));
     let sources = files.filter(|file| file.extension().is_some_and(|ending| ending == "rs"));
     let texts = sources.map(|file| fs::read_to_string(file).unwrap());

@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 
 use rcgen::{CertificateParams, KeyPair};
-use registry_sidecar::client::{Client, ClientConfig, Endpoint, Event, Intent};
-use registry_sidecar::protocol::EventKind;
+use registry_client::protocol::EventKind;
+use registry_client::{Client, ClientConfig, Endpoint, Event, Intent};
 
 use crate::support::{Backend, Session, get, server, soon, until};
 

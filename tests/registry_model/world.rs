@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use registry_sidecar::protocol::report::BackendReport;
-use registry_sidecar::protocol::{CircuitBreaker, Command, MAX_LINE, Refusal, Reply, ServerLine};
+use registry_client::protocol::report::BackendReport;
+use registry_client::protocol::{CircuitBreaker, Command, MAX_LINE, Refusal, Reply, ServerLine};
 use registry_sidecar::server::registry::{
     ConnId, Effect, Input, Limits, Now, Pulse, Registry, RegistryConfig, TestId, Token, Tx,
 };

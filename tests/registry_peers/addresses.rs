@@ -1,6 +1,6 @@
 //! Who replaces whom, who is a sibling, and to whom an address belongs.
 
-use registry_sidecar::client::{Client, ClientConfig, Endpoint, Event, Intent};
+use registry_client::{Client, ClientConfig, Endpoint, Event, Intent};
 
 use crate::network::{A, B, C, backend, connect, in_a_network, register, server};
 use crate::support::{get, soon, until};

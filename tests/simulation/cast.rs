@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use registry_sidecar::client::machine::{Goal, Session, Timing};
-use registry_sidecar::client::{Intent, Route, RouteKey, Routes};
-use registry_sidecar::protocol::{
+use registry_client::machine::{Goal, Session, Timing};
+use registry_client::protocol::{
     Domain, Domains, HealthCheck, InstanceName, LineCodec, MAX_CLIENT_LINE, PathPrefix, RouteOption,
     ServiceName,
 };
+use registry_client::{Intent, Route, RouteKey, Routes};
 
 use super::grammar::Grammar;
 use super::wire::LinkId;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use registry_sidecar::client::machine::Timing;
+use registry_client::machine::Timing;
 
 use super::cast::{ProcId, ReplicaId, Wish, some_check};
 use super::server::{GRACE, Mood};

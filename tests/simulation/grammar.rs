@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use registry_sidecar::client::{Event, RouteKey};
-use registry_sidecar::protocol::RouteId;
+use registry_client::protocol::RouteId;
+use registry_client::{Event, RouteKey};
 
 /// Where a client's story stands.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use registry_sidecar::protocol::{Host, InstanceName, Reply, ServerLine, ServiceName};
+use registry_client::protocol::{Host, InstanceName, Reply, ServerLine, ServiceName};
 use registry_sidecar::server::registry::{ConnId, Happening, MemberEvent, Which, Who};
 use registry_sidecar::server::routing::{Claim, Member};
 

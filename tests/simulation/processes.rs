@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use registry_sidecar::client::machine::{Effect, Received};
-use registry_sidecar::client::{Cause, ConnectError, Event as Told};
-use registry_sidecar::protocol::{Command, LineCodec, MAX_CLIENT_LINE, MAX_LINE};
+use registry_client::machine::{Effect, Received};
+use registry_client::protocol::{Command, LineCodec, MAX_CLIENT_LINE, MAX_LINE};
+use registry_client::{Cause, ConnectError, Event as Told};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::cast::{ProcId, ReplicaId, Sidecar};

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
-use registry_sidecar::protocol::{Command, Line, LineCodec, MAX_LINE, RouteId, ServerLine};
+use registry_client::protocol::{Command, Line, LineCodec, MAX_LINE, RouteId, ServerLine};
 use registry_sidecar::server::registry::persist::{MaintenanceRecord, RouteRecord, Saved, SavedSession};
 use registry_sidecar::server::registry::{
     Change, ConnId, Effect, Happening, Input, Now, Registry, RegistryConfig, Token, Tx,

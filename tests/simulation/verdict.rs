@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use registry_sidecar::protocol::{Host, OptionKey, RouteOption};
+use registry_client::protocol::{Host, OptionKey, RouteOption};
 use registry_sidecar::server::registry::persist::{RouteRecord, SavedSession};
 
 use super::cast::{Place, Replica, Wish};

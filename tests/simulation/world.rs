@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant, SystemTime};
 
-use registry_sidecar::client::machine::Timing;
-use registry_sidecar::client::{Cause, ConnectError};
-use registry_sidecar::protocol::Host;
+use registry_client::machine::Timing;
+use registry_client::protocol::Host;
+use registry_client::{Cause, ConnectError};
 use registry_sidecar::server::registry::{Happening, Now, Which};
 
 use super::cast::{ProcId, Replica, ReplicaId, Sidecar};

@@ -32,7 +32,7 @@ pub enum MaintenanceAction {
 /// One request. Of several about a route the last counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MaintenanceRequest {
-    /// Of what.
+    /// What it is about.
     pub target: MaintenanceTarget,
     /// What is asked for.
     pub action: MaintenanceAction,

@@ -3,9 +3,9 @@
 use bytes::{Buf, BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-/// The longest line between peers, without its end: what the reference programs bear.
+/// The longest line between peers in bytes, without its end: the reference programs read no longer one.
 pub const MAX_LINE: usize = 65_535;
-/// The longest line that our client reads, without its end.
+/// The longest line that this client reads, in bytes, without its end.
 pub const MAX_CLIENT_LINE: usize = 1024 * 1024;
 
 /// What the codec found between two line ends. Empty lines are not reported.
@@ -15,18 +15,17 @@ pub enum Line {
     Text(String),
     /// A line longer than the limit. It was discarded as it came, and the stream is usable.
     TooLong,
-    /// A line that is no UTF-8.
+    /// A line that is not valid UTF-8.
     NotUtf8,
 }
 
-/// Splits a stream into lines. It holds at most the limit plus what one read brought, whatever the peer
-/// sends.
+/// Splits a stream into lines. It buffers at most the limit and one read, whatever the peer sends.
 #[derive(Debug)]
 pub struct LineCodec {
     max: usize,
-    /// How much of the buffer is known to hold no line end.
+    /// How many bytes at the start of the buffer hold no line end.
     searched: usize,
-    /// The rest of a too long line is being thrown away.
+    /// The rest of a line that is too long is being discarded.
     discarding: bool,
 }
 
@@ -36,7 +35,7 @@ impl LineCodec {
         LineCodec { max, searched: 0, discarding: false }
     }
 
-    /// Takes the bytes before the line end at `end`, and the end. `None`: there is nothing to report.
+    /// Takes the line that ends at `end` out of the buffer. `None`: it is empty.
     fn take_line(&mut self, buffer: &mut BytesMut, end: usize) -> Option<Line> {
         self.searched = 0;
         let bytes = buffer.split_to(end);
@@ -96,8 +95,10 @@ impl Decoder for LineCodec {
 impl Encoder<&str> for LineCodec {
     type Error = std::io::Error;
 
-    /// Appends the line and its end. Refuses what a peer would not read as this one line: an empty one, and
-    /// one with a line end or NUL in it.
+    /// Appends the line and its end.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an empty line and for one with a line end or NUL in it: a peer would not read it as one line.
     fn encode(&mut self, line: &str, buffer: &mut BytesMut) -> Result<(), std::io::Error> {
         if line.is_empty() || line.bytes().any(|b| matches!(b, b'\n' | b'\r' | 0)) {
             let reason = "an empty line, or one with a line end or NUL in it";
@@ -110,8 +111,8 @@ impl Encoder<&str> for LineCodec {
     }
 }
 
-/// Whether a first line comes from a peer that speaks HTTP: port 81 is also a well-known admin page's. Some servers
-/// answer what they do not understand with a bare page.
+/// Whether a line comes from a peer that speaks HTTP, because somebody confused the ports. Some HTTP servers answer a
+/// malformed request with a page without a status line.
 pub fn looks_like_http(line: &str) -> bool {
     let is_page = |start: &str| line.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
     is_page("<!doctype html")

@@ -171,7 +171,7 @@ impl Command {
                 let (required, parser) =
                     parse::request_parser(name).ok_or_else(|| Refusal::UnknownCommand(name.to_owned()))?;
                 let session = fields.next().unwrap_or_default();
-                // Before any value is looked at: a cut line has one answer, wherever it was cut.
+                // Count the fields before parsing any of them, so that a truncated line has one answer wherever it is cut.
                 if !fields.has(required) {
                     return Err(Refusal::InvalidFormat);
                 }
@@ -230,7 +230,7 @@ impl SessionRef {
 }
 
 fn parse_session_id(text: &str) -> Result<SessionId, Refusal> {
-    // An id that could never have been issued is one that does not live.
+    // No server issues such an id, so no session has it.
     text.parse().map_err(|_| Refusal::SessionNotFound)
 }
 

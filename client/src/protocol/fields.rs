@@ -19,7 +19,7 @@ impl<'a> Fields<'a> {
         count == 0 || self.rest.is_some_and(|rest| rest.split('|').take(count).count() == count)
     }
 
-    /// The next field; `None` where the line is over.
+    /// The next field; `None` at the end of the line.
     pub(super) fn next(&mut self) -> Option<&'a str> {
         let rest = self.rest?;
         let (field, rest) = match rest.split_once('|') {

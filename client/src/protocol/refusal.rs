@@ -16,27 +16,27 @@ pub enum Refusal {
     SessionReplaced,
     /// There is no such command.
     UnknownCommand(String),
-    /// Too few fields, or a field that is none of what it may be.
+    /// Too few fields, or a field with a value that it cannot have.
     InvalidFormat,
-    /// REGISTER's metadata are no JSON object.
+    /// REGISTER's metadata are not a JSON object.
     InvalidMetadataJson,
-    /// A field is not the JSON it should be.
+    /// A field is not the JSON that its command takes.
     InvalidJson,
     /// The session has no such route.
     RouteNotFound,
-    /// ROUTE_UPDATE of a field that there is not.
+    /// ROUTE_UPDATE names a field that does not exist.
     UnknownField,
     /// The list of domains is empty.
     NoDomains,
     /// The path is empty.
     EmptyPath,
-    /// The backend's URL is none.
+    /// The backend's URL is malformed.
     InvalidBackendUrl,
     /// The route has no circuit breaker.
     CircuitBreakerNotFound,
     /// Nothing is being drained.
     NoDrain,
-    /// A target that names nothing of the session's.
+    /// A target that means no route of the session.
     UnknownTarget(String),
     /// A duration that is malformed, negative, or zero where that makes no sense.
     InvalidDuration(String),

@@ -103,7 +103,7 @@ pub enum Push {
     Shutdown,
 }
 
-/// A line that no server of this protocol sends; its beginning, for the log, without what could be a secret.
+/// A line that no server of this protocol sends. It keeps the beginning of the line for a log, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a reply of this protocol: {0:?}")]
 pub struct NotAReply(pub String);
@@ -186,7 +186,7 @@ struct BulkStatus {
 }
 
 impl Reply {
-    /// Reads a reply. `None`: it is none.
+    /// Reads a reply. `None`: the line is not a reply.
     fn parse(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once('|').unwrap_or((line, ""));
         match word {
@@ -263,7 +263,7 @@ impl Reply {
 }
 
 impl Push {
-    /// Reads an asynchronous line. `None`: it is none.
+    /// Reads an asynchronous line. `None`: the line is a reply.
     fn parse(line: &str) -> Option<Self> {
         let (word, rest) = line.split_once('|').unwrap_or((line, ""));
         match word {

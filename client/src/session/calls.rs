@@ -1,5 +1,5 @@
-//! What other tasks ask the registry through the session: one question at a time, when nothing else is on the
-//! way, and each is answered in any case.
+//! Calls and subscriptions of handles: one at a time, when no other command is outstanding. Each call is answered, also
+//! when the session ends.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::plan::Dialect;
 use crate::protocol::{EventKind, Refusal, Reply, Request, Scheme};
 
 impl Session {
-    /// A question for the registry.
+    /// A call of a handle.
     pub(crate) fn call(&mut self, ticket: Ticket, request: Request, now: Instant) {
         let error = match &self.state {
             State::Live { .. } | State::Syncing(_) if self.calls.len() >= MAX_CALLS => CallError::TooMany,
@@ -27,7 +27,7 @@ impl Session {
         self.effects.push(Effect::Answer(ticket, Err(error)));
     }
 
-    /// What must not be sent to this registry.
+    /// Why a request must not be sent to this registry; `None`: it may.
     fn forbidden(&self, request: &Request) -> Option<CallError> {
         match (self.dialect(), request) {
             // A URL that it does not understand crashes it (PROTOCOL section 8, 4).
@@ -42,7 +42,7 @@ impl Session {
         }
     }
 
-    pub(super) fn called(&mut self, ticket: Ticket, reply: Reply, now: Instant) {
+    pub(super) fn call_answered(&mut self, ticket: Ticket, reply: Reply, now: Instant) {
         let result = match reply {
             Reply::Error(Refusal::UnknownCommand(name)) => {
                 let known = Request::name_of(&name);
@@ -87,18 +87,24 @@ impl Session {
         Some((Request::Unsubscribe(*kind), Expect::Subscribe(*kind)))
     }
 
-    pub(super) fn subscribed(&mut self, kind: EventKind, command: &'static str, reply: &Reply, now: Instant) {
+    pub(super) fn subscription_answered(
+        &mut self,
+        kind: EventKind,
+        command: &'static str,
+        reply: &Reply,
+        now: Instant,
+    ) {
         let registry = self.registry();
         let Some(known) = &mut self.known else { return };
         match reply {
             Reply::SubscribeOk => drop(known.subscribed.insert(kind)),
             Reply::UnsubscribeOk => drop(known.subscribed.remove(&kind)),
             Reply::Error(refusal) => {
-                // It is not asked again: the wish is dropped, and said to be.
+                // Asking again would bring the same refusal: drop the subscription and emit the refusal.
                 known.subscribed.remove(&kind);
                 self.subscriptions.remove(&kind);
                 let cause = Cause::Refused { command, refusal: refusal.clone() };
-                self.tell(Event::Error { registry, cause });
+                self.emit(Event::Error { registry, cause });
             }
             reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
         }

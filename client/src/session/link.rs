@@ -1,8 +1,8 @@
-//! The connection, and the session that is bound to it: how one is got, lost, taken away and given up.
+//! The life of a connection and of the session bound to it: connect, register, resume, lose, stop.
 
 use std::time::Instant;
 
-use super::{Effect, Expect, LIVED, Session, State};
+use super::{Effect, Expect, STABLE_AFTER, Session, State};
 use crate::error::CallError;
 use crate::event::{Cause, Event, Registry, Retry};
 use crate::protocol::{Command, Refusal, Registration};
@@ -12,8 +12,8 @@ impl Session {
         self.forget_requests();
         self.known = None;
         self.refused.clear();
-        self.noted.clear();
-        (self.hold_until, self.apply_refusal) = (None, None);
+        self.reported_unsupported.clear();
+        (self.apply_retry_at, self.apply_refusal) = (None, None);
         self.unbind(now);
         if let Some(link) = &mut self.link {
             link.registered = true;
@@ -38,7 +38,7 @@ impl Session {
         self.ignore_outstanding();
         let again = self.link.as_ref().is_some_and(|link| link.registered);
         if again {
-            // It has just been told. Asking at once, again and again, helps nobody.
+            // It has just answered REGISTER. Registering again at once would only repeat that.
             self.known = None;
             return self.lose(Cause::Refused { command, refusal }, now);
         }
@@ -54,45 +54,45 @@ impl Session {
         (self.replaced, self.cause) = (false, None);
         self.ask_backoff.reset();
         if resumed {
-            self.doubt_what_does_not_survive();
+            self.mark_volatile_state_unknown();
         }
         let registry = self.registry();
         let event = match std::mem::replace(&mut self.ever_bound, true) {
             false => Event::Connected { registry },
             true => Event::Reconnected { registry, resumed },
         };
-        self.told_bound = true;
-        self.tell(event);
+        self.connection_reported = true;
+        self.emit(event);
     }
 
     /// No session is bound to the connection any longer.
     fn unbind(&mut self, now: Instant) {
         let Some(since) = self.link.as_mut().and_then(|link| link.bound_since.take()) else { return };
-        if now.saturating_duration_since(since) >= LIVED {
+        if now.saturating_duration_since(since) >= STABLE_AFTER {
             self.link_backoff.reset();
         }
     }
 
-    /// Somebody else has our name. We say so once, and wait.
+    /// Another process has registered under our name: emit that once, and ask now and then whether the name is free.
     pub(super) fn go_dormant(&mut self, now: Instant) {
         self.ignore_outstanding();
         self.unbind(now);
         if !std::mem::replace(&mut self.replaced, true) {
             let Registration { service, instance, .. } = self.registration.clone();
-            self.told_bound = false;
-            self.tell(Event::Replaced { registry: self.registry(), service, instance });
+            self.connection_reported = false;
+            self.emit(Event::Replaced { registry: self.registry(), service, instance });
         }
         let ask_at = now + self.ask_backoff.next().wait;
         self.enter(State::Dormant { ask_at });
     }
 
-    /// The connection is gone, or is given up, or could not be made.
+    /// The connection has ended, is given up, or could not be made: schedule the next attempt.
     pub(super) fn lose(&mut self, cause: Cause, now: Instant) {
         if matches!(self.state, State::Leaving { .. }) {
             return self.stop();
         }
         if cause.blames_the_peer() {
-            self.tell(Event::Error { registry: self.registry(), cause: cause.clone() });
+            self.emit(Event::Error { registry: self.registry(), cause: cause.clone() });
         }
         let confused = matches!(cause, Cause::Unexpected { .. } | Cause::LineTooLong);
         if confused && matches!(self.state, State::Resuming) {
@@ -111,15 +111,15 @@ impl Session {
         if let Some(link) = self.link.take() {
             self.effects.push(Effect::Hangup);
             // Also where the session had ended before, and the next one did not come about.
-            if std::mem::take(&mut self.told_bound) {
+            if std::mem::take(&mut self.connection_reported) {
                 let registry = Registry { name: self.name.clone(), peer: Some(link.peer) };
-                self.tell(Event::Disconnected { registry, cause: cause.clone() });
+                self.emit(Event::Disconnected { registry, cause: cause.clone() });
             }
         }
         self.cause = Some(cause.clone());
         let delay = self.link_backoff.next();
         let retry = Retry { registry: self.registry(), attempt: delay.attempt, delay: delay.wait, cause };
-        self.tell(if delay.at_cap { Event::ExtendedRetry(retry) } else { Event::Retrying(retry) });
+        self.emit(if delay.at_cap { Event::ExtendedRetry(retry) } else { Event::Retrying(retry) });
         self.enter(State::Disconnected { retry_at: now + delay.wait });
     }
 

@@ -1,39 +1,39 @@
-//! What to send next, and the one function that changes the state.
+//! Decides what to send next; has the one function that changes the state.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::{Effect, Expect, Known, Sent, Session, State};
+use super::{Effect, Expect, Known, PendingReply, Session, State};
+use crate::batch_run::{BatchRun, Next};
 use crate::error::CallError;
 use crate::event::Event;
 use crate::plan::{Batch, Unsupported, plan};
 use crate::protocol::{Command, Refusal, Reply, Request, SessionRef};
-use crate::sync::{Next, Sync};
 
 impl Session {
-    /// Plans anew, and stages the first batch if there is one.
+    /// Plans again, and begins to stage the first batch if there is one.
     pub(super) fn converge(&mut self, now: Instant) {
         let ping_at = now + self.timing.keepalive_interval;
         match self.next_batch(now) {
-            Some(batch) => self.enter(State::Syncing(Box::new(Sync::new(batch)))),
+            Some(batch) => self.enter(State::Syncing(Box::new(BatchRun::new(batch)))),
             None => self.enter(State::Live { ping_at }),
         }
-        // What has just come into force may be what somebody waits to hear of.
-        self.settle(now);
+        // What is in force now may confirm a maintenance request.
+        self.report_maintenance(now);
         self.pump(now);
     }
 
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<Batch> {
-        if self.hold_until.is_some_and(|until| now < until) {
+        if self.apply_retry_at.is_some_and(|until| now < until) {
             return None;
         }
-        self.hold_until = None;
+        self.apply_retry_at = None;
         let Known { applied, dialect: Some(dialect), .. } = self.known.as_ref()? else { return None };
         let waiting = self.refused.iter().filter(|(_, refused)| now < refused.retry_at);
         let held: BTreeSet<_> = waiting.map(|(key, _)| key.clone()).collect();
         let plan = plan(self.desired(), applied, &held, dialect);
         for note in plan.unsupported {
-            if self.noted.insert(note.clone()) {
+            if self.reported_unsupported.insert(note.clone()) {
                 let Unsupported { key, what } = note;
                 self.effects.push(Effect::Event(Event::Unsupported { key, what }));
             }
@@ -41,7 +41,7 @@ impl Session {
         let mut batch = plan.batches.into_iter().next();
         self.start_in_maintenance(&mut batch);
         if batch.is_none() {
-            // Whoever is due and has nothing left to do is refused no longer.
+            // A route whose retry is due and that needs no change is no longer refused.
             self.refused.retain(|_, refused| now < refused.retry_at);
         }
         batch
@@ -65,7 +65,7 @@ impl Session {
                 State::Live { ping_at } if waiting == 0 => {
                     let ping_at = *ping_at;
                     if let Some(batch) = self.next_batch(now) {
-                        self.enter(State::Syncing(Box::new(Sync::new(batch))));
+                        self.enter(State::Syncing(Box::new(BatchRun::new(batch))));
                     } else if let Some((request, expect)) = self.next_chore(now) {
                         self.send(request, expect, now);
                     } else if let Some((ticket, request)) = self.calls.pop_front() {
@@ -86,7 +86,7 @@ impl Session {
         Command::Request(self.own_id(), request.clone()).fits()
     }
 
-    /// A step is not sent, and counts as refused with our own server's words for it.
+    /// A step whose line would be too long is not sent, and is treated as refused for that reason.
     fn too_long(&mut self, step: usize) {
         if let (State::Syncing(sync), Some(known)) = (&mut self.state, &self.known) {
             // A refusal is a reply to every command.
@@ -108,7 +108,7 @@ impl Session {
 
     pub(super) fn transmit(&mut self, command: Command, name: &'static str, expect: Expect, now: Instant) {
         let deadline = now + self.timing.request_timeout;
-        self.outstanding.push_back(Sent { expect, command: name, deadline });
+        self.outstanding.push_back(PendingReply { expect, command: name, deadline });
         self.effects.push(Effect::Send(command));
     }
 
@@ -119,12 +119,12 @@ impl Session {
     }
 
     /// Tells the listeners. What they are told of is a change of the status as well.
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn emit(&mut self, event: Event) {
         self.version += 1;
         self.effects.push(Effect::Event(event));
     }
 
-    /// The replies that are still due belong to a session that is no longer ours.
+    /// Ignores the replies that are still to come: they belong to a session that is no longer ours.
     pub(super) fn ignore_outstanding(&mut self) {
         self.fail_calls(&CallError::NoSession);
         self.outstanding.iter_mut().for_each(|sent| sent.expect = Expect::Ignore);

@@ -4,25 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::visibility::Drain;
-use super::{Expect, Known, Refused, Sent, Session, State};
+use super::{Expect, Known, PendingReply, Refused, Session, State};
 use crate::backoff::Backoff;
+use crate::batch_run::{Blame, Failure, checks_set, outcome_ids, owner_named_by};
 use crate::event::{Cause, Event};
 use crate::intent::RouteKey;
 use crate::plan::{After, Applied, Batch, Dialect};
 use crate::protocol::report::SessionInfo;
 use crate::protocol::{Refusal, Reply, Request, RouteId, SessionId};
-use crate::sync::{Blame, Failure, checks_set, outcome_ids, owner_named_by};
 
 /// A longer name of a cluster is none.
 const MAX_CLUSTER_ID: usize = 256;
 
 impl Session {
     pub(super) fn answer(&mut self, reply: Reply, now: Instant) {
-        let Some(Sent { expect, command, .. }) = self.outstanding.pop_front() else {
+        let Some(PendingReply { expect, command, .. }) = self.outstanding.pop_front() else {
             return self.lose(Cause::Unexpected { command: "", reply: reply.redacted() }, now);
         };
         match (expect, reply) {
-            // In order, so whatever answers CLIENT_SHUTDOWN ends the session, for us.
+            // Replies come in order, so this one answers CLIENT_SHUTDOWN, whatever it says.
             (Expect::Shutdown, _) => self.stop(),
             (Expect::Ignore, _) => self.pump(now),
             (_, _) if matches!(self.state, State::Leaving { .. }) => {}
@@ -39,12 +39,12 @@ impl Session {
             (_, Reply::Error(refusal @ (Refusal::NoSession | Refusal::SessionNotFound))) => {
                 self.session_lost(command, refusal, now);
             }
-            (Expect::Call(ticket), reply) => self.called(ticket, reply, now),
-            (Expect::Drain(on), reply) => self.drained(on, command, &reply, now),
-            (Expect::Maintain, reply) => self.maintained(command, &reply, now),
-            (Expect::Maintained, reply) => self.recollected(&reply, now),
-            (Expect::Subscribe(kind), reply) => self.subscribed(kind, command, &reply, now),
-            (Expect::Watch(id), reply) => self.watched(id, &reply, now),
+            (Expect::Call(ticket), reply) => self.call_answered(ticket, reply, now),
+            (Expect::Drain(on), reply) => self.drain_answered(on, command, &reply, now),
+            (Expect::Maintain, reply) => self.maintenance_answered(command, &reply, now),
+            (Expect::Maintained, reply) => self.maintenance_status_answered(&reply, now),
+            (Expect::Subscribe(kind), reply) => self.subscription_answered(kind, command, &reply, now),
+            (Expect::Watch(id), reply) => self.watch_answered(id, &reply, now),
             // A repair that is refused is tried again after the next keepalive.
             (Expect::Repair, _) => self.pump(now),
             (Expect::Rollback, Reply::Ok) => self.rolled_back(now),
@@ -71,8 +71,9 @@ impl Session {
         }
     }
 
-    /// Any refusal means a new session ([PROTOCOL section 2](crate::spec::protocol#2-sessions)), but for two cases: a store that is away says
-    /// nothing about the session, and who was replaced registers only when the session is known to be gone.
+    /// Any refusal means a new session ([PROTOCOL section 2](crate::spec::protocol#2-sessions)), with two exceptions: an
+    /// unavailable store says nothing about the session, and a replaced client registers only when the registry no longer
+    /// knows the session.
     fn not_resumed(&mut self, refusal: Refusal, now: Instant) {
         match refusal {
             Refusal::NoSession | Refusal::SessionNotFound => self.register(now),
@@ -92,7 +93,7 @@ impl Session {
             in_doubt: None,
             drain: Drain::Off,
             maintained: BTreeMap::new(),
-            doubtful: false,
+            is_uncertain: false,
             subscribed: BTreeSet::new(),
         });
         self.bound(false, now);
@@ -125,10 +126,10 @@ impl Session {
         known.cluster =
             info.cluster_id.as_ref().filter(|id| id.len() <= MAX_CLUSTER_ID).map(|id| id.as_str().into());
         self.version += 1;
-        self.see_visibility(now);
+        self.update_visibility(now);
         if let Some(siblings) = info.siblings.filter(|siblings| *siblings > 0 && !resumed) {
             let (registry, service) = (self.registry(), self.registration.service.clone());
-            self.tell(Event::Joined { registry, service, siblings });
+            self.emit(Event::Joined { registry, service, siblings });
         }
         let Some(known) = &mut self.known else { return };
         if !resumed {
@@ -154,7 +155,7 @@ impl Session {
         }
     }
 
-    /// The session was changed behind our back.
+    /// Somebody else has changed the session: only the ids of its routes are known, so that all are replaced.
     fn rebuilt(&mut self, applied: Applied, revision: Option<u64>, now: Instant) {
         if let Some(known) = &mut self.known {
             (known.applied, known.revision) = (applied, revision);
@@ -187,7 +188,7 @@ impl Session {
     /// The batch is in force.
     fn commit(&mut self, batch: &Batch, ids: &BTreeMap<RouteKey, RouteId>) {
         self.apply_backoff.reset();
-        (self.hold_until, self.apply_refusal) = (None, None);
+        (self.apply_retry_at, self.apply_refusal) = (None, None);
         self.version += 1;
         let Some(known) = &mut self.known else { return };
         let mut events = Vec::new();
@@ -216,7 +217,7 @@ impl Session {
         if !events.is_empty() {
             events.push(Event::ConfigApplied { routes, revision });
         }
-        events.into_iter().for_each(|event| self.tell(event));
+        events.into_iter().for_each(|event| self.emit(event));
         self.committed_maintenance();
     }
 
@@ -231,7 +232,8 @@ impl Session {
         self.pump(now);
     }
 
-    /// What was refused waits for its next try, alone where one route is to blame ([SEMANTICS section 1](crate::spec::semantics#1-claims-pools-members)).
+    /// Schedules the next try of what was refused: of one route where the refusal names one
+    /// ([SEMANTICS section 1](crate::spec::semantics#1-claims-pools-members)), else of the whole configuration.
     fn blame(&mut self, Failure { blame, refusal }: Failure, now: Instant) {
         match blame {
             Blame::Missing(id) => {
@@ -254,13 +256,13 @@ impl Session {
                 let delay = entry.backoff.next().wait;
                 (entry.retry_at, entry.refusal) = (now + delay, refusal.clone());
                 let owner = owner_named_by(&refusal);
-                self.tell(Event::RouteRefused { key, refusal, owner, delay });
+                self.emit(Event::RouteRefused { key, refusal, owner, delay });
             }
             Blame::Batch => {
                 let delay = self.apply_backoff.next().wait;
-                self.hold_until = Some(now + delay);
+                self.apply_retry_at = Some(now + delay);
                 self.apply_refusal = Some(refusal.clone());
-                self.tell(Event::ApplyRefused { refusal, delay });
+                self.emit(Event::ApplyRefused { refusal, delay });
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::event::{Cause, Event};
 use crate::intent::{
     Goal, MaintenanceAction as Action, MaintenanceTarget, Route, RouteKey, Routes, Visibility,
 };
-use crate::maintenance::{LOCAL_AFTER, Standing, is_whole};
+use crate::maintenance::{Confirmation, LOCAL_AFTER, covers_all_routes};
 use crate::plan::{Batch, Dialect, MAX_TARGETS};
 use crate::protocol::{
     BackendUrl, GoDuration, Push, Refusal, Reply, Request, RouteChange, RouteId, Target, TargetItem,
@@ -26,22 +26,22 @@ pub(super) enum Drain {
 
 /// A route that the registry was told to keep in maintenance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct MaintainedRoute {
     page: Option<BackendUrl>,
     confirmed: bool,
-    /// It must be told once more, whatever it was told: the page did not answer, or the maintenance is left over
+    /// It must be told once more, whatever it was told before: the page did not answer, or the maintenance is left over
     /// from what we do not know.
     again: bool,
 }
 
-impl Held {
+impl MaintainedRoute {
     /// Maintenance that is in force and that we know nothing more of.
-    const LEFT_OVER: Held = Held { page: None, confirmed: true, again: true };
+    const LEFT_OVER: MaintainedRoute = MaintainedRoute { page: None, confirmed: true, again: true };
 }
 
 /// The maintenance request whose verdict is due.
 #[derive(Debug, Clone)]
-pub(super) struct Verdict {
+pub(super) struct PendingMaintenance {
     /// `None`: it is left.
     page: Option<Option<BackendUrl>>,
     ids: Vec<RouteId>,
@@ -92,7 +92,7 @@ impl Session {
 
     /// Whether the registry has confirmed the drain and the maintenance that are wanted, and no others.
     pub(super) fn visibility_is_as_wanted(&self) -> bool {
-        let Some(known) = self.known.as_ref().filter(|known| !known.doubtful) else { return false };
+        let Some(known) = self.known.as_ref().filter(|known| !known.is_uncertain) else { return false };
         let drain = match self.visibility {
             Visibility::Draining => Drain::On,
             _ => Drain::Off,
@@ -105,7 +105,9 @@ impl Session {
                 None => held.is_none(),
             }
         };
-        is_drain_right && self.verdict.is_none() && known.applied.known().all(is_maintenance_right)
+        is_drain_right
+            && self.pending_maintenance.is_none()
+            && known.applied.known().all(is_maintenance_right)
     }
 
     /// Whether DRAIN_START is no outage here: the registry announces it and has not refused it.
@@ -121,9 +123,9 @@ impl Session {
         known.applied.known().filter_map(held).collect()
     }
 
-    /// The requests that are new, each once; the others may have another page.
-    pub(super) fn hear(&mut self, goal: &Goal, now: Instant) {
-        let heard = std::mem::replace(&mut self.requests_heard, goal.requests);
+    /// Takes over the requests that are new; those that are known may have another page.
+    pub(super) fn take_maintenance_requests(&mut self, goal: &Goal, now: Instant) {
+        let heard = std::mem::replace(&mut self.requests_seen, goal.requests);
         for asked in &goal.maintenance {
             let request = &asked.request;
             if asked.number > heard {
@@ -134,8 +136,9 @@ impl Session {
         }
     }
 
-    /// Whoever begins with the wish to leave maintenance has entered it in another life.
-    pub(super) fn suspect_what_was_left(&mut self, goal: &Goal) {
+    /// A client that starts with a request to leave maintenance has entered it in a former process: a reference server may
+    /// still keep its backends there.
+    pub(super) fn assume_left_over_maintenance(&mut self, goal: &Goal) {
         for asked in goal.maintenance.iter().filter(|asked| asked.request.action == Action::Exit) {
             let target = &asked.request.target;
             let routes = self.wanted.iter().filter(|(key, route)| target.fits(key, route));
@@ -146,31 +149,31 @@ impl Session {
     /// Maintenance is wanted of this, or no longer.
     pub(crate) fn maintain(&mut self, target: MaintenanceTarget, action: Action, now: Instant) {
         let event = self.maintenance.push(target, action, now);
-        self.tell(event);
-        self.changed_maintenance(now);
+        self.emit(event);
+        self.maintenance_changed(now);
     }
 
     /// The visibility that is wanted, or the dialect that decides what it means, may have changed.
-    pub(super) fn see_visibility(&mut self, now: Instant) {
+    pub(super) fn update_visibility(&mut self, now: Instant) {
         let is_reference = self.known.as_ref().is_some_and(|known| known.dialect == Some(Dialect::Reference));
-        let whole = is_whole(self.visibility, self.page.is_some(), is_reference);
+        let whole = covers_all_routes(self.visibility, self.page.is_some(), is_reference);
         let page = whole.then(|| self.page.clone());
-        if let Some(event) = self.maintenance.set_whole(page, now) {
-            self.tell(event);
-            self.changed_maintenance(now);
+        if let Some(event) = self.maintenance.set_all(page, now) {
+            self.emit(event);
+            self.maintenance_changed(now);
         }
     }
 
-    fn changed_maintenance(&mut self, now: Instant) {
-        (self.maintain_at, self.maintenance_refusal) = (None, None);
+    fn maintenance_changed(&mut self, now: Instant) {
+        (self.maintenance_retry_at, self.maintenance_refusal) = (None, None);
         self.version += 1;
-        self.settle(now);
+        self.report_maintenance(now);
         self.pump(now);
     }
 
-    /// The next command that is neither configuration nor a question.
+    /// The next command that is neither configuration nor a call.
     pub(super) fn next_chore(&mut self, now: Instant) -> Option<(Request, Expect)> {
-        self.next_doubt()
+        self.next_maintenance_status()
             .or_else(|| self.next_drain())
             .or_else(|| self.next_maintenance(now))
             .or_else(|| self.next_subscription())
@@ -193,12 +196,12 @@ impl Session {
         Some((request, Expect::Drain(wanted)))
     }
 
-    pub(super) fn drained(&mut self, on: bool, command: &'static str, reply: &Reply, now: Instant) {
+    pub(super) fn drain_answered(&mut self, on: bool, command: &'static str, reply: &Reply, now: Instant) {
         let Some(known) = &mut self.known else { return };
         match reply {
             Reply::DrainStarted(_) | Reply::DrainOk => {
                 known.drain = if on { Drain::On } else { Drain::Off };
-                self.tell(Event::Drained(on));
+                self.emit(Event::Drained(on));
             }
             Reply::Error(Refusal::NoDrain) => known.drain = Drain::Off,
             Reply::Error(refusal) => {
@@ -207,7 +210,7 @@ impl Session {
                     dialect.learn_lack("DRAIN_START");
                 }
                 let cause = Cause::Refused { command, refusal: refusal.clone() };
-                self.tell(Event::Error { registry: self.registry(), cause });
+                self.emit(Event::Error { registry: self.registry(), cause });
             }
             reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
         }
@@ -216,8 +219,8 @@ impl Session {
     }
 
     fn next_maintenance(&mut self, now: Instant) -> Option<(Request, Expect)> {
-        let may_ask = self.maintain_at.is_none_or(|at| at <= now);
-        if self.verdict.is_some() || !may_ask || self.dialect().lacks("MAINT_ENTER") {
+        let may_ask = self.maintenance_retry_at.is_none_or(|at| at <= now);
+        if self.pending_maintenance.is_some() || !may_ask || self.dialect().lacks("MAINT_ENTER") {
             return None;
         }
         let (page, ids) = self.different()?;
@@ -226,7 +229,8 @@ impl Session {
             Some(page) => Request::MaintEnter { target, page: page.clone() },
             None => Request::MaintExit(target),
         };
-        self.verdict = Some(Verdict { page, ids, sent: now, staged: false, confirmed: false });
+        self.pending_maintenance =
+            Some(PendingMaintenance { page, ids, sent: now, staged: false, confirmed: false });
         Some((request, Expect::Maintain))
     }
 
@@ -250,17 +254,17 @@ impl Session {
     }
 
     /// The answer to MAINT_ENTER or MAINT_EXIT; the verdict comes later.
-    pub(super) fn maintained(&mut self, command: &'static str, reply: &Reply, now: Instant) {
+    pub(super) fn maintenance_answered(&mut self, command: &'static str, reply: &Reply, now: Instant) {
         match reply {
             Reply::MaintenanceAck => {
-                if let Some(verdict) = &self.verdict {
+                if let Some(verdict) = &self.pending_maintenance {
                     let (page, ids) = (verdict.page.clone(), verdict.ids.clone());
-                    self.hold(&ids, page, false);
+                    self.mark_maintained(&ids, page, false);
                 }
             }
             Reply::Error(refusal) => {
-                self.verdict = None;
-                self.maintain_at = Some(now + PAUSE);
+                self.pending_maintenance = None;
+                self.maintenance_retry_at = Some(now + PAUSE);
                 let known = self.known.as_mut().and_then(|known| known.dialect.as_mut());
                 if matches!(refusal, Refusal::UnknownCommand(_)) {
                     known.map(|dialect| dialect.learn_lack("MAINT_ENTER"));
@@ -269,22 +273,22 @@ impl Session {
             }
             reply => return self.lose(Cause::Unexpected { command, reply: reply.redacted() }, now),
         }
-        self.settle(now);
+        self.report_maintenance(now);
         self.pump(now);
     }
 
     fn maintenance_failed(&mut self, entering: bool, refusal: String) {
         self.maintenance_refusal = Some(refusal.clone());
-        self.tell(Event::MaintenanceFailed { entering, refusal });
+        self.emit(Event::MaintenanceFailed { entering, refusal });
     }
 
-    fn hold(&mut self, ids: &[RouteId], page: Option<Option<BackendUrl>>, confirmed: bool) {
+    fn mark_maintained(&mut self, ids: &[RouteId], page: Option<Option<BackendUrl>>, confirmed: bool) {
         let Some(known) = &mut self.known else { return };
         self.version += 1;
         for id in ids {
             match &page {
                 Some(page) => {
-                    let held = Held { page: page.clone(), confirmed, again: false };
+                    let held = MaintainedRoute { page: page.clone(), confirmed, again: false };
                     drop(known.maintained.insert(*id, held));
                 }
                 None if confirmed => drop(known.maintained.remove(id)),
@@ -293,51 +297,51 @@ impl Session {
         }
     }
 
-    /// A verdict, which does not say which request it answers: that is why there is only one.
-    pub(super) fn judged(&mut self, verdict: &Push, now: Instant) {
+    /// A verdict arrives. It does not say which request it answers, so at most one is outstanding.
+    pub(super) fn verdict_received(&mut self, verdict: &Push, now: Instant) {
         if self.verdicts_to_ignore > 0 {
             self.verdicts_to_ignore -= 1;
             return;
         }
-        let Some(mut due) = self.verdict.take() else { return };
+        let Some(mut due) = self.pending_maintenance.take() else { return };
         let target = Target::Some(due.ids.iter().copied().map(TargetItem::Route).collect());
         let failure = match verdict {
             Push::MaintenanceOk(answered) if *answered == target && due.staged => {
                 due.confirmed = true;
-                self.verdict = Some(due);
+                self.pending_maintenance = Some(due);
                 return;
             }
             Push::MaintenanceOk(answered) if *answered == target => {
-                self.hold(&due.ids, due.page, true);
+                self.mark_maintained(&due.ids, due.page, true);
                 None
             }
             Push::PageTimeout if due.page.is_some() => {
-                self.ask_again(&due.ids, now);
+                self.repeat_later(&due.ids, now);
                 Some((true, "timeout waiting for maintenance page to become reachable"))
             }
             Push::BackendTimeout if due.page.is_none() => {
-                self.maintain_at = Some(now + PAUSE);
+                self.maintenance_retry_at = Some(now + PAUSE);
                 Some((false, "timeout waiting for backend to become reachable"))
             }
             // Of a request that we have given up.
             _ => {
-                self.verdict = Some(due);
+                self.pending_maintenance = Some(due);
                 return;
             }
         };
         if let Some((entering, refusal)) = failure {
             self.maintenance_failed(entering, refusal.to_owned());
         }
-        self.settle(now);
+        self.report_maintenance(now);
         self.pump(now);
     }
 
     /// The page did not answer, so that nobody has confirmed the maintenance. A reference server is not asked
     /// again: pages that it cannot reach hold up the verdicts of every other service ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 2).
-    fn ask_again(&mut self, ids: &[RouteId], now: Instant) {
+    fn repeat_later(&mut self, ids: &[RouteId], now: Instant) {
         let is_reference = *self.dialect() == Dialect::Reference;
         let Some(known) = self.known.as_mut().filter(|_| !is_reference) else { return };
-        self.maintain_at = Some(now + PAUSE);
+        self.maintenance_retry_at = Some(now + PAUSE);
         for id in ids {
             known.maintained.entry(*id).and_modify(|held| held.again = true);
         }
@@ -346,7 +350,7 @@ impl Session {
     /// Routes that are to be in maintenance never start without it, on a server of ours.
     pub(super) fn start_in_maintenance(&self, batch: &mut Option<Batch>) {
         let able = matches!(self.dialect(), Dialect::Ours { .. }) && !self.dialect().lacks("MAINT_ENTER");
-        if let Some(batch) = batch.as_mut().filter(|_| able && self.verdict.is_none()) {
+        if let Some(batch) = batch.as_mut().filter(|_| able && self.pending_maintenance.is_none()) {
             batch.maintain(|key, route| self.maintenance.page(key, route).cloned());
         }
     }
@@ -357,49 +361,50 @@ impl Session {
         now: Instant,
     ) {
         if let Some((ids, page)) = started {
-            self.verdict = Some(Verdict { page: Some(page), ids, sent: now, staged: true, confirmed: false });
+            self.pending_maintenance =
+                Some(PendingMaintenance { page: Some(page), ids, sent: now, staged: true, confirmed: false });
         }
     }
 
     /// What was staged is in force.
     pub(super) fn committed_maintenance(&mut self) {
-        self.find_stuck();
-        let Some(mut verdict) = self.verdict.take_if(|verdict| verdict.staged) else { return };
-        self.hold(&verdict.ids, verdict.page.clone(), verdict.confirmed);
+        self.adopt_stuck_maintenance();
+        let Some(mut verdict) = self.pending_maintenance.take_if(|verdict| verdict.staged) else { return };
+        self.mark_maintained(&verdict.ids, verdict.page.clone(), verdict.confirmed);
         if !verdict.confirmed {
             verdict.staged = false;
-            self.verdict = Some(verdict);
+            self.pending_maintenance = Some(verdict);
         }
     }
 
     /// Whatever was staged is gone.
     pub(super) fn rolled_back_maintenance(&mut self) {
-        self.verdict.take_if(|verdict| verdict.staged);
+        self.pending_maintenance.take_if(|verdict| verdict.staged);
     }
 
     /// The connection on which verdicts would come is gone; what was not confirmed is asked for again.
     pub(super) fn forget_requests(&mut self) {
-        self.maintain_at = None;
+        self.maintenance_retry_at = None;
         self.watched.clear();
         self.verdicts_to_ignore = 0;
-        let verdict = self.verdict.take();
+        let verdict = self.pending_maintenance.take();
         let is_reference = *self.dialect() == Dialect::Reference;
         let Some(known) = &mut self.known else { return };
         if is_reference {
-            let told = |id: &RouteId| {
+            let was_told = |id: &RouteId| {
                 let entering = verdict.as_ref().is_some_and(|due| due.page.is_some() && due.ids.contains(id));
                 entering || known.maintained.contains_key(id)
             };
-            let routes = known.applied.known().filter(|(id, ..)| told(id));
+            let routes = known.applied.known().filter(|(id, ..)| was_told(id));
             self.stuck.extend(routes.map(|(_, _, route)| route.backend.clone()).take(MAX_STUCK));
         }
         // A request whose verdict did not come may be in force or not.
-        known.doubtful |= verdict.is_some() || !known.maintained.is_empty();
+        known.is_uncertain |= verdict.is_some() || !known.maintained.is_empty();
         known.maintained.retain(|_, held| held.confirmed);
     }
 
     /// At a reference server maintenance sticks to the backend's URL, across sessions ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 8).
-    fn find_stuck(&mut self) {
+    fn adopt_stuck_maintenance(&mut self) {
         if *self.dialect() != Dialect::Reference {
             return self.stuck.clear();
         }
@@ -407,13 +412,13 @@ impl Session {
         let found = known.applied.known().filter(|(id, ..)| !known.applied.is_provisional(*id));
         for (id, _, route) in found {
             if self.stuck.remove(&route.backend) {
-                known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+                known.maintained.entry(id).or_insert(MaintainedRoute::LEFT_OVER);
             }
         }
     }
 
     /// A session that is resumed may have been kept by a server that was restarted meanwhile.
-    pub(super) fn doubt_what_does_not_survive(&mut self) {
+    pub(super) fn mark_volatile_state_unknown(&mut self) {
         if let Some(known) = &mut self.known {
             known.subscribed.clear();
             if known.drain == Drain::On {
@@ -422,48 +427,48 @@ impl Session {
         }
     }
 
-    fn next_doubt(&mut self) -> Option<(Request, Expect)> {
+    fn next_maintenance_status(&mut self) -> Option<(Request, Expect)> {
         let ours = matches!(self.dialect(), Dialect::Ours { .. });
-        let known = self.known.as_mut().filter(|known| known.doubtful)?;
+        let known = self.known.as_mut().filter(|known| known.is_uncertain)?;
         // The answer ends the doubt; a reference server resumes no session.
-        known.doubtful = ours;
+        known.is_uncertain = ours;
         ours.then_some((Request::MaintStatus, Expect::Maintained))
     }
 
     /// What the registry keeps in maintenance, where we were not sure.
-    pub(super) fn recollected(&mut self, reply: &Reply, now: Instant) {
+    pub(super) fn maintenance_status_answered(&mut self, reply: &Reply, now: Instant) {
         let Some(known) = &mut self.known else { return };
-        known.doubtful = false;
+        known.is_uncertain = false;
         if let Reply::MaintenanceStatus(status) = reply {
             let ids: BTreeSet<RouteId> =
                 status.in_maintenance.iter().filter_map(|id| id.parse().ok()).collect();
             known.maintained.retain(|id, _| ids.contains(id));
             for id in ids.into_iter().filter(|id| known.applied.has(*id)) {
-                known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+                known.maintained.entry(id).or_insert(MaintainedRoute::LEFT_OVER);
             }
             self.version += 1;
         }
-        self.settle(now);
+        self.report_maintenance(now);
         self.pump(now);
     }
 
     /// Tells what has become of the maintenance that was asked for, and gives up what is overdue.
-    pub(super) fn settle(&mut self, now: Instant) {
-        if let Some(verdict) = self.verdict.take_if(|verdict| verdict.is_overdue(now))
+    pub(super) fn report_maintenance(&mut self, now: Instant) {
+        if let Some(verdict) = self.pending_maintenance.take_if(|verdict| verdict.is_overdue(now))
             && verdict.page.is_none()
         {
-            self.maintain_at = Some(now + PAUSE);
+            self.maintenance_retry_at = Some(now + PAUSE);
         }
-        let overtaken = self.verdict.as_ref().is_some_and(|due| now >= due.sent + LOCAL_AFTER);
+        let overtaken = self.pending_maintenance.as_ref().is_some_and(|due| now >= due.sent + LOCAL_AFTER);
         if overtaken && self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page()) {
-            self.verdict = None;
+            self.pending_maintenance = None;
             // Ours answers every request, in their order; a reference server forgets the one before.
             self.verdicts_to_ignore += u32::from(matches!(self.dialect(), Dialect::Ours { .. }));
         }
         let hopeless = self.dialect().lacks("MAINT_ENTER");
-        let known = self.known.as_ref().filter(|_| self.is_settled());
-        let standing = |about: &dyn Fn(&RouteKey, &crate::Route) -> bool, enters: bool| {
-            let Some(known) = known else { return Standing::Open };
+        let known = self.known.as_ref().filter(|_| self.is_certain());
+        let confirmation = |about: &dyn Fn(&RouteKey, &crate::Route) -> bool, enters: bool| {
+            let Some(known) = known else { return Confirmation::Pending };
             let concerned: Vec<_> =
                 known.applied.known().filter(|(_, key, route)| about(key, route)).collect();
             let mut wanted = self.wanted.iter();
@@ -478,33 +483,33 @@ impl Session {
                     }
                 });
             match confirmed && (!enters || !concerned.is_empty()) {
-                true => Standing::Confirmed,
-                false if hopeless => Standing::Hopeless,
-                false => Standing::Open,
+                true => Confirmation::Confirmed,
+                false if hopeless => Confirmation::Impossible,
+                false => Confirmation::Pending,
             }
         };
         let mut maintenance = self.maintenance.clone();
-        let events = maintenance.settle(now, standing);
+        let events = maintenance.report_maintenance(now, confirmation);
         self.maintenance = maintenance;
-        events.into_iter().for_each(|event| self.tell(event));
+        events.into_iter().for_each(|event| self.emit(event));
     }
 
     fn verdict_page(&self) -> Option<&Option<Option<BackendUrl>>> {
-        self.verdict.as_ref().map(|verdict| &verdict.page)
+        self.pending_maintenance.as_ref().map(|verdict| &verdict.page)
     }
 
     /// Whether what is known of the session is true at this moment.
-    fn is_settled(&self) -> bool {
-        let doubtful = self.known.as_ref().is_some_and(|known| known.doubtful);
-        matches!(self.state, State::Live { .. } | State::Syncing(_)) && !doubtful
+    fn is_certain(&self) -> bool {
+        let is_uncertain = self.known.as_ref().is_some_and(|known| known.is_uncertain);
+        matches!(self.state, State::Live { .. } | State::Syncing(_)) && !is_uncertain
     }
 
-    /// When [`Session::settle`] has something to do, or a maintenance request may be repeated.
+    /// When [`Session::report_maintenance`] has something to do, or a maintenance request may be repeated.
     pub(super) fn maintenance_deadline(&self) -> Option<Instant> {
-        let connected = self.is_settled();
-        let repeat = self.maintain_at.filter(|_| connected && self.verdict.is_none());
+        let connected = self.is_certain();
+        let repeat = self.maintenance_retry_at.filter(|_| connected && self.pending_maintenance.is_none());
         let differs = || self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page());
-        let overdue = self.verdict.as_ref().map(|verdict| match connected && differs() {
+        let overdue = self.pending_maintenance.as_ref().map(|verdict| match connected && differs() {
             true => verdict.sent + LOCAL_AFTER,
             false => verdict.sent + VERDICT_LIMIT,
         });
@@ -525,7 +530,7 @@ impl Session {
         Some((Request::CircuitBreakerStatus(id), Expect::Watch(id)))
     }
 
-    pub(super) fn watched(&mut self, id: RouteId, reply: &Reply, now: Instant) {
+    pub(super) fn watch_answered(&mut self, id: RouteId, reply: &Reply, now: Instant) {
         let lost = matches!(reply, Reply::Error(Refusal::Other(text)) if text == LOST_ENTRY);
         let shows_page = matches!(reply, Reply::CircuitStatus(status) if status.in_maintenance);
         let route =
@@ -537,13 +542,13 @@ impl Session {
         }
         if let Some(known) = self.known.as_mut().filter(|known| shows_page && known.applied.has(id)) {
             // Of a session that was before ours.
-            known.maintained.entry(id).or_insert(Held::LEFT_OVER);
+            known.maintained.entry(id).or_insert(MaintainedRoute::LEFT_OVER);
         }
         self.pump(now);
     }
 }
 
-impl Verdict {
+impl PendingMaintenance {
     fn is_overdue(&self, now: Instant) -> bool {
         now >= self.sent + VERDICT_LIMIT
     }

@@ -268,10 +268,10 @@ impl Etcd {
         told.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
     }
 
-    /// The hexadecimal id of the lease that a key hangs on.
+    /// The hexadecimal id of the lease that a key hangs on, as etcdctl writes it.
     pub fn lease_of(&self, key: &str) -> Option<String> {
         let lease: i64 = self.field(key, "Lease")?.parse().unwrap();
-        Some(format!("{lease:x}"))
+        Some(format!("{lease:016x}"))
     }
 
     pub fn value(&self, key: &str) -> String {

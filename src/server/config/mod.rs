@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use crate::environment::values::{self, count, positive};
 use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Secret, Source};
-use crate::protocol::{GoDuration, Invalid};
-use crate::telemetry::{Format, Level};
+use crate::telemetry::LogConfig;
+use registry_client::protocol::{GoDuration, Invalid};
 
 use super::policy_file::{PolicyFile, ReadFile};
 
@@ -66,10 +66,8 @@ pub struct Config {
     pub proxy_threads: Option<NonZeroUsize>,
     /// STATE_FILE; `None`: the applied state is lost when the server ends.
     pub state_file: Option<PathBuf>,
-    /// LOG_LEVEL
-    pub log_level: Level,
-    /// LOG_FORMAT
-    pub log_format: Format,
+    /// LOG_LEVEL, LOG_LEVEL_LIBRARIES, LOG_FORMAT
+    pub log: LogConfig,
     /// Warnings about settings that are valid and have no effect.
     pub warnings: Vec<String>,
 }
@@ -128,6 +126,7 @@ struct Raw {
     access_log: Option<String>,
     state_file: Option<String>,
     log_level: Option<String>,
+    log_level_libraries: Option<String>,
     log_format: Option<String>,
 }
 
@@ -183,6 +182,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let state_file = reader.optional("STATE_FILE", raw.state_file, file_path);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
+    let libraries = reader.value("LOG_LEVEL_LIBRARIES", raw.log_level_libraries, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
     Ok(Config {
         http_listen: http_listen?,
@@ -207,8 +207,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
         admin: admin?.map(|address| AdminListen { address, is_default }),
         access_log: access_log?.flatten(),
         state_file: state_file?,
-        log_level: log_level?,
-        log_format: log_format?,
+        log: LogConfig { level: log_level?, libraries: libraries?, format: log_format? },
         warnings: Vec::new(),
     })
 }
@@ -347,6 +346,7 @@ mod tests {
             ("ACCESS_LOG", "xml"),
             ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),
+            ("LOG_LEVEL_LIBRARIES", "some"),
             ("LOG_FORMAT", "xml"),
         ])
         .unwrap_err();

@@ -26,6 +26,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("PROXY_THREADS", Derived("one a processor"), "2", "how many threads serve requests").bare(),
     Variable::new("STATE_FILE", Unset, "/state/registry.redb", "where applied state survives a restart").bare(),
     Variable::new("LOG_LEVEL", Text("info"), "debug", "error, warn, info, debug or trace").bare(),
+    Variable::new("LOG_LEVEL_LIBRARIES", Text("error"), "warn", "the same for the libraries; at most LOG_LEVEL").bare(),
     Variable::new("LOG_FORMAT", Text("text"), "json", "text for people, json for collectors").bare(),
     Variable::new("HTTPS_LISTEN", Unset, "0.0.0.0:443", "where the proxy takes TLS; needs CERT_DIR").bare(),
     Variable::new("CERT_DIR", Unset, "/certs", "where the certificates are: NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem").bare(),

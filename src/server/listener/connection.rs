@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
 use tracing::{debug, enabled};
 
-use crate::protocol::{
+use crate::server::registry::{ConnId, Pulse};
+use registry_client::protocol::{
     Command, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Push, Refusal, Reply, Request, ServerLine,
     looks_like_http,
 };
-use crate::server::registry::{ConnId, Pulse};
 
 use super::message::Message;
 use super::outgoing::{Events, ToPeer};

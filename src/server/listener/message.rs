@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use tokio::sync::mpsc;
 
-use crate::protocol::{Command, Refusal};
 use crate::server::registry::ConnId;
+use registry_client::protocol::{Command, Refusal};
 
 use super::outgoing::ToPeer;
 

@@ -31,12 +31,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::protocol::BackendUrl;
-use crate::protocol::report::BackendReport;
 use crate::server::live_table::LiveTable;
 use crate::server::registry::{Input, Registry, RegistryConfig};
 use crate::server::routing::Probe;
 use crate::server::store::Store;
+use registry_client::protocol::BackendUrl;
+use registry_client::protocol::report::BackendReport;
 
 /// How many messages of all connections wait for the registry; a connection with more to say waits.
 const INBOX: usize = 1024;

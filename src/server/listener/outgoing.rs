@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::protocol::{EventKind, Push, ServerLine};
 use crate::server::registry::Pulse;
+use registry_client::protocol::{EventKind, Push, ServerLine};
 
 /// Events that wait for a peer.
 const EVENTS: usize = 32;

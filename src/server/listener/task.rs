@@ -9,12 +9,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::protocol::report::BackendReport;
 use crate::server::live_table::LiveTable;
 use crate::server::registry::persist::Saved;
 use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
 use crate::server::routing::MemberId;
 use crate::server::store::{Store, Verdict};
+use registry_client::protocol::report::BackendReport;
 
 use super::message::Message;
 use super::outgoing::Outlet;

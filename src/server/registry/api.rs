@@ -1,14 +1,14 @@
 //! What goes into the registry and what comes out of it.
 
-use crate::protocol::report::BackendReport;
-use crate::protocol::{
-    BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
-};
 use crate::server::registry::model::{
     ClaimPolicy, ConnId, Delta, MemberEvent, Pulse, SessionNo, TestId, Tx, Which, Who,
 };
 use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
 use crate::server::routing::{MemberId, Probe, Table};
+use registry_client::protocol::report::BackendReport;
+use registry_client::protocol::{
+    BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

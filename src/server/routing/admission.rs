@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::protocol::CircuitBreaker;
+use registry_client::protocol::CircuitBreaker;
 
 use super::breaker::BreakerEvent;
 use super::route_state::RouteState;
@@ -63,8 +63,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::protocol::GoDuration;
-    use crate::protocol::report::CircuitState;
+    use registry_client::protocol::GoDuration;
+    use registry_client::protocol::report::CircuitState;
 
     fn rule() -> CircuitBreaker {
         CircuitBreaker { threshold: 3, timeout: GoDuration::from_secs(10), half_open_requests: 2 }

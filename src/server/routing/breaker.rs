@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::protocol::CircuitBreaker;
-use crate::protocol::report::CircuitState;
+use registry_client::protocol::CircuitBreaker;
+use registry_client::protocol::report::CircuitState;
 
 /// The largest threshold.
 pub const MAX_FAILURES: u32 = 1_000_000;
@@ -260,7 +260,7 @@ impl AtomicBreaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::GoDuration;
+    use registry_client::protocol::GoDuration;
 
     const START: Duration = Duration::from_secs(1000);
 

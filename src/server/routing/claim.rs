@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::protocol::{Domain, PathPrefix};
+use registry_client::protocol::{Domain, PathPrefix};
 
 use super::hold::Hold;
 use super::member::{Maintenance, Terms};

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::protocol::{BackendUrl, CircuitBreaker, InstanceName, RouteOption, ServiceName};
+use registry_client::protocol::{BackendUrl, CircuitBreaker, InstanceName, RouteOption, ServiceName};
 
 use super::drain::Drain;
 use super::load::MemberLoad;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::protocol::{BackendUrl, Domain, HealthPath};
+use registry_client::protocol::{BackendUrl, Domain, HealthPath};
 
 /// A check of one backend that is repeated. Equal probes run once, however many members need the result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

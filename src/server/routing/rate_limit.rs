@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{Domain, PathPrefix, RateLimit, ServiceName};
+use registry_client::protocol::{Domain, PathPrefix, RateLimit, ServiceName};
 
 /// The largest number of requests for each window: a bucket cannot count further.
 pub const MAX_REQUESTS: u32 = 1_000_000;
@@ -191,7 +191,7 @@ fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::GoDuration;
+    use registry_client::protocol::GoDuration;
 
     fn limit(requests: u32, seconds: u32) -> RateLimit {
         RateLimit { requests, window: GoDuration::from_secs(seconds) }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use http::HeaderMap;
 
-use crate::protocol::{HeaderName, HeaderValue};
+use registry_client::protocol::{HeaderName, HeaderValue};
 
 /// Response headers in the form in which hyper sends them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,9 +17,9 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use crate::protocol::RouteId;
 use crate::server::registry::Change;
 use crate::server::registry::persist::{FORMAT, MaintenanceRecord, RouteRecord, Saved, SavedSession};
+use registry_client::protocol::RouteId;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const SESSIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("sessions");

@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use redb::{ReadableTable, StorageBackend};
 
-use crate::protocol::{RouteId, SessionId};
 use crate::server::registry::persist::{
     IdHash, MaintenanceRecord, RouteRecord, Saved, SavedSession, SessionRecord,
 };
 use crate::server::registry::{Cells, Change, Delta, Route, SessionNo, Tx};
+use registry_client::protocol::{RouteId, SessionId};
 
 use super::database::{ReadError, Tables};
 use super::{FileStore, ImportError, StateError, Store, Verdict, export, file, import};

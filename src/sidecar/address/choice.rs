@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::protocol::Host;
+use registry_client::protocol::Host;
 
 use super::interfaces::{Interface, is_link_local};
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::protocol::Host;
 use crate::sidecar::config::{AddressConfig, Endpoint};
+use registry_client::protocol::Host;
 
 use super::choice::{BackendHost, Choice, Inputs, choose};
 use super::interfaces::interfaces;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
-use crate::protocol::Host;
+use registry_client::protocol::Host;
 
 use super::choice::Choice;
 use super::interfaces::{Interface, interfaces};

@@ -8,10 +8,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tracing::info;
 
-use crate::client::{Phase, RouteStatus, Status, Wanted};
 use crate::prometheus::{CONTENT, Page};
 use crate::sidecar::http::{self, Request, Response};
 use crate::sidecar::state::{Conditions, DaemonState, RegistryCounters};
+use registry_client::{Phase, RouteStatus, Status, Visibility};
 
 use super::status::visibility_name;
 
@@ -23,6 +23,9 @@ struct Snapshot {
     uptime: Duration,
     conditions: Conditions,
     restarts: u64,
+    /// The state of the node in etcd; `None`: none should be there.
+    node: Option<&'static str>,
+    node_losses: u64,
     /// By the registry's name.
     sessions: BTreeMap<String, (Status, RegistryCounters)>,
 }
@@ -55,6 +58,8 @@ fn snapshot(state: &DaemonState) -> Snapshot {
         uptime: state.uptime(),
         conditions: state.conditions(),
         restarts: state.restarts(),
+        node: state.node().map(|node| node.state),
+        node_losses: state.node_losses(),
         sessions: sessions.take(MAX_REGISTRIES).collect(),
     }
 }
@@ -67,12 +72,18 @@ fn render(snapshot: &Snapshot) -> String {
     let ready = u8::from(snapshot.conditions.ready);
     page.single("registry_sidecar_ready", "gauge", "Whether the application is ready.", ready);
     page.family("registry_sidecar_wanted", "gauge", "What people are to see: 1 for the state that it is.");
-    for visibility in [Wanted::Absent, Wanted::Maintenance, Wanted::Live, Wanted::Draining] {
+    for visibility in [Visibility::Absent, Visibility::Maintenance, Visibility::Live, Visibility::Draining] {
         let is = u8::from(snapshot.conditions.visibility() == visibility);
         page.line("registry_sidecar_wanted", &[("state", visibility_name(visibility))], is);
     }
     let restarts = "How often the wrapped command was started again.";
     page.single("registry_sidecar_command_restarts_total", "counter", restarts, snapshot.restarts);
+    if let Some(node) = snapshot.node {
+        let help = "Whether the node is in etcd.";
+        page.single("registry_sidecar_node_registered", "gauge", help, u8::from(node == "registered"));
+        let help = "How often the node was lost: its lease ended, or its key was deleted.";
+        page.single("registry_sidecar_node_losses_total", "counter", help, snapshot.node_losses);
+    }
     sessions(&mut page, &snapshot.sessions);
     page.text()
 }

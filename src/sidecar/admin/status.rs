@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, Wanted};
 use crate::sidecar::maintenance::Maintenance;
-use crate::sidecar::state::{CommandStatus, DaemonState};
+use crate::sidecar::state::{CommandStatus, DaemonState, NodeStatus};
+use registry_client::{Client, Visibility};
 
 pub(super) fn status(state: &DaemonState, maintenance: &Maintenance) -> Value {
     let conditions = state.conditions();
@@ -25,6 +25,7 @@ pub(super) fn status(state: &DaemonState, maintenance: &Maintenance) -> Value {
         "progress": {"message": progress.message, "percent": progress.percent},
         "command": state.command().map(command_status),
         "sessions": sessions,
+        "node": state.node().map(node_status),
     })
 }
 
@@ -34,6 +35,10 @@ fn command_status(command: CommandStatus) -> Value {
         "updating": command.updating,
         "last_update": command.last_update,
     })
+}
+
+fn node_status(node: NodeStatus) -> Value {
+    json!({"key": node.key, "state": node.state, "trouble": node.trouble})
 }
 
 fn session_status(client: &Client) -> Value {
@@ -70,11 +75,11 @@ fn session_status(client: &Client) -> Value {
     })
 }
 
-pub(super) fn visibility_name(visibility: Wanted) -> &'static str {
+pub(super) fn visibility_name(visibility: Visibility) -> &'static str {
     match visibility {
-        Wanted::Absent => "absent",
-        Wanted::Maintenance => "maintenance",
-        Wanted::Live => "live",
-        Wanted::Draining => "draining",
+        Visibility::Absent => "absent",
+        Visibility::Maintenance => "maintenance",
+        Visibility::Live => "live",
+        Visibility::Draining => "draining",
     }
 }

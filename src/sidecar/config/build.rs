@@ -3,14 +3,15 @@
 //! Each function reads all of its variables before it returns the first error, so that the report is complete.
 
 use crate::environment::{ConfigErrors, Reader, Reported, Source};
-use crate::protocol::{GoDuration, Host, InstanceName, ServiceName};
+use registry_client::protocol::{GoDuration, Host, InstanceName, ServiceName};
 
 use super::command::{self, Origin};
+use super::etcd;
 use super::raw::Raw;
 use super::secrets::Environment;
 use super::{
-    AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, Off, ReadinessConfig, ReadyCheck,
-    RegistrationConfig, RegistryConfig, RouteConfig, is_verified, routes, values,
+    AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, NodeConfig, Off, ReadinessConfig,
+    ReadyCheck, RegistrationConfig, RegistryConfig, RouteConfig, is_verified, routes, values,
 };
 
 /// The configuration, or everything that is wrong with it.
@@ -58,6 +59,7 @@ fn consistent(config: Config, reader: &mut Reader) -> Result<Config, Reported> {
 
 /// Warns about variables that have no effect beside others.
 fn warn_without_effect(config: &Config, reader: &mut Reader) {
+    etcd::warn_without_endpoints(config.etcd.as_ref(), reader);
     let registry = config.registration.as_ref().map(|registration| &registration.registry);
     let has_name = |registry: &RegistryConfig| {
         registry.endpoints.iter().any(|endpoint| matches!(endpoint.host, Host::Name(_)))
@@ -91,8 +93,9 @@ fn parts(
         _ => None,
     };
     let required = off.is_none();
+    let is_named = required || raw.etcd_endpoints.is_some();
     let registry = registry(raw, reader);
-    let (service, instance) = names(raw, reader, origin.context.host_name, required);
+    let (service, instance) = names(raw, reader, origin.context.host_name, is_named);
     let metadata = reader.value("METADATA", raw.metadata.take(), values::metadata);
     let address = address(raw, reader);
     let routes = routes::routes(raw, reader, required);
@@ -109,6 +112,17 @@ fn parts(
     let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
     let metrics_listen = reader.optional("METRICS_LISTEN", raw.metrics_listen.take(), values::listen_address);
     let log = log(raw, reader);
+    let node = match (&service, &instance, &metadata, &routes) {
+        (Ok(Some(service)), Ok(Some(instance)), Ok(metadata), Ok(routes)) => Some(NodeConfig {
+            service: service.clone(),
+            instance: instance.clone(),
+            metadata: metadata.clone(),
+            route: routes.list.first().cloned(),
+            port: routes.port,
+        }),
+        _ => None,
+    };
+    let etcd = etcd::etcd(raw, reader, node);
     let (routes, registry, metadata) = (routes?.list, registry?, metadata?);
     enabled?;
     let registration = match (required, service?, instance?) {
@@ -120,6 +134,7 @@ fn parts(
     Ok(Config {
         registration,
         off,
+        etcd: etcd?,
         command: None,
         address: address?,
         readiness: readiness?,
@@ -298,6 +313,7 @@ fn maintenance(raw: &mut Raw, reader: &mut Reader) -> Result<MaintenanceConfig, 
 
 fn log(raw: &mut Raw, reader: &mut Reader) -> Result<LogConfig, Reported> {
     let level = reader.value("LOG_LEVEL", raw.log_level.take(), values::level);
+    let libraries = reader.value("LOG_LEVEL_LIBRARIES", raw.log_level_libraries.take(), values::level);
     let format = reader.value("LOG_FORMAT", raw.log_format.take(), values::format);
-    Ok(LogConfig { level: level?, format: format? })
+    Ok(LogConfig { level: level?, libraries: libraries?, format: format? })
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 
 use crate::environment::{Context, Reader, Reported};
-use crate::protocol::{GoDuration, Invalid};
+use registry_client::protocol::{GoDuration, Invalid};
 
 use super::raw::Raw;
 use super::secrets::{self, Environment};

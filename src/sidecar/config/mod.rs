@@ -10,6 +10,7 @@
 
 mod build;
 mod command;
+mod etcd;
 mod raw;
 mod routes;
 mod secrets;
@@ -28,13 +29,16 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::environment::{self, ConfigErrors, Context, Secret, Source};
-use crate::protocol::{
+use crate::telemetry::LogConfig;
+use registry_client::protocol::{
     BackendUrl, CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, HealthPath, Host,
     InstanceName, PathPrefix, RateLimit, RouteOption, Scheme, ServiceName,
 };
-use crate::telemetry::{Format, Level};
 
 pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, UpdateConfig};
+#[cfg(feature = "etcd")]
+pub use etcd::load_nodes_config;
+pub use etcd::{EtcdConfig, NodeConfig};
 pub use secrets::Environment;
 pub use steps::Step;
 pub use user::RunAs;
@@ -47,6 +51,8 @@ pub struct Config {
     pub registration: Option<RegistrationConfig>,
     /// Why nothing is registered.
     pub off: Option<Off>,
+    /// The node in etcd; `None` registers none.
+    pub etcd: Option<EtcdConfig>,
     /// The wrapped command; `None` runs a daemon beside the application.
     pub command: Option<CommandConfig>,
     /// How the advertised address is found.
@@ -317,15 +323,6 @@ impl fmt::Display for ReadyCheck {
             ReadyCheck::Exec(line) => write!(f, "exec:{line}"),
         }
     }
-}
-
-/// The level and the format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogConfig {
-    /// LOG_LEVEL.
-    pub level: Level,
-    /// LOG_FORMAT.
-    pub format: Format,
 }
 
 impl Config {

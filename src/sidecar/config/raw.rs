@@ -56,7 +56,9 @@ raw! {
     keepalive_interval request_timeout reconnect_min reconnect_max
     maintenance_port maintenance_page maintenance_page_url maintenance_state drain_timeout control_socket
     metrics_listen
-    log_level log_format
+    log_level log_level_libraries log_format
+    etcd_endpoints etcd_base_path etcd_username etcd_password etcd_ttl etcd_timeout
+    etcd_ca etcd_cert etcd_key etcd_layout etcd_if_taken
     entry_command app_dir run_as
     wait_for wait_for_timeout pre_start pre_start_failure pre_start_timeout
     restart restart_delay run_every

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::environment::{Reader, Reported, nearest, reason_of};
-use crate::protocol::{
+use registry_client::protocol::{
     CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host, Invalid, PathPrefix,
     RateLimit, Scheme,
 };

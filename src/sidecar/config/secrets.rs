@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::environment::{Context, FILE_SUFFIX, Reader, Reported};
-use crate::protocol::Invalid;
+use registry_client::protocol::Invalid;
 
 use super::variables::PREFIX;
 

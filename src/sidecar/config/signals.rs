@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use signal_hook::low_level::signal_name;
 
-use crate::protocol::Invalid;
+use registry_client::protocol::Invalid;
 
 /// The most rules that SIGNAL_REWRITE may have; there are no more signals.
 const MAX_REWRITES: usize = 31;

@@ -1,6 +1,6 @@
 //! PRE_START and UPDATE_COMMAND: one shell line on each line, each with a name that anybody may see.
 
-use crate::protocol::Invalid;
+use registry_client::protocol::Invalid;
 
 /// The most shell lines in one variable.
 const MAX_STEPS: usize = 64;

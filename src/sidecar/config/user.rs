@@ -1,7 +1,7 @@
 //! RUN_AS: the command's user and group. Names are looked up in the text of /etc/passwd and /etc/group, because
 //! libc's lookup loads modules at run time, which a static binary in another image cannot.
 
-use crate::protocol::Invalid;
+use registry_client::protocol::Invalid;
 
 /// The user of the command.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 pub(super) use crate::environment::values::*;
-use crate::protocol::{
+use registry_client::protocol::{
     CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthPath, Host, Invalid, RateLimit, Scheme,
 };
 

@@ -9,9 +9,9 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use crate::client::{Client, MaintenanceAction, MaintenanceRequest, MaintenanceTarget};
-use crate::protocol::BackendUrl;
 use crate::sidecar::state::{DaemonState, Progress};
+use registry_client::protocol::BackendUrl;
+use registry_client::{Client, MaintenanceAction, MaintenanceRequest, MaintenanceTarget};
 
 use super::state_file::StateFile;
 use super::windows::{Change, Window, Windows, duration_text};

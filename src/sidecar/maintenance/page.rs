@@ -14,10 +14,10 @@ use std::time::SystemTime;
 use serde_json::json;
 use tracing::info;
 
-use crate::client::Wanted;
 use crate::sidecar::config::MaintenanceConfig;
 use crate::sidecar::http::{self, Request, Response};
 use crate::sidecar::state::{DaemonState, Progress};
+use registry_client::Visibility;
 
 use super::handle::Maintenance;
 
@@ -98,9 +98,9 @@ impl<'a> Content<'a> {
     fn status(&self, state: &DaemonState) -> String {
         let conditions = state.conditions();
         let status = match conditions.visibility() {
-            Wanted::Live => "live",
-            Wanted::Maintenance => "maintenance",
-            Wanted::Absent | Wanted::Draining => "unavailable",
+            Visibility::Live => "live",
+            Visibility::Maintenance => "maintenance",
+            Visibility::Absent | Visibility::Draining => "unavailable",
         };
         let doing = state.command().and_then(|command| command.doing);
         json!({

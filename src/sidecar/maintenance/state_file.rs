@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::client::MaintenanceTarget;
+use registry_client::MaintenanceTarget;
 
 use super::windows::{Entry, Window, Windows};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::client::{MaintenanceAction, MaintenanceRequest, MaintenanceTarget};
-use crate::protocol::{BackendUrl, GoDuration};
+use registry_client::protocol::{BackendUrl, GoDuration};
+use registry_client::{MaintenanceAction, MaintenanceRequest, MaintenanceTarget};
 
 /// A window: maintenance of a target, from an operator's command until its end.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::protocol::HealthPath;
+use registry_client::protocol::HealthPath;
 
 const VERSION: u8 = 1;
 const BEGIN_REQUEST: u8 = 1;

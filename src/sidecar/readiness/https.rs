@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::protocol::Host;
 use crate::sidecar::config::is_verified;
 use crate::tls::{provider, system_roots};
+use registry_client::protocol::Host;
 
 /// Makes the handshake on a connection to `host`. It reads the certificate authorities each time, because checks are
 /// rare.

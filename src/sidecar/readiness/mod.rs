@@ -150,8 +150,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::protocol::Host;
     use crate::sidecar::config::{Endpoint, Environment};
+    use registry_client::protocol::Host;
 
     const CONFIG: GateConfig = GateConfig {
         shortest: SHORTEST_PAUSE,
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn readiness(checks: Vec<ReadyCheck>, wait: bool) -> ReadinessConfig {
-        let second = crate::protocol::GoDuration::from_secs(1);
+        let second = registry_client::protocol::GoDuration::from_secs(1);
         ReadinessConfig {
             wait,
             checks,

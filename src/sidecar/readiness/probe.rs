@@ -9,9 +9,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tracing::warn;
 
-use crate::protocol::{HealthPath, Host};
 use crate::sidecar::address;
 use crate::sidecar::config::{Endpoint, ReadyCheck};
+use registry_client::protocol::{HealthPath, Host};
 
 use super::fastcgi;
 use super::shell::Shell;

@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::client::{BackendTestError, Client, Route, RouteKey};
-use crate::protocol::report::BackendReport;
-use crate::protocol::{BackendUrl, Host};
+use registry_client::protocol::report::BackendReport;
+use registry_client::protocol::{BackendUrl, Host};
+use registry_client::{BackendTestError, Client, Route, RouteKey};
 
 /// How long this process may take to connect to the backend.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

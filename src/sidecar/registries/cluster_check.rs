@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 use tracing::{debug, warn};
 
-use crate::client::{Endpoint, Phase, Resolver, Status};
-use crate::protocol::{
+use registry_client::protocol::{
     Command, Line, LineCodec, MAX_CLIENT_LINE, Reply, Request, ServerLine, SessionId, SessionRef,
 };
+use registry_client::{Endpoint, Phase, Resolver, Status};
 
 /// How long each of the other addresses may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::client::{Endpoint as Registry, Phase, Resolver, Status};
 use crate::sidecar::config::Endpoint;
+use registry_client::{Endpoint as Registry, Phase, Resolver, Status};
 
 use super::address_plan::{AddressPlan, Change, Reason, SessionNo, SessionReport};
 use super::sessions::{Place, Sessions, registry};

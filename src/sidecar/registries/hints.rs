@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::client::{Cause, Event};
-use crate::protocol::Refusal;
+use registry_client::protocol::Refusal;
+use registry_client::{Cause, Event};
 
 /// Displays an event as a line of the log: what happened, and what helps.
 pub(super) struct WithHint<'a>(pub(super) &'a Event);

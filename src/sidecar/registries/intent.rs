@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::client::{Intent, Route};
-use crate::protocol::Metadata;
 use crate::sidecar::config::{RegistrationConfig, RouteConfig};
+use registry_client::protocol::Metadata;
+use registry_client::{Intent, Route};
 
 /// What is registered when our address is `advertised`. Each route is named after the variable that it comes from.
 pub(crate) fn intent(config: &RegistrationConfig, advertised: IpAddr) -> Intent {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::client::{CallError, Client, Status, Wanted};
 use crate::shutdown::Shutdown;
+use registry_client::{CallError, Client, Status, Visibility};
 
 use super::tcp_table::no_connections;
 
@@ -34,7 +34,8 @@ enum DrainEnd {
 /// Dropping it stops at once, without CLIENT_SHUTDOWN if that was not sent yet.
 pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) {
     let status = client.status();
-    let can_drain = status.bound && status.capabilities.contains("drain") && status.shown != Wanted::Absent;
+    let can_drain =
+        status.bound && status.capabilities.contains("drain") && status.shown != Visibility::Absent;
     if can_drain && !limit.is_zero() {
         let registry = status.registry;
         let drained = tokio::select! {
@@ -56,11 +57,11 @@ pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) {
 }
 
 async fn drain(client: &Client) -> DrainEnd {
-    if client.set_visibility(Wanted::Draining).is_err() {
+    if client.set_visibility(Visibility::Draining).is_err() {
         return DrainEnd::Gone;
     }
     let mut status = client.watch();
-    let settled = status.wait_for(|status| !status.bound || status.shown == Wanted::Draining);
+    let settled = status.wait_for(|status| !status.bound || status.shown == Visibility::Draining);
     match timeout(ANSWER_LIMIT, settled).await {
         Err(_) => return DrainEnd::Silent,
         Ok(Ok(status)) if status.bound => {}
@@ -71,7 +72,7 @@ async fn drain(client: &Client) -> DrainEnd {
 
 /// Whether requests may come through this registry's proxy that it cannot count.
 pub(super) fn cannot_count(status: &Status) -> bool {
-    status.bound && !status.capabilities.contains("drain") && status.shown != Wanted::Absent
+    status.bound && !status.capabilities.contains("drain") && status.shown != Visibility::Absent
 }
 
 /// Waits within `limit` until nothing is in flight, as the registry counts it, or where it cannot, until nobody is

@@ -28,8 +28,8 @@ use std::net::IpAddr;
 
 use tracing::info;
 
-use crate::client::{Intent, Resolver};
 use crate::shutdown::Shutdown;
+use registry_client::{Intent, Resolver};
 
 use crate::sidecar::address::{Lookup, follow};
 use crate::sidecar::config::{Config, RegistrationConfig};
@@ -64,10 +64,14 @@ pub(crate) async fn keep_registered(
             return info!("nothing was registered yet");
         }
     };
+    state.set_advertised(choice.ip);
     let intent = intent_with_page(config, registration, choice.ip);
     let sessions =
         Sessions::start(&registration.registry, intent, state.clone(), maintenance.clone(), resolver);
-    let moved = |old, new| sessions.change_address(old, new);
+    let moved = |old, new| {
+        state.set_advertised(new);
+        sessions.change_address(old, new);
+    };
     tokio::select! {
         () = follow(lookup, choice, moved) => {}
         () = reload_when_asked(config, state, |intent| sessions.set_intent(intent)) => {}

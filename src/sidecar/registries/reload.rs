@@ -4,10 +4,10 @@ use std::fmt::Display;
 
 use tracing::{info, warn};
 
-use crate::client::Intent;
 use crate::sidecar::address::Lookup;
 use crate::sidecar::config::Config;
 use crate::sidecar::state::DaemonState;
+use registry_client::Intent;
 
 use super::intent::intent;
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::client::{
-    Client, ClientConfig, Connector, Endpoint as Registry, Event, EventStream, Intent, Phase, Wanted,
-};
 use crate::sidecar::config::RegistryConfig;
 use crate::sidecar::maintenance::duration_text;
 use crate::sidecar::state::DaemonState;
+use registry_client::{
+    Client, ClientConfig, Connector, Endpoint as Registry, Event, EventStream, Intent, Phase, Visibility,
+};
 
 use super::backend_test::until_live;
 use super::hints::WithHint;
@@ -76,7 +76,7 @@ impl Session {
                         // Test the backends only while people are to see them.
                         let is_news =
                             matches!(event, Event::ConfigApplied { .. } | Event::MaintenanceExited { .. });
-                        if is_news && self.state.visibility() == Wanted::Live {
+                        if is_news && self.state.visibility() == Visibility::Live {
                             verification = Box::pin(until_live(self.client.clone(), self.client.routes()));
                         }
                     }

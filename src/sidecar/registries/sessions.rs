@@ -12,12 +12,12 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::client::{Client, Endpoint as Registry, Intent, Resolver, TcpConnector};
-use crate::protocol::Host;
 use crate::shutdown::Shutdown;
 use crate::sidecar::config::{Endpoint, RegistryConfig};
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::state::DaemonState;
+use registry_client::protocol::Host;
+use registry_client::{Client, Endpoint as Registry, Intent, Resolver, TcpConnector};
 
 use super::address_plan::SessionNo;
 use super::cluster_check::warn_if_split;

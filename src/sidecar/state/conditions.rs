@@ -1,7 +1,7 @@
 //! What decides whether people see the application: readiness, maintenance, drain and stop become one value.
 //! Pure.
 
-use crate::client::Wanted;
+use registry_client::Visibility;
 
 /// Work on the wrapped application, during which people get the maintenance page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +30,14 @@ pub(crate) struct Conditions {
 impl Conditions {
     /// What people are to see. Maintenance comes before a lack of
     /// readiness, because the page tells people more. An application that was never ready is not registered.
-    pub(crate) fn visibility(self) -> Wanted {
+    pub(crate) fn visibility(self) -> Visibility {
         match self {
-            Conditions { maintenance: true, .. } | Conditions { work: Some(_), .. } => Wanted::Maintenance,
-            Conditions { ready: false, was_ready: false, .. } => Wanted::Absent,
-            Conditions { ready: false, .. } | Conditions { drained: true, .. } => Wanted::Draining,
-            _ => Wanted::Live,
+            Conditions { maintenance: true, .. } | Conditions { work: Some(_), .. } => {
+                Visibility::Maintenance
+            }
+            Conditions { ready: false, was_ready: false, .. } => Visibility::Absent,
+            Conditions { ready: false, .. } | Conditions { drained: true, .. } => Visibility::Draining,
+            _ => Visibility::Live,
         }
     }
 
@@ -70,13 +72,15 @@ mod tests {
                 work: bit(4).then_some(Work::Update),
             };
             let visibility = conditions.visibility();
-            if visibility == Wanted::Live {
+            if visibility == Visibility::Live {
                 assert!(conditions.ready && !conditions.maintenance && !conditions.drained, "{conditions:?}");
                 assert_eq!(conditions.work, None);
             }
             seen.push(visibility);
         }
-        for visibility in [Wanted::Absent, Wanted::Maintenance, Wanted::Live, Wanted::Draining] {
+        for visibility in
+            [Visibility::Absent, Visibility::Maintenance, Visibility::Live, Visibility::Draining]
+        {
             assert!(seen.contains(&visibility), "{visibility:?}");
         }
     }

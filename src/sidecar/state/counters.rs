@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::client::Event;
+use registry_client::Event;
 
 /// Counters of the session with one registry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) struct Counters {
     was_live: AtomicBool,
     /// How often the wrapped command was started.
     starts: AtomicU64,
+    /// How often the node in etcd was lost.
+    node_losses: AtomicU64,
 }
 
 impl Counters {
@@ -57,6 +59,15 @@ impl Counters {
 
     pub(super) fn restarts(&self) -> u64 {
         self.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only the node's task counts"))]
+    pub(super) fn count_node_loss(&self) {
+        self.node_losses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn node_losses(&self) -> u64 {
+        self.node_losses.load(Ordering::Relaxed)
     }
 
     fn registries(&self) -> MutexGuard<'_, BTreeMap<String, RegistryCounters>> {

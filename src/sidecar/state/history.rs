@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 
-use crate::client::Event;
+use registry_client::Event;
 
 /// How many events are kept.
 const MAX_RECENT: usize = 100;

@@ -8,15 +8,17 @@ mod command;
 mod conditions;
 mod counters;
 mod history;
+mod node;
 mod reload;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::client::{Client, Event, Wanted};
+use registry_client::{Client, Event, Visibility};
 
 pub(crate) use command::{CommandStatus, Progress};
 pub(crate) use conditions::{Conditions, Work};
@@ -24,6 +26,7 @@ use counters::Counters;
 pub(crate) use counters::RegistryCounters;
 pub(crate) use history::EventReceiver;
 use history::History;
+pub(crate) use node::NodeStatus;
 use reload::ReloadQueue;
 pub(crate) use reload::ReloadRequest;
 
@@ -39,6 +42,10 @@ struct Shared {
     progress: watch::Sender<Progress>,
     /// `None` until a wrapped command has begun.
     command: watch::Sender<Option<CommandStatus>>,
+    /// The address that is advertised; `None`: it is not known yet.
+    advertised: watch::Sender<Option<IpAddr>>,
+    /// The node in etcd; `None`: none should be there.
+    node: watch::Sender<Option<NodeStatus>>,
     history: History,
     counters: Counters,
     reloads: ReloadQueue,
@@ -53,6 +60,8 @@ impl DaemonState {
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
             command: watch::Sender::new(None),
+            advertised: watch::Sender::new(None),
+            node: watch::Sender::new(None),
             history: History::new(),
             counters: Counters::default(),
             reloads: ReloadQueue::new(),
@@ -66,7 +75,7 @@ impl DaemonState {
     }
 
     /// What people are to see.
-    pub(crate) fn visibility(&self) -> Wanted {
+    pub(crate) fn visibility(&self) -> Visibility {
         self.conditions().visibility()
     }
 
@@ -108,6 +117,11 @@ impl DaemonState {
         let names: Vec<_> = clients.iter().map(|client| client.status().registry.name).collect();
         self.shared.counters.retain(|name| names.iter().any(|known| **known == *name));
         self.shared.clients.send_replace(clients);
+    }
+
+    /// The address at which the application is reached, from now on.
+    pub(crate) fn set_advertised(&self, address: IpAddr) {
+        self.shared.advertised.send_replace(Some(address));
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -179,11 +193,11 @@ impl DaemonState {
     }
 }
 
-fn consequence(visibility: Wanted) -> &'static str {
+fn consequence(visibility: Visibility) -> &'static str {
     match visibility {
-        Wanted::Absent => "its routes are not registered",
-        Wanted::Maintenance => "people get the maintenance page",
-        Wanted::Live => "its routes take requests",
-        Wanted::Draining => "its routes are taken out, as far as the registry can do that",
+        Visibility::Absent => "its routes are not registered",
+        Visibility::Maintenance => "people get the maintenance page",
+        Visibility::Live => "its routes take requests",
+        Visibility::Draining => "its routes are taken out, as far as the registry can do that",
     }
 }

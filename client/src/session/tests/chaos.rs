@@ -258,7 +258,7 @@ impl World {
         }
     }
 
-    fn is_settled(&self) -> bool {
+    fn is_certain(&self) -> bool {
         let status = self.session.status();
         status.live && status.intent == self.changes && self.to_server.is_empty() && self.to_client.is_empty()
     }
@@ -278,7 +278,7 @@ fn story(seed: u64) {
     let calm = world.now;
     let mut steps = 0;
     world.step(false);
-    while !world.is_settled() {
+    while !world.is_certain() {
         world.step(false);
         steps += 1;
         assert!(steps < 2000, "seed {seed}: it does not converge: {:?}", world.session.status());

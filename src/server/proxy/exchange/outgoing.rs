@@ -8,13 +8,13 @@ use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
 use hyper::body::Incoming;
 
-use crate::protocol::Scheme;
 use crate::server::proxy::client::connection::ClientConnection;
 use crate::server::proxy::http::content_coding::Accepted;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::{framing, hop_by_hop, validate};
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::Member;
+use registry_client::protocol::Scheme;
 
 /// A request with the headers that every backend gets. [`OutgoingRequest::address_to`] adds what depends on the member.
 pub(super) struct OutgoingRequest {

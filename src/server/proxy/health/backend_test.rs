@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use crate::protocol::BackendUrl;
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::tls::Trust;
 use crate::server::routing::BackendPolicy;
+use registry_client::protocol::BackendUrl;
 
 use super::request::get;
 

@@ -11,9 +11,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::protocol::{BackendUrl, Scheme};
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::tls::{Offer, dns_name};
+use registry_client::protocol::{BackendUrl, Scheme};
 
 /// The User-Agent by which backends recognise the request.
 const PROBE_USER_AGENT: &str = "registry-server-probe";

@@ -19,8 +19,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::protocol::ServiceName;
 use crate::server::routing::{Chosen, Member};
+use crate::telemetry::escape::{Notation, escape};
+use registry_client::protocol::ServiceName;
 
 use crate::server::proxy::http::forwarded::Forwarding;
 
@@ -69,7 +70,11 @@ impl AccessLog {
         let (queue, jobs) = sync_channel(MAX_WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
         let watched = Arc::clone(&dropped);
-        let run = move || write(BufWriter::new(output), &jobs, &watched);
+        let notation = match format {
+            AccessFormat::Json => Notation::Json,
+            AccessFormat::Combined => Notation::Text,
+        };
+        let run = move || write(BufWriter::new(output), notation, &jobs, &watched);
         thread::Builder::new().name("access-log".to_owned()).spawn(run)?;
         Ok(AccessLog { format, queue, dropped })
     }
@@ -98,13 +103,13 @@ impl AccessLog {
     }
 }
 
-fn write(mut output: impl Write, jobs: &Receiver<Job>, dropped: &AtomicU64) {
+fn write(mut output: impl Write, notation: Notation, jobs: &Receiver<Job>, dropped: &AtomicU64) {
     let (mut reported, mut reported_at) = (0, None::<Instant>);
     while let Ok(job) = jobs.recv() {
         for job in std::iter::once(job).chain(jobs.try_iter()) {
             match job {
                 // A failure has no place to be reported: the program's log may go to the same output.
-                Job::Line(line) => drop(writeln!(output, "{line}")),
+                Job::Line(line) => drop(writeln!(output, "{}", escape(&line, notation))),
                 Job::Flush(done) => {
                     let _ = output.flush();
                     let _ = done.send(());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::protocol::ServiceName;
+use registry_client::protocol::ServiceName;
 
 /// How many services have counters of their own. Further ones are counted together, so that memory stays bounded.
 const MAX_SERVICES: usize = 500;

@@ -13,8 +13,8 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::protocol::Scheme;
 use crate::server::routing::Member;
+use registry_client::protocol::Scheme;
 
 use super::connection::UpstreamConnection;
 use super::dial::{DialError, Dialer};

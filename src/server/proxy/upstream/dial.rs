@@ -10,8 +10,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::protocol::{BackendUrl, Host};
 use crate::server::routing::BackendPolicy;
+use registry_client::protocol::{BackendUrl, Host};
 
 use super::tls::{BackendTls, Trust};
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::protocol::{BackendUrl, Host};
+use registry_client::protocol::{BackendUrl, Host};
 
 use crate::tls::{built_in_roots, provider, system_roots};
 

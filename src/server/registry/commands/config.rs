@@ -1,10 +1,10 @@
 //! CONFIG_VALIDATE, CONFIG_APPLY, CONFIG_ROLLBACK and CONFIG_DIFF (PROTOCOL section 4).
 
 use super::limited_reply::bounded;
-use crate::protocol::report::IdsOrCount;
-use crate::protocol::{Refusal, Reply};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::SessionNo;
+use registry_client::protocol::report::IdsOrCount;
+use registry_client::protocol::{Refusal, Reply};
 
 pub(super) fn config_diff(engine: &Engine, no: SessionNo) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;

@@ -1,12 +1,12 @@
 //! DRAIN_START, DRAIN_STATUS and DRAIN_CANCEL (PROTOCOL section 3, SEMANTICS section 6).
 
 use super::limited_reply::rfc3339;
-use crate::protocol::report::DrainStatus;
-use crate::protocol::{Refusal, Reply};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::Draining;
 use crate::server::routing::Drain;
+use registry_client::protocol::report::DrainStatus;
+use registry_client::protocol::{Refusal, Reply};
 use std::time::Duration;
 
 /// The weight of the session's members falls from now on, and that of those it adds meanwhile.

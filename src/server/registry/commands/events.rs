@@ -1,8 +1,8 @@
 //! SUBSCRIBE and UNSUBSCRIBE (PROTOCOL section 3).
 
-use crate::protocol::{EventKind, Refusal, Reply};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{ConnId, SessionNo};
+use registry_client::protocol::{EventKind, Refusal, Reply};
 
 /// Sessions that one connection may have subscriptions of. A connection has one session of its own; the others
 /// are those whose ids it knows.

@@ -1,6 +1,6 @@
 //! Replies that may be too long for a line (PROTOCOL section 1), and how they write times.
 
-use crate::protocol::{MAX_LINE, Refusal, Reply};
+use registry_client::protocol::{MAX_LINE, Refusal, Reply};
 use serde::Serialize;
 use std::time::SystemTime;
 

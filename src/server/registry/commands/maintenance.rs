@@ -1,11 +1,11 @@
 //! MAINT_ENTER, MAINT_EXIT and MAINT_STATUS (PROTOCOL sections 3 and 6, SEMANTICS section 5).
 
 use super::limited_reply::{bounded, rfc3339, room, take};
-use crate::protocol::report::MaintenanceStatus;
-use crate::protocol::{BackendUrl, Refusal, Reply, RouteId, Target, TargetItem};
 use crate::server::registry::engine::{Engine, Outcome};
 use crate::server::registry::model::{ConnId, Now, SessionNo, Slot};
 use crate::server::registry::session::{Place, slots};
+use registry_client::protocol::report::MaintenanceStatus;
+use registry_client::protocol::{BackendUrl, Refusal, Reply, RouteId, Target, TargetItem};
 
 /// Requests of a session, or of a connection, that are without a verdict: beyond it they are refused.
 const MAX_WITHOUT_VERDICT: usize = 64;

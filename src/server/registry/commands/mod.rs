@@ -1,8 +1,8 @@
 //! What each command does (PROTOCOL sections 3 to 5). One file a family; each function is one command.
 
-use crate::protocol::{Command, Reply, Request, SessionRef};
 use crate::server::registry::engine::{Engine, Outcome};
 use crate::server::registry::model::{ConnId, Now};
+use registry_client::protocol::{Command, Reply, Request, SessionRef};
 
 mod backend_test;
 mod config;

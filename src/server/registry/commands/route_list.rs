@@ -1,12 +1,12 @@
 //! ROUTE_LIST, plain, in pages and compressed (PROTOCOL sections 1 and 3).
 
 use super::limited_reply::{room, take};
-use crate::protocol::report::{RouteEntry, RouteStatus};
-use crate::protocol::{MAX_CLIENT_LINE, Refusal, Reply, RouteId};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::SessionNo;
 use crate::server::registry::session::{Session, Staged};
 use base64::Engine as _;
+use registry_client::protocol::report::{RouteEntry, RouteStatus};
+use registry_client::protocol::{MAX_CLIENT_LINE, Refusal, Reply, RouteId};
 use std::io::Write as _;
 
 /// A compressed list is made from at most this much JSON: it is made between two commands of other peers.

@@ -1,9 +1,9 @@
 //! ROUTE_ADD, ROUTE_ADD_BULK, ROUTE_UPDATE and ROUTE_REMOVE (PROTOCOL section 3).
 
-use crate::protocol::{Refusal, Reply, RouteChange, RouteId, RouteSpec};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::cost;
+use registry_client::protocol::{Refusal, Reply, RouteChange, RouteId, RouteSpec};
 
 pub(super) fn route_add(
     engine: &mut Engine,

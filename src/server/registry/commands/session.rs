@@ -1,12 +1,12 @@
 //! REGISTER, RECONNECT, SESSION_INFO and CLIENT_SHUTDOWN (PROTOCOL sections 2 and 3).
 
 use super::limited_reply::{bounded, rfc3339};
-use crate::protocol::report::SessionInfo;
-use crate::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
 use crate::server::registry::api::Happening;
 use crate::server::registry::engine::{Engine, NewSession, Outcome};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionNo};
 use crate::server::registry::session::uptime;
+use registry_client::protocol::report::SessionInfo;
+use registry_client::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
 use std::net::IpAddr;
 
 /// What this server understands beyond the reference. Only what works.

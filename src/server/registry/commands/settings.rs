@@ -1,13 +1,13 @@
 //! The commands that stage settings: options, headers, checks, limits and breakers (PROTOCOL section 3).
 
-use crate::protocol::{
-    CircuitBreaker, HeaderName, HeaderValue, HealthCheck, OptionKey, RateLimit, Refusal, Reply, RouteId,
-    RouteOption, RouteOrAll, Target,
-};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Cells, Now, SessionNo, Slot};
 use crate::server::registry::session::{Session, slots};
 use crate::server::routing::{MAX_FAILURES, MAX_REQUESTS, MAX_TRIALS};
+use registry_client::protocol::{
+    CircuitBreaker, HeaderName, HeaderValue, HealthCheck, OptionKey, RateLimit, Refusal, Reply, RouteId,
+    RouteOption, RouteOrAll, Target,
+};
 
 /// Headers that belong to a connection or frame a message: a response that lies about them breaks the
 /// connection, or smuggles a second response into it.

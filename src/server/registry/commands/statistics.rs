@@ -1,13 +1,13 @@
 //! STATS_GET, CIRCUIT_BREAKER_STATUS and CIRCUIT_BREAKER_RESET: what the proxy has found out about routes (PROTOCOL section 3).
 
 use super::limited_reply::{bounded, rfc3339, room, take};
-use crate::protocol::report::{CircuitStatus, Stats};
-use crate::protocol::{Refusal, Reply, RouteId, RouteOrAll};
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::breaker as settings_breaker;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::Session;
 use crate::server::routing::RouteState;
+use registry_client::protocol::report::{CircuitStatus, Stats};
+use registry_client::protocol::{Refusal, Reply, RouteId, RouteOrAll};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,10 +2,10 @@
 
 use super::Engine;
 use super::timers::Timer;
-use crate::protocol::{Refusal, Registration, SessionId, SessionRef};
 use crate::server::registry::api::{Effect, Happening};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionEvent, SessionNo, SessionState};
 use crate::server::registry::session::Session;
+use registry_client::protocol::{Refusal, Registration, SessionId, SessionRef};
 use std::net::IpAddr;
 
 /// A registration that has passed all checks.

@@ -4,10 +4,10 @@ use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
-use crate::protocol::{Refusal, Reply, Scope, ServiceName};
 use crate::server::registry::api::{Change, Effect};
 use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
 use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
+use registry_client::protocol::{Refusal, Reply, Scope, ServiceName};
 use std::sync::Arc;
 
 impl Engine {

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::protocol::{Domain, PathPrefix, Scope, ServiceName};
 use crate::server::registry::model::{ConnId, Delta, SessionNo, Tx};
 use crate::server::registry::session::{Entering, Kept};
+use registry_client::protocol::{Domain, PathPrefix, Scope, ServiceName};
 
 use super::pending_claims::PendingClaims;
 

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use crate::protocol::{Command, Refusal};
 use crate::server::registry::model::{ConnId, SessionNo, TestId, Tx};
+use registry_client::protocol::{Command, Refusal};
 
 /// A command as the listener read it, or why it is none.
 pub(super) type Line = Result<Command, Refusal>;

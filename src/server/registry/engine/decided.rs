@@ -3,9 +3,9 @@
 use super::Engine;
 use super::commits::Pending;
 use super::timers::Timer;
-use crate::protocol::{Refusal, Reply};
 use crate::server::registry::api::Happening;
 use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState, Tx};
+use registry_client::protocol::{Refusal, Reply};
 use std::time::Duration;
 
 /// When to ask the store again to forget a session.

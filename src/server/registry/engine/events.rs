@@ -2,9 +2,9 @@
 
 use super::Engine;
 use super::subscriptions::Subscriber;
-use crate::protocol::{Domain, EventKind, Push, Refusal};
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{ConnId, Route, SessionNo};
+use registry_client::protocol::{Domain, EventKind, Push, Refusal};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;

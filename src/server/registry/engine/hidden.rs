@@ -1,10 +1,10 @@
 //! Paths that no request reaches, because a shorter one of the same service goes before them (SEMANTICS section 2).
 
 use super::Engine;
-use crate::protocol::{Domain, PathPrefix};
 use crate::server::registry::api::Happening;
 use crate::server::registry::model::{Route, SessionNo};
 use crate::server::routing::Claim;
+use registry_client::protocol::{Domain, PathPrefix};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 

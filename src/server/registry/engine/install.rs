@@ -2,13 +2,13 @@
 
 use super::Engine;
 use super::timers::Timer;
-use crate::protocol::{BackendUrl, Domain, Host, PathPrefix, RouteId, Scope};
 use crate::server::registry::api::{Effect, Happening};
 use crate::server::registry::membership::{Detached, Joined};
 use crate::server::registry::model::breaker;
 use crate::server::registry::model::{Applied, Delta, Now, Plan, Route, SessionNo};
 use crate::server::registry::session::{Session, Stage};
 use crate::server::routing::MemberId;
+use registry_client::protocol::{BackendUrl, Domain, Host, PathPrefix, RouteId, Scope};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;

@@ -5,11 +5,11 @@ use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
 use super::timers::Timer;
-use crate::protocol::{BackendUrl, Reply, RouteId, Target};
 use crate::server::registry::api::Change;
 use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Slot, Tx, page_probe};
 use crate::server::registry::session::{Asked, Entered, Entering, ExitState, Place, Session};
 use crate::server::routing::{Maintenance, MemberId, Probe};
+use registry_client::protocol::{BackendUrl, Reply, RouteId, Target};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

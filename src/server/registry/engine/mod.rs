@@ -48,13 +48,13 @@ mod validate;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::protocol::{Command, Refusal};
 use crate::server::registry::api::{Effect, Input};
 use crate::server::registry::config::RegistryConfig;
 use crate::server::registry::membership::Pools;
 use crate::server::registry::model::{ConnId, Now, SessionNo};
 use crate::server::registry::session::{Session, Sessions};
 use crate::server::routing::MemberId;
+use registry_client::protocol::{Command, Refusal};
 
 pub(crate) use bind::NewSession;
 pub(crate) use connections::Wait;

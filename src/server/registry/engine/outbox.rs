@@ -1,8 +1,8 @@
 //! Effects on their way out, in the order in which they came about.
 
-use crate::protocol::ServerLine;
 use crate::server::registry::api::{Effect, Happening};
 use crate::server::registry::model::ConnId;
+use registry_client::protocol::ServerLine;
 
 use super::Engine;
 

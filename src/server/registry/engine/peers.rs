@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::protocol::{Push, Refusal, Reply};
 use crate::server::registry::api::{Effect, Happening};
 use crate::server::registry::model::{ConnId, Now};
+use registry_client::protocol::{Push, Refusal, Reply};
 
 use super::Engine;
 use super::timers::Timer;

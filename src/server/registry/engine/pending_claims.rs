@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::protocol::{Domain, PathPrefix, ServiceName};
 use crate::server::registry::model::{Delta, Tx};
+use registry_client::protocol::{Domain, PathPrefix, ServiceName};
 
 /// What pending applies are about to claim.
 ///

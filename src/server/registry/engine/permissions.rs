@@ -1,10 +1,10 @@
 //! What the operator lets sessions claim and reach (SEMANTICS section 9).
 
 use super::Engine;
-use crate::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
 use crate::server::registry::api::Happening;
 use crate::server::registry::model::{ClaimPolicy, SessionNo};
 use crate::server::registry::session::Session;
+use registry_client::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
 use std::net::SocketAddr;
 
 impl Engine {

@@ -3,12 +3,12 @@
 use super::Engine;
 use super::route_ids;
 use super::timers::Timer;
-use crate::protocol::{Host, RouteId};
 use crate::server::registry::api::Happening;
 use crate::server::registry::membership::Leaving;
 use crate::server::registry::model::{Applied, Now, Route, SessionNo};
 use crate::server::registry::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
 use crate::server::registry::session::Maintained;
+use registry_client::protocol::{Host, RouteId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;

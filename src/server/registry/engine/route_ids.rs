@@ -4,18 +4,18 @@ use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
-use crate::protocol::{Command, Refusal, Request};
 use crate::server::registry::api::Change;
 use crate::server::registry::model::{ConnId, Delta, Now, SessionNo};
 use crate::server::registry::persist::SessionRecord;
 use crate::server::registry::session::Session;
+use registry_client::protocol::{Command, Refusal, Request};
 use std::sync::Arc;
 
 /// How many route ids a session may give out beyond those that the store knows of: at least as many as one command
 /// may add.
 pub(crate) const RESERVED: u32 = 10_000;
 
-const _: () = assert!(crate::protocol::MAX_BULK_ROUTES <= RESERVED as usize);
+const _: () = assert!(registry_client::protocol::MAX_BULK_ROUTES <= RESERVED as usize);
 
 impl Engine {
     /// The session that has to reserve route ids before this command can be carried out.
@@ -57,7 +57,7 @@ impl Engine {
                 session.kept_route = last;
             }
         } else if self.stop_waiting(conn, |wait| matches!(wait, Wait::Turn(of, _) if *of == no)).is_some() {
-            self.send(conn, crate::protocol::Reply::Error(Refusal::StoreUnavailable));
+            self.send(conn, registry_client::protocol::Reply::Error(Refusal::StoreUnavailable));
             self.resume(now, conn);
         }
     }

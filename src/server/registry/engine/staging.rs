@@ -2,10 +2,10 @@
 
 use super::Engine;
 use super::timers::Timer;
-use crate::protocol::Refusal;
 use crate::server::registry::api::Happening;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::{Session, Stage};
+use registry_client::protocol::Refusal;
 
 use super::decided::STORE_RETRY;
 

@@ -1,9 +1,9 @@
 //! Who wants to hear of what.
 
-use crate::protocol::{EventKind, ServiceName};
 use crate::server::registry::api::Happening;
 use crate::server::registry::model::{ConnId, MemberEvent, SessionNo};
 use crate::server::registry::session::Sessions;
+use registry_client::protocol::{EventKind, ServiceName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Characters of an error that an event repeats.

@@ -5,11 +5,11 @@ use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
 use super::timers::Timer;
-use crate::protocol::Reply;
 use crate::server::registry::api::{Change, Effect, Happening};
 use crate::server::registry::membership::Leaving;
 use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
 use crate::server::registry::session::Stage;
+use registry_client::protocol::Reply;
 
 use super::decided::STORE_RETRY;
 

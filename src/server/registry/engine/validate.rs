@@ -1,10 +1,10 @@
 //! The first step of an apply: whether the change may be made (SEMANTICS section 1).
 
 use super::Engine;
-use crate::protocol::{Domain, PathPrefix, Refusal, Reply, ServiceName};
 use crate::server::registry::api::Happening;
 use crate::server::registry::model::{Delta, SessionNo, SessionState};
 use crate::server::routing::Claim;
+use registry_client::protocol::{Domain, PathPrefix, Refusal, Reply, ServiceName};
 
 impl Engine {
     /// CONFIG_VALIDATE.

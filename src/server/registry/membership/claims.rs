@@ -4,9 +4,9 @@
 //! shorter route takes them over (SEMANTICS section 6).
 
 use super::{Pools, Record, Says};
-use crate::protocol::{Domain, PathPrefix, RateLimit};
 use crate::server::registry::model::Plan;
 use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId, RouteState};
+use registry_client::protocol::{Domain, PathPrefix, RateLimit};
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -1,10 +1,10 @@
 //! What a probe, a return or a loss makes of a member. The table, its probe and the log follow.
 
 use super::Pools;
-use crate::protocol::{Domain, PathPrefix};
 use crate::server::registry::api::{Effect, Happening};
 use crate::server::registry::model::{MemberEvent, SessionNo};
 use crate::server::routing::{Member, MemberId, Probe};
+use registry_client::protocol::{Domain, PathPrefix};
 use std::time::Instant;
 
 /// Probes in a row that take a member out (SEMANTICS section 3).

@@ -2,9 +2,9 @@
 
 use super::route_list::{Earlier, Removed};
 use super::{Pools, Record};
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use crate::server::registry::model::{MemberEvent, MemberState, Owner, Plan, SessionNo};
 use crate::server::routing::{Claim, Endpoint, Hold, Member, MemberId, Members};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use std::sync::Arc;
 
 /// Why a member goes.

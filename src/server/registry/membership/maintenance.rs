@@ -1,9 +1,9 @@
 //! Members behind a maintenance page, and the backends that serve such pages (SEMANTICS section 5).
 
 use super::Pools;
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use crate::server::registry::model::{Plan, SessionNo, Who};
 use crate::server::routing::{Endpoint, Extras, Member, Settings, Terms};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,9 +2,9 @@
 
 use super::Pools;
 use super::route_list::Earlier;
-use crate::protocol::{Domain, Host, PathPrefix, RouteId};
 use crate::server::registry::model::{MemberState, Owner, Plan, Rare, SessionNo, Which, probe};
 use crate::server::routing::{Endpoint, Probe, Terms};
+use registry_client::protocol::{Domain, Host, PathPrefix, RouteId};
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -11,10 +11,10 @@
 //! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
 //! | `lost`, `drain`, `maintenance` | members of lost sessions, drained ones, those behind a page |
 
-use crate::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use crate::server::registry::api::Effect;
 use crate::server::registry::model::{MemberSet, SessionNo};
 use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Which of a session's routes lead to one member: one, nearly always.
 
-use crate::protocol::RouteId;
+use registry_client::protocol::RouteId;
 
 /// The routes before the last, in order. The last is beside them, where it takes half of a word.
 #[derive(Debug, Default)]

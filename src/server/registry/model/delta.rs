@@ -2,7 +2,7 @@
 
 use super::route::Route;
 use super::settings::Cells;
-use crate::protocol::RouteId;
+use registry_client::protocol::RouteId;
 use std::sync::Arc;
 
 /// What an apply changes of a session, and nothing else.

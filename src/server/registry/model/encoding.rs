@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use crate::protocol::{CircuitBreaker, GoDuration, OptionKey, RateLimit, RouteOption};
+use registry_client::protocol::{CircuitBreaker, GoDuration, OptionKey, RateLimit, RouteOption};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -1,7 +1,7 @@
 //! Identifiers, the time of an input, and how people know sessions and members.
 
-use crate::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
 use crate::server::routing::Endpoint;
+use registry_client::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};

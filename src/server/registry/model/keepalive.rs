@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::protocol::{Command, Request, SessionId, SessionRef};
+use registry_client::protocol::{Command, Request, SessionId, SessionRef};
 
 /// A session's binding to one connection. One end is the registry's, the other the connection's.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! What the members of a session need to know of it.
 
 use super::ids::SessionNo;
-use crate::protocol::{InstanceName, ServiceName};
 use crate::server::routing::Drain;
+use registry_client::protocol::{InstanceName, ServiceName};
 use std::net::IpAddr;
 
 /// The session that a member belongs to, as far as its members need it.

@@ -2,8 +2,8 @@
 
 use super::route::Route;
 use super::settings::{Cells, OwnCells, breaker};
-use crate::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
 use crate::server::routing::{ExtraSettings, Extras, Maintenance, ResponseHeaders, RouteState, Settings};
+use registry_client::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
 use std::sync::Arc;
 use std::time::Duration;
 

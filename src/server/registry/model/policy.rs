@@ -16,7 +16,7 @@ use std::fmt;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::protocol::{Domain, ServiceName};
+use registry_client::protocol::{Domain, ServiceName};
 
 /// Which service may claim which domains. What is not permitted is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The questions that are asked of backends and pages.
 
 use super::plan::Check;
-use crate::protocol::{BackendUrl, Domain};
 use crate::server::routing::{Probe, ProbeKind};
+use registry_client::protocol::{BackendUrl, Domain};
 use std::time::Duration;
 
 /// From one question to the next while the answer decides whether a member serves: it joins, or its

@@ -1,7 +1,7 @@
 //! A route: what it claims, where its requests go, and its own settings.
 
 use super::settings::OwnCells;
-use crate::protocol::{Domain, PathPrefix, RouteSpec};
+use registry_client::protocol::{Domain, PathPrefix, RouteSpec};
 
 /// A route as it is, or is to be, applied.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use super::encoding;
-use crate::protocol::{
+use registry_client::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
 };
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! How the parts of a record are written that only records have: times, and maps by route.
 
 use super::*;
-use crate::protocol::{Domain, Domains, RouteId};
 use crate::server::registry::model::{text, text_or_none};
+use registry_client::protocol::{Domain, Domains, RouteId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::time::SystemTime;

@@ -1,8 +1,8 @@
 //! The record of a session's maintenance (SEMANTICS section 5).
 
 use super::encoding::{by_route, time};
-use crate::protocol::{BackendUrl, RouteId};
 use crate::server::registry::model::text;
+use registry_client::protocol::{BackendUrl, RouteId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -11,7 +11,7 @@
 //!
 //! A setting of a route is a field of [`Cells`] and is persisted by the attribute that stands there.
 
-use crate::protocol::RouteId;
+use registry_client::protocol::RouteId;
 use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Serialize};

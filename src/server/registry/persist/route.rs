@@ -1,9 +1,9 @@
 //! The record of a route as it was applied.
 
 use super::encoding::domains;
-use crate::protocol::{BackendUrl, Domains, PathPrefix, RouteSpec};
 use crate::server::registry::model::text;
 use crate::server::registry::model::{Cells, Route};
+use registry_client::protocol::{BackendUrl, Domains, PathPrefix, RouteSpec};
 use serde::{Deserialize, Serialize};
 
 /// A route as it was applied.

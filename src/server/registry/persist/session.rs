@@ -1,9 +1,9 @@
 //! The record of a session without its routes.
 
 use super::encoding::time;
-use crate::protocol::{InstanceName, Metadata, Registration, ServiceName};
 use crate::server::registry::model::text;
 use crate::server::registry::model::{Cells, IdHash, ServiceToken};
+use registry_client::protocol::{InstanceName, Metadata, Registration, ServiceName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::net::IpAddr;

@@ -1,9 +1,9 @@
 //! CONFIG_DIFF's body: what an apply would change (PROTOCOL section 4).
 
 use super::stage::{Stage, is_health};
-use crate::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
-use crate::protocol::{OptionKey, RouteId};
 use crate::server::registry::model::{Applied, Cells, Route};
+use registry_client::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
+use registry_client::protocol::{OptionKey, RouteId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! All sessions, and the ways to find one: by number, by id, by name and address, by service.
 
 use super::{Identity, Session};
-use crate::protocol::{InstanceName, Registration, ServiceName, SessionId};
 use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
 use crate::server::registry::persist::{Replaced, SessionRecord};
+use registry_client::protocol::{InstanceName, Registration, ServiceName, SessionId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::protocol::{BackendUrl, Push, RouteId, Target};
 use crate::server::registry::model::{ConnId, Now, SessionNo, Slot};
 use crate::server::registry::persist::{EnteredRecord, MaintenanceRecord, PageRecord};
 use crate::server::routing::{Maintenance, Member, MemberId};
+use registry_client::protocol::{BackendUrl, Push, RouteId, Target};
 
 /// How long a page or a backend has to answer (PROTOCOL section 6).
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);

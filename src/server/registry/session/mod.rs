@@ -11,12 +11,12 @@
 //! | `targets` | which of a session's settings a command means |
 //! | `drain`, `maintenance` | the state of its drain and of its maintenance |
 
-use crate::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
 use crate::server::registry::model::{
     Applied, Cells, ConnId, IdHash, MemberSet, Now, OwnCells, Owner, Plan, Pulse, ServiceToken, SessionNo,
     SessionState, Tx, Who,
 };
 use crate::server::registry::persist::SessionRecord;
+use registry_client::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! What a session has prepared and not applied (PROTOCOL section 4).
 
-use crate::protocol::{
+use crate::server::registry::model::{Applied, Cells, Delta, Route, Slot};
+use registry_client::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
     RouteSpec, Scope,
 };
-use crate::server::registry::model::{Applied, Cells, Delta, Route, Slot};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

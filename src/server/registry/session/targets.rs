@@ -1,8 +1,8 @@
 //! Which of a session's settings a command means.
 
 use super::Session;
-use crate::protocol::{Refusal, RouteSpec, Target, TargetItem};
 use crate::server::registry::model::Slot;
+use registry_client::protocol::{Refusal, RouteSpec, Target, TargetItem};
 
 /// Whose settings a target means. `SERVICE` means other sessions' routes too, whose stages are their own.
 pub(crate) fn slots(session: &Session, target: &Target) -> Result<Vec<Slot>, Refusal> {

@@ -22,8 +22,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::protocol::Command;
 use crate::server::routing::{Probe, ProbeKind, Table};
+use registry_client::protocol::Command;
 
 use restoring::Paper;
 

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use std::io::Read as _;
 
-use crate::protocol::{MAX_LINE, Refusal};
+use registry_client::protocol::{MAX_LINE, Refusal};
 
 use super::*;
 
@@ -194,7 +194,7 @@ fn a_backend_test_says_what_was_seen_and_holds_up_only_its_own_connection() {
     assert_eq!(world.read(conn), [""; 0], "replies come in the order of the commands");
     let other = world.connect(A);
     assert_eq!(world.ask(other, &format!("PING|{id}")), "PONG");
-    let report = crate::protocol::report::BackendReport {
+    let report = registry_client::protocol::report::BackendReport {
         reachable: true,
         response_time_ms: 1.5,
         status_code: 204,
@@ -241,7 +241,7 @@ fn pages(
     loop {
         let after = all.last().cloned().unwrap_or_else(|| "r0".to_owned());
         let reply = world.ask(conn, &format!("{command}|after={after}"));
-        assert!(reply.len() <= crate::protocol::MAX_LINE, "{}", reply.len());
+        assert!(reply.len() <= registry_client::protocol::MAX_LINE, "{}", reply.len());
         let (word, json) = reply.split_once('|').unwrap();
         assert!(word.ends_with("_OK"), "{reply}");
         let page = ids(&serde_json::from_str(json).unwrap());

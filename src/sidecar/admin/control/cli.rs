@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
-use crate::protocol::GoDuration;
+use registry_client::protocol::GoDuration;
 
 use super::render;
 use super::request::Request;

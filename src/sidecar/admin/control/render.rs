@@ -51,6 +51,12 @@ pub(super) fn status(data: &Value) -> String {
         }
         out.push_str(&routes(session));
     }
+    if let Some(key) = data["node"]["key"].as_str() {
+        let _ = writeln!(out, "node         {key}: {}", text(&data["node"], "state"));
+    }
+    if let Some(trouble) = data["node"]["trouble"].as_str() {
+        let _ = writeln!(out, "because      {trouble}");
+    }
     out
 }
 

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::client::{Cause, Client, MaintenanceTarget, RouteStatus, Status};
-use crate::protocol::GoDuration;
 use crate::sidecar::admin::status::{status, visibility_name};
 use crate::sidecar::maintenance::{Maintenance, Window};
 use crate::sidecar::state::{DaemonState, Progress};
+use registry_client::protocol::GoDuration;
+use registry_client::{Cause, Client, MaintenanceTarget, RouteStatus, Status};
 
 /// A request, as it is written on the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,8 @@ use std::path::Path;
 
 use super::cli::Invocation;
 use super::*;
-use crate::client::{Client, ClientConfig, Endpoint, Intent, Route, Wanted};
 use crate::sidecar::maintenance::end_expired_windows;
+use registry_client::{Client, ClientConfig, Endpoint, Intent, Route, Visibility};
 
 /// A daemon's socket in a folder of its own.
 async fn daemon() -> (tempfile::TempDir, PathBuf, DaemonState, Maintenance) {
@@ -35,7 +35,7 @@ async fn run(path: &Path, words: &str) -> (u8, String) {
 
 /// A client that never reaches anybody.
 fn offline() -> Client {
-    let domains = crate::protocol::Domains::new(["example.com".parse().unwrap()]).unwrap();
+    let domains = registry_client::protocol::Domains::new(["example.com".parse().unwrap()]).unwrap();
     let route = Route::new(domains, "/admin".parse().unwrap(), "http://h:1".parse().unwrap());
     let intent = Intent::new("web".parse().unwrap(), "web-1".parse().unwrap()).with_route("main", route);
     Client::start(ClientConfig::new(Endpoint::new("127.0.0.1", 9)), intent).0
@@ -73,14 +73,14 @@ async fn maintenance_and_drain_are_conditions_of_the_whole_instance() {
     let (_folder, path, state, _) = daemon().await;
     state.change_conditions(|conditions| conditions.ready = true);
     run(&path, "drain").await;
-    assert_eq!(state.visibility(), Wanted::Draining);
+    assert_eq!(state.visibility(), Visibility::Draining);
     run(&path, "maintenance enter").await;
-    assert_eq!(state.visibility(), Wanted::Maintenance);
+    assert_eq!(state.visibility(), Visibility::Maintenance);
     let (_, text) = run(&path, "maintenance progress 40 migrating").await;
     assert!(text.contains("40 %") && text.contains("migrating"), "{text}");
     run(&path, "maintenance exit").await;
     run(&path, "drain --cancel").await;
-    assert_eq!(state.visibility(), Wanted::Live);
+    assert_eq!(state.visibility(), Visibility::Live);
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn maintenance_has_a_reason_and_ends_by_itself() {
     // The same again, shorter: the window is replaced.
     assert_eq!(run(&path, "maintenance enter --for 10ms").await.0, 0);
     let over = async {
-        while state.visibility() == Wanted::Maintenance {
+        while state.visibility() == Visibility::Maintenance {
             tokio::task::yield_now().await;
         }
     };
@@ -116,23 +116,23 @@ async fn maintenance_survives_a_restart_in_its_file_and_an_unusable_file_changes
     run(&path, "maintenance enter --reason moving").await;
     let (next, its_maintenance) = fresh();
     its_maintenance.restore(file.clone());
-    assert_eq!(next.visibility(), Wanted::Maintenance);
+    assert_eq!(next.visibility(), Visibility::Maintenance);
     assert_eq!(its_maintenance.windows().windows().next().unwrap().reason.as_deref(), Some("moving"));
     run(&path, "maintenance exit").await;
     let (next, its_maintenance) = fresh();
     its_maintenance.restore(file.clone());
-    assert_ne!(next.visibility(), Wanted::Maintenance);
+    assert_ne!(next.visibility(), Visibility::Maintenance);
 
     std::fs::write(&file, "{").unwrap();
     let (next, its_maintenance) = fresh();
     its_maintenance.restore(file);
-    assert_ne!(next.visibility(), Wanted::Maintenance);
+    assert_ne!(next.visibility(), Visibility::Maintenance);
 
     let (_folder, path, state, maintenance) = daemon().await;
     maintenance.restore(folder.path().join("no/such/folder/state.json"));
     let (code, text) = run(&path, "maintenance enter").await;
     assert!(code == 0 && text.contains("warning      it will not survive a restart: cannot write"), "{text}");
-    assert_eq!(state.visibility(), Wanted::Maintenance);
+    assert_eq!(state.visibility(), Visibility::Maintenance);
 }
 
 #[tokio::test]
@@ -160,9 +160,10 @@ async fn an_exception_to_maintenance_of_everything_leaves_the_rest_in_it() {
     let (_, text) = run(&path, "maintenance exit /admin").await;
     assert!(text.contains("maintenance  off") && text.contains("not          /admin"), "{text}");
     let mut status = client.watch();
-    let all = status.wait_for(|status| status.maintenance_wanted == [crate::client::MaintenanceTarget::All]);
+    let all =
+        status.wait_for(|status| status.maintenance_wanted == [registry_client::MaintenanceTarget::All]);
     timeout(MAX_TIME, all).await.unwrap().unwrap();
-    assert_eq!(state.visibility(), Wanted::Live);
+    assert_eq!(state.visibility(), Visibility::Live);
 }
 
 #[tokio::test]
@@ -201,7 +202,7 @@ async fn health_is_the_applications_and_a_registry_that_is_away_changes_nothing(
 #[tokio::test]
 async fn events_are_told_afterwards_and_as_they_happen() {
     let (_folder, path, state, _) = daemon().await;
-    let missed = |count| crate::client::Event::Missed(count);
+    let missed = |count| registry_client::Event::Missed(count);
     state.record("proxy:81", &missed(3));
     let (_, text) = run(&path, "events").await;
     assert!(text.starts_with("LOG ") && text.contains("proxy:81: 3 events"), "{text}");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::client::{Client, ClientConfig, Endpoint, Intent};
+use registry_client::{Client, ClientConfig, Endpoint, Intent};
 
 #[tokio::test]
 async fn the_page_has_every_family_with_its_labels() {

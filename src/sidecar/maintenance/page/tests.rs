@@ -68,7 +68,7 @@ async fn the_page_says_why_and_until_when_in_words_that_cannot_become_markup() {
     let (port, _, maintenance) = started(None).await;
     let now = std::time::SystemTime::now();
     let window = Window {
-        target: crate::client::MaintenanceTarget::All,
+        target: registry_client::MaintenanceTarget::All,
         reason: Some("moving <the> data".to_owned()),
         since: now,
         until: Some(now + Duration::from_secs(1_800)),
@@ -83,7 +83,7 @@ async fn the_page_says_why_and_until_when_in_words_that_cannot_become_markup() {
     assert_eq!((&status["status"], &status["reason"]), (&"maintenance".into(), &"moving <the> data".into()));
     assert!(status["remaining_seconds"].as_u64().unwrap() > 1_700, "{body}");
 
-    maintenance.exit(crate::client::MaintenanceTarget::All).await.unwrap();
+    maintenance.exit(registry_client::MaintenanceTarget::All).await.unwrap();
     let (_, body) = ask(port, "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1").await;
     assert!(body.contains("Nothing is lost") && !body.contains("moving"), "{body}");
 }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! It is pure: each input returns the effects to carry out, in their order. What people are to see is one value,
-//! [`Wanted`]; how sessions make it true is not known here.
+//! [`Visibility`]; how sessions make it true is not known here.
 
 mod activity;
 mod notice;
@@ -27,7 +27,7 @@ pub(crate) use activity::Phase;
 pub(crate) use notice::Notice;
 pub(crate) use policy::{Policy, UpdatePolicy};
 
-use crate::client::Wanted;
+use registry_client::Visibility;
 
 use crate::sidecar::process::reaper::Exit;
 use update::{UpdateCheck, Updating};
@@ -69,7 +69,7 @@ pub(crate) enum Input {
     /// The command has ended.
     Exited(Exit),
     /// What [`Effect::Publish`] asked for is in force, as far as possible.
-    Settled(Wanted),
+    Settled(Visibility),
     /// UPDATE_CHECK has ended; exit code 0 means that there is an update. One that could not be started counts as
     /// ended with 126 or 127.
     CheckEnded(Exit),
@@ -96,7 +96,7 @@ pub(crate) enum Effect {
     AwaitReady,
     /// Let people see this, and report [`Input::Settled`] when it is in force; for maintenance, once the proxy has
     /// confirmed it and nothing is in flight any more.
-    Publish(Wanted),
+    Publish(Visibility),
     /// Run UPDATE_CHECK and report [`Input::CheckEnded`].
     RunCheck,
     /// Send SIGKILL to the check's process group, and forget the check.
@@ -183,7 +183,7 @@ enum After {
 pub(crate) struct Supervisor {
     policy: Policy,
     state: State,
-    wanted: Wanted,
+    wanted: Visibility,
     /// How often the stop was asked for, and when for the first time.
     stops: u32,
     asked_at: Option<Instant>,
@@ -205,7 +205,7 @@ impl Supervisor {
         Supervisor {
             policy,
             state: State::New,
-            wanted: Wanted::Absent,
+            wanted: Visibility::Absent,
             stops: 0,
             asked_at: None,
             crashes: 0,
@@ -255,14 +255,16 @@ impl Supervisor {
             (State::Running { since, ready: false, .. }, Input::Ready) => self.ready(since, &mut out),
             (State::Running { .. }, Input::CheckEnded(exit)) => self.checked(exit, now, &mut out),
             (_, Input::Exited(exit)) => self.exited(exit, now, &mut out),
-            (State::EnteringMaintenance { .. }, Input::Settled(Wanted::Maintenance)) => {
+            (State::EnteringMaintenance { .. }, Input::Settled(Visibility::Maintenance)) => {
                 self.stop_for_update(now, &mut out)
             }
-            (State::Draining { .. }, Input::Settled(Wanted::Draining)) => self.leave(false, now, &mut out),
-            (State::Leaving { asked, .. }, Input::Settled(Wanted::Absent)) => {
+            (State::Draining { .. }, Input::Settled(Visibility::Draining)) => {
+                self.leave(false, now, &mut out)
+            }
+            (State::Leaving { asked, .. }, Input::Settled(Visibility::Absent)) => {
                 self.stop_command(asked, &mut out);
             }
-            (State::Withdrawing { then, .. }, Input::Settled(Wanted::Absent)) => {
+            (State::Withdrawing { then, .. }, Input::Settled(Visibility::Absent)) => {
                 self.withdrawn(then, now, &mut out);
             }
             (_, Input::Stop) => self.stop(now, &mut out),
@@ -293,7 +295,7 @@ impl Supervisor {
         }
         self.state = State::Step { work, index, until: limit.map(|limit| now + limit) };
         if self.policy.page {
-            self.publish(Wanted::Maintenance, out);
+            self.publish(Visibility::Maintenance, out);
         }
         out.push(Effect::RunStep(work, index));
     }
@@ -332,7 +334,7 @@ impl Supervisor {
     fn ready(&mut self, since: Instant, out: &mut Vec<Effect>) {
         self.state = State::Running { since, ready: true, ready_limit: None };
         self.update_over(out);
-        self.publish(Wanted::Live, out);
+        self.publish(Visibility::Live, out);
     }
 
     fn exited(&mut self, exit: Exit, now: Instant, out: &mut Vec<Effect>) {
@@ -362,11 +364,11 @@ impl Supervisor {
     /// Takes the routes out, if there are any, and continues with `then`.
     fn withdraw(&mut self, then: After, now: Instant, out: &mut Vec<Effect>) {
         let leaving = matches!(self.state, State::Leaving { .. });
-        if self.wanted == Wanted::Absent && !leaving {
+        if self.wanted == Visibility::Absent && !leaving {
             return self.withdrawn(then, now, out);
         }
         self.state = State::Withdrawing { then, until: now + LEAVE_LIMIT };
-        self.publish(Wanted::Absent, out);
+        self.publish(Visibility::Absent, out);
     }
 
     fn withdrawn(&mut self, then: After, now: Instant, out: &mut Vec<Effect>) {
@@ -412,9 +414,9 @@ impl Supervisor {
                 self.state = State::EndingStep { work, index, timed_out: false, kill_at };
                 out.push(Effect::EndStep);
             }
-            (1, State::Running { .. }) if self.wanted == Wanted::Live => {
+            (1, State::Running { .. }) if self.wanted == Visibility::Live => {
                 self.state = State::Draining { until: now + self.policy.drain_limit() };
-                self.publish(Wanted::Draining, out);
+                self.publish(Visibility::Draining, out);
             }
             (1, State::Running { .. } | State::EnteringMaintenance { .. }) | (2, State::Draining { .. }) => {
                 self.leave(false, now, out);
@@ -429,11 +431,11 @@ impl Supervisor {
 
     /// Takes the routes out, and then sends the command its stop signal, unless it was `asked` to end already.
     fn leave(&mut self, asked: bool, now: Instant, out: &mut Vec<Effect>) {
-        if self.wanted == Wanted::Absent {
+        if self.wanted == Visibility::Absent {
             return self.stop_command(asked, out);
         }
         self.state = State::Leaving { until: now + LEAVE_LIMIT, asked };
-        self.publish(Wanted::Absent, out);
+        self.publish(Visibility::Absent, out);
     }
 
     fn stop_command(&mut self, asked: bool, out: &mut Vec<Effect>) {
@@ -445,7 +447,7 @@ impl Supervisor {
     }
 
     fn kill(&mut self, out: &mut Vec<Effect>) {
-        self.publish(Wanted::Absent, out);
+        self.publish(Visibility::Absent, out);
         self.state = State::Stopping { kill_at: None };
         out.push(Effect::Log(Notice::Killing));
         out.push(Effect::KillCommand);
@@ -499,7 +501,7 @@ impl Supervisor {
     }
 
     /// The only function that changes what people are to see.
-    fn publish(&mut self, wanted: Wanted, out: &mut Vec<Effect>) {
+    fn publish(&mut self, wanted: Visibility, out: &mut Vec<Effect>) {
         if self.wanted != wanted {
             self.wanted = wanted;
             out.push(Effect::Publish(wanted));

@@ -43,7 +43,7 @@ const OK: Exit = Exit::Code(0);
 const FAILED: Exit = Exit::Code(3);
 /// From a proxy that has confirmed the page to a new version that runs.
 const UPDATE: [Input; 5] = [
-    Input::Settled(Wanted::Maintenance),
+    Input::Settled(Visibility::Maintenance),
     Input::Exited(Exit::Signal(15)),
     Input::StepEnded(OK),
     Input::StepEnded(OK),
@@ -98,7 +98,7 @@ impl Story {
     /// A command that is being updated, and what has happened so far.
     fn updating(so_far: &[Input]) -> Self {
         let mut story = Story::checking(UPDATES);
-        let maintenance = Effect::Publish(Wanted::Maintenance);
+        let maintenance = Effect::Publish(Visibility::Maintenance);
         assert_eq!(story.on(Input::CheckEnded(OK)), [Effect::Log(Notice::Updating), maintenance]);
         for input in so_far {
             story.on(*input);
@@ -117,7 +117,7 @@ impl Story {
             story.on(Input::StepEnded(OK));
         }
         story.on(Input::Spawned);
-        assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
+        assert_eq!(story.on(Input::Ready), [Effect::Publish(Visibility::Live)]);
         story
     }
 }
@@ -127,19 +127,19 @@ fn a_command_starts_at_once_and_ends_us_with_its_own_code_after_its_routes_are_o
     let mut story = Story::new(PLAIN);
     assert_eq!(story.on(Input::Begin), [Effect::Start]);
     assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
-    assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
+    assert_eq!(story.on(Input::Ready), [Effect::Publish(Visibility::Live)]);
     story.later(2);
     let ended = Notice::Ended { exit: FAILED, ran: Duration::from_secs(2) };
-    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::Log(ended), Effect::Publish(Wanted::Absent)]);
-    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(3)]);
+    assert_eq!(story.on(Input::Exited(FAILED)), [Effect::Log(ended), Effect::Publish(Visibility::Absent)]);
+    assert_eq!(story.on(Input::Settled(Visibility::Absent)), [Effect::Exit(3)]);
 }
 
 #[test]
 fn the_stop_goes_in_order_and_the_command_hears_of_it_last() {
     let mut story = Story::live(PLAIN);
-    assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Draining)]);
-    assert_eq!(story.on(Input::Settled(Wanted::Draining)), [Effect::Publish(Wanted::Absent)]);
-    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::StopCommand]);
+    assert_eq!(story.on(Input::Stop), [Effect::Publish(Visibility::Draining)]);
+    assert_eq!(story.on(Input::Settled(Visibility::Draining)), [Effect::Publish(Visibility::Absent)]);
+    assert_eq!(story.on(Input::Settled(Visibility::Absent)), [Effect::StopCommand]);
     // Without a grace period the command may take any time.
     assert_eq!(story.machine.deadline(), None);
     assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [Effect::Exit(143)]);
@@ -149,7 +149,7 @@ fn the_stop_goes_in_order_and_the_command_hears_of_it_last() {
 fn a_drain_and_registries_that_never_end_delay_the_stop_by_their_limits() {
     let mut story = Story::live(PLAIN);
     story.on(Input::Stop);
-    assert_eq!(story.elapse(), (PLAIN.drain, vec![Effect::Publish(Wanted::Absent)]));
+    assert_eq!(story.elapse(), (PLAIN.drain, vec![Effect::Publish(Visibility::Absent)]));
     assert_eq!(story.elapse(), (LEAVE_LIMIT, vec![Effect::StopCommand]));
 }
 
@@ -170,7 +170,7 @@ fn with_a_grace_period_what_is_left_is_killed_a_second_before_its_end() {
 fn a_second_signal_ends_the_drain_and_a_third_kills() {
     let mut story = Story::live(PLAIN);
     story.on(Input::Stop);
-    assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Absent)]);
+    assert_eq!(story.on(Input::Stop), [Effect::Publish(Visibility::Absent)]);
     assert_eq!(story.on(Input::Stop), [Effect::Log(Notice::Killing), Effect::KillCommand]);
     assert_eq!(story.on(Input::Exited(Exit::Signal(9))), [Effect::Exit(137)]);
 }
@@ -181,7 +181,7 @@ fn a_command_that_crashes_again_and_again_is_started_ever_more_slowly() {
     let mut pauses = Vec::new();
     for _ in 0..4 {
         story.on(Input::Exited(FAILED));
-        story.on(Input::Settled(Wanted::Absent));
+        story.on(Input::Settled(Visibility::Absent));
         let (pause, effects) = story.elapse();
         assert_eq!(effects, [Effect::Start]);
         pauses.push(pause.as_secs());
@@ -219,13 +219,13 @@ fn a_schedule_runs_at_once_then_on_its_grid_and_never_twice_at_a_time() {
 fn a_step_that_fails_is_the_end_or_a_warning() {
     let run = |steps_fatal| {
         let mut story = Story::new(Policy { wait: None, steps_fatal, ..POLICY });
-        let maintenance = Effect::Publish(Wanted::Maintenance);
+        let maintenance = Effect::Publish(Visibility::Maintenance);
         assert_eq!(story.on(Input::Begin), [maintenance, Effect::RunStep(StepList::PreStart, 0)]);
         story.on(Input::StepEnded(FAILED))
     };
     let failed = |fatal| Effect::Log(Notice::StepFailed { index: 0, exit: FAILED, fatal });
     assert_eq!(run(false), [failed(false), Effect::RunStep(StepList::PreStart, 1)]);
-    assert_eq!(run(true), [failed(true), Effect::Publish(Wanted::Absent)]);
+    assert_eq!(run(true), [failed(true), Effect::Publish(Visibility::Absent)]);
 }
 
 #[test]
@@ -235,19 +235,19 @@ fn a_step_that_hangs_is_asked_to_end_and_then_killed() {
     assert_eq!((Some(waited), effects.last()), (POLICY.step_timeout, Some(&Effect::EndStep)));
     assert_eq!(story.elapse(), (STEP_KILL_DELAY, vec![Effect::KillStep]));
     story.on(Input::StepEnded(Exit::Signal(9)));
-    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(TIMED_OUT)]);
+    assert_eq!(story.on(Input::Settled(Visibility::Absent)), [Effect::Exit(TIMED_OUT)]);
 }
 
 #[test]
 fn an_update_happens_behind_a_page_that_the_proxy_has_confirmed() {
     let mut story = Story::updating(&[]);
-    assert_eq!(story.on(Input::Settled(Wanted::Maintenance)), [Effect::StopCommand]);
+    assert_eq!(story.on(Input::Settled(Visibility::Maintenance)), [Effect::StopCommand]);
     let run = |index| Effect::RunStep(StepList::Update, index);
     assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [run(0)]);
     assert_eq!(story.on(Input::StepEnded(OK)), [run(1)]);
     assert_eq!(story.on(Input::StepEnded(OK)), [Effect::Start]);
     assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
-    assert_eq!(story.on(Input::Ready), [Effect::Log(Notice::Updated), Effect::Publish(Wanted::Live)]);
+    assert_eq!(story.on(Input::Ready), [Effect::Log(Notice::Updated), Effect::Publish(Visibility::Live)]);
     // The end for the update is no end of the command, and the next check comes as usual.
     assert_eq!(story.elapse().1, [Effect::RunCheck]);
 }
@@ -273,7 +273,7 @@ fn an_update_that_fails_says_so_and_what_was_there_before_is_started_again() {
     assert_eq!(story.on(Input::StepEnded(FAILED)), [Effect::Log(failed), Effect::Start]);
     story.on(Input::Spawned);
     let restored = Notice::Restored { index: 0, exit: FAILED };
-    assert_eq!(story.on(Input::Ready), [Effect::Log(restored), Effect::Publish(Wanted::Live)]);
+    assert_eq!(story.on(Input::Ready), [Effect::Log(restored), Effect::Publish(Visibility::Live)]);
 }
 
 #[test]
@@ -324,34 +324,34 @@ fn a_command_that_does_not_come_back_after_an_update_is_told_and_treated_like_an
     assert_eq!(story.elapse(), (UPDATES.ready_limit, vec![Effect::Log(Notice::NotReadyAfterUpdate)]));
     let effects = story.on(Input::Exited(FAILED));
     assert!(effects.contains(&Effect::Log(Notice::ExitedAfterUpdate { exit: FAILED })), "{effects:?}");
-    assert_eq!(story.on(Input::Settled(Wanted::Absent)), [Effect::Exit(3)]);
+    assert_eq!(story.on(Input::Settled(Visibility::Absent)), [Effect::Exit(3)]);
 }
 
 #[test]
 fn a_stop_in_the_middle_of_an_update_never_asks_the_command_twice() {
-    let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
-    assert_eq!(story.on(Input::Stop), [Effect::Publish(Wanted::Absent)]);
-    assert_eq!(story.on(Input::Settled(Wanted::Absent)), []);
+    let mut story = Story::updating(&[Input::Settled(Visibility::Maintenance)]);
+    assert_eq!(story.on(Input::Stop), [Effect::Publish(Visibility::Absent)]);
+    assert_eq!(story.on(Input::Settled(Visibility::Absent)), []);
     assert_eq!(story.on(Input::Exited(Exit::Signal(15))), [Effect::Exit(143)]);
 }
 
 #[test]
 fn a_stop_ends_a_check_that_runs() {
     let mut story = Story::checking(UPDATES);
-    assert_eq!(story.on(Input::Stop), [Effect::EndCheck, Effect::Publish(Wanted::Draining)]);
+    assert_eq!(story.on(Input::Stop), [Effect::EndCheck, Effect::Publish(Visibility::Draining)]);
 }
 
 #[test]
 fn only_a_page_makes_steps_seen_and_it_stays_until_the_command_answers() {
     for page in [true, false] {
         let mut story = Story::new(Policy { page, wait: None, ..POLICY });
-        let shown = story.on(Input::Begin).contains(&Effect::Publish(Wanted::Maintenance));
+        let shown = story.on(Input::Begin).contains(&Effect::Publish(Visibility::Maintenance));
         assert_eq!(shown, page);
         for _ in 0..2 {
             story.on(Input::StepEnded(OK));
         }
         assert_eq!(story.on(Input::Spawned), [Effect::AwaitReady]);
-        assert_eq!(story.on(Input::Ready), [Effect::Publish(Wanted::Live)]);
+        assert_eq!(story.on(Input::Ready), [Effect::Publish(Visibility::Live)]);
     }
 }
 
@@ -468,13 +468,13 @@ const STATES: &[(&str, Setup)] = &[
         let mut story = Story::live(PLAIN);
         story.machine.policy.restart = Restart::Always;
         story.on(Input::Exited(FAILED));
-        story.on(Input::Settled(Wanted::Absent));
+        story.on(Input::Settled(Visibility::Absent));
         story
     }),
     ("starting again", || {
         let mut story = Story::live(POLICY);
         story.on(Input::Exited(FAILED));
-        story.on(Input::Settled(Wanted::Absent));
+        story.on(Input::Settled(Visibility::Absent));
         story.elapse();
         story
     }),
@@ -487,9 +487,9 @@ const STATES: &[(&str, Setup)] = &[
     }),
     ("live, with a check that runs", || Story::checking(UPDATES)),
     ("about to stop for an update", || Story::updating(&[])),
-    ("stopping for an update", || Story::updating(&[Input::Settled(Wanted::Maintenance)])),
+    ("stopping for an update", || Story::updating(&[Input::Settled(Visibility::Maintenance)])),
     ("killing for an update", || {
-        let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+        let mut story = Story::updating(&[Input::Settled(Visibility::Maintenance)]);
         story.elapse();
         story
     }),
@@ -513,7 +513,7 @@ const STATES: &[(&str, Setup)] = &[
         story
     }),
     ("stopped while stopping for an update", || {
-        let mut story = Story::updating(&[Input::Settled(Wanted::Maintenance)]);
+        let mut story = Story::updating(&[Input::Settled(Visibility::Maintenance)]);
         story.on(Input::Stop);
         story
     }),
@@ -525,20 +525,20 @@ const STATES: &[(&str, Setup)] = &[
     ("leaving", || {
         let mut story = Story::live(POLICY);
         story.on(Input::Stop);
-        story.on(Input::Settled(Wanted::Draining));
+        story.on(Input::Settled(Visibility::Draining));
         story
     }),
     ("stopping", || {
         let mut story = Story::live(POLICY);
         story.on(Input::Stop);
-        story.on(Input::Settled(Wanted::Draining));
-        story.on(Input::Settled(Wanted::Absent));
+        story.on(Input::Settled(Visibility::Draining));
+        story.on(Input::Settled(Visibility::Absent));
         story
     }),
     ("done", || {
         let mut story = Story::live(PLAIN);
         story.on(Input::Exited(FAILED));
-        story.on(Input::Settled(Wanted::Absent));
+        story.on(Input::Settled(Visibility::Absent));
         story
     }),
 ];
@@ -553,9 +553,9 @@ const INPUTS: &[Input] = &[
     Input::Ready,
     Input::Exited(OK),
     Input::Exited(FAILED),
-    Input::Settled(Wanted::Draining),
-    Input::Settled(Wanted::Maintenance),
-    Input::Settled(Wanted::Absent),
+    Input::Settled(Visibility::Draining),
+    Input::Settled(Visibility::Maintenance),
+    Input::Settled(Visibility::Absent),
     Input::CheckEnded(OK),
     Input::CheckEnded(Exit::Code(1)),
     Input::CheckEnded(Exit::Code(127)),

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::Wanted;
 use crate::sidecar::process::reaper::Exit;
+use registry_client::Visibility;
 
 use super::{Effect, Notice, State, StepList, Supervisor};
 
@@ -96,9 +96,9 @@ impl Supervisor {
     fn enter_maintenance(&mut self, now: Instant, out: &mut Vec<Effect>) {
         out.push(Effect::Log(Notice::Updating));
         self.updating = Some(Updating::Well);
-        let seen = self.wanted == Wanted::Live;
+        let seen = self.wanted == Visibility::Live;
         if seen || self.policy.page {
-            self.publish(Wanted::Maintenance, out);
+            self.publish(Visibility::Maintenance, out);
         }
         match seen {
             true => {

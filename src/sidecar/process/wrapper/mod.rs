@@ -21,11 +21,11 @@ use signal_hook_tokio::Signals;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::client::Wanted;
 use crate::sidecar::config::{CommandConfig, Config, ReadyCheck, Step};
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::readiness::{Shell, try_all, wait_until_ready};
 use crate::sidecar::state::{self, CommandStatus, DaemonState, Progress};
+use registry_client::Visibility;
 
 use super::exec_check;
 use super::reaper::{ChildHandle, Exit, Reaper, Target};
@@ -297,13 +297,13 @@ impl Wrapper {
         }
     }
 
-    fn publish(&mut self, wanted: Wanted) {
+    fn publish(&mut self, wanted: Visibility) {
         let work = match self.supervisor.activity().updating {
             true => state::Work::Update,
             false => state::Work::Preparation,
         };
         let settling = self.publisher.publish(wanted, work);
-        if wanted == Wanted::Live {
+        if wanted == Visibility::Live {
             self.state.set_progress(Progress::default());
         }
         self.waits.settled = Box::pin(async move {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Phase, SystemResolver, Wanted};
 use crate::shutdown::{self, ShutdownTrigger};
 use crate::sidecar::config::{Config, RegistrationConfig};
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::readiness::{self, Shell};
 use crate::sidecar::registries::{finish_in_flight, keep_registered};
 use crate::sidecar::state::{DaemonState, Work};
+use registry_client::{Client, Phase, SystemResolver, Visibility};
 
 /// Carries out `Effect::Publish`.
 pub(super) struct Publisher {
@@ -49,23 +49,23 @@ impl Publisher {
     }
 
     /// Lets people see this from now on; `work` is the reason for maintenance.
-    pub(super) fn publish(&mut self, wanted: Wanted, work: Work) -> Settled {
+    pub(super) fn publish(&mut self, wanted: Visibility, work: Work) -> Settled {
         self.watched = JoinSet::new();
         match wanted {
-            Wanted::Live => {
+            Visibility::Live => {
                 self.state.change_conditions(|conditions| (conditions.ready, conditions.work) = (true, None));
                 self.serve();
                 self.watch_readiness();
                 Box::pin(std::future::ready(()))
             }
-            Wanted::Maintenance => {
+            Visibility::Maintenance => {
                 self.state.change_conditions(|conditions| {
                     (conditions.ready, conditions.work) = (false, Some(work))
                 });
                 self.serve();
                 Box::pin(covered(self.state.clients(), Arc::clone(&self.config)))
             }
-            Wanted::Draining | Wanted::Absent => self.leave(wanted),
+            Visibility::Draining | Visibility::Absent => self.leave(wanted),
         }
     }
 
@@ -86,7 +86,7 @@ impl Publisher {
     }
 
     fn watch_readiness(&mut self) {
-        if self.config.registration.is_none() {
+        if self.config.registration.is_none() && self.config.etcd.is_none() {
             return;
         }
         let (config, state, shell) = (Arc::clone(&self.config), self.state.clone(), self.shell.clone());
@@ -98,13 +98,13 @@ impl Publisher {
 
     /// Draining is the first part of leaving, so both begin with a request to stop. `Absent` ends a drain that still
     /// goes on.
-    fn leave(&mut self, wanted: Wanted) -> Settled {
+    fn leave(&mut self, wanted: Visibility) -> Settled {
         let Some(Registration { leave, task }) = &self.registration else {
             self.state.clear_application();
             return Box::pin(std::future::ready(()));
         };
         let mut task = task.clone();
-        if wanted == Wanted::Draining {
+        if wanted == Visibility::Draining {
             leave.request();
         } else {
             leave.force();
@@ -121,7 +121,8 @@ async fn covered(clients: Vec<Client>, config: Arc<Config>) {
     let ports = config.registration.as_ref().map_or(Vec::new(), RegistrationConfig::own_ports);
     let each = clients.into_iter().map(|client| (client, ports.clone())).map(|(client, ports)| async move {
         let mut status = client.watch();
-        let hidden = status.wait_for(|status| status.phase == Phase::Stopped || status.shown != Wanted::Live);
+        let hidden =
+            status.wait_for(|status| status.phase == Phase::Stopped || status.shown != Visibility::Live);
         if hidden.await.is_ok() {
             finish_in_flight(&client, &ports, limit).await;
         }

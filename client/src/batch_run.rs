@@ -1,4 +1,4 @@
-//! One batch on its way: which command comes next, what its reply means, who is to blame for a refusal.
+//! One batch in progress: which command comes next, what its reply means, which part a refusal is about.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::protocol::{BackendUrl, Refusal, Reply, Request, RouteId};
 
 /// A batch that is being staged and applied.
 #[derive(Debug, Clone)]
-pub(super) struct Sync {
+pub(super) struct BatchRun {
     batch: Batch,
     /// The ids that the routes of this batch were given.
     ids: BTreeMap<RouteKey, RouteId>,
@@ -56,9 +56,9 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct WrongReply;
 
-impl Sync {
+impl BatchRun {
     pub(super) fn new(batch: Batch) -> Self {
-        Sync { batch, ids: BTreeMap::new(), sent: 0, stage: Stage::Staging, failures: Vec::new() }
+        BatchRun { batch, ids: BTreeMap::new(), sent: 0, stage: Stage::Staging, failures: Vec::new() }
     }
 
     /// The next command, if one may be sent now. `idle`: none is waiting for its reply.
