@@ -8,7 +8,8 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::server::proxy::context::EncoderSlot;
-use crate::server::proxy::http::content_coding::{self, Accepted, Coding};
+use crate::server::proxy::http::coding::Coding;
+use crate::server::proxy::http::content_coding::{self, Accepted};
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::{framing, hop_by_hop};
 use crate::server::proxy::upstream::connection::UpstreamConnection;

@@ -7,6 +7,7 @@ use http::header::{
 use http::request::Request;
 use http::{Method, StatusCode};
 
+use super::coding::Coding;
 use super::etag;
 
 /// Smaller bodies fit one packet anyway, in bytes.
@@ -19,14 +20,6 @@ const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// A content coding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Coding {
-    Brotli,
-    Zstd,
-    Gzip,
-}
-
 /// Which coding the client accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accepted {
@@ -35,19 +28,6 @@ pub(crate) struct Accepted {
     head_only: bool,
     /// The tags of If-None-Match that had the coding's mark.
     revalidated: Vec<Box<[u8]>>,
-}
-
-impl Coding {
-    /// The proxy's order of preference among codings with equal weight.
-    pub(super) const ALL: [Coding; 3] = [Coding::Brotli, Coding::Zstd, Coding::Gzip];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Coding::Brotli => "br",
-            Coding::Zstd => "zstd",
-            Coding::Gzip => "gzip",
-        }
-    }
 }
 
 impl Accepted {

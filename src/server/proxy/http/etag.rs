@@ -8,7 +8,7 @@
 
 use http::header::{ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 
-use super::content_coding::Coding;
+use super::coding::Coding;
 
 /// WebDAV's conditions (RFC 4918 section 10.4), in which a tag stands in brackets.
 const IF: HeaderName = HeaderName::from_static("if");

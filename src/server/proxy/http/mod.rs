@@ -8,11 +8,13 @@
 //! | `trailers` | removes trailers that must not be forwarded |
 //! | `forwarded` | tells backends who the client is |
 //! | `forwarded_field` | reads the header Forwarded |
+//! | `coding` | the content codings that the proxy can apply |
 //! | `content_coding` | decides whether and how a response is compressed |
 //! | `etag` | marks the tags of compressed responses, and undoes the marks in requests |
 //! | `page` | the responses that the proxy gives by itself |
 //! | `websocket` | finds the ends of websocket frames |
 
+pub(crate) mod coding;
 pub(crate) mod content_coding;
 mod etag;
 pub(crate) mod forwarded;
