@@ -79,13 +79,19 @@ async fn settled_means_the_visibility_too_also_where_nothing_is_to_be_seen() {
     client.wait_settled(LIMIT).await.unwrap();
     assert_eq!(registry.routes().len(), 1);
 
-    client.set_visibility(Visibility::Maintenance).unwrap();
-    assert!(!registry.routes()[0].in_maintenance);
-    client.wait_settled(LIMIT).await.unwrap();
-    assert!(registry.routes()[0].in_maintenance);
-
-    client.set_visibility(Visibility::Draining).unwrap();
-    client.wait_settled(LIMIT).await.unwrap();
+    // A registry that does not answer has confirmed nothing, although the routes are in force.
+    for (visibility, other) in
+        [(Visibility::Maintenance, Visibility::Live), (Visibility::Draining, Visibility::Maintenance)]
+    {
+        registry.set_silent(true);
+        client.set_visibility(visibility).unwrap();
+        let end = client.wait_settled(LIMIT).await;
+        assert_eq!(end, Err(WaitError::TimedOut { after: LIMIT, cause: None }));
+        assert_eq!(client.status().shown, other);
+        registry.set_silent(false);
+        client.wait_settled(LIMIT * 12).await.unwrap();
+        assert_eq!(client.status().shown, visibility);
+    }
     assert!(registry.routes()[0].is_drained && !registry.routes()[0].in_maintenance);
 }
 

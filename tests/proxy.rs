@@ -18,6 +18,8 @@ mod forwarding;
 mod framing;
 #[path = "proxy/hold.rs"]
 mod hold;
+#[path = "proxy/outage.rs"]
+mod outage;
 #[path = "proxy/probes.rs"]
 mod probes;
 #[path = "proxy/stopping.rs"]

@@ -27,14 +27,16 @@ pub(crate) async fn run(
     println!("subscribed");
 
     while let Some(event) = events.next().await {
-        match event {
-            Event::Registry { kind, data } => {
-                if hear(kind, data).is_break() {
-                    break;
-                }
+        let next = match event {
+            Event::Registry { kind, data } => hear(kind, data),
+            Event::Missed(count) => {
+                println!("too slow: {count} events were missed");
+                ControlFlow::Continue(())
             }
-            Event::Missed(count) => println!("too slow: {count} events were missed"),
-            _ => {}
+            _ => ControlFlow::Continue(()),
+        };
+        if next.is_break() {
+            break;
         }
     }
     client.shutdown().await;

@@ -43,6 +43,11 @@ impl LiveTable {
         self.changed.send_replace(());
     }
 
+    /// Wakes all that wait for a change, although the table is the same: what the proxy knows of a member has changed.
+    pub fn wake(&self) {
+        self.changed.send_replace(());
+    }
+
     /// Tells subscribers of [`LiveTable::departures`] that a member has left.
     pub fn announce_departure(&self) {
         self.left.send_replace(());

@@ -18,7 +18,7 @@ fn write_certificate(folder: &std::path::Path, name: &str) {
 
 #[tokio::test]
 async fn requests_that_fail_again_and_again_are_an_event_and_so_is_the_first_that_does_not() {
-    let server = server(&[]).await;
+    let server = server(&[("HOLD", "0s")]).await;
     let backend = Backend::new("web").await;
     let (address, url) = (backend.addr, backend.url());
     let mut session = Session::live(&server, "shop", "shop-1", "a.example.com", &backend).await;

@@ -294,7 +294,7 @@ impl Stage {
         table.put(Claim {
             domain: domain.parse().unwrap(),
             path: path.parse().unwrap(),
-            terms: Arc::new(terms("web-1")),
+            terms: members.last().map_or_else(|| Arc::new(terms("web-1")), |last| Arc::clone(&last.terms)),
             limit: None,
             hold,
             members: members.into(),

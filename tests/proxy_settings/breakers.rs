@@ -113,7 +113,7 @@ async fn while_one_members_breaker_is_open_the_other_serves() {
 #[tokio::test]
 async fn a_backend_that_cannot_be_connected_to_has_failed() {
     let (_bound, url) = refusing();
-    let mut world = World::new().await;
+    let mut world = World::with(&[("HOLD", "0s")]).await;
     let add = format!("ROUTE_ADD||example.com|/|{url}|0");
     world.all_ok(&[&add, "CIRCUIT_BREAKER_SET||r1|2|1h|1", "CONFIG_APPLY|"]).await;
     assert_eq!(gets(&world, 3).await[..2], [502, 502]);

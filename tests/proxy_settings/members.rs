@@ -177,7 +177,7 @@ async fn a_further_member_gets_no_request_before_the_proxy_has_reached_it() {
 #[tokio::test]
 async fn the_first_member_serves_at_once_in_hope() {
     let (_socket, dead) = refusing();
-    let mut world = World::new().await;
+    let mut world = World::with(&[("HOLD", "0s")]).await;
     world.all_ok(&[&format!("ROUTE_ADD||example.com|/|{dead}|0"), "CONFIG_APPLY|"]).await;
     assert_eq!(world.get("/").await.status(), 502, "it was asked, not waited for");
 }

@@ -19,8 +19,10 @@ use super::Event;
 pub struct EventStream {
     /// Waits for the next event and returns the receiver with it. Events are behind a pointer, because the channel
     /// has room for each from the start.
-    receiving: ReusableBoxFuture<'static, (Result<Arc<Event>, RecvError>, Receiver<Arc<Event>>)>,
+    receiving: ReusableBoxFuture<'static, Received>,
 }
+
+type Received = (Result<Arc<Event>, RecvError>, Receiver<Arc<Event>>);
 
 /// How many events a slow listener may be behind.
 pub(crate) const EVENT_BUFFER: usize = 256;
@@ -38,9 +40,7 @@ impl EventStream {
     }
 }
 
-async fn receive(
-    mut receiver: Receiver<Arc<Event>>,
-) -> (Result<Arc<Event>, RecvError>, Receiver<Arc<Event>>) {
+async fn receive(mut receiver: Receiver<Arc<Event>>) -> Received {
     (receiver.recv().await, receiver)
 }
 

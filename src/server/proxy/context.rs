@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::server::live_table::LiveTable;
@@ -15,6 +15,7 @@ use crate::server::proxy::telemetry::request_metrics::WorkerMetrics;
 use crate::server::proxy::telemetry::shared_address::SharedAddresses;
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::pool::Pool;
+use crate::server::proxy::upstream::recovery::Recoveries;
 
 /// How many responses a worker compresses at once. Each takes up to about 1 MiB; further ones are sent uncompressed.
 pub(crate) const MAX_ENCODERS: usize = 256;
@@ -25,8 +26,43 @@ pub(crate) struct ProxyContext {
     pub(crate) table: Arc<LiveTable>,
     /// Where clients of hosts with a certificate are redirected to.
     pub(crate) https: Option<HttpsTarget>,
+    /// Members that cannot be connected to.
+    pub(crate) recoveries: Recoveries,
+    /// Requests that wait for a member, whichever.
+    pub(crate) waiting: AtomicUsize,
     /// Whether [`SharedAddresses`] of any worker has warned.
     pub(crate) shared_address_warned: Arc<AtomicBool>,
+}
+
+impl ProxyContext {
+    pub(crate) fn new(config: ProxyConfig, table: Arc<LiveTable>, https: Option<HttpsTarget>) -> Self {
+        ProxyContext {
+            config,
+            table,
+            https,
+            recoveries: Recoveries::default(),
+            waiting: AtomicUsize::new(0),
+            shared_address_warned: Arc::default(),
+        }
+    }
+
+    /// Counts one more request that waits for a member; `None`: so many wait that they take half of MAX_CONNECTIONS.
+    /// The other half is for hosts whose members answer.
+    pub(crate) fn enter_waiting(&self) -> Option<WaitingSlot<'_>> {
+        let limit = (self.config.max_connections / 2).max(1);
+        let more = |count| (count < limit).then_some(count + 1);
+        self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(WaitingSlot(&self.waiting))
+    }
+}
+
+/// A request that waits for a member, counted until this is dropped.
+pub(crate) struct WaitingSlot<'a>(&'a AtomicUsize);
+
+impl Drop for WaitingSlot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The TLS listener, as redirects need to know it.

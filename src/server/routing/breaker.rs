@@ -211,7 +211,7 @@ impl SharedBreaker {
     }
 
     /// Applies `event`. Returns whether that has opened the breaker.
-    pub(super) fn record(&self, rule: CircuitBreaker, event: BreakerEvent, now: Instant) -> bool {
+    pub(crate) fn record(&self, rule: CircuitBreaker, event: BreakerEvent, now: Instant) -> bool {
         let state = self.state(now);
         let at = state.at(now);
         if matches!(event, BreakerEvent::Failed | BreakerEvent::TrialFailed) {

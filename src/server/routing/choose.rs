@@ -15,16 +15,14 @@ impl Claim {
     ///
     /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly as well as
     /// comparing all of them. Ejected members are chosen only if there are no others, because a member that may be dead
-    /// is better than none.
+    /// is better than none. Members that cannot be connected to are not chosen: [`Claim::unreachable`] has them.
     pub fn choose(
         &self,
         tried: Option<MemberId>,
         now: Instant,
         draw: &mut impl FnMut(usize) -> usize,
     ) -> Option<usize> {
-        let possible = |member: &Member| {
-            member.usable && Some(member.id) != tried && !member.load.is_closed() && member.may_pass(now)
-        };
+        let possible = |member: &Member| member.may_be_asked(tried, now) && !member.load.is_unreachable();
         // Drawn once for all members, and only if a member is draining.
         let dice = if self.members.some_drained() { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
         let takes_share =
@@ -36,6 +34,14 @@ impl Claim {
         self.better_of_any_two(good, draw)
             .or_else(|| self.better_of_two_among(good, draw))
             .or_else(|| self.better_of_two_among(possible, draw))
+    }
+
+    /// The members other than `tried` that could have the request if they could be connected to.
+    pub fn unreachable(&self, tried: Option<MemberId>, now: Instant) -> impl Iterator<Item = usize> {
+        let is_waited_for =
+            move |member: &Member| member.may_be_asked(tried, now) && member.load.is_unreachable();
+        let members = self.members.iter().enumerate();
+        members.filter(move |(_, member)| is_waited_for(member)).map(|(at, _)| at)
     }
 
     /// Whether a member takes no new requests although this snapshot shows it as usable. The next snapshot will not.

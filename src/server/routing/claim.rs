@@ -1,6 +1,7 @@
 //! A claim: a host and path prefix that a service owns, and the members that serve it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use registry_client::protocol::{Domain, PathPrefix};
 
@@ -27,6 +28,16 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// When the claim lost the last of its usable members because none can be connected to. `None`: one can, or there
+    /// is none.
+    pub fn unreachable_since(&self) -> Option<Instant> {
+        let mut last = None;
+        for member in self.members.iter().filter(|member| member.usable) {
+            last = last.max(Some(member.load.unreachable_since()?));
+        }
+        last
+    }
+
     /// The maintenance that people see when no member is usable: that of the member that joined last.
     pub fn maintenance(&self) -> Option<&Maintenance> {
         self.members.iter().rev().find_map(|member| member.terms.extras.maintenance())

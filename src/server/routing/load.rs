@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::ejection::{Ejection, Outcome};
+use super::outage::Outage;
 
 /// What the data plane counts for a member.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub struct MemberLoad {
 struct Failures {
     /// An [`Ejection`], packed.
     ejection: AtomicU64,
+    /// An [`Outage`], packed.
+    outage: AtomicU64,
     /// The moment that all times count from.
     epoch: Instant,
 }
@@ -35,9 +38,14 @@ impl MemberLoad {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Takes requests again.
+    /// Takes requests again. A member that was closed begins without an outage, because whoever opens it has proof
+    /// that it answers.
     pub fn open(&self) {
-        self.closed.store(false, Ordering::SeqCst);
+        if self.closed.swap(false, Ordering::SeqCst)
+            && let Some(failures) = self.failures.get()
+        {
+            failures.outage.store(0, Ordering::Release);
+        }
     }
 
     /// The member is gone for good: upgraded connections to it must close.
@@ -58,7 +66,8 @@ impl MemberLoad {
 
     /// Whether there is no failure on record, so that another answer changes nothing.
     pub fn is_well(&self) -> bool {
-        self.failures.get().is_none_or(|failures| failures.ejection.load(Ordering::Relaxed) == 0)
+        let is_clear = |state: &AtomicU64| state.load(Ordering::Relaxed) == 0;
+        self.failures.get().is_none_or(|failures| is_clear(&failures.ejection) && is_clear(&failures.outage))
     }
 
     /// Records the outcome of a request. Returns the new state if it has changed.
@@ -66,8 +75,12 @@ impl MemberLoad {
         if outcome == Outcome::Answered && self.is_well() {
             return None;
         }
-        let first = || Box::new(Failures { ejection: AtomicU64::new(0), epoch: now });
-        let Failures { ejection, epoch } = &**self.failures.get_or_init(first);
+        let Failures { ejection, outage, epoch } = self.failures(now);
+        if outcome == Outcome::Answered {
+            let _ = outage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
+                Some(Outage::unpack(bits).answered().pack())
+            });
+        }
         let since = now.saturating_duration_since(*epoch);
         let next = |bits| Some(Ejection::unpack(bits).next(outcome, since).pack());
         let before = ejection.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
@@ -77,9 +90,47 @@ impl MemberLoad {
 
     /// Whether it is ejected at `now` (SEMANTICS section 3).
     pub fn is_ejected(&self, now: Instant) -> bool {
-        let Some(Failures { ejection, epoch }) = self.failures.get().map(|failures| &**failures) else {
+        let Some(Failures { ejection, epoch, .. }) = self.failures.get().map(|failures| &**failures) else {
             return false;
         };
         Ejection::unpack(ejection.load(Ordering::Relaxed)).is_out(now.saturating_duration_since(*epoch))
+    }
+
+    /// The member cannot be connected to. Returns whether that is news.
+    pub fn set_unreachable(&self, now: Instant) -> bool {
+        let Failures { outage, epoch, .. } = self.failures(now);
+        let since = now.saturating_duration_since(*epoch);
+        let next = |bits| Some(Outage::unpack(bits).failed(since).pack());
+        let before = outage.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before.is_ok_and(|before| !Outage::unpack(before).is_unreachable())
+    }
+
+    /// The member can be connected to again, which is not yet an answer.
+    pub fn set_reachable(&self) {
+        let Some(failures) = self.failures.get() else { return };
+        let next = |bits| Some(Outage::unpack(bits).reached().pack());
+        let _ = failures.outage.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+    }
+
+    /// Whether the member cannot be connected to.
+    pub fn is_unreachable(&self) -> bool {
+        self.outage().is_some_and(|(outage, _)| outage.is_unreachable())
+    }
+
+    /// When the member could not be connected to for the first time since its last answer, if it cannot now.
+    pub fn unreachable_since(&self) -> Option<Instant> {
+        let (outage, epoch) = self.outage()?;
+        outage.unreachable_since().map(|since| epoch + since)
+    }
+
+    fn outage(&self) -> Option<(Outage, Instant)> {
+        let failures = self.failures.get()?;
+        Some((Outage::unpack(failures.outage.load(Ordering::Acquire)), failures.epoch))
+    }
+
+    fn failures(&self, now: Instant) -> &Failures {
+        let first =
+            || Box::new(Failures { ejection: AtomicU64::new(0), outage: AtomicU64::new(0), epoch: now });
+        self.failures.get_or_init(first)
     }
 }

@@ -75,6 +75,11 @@ impl Member {
         self.terms.extras.breaker().is_none_or(|rule| self.route.breaker().may_pass(rule, now))
     }
 
+    /// Whether a request that was not answered by `tried` may go to it, if it can be connected to.
+    pub(super) fn may_be_asked(&self, tried: Option<MemberId>, now: Instant) -> bool {
+        self.usable && Some(self.id) != tried && !self.load.is_closed() && self.may_pass(now)
+    }
+
     /// Whether `other` is the same member with the same settings and state.
     pub fn is_shown_as(&self, other: &Member) -> bool {
         Arc::ptr_eq(&self.endpoint, &other.endpoint)

@@ -12,6 +12,7 @@
 //! | `choose` | which member gets a request |
 //! | `load`, `in_flight` | what is counted for a member; a request that counts |
 //! | `ejection` | leaves out a member that fails request after request |
+//! | `outage` | a member that cannot be connected to |
 //! | `breaker`, `admission` | a route's circuit breaker; a request that it lets through |
 //! | `route_state`, `route_stats` | what the proxy finds out about a route; its statistics |
 //! | `rate_limit`, `hold`, `drain` | limits for each client; waiting for a member; a share that falls |
@@ -32,6 +33,7 @@ mod load;
 mod member;
 mod members;
 mod normalise;
+mod outage;
 mod probe;
 mod rate_limit;
 mod response_headers;
@@ -52,6 +54,7 @@ pub use load::MemberLoad;
 pub use member::{Endpoint, ExtraSettings, Extras, Maintenance, Member, MemberId, Settings, Terms};
 pub use members::Members;
 pub use normalise::{AmbiguousPath, normalise};
+pub use outage::Outage;
 pub use probe::{Probe, ProbeKind};
 pub use rate_limit::{AddressLimit, MAX_BUCKETS, MAX_REQUESTS, RateBuckets};
 pub use response_headers::ResponseHeaders;

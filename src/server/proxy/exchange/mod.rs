@@ -9,6 +9,7 @@
 //! | `outgoing` | the request as a backend gets it |
 //! | `retry` | sends it to members until one answers |
 //! | `wait` | waits for a member while none is usable |
+//! | `redial` | dials a member that cannot be connected to |
 //! | `response` | the response as the client gets it: from a backend, a page, or an upgrade |
 //! | `body`, `backend_body`, `compress` | the response's body: which of several, streamed, compressed |
 //! | `tunnel` | copies bytes after an upgrade |
@@ -23,6 +24,7 @@ mod compress;
 mod guard;
 mod outgoing;
 mod record;
+mod redial;
 mod redirect;
 mod response;
 mod retry;

@@ -19,6 +19,7 @@ use crate::server::proxy::client::timer::Timer;
 use crate::server::proxy::http::hop_by_hop::requested_upgrade;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::upstream::connect::{Checkout, ConnectError, Requirements, checkout};
+use crate::server::proxy::upstream::dial::CONNECT_TIMEOUT;
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::{MemberId, Settings};
 
@@ -26,6 +27,7 @@ use super::assignment::Assignment;
 use super::guard::{self, Permitted};
 use super::outgoing::OutgoingRequest;
 use super::record::{Record, Turn};
+use super::redial::{self, MAX_CONNECTING};
 use super::response::BackendResponse;
 use super::wait;
 
@@ -46,6 +48,8 @@ pub(super) struct Exchange {
 enum Failure {
     /// An open connection was closed, which says nothing about the member. The request can be sent again.
     Stale,
+    /// Nobody accepts connections at the member's address, and requests wait for it. Nothing was sent.
+    CannotConnect,
     /// The member could not be reached, or it broke the connection. The request can be sent again.
     Member(Page),
     /// The request cannot be sent again.
@@ -77,6 +81,11 @@ impl Exchange {
             let id = assignment.member().id;
             let page = match self.ask(&mut record.assign(assignment)).await {
                 Ok(response) => return Ok(response),
+                Err(Failure::CannotConnect) => {
+                    record.unassign();
+                    assignment = self.wait_for_member(tried, record).await?;
+                    continue;
+                }
                 Err(Failure::Member(page)) => page,
                 Err(Failure::Final(page)) => return Err(page),
                 Err(Failure::Stale) => return Err(Page::Unreachable),
@@ -151,14 +160,27 @@ impl Exchange {
     /// Gets a connection to the member.
     async fn connection(&self, must_be_new: bool, turn: &Turn<'_>) -> Result<Checkout, Failure> {
         let (context, member) = (&self.client.context, turn.assignment.member());
-        let requirements = Requirements { is_upgrade: self.outgoing.is_upgrade(), must_be_new };
+        let is_held = turn.assignment.hold().is_some();
+        let patience = if is_held { MAX_CONNECTING } else { CONNECT_TIMEOUT };
+        let requirements = Requirements { is_upgrade: self.outgoing.is_upgrade(), must_be_new, patience };
         let (from, request) = ((&context.pool, &context.dialer), self.outgoing.request());
         checkout(from, member, request, requirements, turn.now).await.map_err(|error| {
             tracing::debug!(instance = %member.terms.instance, backend = %member.backend, %error, "cannot connect");
             if let ConnectError::NoUpgrade = error {
                 return Failure::Final(Page::UpgradeNotAllowed);
             }
-            turn.assignment.connection_failed(&context.proxy.table);
+            // Whoever made the connection that others waited for has counted its failure.
+            let is_shared = matches!(error, ConnectError::SharedFailed);
+            if !is_shared {
+                turn.assignment.connection_failed(&context.proxy.table);
+            }
+            if is_held && error.is_unreachable() {
+                redial::cannot_connect(context, member);
+                return Failure::CannotConnect;
+            }
+            if is_held && is_shared && member.load.is_unreachable() {
+                return Failure::CannotConnect;
+            }
             Failure::Member(Page::Unreachable)
         })
     }

@@ -13,10 +13,12 @@ use crate::server::proxy::client::connection::ClientConnection;
 use crate::server::proxy::client::disconnect::Disconnect;
 use crate::server::proxy::context::Stopping;
 use crate::server::proxy::http::page::Page;
-use crate::server::routing::{Chosen, Member, MemberId};
+use crate::server::proxy::upstream::recovery::{Permit, Recovery};
+use crate::server::routing::{Chosen, Claim, Member, MemberId};
 
 use super::assignment::Assignment;
 use super::outgoing::OutgoingRequest;
+use super::redial;
 use super::select::{choose, no_member_page, with_claim};
 
 /// How long a request waits for the table to show that a member has closed.
@@ -33,7 +35,7 @@ pub(super) async fn for_member(
     // Subscribe before looking at the table, so that no change is missed.
     let mut changes = table.changes();
     let closing_until = Instant::now() + MAX_CLOSING;
-    let (mut waiting, mut disconnect) = (None, Disconnect::default());
+    let (mut waiting, mut disconnect, mut permit) = (None, Disconnect::default(), None);
     loop {
         let now = Instant::now();
         let claim = match with_claim(table, outgoing.host(), outgoing.path(), |claim| Ok(Arc::clone(claim))) {
@@ -48,12 +50,81 @@ pub(super) async fn for_member(
         if let Some(page) = claim.maintenance().map(|maintenance| maintenance.page.clone()) {
             return maintenance_page(page, outgoing, tried);
         }
-        let closing_until = (claim.is_closing() && now < closing_until).then_some(closing_until);
-        let until = claim.hold.deadline(now).or(closing_until).ok_or_else(|| no_member_page(&claim, now))?;
+        let outage = Outage::of(client, &claim, tried, now);
+        let (until, otherwise) = match &outage {
+            Some(outage) => {
+                if let Some(assignment) = outage.assign(&claim, permit.take(), now) {
+                    return Ok(assignment);
+                }
+                (Some(outage.until).filter(|until| *until > now), Page::Unreachable)
+            }
+            None => {
+                let closing_until = (claim.is_closing() && now < closing_until).then_some(closing_until);
+                (claim.hold.deadline(now).or(closing_until), no_member_page(&claim, now))
+            }
+        };
+        let until = until.ok_or(otherwise)?;
         if waiting.is_none() {
-            waiting = Some(claim.hold.enter().ok_or(Page::NoMember)?);
+            let of_all = client.context.proxy.enter_waiting().ok_or(otherwise)?;
+            waiting = Some((of_all, claim.hold.enter().ok_or(otherwise)?));
         }
-        table_changed(client, &mut changes, &mut disconnect, until).await.ok_or(Page::NoMember)?;
+        let next_permit = async {
+            match &outage {
+                Some(outage) => outage.recovery.permit().await.map(|permit| (outage.member(&claim), permit)),
+                None => std::future::pending().await,
+            }
+        };
+        match something_changed(client, &mut changes, next_permit, &mut disconnect, until).await {
+            Woken::Permit(next) => permit = next,
+            Woken::LookAgain => {}
+            Woken::Stopping => return Err(Page::NoMember),
+        }
+    }
+}
+
+/// None of a claim's members can be connected to.
+struct Outage {
+    /// The index of the member that is waited for, and its recovery.
+    at: usize,
+    recovery: Arc<Recovery>,
+    /// Until when requests wait.
+    until: Instant,
+}
+
+impl Outage {
+    /// `None`: there is nobody who could have the request if he could be connected to.
+    fn of(client: &ClientConnection, claim: &Claim, tried: Option<MemberId>, now: Instant) -> Option<Self> {
+        let mut found: Option<(usize, Arc<Recovery>)> = None;
+        let mut last = None;
+        for at in claim.unreachable(tried, now) {
+            let member = &claim.members[at];
+            let recovery = redial::recovery(&client.context, member);
+            last = last.max(member.load.unreachable_since());
+            if found.is_none() || recovery.is_connectable() {
+                found = Some((at, recovery));
+            }
+        }
+        let (at, recovery) = found?;
+        Some(Outage { at, recovery, until: last.unwrap_or(now) + claim.terms.hold })
+    }
+
+    fn member(&self, claim: &Claim) -> MemberId {
+        claim.members[self.at].id
+    }
+
+    /// Gives the request to the member if it has a permit there. Whoever has waited until the end goes without one, as soon
+    /// as the member can be connected to.
+    fn assign(
+        &self,
+        claim: &Arc<Claim>,
+        permit: Option<(MemberId, Permit)>,
+        now: Instant,
+    ) -> Option<Assignment> {
+        let permit = permit.filter(|(member, _)| *member == self.member(claim)).map(|(_, permit)| permit);
+        let permit = permit.or_else(|| self.recovery.try_permit());
+        let may_go = permit.is_some() || now >= self.until && self.recovery.is_connectable();
+        let assignment = may_go.then(|| Assignment::new(Chosen::Of(Arc::clone(claim), self.at), now));
+        Some(assignment??.with_permit(permit))
     }
 }
 
@@ -67,29 +138,43 @@ fn maintenance_page(
     page.map(Chosen::Page).and_then(Assignment::to_page).ok_or(Page::Maintenance)
 }
 
-/// Waits for a new table. `None`: there is none until `until`, or the proxy stops. When the client disconnects, its
-/// connection is aborted, which drops this future.
-async fn table_changed(
+/// What ended a wait.
+enum Woken {
+    /// The request's permit has come at this member; `None`: nobody waits there any more.
+    Permit(Option<(MemberId, Permit)>),
+    /// There is a new table, or the time is over.
+    LookAgain,
+    /// The proxy stops.
+    Stopping,
+}
+
+/// Waits for a new table, a permit, or `until`. When the client disconnects, its connection is aborted, which drops this
+/// future.
+async fn something_changed(
     client: &ClientConnection,
     changes: &mut watch::Receiver<()>,
+    permit: impl Future<Output = Option<(MemberId, Permit)>>,
     disconnect: &mut Disconnect,
     until: Instant,
-) -> Option<()> {
-    let mut change = pin!(changes.changed());
+) -> Woken {
+    let (mut change, mut permit) = (pin!(changes.changed()), pin!(permit));
     let mut deadline = pin!(sleep_until(until.into()));
     poll_fn(|cx| {
         // A stop wakes every connection and so this future.
         if client.context.stopping() != Stopping::No {
-            return Poll::Ready(None);
+            return Poll::Ready(Woken::Stopping);
+        }
+        if let Poll::Ready(permit) = permit.as_mut().poll(cx) {
+            return Poll::Ready(Woken::Permit(permit));
         }
         if let Poll::Ready(changed) = change.as_mut().poll(cx) {
-            return Poll::Ready(changed.ok());
+            return Poll::Ready(changed.map_or(Woken::Stopping, |()| Woken::LookAgain));
         }
         if client.poll_disconnect(disconnect, cx).is_ready() {
             client.abort();
             return Poll::Pending;
         }
-        deadline.as_mut().poll(cx).map(|()| None)
+        deadline.as_mut().poll(cx).map(|()| Woken::LookAgain)
     })
     .await
 }

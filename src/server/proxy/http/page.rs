@@ -78,9 +78,7 @@ impl Page {
             Page::RedirectToHttps(_) => "This host is served over https.",
             Page::BadRequest(why) => why,
             Page::LastForward => "The request was not forwarded, because its Max-Forwards is 0.",
-            Page::MethodNotAllowed => {
-                "This is a reverse proxy: it makes no tunnels (CONNECT) and echoes nothing (TRACE)."
-            }
+            Page::MethodNotAllowed => "This is a reverse proxy: it makes no tunnels and answers no TRACE.",
             Page::UnknownTransferCoding => "Of the transfer codings only \"chunked\" is understood.",
             Page::UpgradeNotAllowed => {
                 "This route does not take upgrades (option websocket=false, or an h2c backend)."

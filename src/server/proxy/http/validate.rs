@@ -15,7 +15,7 @@ const MAX_HOST: usize = 264;
 /// # Errors
 /// The page that tells the client what is wrong with the request.
 pub(crate) fn requested_host<B>(request: &Request<B>) -> Result<HeaderValue, Page> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+    if request.method() == Method::CONNECT || echoes_its_request(request.method()) {
         return Err(Page::MethodNotAllowed);
     }
     framing::check_request(request.headers()).map_err(|error| match error {
@@ -95,6 +95,12 @@ fn is_same_host(one: &str, other: &str, scheme: Option<&str>) -> bool {
         name.unwrap_or(authority).to_ascii_lowercase()
     };
     name(one) == name(other)
+}
+
+/// Whether the response is the request itself, with cookies and credentials that scripts must not read (RFC 9110 section
+/// 9.3.8). TRACK is the name that Microsoft's servers had for it. Methods differ by case, but not for every backend.
+fn echoes_its_request(method: &Method) -> bool {
+    ["TRACE", "TRACK"].iter().any(|echo| method.as_str().eq_ignore_ascii_case(echo))
 }
 
 /// Accepts a name or an address with an optional port, and no user information.
@@ -204,11 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_and_unknown_codings_are_refused() {
+    fn tunnels_echoes_and_unknown_codings_are_refused() {
         let connect = check(|r| r.method("CONNECT").uri("a:80").header(HOST, "a:80"));
         assert_eq!(connect, Err(Page::MethodNotAllowed));
-        let trace = check(|r| r.method("TRACE").uri("/").header(HOST, "a"));
-        assert_eq!(trace, Err(Page::MethodNotAllowed));
+        for method in ["TRACE", "TRACK", "trace", "Track"] {
+            let trace = check(|r| r.method(method).uri("/").header(HOST, "a"));
+            assert_eq!(trace, Err(Page::MethodNotAllowed), "{method}");
+        }
+        assert!(check(|r| r.method("TRACED").uri("/").header(HOST, "a")).is_ok());
         let coded = |coding: &str| check(|r| r.uri("/").header(HOST, "a").header(TRANSFER_ENCODING, coding));
         assert_eq!(coded("gzip, chunked"), Err(Page::UnknownTransferCoding));
         assert!(coded("Chunked").is_ok());

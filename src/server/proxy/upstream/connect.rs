@@ -4,7 +4,7 @@
 //! makes another only when that one is full.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use http::header::HOST;
@@ -31,6 +31,8 @@ pub(crate) struct Requirements {
     pub(crate) is_upgrade: bool,
     /// An open connection turned out to be closed: make a new one.
     pub(crate) must_be_new: bool,
+    /// How long one address of the backend may take to accept a connection.
+    pub(crate) patience: Duration,
 }
 
 /// A connection for one request.
@@ -55,6 +57,13 @@ pub(crate) enum ConnectError {
     Handshake(#[from] hyper::Error),
 }
 
+impl ConnectError {
+    /// Whether nobody accepts connections at the backend's address.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, ConnectError::Dial(error) if error.is_unreachable())
+    }
+}
+
 /// Gets a connection to `member` for `request`. Takes at most the time-outs of dialling and of the TLS handshake.
 pub(crate) async fn checkout(
     (pool, dialer): (&Pool, &Dialer),
@@ -63,15 +72,16 @@ pub(crate) async fn checkout(
     requirements: Requirements,
     now: Instant,
 ) -> Result<Checkout, ConnectError> {
-    let Requirements { is_upgrade, must_be_new } = requirements;
+    let Requirements { is_upgrade, must_be_new, patience } = requirements;
     if member.backend.scheme() == Scheme::Http {
         if let Some(idle) = (!must_be_new).then(|| pool.take(member.id, &None, now)).flatten() {
             return Ok(reused(UpstreamConnection::Http1(idle)));
         }
         // Boxed, because the future is large and seldom needed.
-        return Box::pin(connect_plain(dialer, member)).await;
+        return Box::pin(connect_plain(dialer, member, patience)).await;
     }
-    let connector = Connector { pool, dialer, member, name: pooled_name(member, request), must_be_new, now };
+    let name = pooled_name(member, request);
+    let connector = Connector { pool, dialer, member, name, must_be_new, patience, now };
     Box::pin(connector.checkout(is_upgrade)).await
 }
 
@@ -83,8 +93,12 @@ fn new(connection: UpstreamConnection) -> Checkout {
     Checkout { connection, is_reused: false }
 }
 
-async fn connect_plain(dialer: &Dialer, member: &Member) -> Result<Checkout, ConnectError> {
-    let stream = dialer.connect(&member.backend, member.terms.peer).await?;
+async fn connect_plain(
+    dialer: &Dialer,
+    member: &Member,
+    patience: Duration,
+) -> Result<Checkout, ConnectError> {
+    let stream = dialer.connect_within(patience, &member.backend, member.terms.peer).await?;
     Ok(new(UpstreamConnection::Http1(Http1Connection::handshake(stream, None).await?)))
 }
 
@@ -104,6 +118,7 @@ struct Connector<'a> {
     member: &'a Member,
     name: PooledName,
     must_be_new: bool,
+    patience: Duration,
     now: Instant,
 }
 
@@ -181,7 +196,8 @@ impl Connector<'_> {
     }
 
     async fn connect(&self, offer: Offer) -> Result<Connected, ConnectError> {
-        let stream = self.dialer.connect(&self.member.backend, self.member.terms.peer).await?;
+        let Connector { dialer, member, patience, .. } = self;
+        let stream = dialer.connect_within(*patience, &member.backend, member.terms.peer).await?;
         if self.member.backend.scheme() == Scheme::H2c {
             let io = TokioIo::<TcpStream>::new(stream);
             return Ok(Connected::Http2(http2_connections::handshake(io).await?));

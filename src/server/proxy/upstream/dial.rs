@@ -48,8 +48,31 @@ pub(crate) enum DialError {
     Resolve { name: String, error: io::Error },
     #[error("{address}: {error}")]
     Connect { address: SocketAddr, error: io::Error },
+    #[error("{address}: no connection in time")]
+    NoConnection { address: SocketAddr },
     #[error("no connection within {} s", CONNECT_TIMEOUT.as_secs())]
     Timeout,
+}
+
+impl DialError {
+    /// Whether the address was asked and nobody there accepts connections. Names that do not resolve, what the policy
+    /// forbids, and what this machine lacks (ports, file descriptors) say nothing about the backend.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        use io::ErrorKind as Kind;
+        match self {
+            DialError::NoConnection { .. } => true,
+            DialError::Connect { error, .. } => matches!(
+                error.kind(),
+                Kind::ConnectionRefused
+                    | Kind::ConnectionReset
+                    | Kind::HostUnreachable
+                    | Kind::NetworkUnreachable
+                    | Kind::NetworkDown
+                    | Kind::TimedOut
+            ),
+            DialError::NotAllowed(_) | DialError::Resolve { .. } | DialError::Timeout => false,
+        }
+    }
 }
 
 impl Dialer {
@@ -59,26 +82,41 @@ impl Dialer {
 
     /// Connects to `backend`, which a session from `peer` registered, within [`CONNECT_TIMEOUT`].
     pub(crate) async fn connect(&self, backend: &BackendUrl, peer: IpAddr) -> Result<TcpStream, DialError> {
-        match timeout(CONNECT_TIMEOUT, self.try_addresses(backend, peer)).await {
+        self.connect_within(CONNECT_TIMEOUT, backend, peer).await
+    }
+
+    /// The same, and gives each address up after `patience`.
+    pub(crate) async fn connect_within(
+        &self,
+        patience: Duration,
+        backend: &BackendUrl,
+        peer: IpAddr,
+    ) -> Result<TcpStream, DialError> {
+        match timeout(CONNECT_TIMEOUT, self.try_addresses(patience, backend, peer)).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Timeout),
         }
     }
 
-    async fn try_addresses(&self, backend: &BackendUrl, peer: IpAddr) -> Result<TcpStream, DialError> {
+    async fn try_addresses(
+        &self,
+        patience: Duration,
+        backend: &BackendUrl,
+        peer: IpAddr,
+    ) -> Result<TcpStream, DialError> {
         let addresses = match backend.host() {
-            Host::Ip(ip) => return self.connect_to(SocketAddr::new(*ip, backend.port()), peer).await,
+            Host::Ip(ip) => Arc::from([*ip]),
             Host::Name(name) => self.resolve(name).await?,
         };
         // Divide the time, so that an address that drops packets leaves some for the others.
-        let share = CONNECT_TIMEOUT / addresses.len().max(1) as u32;
+        let share = patience.min(CONNECT_TIMEOUT / addresses.len().max(1) as u32);
         let mut failure = DialError::Timeout;
         for ip in addresses.iter() {
             let address = SocketAddr::new(*ip, backend.port());
             match timeout(share, self.connect_to(address, peer)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = error,
-                Err(_) => failure = DialError::Timeout,
+                Err(_) => failure = DialError::NoConnection { address },
             }
         }
         Err(failure)

@@ -6,6 +6,7 @@
 //! | `pool` | one worker's open connections |
 //! | `connection`, `http1`, `http2` | a connection for one request; alone on it (HTTP/1.1) or with others (HTTP/2) |
 //! | `dial`, `tls` | TCP connections as the policy allows; the TLS handshake and what is verified |
+//! | `recovery` | requests that wait for a member that cannot be connected to |
 //! | `request_body` | a request's body on its way to a backend |
 //! | `early_response` | reads the response of a backend that closes before it has read the whole request |
 //!
@@ -18,5 +19,6 @@ mod early_response;
 mod http1;
 mod http2;
 pub(crate) mod pool;
+pub(crate) mod recovery;
 pub(crate) mod request_body;
 pub(crate) mod tls;

@@ -14,7 +14,6 @@ mod worker;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use tokio::sync::{mpsc, watch};
@@ -58,8 +57,7 @@ impl Workers {
             }
             _ => None,
         };
-        let shared_address_warned = Arc::new(AtomicBool::new(false));
-        let proxy = Arc::new(ProxyContext { config, table, https, shared_address_warned });
+        let proxy = Arc::new(ProxyContext::new(config, table, https));
         let mut secure = secure.into_iter();
         for (number, (plain, inbox)) in plain.into_iter().zip(inboxes).enumerate() {
             let worker = Worker {

@@ -89,7 +89,10 @@ impl Pools {
         if claim.has_usable() || claim.maintenance().is_some() {
             claim.hold.set_until(None);
         } else if lost && !claim.terms.hold.is_zero() {
-            claim.hold.set_until(self.now.and_then(|now| now.checked_add(claim.terms.hold)));
+            // Where nobody could be connected to, requests have waited since then. That was the loss; what probes or
+            // the session say of it later begins no second hold.
+            let since = before.and_then(Claim::unreachable_since).or(self.now);
+            claim.hold.set_until(since.and_then(|since| since.checked_add(claim.terms.hold)));
         }
     }
 

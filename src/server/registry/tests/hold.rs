@@ -134,3 +134,39 @@ fn a_claim_that_begins_with_a_drained_member_has_lost_nothing() {
         "r4 counts there, from the first moment"
     );
 }
+
+#[test]
+fn what_probes_or_the_session_say_of_a_member_that_refuses_connections_begins_no_second_hold() {
+    type Loss = fn(&mut World, ConnId);
+    let by_check: Loss = |world, _| (0..3).for_each(|_| world.fails(WEB_A));
+    let by_leaving: Loss = |world, conn| world.do_all(conn, &["CLIENT_SHUTDOWN|"]);
+    let in_grace: Loss = |world, conn| {
+        world.hang_up(conn);
+        world.fails(WEB_A);
+    };
+    for lose in [by_check, by_leaving, in_grace] {
+        let mut world = World::new();
+        let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+        world.do_all(conn, &["HEALTH_SET||r1|/health|5s|1s", "CONFIG_APPLY|"]);
+        let claim = world.table.get(&"a.de".parse().unwrap(), &"/".parse().unwrap()).unwrap().clone();
+        claim.members[0].load.set_unreachable(world.now.mono);
+        world.after(seconds(12));
+        lose(&mut world, conn);
+        assert_eq!((world.serving("a.de"), world.held("a.de")), (vec![], Some(seconds(18))));
+    }
+}
+
+#[test]
+fn a_member_that_passes_its_check_again_has_no_outage_any_more() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    world.do_all(conn, &["HEALTH_SET||r1|/health|5s|1s", "CONFIG_APPLY|"]);
+    let claim = world.table.get(&"a.de".parse().unwrap(), &"/".parse().unwrap()).unwrap().clone();
+    claim.members[0].load.set_unreachable(world.now.mono);
+    (0..3).for_each(|_| world.fails(WEB_A));
+    world.after(seconds(20));
+    world.passes(WEB_A);
+    assert!(!claim.members[0].load.is_unreachable());
+    (0..3).for_each(|_| world.fails(WEB_A));
+    assert_eq!(world.held("a.de"), Some(seconds(30)), "another loss");
+}
