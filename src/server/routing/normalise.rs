@@ -10,7 +10,7 @@ use std::borrow::Cow;
 #[error("the path has an encoded slash beside a dot segment")]
 pub struct AmbiguousPath;
 
-/// Writes each character in the one form that [`PathPrefix`](crate::protocol::PathPrefix) has too (RFC 3986 section
+/// Writes each character in the one form that [`PathPrefix`](registry_client::protocol::PathPrefix) has too (RFC 3986 section
 /// 6.2.2): unreserved characters plainly, what may not stand in a path as an escape, escapes with capital digits. Then it
 /// removes dot segments (RFC 3986 section 5.2.4). Borrows if there is nothing to do, which is nearly always.
 ///
