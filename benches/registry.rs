@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use registry_client::protocol::{Command, Reply, ServerLine};
 use registry_sidecar::server::registry::{ConnId, Effect, Input, Now, Registry, RegistryConfig};
-use registry_sidecar::server::store::{FileStore, Store, Verdict};
+use registry_sidecar::server::store::{Decision, FileStore, Store};
 
 /// The server's own.
 #[global_allocator]
@@ -134,8 +134,8 @@ fn sessions_kept(count: usize) -> Duration {
         }
     }
     while open > 0 {
-        let (tx, verdict) = runtime.block_on(std::future::poll_fn(|cx| store.poll_verdict(cx)));
-        assert_eq!(verdict, Verdict::Committed);
+        let (tx, verdict) = runtime.block_on(std::future::poll_fn(|cx| store.poll_decision(cx)));
+        assert_eq!(verdict, Decision::Committed);
         world.input(Input::Committed(tx));
         assert_eq!(world.last_reply, Some(ServerLine::Reply(Reply::Ok)));
         open -= 1;

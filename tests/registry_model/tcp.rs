@@ -15,9 +15,9 @@ use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
 use registry_sidecar::server::listener::{ListenerConfig, Prober, RegistryHandle, RegistryServer};
 use registry_sidecar::server::live_table::LiveTable;
-use registry_sidecar::server::registry::{Change, Tx};
+use registry_sidecar::server::registry::{StoreChange, Tx};
 use registry_sidecar::server::routing::{Probe, Table};
-use registry_sidecar::server::store::{Store, Verdict};
+use registry_sidecar::server::store::{Decision, Store};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -69,12 +69,12 @@ impl Prober for Asked {
 struct TestStore(Arc<AtomicBool>);
 
 impl Store for TestStore {
-    fn commit(&mut self, _tx: Tx, _change: Change) -> Poll<Verdict> {
+    fn commit(&mut self, _tx: Tx, _change: StoreChange) -> Poll<Decision> {
         let refuses = self.0.load(Ordering::SeqCst);
-        Poll::Ready(if refuses { Verdict::Rejected } else { Verdict::Committed })
+        Poll::Ready(if refuses { Decision::Rejected } else { Decision::Committed })
     }
 
-    fn poll_verdict(&mut self, _cx: &mut Context<'_>) -> Poll<(Tx, Verdict)> {
+    fn poll_decision(&mut self, _cx: &mut Context<'_>) -> Poll<(Tx, Decision)> {
         Poll::Pending
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{CircuitBreaker, Command, MAX_LINE, Refusal, Reply, ServerLine};
 use registry_sidecar::server::registry::{
-    ConnId, Effect, Input, Limits, Now, Pulse, Registry, RegistryConfig, TestId, Token, Tx,
+    ConnId, Effect, Input, Keepalive, Limits, Now, Registry, RegistryConfig, TestId, Token, Tx,
 };
 use registry_sidecar::server::routing::{Claim, Member, Probe, ProbeKind, Table};
 
@@ -37,7 +37,7 @@ pub(crate) struct World {
     /// Commands of each connection that the registry has not replied to.
     unanswered: HashMap<ConnId, usize>,
     /// What each connection was given last to answer keepalives with.
-    pulses: HashMap<ConnId, Arc<Pulse>>,
+    pulses: HashMap<ConnId, Arc<Keepalive>>,
 }
 
 /// When the virtual clock starts.

@@ -1,6 +1,6 @@
 //! How faults end.
 
-use registry_sidecar::server::registry::Happening;
+use registry_sidecar::server::registry::LogEvent;
 
 use super::cast::ReplicaId;
 use super::faults::{Kind, Mending};
@@ -78,8 +78,8 @@ impl World {
     }
 
     /// What the registry says of its sessions.
-    pub(crate) fn happened(&mut self, happening: &Happening) {
-        if let Happening::Expired(who) = happening {
+    pub(crate) fn happened(&mut self, event: &LogEvent) {
+        if let LogEvent::Expired(who) = event {
             for id in 0..self.replicas.len() {
                 if self.replicas[id].instance == who.instance && self.replicas[id].service == who.service {
                     let now = self.now;
@@ -87,6 +87,6 @@ impl World {
                 }
             }
         }
-        self.oracle.happened(self.now, happening);
+        self.oracle.happened(self.now, event);
     }
 }

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use registry_client::protocol::{Host, InstanceName, Reply, ServerLine, ServiceName};
-use registry_sidecar::server::registry::{ConnId, Happening, MemberEvent, Which, Who};
+use registry_sidecar::server::registry::{ConnId, LogEvent, MemberEvent, MemberLabel, SessionLabel};
 use registry_sidecar::server::routing::{Claim, Member};
 
 use super::cast::{Place, ReplicaId, v4};
@@ -138,28 +138,28 @@ impl Oracle {
         self.forgot |= now - self.down_since > GRACE / 2 || self.clock_jumped;
     }
 
-    pub(crate) fn happened(&mut self, now: Duration, happening: &Happening) {
-        match happening {
-            Happening::Registered(who, peer) => self.bound(now, who, *peer, true),
-            Happening::Resumed(who, peer) => self.bound(now, who, *peer, false),
-            Happening::Lost(who, _) => {
+    pub(crate) fn happened(&mut self, now: Duration, event: &LogEvent) {
+        match event {
+            LogEvent::Registered(who, peer) => self.bound(now, who, *peer, true),
+            LogEvent::Resumed(who, peer) => self.bound(now, who, *peer, false),
+            LogEvent::Lost(who, _) => {
                 if let Some(seen) = self.sessions.get_mut(&who.no.0) {
                     seen.lost_since = Some(now);
                 }
             }
-            Happening::Replaced(who, _) => {
+            LogEvent::Replaced(who, _) => {
                 if let Some(seen) = self.sessions.get_mut(&who.no.0) {
                     seen.replaced = true;
                     seen.lost_since.get_or_insert(now);
                 }
             }
-            Happening::ShutDown(who) | Happening::Expired(who) => drop(self.sessions.remove(&who.no.0)),
-            Happening::MemberOut { which: Which { session, endpoint, .. }, event, .. } => {
+            LogEvent::ShutDown(who) | LogEvent::Expired(who) => drop(self.sessions.remove(&who.no.0)),
+            LogEvent::MemberOut { which: MemberLabel { session, endpoint, .. }, event, .. } => {
                 if matches!(event, MemberEvent::FailedInGrace | MemberEvent::AddressTaken) {
                     self.waiting.insert((session.0, endpoint.id.0));
                 }
             }
-            Happening::MemberIn(Which { session, endpoint, domain, path, .. })
+            LogEvent::MemberIn(MemberLabel { session, endpoint, domain, path, .. })
                 if self.waiting.contains(&(session.0, endpoint.id.0)) =>
             {
                 let what = format!("{domain}{path} leads to {} again", endpoint.backend);
@@ -169,7 +169,7 @@ impl Oracle {
         }
     }
 
-    fn bound(&mut self, now: Duration, who: &Who, peer: IpAddr, anew: bool) {
+    fn bound(&mut self, now: Duration, who: &SessionLabel, peer: IpAddr, anew: bool) {
         let others = self.sessions.iter().filter(|(no, _)| **no != who.no.0);
         if others.map(|(_, seen)| seen).any(|seen| seen.lost_since.is_none() && seen.peer == peer) {
             self.shared.insert(peer);

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use registry_client::protocol::{Command, Line, LineCodec, MAX_LINE, RouteId, ServerLine};
-use registry_sidecar::server::registry::persist::{MaintenanceRecord, RouteRecord, Saved, SavedSession};
+use registry_sidecar::server::registry::persist::{MaintenanceRecord, RouteRecord, SavedSession, SavedState};
 use registry_sidecar::server::registry::{
-    Change, ConnId, Effect, Happening, Input, Now, Registry, RegistryConfig, Token, Tx,
+    ConnId, Effect, Input, LogEvent, Now, Registry, RegistryConfig, StoreChange, Token, Tx,
 };
 use registry_sidecar::server::routing::{Probe, Table};
 use tokio_util::codec::{Decoder, Encoder};
@@ -31,7 +31,7 @@ pub(crate) enum Deed {
     Close(LinkId),
     Ask(ProbeNo),
     Published,
-    Happened(Happening),
+    Log(LogEvent),
     /// A verdict of the store is due then.
     Store(Duration),
     Answered(ConnId, ServerLine),
@@ -67,7 +67,7 @@ pub(crate) struct Server {
 pub(crate) struct Core {
     registry: Registry,
     conns: BTreeMap<ConnId, Conn>,
-    commits: VecDeque<(Duration, Tx, Change)>,
+    commits: VecDeque<(Duration, Tx, StoreChange)>,
     pub(crate) probes: BTreeMap<ProbeNo, Probe>,
     pub(crate) alarm: Option<Duration>,
     inputs: VecDeque<Input>,
@@ -228,7 +228,7 @@ impl Server {
         deeds
     }
 
-    fn verdict(&mut self, tx: Tx, change: &Change, at: Duration, now: Now) -> Vec<Deed> {
+    fn verdict(&mut self, tx: Tx, change: &StoreChange, at: Duration, now: Now) -> Vec<Deed> {
         if self.mood == Mood::Refuses {
             return self.turn(at, now, ConnId(0), Input::Rejected(tx));
         }
@@ -316,12 +316,12 @@ impl Server {
                 deeds.push(Deed::Ask(self.last_probe));
             }
             Effect::Forget(probe) => core.probes.retain(|_, other| *other != probe),
-            Effect::Happened(happening) => deeds.push(Deed::Happened(happening)),
+            Effect::Log(event) => deeds.push(Deed::Log(event)),
             _ => {}
         }
     }
 
-    fn commit(&mut self, tx: Tx, change: Change, at: Duration, deeds: &mut Vec<Deed>) {
+    fn commit(&mut self, tx: Tx, change: StoreChange, at: Duration, deeds: &mut Vec<Deed>) {
         let Some(core) = &mut self.core else { return };
         let takes = match self.mood {
             Mood::Slow => Duration::from_millis(self.seeds.u64(500..8_000)),
@@ -345,9 +345,9 @@ impl Server {
         deeds.push(Deed::Store(due));
     }
 
-    fn write(&mut self, change: &Change) {
+    fn write(&mut self, change: &StoreChange) {
         match change {
-            Change::Applied { session, applied, delta, maintenance } => {
+            StoreChange::Applied { session, applied, delta, maintenance } => {
                 let saved = self.disk.entry(session.no).or_insert_with(|| SavedSession {
                     session: (**session).clone(),
                     maintenance: MaintenanceRecord::default(),
@@ -364,19 +364,19 @@ impl Server {
                     }
                 }
             }
-            Change::Maintained(all) => {
+            StoreChange::Maintenance(all) => {
                 for (no, maintenance) in all {
                     self.disk.get_mut(&no.0).expect("a session that is held").maintenance =
                         maintenance.clone();
                 }
             }
-            Change::Ended(no) => drop(self.disk.remove(&no.0)),
+            StoreChange::Ended(no) => drop(self.disk.remove(&no.0)),
         }
     }
 
     /// As the store gives it back, through the form in which it is written.
-    fn saved(&self) -> Saved {
-        let saved = Saved {
+    fn saved(&self) -> SavedState {
+        let saved = SavedState {
             boot_id: BOOT.to_owned(),
             alive_at: self.alive_at,
             cluster_id: "c".to_owned(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use registry_client::machine::Timing;
 use registry_client::protocol::Host;
 use registry_client::{Cause, ConnectError};
-use registry_sidecar::server::registry::{Happening, Now, Which};
+use registry_sidecar::server::registry::{LogEvent, MemberLabel, Now};
 
 use super::cast::{ProcId, Replica, ReplicaId, Sidecar};
 use super::faults::{Counts, Kind, Mending, Plan};
@@ -365,9 +365,9 @@ impl World {
                 }
                 Deed::Ask(no) => self.after(Duration::ZERO, Event::Probe(no)),
                 Deed::Published => self.dirty = true,
-                Deed::Happened(happening) => {
-                    self.say(|| format!("registry: {}", shown(&happening)));
-                    self.happened(&happening);
+                Deed::Log(event) => {
+                    self.say(|| format!("registry: {}", shown(&event)));
+                    self.happened(&event);
                 }
                 Deed::Store(at) => self.at(at, Event::Store),
                 Deed::Answered(conn, line) => self.answered(conn, &line),
@@ -420,12 +420,12 @@ impl World {
 }
 
 /// What happened in the registry, in a short line.
-fn shown(happening: &Happening) -> String {
-    match happening {
-        Happening::MemberIn(Which { session, endpoint, domain, path, .. }) => {
+fn shown(event: &LogEvent) -> String {
+    match event {
+        LogEvent::MemberIn(MemberLabel { session, endpoint, domain, path, .. }) => {
             format!("{session} in: {domain}{path} -> {}", endpoint.backend)
         }
-        Happening::MemberOut { which: Which { session, endpoint, domain, path, .. }, event, .. } => {
+        LogEvent::MemberOut { which: MemberLabel { session, endpoint, domain, path, .. }, event, .. } => {
             format!("{session} out: {domain}{path} -> {}, {event:?}", endpoint.backend)
         }
         other => format!("{other:?}"),

@@ -71,7 +71,7 @@ pub enum RouteChange {
 }
 
 /// A route, or the session's default for all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteOrAll {
     /// `ALL`.
     All,

@@ -19,23 +19,23 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many addresses are remembered for having been complained about once.
-const COMPLAINED: usize = 1024;
-/// After an accept that failed (no file descriptors), before the next.
+/// For how many addresses it is remembered that the log has a warning about them.
+const MAX_WARNED: usize = 1024;
+/// The pause after an accept that failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who is let in.
+/// Decides who may connect, and starts a task for each connection.
 pub(super) struct Acceptor {
     allow: Vec<IpNet>,
     queue: usize,
-    /// So that one peer is one line in the log, however often it comes.
-    complained: HashSet<IpAddr>,
+    /// Addresses that the log has a warning about, so that each gets one however often it connects.
+    warned: HashSet<IpAddr>,
 }
 
 impl Acceptor {
-    /// Lets in who comes from one of these networks. At most `queue` commands of a connection wait in the registry.
+    /// Admits peers from these networks. At most `queue` commands of a connection wait in the registry.
     pub(super) fn new(allow: Vec<IpNet>, queue: usize) -> Self {
-        Acceptor { allow, queue, complained: HashSet::new() }
+        Acceptor { allow, queue, warned: HashSet::new() }
     }
 
     pub(super) async fn accept(
@@ -44,13 +44,13 @@ impl Acceptor {
         inbox: mpsc::Sender<Message>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let (complaints, mut complained) = mpsc::channel::<IpAddr>(16);
+        let (warnings, mut warned) = mpsc::channel::<IpAddr>(16);
         let mut last = 0;
         loop {
             let accepted = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-                Some(peer) = complained.recv() => {
-                    if self.first_complaint(peer) {
+                Some(peer) = warned.recv() => {
+                    if self.is_first_warning(peer) {
                         tracing::warn!(%peer, "this peer speaks HTTP to the registry's port: is it meant for the proxy?");
                     }
                     continue;
@@ -62,7 +62,7 @@ impl Acceptor {
                     let peer = peer.ip().to_canonical();
                     if self.admits(peer) {
                         last += 1;
-                        let connection = Connection::new(ConnId(last), peer, self.queue, complaints.clone());
+                        let connection = Connection::new(ConnId(last), peer, self.queue, warnings.clone());
                         prepare(&stream);
                         tokio::spawn(connection.run(stream, inbox.clone()));
                     }
@@ -77,22 +77,22 @@ impl Acceptor {
 
     fn admits(&mut self, peer: IpAddr) -> bool {
         let admitted = self.allow.iter().any(|net| net.contains(&peer));
-        if !admitted && self.first_complaint(peer) {
+        if !admitted && self.is_first_warning(peer) {
             tracing::warn!(%peer, "refused: not in REGISTRY_ALLOW");
         }
         admitted
     }
 
-    /// Whether this is the first complaint about an address, as far as is remembered.
-    fn first_complaint(&mut self, peer: IpAddr) -> bool {
-        if self.complained.len() >= COMPLAINED {
-            self.complained.clear();
+    /// Whether this is the first warning about an address, as far as is remembered.
+    fn is_first_warning(&mut self, peer: IpAddr) -> bool {
+        if self.warned.len() >= MAX_WARNED {
+            self.warned.clear();
         }
-        self.complained.insert(peer)
+        self.warned.insert(peer)
     }
 }
 
-/// A peer that is gone without a word is found by the system, and lines are not held back.
+/// Sets the socket's options: the system finds peers that have vanished, and lines are sent at once.
 fn prepare(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)

@@ -1,4 +1,4 @@
-//! One peer: its lines to the registry, the registry's lines to it, and what that may cost.
+//! One peer's connection: its lines to the registry, the registry's lines to it, and the limits on both.
 
 use std::io;
 use std::net::IpAddr;
@@ -6,6 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BytesMut};
+use registry_client::protocol::{
+    Command, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Push, Refusal, Reply, Request, ServerLine,
+    looks_like_http,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::WriteHalf;
@@ -14,30 +18,28 @@ use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
 use tracing::{debug, enabled};
 
-use crate::server::registry::{ConnId, Pulse};
-use registry_client::protocol::{
-    Command, Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, Push, Refusal, Reply, Request, ServerLine,
-    looks_like_http,
-};
+use crate::server::registry::{ConnId, Keepalive};
 
 use super::message::Message;
-use super::outgoing::{Events, ToPeer};
+use super::outgoing::{Events, ToConnection};
 
-/// How much is read at once, and as much again as has come of a line that is longer. Most peers say little at a time,
-/// and the room for it is kept.
+/// How many bytes are read at once, or as many as there are of an incomplete line if that is more. It is small because
+/// the buffer stays allocated, and most peers send little at a time.
 const READ: usize = 1024;
-/// How many commands of a connection may be without an answer; it is not read from while there are.
+/// How many commands of a connection may be without an answer. With as many, the connection is not read from.
 const UNANSWERED: usize = 128;
-/// A peer that leaves this much unread is not read from either.
+/// A peer that leaves this many bytes unread is not read from either.
 const UNREAD: usize = 64 * 1024;
-/// A peer that leaves this much unread is closed. One compressed list fits, and a short reply to each other command.
+/// The connection of a peer that leaves this many bytes unread is closed. One compressed list fits, with a short reply to
+/// each other command.
 const MOST_UNREAD: usize = 2 * MAX_CLIENT_LINE;
-/// Lines that may wait besides the replies: the verdicts on the maintenance requests of a connection, of which the
-/// registry takes 64 at once, and what is said at its end.
+/// How many lines may wait besides replies: verdicts on the connection's maintenance requests, of which the registry
+/// allows 64, and the last lines before a close.
 const PUSHES: usize = 72;
-/// A peer that has not read a byte for this long is closed.
+/// The connection of a peer that has not read a byte for this long is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a peer that has said all it wants is waited with for a verdict on maintenance, which may take 60 s.
+/// How long a connection stays open for a verdict on maintenance after the peer has sent EOF. A verdict takes 60 s at
+/// most.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(65);
 /// How long a peer has to close its side once we have closed ours.
 const LINGER: Duration = Duration::from_secs(1);
@@ -48,32 +50,32 @@ pub(super) struct Connection {
     codec: LineCodec,
     input: BytesMut,
     output: BytesMut,
-    /// Commands that were passed on and have no reply.
+    /// How many commands were passed on and have no reply yet.
     unanswered: usize,
     most_unanswered: usize,
-    /// The last of them may be answered with much: the next is passed on when that was answered, and read.
-    expects_much: bool,
-    /// The peer has sent all it wants.
+    /// The last of them may have a long reply. The next command is passed on when that was sent and read.
+    awaits_long_reply: bool,
+    /// The peer has sent EOF.
     finished: bool,
-    /// Until when it is waited with for a verdict all the same.
-    patient_until: Option<Instant>,
-    /// Verdicts on maintenance that are still to come.
+    /// Until when the connection then stays open for verdicts.
+    verdicts_until: Option<Instant>,
+    /// How many verdicts on maintenance are still to come.
     verdicts: usize,
-    /// It asked for a session of its own, which is lost with its end.
+    /// The peer has sent REGISTER or RECONNECT, so a session is lost when the connection ends.
     binds: bool,
-    /// No line was read yet.
-    fresh: bool,
+    /// The next line is the first.
+    is_first_line: bool,
     /// Since when nothing could be written.
     stuck_since: Option<Instant>,
-    /// What it has subscribed to, once there was some of it.
+    /// Its events, once there has been one.
     events: Option<Events>,
-    /// The session that it had last.
-    pulse: Option<Arc<Pulse>>,
-    complaints: mpsc::Sender<IpAddr>,
+    /// The session that was bound here last, for its PINGs.
+    keepalive: Option<Arc<Keepalive>>,
+    warnings: mpsc::Sender<IpAddr>,
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnId, peer: IpAddr, queue: usize, complaints: mpsc::Sender<IpAddr>) -> Self {
+    pub(super) fn new(id: ConnId, peer: IpAddr, queue: usize, warnings: mpsc::Sender<IpAddr>) -> Self {
         Connection {
             id,
             peer,
@@ -81,29 +83,29 @@ impl Connection {
             input: BytesMut::new(),
             output: BytesMut::new(),
             unanswered: 0,
-            expects_much: false,
+            awaits_long_reply: false,
             most_unanswered: UNANSWERED.min(queue.max(1)),
             finished: false,
-            patient_until: None,
+            verdicts_until: None,
             verdicts: 0,
             binds: false,
-            fresh: true,
+            is_first_line: true,
             stuck_since: None,
             events: None,
-            pulse: None,
-            complaints,
+            keepalive: None,
+            warnings,
         }
     }
 
     /// Serves the peer until one side is done.
     pub(super) async fn run(mut self, mut stream: TcpStream, inbox: mpsc::Sender<Message>) {
-        // A command may lead to a reply and to a session.
+        // A command may lead to a reply and to a session for PINGs.
         let (to_us, mut lines) = mpsc::channel(2 * self.most_unanswered + PUSHES);
         if inbox.send(Message::Opened(self.id, self.peer, to_us)).await.is_err() {
             return;
         }
         let served = self.serve(&mut stream, &inbox, &mut lines).await;
-        // An error only says that the registry has ended, and with it the server.
+        // An error means that the registry has ended, and the server with it.
         let _ = inbox.send(Message::Closed(self.id)).await;
         drop(inbox);
         match served {
@@ -116,23 +118,23 @@ impl Connection {
         &mut self,
         stream: &mut TcpStream,
         inbox: &mpsc::Sender<Message>,
-        lines: &mut mpsc::Receiver<ToPeer>,
+        lines: &mut mpsc::Receiver<ToConnection>,
     ) -> io::Result<()> {
         let (mut reader, writer) = stream.split();
         let mut batch = Vec::new();
         let mut open = true;
         while open || !self.output.is_empty() {
-            let starving = open && self.pass_on(inbox).await?;
+            let wants_input = open && self.pass_on(inbox).await?;
             self.write(&writer)?;
             if self.finished
-                && starving
+                && wants_input
                 && self.unanswered == 0
                 && self.output.is_empty()
-                && !self.is_patient()
+                && !self.waits_for_verdicts()
             {
                 return Ok(());
             }
-            let may_read = starving && !self.finished;
+            let may_read = wants_input && !self.finished;
             if may_read {
                 self.input.reserve(READ.max(self.input.len()));
             }
@@ -140,7 +142,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 count = lines.recv_many(&mut batch, UNANSWERED), if open => {
-                    // None: the registry lets the peer go.
+                    // None: the registry has closed the connection.
                     open = count > 0;
                     self.encode(&mut batch)?;
                     self.write(&writer)?;
@@ -154,7 +156,7 @@ impl Connection {
                     ready?;
                     self.write(&writer)?;
                 }
-                () = sleep_until(self.patient_until) => return Ok(()),
+                () = sleep_until(self.verdicts_until) => return Ok(()),
                 () = sleep_until(self.stuck_since.map(|since| since + WRITE_TIMEOUT)) => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read"));
                 }
@@ -163,51 +165,51 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a peer that has sent all it wants still gets a verdict: a script with a connection for each command
-    /// does, and one whose end is the loss of a session does not, because that is noticed at once.
-    fn is_patient(&mut self) -> bool {
+    /// Whether the connection stays open for a verdict after the peer has sent EOF. It does for a script that uses one
+    /// connection for each command. It does not if a session is bound here, so that its loss is noticed at once.
+    fn waits_for_verdicts(&mut self) -> bool {
         let waits = self.verdicts > 0 && !self.binds;
-        if waits && self.patient_until.is_none() {
-            self.patient_until = Some(Instant::now() + VERDICT_TIMEOUT);
+        if waits && self.verdicts_until.is_none() {
+            self.verdicts_until = Some(Instant::now() + VERDICT_TIMEOUT);
         }
         waits
     }
 
-    /// Passes on whole lines, as many as may be without an answer, but for what is answered here. True: there is room
-    /// for more than were read.
+    /// Passes complete lines on, as many as may be without an answer, and answers PINGs. Returns true if more lines could be
+    /// passed on than were read.
     async fn pass_on(&mut self, inbox: &mpsc::Sender<Message>) -> io::Result<bool> {
-        if self.output.len() >= UNREAD || self.expects_much {
+        if self.output.len() >= UNREAD || self.awaits_long_reply {
             return Ok(false);
         }
         let (mut first, mut more) = (None, Vec::new());
-        let starving = loop {
+        let wants_input = loop {
             if self.unanswered >= self.most_unanswered {
                 break false;
             }
             let Some(line) = self.next_line()? else { break true };
             self.refuse_http(&line)?;
-            // Some clients acknowledge a verdict, because the documentation of the reference says so.
+            // Some clients acknowledge verdicts, because the documentation of the reference server says so.
             if matches!(&line, Line::Text(text) if text == "ACK" || text.starts_with("ACK|")) {
                 continue;
             }
             let command = self.parse(&line);
             if self.unanswered == 0 && self.is_answered_here(&command) {
-                self.say(&ServerLine::Reply(Reply::Pong))?;
+                self.encode_reply(&ServerLine::Reply(Reply::Pong))?;
                 continue;
             }
             self.unanswered += 1;
-            self.expects_much =
-                matches!(&command, Ok(Command::Request(_, request)) if asks_for_much(request));
+            self.awaits_long_reply =
+                matches!(&command, Ok(Command::Request(_, request)) if has_long_reply(request));
             if first.is_none() {
                 first = Some(command)
             } else {
                 more.push(command)
             }
-            if self.expects_much {
+            if self.awaits_long_reply {
                 break false;
             }
         };
-        let Some(first) = first else { return Ok(starving) };
+        let Some(first) = first else { return Ok(wants_input) };
         let message = if more.is_empty() {
             Message::Line(self.id, first)
         } else {
@@ -216,46 +218,46 @@ impl Connection {
         };
         let ended = |_| io::Error::other("the registry has ended");
         inbox.send(message).await.map_err(ended)?;
-        Ok(starving)
+        Ok(wants_input)
     }
 
-    /// A keepalive, and nothing before it is without an answer.
+    /// Whether the command is a PING that is answered here.
     fn is_answered_here(&self, command: &Result<Command, Refusal>) -> bool {
-        let (Some(pulse), Ok(command)) = (&self.pulse, command) else { return false };
-        pulse.answers(command, SystemTime::now)
+        let (Some(keepalive), Ok(command)) = (&self.keepalive, command) else { return false };
+        keepalive.answers(command, SystemTime::now)
     }
 
-    /// Port 81 is also a well-known admin page's.
+    /// Refuses HTTP requests: a well-known proxy has its admin page on port 81 too.
     fn refuse_http(&mut self, line: &Line) -> io::Result<()> {
-        let fresh = std::mem::take(&mut self.fresh);
-        if fresh && matches!(line, Line::Text(text) if looks_like_http(text)) {
-            // Full: there is much to complain about already.
-            let _ = self.complaints.try_send(self.peer);
+        let is_first_line = std::mem::take(&mut self.is_first_line);
+        if is_first_line && matches!(line, Line::Text(text) if looks_like_http(text)) {
+            // If the channel is full there are enough warnings already.
+            let _ = self.warnings.try_send(self.peer);
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer speaks HTTP"));
         }
         Ok(())
     }
 
-    fn encode(&mut self, lines: &mut Vec<ToPeer>) -> io::Result<()> {
+    fn encode(&mut self, lines: &mut Vec<ToConnection>) -> io::Result<()> {
         for line in lines.drain(..) {
             let line = match line {
-                ToPeer::Line(line) => line,
-                ToPeer::Events(events) => {
+                ToConnection::Line(line) => line,
+                ToConnection::Events(events) => {
                     self.events = Some(*events);
                     continue;
                 }
-                ToPeer::Bound(pulse) => {
-                    self.pulse = Some(pulse);
+                ToConnection::Bound(keepalive) => {
+                    self.keepalive = Some(keepalive);
                     continue;
                 }
             };
             self.count(&line);
-            self.say(&line)?;
+            self.encode_reply(&line)?;
         }
         Ok(())
     }
 
-    fn say(&mut self, line: &ServerLine) -> io::Result<()> {
+    fn encode_reply(&mut self, line: &ServerLine) -> io::Result<()> {
         if enabled!(tracing::Level::DEBUG) {
             debug!(conn = self.id.0, peer = %self.peer, line = %line.redacted(), "sent");
         }
@@ -270,7 +272,7 @@ impl Connection {
         match line {
             ServerLine::Reply(reply) => {
                 self.unanswered = self.unanswered.saturating_sub(1);
-                self.expects_much &= self.unanswered > 0;
+                self.awaits_long_reply &= self.unanswered > 0;
                 self.verdicts += usize::from(*reply == Reply::MaintenanceAck);
             }
             ServerLine::Push(
@@ -283,7 +285,7 @@ impl Connection {
         }
     }
 
-    /// An event has neither an id nor a token in it.
+    /// Encodes an event. It is logged as it is, because it contains neither an id nor a token.
     fn encode_event(&mut self, line: &str) -> io::Result<()> {
         debug!(conn = self.id.0, peer = %self.peer, line, "sent");
         self.codec.encode(line, &mut self.output)
@@ -327,7 +329,7 @@ impl Connection {
                 Ok(command) => {
                     debug!(conn = self.id.0, peer = %self.peer, line = %command.redacted(), "received")
                 }
-                // What could not be understood may hold a secret anywhere.
+                // A line that is no command may contain a secret anywhere.
                 Err(why) => {
                     debug!(conn = self.id.0, peer = %self.peer, %why, "received a line that is no command")
                 }
@@ -337,15 +339,14 @@ impl Connection {
     }
 }
 
-/// Says EOF and waits for the peer's: closing with something unread would be a reset, which can overtake the
-/// last lines.
+/// Sends EOF and waits for the peer's. To close with unread input would send a reset, which can overtake the last lines.
 async fn linger(mut stream: TcpStream) {
     let rest = async {
         stream.shutdown().await?;
         let mut left = UNREAD;
         while left > 0 {
             stream.readable().await?;
-            // Not kept while it waits: it would be a part of every connection's task from the beginning.
+            // The buffer does not live across the wait, or it would be part of every connection's task.
             match stream.try_read(&mut [0; 1024]) {
                 Ok(0) => break,
                 Ok(count) => left = left.saturating_sub(count),
@@ -355,13 +356,13 @@ async fn linger(mut stream: TcpStream) {
         }
         io::Result::Ok(())
     };
-    // It is over either way.
+    // The connection is over either way.
     let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
-/// Whether the reply may be as long as a line gets, or another line comes with it. All other replies are short, or as
-/// long as what a session said of itself.
-fn asks_for_much(request: &Request) -> bool {
+/// Whether the reply may be as long as a line may be, or another line comes with it. All other replies are short, or as
+/// long as the session's metadata.
+fn has_long_reply(request: &Request) -> bool {
     matches!(
         request,
         Request::RouteList { .. }

@@ -1,4 +1,4 @@
-//! TCP 81: connections to calls of the registry (PROTOCOL section 1).
+//! The registry's port, TCP 81: connections become calls of the registry (PROTOCOL section 1).
 //!
 //! One task accepts, one task for each connection reads, parses and writes, and one task owns the
 //! [`Registry`]: the connections' lines come to it over one bounded channel, in batches, and its replies go
@@ -8,11 +8,11 @@
 //! |---|---|
 //! | `mod` (this) | start and stop |
 //! | `accept` | who may connect |
-//! | `connection` | one peer: lines in, lines out, what it may cost |
+//! | `connection` | one peer: lines in, lines out, limits |
 //! | `task` | the task that owns the registry |
 //! | `message` | what connections tell that task |
 //! | `outgoing` | replies and events on their way to a peer |
-//! | `log` | what happens, in words |
+//! | `log` | the registry's lines in the log |
 
 mod accept;
 mod connection;
@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
+use registry_client::protocol::BackendUrl;
+use registry_client::protocol::report::BackendReport;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -35,15 +37,13 @@ use crate::server::live_table::LiveTable;
 use crate::server::registry::{Input, Registry, RegistryConfig};
 use crate::server::routing::Probe;
 use crate::server::store::Store;
-use registry_client::protocol::BackendUrl;
-use registry_client::protocol::report::BackendReport;
 
-/// How many messages of all connections wait for the registry; a connection with more to say waits.
+/// How many messages of all connections may wait for the registry. Connections with more of them wait.
 const INBOX: usize = 1024;
 /// How long a stop waits for the last lines to be written.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a stop then waits for the store. What was answered is on the disk already; this is for the last word
-/// that the server was alive, and so that the file is free for the next one.
+/// How long a stop then waits for the store. What was answered is on the disk already. The store still writes that the
+/// server was alive, and releases the file for the next server.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How the listener and the registry behind it behave.
@@ -51,12 +51,12 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct ListenerConfig {
     /// Who may connect (SEMANTICS section 9, REGISTRY_ALLOW).
     pub allow: Vec<IpNet>,
-    /// The registry's part.
+    /// How the registry behaves.
     pub registry: RegistryConfig,
 }
 
 impl Default for ListenerConfig {
-    /// Private ranges and loopback.
+    /// Allows private ranges and loopback.
     fn default() -> Self {
         let private = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
         let allow = private.iter().filter_map(|net| net.parse().ok()).collect();
@@ -64,25 +64,23 @@ impl Default for ListenerConfig {
     }
 }
 
-/// Who asks backends on the registry's behalf.
+/// Asks backends on the registry's behalf.
 pub trait Prober: Send + Sync + 'static {
-    /// Ask this at once, and then repeatedly until it is forgotten.
+    /// Asks a probe at once, and then repeatedly until [`Prober::forget`].
     fn watch(&self, probe: Probe);
 
-    /// Stop asking.
+    /// Stops asking a probe.
     fn forget(&self, probe: &Probe);
 
-    /// BACKEND_TEST: asks once on behalf of a session that was registered from `peer`. The registry gives up
-    /// after 5 s and then drops the future.
+    /// BACKEND_TEST: tests a backend once for a session from `peer`. The listener drops the future after 5 s.
     fn test(&self, url: BackendUrl, peer: IpAddr) -> BoxFuture<'static, Result<BackendReport, String>>;
 }
 
-/// What the probes of a [`Prober`] found.
+/// The results of the probes of a [`Prober`].
 pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
 
-/// What else the registry is told while it runs: certificates, say. That nobody tells anything any more changes
-/// nothing.
-pub type Notices = mpsc::Receiver<Input>;
+/// Inputs from the rest of the server, certificates for example. The listener runs on when the channel is closed.
+pub type ExternalInputs = mpsc::Receiver<Input>;
 
 /// The registry on its port.
 #[derive(Debug)]
@@ -100,8 +98,8 @@ pub struct RegistryHandle {
 }
 
 impl RegistryServer {
-    /// Serves the registry on `listener` and keeps `table` at what is applied; what the store held is in it
-    /// when this returns. Must be called within a Tokio runtime.
+    /// Serves the registry on `listener` and puts what is applied into `table`. What the store held is in the table when
+    /// this returns. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// When the system has no random bits, or the listener no address.
@@ -112,7 +110,7 @@ impl RegistryServer {
         mut store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
         results: ProbeResults,
-        notices: Notices,
+        external: ExternalInputs,
     ) -> std::io::Result<RegistryHandle> {
         let address = listener.local_addr()?;
         let (saved, stored) = (store.take_saved(), store.take_end());
@@ -131,7 +129,7 @@ impl RegistryServer {
         if let Some(saved) = saved {
             core.restore(saved);
         }
-        let core = tokio::spawn(core.run(messages, results, notices, stopped.clone()));
+        let core = tokio::spawn(core.run(messages, results, external, stopped.clone()));
         let queue = config.registry.limits.queue;
         let acceptor = accept::Acceptor::new(config.allow, queue);
         let accepting = tokio::spawn(acceptor.accept(listener, inbox, stopped));
@@ -140,7 +138,7 @@ impl RegistryServer {
 }
 
 impl RegistryHandle {
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -153,7 +151,7 @@ impl RegistryHandle {
     /// Sends `SHUTDOWN` and then EOF to every connection (PROTOCOL section 2), and waits until that is done,
     /// at most half a second, and then until the store has ended, at most 2 s. The routing table stays as it is.
     pub async fn stop(self) {
-        // There is always a receiver: the tasks that are waited for next.
+        // The tasks that are waited for next are receivers, so this cannot fail.
         let _ = self.stop.send(true);
         let (accepting, core) = (self.accepting.abort_handle(), self.core.abort_handle());
         let both = async { (self.accepting.await, self.core.await) };
@@ -161,7 +159,7 @@ impl RegistryHandle {
             accepting.abort();
             core.abort();
         }
-        // The store went with the core's task, and its end needs no more than that.
+        // The registry's task has dropped the store, which lets the store end.
         if let Some(stored) = self.stored
             && tokio::time::timeout(STORE_TIMEOUT, stored).await.is_err()
         {
@@ -170,7 +168,7 @@ impl RegistryHandle {
     }
 }
 
-/// 128 bits from the system.
+/// 128 random bits from the system.
 fn random() -> Option<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;

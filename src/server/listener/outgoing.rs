@@ -1,69 +1,69 @@
-//! What goes to a peer: replies, which it gets all, and events, which it loses when it does not keep up.
+//! What is sent to a peer: replies, of which it loses none, and events, which it loses when it does not keep up.
 //!
-//! A peer gets no more replies than it has sent commands, and is not read from while it leaves them unread. Events
-//! come without being asked for, so they have a short queue of their own, made with the first of them. Whoever does
-//! not take them out in time loses the newest, and hears how many.
+//! A peer is sent no more replies than it has sent commands, and is not read from while it leaves them unread. Events are
+//! not answers, so they have a short queue of their own, which is made with the first event. A peer that does not keep up
+//! loses the newest events, and is told how many.
 
 use std::sync::Arc;
 
+use registry_client::protocol::{EventKind, Push, ServerLine};
 use tokio::sync::{mpsc, watch};
 
-use crate::server::registry::Pulse;
-use registry_client::protocol::{EventKind, Push, ServerLine};
+use crate::server::registry::Keepalive;
 
-/// Events that wait for a peer.
+/// How many events wait for a peer.
 const EVENTS: usize = 32;
 
-/// From the registry to a connection. Small, because a queue has room for dozens in advance, and most connections
-/// never have more than one.
-pub(super) enum ToPeer {
-    /// A line. Not to be lost.
+/// A message to a connection's task. It is small, because each channel allocates room for dozens, and most never have
+/// more than one.
+pub(super) enum ToConnection {
+    /// A line, which must not be lost.
     Line(Box<ServerLine>),
-    /// Events come from there from now on.
+    /// The queue of the connection's events, before the first one.
     Events(Box<Events>),
-    /// The session that it has from now on.
-    Bound(Arc<Pulse>),
+    /// The session that is bound to the connection from now on.
+    Bound(Arc<Keepalive>),
 }
 
-/// The registry's end.
-pub(super) struct Outlet {
-    lines: mpsc::Sender<ToPeer>,
+/// The sending end of a connection's lines and events.
+pub(super) struct PeerSender {
+    lines: mpsc::Sender<ToConnection>,
     feed: Option<Feed>,
 }
 
 struct Feed {
     events: mpsc::Sender<Arc<str>>,
-    /// How many were lost since the beginning.
+    /// How many events were lost since the beginning.
     missed: watch::Sender<u64>,
 }
 
-/// The connection's end of its events.
+/// The receiving end of a connection's events.
 pub(super) struct Events {
     events: mpsc::Receiver<Arc<str>>,
     missed: watch::Receiver<u64>,
-    told: u64,
+    reported: u64,
 }
 
-impl Outlet {
-    pub(super) fn new(lines: mpsc::Sender<ToPeer>) -> Self {
-        Outlet { lines, feed: None }
+impl PeerSender {
+    pub(super) fn new(lines: mpsc::Sender<ToConnection>) -> Self {
+        PeerSender { lines, feed: None }
     }
 
-    /// False: it takes nothing any more, or is far behind with reading what it asked for.
+    /// Sends a line. Returns false if the connection is closed, or far behind with reading.
     pub(super) fn send(&self, line: ServerLine) -> bool {
-        self.lines.try_send(ToPeer::Line(Box::new(line))).is_ok()
+        self.lines.try_send(ToConnection::Line(Box::new(line))).is_ok()
     }
 
-    /// Tells the peer's connection which session it has. False as for [`Outlet::send`].
-    pub(super) fn bind(&self, pulse: Arc<Pulse>) -> bool {
-        self.lines.try_send(ToPeer::Bound(pulse)).is_ok()
+    /// Tells the connection which session is bound to it. Returns false as [`PeerSender::send`] does.
+    pub(super) fn bind(&self, keepalive: Arc<Keepalive>) -> bool {
+        self.lines.try_send(ToConnection::Bound(keepalive)).is_ok()
     }
 
-    /// Sends an event, or counts it as missed. False as for [`Outlet::send`].
+    /// Sends an event, or counts it as missed. Returns false as [`PeerSender::send`] does.
     pub(super) fn offer(&mut self, line: &Arc<str>) -> bool {
         if self.feed.is_none() {
             let (feed, events) = feed();
-            if self.lines.try_send(ToPeer::Events(Box::new(events))).is_err() {
+            if self.lines.try_send(ToConnection::Events(Box::new(events))).is_err() {
                 return false;
             }
             self.feed = Some(feed);
@@ -84,15 +84,15 @@ impl Feed {
 }
 
 impl Events {
-    /// The next event, in which how many were missed is one too. Never ends: whether the connection does, its
-    /// lines say. Cancel safe.
+    /// The next event; how many were missed is an event too. It is pending for ever when the sender is gone, because the
+    /// connection's lines end then too. Cancel safe.
     pub(super) async fn next(&mut self) -> Arc<str> {
         tokio::select! {
             biased;
             Some(event) = self.events.recv() => event,
             Ok(()) = self.missed.changed() => {
                 let all = *self.missed.borrow_and_update();
-                let missed = all - std::mem::replace(&mut self.told, all);
+                let missed = all - std::mem::replace(&mut self.reported, all);
                 Push::Event(EventKind::All, serde_json::json!({ "missed": missed })).encode().into()
             }
             else => std::future::pending().await,
@@ -102,8 +102,8 @@ impl Events {
 
 fn feed() -> (Feed, Events) {
     let (sender, events) = mpsc::channel(EVENTS);
-    let (missed, told) = watch::channel(0);
-    (Feed { events: sender, missed }, Events { events, missed: told, told: 0 })
+    let (missed, reported) = watch::channel(0);
+    (Feed { events: sender, missed }, Events { events, missed: reported, reported: 0 })
 }
 
 #[cfg(test)]

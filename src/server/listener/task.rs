@@ -1,30 +1,30 @@
-//! The task that owns the registry: turns its crank, and does what it says.
+//! The task that owns the registry: it passes inputs in and carries the effects out.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use registry_client::protocol::report::BackendReport;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::server::live_table::LiveTable;
-use crate::server::registry::persist::Saved;
+use crate::server::registry::persist::SavedState;
 use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
 use crate::server::routing::MemberId;
-use crate::server::store::{Store, Verdict};
-use registry_client::protocol::report::BackendReport;
+use crate::server::store::{Decision, Store};
 
 use super::message::Message;
-use super::outgoing::Outlet;
-use super::{Notices, ProbeResults, Prober, log};
+use super::outgoing::PeerSender;
+use super::{ExternalInputs, ProbeResults, Prober, log};
 
-/// How many messages are taken before what they lead to is done.
+/// How many messages are taken at once.
 const BATCH: usize = 256;
-/// How many BACKEND_TESTs run at once. A peer that leaves does not end its own.
+/// How many BACKEND_TESTs run at once. A test runs on when its peer has left.
 const TESTS: usize = 1024;
-/// How long one may take (PROTOCOL section 1).
+/// How long a BACKEND_TEST may take (PROTOCOL section 1).
 const TEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct RegistryTask {
@@ -32,14 +32,14 @@ pub(super) struct RegistryTask {
     table: Arc<LiveTable>,
     store: Box<dyn Store>,
     prober: Arc<dyn Prober>,
-    /// Where the lines of each connection go. Dropping one closes the connection once they are written.
-    connections: HashMap<ConnId, Outlet>,
+    /// The sending ends of all connections. Dropping one closes the connection when its lines are written.
+    connections: HashMap<ConnId, PeerSender>,
     /// Members whose ejection has changed.
     ejections: broadcast::Receiver<MemberId>,
     tests: JoinSet<(TestId, Result<BackendReport, String>)>,
-    /// How many sessions there are, for whoever wants to know.
+    /// How many sessions there are, for [`RegistryHandle::sessions`](super::RegistryHandle::sessions).
     sessions: watch::Sender<usize>,
-    /// What came of effects at once, to be told to the registry next.
+    /// Inputs that carrying out effects has led to. They come before any other.
     outcomes: VecDeque<Input>,
 }
 
@@ -56,19 +56,19 @@ impl RegistryTask {
         RegistryTask { registry, table, store, prober, connections, ejections, tests, sessions, outcomes }
     }
 
-    /// Takes up what the store held, before anything else happens.
-    pub(super) fn restore(&mut self, saved: Saved) {
+    /// Restores what the store held. To be called before [`RegistryTask::run`].
+    pub(super) fn restore(&mut self, saved: SavedState) {
         self.registry.restore(now(), saved);
         let unreachable = self.perform();
         self.outcomes.extend(unreachable);
     }
 
-    /// Runs until it is stopped and every connection has been told.
+    /// Runs until it is stopped and all connections have ended.
     pub(super) async fn run(
         mut self,
         mut messages: mpsc::Receiver<Message>,
         mut results: ProbeResults,
-        mut notices: Notices,
+        mut external: ExternalInputs,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -85,16 +85,16 @@ impl RegistryTask {
                     }
                 }
                 Some((probe, result)) = results.recv() => self.turn(Input::Probed(probe, result)),
-                Some(notice) = notices.recv() => self.turn(notice),
+                Some(input) = external.recv() => self.turn(input),
                 member = self.ejections.recv() => {
-                    // Those that were lost in between are known again when they change next.
+                    // Changes that were missed are made up for by the member's next one.
                     if let Ok(member) = member {
                         self.turn(Input::Ejection(member));
                     }
                 }
                 Some(Ok((test, result))) = self.tests.join_next() => self.turn(Input::Tested(test, result)),
-                (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_verdict(cx)) => {
-                    self.turn(told(tx, verdict));
+                (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_decision(cx)) => {
+                    self.turn(decision_input(tx, verdict));
                 }
                 () = sleep_until(deadline) => self.turn(Input::Tick),
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
@@ -108,7 +108,7 @@ impl RegistryTask {
     fn on_message(&mut self, message: Message) {
         match message {
             Message::Opened(conn, peer, lines) => {
-                self.connections.insert(conn, Outlet::new(lines));
+                self.connections.insert(conn, PeerSender::new(lines));
                 self.turn(Input::Opened(conn, peer));
             }
             Message::Line(conn, line) => self.turn(Input::Line(conn, line)),
@@ -122,7 +122,7 @@ impl RegistryTask {
         }
     }
 
-    /// Tells the registry what happened, does what it wants, and tells it what came of that.
+    /// Passes an input in, carries the effects out, and passes in what that has led to.
     fn turn(&mut self, input: Input) {
         let now = now();
         let mut next = Some(input);
@@ -136,21 +136,22 @@ impl RegistryTask {
         self.sessions.send_if_modified(|known| std::mem::replace(known, count) != count);
     }
 
-    /// Does what the registry wants. Returns the connections that take nothing any more.
+    /// Carries out the effects. Returns the inputs for connections that could not be reached.
     fn perform(&mut self) -> Vec<Input> {
         let mut unreachable = Vec::new();
         for effect in self.registry.effects() {
             match effect {
                 Effect::Send(conn, line) => {
-                    unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.send(line)));
+                    unreachable.extend(deliver(&mut self.connections, conn, |outlet| outlet.send(line)));
                 }
-                Effect::Bound(conn, pulse) => {
-                    unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.bind(pulse)));
+                Effect::Bound(conn, keepalive) => {
+                    unreachable.extend(deliver(&mut self.connections, conn, |outlet| outlet.bind(keepalive)));
                 }
                 Effect::Event(to, event) => {
                     let line: Arc<str> = event.encode().into();
                     for conn in to {
-                        unreachable.extend(tell(&mut self.connections, conn, |outlet| outlet.offer(&line)));
+                        unreachable
+                            .extend(deliver(&mut self.connections, conn, |outlet| outlet.offer(&line)));
                     }
                 }
                 Effect::Close(conn) => {
@@ -158,7 +159,7 @@ impl RegistryTask {
                 }
                 Effect::Commit(tx, change) => {
                     if let Poll::Ready(verdict) = self.store.commit(tx, change) {
-                        self.outcomes.push_back(told(tx, verdict));
+                        self.outcomes.push_back(decision_input(tx, verdict));
                     }
                 }
                 Effect::Publish(table) => self.table.store(Arc::new(table)),
@@ -176,19 +177,18 @@ impl RegistryTask {
                         (test, answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned())))
                     });
                 }
-                Effect::Happened(happening) => log::happened(&happening),
+                Effect::Log(event) => log::write(&event),
             }
         }
         unreachable
     }
 }
 
-/// Tells a connection something. One that takes nothing any more is let go, and what the registry is to hear of that
-/// is returned.
-fn tell(
-    connections: &mut HashMap<ConnId, Outlet>,
+/// Sends something to a connection. If it cannot be reached it is dropped, and the input about that is returned.
+fn deliver(
+    connections: &mut HashMap<ConnId, PeerSender>,
     conn: ConnId,
-    say: impl FnOnce(&mut Outlet) -> bool,
+    say: impl FnOnce(&mut PeerSender) -> bool,
 ) -> Option<Input> {
     if say(connections.get_mut(&conn)?) {
         return None;
@@ -201,10 +201,10 @@ fn now() -> Now {
     Now { mono: Instant::now().into_std(), wall: SystemTime::now() }
 }
 
-fn told(tx: Tx, verdict: Verdict) -> Input {
+fn decision_input(tx: Tx, verdict: Decision) -> Input {
     match verdict {
-        Verdict::Committed => Input::Committed(tx),
-        Verdict::Rejected => Input::Rejected(tx),
+        Decision::Committed => Input::Committed(tx),
+        Decision::Rejected => Input::Rejected(tx),
     }
 }
 

@@ -1,124 +1,126 @@
-//! What goes into the registry and what comes out of it.
+//! The registry's interface: inputs, effects, changes for the store and lines for the log.
 
-use crate::server::registry::model::{
-    ClaimPolicy, ConnId, Delta, MemberEvent, Pulse, SessionNo, TestId, Tx, Which, Who,
-};
-use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
-use crate::server::routing::{MemberId, Probe, Table};
-use registry_client::protocol::report::BackendReport;
-use registry_client::protocol::{
-    BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
-};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What happens to the registry.
+use registry_client::protocol::report::BackendReport;
+use registry_client::protocol::{
+    BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
+};
+
+use crate::server::registry::model::{
+    ClaimPolicy, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, TestId, Tx,
+};
+use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
+use crate::server::routing::{MemberId, Probe, Table};
+
+/// Something that the registry is told.
 #[derive(Debug)]
 pub enum Input {
-    /// A peer connected, from an address that may.
+    /// A peer connected from an address that is allowed to.
     Opened(ConnId, IpAddr),
-    /// It sent a line: a command, or one whose answer is already known to be this error.
+    /// It sent a line: a command, or one that is answered with this error.
     Line(ConnId, Result<Command, Refusal>),
-    /// It is gone, or has sent all it wanted and got all its replies.
+    /// It has closed the connection, or has sent everything and received all replies.
     Closed(ConnId),
     /// A deadline may have passed ([`super::Registry::next_deadline`]).
     Tick,
     /// The store holds the change.
     Committed(Tx),
-    /// The store does not hold the change, and never will.
+    /// The store does not hold the change and never will.
     Rejected(Tx),
-    /// A watched probe was answered, or why it was not.
+    /// The result of a watched probe: an answer, or why there is none.
     Probed(Probe, Result<(), String>),
-    /// A BACKEND_TEST is over: what was seen, or why nothing was.
+    /// The result of a BACKEND_TEST: a report, or why there is none.
     Tested(TestId, Result<BackendReport, String>),
-    /// Requests to a member fail so often that it is left out for a while, or it has answered again: its load
-    /// says which (SEMANTICS section 3).
+    /// The data plane leaves a member out because requests to it fail, or has had an answer from it again. The member's
+    /// load says which (SEMANTICS section 3).
     Ejection(MemberId),
     /// The proxy has a certificate for these names that it did not have before.
     Certificate {
-        /// Whom it is for.
+        /// The names that it is for.
         names: Vec<String>,
-        /// Whether it took the place of an older one.
+        /// Whether it replaces an older certificate.
         renewed: bool,
     },
-    /// Who may claim what from now on. What is in force stays so.
+    /// The new REGISTRY_POLICY. Claims that are in force stay.
     Policy(ClaimPolicy),
-    /// The server goes down.
+    /// The server stops.
     Stop,
 }
 
-/// What the registry wants done, in this order.
+/// Something that the caller is to do. Effects are carried out in their order.
 #[derive(Debug)]
 pub enum Effect {
     /// Send a line.
     Send(ConnId, ServerLine),
-    /// A session is bound to the connection, which may answer some of what comes for it by itself from now on.
-    Bound(ConnId, Arc<Pulse>),
-    /// Send an event to all of these. One that does not keep up loses it, and is told how many it has lost.
+    /// A session is bound to the connection. From now on the connection may answer its PINGs.
+    Bound(ConnId, Arc<Keepalive>),
+    /// Send an event to all of these. A peer that does not keep up loses it, and is told how many it has lost.
     Event(Vec<ConnId>, Push),
     /// Send what is queued, then EOF.
     Close(ConnId),
-    /// Store a change, and say [`Input::Committed`] or [`Input::Rejected`].
-    Commit(Tx, Change),
-    /// From now on requests are matched by this table.
+    /// Ask the store to hold a change, and pass [`Input::Committed`] or [`Input::Rejected`].
+    Commit(Tx, StoreChange),
+    /// Put this routing table in force.
     Publish(Table),
-    /// Members have left for good: their upgraded connections are to be closed.
+    /// Members have left for good: close their upgraded connections.
     Departure,
-    /// Ask this at once and then repeatedly.
+    /// Ask this probe at once and then repeatedly.
     Watch(Probe),
-    /// Stop asking.
+    /// Stop asking this probe.
     Forget(Probe),
-    /// Ask a backend once on behalf of a session registered from `peer`, and say [`Input::Tested`].
+    /// Test a backend once and pass [`Input::Tested`].
     Test {
         /// Which test.
         test: TestId,
-        /// Whom to ask.
+        /// The backend.
         url: BackendUrl,
-        /// Whose address decides what may be reached.
+        /// The address of the session that asks. It decides what may be reached.
         peer: IpAddr,
     },
-    /// Something that people want to read in the log.
-    Happened(Happening),
+    /// Write a line to the log.
+    Log(LogEvent),
 }
 
-/// What a store is asked to hold. It never sees a session's id.
+/// A change that a store is asked to hold. It never contains a session's id.
 #[derive(Debug, Clone)]
-pub enum Change {
+pub enum StoreChange {
     /// A successful CONFIG_APPLY.
     Applied {
         /// The session as this apply leaves it.
         session: Box<SessionRecord>,
-        /// Which apply of all this is: they are in the order of these numbers.
+        /// The number of this apply. Later applies, of whatever session, have greater numbers.
         applied: u64,
-        /// Its routes that change.
+        /// The routes and defaults that change.
         delta: Arc<Delta>,
-        /// Its maintenance, where the store cannot hold it yet: with its first apply.
+        /// The session's maintenance, with its first apply: the store holds nothing of the session before.
         maintenance: Option<Box<MaintenanceRecord>>,
     },
-    /// MAINT_ENTER or MAINT_EXIT: the whole maintenance of these sessions, each of which the store holds.
-    Maintained(Vec<(SessionNo, MaintenanceRecord)>),
-    /// The session is over, and so is what it applied.
+    /// MAINT_ENTER or MAINT_EXIT: the whole maintenance of these sessions. The store holds each of them.
+    Maintenance(Vec<(SessionNo, MaintenanceRecord)>),
+    /// The session is over, and so are its routes.
     Ended(SessionNo),
 }
 
-/// What is worth a line in the log.
+/// Something that is worth a line in the log.
 #[derive(Debug, Clone)]
-pub enum Happening {
-    /// Somebody wanted to register without the registry's token.
+pub enum LogEvent {
+    /// A registration did not give the registry's token.
     WrongToken(IpAddr),
-    /// Somebody wanted to join a service without its token.
+    /// A registration did not give its service's token.
     WrongServiceToken {
         /// Which service.
         service: ServiceName,
-        /// As whom.
+        /// The instance that it is from.
         instance: InstanceName,
-        /// From where.
+        /// Its address.
         peer: IpAddr,
     },
-    /// A new session.
-    Registered(Who, IpAddr),
-    /// What a store held is in force again.
+    /// A session was registered.
+    Registered(SessionLabel, IpAddr),
+    /// The sessions and routes that the store held are in force again.
     Restored {
         /// How many sessions.
         sessions: usize,
@@ -128,111 +130,111 @@ pub enum Happening {
         serves: bool,
     },
     /// A session was bound to a connection again.
-    Resumed(Who, IpAddr),
-    /// A session's connection is gone; it ends after this time unless it returns.
-    Lost(Who, Duration),
+    Resumed(SessionLabel, IpAddr),
+    /// A session's connection is gone. The session ends after this time unless it returns.
+    Lost(SessionLabel, Duration),
     /// A newer session of the same name and address took over.
-    Replaced(Who, SessionNo),
-    /// A session left in order.
-    ShutDown(Who),
+    Replaced(SessionLabel, SessionNo),
+    /// A session ended with CLIENT_SHUTDOWN.
+    ShutDown(SessionLabel),
     /// A lost session's grace is over.
-    Expired(Who),
-    /// A configuration is in force.
+    Expired(SessionLabel),
+    /// An apply is in force.
     Applied {
-        /// Whose.
-        who: Who,
+        /// The session.
+        who: SessionLabel,
         /// How many of its applies have succeeded.
         revision: u64,
-        /// How many of its routes changed with it.
+        /// How many of its routes the apply changed.
         changed: usize,
-        /// How many it has now.
+        /// How many routes it has now.
         routes: usize,
     },
-    /// A path of an apply is one that no request reaches, or makes one of its own service so.
+    /// An apply made a claim that no request reaches: another claim of the same service hides it.
     Hidden {
-        /// Whose apply.
-        who: Who,
-        /// The first of them.
+        /// The session that applied.
+        who: SessionLabel,
+        /// The domain of the first one.
         domain: Domain,
-        /// The path that nobody reaches.
+        /// The path that no request reaches.
         path: PathPrefix,
-        /// The shorter one of higher priority.
+        /// The shorter path of higher priority.
         by: PathPrefix,
         /// How many there are.
         count: usize,
     },
     /// An apply was refused: another service owns the claim.
     Conflict {
-        /// Who was refused.
-        who: Who,
+        /// The session that was refused.
+        who: SessionLabel,
         /// Its route.
         route: RouteId,
-        /// What it wanted.
+        /// The domain of the claim.
         domain: Domain,
-        /// What it wanted.
+        /// The path of the claim.
         path: PathPrefix,
-        /// Who has it.
+        /// The service that owns it.
         owner: ServiceName,
     },
-    /// A service wanted a domain that the policy does not let it claim.
+    /// A session was refused a domain that the policy does not let its service claim.
     NotPermitted {
-        /// Who.
-        who: Who,
-        /// What it wanted.
+        /// The session.
+        who: SessionLabel,
+        /// The domain.
         domain: Domain,
     },
-    /// Claims are in force that the policy does not permit: it is newer than they are.
+    /// Claims are in force that the new policy does not permit.
     OutsidePolicy {
         /// How many.
         claims: usize,
-        /// One of them.
+        /// The domain of one of them.
         domain: Domain,
-        /// Whose it is.
+        /// The service that has it.
         service: ServiceName,
     },
-    /// A session joined its service's pool from an address that was not in it (SEMANTICS section 1).
+    /// A session joined its service's claims from an address that had no member there (SEMANTICS section 1).
     Joined {
-        /// Who.
-        who: Who,
+        /// The session.
+        who: SessionLabel,
         /// From where.
         peer: IpAddr,
-        /// The first claim that it joined.
+        /// The domain of the first claim that it joined.
         domain: Domain,
-        /// The first claim that it joined.
+        /// The path of the first claim that it joined.
         path: PathPrefix,
     },
-    /// Another service took a claim whose owner was lost and did not answer any more.
+    /// A service took over a claim whose owner was lost and did not answer any more.
     TakenOver {
-        /// Who lost it.
+        /// The session that lost it.
         from: SessionNo,
-        /// Who took it.
-        by: Who,
-        /// The claim.
+        /// The session that took it over.
+        by: SessionLabel,
+        /// The domain of the claim.
         domain: Domain,
-        /// The claim.
+        /// The path of the claim.
         path: PathPrefix,
     },
-    /// Requests do not go to this member any more.
+    /// A member does not serve any more.
     MemberOut {
-        /// Which one.
-        which: Which,
+        /// The member.
+        which: MemberLabel,
         /// What took it out.
         event: MemberEvent,
-        /// What the probe saw, if one did.
+        /// The error of the probe, if a probe took it out.
         error: Option<String>,
     },
-    /// Requests go to this member for the first time since it answered, or again.
-    MemberIn(Which),
-    /// Requests to a member failed so often that it is left out for a while, or it has answered again.
+    /// A member serves now, or again.
+    MemberIn(MemberLabel),
+    /// The data plane leaves a member out because requests to it fail, or has had an answer from it again.
     Ejected {
-        /// Which one.
-        which: Which,
+        /// The member.
+        which: MemberLabel,
         /// Whether it is left out.
         is_out: bool,
     },
-    /// Staged changes were dropped because nobody applied them.
-    StageExpired(Who),
-    /// The store did not take a change.
+    /// Staged changes were dropped because the session did not apply them in time.
+    StageExpired(SessionLabel),
+    /// The store rejected a change of this session.
     StoreRefused(SessionNo),
     /// A connection was closed, and why.
     Dropped(ConnId, IpAddr, &'static str),

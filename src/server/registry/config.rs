@@ -1,10 +1,9 @@
-//! What an operator may set, and the limits of everything that a peer can fill.
+//! What an operator can configure, and the limits on everything that a peer can fill.
 
 use std::time::Duration;
 
-use crate::server::routing::BackendPolicy;
-
 use crate::server::registry::model::{ClaimPolicy, Token};
+use crate::server::routing::BackendPolicy;
 
 /// How a registry behaves.
 #[derive(Debug, Clone)]
@@ -21,28 +20,28 @@ pub struct RegistryConfig {
     pub longest_wait: Duration,
     /// What backends may be reached (SEMANTICS section 9).
     pub backends: BackendPolicy,
-    /// What servers that share their state share; random per start unless the operator gives one.
+    /// The id that servers with one state share. Random for each start unless the operator gives one.
     pub cluster_id: String,
-    /// What everybody must give who registers (SEMANTICS section 9, REGISTRY_TOKEN); `None`: nothing.
+    /// The token that every registration must give (SEMANTICS section 9, REGISTRY_TOKEN); `None`: none.
     pub token: Option<Token>,
     /// Which service may claim which domains (SEMANTICS section 9, REGISTRY_POLICY); `None`: any service any.
     pub policy: Option<ClaimPolicy>,
     /// Which boot of which machine this is; empty where that is not known (SEMANTICS section 4).
     pub boot_id: String,
-    /// What a peer may fill.
+    /// How much a peer may fill.
     pub limits: Limits,
 }
 
-/// What a peer may fill. Each is refused with an error of its own, and nothing changes.
+/// How much a peer may fill. What exceeds a limit is refused with the error that is named here, and changes nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Open connections (MAX_REGISTRY_CONNECTIONS): `ERROR|too many connections`, then EOF.
     pub connections: usize,
     /// Open connections from one address (MAX_CONNECTIONS_PER_ADDRESS): `ERROR|too many connections from this
-    /// address`, then EOF. Loopback is exempt: who is there needs no connection to do harm.
+    /// address`, then EOF. Loopback is exempt: a process there needs no connection to do harm.
     pub connections_per_address: usize,
-    /// Sessions that live or whose routes still serve (MAX_SESSIONS): `ERROR|too many sessions`. Twice as many
-    /// for those that replace another.
+    /// Sessions that live or still serve (MAX_SESSIONS): `ERROR|too many sessions`. A session that replaces another may
+    /// register until there are twice as many.
     pub sessions: usize,
     /// Routes of a session, applied and staged (MAX_ROUTES_PER_SESSION): `ERROR|too many routes`.
     pub routes: usize,
@@ -56,12 +55,12 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Bytes of a session's metadata: `ERROR|metadata too large`.
     pub metadata_bytes: usize,
-    /// Commands of a connection that wait behind one that takes time. The listener stops reading before;
-    /// beyond it the connection is closed.
+    /// Commands of a connection that wait behind one without an answer. The listener stops reading before there are as
+    /// many; a connection with more is closed.
     pub queue: usize,
-    /// Replaced ids that are remembered for a session; older ones become unknown.
+    /// Replaced session ids that are remembered for a session. Older ones become unknown.
     pub predecessors: usize,
-    /// Addresses that are remembered for having had two sessions at once (SEMANTICS section 4).
+    /// Addresses that are remembered because two sessions were connected from there at once (SEMANTICS section 4).
     pub shared_addresses: usize,
 }
 

@@ -27,16 +27,17 @@ mod tests;
 
 use std::time::Instant;
 
-pub use api::{Change, Effect, Happening, Input};
+use persist::SavedState;
+
+pub use api::{Effect, Input, LogEvent, StoreChange};
 pub use config::{Limits, RegistryConfig};
 pub use engine::Random;
 pub use model::{
-    Cells, ClaimPolicy, ConnId, Delta, MemberEvent, Now, OwnCells, PolicyError, Pulse, Route, ServiceToken,
-    SessionNo, TestId, Token, Tx, Which, Who,
+    ClaimPolicy, CompactSettings, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, Now, PolicyError,
+    Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, TestId, Token, Tx,
 };
 
 use engine::Engine;
-use persist::Saved;
 
 /// Every session, what each has staged and applied, and the routing table that follows from it.
 ///
@@ -50,7 +51,7 @@ impl Registry {
     }
 
     /// Takes up what a store held. To be called before anything else.
-    pub fn restore(&mut self, now: Now, saved: Saved) {
+    pub fn restore(&mut self, now: Now, saved: SavedState) {
         self.0.restore(now, saved);
     }
 

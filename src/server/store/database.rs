@@ -1,4 +1,4 @@
-//! The tables of the state file: reading all of it, changing a part in one transaction.
+//! The tables of the state file: all of it is read, and parts are changed in one transaction.
 //!
 //! | table | key | value |
 //! |---|---|---|
@@ -7,7 +7,7 @@
 //! | `routes` | session, route | a `RouteRecord` as JSON |
 //! | `maintenance` | session | a `MaintenanceRecord` as JSON, unless it is empty |
 //!
-//! An apply writes its session and the routes that it changes, not what else the session has.
+//! An apply writes its session and the routes that it changes, not the session's other routes.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -17,8 +17,8 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use crate::server::registry::Change;
-use crate::server::registry::persist::{FORMAT, MaintenanceRecord, RouteRecord, Saved, SavedSession};
+use crate::server::registry::StoreChange;
+use crate::server::registry::persist::{FORMAT, MaintenanceRecord, RouteRecord, SavedSession, SavedState};
 use registry_client::protocol::RouteId;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -34,22 +34,22 @@ const META_CLUSTER: &str = "cluster_id";
 const META_ALIVE: &str = "alive_at";
 const META_TRANSACTION: &str = "transaction";
 
-/// How much of the file is kept in memory besides: it is read once, and then only written.
+/// How many bytes of the file redb caches. The file is read once and then only written, so little is needed.
 const CACHE: usize = 4 * 1024 * 1024;
 
-/// Why what is in the file cannot be taken up.
+/// Why the file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
-    /// Another process has it.
+    /// Another process has it open.
     #[error("another process has it open")]
     Busy,
-    /// The system's words.
+    /// The system reports an error.
     #[error("{0}")]
     Io(std::io::Error),
-    /// It is none of ours, or not as it was written.
+    /// It is no state file, or damaged.
     #[error("{0}")]
     Damaged(String),
-    /// What is needed to read it.
+    /// A newer version wrote it.
     #[error("{0}")]
     Newer(String),
 }
@@ -57,9 +57,9 @@ pub(super) enum ReadError {
 /// Why a change was not made.
 #[derive(Debug)]
 pub(super) enum WriteError {
-    /// Nothing of it is in the file.
+    /// Nothing of the change is in the file.
     NotWritten(redb::Error),
-    /// It may be in the file, and may not.
+    /// The change may be in the file or not.
     Unknown(redb::Error),
 }
 
@@ -70,18 +70,18 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Opens what a backend holds; an empty one becomes a state of no sessions.
+    /// Opens a database. An empty backend becomes one without tables.
     pub(super) fn open(backend: impl StorageBackend) -> Result<Self, ReadError> {
         let opened = Database::builder().set_cache_size(CACHE).create_with_backend(backend);
-        Ok(Tables { database: opened.map_err(|error| refused(error.into()))? })
+        Ok(Tables { database: opened.map_err(|error| read_error(error.into()))? })
     }
 
-    /// Reads everything, and every checksum. Repairs what it can, so that it is for copies.
-    pub(super) fn check(&mut self) -> Result<Option<Saved>, ReadError> {
+    /// Reads everything and verifies every checksum. It may repair the file, so it is to be called on copies only.
+    pub(super) fn check(&mut self) -> Result<Option<SavedState>, ReadError> {
         let read = self.read();
-        let is_clean = self.database.check_integrity().map_err(|error| refused(error.into()))?;
-        // A file in which only the book-keeping of free pages was not up to date is sound. One that goes back
-        // to an older transaction because of the checksums of the newer one is not.
+        let is_clean = self.database.check_integrity().map_err(|error| read_error(error.into()))?;
+        // A file is sound if only its list of free pages had to be repaired. It is not if the repair went back to an older
+        // transaction because of wrong checksums.
         let is_same = match (&read, is_clean) {
             (_, true) => true,
             (Ok(before), false) => self.read().is_ok_and(|after| after == *before),
@@ -93,9 +93,9 @@ impl Tables {
         read
     }
 
-    /// Everything in it; `None` where nothing was ever written.
-    pub(super) fn read(&self) -> Result<Option<Saved>, ReadError> {
-        let reading = self.database.begin_read().map_err(|error| refused(error.into()))?;
+    /// Reads everything; `None`: nothing was ever written.
+    pub(super) fn read(&self) -> Result<Option<SavedState>, ReadError> {
+        let reading = self.database.begin_read().map_err(|error| read_error(error.into()))?;
         let Some(meta) = read_meta(&reading)? else { return Ok(None) };
         let text = |name: &str| meta.get(name).cloned().unwrap_or_default();
         let format: u32 = text(META_FORMAT).parse().map_err(|_| damaged("meta", META_FORMAT))?;
@@ -107,17 +107,17 @@ impl Tables {
         }
         let alive_at = text(META_ALIVE).parse().map(jiff::Timestamp::into).ok();
         let sessions = read_sessions(&reading, &text(META_SERVER))?;
-        Ok(Some(Saved { boot_id: text(META_BOOT), alive_at, cluster_id: text(META_CLUSTER), sessions }))
+        Ok(Some(SavedState { boot_id: text(META_BOOT), alive_at, cluster_id: text(META_CLUSTER), sessions }))
     }
 
-    /// The number of the last transaction that is in the file.
+    /// The number of the last transaction in the file.
     pub(super) fn transaction(&self) -> Option<u64> {
         let reading = self.database.begin_read().ok()?;
         read_meta(&reading).ok()??.get(META_TRANSACTION)?.parse().ok()
     }
 
     /// Writes a whole state into an empty file.
-    pub(super) fn fill(&self, saved: &Saved) -> Result<(), WriteError> {
+    pub(super) fn fill(&self, saved: &SavedState) -> Result<(), WriteError> {
         self.transact(|writing| {
             put_meta(writing, META_CLUSTER, &saved.cluster_id)?;
             put_meta(writing, META_BOOT, &saved.boot_id)?;
@@ -137,14 +137,14 @@ impl Tables {
         })
     }
 
-    /// Makes changes, all of them or none; they are on the disk when it returns. `number` is the
-    /// transaction's, and the server is alive at `now`, in the boot `boot_id`.
+    /// Writes changes, all of them or none. They are on the disk when it returns. `number`: of this transaction. `now` and
+    /// `boot_id`: when, and in which boot, the server is alive.
     pub(super) fn write<'a>(
         &self,
         number: u64,
         now: SystemTime,
         boot_id: &str,
-        changes: impl IntoIterator<Item = &'a Change>,
+        changes: impl IntoIterator<Item = &'a StoreChange>,
     ) -> Result<(), WriteError> {
         self.transact(|writing| {
             put_meta(writing, META_BOOT, boot_id)?;
@@ -154,7 +154,7 @@ impl Tables {
             let mut routes = writing.open_table(ROUTES)?;
             for change in changes {
                 match change {
-                    Change::Applied { session, applied, delta, maintenance } => {
+                    StoreChange::Applied { session, applied, delta, maintenance } => {
                         sessions.insert(session.no, json(session)?.as_slice())?;
                         if let Some(maintenance) = maintenance {
                             put_maintenance(writing, session.no, maintenance)?;
@@ -168,15 +168,15 @@ impl Tables {
                             };
                         }
                     }
-                    Change::Maintained(all) => {
-                        // One that has ended meanwhile has none.
+                    StoreChange::Maintenance(all) => {
+                        // A session that has ended meanwhile has no maintenance.
                         for (no, maintenance) in all {
                             if sessions.get(no.0)?.is_some() {
                                 put_maintenance(writing, no.0, maintenance)?;
                             }
                         }
                     }
-                    Change::Ended(no) => {
+                    StoreChange::Ended(no) => {
                         sessions.remove(no.0)?;
                         put_maintenance(writing, no.0, &MaintenanceRecord::default())?;
                         routes.retain_in((no.0, 0)..=(no.0, u32::MAX), |_, _| false)?;
@@ -202,7 +202,7 @@ impl Tables {
         match written {
             Ok(()) => writing.commit().map_err(|error| WriteError::Unknown(error.into())),
             Err(error) => {
-                // Where even that fails, nothing was committed either.
+                // Even if this fails, nothing was committed.
                 let _ = writing.abort();
                 Err(WriteError::NotWritten(error))
             }
@@ -214,11 +214,11 @@ fn read_meta(reading: &ReadTransaction) -> Result<Option<BTreeMap<String, String
     let table = match reading.open_table(META) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
-    let rows = table.iter().map_err(|error| refused(error.into()))?;
+    let rows = table.iter().map_err(|error| read_error(error.into()))?;
     let row = |row: Result<(redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>), StorageError>| {
-        let (name, value) = row.map_err(|error| refused(error.into()))?;
+        let (name, value) = row.map_err(|error| read_error(error.into()))?;
         Ok((name.value().to_owned(), String::from_utf8_lossy(value.value()).into_owned()))
     };
     rows.map(row).collect::<Result<_, _>>().map(Some)
@@ -228,11 +228,11 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     let sessions = match reading.open_table(SESSIONS) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
     let mut saved = BTreeMap::new();
-    for row in sessions.iter().map_err(|error| refused(error.into()))? {
-        let (no, value) = row.map_err(|error| refused(error.into()))?;
+    for row in sessions.iter().map_err(|error| read_error(error.into()))? {
+        let (no, value) = row.map_err(|error| read_error(error.into()))?;
         let session = parse(value.value(), server, || format!("session {}", no.value()))?;
         let (maintenance, routes) = (MaintenanceRecord::default(), BTreeMap::new());
         saved.insert(no.value(), SavedSession { session, maintenance, routes });
@@ -241,10 +241,10 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     let routes = match reading.open_table(ROUTES) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(saved.into_values().collect()),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
-    for row in routes.iter().map_err(|error| refused(error.into()))? {
-        let (key, value) = row.map_err(|error| refused(error.into()))?;
+    for row in routes.iter().map_err(|error| read_error(error.into()))? {
+        let (key, value) = row.map_err(|error| read_error(error.into()))?;
         let (no, id) = key.value();
         let name = || format!("route r{id} of session {no}");
         let session = saved.get_mut(&no).ok_or_else(|| damaged(&name(), "its session is missing"))?;
@@ -253,7 +253,7 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     Ok(saved.into_values().collect())
 }
 
-/// A file of format 1 has none.
+/// Reads the maintenance of sessions. A file of format 1 has none.
 fn read_maintenance(
     reading: &ReadTransaction,
     server: &str,
@@ -262,10 +262,10 @@ fn read_maintenance(
     let table = match reading.open_table(MAINTENANCE) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-        Err(error) => return Err(refused(error.into())),
+        Err(error) => return Err(read_error(error.into())),
     };
-    for row in table.iter().map_err(|error| refused(error.into()))? {
-        let (no, value) = row.map_err(|error| refused(error.into()))?;
+    for row in table.iter().map_err(|error| read_error(error.into()))? {
+        let (no, value) = row.map_err(|error| read_error(error.into()))?;
         let name = || format!("maintenance of session {}", no.value());
         let session = saved.get_mut(&no.value()).ok_or_else(|| damaged(&name(), "its session is missing"))?;
         session.maintenance = parse(value.value(), server, name)?;
@@ -294,10 +294,10 @@ fn damaged(what: &str, why: &str) -> ReadError {
     ReadError::Damaged(format!("{what}: {why}"))
 }
 
-pub(super) fn refused(error: redb::Error) -> ReadError {
+pub(super) fn read_error(error: redb::Error) -> ReadError {
     match error {
         redb::Error::DatabaseAlreadyOpen => ReadError::Busy,
-        // What redb finds in place of its magic number, and what ends too soon.
+        // redb reports a wrong magic number, and a file that is too short, in this way.
         redb::Error::Io(error)
             if matches!(
                 error.kind(),

@@ -1,8 +1,8 @@
 //! STATE_FILE: what is applied is on the disk before it is answered (PROTOCOL section 4, SEMANTICS section 7).
 //!
-//! One thread owns the file. It takes every change that waits, writes all of them in one transaction, waits
-//! for the disk once, and tells the verdicts. So the registry's task never touches the disk, and many applies
-//! at once cost little more than one.
+//! One thread owns the file. It takes all changes that wait, writes them in one transaction, waits for the disk once, and
+//! sends the decisions. So the registry's task never waits for the disk, and many applies at once cost little more than
+//! one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,45 +18,45 @@ use redb::backends::FileBackend;
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
-use crate::server::registry::persist::Saved;
-use crate::server::registry::{Change, Tx};
+use crate::server::registry::persist::SavedState;
+use crate::server::registry::{StoreChange, Tx};
 
-use super::copy::Copy;
-use super::database::{ReadError, Tables, WriteError, refused};
-use super::{Store, Verdict};
+use super::database::{ReadError, Tables, WriteError, read_error};
+use super::memory_copy::MemoryCopy;
+use super::{Decision, Store};
 
-/// How many changes one transaction has at most: the first of them waits for the last.
+/// How many changes one transaction has at most, because the first of them waits for the last.
 const BATCH: usize = 4096;
 /// How many changes may wait. Beyond that a change is rejected at once.
 const OUTSTANDING: usize = 65_536;
-/// How often the file learns that the server is alive, unless the grace asks for it more often.
+/// How often the time at which the server was alive is written, unless the grace requires it more often.
 const ALIVE: Duration = Duration::from_secs(30);
-/// From one try to open a file again that could not be written to the next.
+/// The pause between two attempts to reopen a file that could not be written.
 const REOPEN: Duration = Duration::from_secs(1);
 
-/// Why a state file cannot be used. The server does not start: what is in the file is worth more than a start.
+/// Why a state file cannot be used. The server does not start then, because it would lose what is in the file.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The system does not let us.
+    /// The system does not let this process use it.
     #[error(
         "STATE_FILE={}: {error}; this process runs as user {user} and must be able to read and write the file and its directory",
         path.display()
     )]
     Unusable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
-        /// As whom it was tried.
+        /// The user that this process runs as.
         user: u32,
     },
     /// Another process has it open.
     #[error("STATE_FILE={}: another process has it open; two servers cannot share a file", path.display())]
     Busy {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// It is damaged, or something else.
+    /// It is damaged, or no state file.
     #[error(
         "STATE_FILE={}: damaged, or no state file: {why}. {}. To start without what it holds, move it away: \
          sidecars register again by themselves",
@@ -64,31 +64,31 @@ pub enum StateError {
         kept(copy.as_deref())
     )]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
-        /// Where a copy of it is.
+        /// Where a copy of it was put.
         copy: Option<PathBuf>,
     },
-    /// It was written by a newer version.
+    /// A newer version wrote it.
     #[error(
         "STATE_FILE={}: {why}. {}; start the newer version",
         path.display(),
         kept(copy.as_deref())
     )]
     Newer {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What this version does not know.
         why: String,
-        /// Where a copy of it is.
+        /// Where a copy of it was put.
         copy: Option<PathBuf>,
     },
-    /// It holds a state already.
+    /// It exists already.
     #[error("STATE_FILE={}: it exists already and is not overwritten", path.display())]
     Exists {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
 }
@@ -96,7 +96,7 @@ pub enum StateError {
 impl StateError {
     /// The system does not let this process use the file at `path`.
     pub(crate) fn unusable(path: &Path, error: io::Error) -> Self {
-        // There is no other way to ask without unsafe code.
+        // The owner of /proc/self is the user of this process. Any other way to ask needs unsafe code.
         let user = fs::metadata("/proc/self").map_or(0, |metadata| metadata.uid());
         StateError::Unusable { path: path.to_owned(), error, user }
     }
@@ -106,37 +106,38 @@ fn kept(copy: Option<&Path>) -> String {
     copy.map_or("It is left as it is".to_owned(), |copy| format!("A copy is kept as {}", copy.display()))
 }
 
-/// A store in a file. Dropping it lets the thread write what waits, and end; who wants to wait for that has
-/// [`Store::take_end`].
+/// A store in a file. When it is dropped, its thread writes the changes that wait and ends; [`Store::take_end`] tells
+/// when.
 #[derive(Debug)]
 pub struct FileStore {
-    saved: Option<Saved>,
-    changes: mpsc::Sender<(Tx, Change)>,
-    verdicts: tokio::sync::mpsc::UnboundedReceiver<(Tx, Verdict)>,
+    saved: Option<SavedState>,
+    changes: mpsc::Sender<(Tx, StoreChange)>,
+    verdicts: tokio::sync::mpsc::UnboundedReceiver<(Tx, Decision)>,
     outstanding: usize,
-    /// Its other end is dropped when the thread has ended.
+    /// Ends when the thread has ended.
     end: Option<oneshot::Receiver<()>>,
     _alive: Arc<()>,
 }
 
 impl FileStore {
-    /// Opens the file, or makes it, readable for its owner alone; reads what it holds. Blocks.
+    /// Opens the file and reads it, or makes one that only its owner can read. Blocks.
     ///
-    /// `boot_id` is that of this machine, `grace` how soon a server that is not heard of counts as gone.
+    /// `boot_id`: the boot in which this server runs. `grace`: the registry's grace; the time at which the server was alive
+    /// is written four times as often, or every 30 s.
     ///
     /// # Errors
     /// See [`StateError`].
     pub fn open(path: &Path, boot_id: &str, grace: Duration) -> Result<Self, StateError> {
         let (tables, mut saved) = match open(path) {
             Err(StateError::Unusable { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-                create(path, &nothing_yet())?;
+                create(path, &empty_state())?;
                 open(path)?
             }
             opened => opened?,
         };
         if saved.is_none() {
-            // An empty file, as one makes it for a bind mount.
-            let nothing = nothing_yet();
+            // An empty file, which people make for a bind mount.
+            let nothing = empty_state();
             fill(path, &tables, &nothing)?;
             saved = Some(nothing);
         }
@@ -151,7 +152,7 @@ impl FileStore {
 
     pub(super) fn start(
         tables: Tables,
-        saved: Option<Saved>,
+        saved: Option<SavedState>,
         shown: String,
         boot_id: String,
         alive: Duration,
@@ -170,7 +171,7 @@ impl FileStore {
             drop(running);
         };
         if let Err(error) = thread::Builder::new().name("state-file".to_owned()).spawn(run) {
-            // The queue's other end is gone: every change is rejected.
+            // The receiver is gone, so every change is rejected.
             error!(%error, "cannot start the thread that writes STATE_FILE");
         }
         FileStore { saved, changes, verdicts, outstanding: 0, end: Some(end), _alive: owner }
@@ -178,7 +179,7 @@ impl FileStore {
 }
 
 impl Store for FileStore {
-    fn take_saved(&mut self) -> Option<Saved> {
+    fn take_saved(&mut self) -> Option<SavedState> {
         self.saved.take()
     }
 
@@ -186,34 +187,34 @@ impl Store for FileStore {
         self.end.take()
     }
 
-    fn commit(&mut self, tx: Tx, change: Change) -> Poll<Verdict> {
+    fn commit(&mut self, tx: Tx, change: StoreChange) -> Poll<Decision> {
         if self.outstanding >= OUTSTANDING || self.changes.send((tx, change)).is_err() {
-            return Poll::Ready(Verdict::Rejected);
+            return Poll::Ready(Decision::Rejected);
         }
         self.outstanding += 1;
         Poll::Pending
     }
 
-    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Verdict)> {
+    fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Decision)> {
         match self.verdicts.poll_recv(cx) {
             Poll::Ready(Some(verdict)) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
                 Poll::Ready(verdict)
             }
-            // The thread is gone, which `commit` notices too.
+            // The thread is gone. `commit` rejects further changes.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 }
 
-/// How to open the file again after it could not be written.
+/// Opens the file again after it could not be written.
 pub(super) type Reopen = Box<dyn Fn() -> Result<Tables, ReadError> + Send>;
 
-/// The thread's.
+/// The state of the thread.
 struct Writer {
-    /// `None`: it failed, and is opened again for the next change.
+    /// `None`: writing failed, and the file is opened again for the next change.
     tables: Option<Tables>,
-    /// Of the last transaction.
+    /// The number of the last transaction.
     number: u64,
     shown: String,
     boot_id: String,
@@ -225,12 +226,12 @@ struct Writer {
 impl Writer {
     fn run(
         mut self,
-        queue: &mpsc::Receiver<(Tx, Change)>,
-        answers: &tokio::sync::mpsc::UnboundedSender<(Tx, Verdict)>,
+        queue: &mpsc::Receiver<(Tx, StoreChange)>,
+        answers: &tokio::sync::mpsc::UnboundedSender<(Tx, Decision)>,
         alive: Duration,
     ) {
-        // So that a server that is killed before its first change is known to have lived on this boot.
-        self.keep(&[]);
+        // This writes the boot and the time, in case the server is killed before its first change.
+        self.write_batch(&[]);
         let mut batch = Vec::new();
         loop {
             match queue.recv_timeout(alive) {
@@ -240,27 +241,27 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.keep(&[]);
+                    self.write_batch(&[]);
                     return;
                 }
             }
-            let verdict = self.keep(&batch);
+            let verdict = self.write_batch(&batch);
             for (tx, _) in batch.drain(..) {
-                // Nobody listens any more: the server is going down.
+                // The receiver is gone when the server stops.
                 let _ = answers.send((tx, verdict));
             }
         }
     }
 
-    /// Writes changes, and says what became of them for certain.
-    fn keep(&mut self, batch: &[(Tx, Change)]) -> Verdict {
+    /// Writes changes. The decision that it returns is certain.
+    fn write_batch(&mut self, batch: &[(Tx, StoreChange)]) -> Decision {
         if self.tables.is_none() {
             match (self.reopen)() {
                 Ok(tables) => self.tables = Some(tables),
                 Err(error) => return self.failed(&error),
             }
         }
-        let Some(tables) = &self.tables else { return Verdict::Rejected };
+        let Some(tables) = &self.tables else { return Decision::Rejected };
         self.number += 1;
         let changes = batch.iter().map(|(_, change)| change);
         match tables.write(self.number, SystemTime::now(), &self.boot_id, changes) {
@@ -272,55 +273,55 @@ impl Writer {
             Err(WriteError::Unknown(error)) => {
                 self.tables = None;
                 self.failed(&error);
-                self.find_out()
+                self.find_out_what_was_written()
             }
         }
     }
 
-    /// A transaction may be in the file or not: nobody is told anything before the file has. Until then its
-    /// clients hear that the store is unavailable, and find the truth in the session's revision.
-    fn find_out(&mut self) -> Verdict {
+    /// Finds out whether a transaction is in the file, for as long as that takes. Until then the clients are told that the
+    /// store is unavailable, and find the truth in the session's revision.
+    fn find_out_what_was_written(&mut self) -> Decision {
         while self.still_wanted.strong_count() > 0 {
             match (self.reopen)() {
                 Ok(tables) => {
                     let written = tables.transaction() == Some(self.number);
                     self.tables = Some(tables);
-                    return if written { self.succeeded() } else { Verdict::Rejected };
+                    return if written { self.succeeded() } else { Decision::Rejected };
                 }
                 Err(_) => thread::sleep(REOPEN),
             }
         }
-        Verdict::Rejected
+        Decision::Rejected
     }
 
-    fn succeeded(&mut self) -> Verdict {
+    fn succeeded(&mut self) -> Decision {
         if std::mem::take(&mut self.failing) {
             info!("STATE_FILE={} can be written again", self.shown);
         }
-        Verdict::Committed
+        Decision::Committed
     }
 
-    fn failed(&mut self, error: &dyn std::fmt::Display) -> Verdict {
+    fn failed(&mut self, error: &dyn std::fmt::Display) -> Decision {
         if !std::mem::replace(&mut self.failing, true) {
             error!(
                 "STATE_FILE={} cannot be written: {error}; until it can be, applies are refused",
                 self.shown
             );
         }
-        Verdict::Rejected
+        Decision::Rejected
     }
 }
 
-/// Reads what an existing file holds, and leaves it as it is.
+/// Reads an existing file and leaves it as it is.
 ///
 /// # Errors
 /// See [`StateError`].
-pub(super) fn load(path: &Path) -> Result<Saved, StateError> {
+pub(super) fn load(path: &Path) -> Result<SavedState, StateError> {
     Ok(examine(path)?.1.unwrap_or_default())
 }
 
-/// Makes a file that holds `saved`. It has its name only once it is complete and on the disk.
-pub(super) fn create(path: &Path, saved: &Saved) -> Result<(), StateError> {
+/// Makes a file with this state. It gets its name when it is complete and on the disk.
+pub(super) fn create(path: &Path, saved: &SavedState) -> Result<(), StateError> {
     if path.exists() {
         return Err(StateError::Exists { path: path.to_owned() });
     }
@@ -342,34 +343,34 @@ pub(super) fn create(path: &Path, saved: &Saved) -> Result<(), StateError> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)
 }
 
-fn fill(path: &Path, tables: &Tables, saved: &Saved) -> Result<(), StateError> {
+fn fill(path: &Path, tables: &Tables, saved: &SavedState) -> Result<(), StateError> {
     tables.fill(saved).map_err(|error| match error {
         WriteError::NotWritten(error) | WriteError::Unknown(error) => unusable(path, io::Error::other(error)),
     })
 }
 
-/// A state of no sessions, with an identity of its own. Without random bits the registry chooses one.
-fn nothing_yet() -> Saved {
+/// A state without sessions, with an id of its own. Without random bits the registry chooses one.
+fn empty_state() -> SavedState {
     let mut bytes = [0; 16];
     let cluster_id = match getrandom::fill(&mut bytes) {
         Ok(()) => format!("{:032x}", u128::from_ne_bytes(bytes)),
         Err(_) => String::new(),
     };
-    Saved { cluster_id, ..Saved::default() }
+    SavedState { cluster_id, ..SavedState::default() }
 }
 
-/// Opens an existing file, and reads what it holds; `None`: nothing yet.
-fn open(path: &Path) -> Result<(Tables, Option<Saved>), StateError> {
+/// Opens an existing file and reads it; `None`: nothing was ever written.
+fn open(path: &Path) -> Result<(Tables, Option<SavedState>), StateError> {
     let (backend, saved) = examine(path)?;
     Ok((guarded(path, || Tables::open(backend))?, saved))
 }
 
-/// Reads and checks a copy in memory: opening a file may repair it, and one that is refused must stay as it
-/// is, or the next try would take for good what the first one left.
-fn examine(path: &Path) -> Result<(FileBackend, Option<Saved>), StateError> {
+/// Reads and checks a copy in memory. Opening a file may repair it, and a file that is refused must stay as it is, or the
+/// next attempt would accept what the first one left.
+fn examine(path: &Path) -> Result<(FileBackend, Option<SavedState>), StateError> {
     guarded(path, || {
         let backend = lock(path)?;
-        let copy = Copy::of(&backend).map_err(|error| refused(redb::Error::Io(error)))?;
+        let copy = MemoryCopy::of(&backend).map_err(|error| read_error(redb::Error::Io(error)))?;
         let mut tables = Tables::open(copy)?;
         Ok((backend, tables.check()?))
     })
@@ -392,8 +393,8 @@ fn database_error(error: redb::DatabaseError) -> ReadError {
     }
 }
 
-/// Does what reads the file. Where that panics, the file is damaged: redb asserts what a header says. A build
-/// whose panics abort says so too before it ends; nothing else runs yet.
+/// Runs code that reads the file. If it panics the file is damaged, because redb asserts what a header says. In a build
+/// whose panics abort, a hook prints the error before the process ends. Nothing else runs yet.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, ReadError>) -> Result<T, StateError> {
     #[cfg(panic = "abort")]
     let before = {
@@ -436,8 +437,8 @@ fn unusable(path: &Path, error: io::Error) -> StateError {
     StateError::unusable(path, error)
 }
 
-/// Keeps a file that cannot be used as it is, next to it, once: whoever makes room for a new one by removing it has
-/// lost nothing, and a supervisor that starts us again and again must not fill the disk.
+/// Copies a file that cannot be used to a name beside it, so that people who remove the file lose nothing. Equal copies
+/// are made once, because a supervisor that restarts the server again and again must not fill the disk.
 fn keep_copy(path: &Path, why: &str) -> io::Result<PathBuf> {
     let content = fs::read(path)?;
     let (directory, name) = (path.parent().unwrap_or(Path::new(".")), sibling(path, why));
@@ -460,7 +461,7 @@ fn keep_copy(path: &Path, why: &str) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// The path with `.` and `more` behind its name.
+/// The path with `.` and `more` after its name.
 fn sibling(path: &Path, more: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{more}"));

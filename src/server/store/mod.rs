@@ -1,19 +1,20 @@
-//! Where applied state lives. The registry asks for a change and goes on when it is held.
+//! Where applied state is stored. The registry asks a store to hold a change, and goes on when it does.
 //!
-//! | file | where |
+//! | file | what it holds |
 //! |---|---|
-//! | `mod` (this) | what a store is; one that is nowhere beyond this process |
-//! | `file` | STATE_FILE: the thread that owns it; when it cannot be used |
+//! | `mod` (this) | what a store is; the one that stores nothing |
+//! | `file` | STATE_FILE: opening and making it, the thread that writes it |
 //! | `database` | its tables |
-//! | `copy` | a file in memory, to look at it without changing it |
-//! | `portable` | the same as JSON, for `registry-server export` and `import` |
+//! | `memory_copy` | a file's bytes in memory, to check it without changing it |
+//! | `export` | the state as JSON, for `registry-server export` and `import` |
 //!
-//! Etcd comes behind the same trait.
+//! A store that servers share, as etcd, would implement the same trait.
 
-mod copy;
 mod database;
+mod export;
 mod file;
-mod portable;
+mod memory_copy;
+
 #[cfg(test)]
 mod tests;
 
@@ -21,52 +22,52 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use crate::server::registry::persist::Saved;
-use crate::server::registry::{Change, Tx};
+use crate::server::registry::persist::SavedState;
+use crate::server::registry::{StoreChange, Tx};
 
+pub use export::{ImportError, export, import};
 pub use file::{FileStore, StateError};
-pub use portable::{ImportError, export, import};
 
-/// Whether a store holds a change.
+/// A store's answer to a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It does.
+pub enum Decision {
+    /// It holds the change.
     Committed,
-    /// It does not, and never will.
+    /// It does not hold the change and never will.
     Rejected,
 }
 
-/// Holds what sessions have applied.
+/// Stores what sessions have applied.
 pub trait Store: Send + 'static {
-    /// What it held at the start. Asked once, before anything else.
-    fn take_saved(&mut self) -> Option<Saved> {
+    /// What it held at the start. The listener calls this once, before anything else.
+    fn take_saved(&mut self) -> Option<SavedState> {
         None
     }
 
-    /// What tells, after the store was dropped, that everything is written; an error of it tells the same.
-    /// `None`: there is nothing to wait for.
+    /// A receiver that ends, with a value or an error, when everything is written after the store was dropped. `None`: there
+    /// is nothing to wait for.
     fn take_end(&mut self) -> Option<oneshot::Receiver<()>> {
         None
     }
 
-    /// Takes a change. Pending: the verdict comes from [`Store::poll_verdict`], in any order. Verdicts of one
-    /// session's changes are in the order of the changes, because the registry asks for one at a time.
-    fn commit(&mut self, tx: Tx, change: Change) -> Poll<Verdict>;
+    /// Takes a change. Pending: the decision comes from [`Store::poll_decision`], in any order. The registry waits for the
+    /// decision on a session's change before it asks for the next one that it waits for.
+    fn commit(&mut self, tx: Tx, change: StoreChange) -> Poll<Decision>;
 
-    /// The next verdict that [`Store::commit`] left open.
-    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Verdict)>;
+    /// The next decision that [`Store::commit`] left pending.
+    fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Decision)>;
 }
 
-/// Holds nothing: what was applied is in the registry, and gone with it.
+/// Stores nothing. What was applied is in the registry alone, and gone with the process.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct MemoryStore;
 
 impl Store for MemoryStore {
-    fn commit(&mut self, _tx: Tx, _change: Change) -> Poll<Verdict> {
-        Poll::Ready(Verdict::Committed)
+    fn commit(&mut self, _tx: Tx, _change: StoreChange) -> Poll<Decision> {
+        Poll::Ready(Decision::Committed)
     }
 
-    fn poll_verdict(&mut self, _cx: &mut Context<'_>) -> Poll<(Tx, Verdict)> {
+    fn poll_decision(&mut self, _cx: &mut Context<'_>) -> Poll<(Tx, Decision)> {
         Poll::Pending
     }
 }

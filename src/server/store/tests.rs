@@ -13,13 +13,13 @@ use std::time::{Duration, SystemTime};
 use redb::{ReadableTable, StorageBackend};
 
 use crate::server::registry::persist::{
-    IdHash, MaintenanceRecord, RouteRecord, Saved, SavedSession, SessionRecord,
+    IdHash, MaintenanceRecord, RouteRecord, SavedSession, SavedState, SessionRecord,
 };
-use crate::server::registry::{Cells, Change, Delta, Route, SessionNo, Tx};
+use crate::server::registry::{Delta, Route, RouteSettings, SessionNo, StoreChange, Tx};
 use registry_client::protocol::{RouteId, SessionId};
 
 use super::database::{ReadError, Tables};
-use super::{FileStore, ImportError, StateError, Store, Verdict, export, file, import};
+use super::{Decision, FileStore, ImportError, StateError, Store, export, file, import};
 
 const GRACE: Duration = Duration::from_secs(300);
 
@@ -39,7 +39,7 @@ fn session(no: u64, revision: u64) -> SessionRecord {
         last_route: 2,
         connected_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         last_apply: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_001),
-        defaults: Cells::default(),
+        defaults: RouteSettings::default(),
         defaults_applied: 0,
         replaced: Vec::new(),
     }
@@ -53,14 +53,14 @@ fn route(domain: &str) -> RouteRecord {
 }
 
 /// An apply that leaves a session with these routes, and without those of no domain.
-fn applied(no: u64, revision: u64, routes: &[(u32, Option<&str>)]) -> Change {
+fn applied(no: u64, revision: u64, routes: &[(u32, Option<&str>)]) -> StoreChange {
     let routes = routes.iter().map(|(id, domain)| {
         let record = domain.map(route);
         (RouteId(*id), record.map(|record| Arc::new(Route::from(record))))
     });
     let delta = Delta { routes: routes.collect(), defaults: None };
     let (session, delta) = (Box::new(session(no, revision)), Arc::new(delta));
-    Change::Applied { session, applied: 1, delta, maintenance: None }
+    StoreChange::Applied { session, applied: 1, delta, maintenance: None }
 }
 
 fn saved_session(no: u64, revision: u64, routes: &[(u32, &str)]) -> SavedSession {
@@ -101,7 +101,7 @@ fn open(path: &Path) -> Result<FileStore, StateError> {
 }
 
 /// Gives changes to a store, all at once, and waits for what becomes of them.
-fn verdicts(store: &mut FileStore, changes: Vec<Change>) -> Vec<Verdict> {
+fn verdicts(store: &mut FileStore, changes: Vec<StoreChange>) -> Vec<Decision> {
     let count = changes.len();
     for (number, change) in changes.into_iter().enumerate() {
         assert_eq!(store.commit(Tx(number as u64), change), Poll::Pending);
@@ -110,7 +110,7 @@ fn verdicts(store: &mut FileStore, changes: Vec<Change>) -> Vec<Verdict> {
     runtime.block_on(async {
         let mut found = Vec::new();
         while found.len() < count {
-            let verdict = std::future::poll_fn(|cx| store.poll_verdict(cx));
+            let verdict = std::future::poll_fn(|cx| store.poll_decision(cx));
             let (tx, verdict) = tokio::time::timeout(Duration::from_secs(10), verdict).await.unwrap();
             assert_eq!(tx, Tx(found.len() as u64), "in the order of the changes");
             found.push(verdict);
@@ -130,9 +130,9 @@ fn what_was_committed_is_there_when_the_file_is_opened_again() {
         applied(2, 1, &[(1, Some("c.de"))]),
         applied(3, 1, &[(1, Some("d.de"))]),
         applied(1, 2, &[(1, None), (3, Some("e.de"))]),
-        Change::Ended(SessionNo(2)),
+        StoreChange::Ended(SessionNo(2)),
     ];
-    assert_eq!(verdicts(&mut store, changes), [Verdict::Committed; 5]);
+    assert_eq!(verdicts(&mut store, changes), [Decision::Committed; 5]);
     drop(store);
     let saved = open(&folder.file()).unwrap().take_saved().unwrap();
     assert_eq!(saved.boot_id, "boot");
@@ -286,18 +286,18 @@ fn maintenance() -> MaintenanceRecord {
 fn maintenance_is_held_beside_what_is_applied_and_goes_with_its_session() {
     let folder = Folder::new();
     let mut store = open(&folder.file()).unwrap();
-    let entered = |no: u64, record| Change::Maintained(vec![(SessionNo(no), record)]);
+    let entered = |no: u64, record| StoreChange::Maintenance(vec![(SessionNo(no), record)]);
     let changes = vec![
         applied(1, 1, &[(1, Some("a.de"))]),
         applied(2, 1, &[]),
         applied(3, 1, &[]),
-        Change::Maintained([1, 2, 3].map(|no| (SessionNo(no), maintenance())).to_vec()),
+        StoreChange::Maintenance([1, 2, 3].map(|no| (SessionNo(no), maintenance())).to_vec()),
         applied(1, 2, &[]),
         entered(2, MaintenanceRecord::default()),
-        Change::Ended(SessionNo(3)),
+        StoreChange::Ended(SessionNo(3)),
         entered(3, maintenance()),
     ];
-    assert_eq!(verdicts(&mut store, changes), [Verdict::Committed; 8]);
+    assert_eq!(verdicts(&mut store, changes), [Decision::Committed; 8]);
     drop(store);
     let saved = open(&folder.file()).unwrap().take_saved().unwrap();
     let held: Vec<_> = saved.sessions.iter().map(|saved| (saved.session.no, &saved.maintenance)).collect();
@@ -330,8 +330,8 @@ fn a_file_and_an_export_of_format_1_are_read_and_become_format_2_with_the_first_
     assert_eq!(format(Some("1")), "2");
     let mut store = open(&folder.file()).unwrap();
     assert_eq!(store.take_saved().unwrap().sessions, [saved_session(1, 1, &[(1, "a.de")])]);
-    let change = Change::Maintained(vec![(SessionNo(1), maintenance())]);
-    assert_eq!(verdicts(&mut store, vec![change]), [Verdict::Committed]);
+    let change = StoreChange::Maintenance(vec![(SessionNo(1), maintenance())]);
+    assert_eq!(verdicts(&mut store, vec![change]), [Decision::Committed]);
     drop(store);
     assert_eq!(open(&folder.file()).unwrap().take_saved().unwrap().sessions[0].maintenance, maintenance());
     assert_eq!(format(None), "2");
@@ -348,7 +348,7 @@ fn an_export_is_imported_as_it_was_and_never_over_something() {
     let changes = vec![
         applied(1, 1, &[(1, Some("a.de"))]),
         applied(2, 7, &[]),
-        Change::Maintained(vec![(SessionNo(1), maintenance())]),
+        StoreChange::Maintenance(vec![(SessionNo(1), maintenance())]),
     ];
     verdicts(&mut store, changes);
     drop(store);
@@ -456,7 +456,7 @@ impl Disk {
     fn store(&self) -> FileStore {
         let disk = self.clone();
         let tables = Tables::open(disk.clone()).unwrap();
-        tables.fill(&Saved::default()).unwrap();
+        tables.fill(&SavedState::default()).unwrap();
         let reopen: Box<dyn Fn() -> Result<Tables, ReadError> + Send> =
             Box::new(move || Tables::open(disk.clone()));
         FileStore::start(tables, None, "test".to_owned(), "boot".to_owned(), GRACE, reopen)
@@ -474,13 +474,13 @@ impl Disk {
 fn a_disk_that_is_full_rejects_changes_until_it_is_not() {
     let disk = Disk::default();
     let mut store = disk.store();
-    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Verdict::Committed]);
+    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
     for _ in 0..3 {
         disk.fails_while(NO_WRITE, || assert!(store.commit(Tx(0), applied(2, 1, &[])).is_pending()));
-        assert_eq!(next_verdict(&mut store), Verdict::Rejected);
+        assert_eq!(next_verdict(&mut store), Decision::Rejected);
         assert_eq!(disk.sessions(), [saved_session(1, 1, &[])]);
     }
-    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Verdict::Committed]);
+    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Decision::Committed]);
     assert_eq!(disk.sessions().len(), 2);
 }
 
@@ -488,16 +488,16 @@ fn a_disk_that_is_full_rejects_changes_until_it_is_not() {
 fn what_comes_while_the_disk_is_busy_is_on_it_with_one_more_transaction() {
     let disk = Disk::default();
     let mut store = disk.store();
-    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Verdict::Committed]);
+    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
     let syncs = || disk.syncs.load(Ordering::SeqCst);
     let before = syncs();
-    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Verdict::Committed]);
+    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Decision::Committed]);
     let of_one = syncs() - before;
 
     let busy = disk.busy.lock().unwrap();
     let before = syncs();
     let first = std::iter::once(applied(3, 1, &[]));
-    let mut all: Vec<Change> = first.chain((4..200).map(|no| applied(no, 1, &[]))).collect();
+    let mut all: Vec<StoreChange> = first.chain((4..200).map(|no| applied(no, 1, &[]))).collect();
     let rest = all.split_off(1);
     assert!(store.commit(Tx(0), all.remove(0)).is_pending());
     while syncs() == before {
@@ -508,7 +508,7 @@ fn what_comes_while_the_disk_is_busy_is_on_it_with_one_more_transaction() {
     }
     drop(busy);
     for _ in 3..200 {
-        assert_eq!(next_verdict(&mut store), Verdict::Committed);
+        assert_eq!(next_verdict(&mut store), Decision::Committed);
     }
     assert_eq!(syncs() - before, 2 * of_one, "one for the first, and one for all the others");
     assert_eq!(disk.sessions().len(), 199);
@@ -519,16 +519,16 @@ fn what_comes_while_the_disk_is_busy_is_on_it_with_one_more_transaction() {
 fn a_change_of_unknown_fate_is_neither_confirmed_nor_rejected_before_the_file_has_told() {
     let disk = Disk::default();
     let mut store = disk.store();
-    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Verdict::Committed]);
+    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
     disk.fails_while(NO_SYNC, || assert!(store.commit(Tx(0), applied(2, 1, &[])).is_pending()));
     let verdict = next_verdict(&mut store);
-    assert_eq!(verdict == Verdict::Committed, disk.sessions().len() == 2, "{verdict:?}");
-    assert_eq!(verdicts(&mut store, vec![applied(3, 1, &[])]), [Verdict::Committed]);
+    assert_eq!(verdict == Decision::Committed, disk.sessions().len() == 2, "{verdict:?}");
+    assert_eq!(verdicts(&mut store, vec![applied(3, 1, &[])]), [Decision::Committed]);
 }
 
-fn next_verdict(store: &mut FileStore) -> Verdict {
+fn next_verdict(store: &mut FileStore) -> Decision {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let verdict = std::future::poll_fn(|cx| store.poll_verdict(cx));
+    let verdict = std::future::poll_fn(|cx| store.poll_decision(cx));
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), verdict).await.unwrap().1 })
 }
 
@@ -539,5 +539,5 @@ fn nothing_is_written_by_a_look() {
     let missing = folder.0.path().join("none.redb");
     assert!(matches!(export(&missing), Err(StateError::Unusable { .. })));
     assert!(!missing.exists());
-    assert!(matches!(file::create(&folder.file(), &Saved::default()), Err(StateError::Exists { .. })));
+    assert!(matches!(file::create(&folder.file(), &SavedState::default()), Err(StateError::Exists { .. })));
 }

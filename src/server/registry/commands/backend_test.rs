@@ -1,9 +1,10 @@
 //! BACKEND_TEST (PROTOCOL section 3).
 
+use registry_client::protocol::{BackendUrl, Refusal};
+
 use crate::server::registry::api::Effect;
 use crate::server::registry::engine::{Engine, Outcome, Wait};
 use crate::server::registry::model::{ConnId, SessionNo};
-use registry_client::protocol::{BackendUrl, Refusal};
 
 pub(super) fn backend_test(engine: &mut Engine, conn: ConnId, no: SessionNo, url: BackendUrl) -> Outcome {
     if let Err(refusal) = engine.check_backend(no, &url) {

@@ -1,10 +1,12 @@
 //! CONFIG_VALIDATE, CONFIG_APPLY, CONFIG_ROLLBACK and CONFIG_DIFF (PROTOCOL section 4).
 
-use super::limited_reply::bounded;
-use crate::server::registry::engine::Engine;
-use crate::server::registry::model::SessionNo;
 use registry_client::protocol::report::IdsOrCount;
 use registry_client::protocol::{Refusal, Reply};
+
+use crate::server::registry::engine::Engine;
+use crate::server::registry::model::SessionNo;
+
+use super::limited_reply::bounded;
 
 pub(super) fn config_diff(engine: &Engine, no: SessionNo) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;

@@ -1,15 +1,18 @@
 //! DRAIN_START, DRAIN_STATUS and DRAIN_CANCEL (PROTOCOL section 3, SEMANTICS section 6).
 
-use super::limited_reply::rfc3339;
+use std::time::Duration;
+
+use registry_client::protocol::report::DrainStatus;
+use registry_client::protocol::{Refusal, Reply};
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::Draining;
 use crate::server::routing::Drain;
-use registry_client::protocol::report::DrainStatus;
-use registry_client::protocol::{Refusal, Reply};
-use std::time::Duration;
 
-/// The weight of the session's members falls from now on, and that of those it adds meanwhile.
+use super::limited_reply::rfc3339;
+
+/// DRAIN_START: the weight of the session's members falls from now on, and that of members that it adds meanwhile.
 pub(super) fn drain_start(
     engine: &mut Engine,
     now: Now,
@@ -24,19 +27,19 @@ pub(super) fn drain_start(
     Ok(Reply::DrainStarted(rfc3339(complete)))
 }
 
-/// What is left of it. A drain is over as soon as nothing is in flight.
+/// DRAIN_STATUS. A drain is over as soon as no request is in flight.
 pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Result<Reply, Refusal> {
     let mut draining = draining(engine, no)?;
-    let mut busy = engine.pools().busy(members(engine, no));
-    if busy.in_flight == 0 && !draining.drain.is_over(now.mono) {
+    let mut remaining_work = engine.membership().remaining_work(members(engine, no));
+    if remaining_work.in_flight == 0 && !draining.drain.is_over(now.mono) {
         draining.drain.time = now.mono.saturating_duration_since(draining.drain.since);
         engine.end_drain(no, draining);
-        // Somebody may have come before the door was closed.
-        busy = engine.pools().busy(members(engine, no));
+        // A request may have come before the members were closed.
+        remaining_work = engine.membership().remaining_work(members(engine, no));
     }
     let elapsed = now.mono.saturating_duration_since(draining.drain.since);
     let remaining = draining.drain.time.saturating_sub(elapsed);
-    let weight = if busy.usable { draining.drain.weight(now.mono) } else { 0.0 };
+    let weight = if remaining_work.usable { draining.drain.weight(now.mono) } else { 0.0 };
     Ok(Reply::DrainStatus(DrainStatus {
         active: true,
         started_at: rfc3339(draining.started_at),
@@ -44,8 +47,8 @@ pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Resu
         elapsed_seconds: elapsed.as_secs_f64(),
         remaining_seconds: remaining.as_secs_f64(),
         traffic_percent: weight * 100.0,
-        in_flight: Some(busy.in_flight),
-        upgraded: Some(busy.upgraded),
+        in_flight: Some(remaining_work.in_flight),
+        upgraded: Some(remaining_work.upgraded),
     }))
 }
 

@@ -1,14 +1,14 @@
 //! SUBSCRIBE and UNSUBSCRIBE (PROTOCOL section 3).
 
-use crate::server::registry::engine::Engine;
-use crate::server::registry::model::{ConnId, SessionNo};
 use registry_client::protocol::{EventKind, Refusal, Reply};
 
-/// Sessions that one connection may have subscriptions of. A connection has one session of its own; the others
-/// are those whose ids it knows.
+use crate::server::registry::engine::Engine;
+use crate::server::registry::model::{ConnId, SessionNo};
+
+/// For how many sessions a connection may have subscriptions: its own, and those whose ids it knows.
 const SESSIONS_PER_CONNECTION: usize = 16;
 
-/// SUBSCRIBE. Each type is subscribed to by itself, and `all` is one of them.
+/// SUBSCRIBE. Each type is a subscription of its own, and so is `all`.
 pub(crate) fn subscribe(
     engine: &mut Engine,
     conn: ConnId,
@@ -23,7 +23,7 @@ pub(crate) fn subscribe(
     Ok(Reply::SubscribeOk)
 }
 
-/// UNSUBSCRIBE. Not to be subscribed is no error.
+/// UNSUBSCRIBE. It is no error if there is no such subscription.
 pub(super) fn unsubscribe(
     engine: &mut Engine,
     conn: ConnId,

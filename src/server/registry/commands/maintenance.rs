@@ -1,16 +1,19 @@
 //! MAINT_ENTER, MAINT_EXIT and MAINT_STATUS (PROTOCOL sections 3 and 6, SEMANTICS section 5).
 
-use super::limited_reply::{bounded, rfc3339, room, take};
-use crate::server::registry::engine::{Engine, Outcome};
-use crate::server::registry::model::{ConnId, Now, SessionNo, Slot};
-use crate::server::registry::session::{Place, slots};
+use registry_client::protocol::RouteOrAll;
 use registry_client::protocol::report::MaintenanceStatus;
 use registry_client::protocol::{BackendUrl, Refusal, Reply, RouteId, Target, TargetItem};
 
-/// Requests of a session, or of a connection, that are without a verdict: beyond it they are refused.
+use crate::server::registry::engine::{Engine, Outcome};
+use crate::server::registry::model::{ConnId, Now, SessionNo};
+use crate::server::registry::session::{Place, targets};
+
+use super::limited_reply::{bounded, rfc3339, room, take};
+
+/// How many requests of a session, or of a connection, may be without a verdict. Further ones are refused.
 const MAX_WITHOUT_VERDICT: usize = 64;
 
-/// MAINT_ENTER: in force before the ACK is sent. The verdict comes when the page answers.
+/// MAINT_ENTER. It is in force before the ACK is sent. The verdict comes when the page answers.
 pub(super) fn maint_enter(
     engine: &mut Engine,
     now: Now,
@@ -26,7 +29,7 @@ pub(super) fn maint_enter(
     engine.enter_maintenance(now, conn, no, target, page, places)
 }
 
-/// MAINT_EXIT: in force when the backends have answered, or their time is over.
+/// MAINT_EXIT. It is in force when the backends have answered, or their time is over.
 pub(super) fn maint_exit(
     engine: &mut Engine,
     now: Now,
@@ -41,10 +44,10 @@ pub(super) fn maint_exit(
     engine.leave_maintenance(now, conn, no, target, places)
 }
 
-/// MAINT_STATUS: of all routes, or of those behind `after`, as many as a line holds.
+/// MAINT_STATUS of all routes, or of as many behind `after` as a line holds.
 pub(super) fn maint_status(engine: &Engine, no: SessionNo, after: Option<RouteId>) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
-    let entered = session.route_ids().filter_map(|id| Some((id, session.maintained.entered(id)?)));
+    let entered = session.route_ids().filter_map(|id| Some((id, session.maintenance.entered(id)?)));
     let first = entered.clone().next().map(|(_, entered)| entered);
     let page = first.and_then(|entered| entered.shown.page.as_ref());
     let status = MaintenanceStatus {
@@ -58,7 +61,7 @@ pub(super) fn maint_status(engine: &Engine, no: SessionNo, after: Option<RouteId
     bounded(Reply::MaintenanceStatus(MaintenanceStatus { in_maintenance, ..status }))
 }
 
-/// Whether a request may be made, and for what it is.
+/// Whether a request may be made. Returns what it is for.
 fn check_request(
     engine: &mut Engine,
     conn: ConnId,
@@ -69,7 +72,7 @@ fn check_request(
     if let Some(page) = page {
         engine.check_backend(no, page)?;
     }
-    let of_session = engine.session(no)?.maintained.requests();
+    let of_session = engine.session(no)?.maintenance.requests();
     if of_session.max(engine.verdicts_due_to(conn)) >= MAX_WITHOUT_VERDICT {
         return Err(Refusal::Other("too many maintenance requests".to_owned()));
     }
@@ -79,15 +82,15 @@ fn check_request(
 
 fn places(engine: &Engine, no: SessionNo, target: &Target) -> Result<Vec<Place>, Refusal> {
     let session = engine.session(no)?;
-    let Target::Some(items) = target else { return Ok(vec![(no, Slot::All)]) };
+    let Target::Some(items) = target else { return Ok(vec![(no, RouteOrAll::All)]) };
     let mut places = Vec::new();
     for item in items {
         if *item == TargetItem::Service {
             let all = engine.sessions().of_service(&session.registration.service);
-            places.extend(all.into_iter().map(|no| (no, Slot::All)));
+            places.extend(all.into_iter().map(|no| (no, RouteOrAll::All)));
         } else {
-            let slots = slots(session, &Target::Some(vec![item.clone()]))?;
-            places.extend(slots.into_iter().map(|slot| (no, slot)));
+            let targets = targets(session, &Target::Some(vec![item.clone()]))?;
+            places.extend(targets.into_iter().map(|target| (no, target)));
         }
     }
     Ok(places)

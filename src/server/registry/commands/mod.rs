@@ -1,8 +1,7 @@
-//! What each command does (PROTOCOL sections 3 to 5). One file a family; each function is one command.
-
-use crate::server::registry::engine::{Engine, Outcome};
-use crate::server::registry::model::{ConnId, Now};
-use registry_client::protocol::{Command, Reply, Request, SessionRef};
+//! What each command does (PROTOCOL sections 2 to 6): one file for a family, one function for a command.
+//!
+//! A command reads the engine and calls the methods that it offers for changes. It never waits: what takes time is an
+//! [`Outcome::Wait`], and the engine answers later.
 
 mod backend_test;
 mod config;
@@ -15,6 +14,11 @@ mod routes;
 mod session;
 mod settings;
 mod statistics;
+
+use registry_client::protocol::{Command, Reply, Request, SessionRef};
+
+use crate::server::registry::engine::{Engine, Outcome};
+use crate::server::registry::model::{ConnId, Now};
 
 /// Carries a command out.
 pub(crate) fn carry_out(engine: &mut Engine, now: Now, conn: ConnId, command: Command) -> Outcome {

@@ -1,18 +1,21 @@
 //! ROUTE_LIST, plain, in pages and compressed (PROTOCOL sections 1 and 3).
 
-use super::limited_reply::{room, take};
-use crate::server::registry::engine::Engine;
-use crate::server::registry::model::SessionNo;
-use crate::server::registry::session::{Session, Staged};
+use std::io::Write as _;
+
 use base64::Engine as _;
 use registry_client::protocol::report::{RouteEntry, RouteStatus};
 use registry_client::protocol::{MAX_CLIENT_LINE, Refusal, Reply, RouteId};
-use std::io::Write as _;
 
-/// A compressed list is made from at most this much JSON: it is made between two commands of other peers.
+use crate::server::registry::engine::Engine;
+use crate::server::registry::model::SessionNo;
+use crate::server::registry::session::{Session, Staged};
+
+use super::limited_reply::{room, take};
+
+/// From how much JSON a compressed list may be made. Commands of other peers wait while it is made.
 const MAX_JSON: usize = 4 * 1024 * 1024;
 
-/// ROUTE_LIST: all of them, or as many behind `after` as a line holds.
+/// ROUTE_LIST of all routes, or of as many behind `after` as a line holds.
 pub(crate) fn route_list(
     engine: &Engine,
     no: SessionNo,
@@ -28,7 +31,7 @@ pub(crate) fn route_list(
     Ok(Reply::RouteList(take(entries, room(&Reply::RouteList(Vec::new())), after.is_some())?))
 }
 
-/// An active route is listed as it is in force, whatever is staged for it.
+/// The entry of a route. An active route is listed as it is in force, whatever is staged for it.
 fn entry(session: &Session, id: RouteId) -> Option<RouteEntry> {
     let (spec, status) = match (session.applied.get(&id), session.stage.routes().get(&id)) {
         (Some(applied), Some(Staged::Remove)) => (&applied.route.spec, RouteStatus::PendingRemoval),

@@ -1,9 +1,10 @@
 //! ROUTE_ADD, ROUTE_ADD_BULK, ROUTE_UPDATE and ROUTE_REMOVE (PROTOCOL section 3).
 
+use registry_client::protocol::{Refusal, Reply, RouteChange, RouteId, RouteSpec};
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::cost;
-use registry_client::protocol::{Refusal, Reply, RouteChange, RouteId, RouteSpec};
 
 pub(super) fn route_add(
     engine: &mut Engine,
@@ -24,7 +25,7 @@ pub(super) fn route_add_bulk(
     add_routes(engine, now, no, specs).map(Reply::RoutesAdded)
 }
 
-/// Stages all of them or none.
+/// Stages all routes or none.
 fn add_routes(
     engine: &mut Engine,
     now: Now,
@@ -42,11 +43,8 @@ fn add_routes(
         if session.routes() + specs.len() > limits.routes {
             return Err(Refusal::Other("too many routes".to_owned()));
         }
-        let count = u32::try_from(specs.len()).ok();
-        let last = count.and_then(|count| session.last_route.checked_add(count));
-        let last = last.ok_or_else(|| Refusal::Other("this session has no route ids left".to_owned()))?;
-        let ids: Vec<RouteId> = (session.last_route + 1..=last).map(RouteId).collect();
-        session.last_route = last;
+        let none_left = || Refusal::Other("this session has no route ids left".to_owned());
+        let ids = session.ids.give(specs.len()).ok_or_else(none_left)?;
         for (id, spec) in ids.iter().zip(specs) {
             session.stage.put(*id, spec, false);
         }

@@ -1,15 +1,18 @@
 //! REGISTER, RECONNECT, SESSION_INFO and CLIENT_SHUTDOWN (PROTOCOL sections 2 and 3).
 
-use super::limited_reply::{bounded, rfc3339};
-use crate::server::registry::api::Happening;
+use std::net::IpAddr;
+
+use registry_client::protocol::report::SessionInfo;
+use registry_client::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
+
+use crate::server::registry::api::LogEvent;
 use crate::server::registry::engine::{Engine, NewSession, Outcome};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionNo};
 use crate::server::registry::session::uptime;
-use registry_client::protocol::report::SessionInfo;
-use registry_client::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
-use std::net::IpAddr;
 
-/// What this server understands beyond the reference. Only what works.
+use super::limited_reply::{bounded, rfc3339};
+
+/// What this server can do beyond the reference server.
 const CAPABILITIES: [&str; 12] = [
     "breaker_off",
     "bulk",
@@ -44,23 +47,23 @@ pub(crate) fn register(
         .map(Reply::Registered)
 }
 
-/// Before anything is kept of a registration.
+/// Checks the tokens of a registration, before anything of it is stored.
 fn check_tokens(engine: &mut Engine, registration: &Registration, peer: IpAddr) -> Result<(), Refusal> {
     let given = registration.metadata.text("token").unwrap_or_default();
     if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
-        engine.log(Happening::WrongToken(peer));
+        engine.log(LogEvent::WrongToken(peer));
         return Err(other("wrong registry token"));
     }
     let given = given_service_token(registration)?;
     if engine.sessions().token_of(&registration.service).is_some_and(|token| !token.is(given)) {
         let (service, instance) = (registration.service.clone(), registration.instance.clone());
-        engine.log(Happening::WrongServiceToken { service, instance, peer });
+        engine.log(LogEvent::WrongServiceToken { service, instance, peer });
         return Err(other("wrong service token"));
     }
     Ok(())
 }
 
-/// One that replaces another may still come when no more are let in; both serve for a while.
+/// Checks the limits. A session that replaces another is let in when others are not, because both serve for a while.
 fn check_room(engine: &Engine, registration: &Registration, replaces: bool) -> Result<(), Refusal> {
     if registration.metadata.encode().len() > engine.config().limits.metadata_bytes {
         return Err(other("metadata too large"));
@@ -72,7 +75,7 @@ fn check_room(engine: &Engine, registration: &Registration, replaces: bool) -> R
     Ok(())
 }
 
-/// What is kept of the service's token: what there is already, or a new hash for the first who gives one.
+/// The hash of the service's token: the known one, or a new one for the first session that gives a token.
 fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Option<ServiceToken>, NoRandom> {
     let given = given_service_token(registration).unwrap_or_default();
     if given.is_empty() {
@@ -85,15 +88,15 @@ fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Opt
     Ok(Some(ServiceToken::new(salt, given)))
 }
 
-/// RECONNECT. A session that lost a claim to another service meanwhile has to register afresh, so that
-/// its client stages that route again and hears who has it.
+/// RECONNECT. A session whose claim another service has taken over must register again, so that its client stages the
+/// route again and learns who has the claim.
 pub(super) fn reconnect(engine: &mut Engine, now: Now, conn: ConnId, id: &SessionId) -> Outcome {
     let no = match engine.resolve(conn, &SessionRef::Id(id.clone())) {
         Ok(no) => no,
         Err(Refusal::SessionReplaced) => return Outcome::Reply(Reply::Error(Refusal::SessionReplaced)),
         Err(_) => return Outcome::Reply(Reply::Reregister),
     };
-    if engine.sessions().get(no).is_some_and(|session| session.robbed) {
+    if engine.sessions().get(no).is_some_and(|session| session.lost_claim) {
         return Outcome::Reply(Reply::Reregister);
     }
     engine.resume_session(now, conn, no);
@@ -122,15 +125,15 @@ pub(super) fn session_info(engine: &Engine, now: Now, no: SessionNo) -> Result<R
     bounded(Reply::SessionInfo(Box::new(info)))
 }
 
-/// There are no random bits to be had.
+/// The system has no random bits at the moment.
 struct NoRandom;
 
 fn other(text: &str) -> Refusal {
     Refusal::Other(text.to_owned())
 }
 
-/// The service's token that a registration gives; empty: none. One that is no text would not be asked of anybody,
-/// which is not what it was given for.
+/// The service's token that a registration gives; empty: none. A token that is no text is an error: if it were ignored,
+/// anybody could join the service.
 fn given_service_token(registration: &Registration) -> Result<&str, Refusal> {
     let metadata = &registration.metadata;
     match metadata.text("service_token") {

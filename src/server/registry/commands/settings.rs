@@ -1,16 +1,17 @@
 //! The commands that stage settings: options, headers, checks, limits and breakers (PROTOCOL section 3).
 
-use crate::server::registry::engine::Engine;
-use crate::server::registry::model::{Cells, Now, SessionNo, Slot};
-use crate::server::registry::session::{Session, slots};
-use crate::server::routing::{MAX_FAILURES, MAX_REQUESTS, MAX_TRIALS};
 use registry_client::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthCheck, OptionKey, RateLimit, Refusal, Reply, RouteId,
     RouteOption, RouteOrAll, Target,
 };
 
-/// Headers that belong to a connection or frame a message: a response that lies about them breaks the
-/// connection, or smuggles a second response into it.
+use crate::server::registry::engine::Engine;
+use crate::server::registry::model::{Now, RouteSettings, SessionNo};
+use crate::server::registry::session::{Session, targets};
+use crate::server::routing::{MAX_FAILURES, MAX_REQUESTS, MAX_TRIALS};
+
+/// Headers that belong to a connection or frame a message. A response with false ones breaks the connection, or smuggles
+/// a second response into it.
 const NOT_ALLOWED: [&str; 11] = [
     "connection",
     "content-length",
@@ -35,8 +36,8 @@ pub(super) fn options(
     value: Option<RouteOption>,
 ) -> Result<Reply, Refusal> {
     engine.staging(now, no, 0, |session| {
-        for slot in slots(session, target)? {
-            session.stage.set_option(slot, key, value);
+        for known_target in targets(session, target)? {
+            session.stage.set_option(known_target, key, value);
         }
         Ok(Reply::OptionsOk)
     })
@@ -51,15 +52,15 @@ pub(super) fn health_set(
 ) -> Result<Reply, Refusal> {
     engine.staging(now, no, 0, |session| {
         session.spec(id).ok_or(Refusal::RouteNotFound)?;
-        let slot = Slot::Route(id);
+        let known_target = RouteOrAll::Route(id);
         let options = [
             RouteOption::HealthCheckInterval(check.interval),
             RouteOption::HealthCheckTimeout(check.timeout),
         ];
         for option in options {
-            session.stage.set_option(slot, option.key(), Some(option));
+            session.stage.set_option(known_target, option.key(), Some(option));
         }
-        session.stage.set_health_path(slot, check.path);
+        session.stage.set_health_path(known_target, check.path);
         Ok(Reply::HealthOk)
     })
 }
@@ -81,11 +82,11 @@ pub(crate) fn headers(
     }
     let limits = engine.config().limits;
     let session = engine.session(no)?;
-    let slots = slots(session, target)?;
+    let targets = targets(session, target)?;
     let bytes = name.as_str().len() + value.map_or(0, |value| value.as_str().len());
     if value.is_some() {
-        for slot in &slots {
-            let mut headers = cells(session, *slot).headers;
+        for known_target in &targets {
+            let mut headers = settings(session, *known_target).headers;
             headers.remove(&name);
             let held: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.as_str().len()).sum();
             if headers.len() >= limits.headers || held + bytes > limits.header_bytes {
@@ -93,9 +94,9 @@ pub(crate) fn headers(
             }
         }
     }
-    engine.staging(now, no, bytes * slots.len(), |session| {
-        for slot in slots {
-            session.stage.set_header(slot, &name, value);
+    engine.staging(now, no, bytes * targets.len(), |session| {
+        for known_target in targets {
+            session.stage.set_header(known_target, &name, value);
         }
         Ok(Reply::HeadersOk)
     })
@@ -111,7 +112,7 @@ pub(super) fn limit_set(
 ) -> Result<Reply, Refusal> {
     check_count("number of requests", limit.requests, MAX_REQUESTS)?;
     engine.staging(now, no, 0, |session| {
-        session.stage.set_limit(slot(session, target)?, limit);
+        session.stage.set_limit(known_target(session, target)?, limit);
         Ok(Reply::RateLimitOk)
     })
 }
@@ -127,7 +128,7 @@ pub(super) fn breaker_set(
     check_count("threshold", breaker.threshold, MAX_FAILURES)?;
     check_count("number of half-open requests", breaker.half_open_requests, MAX_TRIALS)?;
     engine.staging(now, no, 0, |session| {
-        session.stage.set_breaker(slot(session, target)?, breaker);
+        session.stage.set_breaker(known_target(session, target)?, breaker);
         Ok(Reply::CircuitOk)
     })
 }
@@ -139,20 +140,22 @@ fn check_count(what: &str, count: u32, most: u32) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Where RATELIMIT_SET and CIRCUIT_BREAKER_SET write.
-fn slot(session: &Session, target: RouteOrAll) -> Result<Slot, Refusal> {
+/// The target of RATELIMIT_SET and CIRCUIT_BREAKER_SET, if there is such a route.
+fn known_target(session: &Session, target: RouteOrAll) -> Result<RouteOrAll, Refusal> {
     match target {
-        RouteOrAll::All => Ok(Slot::All),
-        RouteOrAll::Route(id) => session.spec(id).map(|_| Slot::Route(id)).ok_or(Refusal::RouteNotFound),
+        RouteOrAll::All => Ok(RouteOrAll::All),
+        RouteOrAll::Route(id) => {
+            session.spec(id).map(|_| RouteOrAll::Route(id)).ok_or(Refusal::RouteNotFound)
+        }
     }
 }
 
-/// A slot's settings as an apply would leave them.
-fn cells(session: &Session, slot: Slot) -> Cells {
-    let none = Cells::default();
-    let before = match slot {
-        Slot::All => &*session.defaults,
-        Slot::Route(id) => session.applied.get(&id).map_or(&none, |applied| &*applied.route.cells),
+/// The settings of a route, or the defaults, as an apply would leave them.
+fn settings(session: &Session, known_target: RouteOrAll) -> RouteSettings {
+    let none = RouteSettings::default();
+    let before = match known_target {
+        RouteOrAll::All => &*session.defaults,
+        RouteOrAll::Route(id) => session.applied.get(&id).map_or(&none, |applied| &*applied.route.settings),
     };
-    session.stage.cells(slot, before)
+    session.stage.settings(known_target, before)
 }

@@ -1,18 +1,22 @@
-//! STATS_GET, CIRCUIT_BREAKER_STATUS and CIRCUIT_BREAKER_RESET: what the proxy has found out about routes (PROTOCOL section 3).
+//! STATS_GET, CIRCUIT_BREAKER_STATUS and CIRCUIT_BREAKER_RESET: what the proxy has counted and learnt about routes
+//! (PROTOCOL section 3).
 
-use super::limited_reply::{bounded, rfc3339, room, take};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use registry_client::protocol::report::{CircuitStatus, Stats};
+use registry_client::protocol::{Refusal, Reply, RouteId, RouteOrAll};
+
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::breaker as settings_breaker;
 use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::Session;
 use crate::server::routing::RouteState;
-use registry_client::protocol::report::{CircuitStatus, Stats};
-use registry_client::protocol::{Refusal, Reply, RouteId, RouteOrAll};
-use std::ops::Bound;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// STATS_GET: of one route, or of all that are active.
+use super::limited_reply::{bounded, rfc3339, room, take};
+
+/// STATS_GET of one route, or of all active ones.
 pub(super) fn stats(engine: &Engine, no: SessionNo, which: RouteOrAll) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
     bounded(match which {
@@ -27,7 +31,7 @@ pub(super) fn stats(engine: &Engine, no: SessionNo, which: RouteOrAll) -> Result
     })
 }
 
-/// STATS_GET: of the routes behind this one, as many as a line holds.
+/// STATS_GET of as many routes behind `after` as a line holds.
 pub(super) fn stats_page(engine: &Engine, no: SessionNo, after: RouteId) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
     let behind = session.applied.range((Bound::Excluded(after), Bound::Unbounded));
@@ -52,13 +56,13 @@ pub(super) fn breaker_status(
         successes: status.successes.into(),
         last_failure: status.last_failure.map(ago).map(rfc3339).unwrap_or_default(),
         next_attempt: status.next_attempt.map(ahead).map(rfc3339).unwrap_or_default(),
-        healthy: engine.pools().is_served(&session.members, id),
-        in_maintenance: session.maintained.of(id).is_some(),
+        healthy: engine.membership().is_served(&session.members, id),
+        in_maintenance: session.maintenance.of(id).is_some(),
         draining: session.drain.is_some(),
     }))
 }
 
-/// CIRCUIT_BREAKER_RESET: at once, because it is no setting.
+/// CIRCUIT_BREAKER_RESET. It is in force at once, because it is no setting.
 pub(super) fn breaker_reset(engine: &Engine, no: SessionNo, id: RouteId) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
     breaker(session, id)?.reset_breaker();
@@ -86,11 +90,11 @@ fn entry(route_id: RouteId, state: Option<&Arc<RouteState>>) -> Stats {
     }
 }
 
-/// What is known of a route that has a breaker in force.
+/// The state of a route that has a breaker in force.
 fn breaker(session: &Session, id: RouteId) -> Result<&RouteState, Refusal> {
     let Some(applied) = session.applied.get(&id) else {
         return Err(session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound));
     };
-    settings_breaker(&applied.route.cells, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
+    settings_breaker(&applied.route.settings, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
     Ok(&applied.state)
 }

@@ -1,21 +1,24 @@
 //! Which session a connection has (PROTOCOL section 2, SEMANTICS section 4).
 
-use super::Engine;
-use super::timers::Timer;
-use crate::server::registry::api::{Effect, Happening};
+use std::net::IpAddr;
+
+use registry_client::protocol::{Refusal, Registration, SessionId, SessionRef};
+
+use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionEvent, SessionNo, SessionState};
 use crate::server::registry::session::Session;
-use registry_client::protocol::{Refusal, Registration, SessionId, SessionRef};
-use std::net::IpAddr;
+
+use super::Engine;
+use super::timers::Timer;
 
 /// A registration that has passed all checks.
 pub(crate) struct NewSession {
     pub(crate) registration: Registration,
-    /// From where it came.
+    /// The address of its connection.
     pub(crate) peer: IpAddr,
-    /// What makes its id a secret.
+    /// 128 random bits for its id.
     pub(crate) random: u128,
-    /// What its service asks of those who join from now on, if it gave a token.
+    /// Its service's token, if it gave one.
     pub(crate) service_token: Option<ServiceToken>,
     /// The sessions that it replaces, oldest first.
     pub(crate) namesakes: Vec<SessionNo>,
@@ -35,7 +38,7 @@ impl Engine {
         new: NewSession,
     ) -> Result<SessionId, Refusal> {
         let NewSession { registration, peer, random, service_token, namesakes } = new;
-        // First, so that a session that is bound here already is replaced as a lost one.
+        // This comes first, so that a session that is bound here already is replaced as a lost one.
         if let Some(former) = self.connections.take_bound(conn) {
             self.unbind(now, former);
         }
@@ -46,10 +49,10 @@ impl Engine {
         self.bind(now, conn, no);
         let session = self.session(no)?;
         let id = session.id().cloned().ok_or(Refusal::SessionNotFound)?;
-        let (who, kin) = (session.who(), session.kin());
-        self.log(Happening::Registered(who.clone(), peer));
+        let (who, lineage) = (session.label(), session.lineage());
+        self.log(LogEvent::Registered(who.clone(), peer));
         if self.sessions.is_one_container(peer) {
-            self.pools.address_taken(peer, &who, &kin);
+            self.membership.address_taken(peer, &who, &lineage);
         }
         Ok(id)
     }
@@ -68,12 +71,12 @@ impl Engine {
     }
     fn say_resumed(&mut self, no: SessionNo) {
         if let Some(session) = self.sessions.get(no) {
-            let resumed = Happening::Resumed(session.who(), session.peer);
+            let resumed = LogEvent::Resumed(session.label(), session.peer);
             self.log(resumed);
         }
     }
 
-    /// The session that a command is for, and may be used through this connection.
+    /// The session that a command is for, if the connection may use it.
     pub(crate) fn resolve(&self, conn: ConnId, session: &SessionRef) -> Result<SessionNo, Refusal> {
         let own = self.connections.bound(conn);
         let (no, none) = match session {
@@ -86,16 +89,16 @@ impl Engine {
         }
         let newest = session.replaced_by.and_then(|no| self.sessions.get(no));
         match newest.filter(|newest| newest.state.lives()) {
-            // The reference client's threads go on sending the id that they know.
+            // Threads of the reference client go on sending the id that they know.
             Some(newest) if own == Some(newest.no) => Ok(newest.no),
             Some(_) => Err(Refusal::SessionReplaced),
             None => Err(Refusal::SessionNotFound),
         }
     }
 
-    /// A command shows that its session's holder lives, wherever it comes from. One that comes from where the
-    /// session was bound before somebody took it away, and that is gone, has it back: a RECONNECT on a
-    /// connection that its client had given up may arrive late, and the client never hears of it.
+    /// Renews a session's grace: a command for it shows that its client lives, on whatever connection it comes. If the
+    /// session is lost and another connection had taken it over from this one, it is bound here again: a late RECONNECT on a
+    /// connection that the client has given up takes the session along, and the client never learns of it.
     pub(crate) fn renew(&mut self, now: Now, conn: ConnId, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.touch(now);
@@ -109,7 +112,7 @@ impl Engine {
         self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
     }
 
-    /// One session, one connection: the latest binding wins.
+    /// Binds a session to a connection. If it is bound to another one, that loses it.
     fn bind(&mut self, now: Now, conn: ConnId, no: SessionNo) {
         let Some(peer) = self.connections.bind(conn, no) else { return };
         let Some(session) = self.sessions.get_mut(no) else { return };
@@ -129,12 +132,12 @@ impl Engine {
         if was_connected && before != peer {
             self.tell_members(no, false);
         }
-        if let Some(pulse) = self.sessions.get_mut(no).and_then(Session::start_pulse) {
-            self.push(Effect::Bound(conn, pulse));
+        if let Some(keepalive) = self.sessions.get_mut(no).and_then(Session::start_keepalive) {
+            self.push(Effect::Bound(conn, keepalive));
         }
     }
 
-    /// A session's connection is gone, or has another session.
+    /// The session's connection is gone, or another session is bound there.
     pub(super) fn unbind(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         if let Some(conn) = session.conn.take() {

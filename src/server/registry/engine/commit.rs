@@ -1,18 +1,23 @@
 //! The second step of an apply: the store is asked to hold the change (PROTOCOL section 4, SEMANTICS section 7).
+//!
+//! Until the store has decided, the session is as it was and its further commands wait.
+
+use std::sync::Arc;
+
+use registry_client::protocol::{Refusal, Reply, Scope, ServiceName};
+
+use crate::server::registry::api::{Effect, StoreChange};
+use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
+use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
 
 use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
-use crate::server::registry::api::{Change, Effect};
-use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
-use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
-use registry_client::protocol::{Refusal, Reply, Scope, ServiceName};
-use std::sync::Arc;
 
 impl Engine {
-    /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes, up to the store. The stage stays as it is until that
-    /// has decided.
+    /// CONFIG_APPLY, or CONFIG_APPLY_PARTIAL of some scopes: validates the change and asks the store to hold it. The stage
+    /// stays as it is until the store has decided.
     pub(crate) fn apply(
         &mut self,
         now: Now,
@@ -39,14 +44,14 @@ impl Engine {
             return Outcome::Reply(Reply::Error(Refusal::SessionNotFound));
         };
         let maintenance = self.first_maintenance(no);
-        let kept = maintenance.iter().map(|record| (no, MaintenanceRecord::clone(record))).collect();
+        let stored = maintenance.iter().map(|record| (no, MaintenanceRecord::clone(record))).collect();
         let change =
-            Change::Applied { session: Box::new(session), applied, delta: delta.clone(), maintenance };
-        let pending = Pending::Apply { session: no, conn, service, delta, scopes, kept };
+            StoreChange::Applied { session: Box::new(session), applied, delta: delta.clone(), maintenance };
+        let pending = Pending::Apply { session: no, conn, service, delta, scopes, stored };
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
 
-    /// What the store is to hold of a session once the apply of this number has changed it.
+    /// The session's record after the apply of this number.
     fn record_after(
         &self,
         now: Now,
@@ -65,9 +70,9 @@ impl Engine {
         Some((record, session.registration.service.clone()))
     }
 
-    /// Asks the store. Until it has decided, further commands for the session wait.
-    pub(super) fn commit(&mut self, no: SessionNo, change: Change, pending: Pending) -> Tx {
-        let is_waited_for = !matches!(pending, Pending::Forget(_) | Pending::Remember(_));
+    /// Asks the store to hold a change. Until it has decided, further commands for the session wait.
+    pub(super) fn commit(&mut self, no: SessionNo, change: StoreChange, pending: Pending) -> Tx {
+        let is_waited_for = !matches!(pending, Pending::Forget(_) | Pending::StoreMaintenance(_));
         let tx = self.commits.add(pending);
         if is_waited_for && let Some(session) = self.sessions.get_mut(no) {
             session.pending = Some(tx);

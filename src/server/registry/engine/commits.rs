@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::server::registry::model::{ConnId, Delta, SessionNo, Tx};
-use crate::server::registry::session::{Entering, Kept};
 use registry_client::protocol::{Domain, PathPrefix, Scope, ServiceName};
+
+use crate::server::registry::model::{ConnId, Delta, SessionNo, Tx};
+use crate::server::registry::session::{PendingEntry, StoredMaintenance};
 
 use super::pending_claims::PendingClaims;
 
@@ -20,12 +21,12 @@ pub(super) enum Pending {
         /// Which part of the stage is applied; `None`: all of it.
         scopes: Option<Vec<Scope>>,
         /// The maintenance that the store is told of with the session's first apply.
-        kept: Kept,
+        stored: StoredMaintenance,
     },
     /// CLIENT_SHUTDOWN.
     ShutDown { session: SessionNo, conn: ConnId },
     /// MAINT_ENTER.
-    Entering { session: SessionNo, conn: ConnId, entering: Box<Entering>, kept: Kept },
+    Entering { session: SessionNo, conn: ConnId, entering: Box<PendingEntry>, stored: StoredMaintenance },
     /// More route ids. The command that needs them waits.
     Reserving {
         session: SessionNo,
@@ -34,9 +35,9 @@ pub(super) enum Pending {
         last: u32,
     },
     /// A MAINT_EXIT whose verdict is ready and is sent after the decision.
-    Leaving { session: SessionNo, kept: Kept },
+    Leaving { session: SessionNo, stored: StoredMaintenance },
     /// The store holds an older maintenance. Nobody waits for this.
-    Remember(Kept),
+    StoreMaintenance(StoredMaintenance),
     /// The grace of a session is over.
     Expiry(SessionNo),
     /// The session is over already. Nobody waits for this.

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use crate::server::registry::model::{ConnId, SessionNo, TestId, Tx};
 use registry_client::protocol::{Command, Refusal};
+
+use crate::server::registry::model::{ConnId, SessionNo, TestId, Tx};
 
 /// A command as the listener read it, or why it is none.
 pub(super) type Line = Result<Command, Refusal>;

@@ -1,10 +1,12 @@
-//! A session's members get less and less (SEMANTICS section 6).
+//! A drain: a session's members get fewer and fewer new requests (SEMANTICS section 6).
+
+use std::time::Instant;
+
+use crate::server::registry::model::SessionNo;
+use crate::server::registry::session::Draining;
 
 use super::Engine;
 use super::timers::Timer;
-use crate::server::registry::model::SessionNo;
-use crate::server::registry::session::Draining;
-use std::time::Instant;
 
 impl Engine {
     /// The weight of the session's members falls until `end`, and that of the members that it adds meanwhile.
@@ -33,7 +35,7 @@ impl Engine {
         self.show_drain(no);
     }
 
-    /// Nothing new goes to the session's members.
+    /// The drain is over: no new request goes to the session's members.
     pub(super) fn drain_over(&mut self, no: SessionNo) {
         self.timers.cancel(Timer::Drain(no));
         self.show_drain(no);
@@ -43,7 +45,7 @@ impl Engine {
         let Some(session) = self.sessions.get(no) else { return };
         let drain = session.drain.map(|draining| draining.drain);
         for id in session.members.iter() {
-            self.pools.set_drain(id, drain);
+            self.membership.set_drain(id, drain);
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Events, and whom they are sent to (PROTOCOL sections 3 and 6).
 
-use super::Engine;
-use super::subscriptions::Subscriber;
-use crate::server::registry::api::Effect;
-use crate::server::registry::model::{ConnId, Route, SessionNo};
-use registry_client::protocol::{Domain, EventKind, Push, Refusal};
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Names that an event lists; how many there are it says besides.
+use registry_client::protocol::{Domain, EventKind, Push, Refusal};
+use serde_json::{Value, json};
+
+use crate::server::registry::api::Effect;
+use crate::server::registry::model::{ConnId, Route, SessionNo};
+
+use super::Engine;
+use super::subscriptions::Subscriber;
+
+/// How many names an event lists. It also says how many there are.
 const LISTED: usize = 32;
 
 impl Engine {
@@ -18,20 +21,20 @@ impl Engine {
         self.subscriptions.sessions_of(conn)
     }
 
-    /// What a connection subscribed to for a session is over.
+    /// Ends the subscriptions of a connection for a session.
     pub(super) fn drop_subscription(&mut self, conn: ConnId, no: SessionNo) {
-        // Without a session there are no subscriptions of it either.
+        // A session that does not exist has no subscriptions.
         let _ = self.change_subscription((conn, no), BTreeSet::clear);
     }
 
-    /// The connection is gone.
+    /// Ends all subscriptions of a connection.
     pub(super) fn drop_subscriptions_on(&mut self, conn: ConnId) {
         for no in self.subscriptions.sessions_of(conn) {
             self.drop_subscription(conn, no);
         }
     }
 
-    /// The session has ended, or another has its place.
+    /// Ends all subscriptions for a session.
     pub(super) fn drop_subscriptions_of(&mut self, no: SessionNo) {
         for conn in self.subscriptions.conns_of(no) {
             self.drop_subscription(conn, no);
@@ -47,8 +50,8 @@ impl Engine {
         let mut kinds = before.clone();
         change(&mut kinds);
         if kinds != before {
-            // What has happened just now is for those who were subscribed when it did.
-            self.flush_pools(false);
+            // What has happened up to now is for those who are subscribed up to now.
+            self.flush_membership(false);
             self.tell_health();
         }
         let session = self.sessions.get(who.1).ok_or(Refusal::SessionNotFound)?;
@@ -58,36 +61,39 @@ impl Engine {
         Ok(())
     }
 
-    /// `backend_health_changed`, to those whose service's backends these are.
+    /// Sends `backend_health_changed` to the subscribers of the backends' services.
     pub(super) fn tell_health(&mut self) {
-        for (news, claims) in std::mem::take(&mut self.subscriptions.news) {
-            let to = self.subscriptions.health.get(&news.service).into_iter().flatten();
+        for (change, claims) in std::mem::take(&mut self.subscriptions.health_changes) {
+            let to = self.subscriptions.health.get(&change.service).into_iter().flatten();
             let to = to.map(|(conn, _)| *conn).collect();
             let mut body = json!({
-                "service": news.service.as_str(),
-                "instance": news.instance,
-                "backend": news.backend,
-                "healthy": news.healthy,
-                "reason": news.reason,
+                "service": change.service.as_str(),
+                "instance": change.instance,
+                "backend": change.backend,
+                "healthy": change.healthy,
+                "reason": change.reason,
                 "claims": claims.iter().take(LISTED).collect::<Vec<_>>(),
                 "claims_total": claims.len(),
             });
-            if !news.error.is_empty() {
-                body["error"] = news.error.into();
+            if !change.error.is_empty() {
+                body["error"] = change.error.into();
             }
             self.announce(to, EventKind::BackendHealthChanged, body);
         }
     }
 
-    /// The domains of routes that changed, if anybody wants to hear of them.
-    pub(super) fn config_news<'a>(&self, routes: impl Iterator<Item = &'a Arc<Route>>) -> BTreeSet<Domain> {
+    /// The domains of routes that changed, if anybody has subscribed to them.
+    pub(super) fn changed_domains<'a>(
+        &self,
+        routes: impl Iterator<Item = &'a Arc<Route>>,
+    ) -> BTreeSet<Domain> {
         if self.subscriptions.config.is_empty() {
             return BTreeSet::new();
         }
         routes.flat_map(|route| route.spec.domains.as_slice()).cloned().collect()
     }
 
-    /// `global_config_changed`, to everybody but the session that applied it.
+    /// Sends `global_config_changed` to all subscribers but the session that applied.
     pub(super) fn tell_config(&mut self, by: SessionNo, domains: &BTreeSet<Domain>) {
         let Some(session) = self.sessions.get(by).filter(|_| !domains.is_empty()) else { return };
         let body = json!({
@@ -99,7 +105,7 @@ impl Engine {
         self.announce(others.map(|(conn, _)| *conn).collect(), EventKind::GlobalConfigChanged, body);
     }
 
-    /// `cert_renewed`: the proxy has a certificate for these names that it did not have before.
+    /// Sends `cert_renewed`: the proxy has a certificate for these names that it did not have before.
     pub(super) fn tell_certificate(&mut self, names: &[String], renewed: bool) {
         let to = self.subscriptions.certificates.iter().map(|(conn, _)| *conn).collect();
         let body = json!({
@@ -110,9 +116,9 @@ impl Engine {
         self.announce(to, EventKind::CertRenewed, body);
     }
 
-    /// Each connection once, however many of its sessions subscribed.
+    /// Sends an event to each connection once, however many of its sessions have subscribed.
     fn announce(&mut self, mut to: BTreeSet<ConnId>, kind: EventKind, body: Value) {
-        // One that is being closed has had its last line.
+        // A connection that is being closed has had its last line.
         to.retain(|conn| self.connections.contains(*conn));
         if !to.is_empty() {
             self.push(Effect::Event(to.into_iter().collect(), Push::Event(kind, body)));

@@ -1,42 +1,45 @@
-//! Paths that no request reaches, because a shorter one of the same service goes before them (SEMANTICS section 2).
+//! Claims that no request reaches, because a shorter path of the same service has a higher priority (SEMANTICS section 2).
 
-use super::Engine;
-use crate::server::registry::api::Happening;
-use crate::server::registry::model::{Route, SessionNo};
-use crate::server::routing::Claim;
-use registry_client::protocol::{Domain, PathPrefix};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use registry_client::protocol::{Domain, PathPrefix};
+
+use crate::server::registry::api::LogEvent;
+use crate::server::registry::model::{Route, SessionNo};
+use crate::server::routing::Claim;
+
+use super::Engine;
+
 impl Engine {
-    /// Says once for an apply that what it changed is hidden, or hides something.
+    /// Logs, once for an apply, that claims of its changed routes are hidden or hide others.
     pub(super) fn tell_of_hidden<'a>(
         &mut self,
         no: SessionNo,
         changed: impl Iterator<Item = &'a Route>,
-        crowded: &HashSet<&Domain>,
+        shared_hosts: &HashSet<&Domain>,
     ) {
-        if crowded.is_empty() {
+        if shared_hosts.is_empty() {
             return;
         }
         let mut hidden = BTreeSet::new();
         for (domain, path) in changed.flat_map(Route::claims) {
-            if !crowded.contains(domain) {
+            if !shared_hosts.contains(domain) {
                 continue;
             }
-            let pairs = hidden_with(self.pools.host(domain), path);
+            let pairs = hidden_with(self.membership.host(domain), path);
             hidden.extend(pairs.into_iter().map(|(path, by)| (domain.clone(), path, by)));
         }
         let count = hidden.len();
         if let (Some((domain, path, by)), Some(session)) = (hidden.pop_first(), self.sessions.get(no)) {
-            let who = session.who();
-            self.log(Happening::Hidden { who, domain, path, by, count });
+            let who = session.label();
+            self.log(LogEvent::Hidden { who, domain, path, by, count });
         }
     }
 }
 
-/// What is hidden by the claim on `path`, and what hides it: each hidden path with the one that does it. `claims` are a
-/// host's, in the order in which they are tried.
+/// The paths that the claim on `path` hides, and `path` itself if it is hidden, each with the path that hides it. `claims`
+/// are a host's, in the order in which they are tried.
 fn hidden_with(claims: &[Arc<Claim>], path: &PathPrefix) -> Vec<(PathPrefix, PathPrefix)> {
     let Some(at) = claims.iter().position(|claim| claim.path == *path) else { return Vec::new() };
     let own = &claims[at];

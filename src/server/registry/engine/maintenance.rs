@@ -1,35 +1,45 @@
-//! MAINTENANCE
+//! Maintenance requests on their way to a verdict (PROTOCOL section 6, SEMANTICS section 5).
+//!
+//! Entering is in force before the ACK, and the store holds it by then. Leaving is in force before the verdict, and the
+//! store was told of it by then. A request waits in a queue of its session until it may have its verdict.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use registry_client::protocol::RouteOrAll;
+use registry_client::protocol::{BackendUrl, Reply, RouteId, Target};
+
+use crate::server::registry::api::StoreChange;
+use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Tx, page_probe};
+use crate::server::registry::session::{
+    ActiveMaintenance, ExitProgress, MaintenanceRequest, PendingEntry, Place, Session,
+};
+use crate::server::routing::{Maintenance, MemberId, Probe};
 
 use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
 use super::timers::Timer;
-use crate::server::registry::api::Change;
-use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Slot, Tx, page_probe};
-use crate::server::registry::session::{Asked, Entered, Entering, ExitState, Place, Session};
-use crate::server::routing::{Maintenance, MemberId, Probe};
-use registry_client::protocol::{BackendUrl, Reply, RouteId, Target};
-use std::collections::BTreeSet;
-use std::sync::Arc;
 
-/// Backends that one MAINT_EXIT waits for; of more, the first ones.
+/// How many backends a MAINT_EXIT waits for at most; of more, the first ones.
 const MAX_BACKENDS: usize = 64;
 
 impl Engine {
-    /// How many verdicts a connection is still to be sent.
+    /// How many verdicts the connection has not been sent.
     pub(crate) fn verdicts_due_to(&self, conn: ConnId) -> usize {
         self.connections.verdicts(conn)
     }
 
-    /// Forgets what was entered for routes that do not exist any more.
+    /// Forgets the maintenance of routes that do not exist any more.
     pub(crate) fn forget_unknown_maintenance(&mut self, no: SessionNo) {
         if let Some(session) = self.sessions.get_mut(no) {
             session.forget_unknown_maintenance();
         }
     }
 
-    /// MAINT_ENTER: in force before the ACK is sent. The verdict comes when the page answers.
+    /// MAINT_ENTER: puts it in force, sends the ACK and waits for the page to answer. If the store has to hold it first, all
+    /// of that happens when it does.
     pub(crate) fn enter_maintenance(
         &mut self,
         now: Now,
@@ -39,21 +49,22 @@ impl Engine {
         page: Option<BackendUrl>,
         places: Vec<Place>,
     ) -> Outcome {
-        let of = self.sessions.get(no).map(|session| (session.who(), session.peer));
-        let page = page.zip(of).map(|(url, (who, peer))| self.pools.page(url, &who, peer));
-        let entered = Entered { shown: Arc::new(Maintenance { page }), at: now.wall };
-        let kept = self.kept_after(&places, Some(&entered));
-        let entering = Entering { target, places, entered };
-        if kept.is_empty() {
+        let of = self.sessions.get(no).map(|session| (session.label(), session.peer));
+        let page = page.zip(of).map(|(url, (who, peer))| self.membership.page(url, &who, peer));
+        let entered = ActiveMaintenance { shown: Arc::new(Maintenance { page }), at: now.wall };
+        let stored = self.stored_after(&places, Some(&entered));
+        let entering = PendingEntry { target, places, entered };
+        if stored.is_empty() {
             self.enter(now, no, Some(conn), entering);
             return Outcome::Done;
         }
-        let change = Change::Maintained(kept.clone());
-        let pending = Pending::Entering { session: no, conn, entering: Box::new(entering), kept };
+        let change = StoreChange::Maintenance(stored.clone());
+        let pending = Pending::Entering { session: no, conn, entering: Box::new(entering), stored };
         Outcome::Wait(Wait::Store(self.commit(no, change, pending)))
     }
 
-    /// MAINT_EXIT: in force when the backends have answered, or their time is over.
+    /// MAINT_EXIT: sends the ACK and waits for the backends. Leaving is in force when they have answered or their time is
+    /// over.
     pub(crate) fn leave_maintenance(
         &mut self,
         now: Now,
@@ -69,122 +80,129 @@ impl Engine {
                 probes.push(probe);
             }
         }
-        let waits = probes.into_iter().map(|probe| self.ask_for(no, probe)).collect();
-        self.acknowledge(now, conn, no, Asked::new(target, conn, false, places, waits, now));
+        let waiters = probes.into_iter().map(|probe| self.wait_for_probe(no, probe)).collect();
+        self.acknowledge(now, conn, no, MaintenanceRequest::new(target, conn, false, places, waiters, now));
         Outcome::Done
     }
 
-    /// The store holds it. Somebody whose wait is over has heard that it is unavailable, and gets no verdict.
-    pub(crate) fn entered(&mut self, now: Now, no: SessionNo, (conn, tx): (ConnId, Tx), entering: Entering) {
-        let waits = self.stop_waiting_for_store(conn, tx);
-        self.enter(now, no, waits.then_some(conn), entering);
-        if waits {
+    /// The store holds a MAINT_ENTER. If the command was refused meanwhile because the store took too long, it gets no
+    /// verdict.
+    pub(crate) fn entered(
+        &mut self,
+        now: Now,
+        no: SessionNo,
+        (conn, tx): (ConnId, Tx),
+        entering: PendingEntry,
+    ) {
+        let waiters = self.stop_waiting_for_store(conn, tx);
+        self.enter(now, no, waiters.then_some(conn), entering);
+        if waiters {
             self.resume(now, conn);
         }
     }
 
-    fn enter(&mut self, now: Now, no: SessionNo, conn: Option<ConnId>, entering: Entering) {
-        let Entering { target, places, entered } = entering;
+    fn enter(&mut self, now: Now, no: SessionNo, conn: Option<ConnId>, entering: PendingEntry) {
+        let PendingEntry { target, places, entered } = entering;
         self.supersede(no, &places);
         self.change_maintenance(&places, Some(&entered));
         let Some(conn) = conn else { return };
-        let mut waits = BTreeSet::new();
+        let mut waiters = BTreeSet::new();
         if let Some(page) = &entered.shown.page {
-            waits.insert(self.ask_for(no, page_probe(&page.backend, page.terms.peer, None)));
+            waiters.insert(self.wait_for_probe(no, page_probe(&page.backend, page.terms.peer, None)));
         }
-        self.acknowledge(now, conn, no, Asked::new(target, conn, true, places, waits, now));
+        self.acknowledge(now, conn, no, MaintenanceRequest::new(target, conn, true, places, waiters, now));
     }
 
-    /// A probe of somebody's passed: verdicts may come of it.
-    pub(super) fn page_answered(&mut self, now: Now, waiting: Vec<MemberId>) {
-        for token in waiting {
-            let Some(no) = self.verdicts.get(&token).copied() else { continue };
-            self.stop_asking_for(token);
+    /// A probe passed for which maintenance requests wait under these ids. Some may have their verdict now.
+    pub(super) fn maintenance_probe_passed(&mut self, now: Now, waiting: Vec<MemberId>) {
+        for waiter in waiting {
+            let Some(no) = self.verdicts.get(&waiter).copied() else { continue };
+            self.stop_waiting_for_probe(waiter);
             let Some(session) = self.sessions.get_mut(no) else { continue };
-            session.maintained.probe_passed(token);
+            session.maintenance.probe_passed(waiter);
             self.decide(now, no);
         }
     }
 
-    /// Time is over for a request of this session.
+    /// The time of a request of this session is over.
     pub(super) fn verdict_due(&mut self, now: Now, no: SessionNo) {
         self.decide(now, no);
     }
 
-    /// Nobody waits for this session's verdicts any more.
+    /// Drops the session's requests. Nobody gets a verdict on them.
     pub(super) fn drop_verdicts(&mut self, no: SessionNo) {
         self.timers.cancel(Timer::Verdict(no));
         let Some(session) = self.sessions.get_mut(no) else { return };
-        for (conn, waits) in session.maintained.drop_requests() {
+        for (conn, waiters) in session.maintenance.drop_requests() {
             self.connections.count_verdicts(conn, -1);
-            waits.into_iter().for_each(|token| self.stop_asking_for(token));
+            waiters.into_iter().for_each(|waiter| self.stop_waiting_for_probe(waiter));
         }
     }
 
-    /// Earlier requests that this one makes pointless get their verdict, and have no effect any more.
+    /// Ends earlier requests that this one makes pointless.
     fn supersede(&mut self, no: SessionNo, places: &[Place]) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let done = session.maintained.supersede(places);
-        done.into_iter().for_each(|token| self.stop_asking_for(token));
+        let done = session.maintenance.supersede(places);
+        done.into_iter().for_each(|waiter| self.stop_waiting_for_probe(waiter));
     }
 
-    fn acknowledge(&mut self, now: Now, conn: ConnId, no: SessionNo, asked: Asked) {
+    fn acknowledge(&mut self, now: Now, conn: ConnId, no: SessionNo, request: MaintenanceRequest) {
         if let Some(session) = self.sessions.get_mut(no) {
-            session.maintained.add_request(asked);
+            session.maintenance.add_request(request);
             self.connections.count_verdicts(conn, 1);
         }
         self.send(conn, Reply::MaintenanceAck);
         self.decide(now, no);
     }
 
-    /// Decides on what can be decided. Leaving is in force when the store holds it, as far as it takes it.
+    /// Ends the requests that can be decided on, and sends the verdicts that may be sent.
     fn decide(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let done = session.maintained.decide(now.mono);
-        done.into_iter().for_each(|token| self.stop_asking_for(token));
+        let done = session.maintenance.decide(now.mono);
+        done.into_iter().for_each(|waiter| self.stop_waiting_for_probe(waiter));
         self.go_on_leaving(now, no);
         self.conclude(now, no);
     }
 
-    /// Asks the store about what is left, unless another change of the session is on its way there.
+    /// Tells the store what is being left, unless another change of the session is with it.
     pub(super) fn go_on_leaving(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get(no).filter(|session| session.pending.is_none()) else { return };
-        let places = session.maintained.places(ExitState::Due);
+        let places = session.maintenance.places(ExitProgress::Due);
         if places.is_empty() {
             return;
         }
-        let kept = self.kept_after(&places, None);
+        let stored = self.stored_after(&places, None);
         if let Some(session) = self.sessions.get_mut(no) {
-            session.maintained.step(ExitState::Due, ExitState::Asked);
+            session.maintenance.step(ExitProgress::Due, ExitProgress::WithStore);
         }
-        if kept.is_empty() {
+        if stored.is_empty() {
             return self.left(now, no);
         }
-        self.commit(no, Change::Maintained(kept.clone()), Pending::Leaving { session: no, kept });
+        self.commit(no, StoreChange::Maintenance(stored.clone()), Pending::Leaving { session: no, stored });
     }
 
-    /// What was to be left is left, whether or not the store could be told: people want to see the backend.
+    /// Puts leaving in force, whether or not the store holds it: people want to see the backend.
     pub(crate) fn left(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let places = session.maintained.places(ExitState::Asked);
-        session.maintained.step(ExitState::Asked, ExitState::No);
+        let places = session.maintenance.places(ExitProgress::WithStore);
+        session.maintenance.step(ExitProgress::WithStore, ExitProgress::NotDue);
         self.change_maintenance(&places, None);
         self.conclude(now, no);
     }
 
-    /// Gives the verdicts that are due, and waits for those that are not.
+    /// Sends the verdicts that may be sent, and sets the deadline of the others.
     fn conclude(&mut self, now: Now, no: SessionNo) {
         self.give_verdicts(no);
-        let due = self.sessions.get(no).and_then(|session| session.maintained.next_deadline());
+        let due = self.sessions.get(no).and_then(|session| session.maintenance.next_deadline());
         match due {
             Some(due) => self.timers.set(Timer::Verdict(no), due.max(now.mono)),
             None => self.timers.cancel(Timer::Verdict(no)),
         }
     }
 
-    /// In the order of the requests.
+    /// Sends verdicts in the order of the requests.
     fn give_verdicts(&mut self, no: SessionNo) {
-        let next = |session: &mut Session| session.maintained.next_verdict();
+        let next = |session: &mut Session| session.maintenance.next_verdict();
         while let Some((conn, verdict)) = self.sessions.get_mut(no).and_then(next) {
             self.connections.count_verdicts(conn, -1);
             if self.connections.contains(conn) {
@@ -193,47 +211,53 @@ impl Engine {
         }
     }
 
-    fn change_maintenance(&mut self, places: &[Place], entered: Option<&Entered>) {
-        for (session, slot) in places {
-            self.set_maintenance(*session, *slot, entered.cloned());
+    fn change_maintenance(&mut self, places: &[Place], entered: Option<&ActiveMaintenance>) {
+        for (session, target) in places {
+            self.set_maintenance(*session, *target, entered.cloned());
         }
         let sessions: BTreeSet<SessionNo> = places.iter().map(|(no, _)| *no).collect();
-        sessions.into_iter().for_each(|no| self.keep_up(no));
+        sessions.into_iter().for_each(|no| self.store_maintenance_if_changed(no));
     }
 
-    fn set_maintenance(&mut self, no: SessionNo, slot: Slot, entered: Option<Entered>) {
+    fn set_maintenance(&mut self, no: SessionNo, target: RouteOrAll, entered: Option<ActiveMaintenance>) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        session.maintained.set(slot, entered);
+        session.maintenance.set(target, entered);
         let session = &*session;
-        let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
+        let touched = session
+            .applied
+            .iter()
+            .filter(|(id, _)| target == RouteOrAll::All || target == RouteOrAll::Route(**id));
         for (id, applied) in touched {
             let (plan, spec) = (session.plan(*id, applied), &applied.route.spec);
             for domain in spec.domains.as_slice() {
-                self.pools.replan(no, *id, (domain, &spec.path), &plan);
+                self.membership.replan(no, *id, (domain, &spec.path), &plan);
             }
         }
     }
 
-    /// What is asked before people see the backends again: none where no page was given.
-    fn probes_on_exit(&self, (no, slot): Place) -> Vec<Probe> {
+    /// The probes that must pass before people see the backends again. There are none where no page was given.
+    fn probes_on_exit(&self, (no, target): Place) -> Vec<Probe> {
         let Some(session) = self.sessions.get(no) else { return Vec::new() };
         let has_page =
-            |id| session.maintained.entered(id).is_some_and(|entered| entered.shown.page.is_some());
-        let touched = session.applied.iter().filter(|(id, _)| slot == Slot::All || slot == Slot::Route(**id));
+            |id| session.maintenance.entered(id).is_some_and(|entered| entered.shown.page.is_some());
+        let touched = session
+            .applied
+            .iter()
+            .filter(|(id, _)| target == RouteOrAll::All || target == RouteOrAll::Route(**id));
         let probe = |(_, Applied { route, .. }): (&RouteId, &Applied)| {
             page_probe(&route.spec.backend, session.peer, route.spec.domains.first_exact())
         };
         touched.filter(|(id, _)| has_page(**id)).map(probe).collect()
     }
 
-    fn ask_for(&mut self, no: SessionNo, probe: Probe) -> MemberId {
-        let token = self.pools.wait_for(probe);
-        self.verdicts.insert(token, no);
-        token
+    fn wait_for_probe(&mut self, no: SessionNo, probe: Probe) -> MemberId {
+        let waiter = self.membership.wait_for(probe);
+        self.verdicts.insert(waiter, no);
+        waiter
     }
 
-    fn stop_asking_for(&mut self, token: MemberId) {
-        self.verdicts.remove(&token);
-        self.pools.stop_waiting(token);
+    fn stop_waiting_for_probe(&mut self, waiter: MemberId) {
+        self.verdicts.remove(&waiter);
+        self.membership.stop_waiting(waiter);
     }
 }

@@ -12,7 +12,7 @@
 //! | `bind`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
 //! | `permissions`, `staging`, `route_ids` | what a session may claim and stage, and under which ids |
 //! | `validate`, `commit`, `install` | the three steps of an apply |
-//! | `commits`, `pending_claims`, `decided` | what is with the store; what follows when it decides |
+//! | `commits`, `pending_claims`, `store_decided` | what is with the store; what follows when it decides |
 //! | `hidden` | paths that no request reaches |
 //! | `maintenance`, `maintenance_store`, `drain` | pages instead of members, what the store holds of it; draining |
 //! | `subscriptions`, `events` | who subscribed to what, and what they are sent |
@@ -24,7 +24,6 @@ mod bind;
 mod commit;
 mod commits;
 mod connections;
-mod decided;
 mod drain;
 mod events;
 mod hidden;
@@ -40,6 +39,7 @@ mod replace;
 mod restore;
 mod route_ids;
 mod staging;
+mod store_decided;
 mod subscriptions;
 mod timers;
 mod transitions;
@@ -48,13 +48,14 @@ mod validate;
 use std::collections::HashMap;
 use std::time::Instant;
 
+use registry_client::protocol::{Command, Refusal};
+
 use crate::server::registry::api::{Effect, Input};
 use crate::server::registry::config::RegistryConfig;
-use crate::server::registry::membership::Pools;
+use crate::server::registry::membership::Membership;
 use crate::server::registry::model::{ConnId, Now, SessionNo};
-use crate::server::registry::session::{Session, Sessions};
+use crate::server::registry::session::{Session, SessionIndex};
 use crate::server::routing::MemberId;
-use registry_client::protocol::{Command, Refusal};
 
 pub(crate) use bind::NewSession;
 pub(crate) use connections::Wait;
@@ -78,8 +79,8 @@ pub(crate) struct Engine {
     random: Random,
     carry_out: CarryOut,
     connections: Connections,
-    sessions: Sessions,
-    pools: Pools,
+    sessions: SessionIndex,
+    membership: Membership,
     timers: Timers,
     commits: Commits,
     tests: BackendTests,
@@ -94,12 +95,12 @@ impl Engine {
     /// An engine without sessions.
     pub(crate) fn new(config: RegistryConfig, random: Random, carry_out: CarryOut) -> Self {
         Engine {
-            pools: Pools::new(config.hold),
+            membership: Membership::new(config.hold),
             config,
             random,
             carry_out,
             connections: Connections::default(),
-            sessions: Sessions::default(),
+            sessions: SessionIndex::default(),
             timers: Timers::default(),
             commits: Commits::default(),
             tests: BackendTests::default(),
@@ -112,34 +113,34 @@ impl Engine {
 
     /// Decides what follows from an input. The effects are in [`Engine::effects`].
     pub(crate) fn handle(&mut self, now: Now, input: Input) {
-        self.pools.set_time(now.mono);
+        self.membership.set_time(now.mono);
         match input {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
             Input::Line(conn, line) => self.line(now, conn, line),
             Input::Closed(conn) => self.closed(now, conn),
             Input::Tick => self.tick(now),
-            Input::Committed(tx) => self.decided(now, tx, true),
-            Input::Rejected(tx) => self.decided(now, tx, false),
+            Input::Committed(tx) => self.store_decided(now, tx, true),
+            Input::Rejected(tx) => self.store_decided(now, tx, false),
             Input::Probed(probe, result) => {
                 if result.is_ok() {
-                    self.page_answered(now, self.pools.waiting_for(&probe));
+                    self.maintenance_probe_passed(now, self.membership.waiting_for(&probe));
                 }
-                for answered in self.pools.probed(&probe, &result) {
-                    self.answered(now, &answered);
+                for answered in self.membership.probed(&probe, &result) {
+                    self.member_answered(now, &answered);
                 }
             }
             Input::Tested(test, result) => self.tested(now, test, result),
-            Input::Ejection(member) => self.pools.ejection(member, now.mono),
+            Input::Ejection(member) => self.membership.ejection(member, now.mono),
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
         }
-        self.flush_pools(true);
+        self.flush_membership(true);
         self.tell_health();
     }
 
     fn tick(&mut self, now: Now) {
-        self.pools.tick();
+        self.membership.tick();
         while let Some(timer) = self.timers.pop(now.mono) {
             match timer {
                 Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
@@ -147,7 +148,7 @@ impl Engine {
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(now, no),
                 Timer::Forget(no) => self.forget_in_store(no),
-                Timer::Remember(no) => self.remember_maintenance(no),
+                Timer::StoreMaintenance(no) => self.store_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
             }
@@ -166,19 +167,19 @@ impl Engine {
 
     /// When to pass [`Input::Tick`] at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next().into_iter().chain(self.pools.next_deadline()).min()
+        self.timers.next().into_iter().chain(self.membership.next_deadline()).min()
     }
 
     pub(crate) fn config(&self) -> &RegistryConfig {
         &self.config
     }
 
-    pub(crate) fn sessions(&self) -> &Sessions {
+    pub(crate) fn sessions(&self) -> &SessionIndex {
         &self.sessions
     }
 
-    pub(crate) fn pools(&self) -> &Pools {
-        &self.pools
+    pub(crate) fn membership(&self) -> &Membership {
+        &self.membership
     }
 
     pub(crate) fn session(&self, no: SessionNo) -> Result<&Session, Refusal> {
@@ -199,7 +200,7 @@ impl Engine {
             && self.verdicts.is_empty()
             && self.subscriptions.is_empty()
             && self.sessions.is_empty()
-            && self.pools.is_empty()
+            && self.membership.is_empty()
     }
 
     /// Whether a maintenance request waits for a probe.

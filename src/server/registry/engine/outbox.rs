@@ -1,8 +1,9 @@
 //! Effects on their way out, in the order in which they came about.
 
-use crate::server::registry::api::{Effect, Happening};
-use crate::server::registry::model::ConnId;
 use registry_client::protocol::ServerLine;
+
+use crate::server::registry::api::{Effect, LogEvent};
+use crate::server::registry::model::ConnId;
 
 use super::Engine;
 
@@ -11,28 +12,28 @@ impl Engine {
         self.push(Effect::Send(conn, line.into()));
     }
 
-    pub(crate) fn log(&mut self, happening: Happening) {
-        self.push(Effect::Happened(happening));
+    pub(crate) fn log(&mut self, event: LogEvent) {
+        self.push(Effect::Log(event));
     }
 
     /// Queues an effect behind everything that has led to it. The table is published before anybody is told.
     pub(crate) fn push(&mut self, effect: Effect) {
-        self.flush_pools(matches!(effect, Effect::Send(..) | Effect::Event(..) | Effect::Close(_)));
+        self.flush_membership(matches!(effect, Effect::Send(..) | Effect::Event(..) | Effect::Close(_)));
         self.effects.push(effect);
     }
 
     /// Queues what the members' changes have led to, and the table if it is to be published now.
-    pub(super) fn flush_pools(&mut self, publish: bool) {
+    pub(super) fn flush_membership(&mut self, publish: bool) {
         let known = self.effects.len();
-        self.effects.extend(self.pools.take_effects());
+        self.effects.extend(self.membership.take_effects());
         for effect in &self.effects[known..] {
-            if let Effect::Happened(happening) = effect {
-                self.subscriptions.note_health(&self.sessions, happening);
+            if let Effect::Log(event) = effect {
+                self.subscriptions.note_health(&self.sessions, event);
             }
         }
-        if publish && let Some(table) = self.pools.take_table() {
+        if publish && let Some(table) = self.membership.take_table() {
             self.effects.push(Effect::Publish(table));
-            if self.pools.take_departure() {
+            if self.membership.take_departure() {
                 self.effects.push(Effect::Departure);
             }
         }

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::server::registry::api::{Effect, Happening};
-use crate::server::registry::model::{ConnId, Now};
 use registry_client::protocol::{Push, Refusal, Reply};
+
+use crate::server::registry::api::{Effect, LogEvent};
+use crate::server::registry::model::{ConnId, Now};
 
 use super::Engine;
 use super::timers::Timer;
@@ -52,7 +53,7 @@ impl Engine {
     /// Closes a connection that takes more than its share. The peer and the log are told why.
     pub(super) fn drop_connection(&mut self, now: Now, conn: ConnId, why: &'static str) {
         if let Some(peer) = self.connections.peer(conn) {
-            self.log(Happening::Dropped(conn, peer, why));
+            self.log(LogEvent::Dropped(conn, peer, why));
             self.send(conn, Reply::Error(Refusal::Other(why.to_owned())));
             self.close(now, conn);
         }

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::server::registry::model::{Delta, Tx};
 use registry_client::protocol::{Domain, PathPrefix, ServiceName};
+
+use crate::server::registry::model::{Delta, Tx};
 
 /// What pending applies are about to claim.
 ///

@@ -1,19 +1,22 @@
 //! What the operator lets sessions claim and reach (SEMANTICS section 9).
 
-use super::Engine;
-use crate::server::registry::api::Happening;
-use crate::server::registry::model::{ClaimPolicy, SessionNo};
-use crate::server::registry::session::Session;
-use registry_client::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
 use std::net::SocketAddr;
 
+use registry_client::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
+
+use crate::server::registry::api::LogEvent;
+use crate::server::registry::model::{ClaimPolicy, SessionNo};
+use crate::server::registry::session::Session;
+
+use super::Engine;
+
 impl Engine {
-    /// REGISTRY_POLICY.
+    /// Checks a route against REGISTRY_POLICY.
     pub(crate) fn check_policy(&mut self, no: SessionNo, spec: &RouteSpec) -> Result<(), Refusal> {
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
         let Some((domain, refusal)) = self.forbidden(session, spec) else { return Ok(()) };
-        let (who, domain) = (session.who(), domain.clone());
-        self.log(Happening::NotPermitted { who, domain });
+        let (who, domain) = (session.label(), domain.clone());
+        self.log(LogEvent::NotPermitted { who, domain });
         Err(refusal)
     }
 
@@ -29,25 +32,25 @@ impl Engine {
         Some((domain, Refusal::NotAllowed(format!("domain {domain} for service {service}"))))
     }
 
-    /// Who may claim what from now on.
+    /// Takes a new REGISTRY_POLICY.
     pub(super) fn set_policy(&mut self, policy: ClaimPolicy) {
         self.config.policy = Some(policy);
         self.tell_outside_policy();
     }
 
-    /// What was claimed under another policy stays until it is changed or removed; somebody should know.
+    /// Logs that claims in force are not permitted. They stay until they are changed or removed.
     pub(super) fn tell_outside_policy(&mut self) {
         let Some(policy) = &self.config.policy else { return };
         let mut outside =
-            self.pools.claims().filter(|claim| !policy.permits(&claim.terms.service, &claim.domain));
+            self.membership.claims().filter(|claim| !policy.permits(&claim.terms.service, &claim.domain));
         let Some(first) = outside.next() else { return };
         let (domain, service) = (first.domain.clone(), first.terms.service.clone());
         let claims = 1 + outside.count();
-        self.log(Happening::OutsidePolicy { claims, domain, service });
+        self.log(LogEvent::OutsidePolicy { claims, domain, service });
     }
 
-    /// BACKEND_ALLOW for a backend whose address is known here and now (SEMANTICS section 9). A name is checked
-    /// when it is resolved.
+    /// Checks a backend against BACKEND_ALLOW, if it is given as an address (SEMANTICS section 9). A name is checked when it
+    /// is resolved.
     pub(crate) fn check_backend(&self, no: SessionNo, backend: &BackendUrl) -> Result<(), Refusal> {
         let Host::Ip(ip) = backend.host() else { return Ok(()) };
         let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;

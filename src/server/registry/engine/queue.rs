@@ -3,9 +3,10 @@
 //! Replies come in the order of the commands, so a connection's commands wait behind one that has no answer yet. A
 //! command also waits while the store decides on a change of its session, if it could get in the way of that.
 
-use crate::server::registry::model::{ConnId, Now, SessionNo, TestId, Tx};
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{Command, Refusal, Reply, Request, SessionRef};
+
+use crate::server::registry::model::{ConnId, Now, SessionNo, TestId, Tx};
 
 use super::Engine;
 use super::connections::{Arrival, Line, Wait};

@@ -1,35 +1,36 @@
-//! One session takes the place of another: make before break (SEMANTICS section 4).
+//! A session replaces another, make before break: the old members serve until the new ones answer (SEMANTICS section 4).
 
-use super::Engine;
-use crate::server::registry::membership::{Answered, Leaving};
+use crate::server::registry::membership::{FirstAnswer, Removal};
 use crate::server::registry::model::{Now, SessionEvent, SessionNo, SessionState};
 use crate::server::registry::session::Session;
 use crate::server::routing::MemberId;
 
+use super::Engine;
+
 impl Engine {
-    /// `new` takes the place of `old` and of everyone whom that had replaced.
+    /// `new` replaces `old` and all sessions that `old` had replaced.
     pub(super) fn replace(&mut self, now: Now, old: SessionNo, new: SessionNo) {
         let Some(session) = self.sessions.get_mut(old) else { return };
-        // One that is replaced already is its replacer's business, who may have another address by now.
+        // One that is replaced already belongs to its successor, which may have another address by now.
         if session.replaced_by.is_some() {
             return;
         }
-        let mut kin = std::mem::take(&mut session.predecessors);
-        kin.push(old);
-        for no in &kin {
+        let mut lineage = std::mem::take(&mut session.predecessors);
+        lineage.push(old);
+        for no in &lineage {
             if let Some(older) = self.sessions.get_mut(*no) {
                 older.replaced_by = Some(new);
             }
         }
         if let Some(newer) = self.sessions.get_mut(new) {
-            newer.predecessors.extend(kin);
+            newer.predecessors.extend(lineage);
         }
         self.advance(now, old, SessionEvent::Replaced);
         self.retire_if_idle(now, old);
         self.bound_predecessors(now, new);
     }
 
-    /// Keeps the number of ids bounded that a session is answerable for.
+    /// Bounds the number of predecessors that are remembered for a session.
     fn bound_predecessors(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get(no) else { return };
         let surplus = session.predecessors.len().saturating_sub(self.config.limits.predecessors);
@@ -47,7 +48,7 @@ impl Engine {
         }
     }
 
-    /// A replaced session that serves nothing any more is only remembered.
+    /// Retires a replaced session that has no members any more.
     pub(super) fn retire_if_idle(&mut self, now: Now, no: SessionNo) {
         let idle = |session: &Session| session.members.is_empty() && session.pending.is_none();
         if self.sessions.get(no).is_some_and(idle) {
@@ -55,34 +56,36 @@ impl Engine {
         }
     }
 
-    /// A member answered for the first time. Make before break: where it serves now, its predecessors are not
-    /// needed; with the first answer of all, nor are they where it has nothing to serve. Where it has a
-    /// backend that is still to answer, they go on.
-    pub(crate) fn answered(&mut self, now: Now, answered: &Answered) {
+    /// A member answered for the first time, so its session's predecessors are not needed in its claim any more. With the
+    /// session's first answer they are not needed in claims either where the session has no member. Where it has one that
+    /// has not answered yet, they stay.
+    pub(crate) fn member_answered(&mut self, now: Now, answered: &FirstAnswer) {
         let Some(session) = self.sessions.get_mut(answered.session) else { return };
         let first = !std::mem::replace(&mut session.answered, true);
         let (no, predecessors) = (session.no, session.predecessors.clone());
         if predecessors.is_empty() {
             return;
         }
-        let claim = self.pools.claim(&answered.domain, &answered.path);
-        let here = claim.map(|claim| self.pools.members_of(&predecessors, claim));
+        let claim = self.membership.claim(&answered.domain, &answered.path);
+        let here = claim.map(|claim| self.membership.members_of(&predecessors, claim));
         let mut superseded = here.unwrap_or_default();
         if first {
             let members = predecessors.iter().filter_map(|no| self.sessions.get(*no));
             let members = members.flat_map(|older| older.members.iter().map(|id| (id, older.no)));
             let needed = |id| {
-                self.pools.place(id).is_some_and(|(domain, path)| self.pools.awaits_answer(no, domain, path))
+                self.membership
+                    .place(id)
+                    .is_some_and(|(domain, path)| self.membership.awaits_answer(no, domain, path))
             };
             superseded.extend(members.filter(|(id, _)| !needed(*id)));
         }
         self.drop_members(now, superseded);
     }
 
-    /// Takes members out of their claims and their sessions.
+    /// Removes members from their claims and their sessions.
     pub(super) fn drop_members(&mut self, now: Now, members: Vec<(MemberId, SessionNo)>) {
         for (id, owner) in members {
-            self.pools.remove(id, Leaving::Unwanted);
+            self.membership.remove(id, Removal::Unwanted);
             if let Some(session) = self.sessions.get_mut(owner) {
                 session.members.remove(id);
                 if session.state == SessionState::Replaced {

@@ -1,19 +1,21 @@
-//! From what a store held back to a registry that serves (SEMANTICS sections 4 and 7).
+//! From what a store held to a registry that serves (SEMANTICS sections 4 and 7).
 
-use super::Engine;
-use super::route_ids;
-use super::timers::Timer;
-use crate::server::registry::api::Happening;
-use crate::server::registry::membership::Leaving;
-use crate::server::registry::model::{Applied, Now, Route, SessionNo};
-use crate::server::registry::persist::{MaintenanceRecord, Saved, SavedSession, SessionRecord};
-use crate::server::registry::session::Maintained;
-use registry_client::protocol::{Host, RouteId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A route on its way back, in the order in which routes were applied.
+use registry_client::protocol::{Host, RouteId};
+
+use crate::server::registry::api::LogEvent;
+use crate::server::registry::membership::Removal;
+use crate::server::registry::model::{Applied, Now, Route, SessionNo};
+use crate::server::registry::persist::{MaintenanceRecord, SavedSession, SavedState, SessionRecord};
+use crate::server::registry::session::MaintenanceState;
+
+use super::Engine;
+use super::timers::Timer;
+
+/// A route that is being restored.
 struct Returning {
     applied: u64,
     session: SessionNo,
@@ -22,11 +24,11 @@ struct Returning {
 }
 
 impl Engine {
-    /// Takes up what a store held, before anything else happens. Every session is in its grace, which begins
-    /// now. Its members serve at once if the server ran on this boot of this machine and was alive less than
-    /// a grace ago: then their addresses are still theirs. Otherwise they wait for their sessions.
-    pub(crate) fn restore(&mut self, now: Now, saved: Saved) {
-        self.pools.set_time(now.mono);
+    /// Puts in force what a store held. To be called before the first input. The grace of every session begins now. Members
+    /// serve at once if the server ran in this boot of this machine and was alive less than a grace ago: then their
+    /// addresses are still theirs. Otherwise they wait for their sessions.
+    pub(crate) fn restore(&mut self, now: Now, saved: SavedState) {
+        self.membership.set_time(now.mono);
         let serves = self.is_fresh(now, &saved);
         let mut returning = Vec::new();
         let count = saved.sessions.len();
@@ -49,14 +51,14 @@ impl Engine {
         let routes = returning.len();
         returning.iter().for_each(|route| self.restore_route(route, serves));
         self.suspend_former_holders(&returning);
-        self.log(Happening::Restored { sessions: count, routes, serves });
+        self.log(LogEvent::Restored { sessions: count, routes, serves });
         self.tell_outside_policy();
-        self.flush_pools(true);
+        self.flush_membership(true);
     }
 
-    fn is_fresh(&self, now: Now, saved: &Saved) -> bool {
+    fn is_fresh(&self, now: Now, saved: &SavedState) -> bool {
         let Some(alive_at) = saved.alive_at else { return false };
-        // A clock that was set back a little is no reason to wait.
+        // A clock that was set back a little is no reason to let members wait.
         let ago = now.wall.duration_since(alive_at).unwrap_or_else(|ahead| ahead.duration());
         !saved.boot_id.is_empty() && saved.boot_id == self.config.boot_id && ago < self.config.grace
     }
@@ -69,19 +71,19 @@ impl Engine {
         for older in &record.replaced {
             self.sessions.restore_replaced(now, older, &record);
         }
-        self.sessions.restore(now, record, route_ids::RESERVED);
+        self.sessions.restore(now, record);
         self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
     }
 
     fn restore_maintenance(&mut self, no: SessionNo, record: MaintenanceRecord) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let (who, applied) = (session.who(), &session.applied);
+        let (who, applied) = (session.label(), &session.applied);
         let has = |id| applied.contains_key(&id);
-        let page = |url, peer| self.pools.page(url, &who, peer);
-        session.maintained = Maintained::restore(record, has, page);
+        let page = |url, peer| self.membership.page(url, &who, peer);
+        session.maintenance = MaintenanceState::restore(record, has, page);
     }
 
-    /// Where two services have a claim, the one that applied last has it, as it had before.
+    /// Leads a route to its members. Where two services have the same claim, the one that applied last has it, as before.
     fn restore_route(&mut self, returning: &Returning, serves: bool) {
         let Returning { applied, session: no, id, in_force } = returning;
         let route = &in_force.route;
@@ -91,26 +93,29 @@ impl Engine {
             else {
                 return;
             };
-            let former = self.pools.claim(place.0, place.1).filter(|claim| claim.terms.service != service);
+            let former =
+                self.membership.claim(place.0, place.1).filter(|claim| claim.terms.service != service);
             let former: Vec<_> = former
-                .map(|claim| self.pools.members(claim).map(|(member, owner, _)| (member.id, owner)).collect())
+                .map(|claim| {
+                    self.membership.members(claim).map(|(member, owner, _)| (member.id, owner)).collect()
+                })
                 .unwrap_or_default();
             for (member, owner) in former {
-                self.pools.remove(member, Leaving::Unwanted);
+                self.membership.remove(member, Removal::Unwanted);
                 if let Some(owner) = self.sessions.get_mut(owner) {
-                    owner.robbed = true;
+                    owner.lost_claim = true;
                     owner.members.remove(member);
                 }
             }
             let Some(session) = self.sessions.get_mut(*no) else { return };
             let plan = session.plan(*id, in_force);
-            let member = self.pools.restore(&session.owner(), *id, place, &plan, *applied, serves);
+            let member = self.membership.restore(&session.owner(), *id, place, &plan, *applied, serves);
             session.members.insert(member);
         }
     }
 
-    /// An address belongs to the session that came there last, by its connection or with a backend (SEMANTICS
-    /// section 4). Of both only the applies have kept their order: who applied last was there last.
+    /// Suspends members at addresses where another session came later, by its connection or with a backend (SEMANTICS
+    /// section 4). Only the order of the applies is known: the session that applied last came last.
     fn suspend_former_holders(&mut self, returning: &[Returning]) {
         let mut holders: BTreeMap<IpAddr, SessionNo> =
             self.sessions.restored().map(|session| (session.peer, session.no)).collect();
@@ -125,7 +130,7 @@ impl Engine {
         for (ip, no) in holders {
             if self.sessions.is_one_container(ip) {
                 let Some(session) = self.sessions.get(no) else { continue };
-                self.pools.address_taken(ip, &session.who(), &session.kin());
+                self.membership.address_taken(ip, &session.label(), &session.lineage());
             }
         }
     }

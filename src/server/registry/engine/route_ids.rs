@@ -1,24 +1,21 @@
-//! ROUTEIDS
+//! Before a session gives out more route ids than it may, the store is told how many it has given out.
+
+use std::sync::Arc;
+
+use registry_client::protocol::{Command, Refusal, Request};
+
+use crate::server::registry::api::StoreChange;
+use crate::server::registry::model::{ConnId, Delta, Now, SessionNo};
+use crate::server::registry::persist::SessionRecord;
+use crate::server::registry::session::Session;
 
 use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
-use crate::server::registry::api::Change;
-use crate::server::registry::model::{ConnId, Delta, Now, SessionNo};
-use crate::server::registry::persist::SessionRecord;
-use crate::server::registry::session::Session;
-use registry_client::protocol::{Command, Refusal, Request};
-use std::sync::Arc;
-
-/// How many route ids a session may give out beyond those that the store knows of: at least as many as one command
-/// may add.
-pub(crate) const RESERVED: u32 = 10_000;
-
-const _: () = assert!(registry_client::protocol::MAX_BULK_ROUTES <= RESERVED as usize);
 
 impl Engine {
-    /// The session that has to reserve route ids before this command can be carried out.
+    /// The session that has to reserve route ids before it can carry this command out.
     pub(super) fn lacks_ids(&self, conn: ConnId, command: &Command) -> Option<SessionNo> {
         let Command::Request(of, request) = command else { return None };
         let wanted = match request {
@@ -27,16 +24,14 @@ impl Engine {
             _ => return None,
         };
         let session = self.sessions.get(self.resolve(conn, of).ok()?)?;
-        let last = session.last_route.saturating_add(wanted);
-        // What the store does not hold is not there after a restart.
-        let is_kept = session.revision > 0;
-        (is_kept && last > session.kept_route.saturating_add(RESERVED)).then_some(session.no)
+        // A session that the store does not hold is not there after a restart.
+        (session.revision > 0 && session.ids.must_reserve(wanted)).then_some(session.no)
     }
 
-    /// Tells the store how many ids were given out. The command is carried out when it knows.
+    /// Tells the store how many ids were given out. The command runs when the store knows.
     pub(super) fn reserve_ids(&mut self, now: Now, conn: ConnId, no: SessionNo, command: Command) -> Outcome {
         let Some(session) = self.sessions.get_mut(no) else { return Err(Refusal::SessionNotFound).into() };
-        let pending = Pending::Reserving { session: no, conn, last: session.last_route };
+        let pending = Pending::Reserving { session: no, conn, last: session.ids.given() };
         session.waiting.push(conn);
         let (session, delta) = (record(session, now), Delta { routes: Vec::new(), defaults: None });
         let session = SessionRecord {
@@ -45,16 +40,16 @@ impl Engine {
             ..session
         };
         let (session, applied) = (Box::new(session), self.commits.next_number());
-        let change = Change::Applied { session, applied, delta: Arc::new(delta), maintenance: None };
+        let change = StoreChange::Applied { session, applied, delta: Arc::new(delta), maintenance: None };
         self.commit(no, change, pending);
         Outcome::Wait(Wait::Turn(no, Box::new(command)))
     }
 
-    /// The store has decided. Without it the command that asked is refused.
+    /// The store has decided. `last`: it knows of so many ids. `None`: it refused, and so is the command that waits.
     pub(super) fn reserved(&mut self, now: Now, no: SessionNo, conn: ConnId, last: Option<u32>) {
         if let Some(last) = last {
             if let Some(session) = self.sessions.get_mut(no) {
-                session.kept_route = last;
+                session.ids.set_stored(last);
             }
         } else if self.stop_waiting(conn, |wait| matches!(wait, Wait::Turn(of, _) if *of == no)).is_some() {
             self.send(conn, registry_client::protocol::Reply::Error(Refusal::StoreUnavailable));

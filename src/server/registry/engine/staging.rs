@@ -1,16 +1,17 @@
 //! Changing a stage, and dropping one that nobody applies (PROTOCOL section 4).
 
-use super::Engine;
-use super::timers::Timer;
-use crate::server::registry::api::Happening;
-use crate::server::registry::model::{Now, SessionNo};
-use crate::server::registry::session::{Session, Stage};
 use registry_client::protocol::Refusal;
 
-use super::decided::STORE_RETRY;
+use crate::server::registry::api::LogEvent;
+use crate::server::registry::model::{Now, SessionNo};
+use crate::server::registry::session::{Session, Stage};
+
+use super::Engine;
+use super::store_decided::STORE_RETRY;
+use super::timers::Timer;
 
 impl Engine {
-    /// CONFIG_ROLLBACK. Route ids that were given out stay so.
+    /// CONFIG_ROLLBACK. Route ids that were given out are not given out again.
     pub(crate) fn discard_stage(&mut self, no: SessionNo) -> Result<(), Refusal> {
         let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
         session.stage = Stage::default();
@@ -18,7 +19,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Changes a stage that has room for about `bytes` more. Staged changes expire some time after the last one.
+    /// Changes a session's stage, if it has room for about `bytes` more. The stage expires some time after its last change.
     pub(crate) fn staging<T>(
         &mut self,
         now: Now,
@@ -39,14 +40,15 @@ impl Engine {
         Ok(result)
     }
 
-    /// Nobody applied what was staged. What is on its way to the store is as it was if that refuses it.
+    /// The time of the session's stage is over. While the store decides on an apply, the stage stays: it is needed again if
+    /// the store refuses.
     pub(super) fn stage_expired(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         if session.pending.is_some() {
             return self.timers.set(Timer::Stage(no), now.mono + STORE_RETRY);
         }
         session.stage = Stage::default();
-        let expired = Happening::StageExpired(session.who());
+        let expired = LogEvent::StageExpired(session.label());
         self.log(expired);
     }
 }

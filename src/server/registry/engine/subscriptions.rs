@@ -1,34 +1,39 @@
-//! Who wants to hear of what.
+//! Who has subscribed to which events (PROTOCOL section 3).
+//!
+//! A subscription belongs to a session and to the connection on which it was asked for, and ends with either. A
+//! connection that does not keep up loses events; the listener counts them.
 
-use crate::server::registry::api::Happening;
-use crate::server::registry::model::{ConnId, MemberEvent, SessionNo};
-use crate::server::registry::session::Sessions;
-use registry_client::protocol::{EventKind, ServiceName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Characters of an error that an event repeats.
+use registry_client::protocol::{EventKind, ServiceName};
+
+use crate::server::registry::api::LogEvent;
+use crate::server::registry::model::{ConnId, MemberEvent, SessionNo};
+use crate::server::registry::session::SessionIndex;
+
+/// How many characters of an error an event repeats.
 const LONGEST_ERROR: usize = 200;
 
-/// Whom to tell: the connection, and on whose behalf.
+/// A connection, and the session on whose behalf it has subscribed.
 pub(super) type Subscriber = (ConnId, SessionNo);
 
-/// Who wants to hear what.
+/// Every subscription.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     of: HashMap<ConnId, BTreeMap<SessionNo, BTreeSet<EventKind>>>,
-    /// The same by session, so that it costs nothing to end one that has none.
+    /// The connections with subscriptions for a session, so that ending a session without any costs nothing.
     conns: HashMap<SessionNo, BTreeSet<ConnId>>,
-    /// Those who hear of the backends of a service: their own.
+    /// Who is told about the backends of a service: sessions of that service.
     pub(super) health: HashMap<ServiceName, BTreeSet<Subscriber>>,
     pub(super) config: BTreeSet<Subscriber>,
     pub(super) certificates: BTreeSet<Subscriber>,
-    /// What has happened to backends and was not told yet.
-    pub(super) news: BTreeMap<News, BTreeSet<String>>,
+    /// The changes of backends that have not been sent, each with the claims that it is about.
+    pub(super) health_changes: BTreeMap<HealthChange, BTreeSet<String>>,
 }
 
-/// What happened to a backend, whichever claims it is in.
+/// A change of a backend, whichever claims it is in.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct News {
+pub(super) struct HealthChange {
     pub(super) service: ServiceName,
     pub(super) instance: String,
     pub(super) backend: String,
@@ -45,10 +50,10 @@ impl Subscriptions {
             && self.health.is_empty()
             && self.config.is_empty()
             && self.certificates.is_empty()
-            && self.news.is_empty()
+            && self.health_changes.is_empty()
     }
 
-    /// The subscriptions that a connection has for a session change. `kinds` are all that it has from now on.
+    /// Sets the subscriptions of a connection for a session.
     pub(super) fn set(&mut self, who: Subscriber, service: &ServiceName, kinds: BTreeSet<EventKind>) {
         let (conn, session) = who;
         let wants = |kind| kinds.contains(&kind) || kinds.contains(&EventKind::All);
@@ -74,15 +79,15 @@ impl Subscriptions {
         }
     }
 
-    /// Takes note of what happened to members; [`Registry::tell_health`] tells all of one input at once.
-    pub(super) fn note_health(&mut self, sessions: &Sessions, happening: &Happening) {
+    /// Notes changes of members. [`Engine::tell_health`](super::Engine::tell_health) sends those of one input together.
+    pub(super) fn note_health(&mut self, sessions: &SessionIndex, event: &LogEvent) {
         if self.health.is_empty() {
             return;
         }
-        let (which, healthy, reason, error) = match happening {
-            Happening::MemberIn(which) => (which, true, "answered", None),
-            Happening::MemberOut { which, event, error } => (which, false, reason(*event), error.as_ref()),
-            Happening::Ejected { which, is_out } => {
+        let (which, healthy, reason, error) = match event {
+            LogEvent::MemberIn(which) => (which, true, "answered", None),
+            LogEvent::MemberOut { which, event, error } => (which, false, reason(*event), error.as_ref()),
+            LogEvent::Ejected { which, is_out } => {
                 (which, !is_out, if *is_out { "ejected" } else { "answered" }, None)
             }
             _ => return,
@@ -92,7 +97,7 @@ impl Subscriptions {
         if !self.health.contains_key(&service) {
             return;
         }
-        let news = News {
+        let change = HealthChange {
             service,
             instance: which.instance.to_string(),
             backend: which.endpoint.backend.to_string(),
@@ -100,7 +105,7 @@ impl Subscriptions {
             reason,
             error: error.map(|error| error.chars().take(LONGEST_ERROR).collect()).unwrap_or_default(),
         };
-        self.news.entry(news).or_default().insert(format!("{}{}", which.domain, which.path));
+        self.health_changes.entry(change).or_default().insert(format!("{}{}", which.domain, which.path));
     }
 
     pub(super) fn kinds(&self, (conn, session): Subscriber) -> BTreeSet<EventKind> {

@@ -1,28 +1,28 @@
-//! Deadlines: each of a kind at most once, the earliest at hand, none looked at before its time.
+//! Deadlines, each at most once. Finding the next one does not depend on how many there are.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use crate::server::registry::model::{ConnId, SessionNo};
 
-/// What becomes due. Of what is due at the same moment, the kind that is named first goes first.
+/// What becomes due. Deadlines of the same moment come in the order of the kinds here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// The connection never sent a valid command.
+    /// The connection has not sent a valid command in time.
     Silent(ConnId),
-    /// The connection's command has waited for long enough.
+    /// The connection's command has waited as long as one may.
     Wait(ConnId),
-    /// The session's staged changes were not applied. Before its end, of which the store might then be deciding.
+    /// The session's stage was not applied in time. It comes before the end of the session, which may go to the store.
     Stage(SessionNo),
-    /// The session did not return.
+    /// The session did not return in time.
     Grace(SessionNo),
-    /// The store refused to forget the session; ask again.
+    /// Ask the store again to forget the session.
     Forget(SessionNo),
-    /// The store refused to hold the session's maintenance; ask again.
-    Remember(SessionNo),
+    /// Ask the store again to hold the session's maintenance.
+    StoreMaintenance(SessionNo),
     /// The session's drain is over.
     Drain(SessionNo),
-    /// A maintenance request of the session gets its verdict.
+    /// The time of a maintenance request of the session is over.
     Verdict(SessionNo),
 }
 

@@ -1,17 +1,18 @@
 //! The one place where a session's state changes, and what follows from it (PROTOCOL section 2).
 
+use registry_client::protocol::Reply;
+
+use crate::server::registry::api::{Effect, LogEvent, StoreChange};
+use crate::server::registry::membership::Removal;
+use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
+use crate::server::registry::session::Stage;
+
 use super::Engine;
 use super::commits::Pending;
 use super::connections::Wait;
 use super::queue::Outcome;
+use super::store_decided::STORE_RETRY;
 use super::timers::Timer;
-use crate::server::registry::api::{Change, Effect, Happening};
-use crate::server::registry::membership::Leaving;
-use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
-use crate::server::registry::session::Stage;
-use registry_client::protocol::Reply;
-
-use super::decided::STORE_RETRY;
 
 impl Engine {
     /// A session did not return in time.
@@ -20,7 +21,7 @@ impl Engine {
         if session.pending.is_some() {
             self.timers.set(Timer::Grace(no), now.mono + STORE_RETRY);
         } else if session.state == SessionState::Grace && session.revision > 0 {
-            self.commit(no, Change::Ended(no), Pending::Expiry(no));
+            self.commit(no, StoreChange::Ended(no), Pending::Expiry(no));
         } else {
             self.advance(now, no, SessionEvent::GraceOver);
         }
@@ -30,14 +31,13 @@ impl Engine {
     pub(crate) fn end_session(&mut self, now: Now, conn: ConnId, no: SessionNo) -> Outcome {
         if self.sessions.get(no).is_some_and(|session| session.revision > 0) {
             let pending = Pending::ShutDown { session: no, conn };
-            return Outcome::Wait(Wait::Store(self.commit(no, Change::Ended(no), pending)));
+            return Outcome::Wait(Wait::Store(self.commit(no, StoreChange::Ended(no), pending)));
         }
         self.shut_down(now, no, Some(conn));
         Outcome::Done
     }
 
-    /// CLIENT_SHUTDOWN, once the store has forgotten the session: its members are gone when the reply is
-    /// sent.
+    /// CLIENT_SHUTDOWN, once the store has forgotten the session. The reply is sent when its members are gone.
     pub(super) fn shut_down(&mut self, now: Now, no: SessionNo, asked_by: Option<ConnId>) {
         let bound = self.sessions.get(no).and_then(|session| session.conn);
         self.advance(now, no, SessionEvent::ShutDown);
@@ -49,8 +49,7 @@ impl Engine {
         }
     }
 
-    /// The one function that changes what a session is. Its members, deadlines, the log and those that depend
-    /// on it follow.
+    /// Changes a session's state; nothing else does. Its members, deadlines, the log and its predecessors follow.
     pub(super) fn advance(&mut self, now: Now, no: SessionNo, event: SessionEvent) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (was, is) = (session.state, session.state.next(event));
@@ -59,9 +58,9 @@ impl Engine {
         }
         session.state = is;
         if was == SessionState::Connected {
-            session.stop_pulse();
+            session.stop_keepalive();
         }
-        let (peer, who) = (session.peer, session.who());
+        let (peer, who) = (session.peer, session.label());
         if was == SessionState::Connected {
             self.sessions.disconnected(peer);
             self.tell_members(no, true);
@@ -75,15 +74,15 @@ impl Engine {
             }
             SessionState::Grace => {
                 self.timers.set(Timer::Grace(no), grace);
-                self.log(Happening::Lost(who, self.config.grace));
+                self.log(LogEvent::Lost(who, self.config.grace));
             }
             SessionState::Replaced => self.became_replaced(no, grace),
             SessionState::Retired => self.became_retired(now, no),
             SessionState::Gone => {
                 self.became_gone(now, no, was == SessionState::Retired);
                 match event {
-                    SessionEvent::ShutDown => self.push(Effect::Happened(Happening::ShutDown(who))),
-                    SessionEvent::GraceOver => self.push(Effect::Happened(Happening::Expired(who))),
+                    SessionEvent::ShutDown => self.push(Effect::Log(LogEvent::ShutDown(who))),
+                    SessionEvent::GraceOver => self.push(Effect::Log(LogEvent::Expired(who))),
                     _ => {}
                 }
             }
@@ -95,7 +94,7 @@ impl Engine {
         self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.stage = Stage::default();
-        let happened = session.replaced_by.map(|by| Happening::Replaced(session.who(), by));
+        let happened = session.replaced_by.map(|by| LogEvent::Replaced(session.label(), by));
         self.timers.cancel(Timer::Stage(no));
         if !self.timers.is_set(Timer::Grace(no)) {
             self.timers.set(Timer::Grace(no), grace);
@@ -106,18 +105,18 @@ impl Engine {
     }
 
     fn became_retired(&mut self, now: Now, no: SessionNo) {
-        // One that the store took until now.
+        // There may be a new one: of a MAINT_ENTER that the store held only after the session was replaced.
         self.drop_verdicts(no);
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Drain(no));
-        self.timers.cancel(Timer::Remember(no));
+        self.timers.cancel(Timer::StoreMaintenance(no));
         self.sessions.retire(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
         session.applied.clear();
         let orphaned = session.replaced_by.is_none();
         for id in members.iter() {
-            self.pools.remove(id, Leaving::Ended);
+            self.membership.remove(id, Removal::Ended);
         }
         if stored {
             self.forget_in_store(no);
@@ -134,9 +133,9 @@ impl Engine {
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Stage(no));
         self.timers.cancel(Timer::Drain(no));
-        self.timers.cancel(Timer::Remember(no));
+        self.timers.cancel(Timer::StoreMaintenance(no));
         for id in session.members.iter() {
-            self.pools.remove(id, Leaving::Ended);
+            self.membership.remove(id, Removal::Ended);
         }
         if let Some(conn) = session.conn {
             self.connections.take_bound(conn);
@@ -149,15 +148,15 @@ impl Engine {
         }
     }
 
-    /// Asks the store to forget a session whose end does not wait for it.
+    /// Asks the store to forget a session that has ended already.
     pub(super) fn forget_in_store(&mut self, no: SessionNo) {
-        self.commit(no, Change::Ended(no), Pending::Forget(no));
+        self.commit(no, StoreChange::Ended(no), Pending::Forget(no));
     }
 
     pub(super) fn tell_members(&mut self, no: SessionNo, lost: bool) {
         let Some(session) = self.sessions.get(no) else { return };
         for id in session.members.iter() {
-            self.pools.set_lost(id, lost, session.peer);
+            self.membership.set_lost(id, lost, session.peer);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The first step of an apply: whether the change may be made (SEMANTICS section 1).
 
-use super::Engine;
-use crate::server::registry::api::Happening;
+use registry_client::protocol::{Domain, PathPrefix, Refusal, Reply, ServiceName};
+
+use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{Delta, SessionNo, SessionState};
 use crate::server::routing::Claim;
-use registry_client::protocol::{Domain, PathPrefix, Refusal, Reply, ServiceName};
+
+use super::Engine;
 
 impl Engine {
     /// CONFIG_VALIDATE.
@@ -14,15 +16,15 @@ impl Engine {
         self.objection(no, &delta).map_or(Ok(Reply::Ok), Err)
     }
 
-    /// Why a change may not be made: the policy forbids a claim of it, which may be newer than the stage, or one
+    /// Why a change may not be made: the policy, which may be newer than the stage, forbids one of its claims, or a claim
     /// belongs to another service whose owner lives.
     pub(super) fn objection(&mut self, no: SessionNo, delta: &Delta) -> Option<Refusal> {
         let session = self.sessions.get(no)?;
         let mut routes = delta.routes.iter().filter_map(|(id, route)| Some((id, route.as_ref()?)));
         let forbidden = routes.find_map(|(id, route)| Some((*id, self.forbidden(session, &route.spec)?)));
         if let Some((id, (domain, refusal))) = forbidden {
-            let (who, domain) = (session.who(), domain.clone());
-            self.log(Happening::NotPermitted { who, domain });
+            let (who, domain) = (session.label(), domain.clone());
+            self.log(LogEvent::NotPermitted { who, domain });
             return Some(Refusal::Other(format!("route {id}: {refusal}")));
         }
         self.conflict(no, delta)
@@ -40,19 +42,19 @@ impl Engine {
         let taken = |(id, domain, path)| Some((id, domain, path, self.owner_besides(service, domain, path)?));
         let (route, domain, path, owner) = claims.into_iter().find_map(taken)?;
         let refusal = Refusal::Other(format!("route {route}: {domain}{path} belongs to service {owner}"));
-        let (who, domain, path, owner) = (session.who(), domain.clone(), path.clone(), owner.clone());
-        self.log(Happening::Conflict { who, route, domain, path, owner });
+        let (who, domain, path, owner) = (session.label(), domain.clone(), path.clone(), owner.clone());
+        self.log(LogEvent::Conflict { who, route, domain, path, owner });
         Some(refusal)
     }
 
-    /// The other service that has a claim, or is about to.
+    /// The other service that has a claim, or is about to have it.
     fn owner_besides(
         &self,
         service: &ServiceName,
         domain: &Domain,
         path: &PathPrefix,
     ) -> Option<&ServiceName> {
-        let claim = self.pools.claim(domain, path).filter(|claim| claim.terms.service != *service);
+        let claim = self.membership.claim(domain, path).filter(|claim| claim.terms.service != *service);
         if let Some(claim) = claim.filter(|claim| self.owner_lives(claim)) {
             return Some(&claim.terms.service);
         }
@@ -61,7 +63,7 @@ impl Engine {
 
     /// Whether a claim's owner lives: connected, or in grace with a member that passes its probe.
     fn owner_lives(&self, claim: &Claim) -> bool {
-        self.pools.members(claim).any(|(_, no, serves)| {
+        self.membership.members(claim).any(|(_, no, serves)| {
             serves || self.sessions.get(no).is_some_and(|session| session.state == SessionState::Connected)
         })
     }

@@ -1,25 +1,28 @@
-//! Claims in the table: what they are like follows from their members.
+//! Claims in the table. A claim's settings, usable members and hold follow from its members.
 //!
 //! A claim that has lost its last usable member stays for a while, even empty, so that requests wait for a successor and no
 //! shorter route takes them over (SEMANTICS section 6).
 
-use super::{Pools, Record, Says};
-use crate::server::registry::model::Plan;
-use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId, RouteState};
-use registry_client::protocol::{Domain, PathPrefix, RateLimit};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Claims without members that are held at once. Beyond it they go with their last member.
+use registry_client::protocol::{Domain, PathPrefix, RateLimit};
+
+use crate::server::registry::model::MemberPlan;
+use crate::server::routing::{AddressLimit, Claim, Drain, Member, MemberId, RouteState};
+
+use super::{Membership, SharedTerms, TrackedMember};
+
+/// How many claims without members are held at most. Further ones go with their last member.
 const MAX_HELD: usize = 10_000;
 
-impl Pools {
-    /// When the next empty claim is not held any longer.
+impl Membership {
+    /// When the hold of the next claim without members ends.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.held.first().map(|(until, ..)| *until)
     }
 
-    /// Lets the empty claims go whose time is over.
+    /// Removes the claims without members whose hold is over.
     pub(crate) fn tick(&mut self) {
         let now = self.now;
         let over = |until: Instant| now.is_some_and(|now| until <= now);
@@ -29,13 +32,13 @@ impl Pools {
         }
     }
 
-    /// Puts a claim into the table as its members are now, in the place of what it was before.
+    /// Puts a claim into the table, updated from its members, in place of what it was before.
     pub(crate) fn put(&mut self, mut claim: Claim, before: Option<&Claim>) {
         self.settle(&mut claim, before);
         self.place_claim(claim, before);
     }
 
-    /// Puts a claim into the table out of which somebody wanted a member: that is no loss to hold it for.
+    /// Puts a claim into the table whose session gave a member up. That is no loss to hold the claim for.
     pub(super) fn put_unheld(&mut self, mut claim: Claim, before: &Claim) {
         self.settle(&mut claim, Some(before));
         claim.hold.set_until(claim.hold.until().and(before.hold.until()));
@@ -72,10 +75,9 @@ impl Pools {
         }
     }
 
-    /// What follows for a claim from what its members are: its settings, who is shown as usable, and whether
-    /// requests wait.
+    /// Updates a claim from its members: its settings, which members are usable, and whether requests wait.
     pub(crate) fn settle(&mut self, claim: &mut Claim, before: Option<&Claim>) {
-        let newest = self.look_at_members(claim);
+        let newest = self.refresh_members(claim);
         if let Some(newest) = newest {
             let limit = newest.rare.as_deref().and_then(|rare| rare.limit);
             claim.terms.clone_from(&newest.terms);
@@ -84,7 +86,7 @@ impl Pools {
             }
         }
         let has_steady = claim.members.iter().any(|member| member.usable && member.terms.drain.is_none());
-        claim.members.change_all(|member| self.let_in(member, has_steady));
+        claim.members.change_all(|member| self.open_or_close(member, has_steady));
         let lost = before.is_some_and(|before| before.has_usable() || before.maintenance().is_some());
         if claim.has_usable() || claim.maintenance().is_some() {
             claim.hold.set_until(None);
@@ -96,19 +98,19 @@ impl Pools {
         }
     }
 
-    /// Shows the members as they are, their siblings aside. Returns what the one applied last says, which holds for
-    /// the whole claim (SEMANTICS section 1).
-    fn look_at_members(&self, claim: &mut Claim) -> Option<Arc<Says>> {
-        let mut newest: Option<&Record> = None;
+    /// Updates each member by itself. Returns the terms of the one that was applied last: they hold for the whole claim
+    /// (SEMANTICS section 1).
+    fn refresh_members(&self, claim: &mut Claim) -> Option<Arc<SharedTerms>> {
+        let mut newest: Option<&TrackedMember> = None;
         claim.members.change_all(|member| {
             let Some(record) = self.members.get(&member.id) else { return };
             if newest.is_none_or(|newest| newest.applied <= record.applied) {
                 newest = Some(record);
             }
-            member.terms.clone_from(&record.says.terms);
+            member.terms.clone_from(&record.shared.terms);
             member.usable = record.serves();
         });
-        newest.map(|newest| Arc::clone(&newest.says))
+        newest.map(|newest| Arc::clone(&newest.shared))
     }
 
     fn limit(&mut self, claim: &Claim, limit: Option<RateLimit>) -> Option<AddressLimit> {
@@ -121,40 +123,45 @@ impl Pools {
         ))
     }
 
-    /// Opens or closes a member that serves as far as it is concerned. Nobody lets a request in at one that is not
-    /// usable, not even by an older table. One that is drained serves only beside another that is not.
-    fn let_in(&self, member: &mut Member, has_steady: bool) {
+    /// Opens or closes a member. A closed member admits no request, not even one that was matched by an older table. A
+    /// drained member stays usable until its drain is over, if another member is usable that is not drained.
+    fn open_or_close(&self, member: &mut Member, has_steady: bool) {
         let is_over = |drain: &Drain| !has_steady || self.now.is_some_and(|now| drain.is_over(now));
         member.usable &= !member.terms.drain.as_deref().is_some_and(is_over);
         if member.usable { member.load.open() } else { member.load.close() }
     }
 
-    /// Gives a member the settings of the route that it shows.
-    pub(crate) fn set_plan(&mut self, id: MemberId, plan: &Plan) {
-        let Some(before) = self.members.get(&id).map(|record| record.says.clone()) else { return };
-        let says = self.says_now(&before, plan);
-        self.show_as(id, says, Some(&plan.state));
+    /// Gives a member the settings of its route.
+    pub(crate) fn set_plan(&mut self, id: MemberId, plan: &MemberPlan) {
+        let Some(before) = self.members.get(&id).map(|record| record.shared.clone()) else { return };
+        let shared = self.terms_with_plan(&before, plan);
+        self.refresh_as(id, shared, Some(&plan.state));
         self.ask(id);
     }
 
-    /// Puts a member into its claim as it is now.
-    pub(super) fn show(&mut self, id: MemberId) {
-        self.reshow(id, |_| {});
+    /// Updates a member in its claim.
+    pub(super) fn refresh(&mut self, id: MemberId) {
+        self.update_claim(id, |_| {});
     }
 
-    /// The same with what is said now, and by which route if it is another.
-    pub(super) fn show_as(&mut self, id: MemberId, says: Arc<Says>, route: Option<&Arc<RouteState>>) {
+    /// Updates a member in its claim with new terms, and with another route if it has one.
+    pub(super) fn refresh_as(
+        &mut self,
+        id: MemberId,
+        shared: Arc<SharedTerms>,
+        route: Option<&Arc<RouteState>>,
+    ) {
         if let Some(record) = self.members.get_mut(&id) {
-            record.says = says;
+            record.shared = shared;
         }
-        self.reshow(id, |member| {
+        self.update_claim(id, |member| {
             if let Some(route) = route {
                 member.route.clone_from(route);
             }
         });
     }
 
-    fn reshow(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
+    fn update_claim(&mut self, id: MemberId, change: impl FnOnce(&mut Member)) {
         let Some(record) = self.members.get(&id) else { return };
         let Some(claim) = self.table.get(&record.domain, &record.path) else { return };
         let before = claim.clone();

@@ -1,30 +1,33 @@
-//! A route leads to a member of its session, or no longer; a member goes with its last route.
+//! A route gets a member in each of its claims, or gives it up. A member goes with its last route.
 
-use super::route_list::{Earlier, Removed};
-use super::{Pools, Record};
-use crate::server::registry::model::{MemberEvent, MemberState, Owner, Plan, SessionNo};
-use crate::server::routing::{Claim, Endpoint, Hold, Member, MemberId, Members};
-use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use std::sync::Arc;
 
-/// Why a member goes.
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+
+use crate::server::registry::model::{MemberEvent, MemberPlan, MemberState, Owner, SessionNo};
+use crate::server::routing::{Claim, Endpoint, Hold, Member, MemberId, Members};
+
+use super::route_list::{EarlierRoutes, Removed};
+use super::{Membership, TrackedMember};
+
+/// Why a member is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leaving {
-    /// Its session is over: whoever takes its place is waited for.
+pub(crate) enum Removal {
+    /// Its session is over. If it was the last one, the claim is held for a successor.
     Ended,
-    /// Nobody wants it any more, or somebody else has its place already.
+    /// Its session gave it up, or another session has its place. The claim is not held for it.
     Unwanted,
 }
 
-/// What came of a route that is to lead to a member.
+/// What came of a route that needs a member.
 pub(crate) enum Joined {
-    /// Its session had one there.
+    /// Its session had a member in the claim already.
     Before,
-    /// There is one more.
+    /// There is a new member.
     Now {
-        /// The new one.
+        /// The new member.
         member: MemberId,
-        /// There are others, and none of them comes from its session's address.
+        /// The claim has other members, and none of them is from its session's address.
         is_new_here: bool,
         /// Its host has no other claim so far.
         is_alone: bool,
@@ -33,22 +36,22 @@ pub(crate) enum Joined {
 
 /// What became of a member that lost a route.
 pub(crate) enum Detached {
-    /// It is as it was, or there was none.
+    /// It is as it was, or there was no such member.
     Nothing,
-    /// That was its last route.
+    /// That was its last route, so it was removed.
     Gone(MemberId),
-    /// It shows the settings of this route from now on.
+    /// From now on it must have the settings of this route.
     Shows(MemberId, RouteId),
 }
 
-impl Pools {
-    /// Lets a route lead to the member that its session has in the claim already. False: it has none.
+impl Membership {
+    /// Leads a route to the member that its session has in the claim already. Returns false if it has none.
     pub(crate) fn attach(
         &mut self,
         owner: &Owner<'_>,
         route: RouteId,
         (domain, path): (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
     ) -> bool {
         let Some(id) = self.find(owner.no, domain, path, &plan.backend) else { return false };
@@ -57,25 +60,25 @@ impl Pools {
         true
     }
 
-    fn add_route(&mut self, id: MemberId, route: RouteId, plan: &Plan, applied: u64) {
+    fn add_route(&mut self, id: MemberId, route: RouteId, plan: &MemberPlan, applied: u64) {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.earlier.insert(&mut record.route, route);
         record.applied = applied;
         if record.route == route {
             self.set_plan(id, plan);
         } else {
-            self.show(id);
+            self.refresh(id);
         }
     }
 
-    /// Lets a route lead to a member again, as it did before a restart: one that serves in hope, or one that
-    /// waits for its session.
+    /// Leads a route to a member again, as before the restart. `serves`: a new member serves before it has answered.
+    /// Otherwise it waits for its session.
     pub(crate) fn restore(
         &mut self,
         owner: &Owner<'_>,
         route: RouteId,
         place: (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
         serves: bool,
     ) -> MemberId {
@@ -83,18 +86,18 @@ impl Pools {
             self.add_route(id, route, plan, applied);
             return id;
         }
-        let state = if serves { MemberState::Hopeful } else { MemberState::Dormant };
+        let state = if serves { MemberState::Provisional } else { MemberState::Dormant };
         let before = self.table.get(place.0, place.1).cloned();
         self.add(owner, route, place, plan, applied, (state, before.as_ref()))
     }
 
-    /// Lets a route lead to the member that its session has in the claim, or makes it one.
+    /// Leads a route to the member that its session has in the claim, or to a new one.
     pub(crate) fn join(
         &mut self,
         owner: &Owner<'_>,
         route: RouteId,
         (domain, path): (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
     ) -> Joined {
         let host = self.table.host(domain);
@@ -109,7 +112,7 @@ impl Pools {
             !claim.members.is_empty() && claim.members.iter().all(|member| member.terms.peer != owner.peer)
         });
         let served = claim.is_some_and(|claim| claim.has_usable());
-        let state = if served { MemberState::Joining } else { MemberState::Hopeful };
+        let state = if served { MemberState::Joining } else { MemberState::Provisional };
         let member = self.add(owner, route, (domain, path), plan, applied, (state, claim));
         Joined::Now { member, is_new_here, is_alone }
     }
@@ -119,41 +122,41 @@ impl Pools {
         owner: &Owner<'_>,
         route: RouteId,
         (domain, path): (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
         applied: u64,
         (state, before): (MemberState, Option<&Arc<Claim>>),
     ) -> MemberId {
         let id = self.next_id();
-        let says = self.says(owner, plan);
+        let shared = self.shared_terms(owner, plan);
         let endpoint = Arc::new(Endpoint::new(id, plan.backend.clone()));
         let mut claim = before.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
             domain: domain.clone(),
             path: path.clone(),
-            terms: says.terms.clone(),
+            terms: shared.terms.clone(),
             limit: None,
             hold: Hold::default(),
             members: Members::default(),
         });
-        // One that is held without members is anybody's.
+        // A claim that is held without members is free for any service.
         if claim.terms.service != *owner.service {
             claim.limit = None;
         }
         claim.members.push(Member {
             endpoint: endpoint.clone(),
-            terms: says.terms.clone(),
+            terms: shared.terms.clone(),
             route: plan.state.clone(),
             usable: state.serves(),
         });
-        let mut record = Record {
+        let mut record = TrackedMember {
             domain: domain.clone(),
             path: path.clone(),
             route,
-            earlier: Earlier::default(),
+            earlier: EarlierRoutes::default(),
             state,
             failures: 0,
             lost: owner.lost,
             ejected: false,
-            says,
+            shared,
             applied,
             asked: None,
             endpoint,
@@ -163,14 +166,14 @@ impl Pools {
         {
             self.lost_at.entry(ip).or_default().insert(id);
         }
-        record.asked = record.question().map(|probe| self.probes.start(id, probe, &mut self.effects));
+        record.asked = record.wanted_probe().map(|probe| self.probes.start(id, probe, &mut self.effects));
         self.members.insert(id, Box::new(record));
         self.put(claim, before.map(Arc::as_ref));
         id
     }
 
-    /// Takes a route away from the member it leads to. The member goes with its last route; once all have gone that
-    /// do, [`Pools::hope`] is for those who stay.
+    /// Takes a route away from its member, which is removed with its last route. When all members have been removed that an
+    /// apply removes, the caller calls [`Membership::serve_untried`] for those that stay.
     pub(crate) fn detach(
         &mut self,
         session: SessionNo,
@@ -182,7 +185,7 @@ impl Pools {
         let Some(record) = self.members.get_mut(&id) else { return Detached::Nothing };
         match record.earlier.remove(&mut record.route, route) {
             Removed::Only => {
-                self.remove(id, Leaving::Unwanted);
+                self.remove(id, Removal::Unwanted);
                 Detached::Gone(id)
             }
             Removed::Last { before } => Detached::Shows(id, before),
@@ -190,15 +193,15 @@ impl Pools {
         }
     }
 
-    /// Takes a member out of its claim for good.
-    pub(crate) fn remove(&mut self, id: MemberId, leaving: Leaving) -> Option<SessionNo> {
+    /// Removes a member from its claim for good. Returns its session.
+    pub(crate) fn remove(&mut self, id: MemberId, leaving: Removal) -> Option<SessionNo> {
         let mut record = self.members.remove(&id)?;
         match leaving {
-            Leaving::Ended => {
+            Removal::Ended => {
                 record.endpoint.load.leave();
                 self.departure = true;
             }
-            Leaving::Unwanted => record.endpoint.load.close(),
+            Removal::Unwanted => record.endpoint.load.close(),
         }
         self.probes.stop(id, record.asked.take(), &mut self.effects);
         if let Some(ip) = record.ip() {
@@ -208,13 +211,13 @@ impl Pools {
             let mut claim = Claim::clone(&before);
             claim.members.remove(id);
             match leaving {
-                Leaving::Unwanted if claim.members.is_empty() => {
+                Removal::Unwanted if claim.members.is_empty() => {
                     self.remove_claim(&record.domain, &record.path);
                 }
-                Leaving::Unwanted => self.put_unheld(claim, &before),
-                Leaving::Ended => self.put(claim, Some(&before)),
+                Removal::Unwanted => self.put_unheld(claim, &before),
+                Removal::Ended => self.put(claim, Some(&before)),
             }
         }
-        Some(record.says.session)
+        Some(record.shared.session)
     }
 }

@@ -1,16 +1,19 @@
-//! Members behind a maintenance page, and the backends that serve such pages (SEMANTICS section 5).
+//! Members in maintenance, and the backends that serve maintenance pages (SEMANTICS section 5).
 
-use super::Pools;
-use crate::server::registry::model::{Plan, SessionNo, Who};
-use crate::server::routing::{Endpoint, Extras, Member, Settings, Terms};
-use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-impl Pools {
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+
+use crate::server::registry::model::{MemberPlan, SessionLabel, SessionNo};
+use crate::server::routing::{Endpoint, Extras, Member, Settings, Terms};
+
+use super::Membership;
+
+impl Membership {
     /// A backend that serves a maintenance page: a member of no claim.
-    pub(crate) fn page(&mut self, url: BackendUrl, by: &Who, peer: IpAddr) -> Arc<Member> {
+    pub(crate) fn page(&mut self, url: BackendUrl, by: &SessionLabel, peer: IpAddr) -> Arc<Member> {
         let terms = Terms {
             service: by.service.clone(),
             instance: by.instance.clone(),
@@ -29,13 +32,13 @@ impl Pools {
         })
     }
 
-    /// Gives the member that a route leads to what the route says now, if it is the route that counts there.
+    /// Gives a route's member the settings that the route has now, unless a later route decides about the member.
     pub(crate) fn replan(
         &mut self,
         session: SessionNo,
         route: RouteId,
         (domain, path): (&Domain, &PathPrefix),
-        plan: &Plan,
+        plan: &MemberPlan,
     ) {
         let Some(id) = self.find(session, domain, path, &plan.backend) else { return };
         if self.members.get(&id).is_some_and(|record| record.route == route) {

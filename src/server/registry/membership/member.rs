@@ -1,46 +1,51 @@
-//! What the registry knows of a member beyond what the proxy sees.
+//! A member as the registry knows it.
 
-use super::Pools;
-use super::route_list::Earlier;
-use crate::server::registry::model::{MemberState, Owner, Plan, Rare, SessionNo, Which, probe};
-use crate::server::routing::{Endpoint, Probe, Terms};
-use registry_client::protocol::{Domain, Host, PathPrefix, RouteId};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use registry_client::protocol::{Domain, Host, PathPrefix, RouteId};
+
+use crate::server::registry::model::{
+    MemberLabel, MemberPlan, MemberState, Owner, RareSettings, SessionNo, probe,
+};
+use crate::server::routing::{Endpoint, Probe, Terms};
+
+use super::Membership;
+use super::route_list::EarlierRoutes;
+
 /// What the registry knows of a member beyond what the proxy sees.
-pub(crate) struct Record {
+pub(crate) struct TrackedMember {
     pub(crate) domain: Domain,
     pub(crate) path: PathPrefix,
-    /// The session's last route that leads here, which has the settings, and the others.
+    /// The last of the session's routes that lead here. It decides the settings.
     pub(crate) route: RouteId,
-    pub(crate) earlier: Earlier,
+    pub(crate) earlier: EarlierRoutes,
     pub(crate) state: MemberState,
     /// Failed probes in a row.
     pub(crate) failures: u8,
     pub(crate) lost: bool,
-    /// The data plane was last known to leave it out because requests failed.
+    /// Whether the data plane leaves it out because requests failed, as far as is known.
     pub(crate) ejected: bool,
-    pub(crate) says: Arc<Says>,
-    /// Which apply of all it was applied with last.
+    pub(crate) shared: Arc<SharedTerms>,
+    /// The number of the apply that it was applied with last.
     pub(crate) applied: u64,
-    /// Members with the same question share it.
+    /// The probe that is asked for it. Members with the same probe share it.
     pub(crate) asked: Option<Arc<Probe>>,
     pub(crate) endpoint: Arc<Endpoint>,
 }
 
-/// What a member's session says, and the route that it shows. Most routes of a session say the same, and share it.
+/// What a member has from its session and its route. Most routes of a session have the same, so members share it.
 #[derive(Debug)]
-pub(crate) struct Says {
+pub(crate) struct SharedTerms {
     pub(crate) session: SessionNo,
-    /// What few routes say.
-    pub(crate) rare: Option<Box<Rare>>,
+    /// The settings that few routes have.
+    pub(crate) rare: Option<Box<RareSettings>>,
     pub(crate) terms: Arc<Terms>,
 }
 
-impl Pools {
-    /// What a session and its route say.
-    pub(crate) fn says(&mut self, owner: &Owner<'_>, plan: &Plan) -> Arc<Says> {
+impl Membership {
+    /// The terms of a member of this session with this route.
+    pub(crate) fn shared_terms(&mut self, owner: &Owner<'_>, plan: &MemberPlan) -> Arc<SharedTerms> {
         let terms = Terms {
             service: owner.service.clone(),
             instance: owner.instance.clone(),
@@ -54,8 +59,12 @@ impl Pools {
         self.share(owner.no, plan.rare.clone(), terms, None)
     }
 
-    /// The same with what another route says.
-    pub(super) fn says_now(&mut self, before: &Arc<Says>, plan: &Plan) -> Arc<Says> {
+    /// The terms with the settings of another route.
+    pub(super) fn terms_with_plan(
+        &mut self,
+        before: &Arc<SharedTerms>,
+        plan: &MemberPlan,
+    ) -> Arc<SharedTerms> {
         let terms = Terms {
             priority: plan.priority,
             hold: plan.hold.unwrap_or(self.hold),
@@ -66,57 +75,62 @@ impl Pools {
         self.share(before.session, plan.rare.clone(), terms, Some(before))
     }
 
-    /// The same with other terms.
-    pub(super) fn with_terms(&mut self, before: &Arc<Says>, change: impl FnOnce(&mut Terms)) -> Arc<Says> {
+    /// The terms with a change.
+    pub(super) fn with_terms(
+        &mut self,
+        before: &Arc<SharedTerms>,
+        change: impl FnOnce(&mut Terms),
+    ) -> Arc<SharedTerms> {
         let mut terms = Terms::clone(&before.terms);
         change(&mut terms);
         self.share(before.session, before.rare.clone(), terms, Some(before))
     }
 
-    /// What was said before, or last, if that is the same: routes of one session are looked at one after another.
+    /// Takes the terms from before, or those made last, if they are equal: the routes of a session come one after another.
     fn share(
         &mut self,
         session: SessionNo,
-        rare: Option<Box<Rare>>,
+        rare: Option<Box<RareSettings>>,
         terms: Terms,
-        before: Option<&Arc<Says>>,
-    ) -> Arc<Says> {
-        let same = |one: &&Arc<Says>| one.session == session && one.rare == rare && *one.terms == terms;
-        if let Some(one) = before.into_iter().chain(&self.said_last).find(same) {
+        before: Option<&Arc<SharedTerms>>,
+    ) -> Arc<SharedTerms> {
+        let same =
+            |one: &&Arc<SharedTerms>| one.session == session && one.rare == rare && *one.terms == terms;
+        if let Some(one) = before.into_iter().chain(&self.last_shared).find(same) {
             return Arc::clone(one);
         }
-        Arc::clone(self.said_last.insert(Arc::new(Says { session, rare, terms: Arc::new(terms) })))
+        Arc::clone(self.last_shared.insert(Arc::new(SharedTerms { session, rare, terms: Arc::new(terms) })))
     }
 }
 
-impl Record {
+impl TrackedMember {
     /// Whether a route of the session leads here.
     pub(super) fn is_of(&self, route: RouteId) -> bool {
         self.route == route || self.earlier.contains(route)
     }
 
-    /// What people know it by.
-    pub(crate) fn which(&self) -> Which {
-        Which {
-            session: self.says.session,
-            instance: self.says.terms.instance.clone(),
+    /// How the log names it.
+    pub(crate) fn label(&self) -> MemberLabel {
+        MemberLabel {
+            session: self.shared.session,
+            instance: self.shared.terms.instance.clone(),
             endpoint: self.endpoint.clone(),
             domain: self.domain.clone(),
             path: self.path.clone(),
         }
     }
 
-    /// Whether requests may go to it, its siblings aside.
+    /// Whether requests may go to it, if it is considered by itself.
     pub(crate) fn serves(&self) -> bool {
-        self.state.serves() && self.says.terms.extras.maintenance().is_none()
+        self.state.serves() && self.shared.terms.extras.maintenance().is_none()
     }
 
     /// Whether it has not answered since it joined.
     pub(super) fn is_new(&self) -> bool {
-        matches!(self.state, MemberState::Hopeful | MemberState::Joining)
+        matches!(self.state, MemberState::Provisional | MemberState::Joining)
     }
 
-    /// The backend's address, where it is given as one.
+    /// The backend's address, if it is given as one.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match self.endpoint.backend.host() {
             Host::Ip(ip) => Some(ip.to_canonical()),
@@ -124,14 +138,14 @@ impl Record {
         }
     }
 
-    /// What decides whether it serves.
-    pub(crate) fn question(&self) -> Option<Probe> {
+    /// The probe that decides whether it serves. `None`: none does.
+    pub(crate) fn wanted_probe(&self) -> Option<Probe> {
         let quick = self.lost || self.is_new();
-        let check = self.says.rare.as_ref().and_then(|rare| rare.check.as_ref());
+        let check = self.shared.rare.as_ref().and_then(|rare| rare.check.as_ref());
         let settled = self.state == MemberState::Usable && !quick;
         if self.state.waits_for_session() || (settled && check.is_none()) {
             return None;
         }
-        Some(probe(&self.endpoint.backend, self.says.terms.peer, check, quick))
+        Some(probe(&self.endpoint.backend, self.shared.terms.peer, check, quick))
     }
 }

@@ -1,24 +1,15 @@
-//! The members of all claims: who serves what, whether requests may go there, and which probes decide it
-//! (SEMANTICS sections 1, 3 and 4). It knows sessions only by their numbers.
+//! The members of all claims: who serves what, whether requests may go there, and which probes decide that (SEMANTICS
+//! sections 1, 3 and 4). Sessions are known here by their numbers only.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `mod` (this) | the fields, and questions about claims and members |
-//! | `join` | a route leads to a member, or no longer |
-//! | `events` | what a probe, a return or a loss makes of a member |
+//! | `join` | a route gets a member, or gives it up |
+//! | `events` | how probes and its session change a member's state |
 //! | `claims` | claims in the table: settings, usable members, holding |
 //! | `probes` | which probes are asked, and for whom |
 //! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
-//! | `lost`, `drain`, `maintenance` | members of lost sessions, drained ones, those behind a page |
-
-use crate::server::registry::api::Effect;
-use crate::server::registry::model::{MemberSet, SessionNo};
-use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
-use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+//! | `lost`, `drain`, `maintenance` | members of lost and draining sessions, and those in maintenance |
 
 mod claims;
 mod drain;
@@ -30,29 +21,40 @@ mod member;
 mod probes;
 mod route_list;
 
-pub(crate) use events::Answered;
-pub(crate) use join::{Detached, Joined, Leaving};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use member::{Record, Says};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
+
+use crate::server::registry::api::Effect;
+use crate::server::registry::model::{MemberSet, SessionNo};
+use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
+
+pub(crate) use events::FirstAnswer;
+pub(crate) use join::{Detached, Joined, Removal};
+
+use member::{SharedTerms, TrackedMember};
 use probes::Probes;
 
-pub(crate) struct Pools {
-    /// The time of what is being handled.
+pub(crate) struct Membership {
+    /// The time of the current input.
     now: Option<Instant>,
-    /// HOLD: how long a claim is held whose routes do not say it.
+    /// How long a claim is held whose routes do not say it (HOLD).
     hold: Duration,
     /// Claims without members, by the time at which they go.
     held: BTreeSet<(Instant, Domain, PathPrefix)>,
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
-    members: HashMap<MemberId, Box<Record>, foldhash::fast::RandomState>,
-    /// What was said last, for those who say the same.
-    said_last: Option<Arc<Says>>,
+    members: HashMap<MemberId, Box<TrackedMember>, foldhash::fast::RandomState>,
+    /// The shared terms that were made last, for the next member with the same.
+    last_shared: Option<Arc<SharedTerms>>,
     probes: Probes,
-    /// Members whose session is lost, by the address of their backend where it is known.
+    /// Members whose session is lost, by the address of their backend if it is given as one.
     lost_at: HashMap<IpAddr, MemberSet>,
-    /// Of all rate limits, once there was one.
+    /// The buckets of all rate limits, once there is one.
     buckets: Option<Arc<RateBuckets>>,
     last_member: u64,
     /// Members have left whose upgraded connections are to be closed.
@@ -60,17 +62,17 @@ pub(crate) struct Pools {
     effects: Vec<Effect>,
 }
 
-impl Pools {
-    /// No claims yet; `hold` is for those whose routes do not say how long they are held.
+impl Membership {
+    /// Nothing yet. `hold`: how long claims are held whose routes do not say it.
     pub(crate) fn new(hold: Duration) -> Self {
-        Pools {
+        Membership {
             now: None,
             hold,
             held: BTreeSet::new(),
             table: Table::default(),
             dirty: false,
             members: HashMap::default(),
-            said_last: None,
+            last_shared: None,
             probes: Probes::default(),
             lost_at: HashMap::new(),
             buckets: None,
@@ -80,12 +82,12 @@ impl Pools {
         }
     }
 
-    /// From now on it is this late.
+    /// Sets the time of the input that is handled next.
     pub(crate) fn set_time(&mut self, now: Instant) {
         self.now = Some(now);
     }
 
-    /// So many members are about to join.
+    /// Makes room for so many more members.
     pub(crate) fn expect(&mut self, members: usize) {
         self.members.reserve(members);
     }
@@ -100,7 +102,7 @@ impl Pools {
         std::mem::take(&mut self.departure)
     }
 
-    /// What is to be done besides, in order.
+    /// The effects since the last call, in order.
     pub(crate) fn take_effects(&mut self) -> std::vec::Drain<'_, Effect> {
         self.effects.drain(..)
     }
@@ -131,7 +133,7 @@ impl Pools {
     ) -> impl Iterator<Item = (&'a Member, SessionNo, bool)> {
         claim.members.iter().filter_map(|member| {
             let record = self.members.get(&member.id)?;
-            Some((member, record.says.session, record.state.serves()))
+            Some((member, record.shared.session, record.state.serves()))
         })
     }
 
@@ -141,7 +143,7 @@ impl Pools {
         self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
     }
 
-    /// Whether one of these members is there for the route, and serves.
+    /// Whether the route leads to one of these members, and that member serves.
     pub(crate) fn is_served(&self, members: &MemberSet, route: RouteId) -> bool {
         let mut records = members.iter().filter_map(|id| self.members.get(&id));
         records.any(|record| record.is_of(route) && record.state.serves())
@@ -163,7 +165,7 @@ impl Pools {
     }
 
     fn find_in(&self, claim: &Claim, session: SessionNo, backend: &BackendUrl) -> Option<MemberId> {
-        let is_of = |id| self.members.get(&id).is_some_and(|record| record.says.session == session);
+        let is_of = |id| self.members.get(&id).is_some_and(|record| record.shared.session == session);
         let mut members = claim.members.iter().map(|member| (member.id, &member.backend));
         members.find(|(id, other)| *other == backend && is_of(*id)).map(|(id, _)| id)
     }
@@ -173,19 +175,20 @@ impl Pools {
         MemberId(self.last_member)
     }
 
-    /// Asks until [`Pools::stop_waiting`] is called with what this returns.
+    /// Asks a probe on behalf of a maintenance request, until [`Membership::stop_waiting`] is called with the id that this
+    /// returns.
     pub(crate) fn wait_for(&mut self, probe: Probe) -> MemberId {
         let waiter = self.next_id();
         self.probes.wait(waiter, probe, &mut self.effects);
         waiter
     }
 
-    /// Nobody waits for this any more.
+    /// The maintenance request does not wait for this any more.
     pub(crate) fn stop_waiting(&mut self, waiter: MemberId) {
         self.probes.stop_waiting(waiter, &mut self.effects);
     }
 
-    /// Who waits for this probe to pass.
+    /// The ids under which maintenance requests wait for this probe.
     pub(crate) fn waiting_for(&self, probe: &Probe) -> Vec<MemberId> {
         self.probes.waiting_for(probe)
     }

@@ -12,14 +12,14 @@ use crate::server::routing::{MemberId, Probe};
 /// Every probe that is being asked.
 #[derive(Default)]
 pub(super) struct Probes {
-    /// Ordered sets, so that a run can be repeated exactly.
+    /// The sets are ordered, so that a run can be repeated exactly.
     watched: HashMap<Arc<Probe>, Watched, foldhash::quality::RandomState>,
-    /// What maintenance requests wait for. Their ids come from the same counter as members'.
+    /// The probes that maintenance requests wait for. Their ids come from the same counter as those of members.
     waiters: HashMap<MemberId, Arc<Probe>>,
 }
 
 struct Watched {
-    /// The key once more, to be shared by further members.
+    /// The key once more, for further members to share.
     probe: Arc<Probe>,
     by: MemberSet,
 }
@@ -30,7 +30,7 @@ impl Probes {
         self.watched.is_empty() && self.waiters.is_empty()
     }
 
-    /// Asks on behalf of `id`. Returns the probe as everybody shares it who asks the same.
+    /// Asks a probe on behalf of `id`. Returns the probe, shared with all others that want it.
     pub(super) fn start(&mut self, id: MemberId, probe: Probe, effects: &mut Vec<Effect>) -> Arc<Probe> {
         if let Some(watched) = self.watched.get_mut(&probe) {
             watched.by.insert(id);
@@ -43,7 +43,7 @@ impl Probes {
         probe
     }
 
-    /// Stops asking on behalf of `id`.
+    /// Stops asking a probe on behalf of `id`.
     pub(super) fn stop(&mut self, id: MemberId, probe: Option<Arc<Probe>>, effects: &mut Vec<Effect>) {
         let Some(probe) = probe else { return };
         let Some(watched) = self.watched.get_mut(&probe) else { return };
@@ -54,12 +54,12 @@ impl Probes {
         }
     }
 
-    /// On whose behalf a probe is asked. `None`: nobody wants its result any more.
+    /// On whose behalf a probe is asked. `None`: it is not asked any more.
     pub(super) fn watchers(&self, probe: &Probe) -> Option<MemberSet> {
         self.watched.get(probe).map(|watched| watched.by.clone())
     }
 
-    /// Asks until [`Probes::stop_waiting`], for somebody who waits for the answer.
+    /// Asks a probe for a maintenance request, until [`Probes::stop_waiting`].
     pub(super) fn wait(&mut self, waiter: MemberId, probe: Probe, effects: &mut Vec<Effect>) {
         let shared = self.start(waiter, probe, effects);
         self.waiters.insert(waiter, shared);
@@ -70,7 +70,7 @@ impl Probes {
         self.stop(waiter, probe, effects);
     }
 
-    /// Who waits for this probe to pass.
+    /// The ids under which maintenance requests wait for this probe.
     pub(super) fn waiting_for(&self, probe: &Probe) -> Vec<MemberId> {
         let watchers = self.watched.get(probe).into_iter().flat_map(|watched| watched.by.iter());
         watchers.filter(|id| self.waiters.contains_key(id)).collect()

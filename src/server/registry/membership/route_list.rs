@@ -1,31 +1,31 @@
-//! Which of a session's routes lead to one member: one, nearly always.
+//! The routes of a session that lead to one member. Nearly always there is one.
 
 use registry_client::protocol::RouteId;
 
-/// The routes before the last, in order. The last is beside them, where it takes half of a word.
+/// The routes before the last, in order. The last one is kept beside this by the owner, where it takes four bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Earlier(Option<Box<List>>);
+pub(crate) struct EarlierRoutes(Option<Box<List>>);
 
 #[derive(Debug, Default)]
 struct List(Vec<RouteId>);
 
-/// What was taken away.
+/// What was removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Removed {
-    /// The only one; it is still there.
+    /// Nothing: it is the only one.
     Only,
-    /// The last; `before` is that from now on.
+    /// The last one. `before` is the last from now on.
     Last { before: RouteId },
     /// One of the others, or none at all.
     Earlier,
 }
 
-impl Earlier {
+impl EarlierRoutes {
     pub(crate) fn contains(&self, route: RouteId) -> bool {
         self.0.as_ref().is_some_and(|earlier| earlier.0.contains(&route))
     }
 
-    /// One more route leads there, unless it is one that does.
+    /// Adds a route, unless it is there already.
     pub(crate) fn insert(&mut self, last: &mut RouteId, route: RouteId) {
         if *last != route && !self.contains(route) {
             let List(all) = &mut **self.0.get_or_insert_default();
@@ -57,8 +57,8 @@ impl Earlier {
 mod tests {
     use super::*;
 
-    fn of(ids: &[u32]) -> (Earlier, RouteId) {
-        let (mut earlier, mut last) = (Earlier::default(), RouteId(ids[0]));
+    fn of(ids: &[u32]) -> (EarlierRoutes, RouteId) {
+        let (mut earlier, mut last) = (EarlierRoutes::default(), RouteId(ids[0]));
         ids.iter().for_each(|id| earlier.insert(&mut last, RouteId(*id)));
         (earlier, last)
     }

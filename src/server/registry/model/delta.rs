@@ -1,17 +1,19 @@
 //! What an apply changes of a session.
 
-use super::route::Route;
-use super::settings::Cells;
-use registry_client::protocol::RouteId;
 use std::sync::Arc;
+
+use registry_client::protocol::RouteId;
+
+use super::route::Route;
+use super::settings::RouteSettings;
 
 /// What an apply changes of a session, and nothing else.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delta {
-    /// Each route as it is from now on, by id; `None` where it goes.
+    /// The routes that change, by id and in its order, each as the apply leaves it; `None`: the apply removes it.
     pub routes: Vec<(RouteId, Option<Arc<Route>>)>,
     /// The session's defaults, if they change.
-    pub defaults: Option<Cells>,
+    pub defaults: Option<RouteSettings>,
 }
 
 impl Delta {

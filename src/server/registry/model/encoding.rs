@@ -1,6 +1,6 @@
-//! How values are written in a record: as the text that they have on the wire (`FromStr`, `Display`).
+//! How records write values: as the text that they have on the wire (`FromStr`, `Display`).
 //!
-//! Each module is for one `#[serde(with = …)]`. The form of a record is `persist`'s; what a value's text is, its type's.
+//! Each module is for one `#[serde(with = …)]`. The room `persist` decides which parts a record has.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use registry_client::protocol::{CircuitBreaker, GoDuration, OptionKey, RateLimit
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value as its own text.
+/// A value as its text.
 pub(crate) mod text {
     use super::*;
 
@@ -27,7 +27,7 @@ pub(crate) mod text {
     }
 }
 
-/// A value that may not be there as its own text.
+/// An optional value as its text.
 pub(crate) mod text_or_none {
     use super::*;
 
@@ -48,7 +48,7 @@ pub(crate) mod text_or_none {
     }
 }
 
-/// Options by their names on the wire.
+/// Options, by their names on the wire.
 pub(crate) mod options {
     use super::*;
 
@@ -71,7 +71,7 @@ pub(crate) mod options {
     }
 }
 
-/// A map of values that are their own texts.
+/// A map whose keys and values are written as their texts.
 pub(crate) mod texts {
     use super::*;
 
@@ -96,7 +96,7 @@ pub(crate) mod texts {
     }
 }
 
-/// What RATELIMIT_SET says.
+/// A rate limit, as RATELIMIT_SET gives it.
 pub(crate) mod limit {
     use super::*;
 
@@ -123,7 +123,7 @@ pub(crate) mod limit {
     }
 }
 
-/// What CIRCUIT_BREAKER_SET says.
+/// A circuit breaker, as CIRCUIT_BREAKER_SET gives it.
 pub(crate) mod breaker {
     use super::*;
 

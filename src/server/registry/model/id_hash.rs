@@ -3,15 +3,16 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use super::encoding::text;
 use registry_client::protocol::SessionId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::encoding::text;
+
 /// The SHA-256 of a session's id.
 ///
-/// Without salt and stretching, which protect what can be guessed: an id ends in 128 bits from the system's
-/// random source, so that there is no list to try and no table to make.
+/// It needs neither salt nor stretching, which protect secrets that can be guessed: an id ends in 128 bits from the
+/// system's random source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IdHash([u8; 32]);
 

@@ -1,59 +1,61 @@
-//! Identifiers, the time of an input, and how people know sessions and members.
+//! Identifiers, the time of an input, and the names of sessions and members in the log.
 
-use crate::server::routing::Endpoint;
-use registry_client::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+
+use registry_client::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
+
+use crate::server::routing::Endpoint;
 
 /// The time at which an input arrives. The registry has no clock of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// For deadlines.
     pub mono: Instant,
-    /// For what people read, and for session ids.
+    /// For times that people read, and for session ids.
     pub wall: SystemTime,
 }
 
-/// A connection of the listener's. Never given twice.
+/// One of the listener's connections. A number is never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 
-/// A session's short running number: how logs and stores call it, because its id is a secret.
+/// A session's running number. Logs and stores use it, because the session's id is a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionNo(pub u64);
 
-/// A change on its way to the store.
+/// A change that the store is asked to hold. Numbers grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tx(pub u64);
 
-/// A BACKEND_TEST on its way.
+/// A BACKEND_TEST that has been started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TestId(pub u64);
 
-/// A session as people know it.
+/// How the log names a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Who {
+pub struct SessionLabel {
     /// Its running number.
     pub no: SessionNo,
     /// Its service.
     pub service: ServiceName,
-    /// Which of its instances.
+    /// The instance that registered it.
     pub instance: InstanceName,
 }
 
-/// A member as people know it.
+/// How the log names a member.
 #[derive(Debug, Clone)]
-pub struct Which {
+pub struct MemberLabel {
     /// Its session.
     pub session: SessionNo,
-    /// Who registered it.
+    /// The instance that registered it.
     pub instance: InstanceName,
-    /// Which one of that session's.
+    /// Its backend.
     pub endpoint: Arc<Endpoint>,
-    /// Its claim.
+    /// The domain of its claim.
     pub domain: Domain,
-    /// Its claim.
+    /// The path of its claim.
     pub path: PathPrefix,
 }
 
@@ -63,7 +65,7 @@ impl fmt::Display for SessionNo {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for SessionLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{} {}", self.service, self.instance, self.no)
     }

@@ -1,8 +1,8 @@
-//! The one thing that a connection answers for its session by itself: that it lives (PING).
+//! PINGs that a connection answers for its session without asking the registry.
 //!
-//! Keepalives are most of what a registry hears, and change nothing but when their session was last heard of. So
-//! whoever owns a connection may answer them without asking the registry, for as long as the session that is bound
-//! there is bound there. The registry says when that begins, and ends it before anybody can know that it is over.
+//! PINGs are most of what a registry receives, and change nothing but the time of the session's last activity. So the
+//! task of a connection answers them as long as the session is bound there. The registry begins that, and stops it
+//! before it tells anybody that the binding has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,33 +10,34 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use registry_client::protocol::{Command, Request, SessionId, SessionRef};
 
-/// A session's binding to one connection. One end is the registry's, the other the connection's.
+/// A session's binding to one connection, shared by the registry and the connection's task.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Keepalive {
     id: SessionId,
     stopped: AtomicBool,
-    /// Milliseconds since the Unix epoch; 0: never.
+    /// When a PING was answered last, in milliseconds since the Unix epoch; 0: never.
     last: AtomicU64,
 }
 
-impl Pulse {
+impl Keepalive {
     pub(crate) fn start(id: SessionId) -> Arc<Self> {
-        Arc::new(Pulse { id, stopped: AtomicBool::new(false), last: AtomicU64::new(0) })
+        Arc::new(Keepalive { id, stopped: AtomicBool::new(false), last: AtomicU64::new(0) })
     }
 
-    /// The session is bound there no longer, or is not what it was.
+    /// The session is not bound to this connection any more, or may not be used. PINGs are for the registry again.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
     }
 
-    /// When it was felt last.
+    /// When the connection answered a PING last.
     pub(crate) fn last(&self) -> Option<SystemTime> {
         let millis = self.last.load(Ordering::Relaxed);
         (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
     }
 
-    /// Whether `command`, which came at `now` over the connection, is a PING that `PONG` is the answer to. Anything
-    /// else is for the registry, and so is a PING behind a command that has no answer yet.
+    /// Whether `PONG` is the answer to `command`, which came over the connection at `now`. Everything but a PING for this
+    /// session is for the registry. So is a PING behind a command that has no answer yet, for which the caller must not
+    /// ask this.
     pub fn answers(&self, command: &Command, now: impl FnOnce() -> SystemTime) -> bool {
         let Command::Request(session, Request::Ping) = command else { return false };
         let is_ours = match session {
@@ -64,25 +65,25 @@ mod tests {
 
     #[test]
     fn a_ping_for_the_session_is_answered_and_remembered_until_the_pulse_stops() {
-        let pulse = Pulse::start("one-1-ab".parse().unwrap());
-        assert_eq!(pulse.last(), None);
+        let keepalive = Keepalive::start("one-1-ab".parse().unwrap());
+        assert_eq!(keepalive.last(), None);
         let mut now = AT;
         for line in ["PING", "PING|", "PING|one-1-ab"] {
             now += Duration::from_secs(7);
-            assert!(pulse.answers(&command(line), || now), "{line}");
-            assert_eq!(pulse.last(), Some(now), "{line}");
+            assert!(keepalive.answers(&command(line), || now), "{line}");
+            assert_eq!(keepalive.last(), Some(now), "{line}");
         }
-        pulse.stop();
-        assert!(!pulse.answers(&command("PING|one-1-ab"), || now + Duration::from_secs(1)));
-        assert_eq!(pulse.last(), Some(now), "what was felt is still known");
+        keepalive.stop();
+        assert!(!keepalive.answers(&command("PING|one-1-ab"), || now + Duration::from_secs(1)));
+        assert_eq!(keepalive.last(), Some(now), "what was felt is still known");
     }
 
     #[test]
     fn everything_else_is_for_the_registry() {
-        let pulse = Pulse::start("one-1-ab".parse().unwrap());
+        let keepalive = Keepalive::start("one-1-ab".parse().unwrap());
         for line in ["PING|two-2-cd", "SESSION_INFO|one-1-ab", "CONFIG_APPLY|", "RECONNECT|one-1-ab"] {
-            assert!(!pulse.answers(&command(line), || AT), "{line}");
+            assert!(!keepalive.answers(&command(line), || AT), "{line}");
         }
-        assert_eq!(pulse.last(), None);
+        assert_eq!(keepalive.last(), None);
     }
 }

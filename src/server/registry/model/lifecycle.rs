@@ -1,16 +1,16 @@
-//! What sessions and members can be, and how one becomes the other. Nothing else changes a state; the
-//! tables are snapshots in the tests, so that a changed transition is a changed line.
+//! The states of sessions and members, and the tables of their transitions. Snapshots in the tests show both tables, so
+//! that a changed transition is a changed line in review.
 
-/// What a session is (PROTOCOL section 2).
+/// The state of a session (PROTOCOL section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionState {
     /// Bound to a connection.
     Connected,
     /// Its connection is gone; it may return until its grace ends.
     Grace,
-    /// A newer session took its name; its members serve until the newer one's do, or its grace ends.
+    /// A newer session has its name. Its members serve until those of the newer session do, or its grace ends.
     Replaced,
-    /// Replaced, and nothing of it serves; its id is remembered as long as its replacer lives.
+    /// Replaced, and it has no members. Its id is remembered as long as its successor lives.
     Retired,
     /// Over.
     Gone,
@@ -25,13 +25,13 @@ pub(crate) enum SessionEvent {
     Lost,
     /// A session of the same name registered from the same address.
     Replaced,
-    /// Its replacer serves in its place.
+    /// The session that replaced it serves in its place.
     Succeeded,
     /// It did not return in time.
     GraceOver,
     /// CLIENT_SHUTDOWN.
     ShutDown,
-    /// The newest of its replacers is gone, or has had too many predecessors.
+    /// The session that replaced it is gone, or has too many predecessors.
     Forgotten,
 }
 
@@ -57,20 +57,20 @@ impl SessionState {
     }
 }
 
-/// What a member is (SEMANTICS sections 1, 3 and 4).
+/// The state of a member (SEMANTICS sections 1, 3 and 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MemberState {
-    /// The claim had nobody else: it serves, though it has not answered yet.
-    Hopeful,
-    /// It serves as soon as it answers.
+    /// It has not answered yet and serves all the same, because no other member of the claim does.
+    Provisional,
+    /// It has not answered yet. It serves as soon as it does.
     Joining,
     /// It answered, and serves.
     Usable,
-    /// Its check failed three times; it serves again as soon as it answers.
+    /// Its probe failed three times in a row. It serves again as soon as it answers.
     Failed,
-    /// It failed while its session was lost: whoever answers there now may be somebody else.
+    /// It failed while its session was lost. It waits for its session: another container may answer at its address.
     Dormant,
-    /// Its address was given to another session while its own was lost.
+    /// Another session came to its address while its own was lost. It waits for its session.
     Suspended,
 }
 
@@ -87,32 +87,32 @@ pub enum MemberEvent {
     AddressTaken,
     /// Its session returned, or applied its route anew.
     Returned,
-    /// Its session gave up the last one that served in its place.
-    LeftAlone,
+    /// No member of its claim serves any more.
+    ClaimUnserved,
 }
 
 impl MemberState {
     pub(crate) fn next(self, event: MemberEvent) -> Self {
         use MemberEvent as E;
-        use MemberState::{Dormant, Failed, Hopeful, Joining, Suspended, Usable};
+        use MemberState::{Dormant, Failed, Joining, Provisional, Suspended, Usable};
         match (self, event) {
-            (Hopeful | Joining | Usable | Failed, E::Passed) => Usable,
-            (Hopeful | Joining, E::FailedThrice) => Joining,
+            (Provisional | Joining | Usable | Failed, E::Passed) => Usable,
+            (Provisional | Joining, E::FailedThrice) => Joining,
             (Usable | Failed, E::FailedThrice) => Failed,
-            (Hopeful | Joining | Usable | Failed, E::FailedInGrace) => Dormant,
+            (Provisional | Joining | Usable | Failed, E::FailedInGrace) => Dormant,
             (_, E::AddressTaken) => Suspended,
             (Dormant | Suspended, E::Returned) => Joining,
-            (Joining, E::LeftAlone) => Hopeful,
+            (Joining, E::ClaimUnserved) => Provisional,
             (state, _) => state,
         }
     }
 
     /// Whether requests go to it.
     pub(crate) fn serves(self) -> bool {
-        matches!(self, MemberState::Hopeful | MemberState::Usable)
+        matches!(self, MemberState::Provisional | MemberState::Usable)
     }
 
-    /// Whether it waits for its session and is not asked anything.
+    /// Whether it waits for its session and is not probed.
     pub(crate) fn waits_for_session(self) -> bool {
         matches!(self, MemberState::Dormant | MemberState::Suspended)
     }

@@ -1,14 +1,16 @@
-//! Sets of members. Those of one apply get their ids one after another, and stay together in most sets: so a set is kept
-//! as runs of ids, and one of 100,000 members takes no more than one of two.
+//! Sets of members, kept as runs of consecutive ids.
+//!
+//! The members of one apply get consecutive ids and stay together in most sets, so a set of 100,000 members takes as
+//! little memory as one of two.
 
 use std::collections::BTreeMap;
 
 use crate::server::routing::MemberId;
 
-/// Members in the order in which they were made.
+/// A set of members, in the order of their ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct MemberSet {
-    /// The last id of each run by its first. Between two runs there is a gap.
+    /// The last id of each run, by its first. There is a gap between two runs.
     runs: BTreeMap<u64, u64>,
 }
 
@@ -23,7 +25,7 @@ impl MemberSet {
     }
 
     pub(crate) fn insert(&mut self, MemberId(id): MemberId) {
-        // Nearly always it is the one behind the newest.
+        // Nearly always it follows the greatest id.
         if let Some(mut newest) = self.runs.last_entry()
             && *newest.get() + 1 == id
         {
@@ -37,7 +39,7 @@ impl MemberSet {
         }
     }
 
-    /// Whether it was there.
+    /// Returns whether it was in the set.
     pub(crate) fn remove(&mut self, MemberId(id): MemberId) -> bool {
         let run = self.runs.range(..=id).next_back().map(|(first, last)| (*first, *last));
         let Some((first, last)) = run.filter(|(_, last)| *last >= id) else { return false };

@@ -1,4 +1,4 @@
-//! What the registry's rooms talk about: identifiers, routes and their settings, the two lifecycles.
+//! Identifiers, routes and their settings, the two lifecycles: the terms in which the registry's rooms talk.
 //!
 //! Data and pure functions of it. Nothing here knows a session's state, the table or a command.
 //!
@@ -7,8 +7,8 @@
 //! | `ids` | the identifiers, the time of an input, and how the log names sessions and members |
 //! | `id_hash` | the SHA-256 under which stores know a session's id |
 //! | `encoding` | how values are written as text in a record |
-//! | `settings`, `route`, `delta` | a route with its own settings; what an apply changes |
-//! | `plan`, `probes` | the settings in force for a route's members; the questions asked of backends |
+//! | `settings`, `route`, `applied`, `delta` | a route with its own settings, in force; what an apply changes |
+//! | `plan`, `probes`, `owner` | what a route means for its members, the probes of backends, and what members know of their session |
 //! | `lifecycle` | the transition tables of sessions and members |
 //! | `keepalive` | what a connection may answer for its session by itself |
 //! | `member_set` | sets of members that take little memory |
@@ -34,16 +34,16 @@ pub(crate) use applied::Applied;
 pub use delta::Delta;
 pub(crate) use encoding::{text, text_or_none};
 pub use id_hash::IdHash;
-pub use ids::{ConnId, Now, SessionNo, TestId, Tx, Which, Who};
-pub use keepalive::Pulse;
+pub use ids::{ConnId, MemberLabel, Now, SessionLabel, SessionNo, TestId, Tx};
+pub use keepalive::Keepalive;
 pub use lifecycle::MemberEvent;
 pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};
 pub(crate) use member_set::MemberSet;
 pub(crate) use owner::Owner;
-pub(crate) use plan::{Plan, Rare};
+pub(crate) use plan::{MemberPlan, RareSettings};
 pub use policy::{ClaimPolicy, PolicyError};
 pub(crate) use probes::{page_probe, probe};
 pub use route::Route;
-pub use settings::{Cells, OwnCells};
-pub(crate) use settings::{Slot, breaker};
+pub(crate) use settings::breaker;
+pub use settings::{CompactSettings, RouteSettings};
 pub use token::{ServiceToken, Token};

@@ -13,16 +13,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use registry_client::protocol::{Domain, ServiceName};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use registry_client::protocol::{Domain, ServiceName};
-
-/// Which service may claim which domains. What is not permitted is refused.
+/// Which service may claim which domains. Anything that it does not permit is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimPolicy {
     services: BTreeMap<ServiceName, Vec<Pattern>>,
-    /// For services that are not named.
+    /// For services that `services` does not name.
     default: Vec<Pattern>,
 }
 
@@ -48,7 +47,7 @@ impl ClaimPolicy {
     /// # Errors
     /// What is wrong, with line and column.
     pub fn parse(json: &[u8]) -> Result<Self, PolicyError> {
-        // serde would take an array for the fields in order.
+        // serde would accept an array as the fields in order.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(PolicyError("it is no JSON object".to_owned()));
         }
@@ -69,14 +68,14 @@ impl Pattern {
             Pattern::Any => true,
             Pattern::Exact(exact) => exact == domain,
             Pattern::Below(wildcard) => {
-                // `.example.com`, with which a wildcard ends as well as what it stands for.
+                // The suffix `.example.com` ends the wildcard itself and every name below.
                 wildcard.as_str().strip_prefix('*').is_some_and(|suffix| domain.as_str().ends_with(suffix))
             }
         }
     }
 }
 
-/// The file. A name that it has besides is a mistake: an operator meant something by it.
+/// The file. An unknown name is an error, because the operator meant something by it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -104,7 +103,7 @@ impl<'de> Visitor<'de> for ServicesVisitor {
         f.write_str("an object of services with lists of domains")
     }
 
-    /// serde's own map would take the last of two entries for one service, and say nothing.
+    /// serde's own map would silently take the last of two entries for one service.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Services, A::Error> {
         let mut services = BTreeMap::new();
         while let Some(name) = map.next_key::<String>()? {

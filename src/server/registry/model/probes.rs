@@ -1,12 +1,15 @@
-//! The questions that are asked of backends and pages.
+//! The probes of backends and maintenance pages.
 
-use super::plan::Check;
-use crate::server::routing::{Probe, ProbeKind};
-use registry_client::protocol::{BackendUrl, Domain};
 use std::time::Duration;
 
-/// From one question to the next while the answer decides whether a member serves: it joins, or its
-/// session is lost (SEMANTICS section 4).
+use registry_client::protocol::{BackendUrl, Domain};
+
+use crate::server::routing::{Probe, ProbeKind};
+
+use super::plan::HealthQuestion;
+
+/// The interval while the answer decides whether a member serves: it joins, or its session is lost (SEMANTICS
+/// section 4).
 const QUICK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a backend without a check has to accept a connection.
@@ -14,7 +17,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What decides about a maintenance request: whether a page or a backend answers with a status below 500.
+/// The probe that a maintenance request waits for: does a page or a backend answer with a status below 500?
 pub(crate) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<&Domain>) -> Probe {
     // A page that is a file has nothing below it.
     let (backend, path) = if url.is_file() { (url.at_root(), url.path()) } else { (url.clone(), "/") };
@@ -25,12 +28,12 @@ pub(crate) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<
     Probe { backend, peer, kind, interval: QUICK_INTERVAL, timeout: CHECK_TIMEOUT }
 }
 
-/// The question to a backend: its check, or whether it accepts a connection. `quick` where the answer
-/// decides whether it serves.
+/// The probe of a member: its check, or whether its backend accepts a connection. `quick`: the answer decides whether
+/// it serves.
 pub(crate) fn probe(
     backend: &BackendUrl,
     peer: std::net::IpAddr,
-    check: Option<&Check>,
+    check: Option<&HealthQuestion>,
     quick: bool,
 ) -> Probe {
     let (kind, interval, timeout) = match check {

@@ -1,15 +1,16 @@
 //! A route: what it claims, where its requests go, and its own settings.
 
-use super::settings::OwnCells;
 use registry_client::protocol::{Domain, PathPrefix, RouteSpec};
 
-/// A route as it is, or is to be, applied.
+use super::settings::CompactSettings;
+
+/// A route as it is applied, or as an apply would leave it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// What it claims, and where its requests go.
     pub spec: RouteSpec,
     /// Its own settings.
-    pub cells: OwnCells,
+    pub settings: CompactSettings,
 }
 
 impl Route {

@@ -3,24 +3,25 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use super::encoding;
 use registry_client::protocol::{
-    CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
+    CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteOption,
 };
 use serde::{Deserialize, Serialize};
 
-/// Settings of one route, or a session's defaults for all of them. What is not there is not set. Each field
-/// says how it is written down (`persist`).
+use super::encoding;
+
+/// The settings of one route, or a session's defaults for all of its routes. The attribute of a field says how a record
+/// writes it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Cells {
-    /// OPTIONS_SET, and the interval and time-out of HEALTH_SET: the last writer of a cell wins.
+pub struct RouteSettings {
+    /// OPTIONS_SET, and the interval and time-out of HEALTH_SET, which are options too.
     #[serde(with = "encoding::options", skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<OptionKey, RouteOption>,
     /// The path of HEALTH_SET.
     #[serde(with = "encoding::text_or_none", skip_serializing_if = "Option::is_none")]
     pub health_path: Option<HealthPath>,
-    /// HEADERS_SET. The names are in lower case, so that one header has one cell.
+    /// HEADERS_SET. The names are in lower case, so that each header is there once.
     #[serde(with = "encoding::texts", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<HeaderName, HeaderValue>,
     /// RATELIMIT_SET. Zero requests: no limit, whatever the session's default says.
@@ -31,7 +32,7 @@ pub struct Cells {
     pub breaker: Option<CircuitBreaker>,
 }
 
-static NO_CELLS: Cells = Cells {
+static NO_SETTINGS: RouteSettings = RouteSettings {
     options: BTreeMap::new(),
     health_path: None,
     headers: BTreeMap::new(),
@@ -39,47 +40,39 @@ static NO_CELLS: Cells = Cells {
     breaker: None,
 };
 
-impl Cells {
+impl RouteSettings {
     /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
-        *self == NO_CELLS
+        *self == NO_SETTINGS
     }
 }
 
-/// A route's own settings. Most routes have none, and those take a word.
+/// A route's own settings. Most routes have none, and then this takes one word.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct OwnCells(Option<Box<Cells>>);
+pub struct CompactSettings(Option<Box<RouteSettings>>);
 
-impl From<Cells> for OwnCells {
-    fn from(cells: Cells) -> Self {
-        OwnCells((!cells.is_empty()).then(|| Box::new(cells)))
+impl From<RouteSettings> for CompactSettings {
+    fn from(settings: RouteSettings) -> Self {
+        CompactSettings((!settings.is_empty()).then(|| Box::new(settings)))
     }
 }
 
-impl OwnCells {
+impl CompactSettings {
     /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 }
 
-impl Deref for OwnCells {
-    type Target = Cells;
+impl Deref for CompactSettings {
+    type Target = RouteSettings;
 
-    fn deref(&self) -> &Cells {
-        self.0.as_deref().unwrap_or(&NO_CELLS)
+    fn deref(&self) -> &RouteSettings {
+        self.0.as_deref().unwrap_or(&NO_SETTINGS)
     }
 }
 
-/// Whose settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Slot {
-    /// The session's defaults.
-    All,
-    Route(RouteId),
-}
-
 /// The breaker that is in force.
-pub(crate) fn breaker(own: &Cells, defaults: &Cells) -> Option<CircuitBreaker> {
+pub(crate) fn breaker(own: &RouteSettings, defaults: &RouteSettings) -> Option<CircuitBreaker> {
     own.breaker.or(defaults.breaker).filter(|breaker| breaker.threshold > 0)
 }

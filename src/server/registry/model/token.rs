@@ -1,5 +1,5 @@
-//! The secrets that are asked of those who register (SEMANTICS section 9): the registry's own (REGISTRY_TOKEN), and
-//! that of a service (`service_token`).
+//! The secrets that a registration must give (SEMANTICS section 9): the registry's token (REGISTRY_TOKEN), and that of
+//! its service (`service_token`).
 
 use std::fmt::{self, Display};
 use std::hint::black_box;
@@ -16,13 +16,13 @@ use super::id_hash::IdHash;
 pub struct Token(String);
 
 impl Token {
-    /// Takes the text over.
+    /// A token of this text.
     pub fn new(text: &str) -> Self {
         Token(text.to_owned())
     }
 
-    /// Whether `given` is the same. How long this takes depends on the length of what was given, and on nothing
-    /// else: not on how much of it is right, nor on the secret.
+    /// Whether `given` is the token. The time that this takes depends on the length of `given` alone: not on how much of it
+    /// is right, nor on the token.
     pub(crate) fn is(&self, given: &str) -> bool {
         let (secret, given) = (self.0.as_bytes(), given.as_bytes());
         // An empty secret is none, and nobody has it.
@@ -40,8 +40,8 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What is kept of a service's token: a salted hash. People choose tokens, so that without a salt a stolen state
-/// file would show which services have the same, and could be looked up in a table.
+/// A service's token as a salted hash. People choose these tokens: without a salt, a stolen state file would show which
+/// services have the same one, and prepared tables of hashes would reveal them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServiceToken {
     salt: u128,
@@ -54,7 +54,7 @@ impl ServiceToken {
         ServiceToken { salt, hash: hash(salt, token) }
     }
 
-    /// Whether `given` is the token. How long this takes depends on the length of what was given alone.
+    /// Whether `given` is the token. The time that this takes depends on the length of `given` alone.
     pub(crate) fn is(&self, given: &str) -> bool {
         let pairs = self.hash.iter().zip(hash(self.salt, given));
         black_box(pairs.fold(0, |differs, (one, other)| black_box(differs | (one ^ other)))) == 0
@@ -71,7 +71,7 @@ impl fmt::Debug for ServiceToken {
     }
 }
 
-/// For stores alone: salt and hash, both in hexadecimal.
+/// The form in records: salt and hash, both in hexadecimal.
 struct Text(ServiceToken);
 
 impl Display for Text {
@@ -109,16 +109,16 @@ mod tests {
 
     #[test]
     fn a_services_token_is_known_by_its_salted_hash() {
-        let kept = ServiceToken::new(7, "correct horse");
-        assert!(kept.is("correct horse"));
+        let stored = ServiceToken::new(7, "correct horse");
+        assert!(stored.is("correct horse"));
         for wrong in ["", "correct hors", "correct horsee", "Correct horse"] {
-            assert!(!kept.is(wrong), "{wrong}");
+            assert!(!stored.is(wrong), "{wrong}");
         }
-        assert_ne!(kept, ServiceToken::new(8, "correct horse"), "the same token elsewhere is another hash");
-        assert_eq!(format!("{kept:?}"), "[redacted]");
-        let text = serde_json::to_string(&kept).unwrap();
+        assert_ne!(stored, ServiceToken::new(8, "correct horse"), "the same token elsewhere is another hash");
+        assert_eq!(format!("{stored:?}"), "[redacted]");
+        let text = serde_json::to_string(&stored).unwrap();
         assert!(!text.contains("horse"));
-        assert_eq!(serde_json::from_str::<ServiceToken>(&text).unwrap(), kept);
+        assert_eq!(serde_json::from_str::<ServiceToken>(&text).unwrap(), stored);
         for damaged in [r#""""#, r#""7""#, r#""7:7""#, "7"] {
             assert!(serde_json::from_str::<ServiceToken>(damaged).is_err(), "{damaged}");
         }

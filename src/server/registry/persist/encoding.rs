@@ -1,11 +1,14 @@
-//! How the parts of a record are written that only records have: times, and maps by route.
+//! How records write what only records have: lists of domains, maps by route, and times.
 
-use super::*;
-use crate::server::registry::model::{text, text_or_none};
-use registry_client::protocol::{Domain, Domains, RouteId};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
+
+use registry_client::protocol::{Domain, Domains, RouteId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::server::registry::model::{text, text_or_none};
+
+use super::*;
 
 /// Domains as a list of texts.
 pub(super) mod domains {
@@ -23,7 +26,7 @@ pub(super) mod domains {
     }
 }
 
-/// Something for each route, by the routes' ids on the wire.
+/// A map by route. The keys are the ids as they are on the wire.
 pub(super) mod by_route {
     use super::*;
 
@@ -45,7 +48,7 @@ pub(super) mod by_route {
     }
 }
 
-/// A time as RFC 3339 writes it.
+/// A time in the form of RFC 3339.
 pub(super) mod time {
     use super::*;
 
@@ -59,7 +62,7 @@ pub(super) mod time {
     }
 }
 
-/// The same where it may be unknown.
+/// A time that may be unknown, in the form of RFC 3339.
 pub(super) mod time_or_none {
     use super::*;
 

@@ -1,19 +1,21 @@
 //! The record of a route as it was applied.
 
-use super::encoding::domains;
-use crate::server::registry::model::text;
-use crate::server::registry::model::{Cells, Route};
 use registry_client::protocol::{BackendUrl, Domains, PathPrefix, RouteSpec};
 use serde::{Deserialize, Serialize};
+
+use crate::server::registry::model::text;
+use crate::server::registry::model::{Route, RouteSettings};
+
+use super::encoding::domains;
 
 /// A route as it was applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteRecord {
-    /// What it claims.
+    /// The domains that it claims.
     #[serde(with = "domains")]
     pub domains: Domains,
-    /// What it claims.
+    /// The path that it claims.
     #[serde(with = "text")]
     pub path: PathPrefix,
     /// Where its requests go.
@@ -22,24 +24,24 @@ pub struct RouteRecord {
     /// Higher wins over a longer path.
     pub priority: i32,
     /// Its own settings.
-    #[serde(default, skip_serializing_if = "Cells::is_empty")]
-    pub settings: Cells,
-    /// Which apply of all made it as it is.
+    #[serde(default, skip_serializing_if = "RouteSettings::is_empty")]
+    pub settings: RouteSettings,
+    /// The number of the apply that made it as it is.
     pub applied: u64,
 }
 
 impl RouteRecord {
     /// The record of a route that was made as it is by the apply of this number.
     pub fn new(route: &Route, applied: u64) -> Self {
-        let Route { spec, cells } = route;
+        let Route { spec, settings } = route;
         let RouteSpec { domains, path, backend, priority } = spec.clone();
-        RouteRecord { domains, path, backend, priority, settings: Cells::clone(cells), applied }
+        RouteRecord { domains, path, backend, priority, settings: RouteSettings::clone(settings), applied }
     }
 }
 
 impl From<RouteRecord> for Route {
     fn from(record: RouteRecord) -> Self {
         let RouteRecord { domains, path, backend, priority, settings, applied: _ } = record;
-        Route { spec: RouteSpec { domains, path, backend, priority }, cells: settings.into() }
+        Route { spec: RouteSpec { domains, path, backend, priority }, settings: settings.into() }
     }
 }

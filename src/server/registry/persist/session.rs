@@ -1,13 +1,16 @@
 //! The record of a session without its routes.
 
-use super::encoding::time;
-use crate::server::registry::model::text;
-use crate::server::registry::model::{Cells, IdHash, ServiceToken};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
 use registry_client::protocol::{InstanceName, Metadata, Registration, ServiceName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::net::IpAddr;
-use std::time::SystemTime;
+
+use crate::server::registry::model::text;
+use crate::server::registry::model::{IdHash, RouteSettings, ServiceToken};
+
+use super::encoding::time;
 
 /// A session without its routes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,24 +18,24 @@ use std::time::SystemTime;
 pub struct SessionRecord {
     /// Its running number.
     pub no: u64,
-    /// Its id, which the store never sees.
+    /// The hash of its id. The store never sees the id.
     pub id_sha256: IdHash,
     /// Its service.
     #[serde(with = "text")]
     pub service: ServiceName,
-    /// Which of its instances.
+    /// The instance that registered it.
     #[serde(with = "text")]
     pub instance: InstanceName,
-    /// Where it serves a maintenance page.
+    /// The port at which the instance serves a maintenance page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance_port: Option<u16>,
-    /// Anything else that it said about itself, without secrets.
+    /// Its other metadata, without secrets.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
-    /// What must be given by those who join its service.
+    /// The token that others must give to join its service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_token_hash: Option<ServiceToken>,
-    /// From where it was registered.
+    /// The address that it is bound from, or was last.
     pub peer: IpAddr,
     /// Whether two sessions were connected from there at once (SEMANTICS section 4).
     #[serde(default, skip_serializing_if = "is_false")]
@@ -48,23 +51,23 @@ pub struct SessionRecord {
     #[serde(with = "time")]
     pub last_apply: SystemTime,
     /// Settings for all of its routes.
-    #[serde(default, skip_serializing_if = "Cells::is_empty")]
-    pub defaults: Cells,
-    /// Which apply of all set `defaults`.
+    #[serde(default, skip_serializing_if = "RouteSettings::is_empty")]
+    pub defaults: RouteSettings,
+    /// The number of the apply that set `defaults`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub defaults_applied: u64,
-    /// Whom it replaced, oldest first: their clients are still told so (PROTOCOL section 2).
+    /// The sessions that it replaced, oldest first. Their clients are still told so (PROTOCOL section 2).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced: Vec<Replaced>,
 }
 
-/// A session whose place another one took.
+/// A session that another one replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replaced {
     /// Its running number.
     pub no: u64,
-    /// Its id.
+    /// The hash of its id.
     pub id_sha256: IdHash,
 }
 

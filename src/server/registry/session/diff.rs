@@ -1,15 +1,18 @@
 //! CONFIG_DIFF's body: what an apply would change (PROTOCOL section 4).
 
-use super::stage::{Stage, is_health};
-use crate::server::registry::model::{Applied, Cells, Route};
-use registry_client::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
-use registry_client::protocol::{OptionKey, RouteId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use registry_client::protocol::report::{Diff, HeaderDiff, Modified, RouteDiff};
+use registry_client::protocol::{OptionKey, RouteId};
+
+use crate::server::registry::model::{Applied, Route, RouteSettings};
+
+use super::stage::{Stage, is_health};
+
 impl Stage {
     /// CONFIG_DIFF's body.
-    pub(crate) fn diff(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &Cells) -> Diff {
+    pub(crate) fn diff(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &RouteSettings) -> Diff {
         let delta = self.delta(applied, defaults);
         let ids = |wanted: fn(bool, bool) -> bool| {
             let is = |(id, after): &(RouteId, Option<Arc<Route>>)| {
@@ -26,20 +29,21 @@ impl Stage {
             removed: ids(|before, after| before && !after),
             modified: changed.map(|(id, _)| *id).collect(),
         };
-        let none = Cells::default();
-        let before = |id| applied.get(id).map_or(&none, |applied| &*applied.route.cells);
-        let after = delta.routes.iter().filter_map(|(id, after)| Some((before(id), &*after.as_ref()?.cells)));
-        let cells = after.chain(delta.defaults.iter().map(|after| (defaults, after)));
+        let none = RouteSettings::default();
+        let before = |id| applied.get(id).map_or(&none, |applied| &*applied.route.settings);
+        let after =
+            delta.routes.iter().filter_map(|(id, after)| Some((before(id), &*after.as_ref()?.settings)));
+        let settings = after.chain(delta.defaults.iter().map(|after| (defaults, after)));
         let mut diff = Diff { routes, ..Diff::default() };
-        for (before, after) in cells {
+        for (before, after) in settings {
             count_changes(&mut diff, before, after);
         }
         diff
     }
 }
 
-/// Adds what differs between a slot's settings before and after an apply.
-fn count_changes(diff: &mut Diff, before: &Cells, after: &Cells) {
+/// Adds the differences between settings before and after an apply.
+fn count_changes(diff: &mut Diff, before: &RouteSettings, after: &RouteSettings) {
     let changed = |key: &OptionKey| before.options.get(key) != after.options.get(key);
     let (checks, plain): (Vec<_>, Vec<_>) =
         OptionKey::ALL.into_iter().filter(changed).partition(|key| is_health(*key));

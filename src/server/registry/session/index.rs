@@ -1,20 +1,23 @@
 //! All sessions, and the ways to find one: by number, by id, by name and address, by service.
 
-use super::{Identity, Session};
-use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
-use crate::server::registry::persist::{Replaced, SessionRecord};
-use registry_client::protocol::{InstanceName, Registration, ServiceName, SessionId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
-/// As many sessions of a service are looked at to say how many siblings one has.
+use registry_client::protocol::{InstanceName, Registration, ServiceName, SessionId};
+
+use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
+use crate::server::registry::persist::{Replaced, SessionRecord};
+
+use super::{Identity, RouteIds, Session};
+
+/// At most so many sessions of a service are looked at to count the siblings of one.
 const MOST_SIBLINGS: usize = 100;
 
-/// How much of an instance's name stands in its sessions' ids.
+/// How many characters of the instance's name are in a session's id.
 const NAME_IN_ID: usize = 64;
 
-/// What a session must share with an older one to replace it (PROTOCOL section 2).
+/// What a session has in common with an older one that it replaces (PROTOCOL section 2).
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Name(ServiceName, InstanceName, IpAddr);
 
@@ -25,38 +28,38 @@ impl Name {
     }
 }
 
-/// A service that has a session which is not retired.
+/// A service with sessions that are not retired.
 #[derive(Default)]
 struct Service {
     sessions: BTreeSet<SessionNo>,
-    /// What must be given by those who join, and how many of the sessions gave it.
+    /// The token that others must give to join, and how many of the sessions gave it.
     token: Option<(ServiceToken, usize)>,
 }
 
 /// Every session that is known.
 #[derive(Default)]
-pub(crate) struct Sessions {
-    /// Boxed: a map has room for up to twice as many, and moves them when it grows.
+pub(crate) struct SessionIndex {
+    /// Boxed, because a map has room for up to twice as many entries and moves them when it grows.
     all: HashMap<SessionNo, Box<Session>>,
-    /// Looked up by the whole id, whose last 128 bits are random: std's keyed hash decides which entry is
-    /// compared at all, so that the time a look-up takes says nothing about how much of a guess was right.
+    /// The id is a secret. std's keyed hash of the whole id decides which entry is compared, so the time of a look-up does
+    /// not tell how much of a guess is right.
     ids: HashMap<SessionId, SessionNo>,
-    /// Restored sessions whose clients have not named them yet.
+    /// Restored sessions whose clients have not sent their ids yet.
     hashes: HashMap<IdHash, SessionNo>,
-    /// Those that are not retired.
+    /// The sessions that are not retired, by name and address.
     names: HashMap<Name, Vec<SessionNo>>,
-    /// The same by service.
+    /// The sessions that are not retired, by service.
     services: HashMap<ServiceName, Service>,
     /// How many sessions are connected from an address.
     connected: HashMap<IpAddr, usize>,
     /// Addresses from which two sessions were ever connected at once (SEMANTICS section 4).
     shared: HashSet<IpAddr>,
     last: u64,
-    /// How many of them are not retired.
+    /// How many sessions are not retired.
     active: usize,
 }
 
-impl Sessions {
+impl SessionIndex {
     pub(crate) fn get(&self, no: SessionNo) -> Option<&Session> {
         self.all.get(&no).map(|session| &**session)
     }
@@ -69,7 +72,7 @@ impl Sessions {
         self.ids.get(id).copied()
     }
 
-    /// Whether every index is empty; shared addresses are remembered on purpose.
+    /// Whether every index is empty. Shared addresses are remembered on purpose.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
@@ -86,12 +89,12 @@ impl Sessions {
         self.all.values().map(|session| &**session)
     }
 
-    /// How many live or still serve.
+    /// How many sessions live or still serve.
     pub(crate) fn active(&self) -> usize {
         self.active
     }
 
-    /// Adds a session that has just been registered; it is bound next.
+    /// Adds a session that was just registered. The caller binds it next.
     pub(crate) fn add(
         &mut self,
         now: Now,
@@ -137,18 +140,18 @@ impl Sessions {
         known.filter(|other| other.state.lives() && other.peer != session.peer).count()
     }
 
-    /// What must be given to join a service.
+    /// The token that others must give to join a service.
     pub(crate) fn token_of(&self, service: &ServiceName) -> Option<&ServiceToken> {
         self.services.get(service)?.token.as_ref().map(|(token, _)| token)
     }
 
-    /// Those that a registration of this name from this address replaces, oldest first.
+    /// The sessions that a registration of this name from this address replaces, oldest first.
     pub(crate) fn namesakes(&self, registration: &Registration, peer: IpAddr) -> Vec<SessionNo> {
         let name = Name(registration.service.clone(), registration.instance.clone(), peer);
         self.names.get(&name).cloned().unwrap_or_default()
     }
 
-    /// The session comes from another address now.
+    /// The session is bound from this address now.
     pub(crate) fn set_peer(&mut self, no: SessionNo, peer: IpAddr) {
         let Some(session) = self.all.get_mut(&no) else { return };
         if session.peer == peer {
@@ -161,7 +164,7 @@ impl Sessions {
         self.names.entry(after).or_default().push(no);
     }
 
-    /// The session has nothing left but its id.
+    /// Takes a session out of everything but the look-up by its id.
     pub(crate) fn retire(&mut self, no: SessionNo) {
         if let Some(session) = self.all.get(&no) {
             let (name, gave_token) = (Name::of(session), session.service_token.is_some());
@@ -185,7 +188,7 @@ impl Sessions {
         }
     }
 
-    /// Forgets a session, id and all. `retired`: whether [`Sessions::retire`] had it already.
+    /// Forgets a session and its id. `retired`: whether [`SessionIndex::retire`] was called for it already.
     pub(crate) fn remove(&mut self, no: SessionNo, retired: bool) -> Option<Session> {
         if !retired {
             self.retire(no);
@@ -207,8 +210,8 @@ impl Sessions {
         }
     }
 
-    /// Takes a session up that a store held. Its route ids go on `skipped` behind those that it had.
-    pub(crate) fn restore(&mut self, now: Now, record: SessionRecord, skipped: u32) {
+    /// Adds a session that a store held.
+    pub(crate) fn restore(&mut self, now: Now, record: SessionRecord) {
         let no = SessionNo(record.no);
         let identity = Identity::Hashed(record.id_sha256);
         let at = Now { mono: back_then(now, record.connected_at), wall: record.connected_at };
@@ -217,8 +220,7 @@ impl Sessions {
         session.last_activity = record.last_apply;
         session.last_apply = Some(record.last_apply);
         session.revision = record.revision;
-        session.last_route = record.last_route.saturating_add(skipped);
-        session.kept_route = record.last_route;
+        session.ids = RouteIds::restore(record.last_route);
         session.defaults = record.defaults.into();
         session.defaults_applied = record.defaults_applied;
         session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
@@ -226,7 +228,7 @@ impl Sessions {
         self.last = self.last.max(no.0);
     }
 
-    /// Takes a session up that `by` replaced: one that still served, or one of which only the id is left.
+    /// Adds a session that `by` replaced, as one of which only the id is left, unless the store holds the session itself.
     pub(crate) fn restore_replaced(&mut self, now: Now, older: &Replaced, by: &SessionRecord) {
         let (no, newest) = (SessionNo(older.no), Some(SessionNo(by.no)));
         if let Some(session) = self.all.get_mut(&no) {
@@ -245,13 +247,13 @@ impl Sessions {
         self.last = self.last.max(no.0);
     }
 
-    /// The sessions that `restore` has taken up, and nothing happened to yet.
+    /// The sessions that were restored. Only meaningful before the first input.
     pub(crate) fn restored(&self) -> impl Iterator<Item = &Session> {
         let all = self.all.values().map(|session| &**session);
         all.filter(|session| session.state != SessionState::Retired)
     }
 
-    /// A client names a session. If it is a restored one, its id is known from now on.
+    /// A client has sent this id. If it is that of a restored session, the id is known from now on.
     pub(crate) fn recognise(&mut self, id: &SessionId) {
         if self.hashes.is_empty() || self.ids.contains_key(id) {
             return;
@@ -263,13 +265,13 @@ impl Sessions {
         }
     }
 
-    /// Those that `session` replaced and that are known, for the store.
+    /// The records of the sessions that `session` replaced and that are known.
     pub(crate) fn replaced_by(&self, session: &Session) -> Vec<Replaced> {
         let known = session.predecessors.iter().filter_map(|no| self.all.get(no));
         known.map(|older| Replaced { no: older.no.0, id_sha256: older.id_hash() }).collect()
     }
 
-    /// A session from `ip` is connected. At most `limit` shared addresses are remembered.
+    /// A session from `ip` is connected now. At most `limit` shared addresses are remembered.
     pub(crate) fn connected(&mut self, ip: IpAddr, limit: usize) {
         let connected = self.connected.entry(ip).or_default();
         *connected += 1;
@@ -314,7 +316,7 @@ fn session_id(instance: &InstanceName, wall: SystemTime, random: u128) -> Sessio
     }
 }
 
-/// The moment that the wall clock showed as `wall`, as far as the other clock goes back.
+/// The monotonic time of a moment in the past, as far as the monotonic clock goes back.
 fn back_then(now: Now, wall: SystemTime) -> Instant {
     let ago = now.wall.duration_since(wall).unwrap_or_default();
     now.mono.checked_sub(ago).unwrap_or(now.mono)

@@ -1,205 +1,215 @@
-//! The state of a session's maintenance, and the requests whose verdict is still to come (SEMANTICS section 5).
+//! The state of a session's maintenance, and the requests that have had no verdict (SEMANTICS section 5).
 //!
 //! Entering is in force from the ACK on, leaving from the verdict on, so that nobody sees the error of a backend that is
-//! not up yet. Requests get their verdicts in the order in which they came.
+//! not up yet. Verdicts are sent in the order of the requests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::server::registry::model::{ConnId, Now, SessionNo, Slot};
+use registry_client::protocol::RouteOrAll;
+use registry_client::protocol::{BackendUrl, Push, RouteId, Target};
+
+use crate::server::registry::model::{ConnId, Now, SessionNo};
 use crate::server::registry::persist::{EnteredRecord, MaintenanceRecord, PageRecord};
 use crate::server::routing::{Maintenance, Member, MemberId};
-use registry_client::protocol::{BackendUrl, Push, RouteId, Target};
 
 /// How long a page or a backend has to answer (PROTOCOL section 6).
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Which of a session's routes are in maintenance, and what was asked about it.
+/// Which of a session's routes are in maintenance, and the open requests about it.
 #[derive(Debug, Default)]
-pub(crate) struct Maintained {
-    /// `ALL`: of all routes, those that are added later too.
-    all: Option<Entered>,
-    /// Of routes for which something else holds than for all; `None`: they are in none.
-    routes: BTreeMap<RouteId, Option<Entered>>,
-    /// The requests that have had no verdict, in order.
-    asked: VecDeque<Asked>,
-    /// What the store is known to hold of it.
-    kept: MaintenanceRecord,
+pub(crate) struct MaintenanceState {
+    /// The maintenance of all routes, later ones included (`ALL`).
+    all: Option<ActiveMaintenance>,
+    /// Routes for which something else holds than for all; `None`: the route is not in maintenance.
+    routes: BTreeMap<RouteId, Option<ActiveMaintenance>>,
+    /// The requests that have had no verdict, oldest first.
+    requests: VecDeque<MaintenanceRequest>,
+    /// What the store holds of it, as far as is known.
+    stored: MaintenanceRecord,
 }
 
-/// A maintenance that was entered.
+/// A maintenance that is in force.
 #[derive(Debug, Clone)]
-pub(crate) struct Entered {
+pub(crate) struct ActiveMaintenance {
     pub(crate) shown: Arc<Maintenance>,
     pub(crate) at: SystemTime,
 }
 
-/// What a maintenance is for: a route of a session, or all of its routes.
-pub(crate) type Place = (SessionNo, Slot);
+/// What can be in maintenance: a route of a session, or all of its routes.
+pub(crate) type Place = (SessionNo, RouteOrAll);
 
-/// The maintenance of sessions as a store is to hold it.
-pub(crate) type Kept = Vec<(SessionNo, MaintenanceRecord)>;
+/// The maintenance of sessions, as a store is asked to hold it.
+pub(crate) type StoredMaintenance = Vec<(SessionNo, MaintenanceRecord)>;
 
 /// A request that has had no verdict.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct MaintenanceRequest {
     target: Target,
     conn: ConnId,
     enters: bool,
     places: Vec<Place>,
-    /// Whose probes have not passed yet.
-    waits: BTreeSet<MemberId>,
+    /// The ids of the probes that have not passed yet.
+    waiters: BTreeSet<MemberId>,
     until: Instant,
     verdict: Option<Push>,
-    exit: ExitState,
+    exit: ExitProgress,
 }
 
 /// How far a MAINT_EXIT is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ExitState {
+pub(crate) enum ExitProgress {
     /// There is nothing to leave, or it has been left.
-    No,
+    NotDue,
     /// The verdict is ready. The store is to be told.
     Due,
     /// The store has been told and has not decided.
-    Asked,
+    WithStore,
 }
 
-/// A MAINT_ENTER that the store is to hold first.
-pub(crate) struct Entering {
+/// A MAINT_ENTER that waits until the store holds it.
+pub(crate) struct PendingEntry {
     pub(crate) target: Target,
     pub(crate) places: Vec<Place>,
-    pub(crate) entered: Entered,
+    pub(crate) entered: ActiveMaintenance,
 }
 
-impl Maintained {
+impl MaintenanceState {
     /// The maintenance that a route is in, as the data plane sees it.
     pub(crate) fn of(&self, id: RouteId) -> Option<Arc<Maintenance>> {
         self.entered(id).map(|entered| entered.shown.clone())
     }
 
     /// The maintenance that a route is in.
-    pub(crate) fn entered(&self, id: RouteId) -> Option<&Entered> {
+    pub(crate) fn entered(&self, id: RouteId) -> Option<&ActiveMaintenance> {
         self.routes.get(&id).map_or(self.all.as_ref(), Option::as_ref)
     }
 
-    /// Puts all routes, or one, into a maintenance or out of it.
-    pub(crate) fn set(&mut self, slot: Slot, entered: Option<Entered>) {
-        match slot {
-            Slot::All => {
+    /// Puts all routes, or one, into a maintenance or takes them out of it.
+    pub(crate) fn set(&mut self, target: RouteOrAll, entered: Option<ActiveMaintenance>) {
+        match target {
+            RouteOrAll::All => {
                 self.routes.clear();
                 self.all = entered;
             }
-            Slot::Route(id) => {
+            RouteOrAll::Route(id) => {
                 self.routes.insert(id, entered);
             }
         }
     }
 
-    /// Forgets what was entered for routes that do not exist.
+    /// Forgets the maintenance of routes that do not exist.
     pub(super) fn retain_routes(&mut self, exists: impl Fn(RouteId) -> bool) {
         self.routes.retain(|id, _| exists(*id));
     }
 
-    /// How many requests have had no verdict.
+    /// How many requests have had no verdict yet.
     pub(crate) fn requests(&self) -> usize {
-        self.asked.len()
+        self.requests.len()
     }
 
-    /// Adds a request behind those that there are.
-    pub(crate) fn add_request(&mut self, asked: Asked) {
-        self.asked.push_back(asked);
+    /// Adds the newest request.
+    pub(crate) fn add_request(&mut self, request: MaintenanceRequest) {
+        self.requests.push_back(request);
     }
 
-    /// Decides on requests that a newer one for `places` makes pointless: they have no effect any more. Returns whose
-    /// probes need not be asked for them.
+    /// Ends the requests that a newer one for `places` makes pointless: they get a verdict and have no effect. Returns the
+    /// ids of the probes that they waited for.
     pub(crate) fn supersede(&mut self, places: &[Place]) -> BTreeSet<MemberId> {
-        let covered = |(session, slot): &Place| {
-            places.contains(&(*session, *slot)) || places.contains(&(*session, Slot::All))
+        let covered = |(session, target): &Place| {
+            places.contains(&(*session, *target)) || places.contains(&(*session, RouteOrAll::All))
         };
         let mut done = BTreeSet::new();
-        for asked in self.asked.iter_mut().filter(|asked| asked.verdict.is_none()) {
-            if asked.places.iter().all(covered) {
-                asked.verdict = Some(Push::MaintenanceSuperseded);
-                done.append(&mut asked.waits);
+        for request in self.requests.iter_mut().filter(|request| request.verdict.is_none()) {
+            if request.places.iter().all(covered) {
+                request.verdict = Some(Push::MaintenanceSuperseded);
+                done.append(&mut request.waiters);
             }
         }
         done
     }
 
-    /// Decides on the requests on which that is possible by now. Returns whose probes need not be asked for them any
-    /// more.
+    /// Ends the requests whose probes have passed or whose time is over. Returns the ids of the probes that they waited for.
     pub(crate) fn decide(&mut self, now: Instant) -> BTreeSet<MemberId> {
         let mut done = BTreeSet::new();
-        for asked in self.asked.iter_mut().filter(|asked| asked.verdict.is_none()) {
-            let Some(verdict) = asked.judge(now) else { continue };
-            asked.verdict = Some(verdict);
-            if !asked.enters {
-                asked.exit = ExitState::Due;
+        for request in self.requests.iter_mut().filter(|request| request.verdict.is_none()) {
+            let Some(verdict) = request.judge(now) else { continue };
+            request.verdict = Some(verdict);
+            if !request.enters {
+                request.exit = ExitProgress::Due;
             }
-            done.append(&mut asked.waits);
+            done.append(&mut request.waiters);
         }
         done
     }
 
-    /// A probe passed for which requests waited.
+    /// The probe of this id has passed.
     pub(crate) fn probe_passed(&mut self, waiter: MemberId) {
-        for asked in &mut self.asked {
-            asked.waits.remove(&waiter);
+        for request in &mut self.requests {
+            request.waiters.remove(&waiter);
         }
     }
 
-    /// When the next request is decided on at the latest.
+    /// When the time of the next request is over.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.asked.iter().filter(|asked| asked.verdict.is_none()).map(|asked| asked.until).min()
+        self.requests.iter().filter(|request| request.verdict.is_none()).map(|request| request.until).min()
     }
 
-    /// The oldest request's verdict, once there is one, and the connection that gets it.
+    /// Takes out the oldest request if it has a verdict that may be sent. Returns the verdict and the connection that gets it.
     pub(crate) fn next_verdict(&mut self) -> Option<(ConnId, Push)> {
-        let verdict = self.asked.front().filter(|asked| asked.exit == ExitState::No)?.verdict.clone()?;
-        self.asked.pop_front().map(|asked| (asked.conn, verdict))
+        let verdict =
+            self.requests.front().filter(|request| request.exit == ExitProgress::NotDue)?.verdict.clone()?;
+        self.requests.pop_front().map(|request| (request.conn, verdict))
     }
 
-    /// Drops all requests. Returns for each the connection that gets no verdict, and whose probes it waited for.
+    /// Drops all requests. Returns the connection of each, which gets no verdict, and the ids of the probes it waited for.
     pub(crate) fn drop_requests(&mut self) -> Vec<(ConnId, BTreeSet<MemberId>)> {
-        std::mem::take(&mut self.asked).into_iter().map(|asked| (asked.conn, asked.waits)).collect()
+        std::mem::take(&mut self.requests)
+            .into_iter()
+            .map(|request| (request.conn, request.waiters))
+            .collect()
     }
 
-    /// What the requests are for whose exit is that far.
-    pub(crate) fn places(&self, exit: ExitState) -> Vec<Place> {
-        self.asked.iter().filter(|asked| asked.exit == exit).flat_map(|asked| asked.places.clone()).collect()
+    /// What the requests are about whose exit is at this point.
+    pub(crate) fn places(&self, exit: ExitProgress) -> Vec<Place> {
+        self.requests
+            .iter()
+            .filter(|request| request.exit == exit)
+            .flat_map(|request| request.places.clone())
+            .collect()
     }
 
-    /// Moves all exits on that are that far.
-    pub(crate) fn step(&mut self, from: ExitState, to: ExitState) {
-        self.asked.iter_mut().filter(|asked| asked.exit == from).for_each(|asked| asked.exit = to);
+    /// Moves all exits on that are at this point.
+    pub(crate) fn step(&mut self, from: ExitProgress, to: ExitProgress) {
+        self.requests.iter_mut().filter(|request| request.exit == from).for_each(|request| request.exit = to);
     }
 
-    /// The same without requests, to try out what a change would leave.
+    /// A copy without requests, to find out what a change would leave.
     pub(crate) fn without_requests(&self) -> Self {
-        Maintained { all: self.all.clone(), routes: self.routes.clone(), ..Maintained::default() }
+        MaintenanceState { all: self.all.clone(), routes: self.routes.clone(), ..MaintenanceState::default() }
     }
 
-    /// What a store is to hold of it.
+    /// Its record.
     pub(crate) fn record(&self) -> MaintenanceRecord {
-        let routes = self.routes.iter().map(|(id, entered)| (*id, entered.as_ref().map(Entered::record)));
-        MaintenanceRecord { all: self.all.as_ref().map(Entered::record), routes: routes.collect() }
+        let routes =
+            self.routes.iter().map(|(id, entered)| (*id, entered.as_ref().map(ActiveMaintenance::record)));
+        MaintenanceRecord { all: self.all.as_ref().map(ActiveMaintenance::record), routes: routes.collect() }
     }
 
-    /// What the store is known to hold of it.
-    pub(crate) fn kept(&self) -> &MaintenanceRecord {
-        &self.kept
+    /// What the store holds of it, as far as is known.
+    pub(crate) fn stored(&self) -> &MaintenanceRecord {
+        &self.stored
     }
 
     /// The store holds this.
-    pub(crate) fn set_kept(&mut self, record: &MaintenanceRecord) {
-        self.kept.clone_from(record);
+    pub(crate) fn set_stored(&mut self, record: &MaintenanceRecord) {
+        self.stored.clone_from(record);
     }
 
-    /// As a store held it, for a session that has these routes. `page` makes the member that serves a page, from its
-    /// URL and the address from which it was asked for.
+    /// The maintenance of a record, for a session that has these routes. `page` makes the member that serves a page, from
+    /// the page's URL and the address of the session that asked for it.
     pub(crate) fn restore(
         record: MaintenanceRecord,
         has: impl Fn(RouteId) -> bool,
@@ -207,17 +217,17 @@ impl Maintained {
     ) -> Self {
         let mut entered = |record: &EnteredRecord| {
             let page = record.page.as_ref().map(|record| page(record.url.clone(), record.peer));
-            Entered { shown: Arc::new(Maintenance { page }), at: record.at }
+            ActiveMaintenance { shown: Arc::new(Maintenance { page }), at: record.at }
         };
         let all = record.all.as_ref().map(&mut entered);
         let of_routes = record.routes.iter().filter(|(id, _)| has(**id));
         let routes: BTreeMap<_, _> =
             of_routes.map(|(id, record)| (*id, record.as_ref().map(&mut entered))).collect();
-        Maintained { all, routes, kept: record, ..Maintained::default() }
+        MaintenanceState { all, routes, stored: record, ..MaintenanceState::default() }
     }
 }
 
-impl Entered {
+impl ActiveMaintenance {
     fn record(&self) -> EnteredRecord {
         let page = self.shown.page.as_ref();
         EnteredRecord {
@@ -227,31 +237,31 @@ impl Entered {
     }
 }
 
-impl Asked {
-    /// A request that waits until the probes of `waits` have passed, or its time is over.
+impl MaintenanceRequest {
+    /// A request that waits until the probes with the ids `waiters` have passed, or its time is over.
     pub(crate) fn new(
         target: Target,
         conn: ConnId,
         enters: bool,
         places: Vec<Place>,
-        waits: BTreeSet<MemberId>,
+        waiters: BTreeSet<MemberId>,
         now: Now,
     ) -> Self {
-        Asked {
+        MaintenanceRequest {
             target,
             conn,
             enters,
             places,
-            waits,
+            waiters,
             until: now.mono + VERDICT_TIMEOUT,
             verdict: None,
-            exit: ExitState::No,
+            exit: ExitProgress::NotDue,
         }
     }
 
     fn judge(&self, now: Instant) -> Option<Push> {
         match self.enters {
-            _ if self.waits.is_empty() => Some(Push::MaintenanceOk(self.target.clone())),
+            _ if self.waiters.is_empty() => Some(Push::MaintenanceOk(self.target.clone())),
             _ if now < self.until => None,
             true => Some(Push::PageTimeout),
             false => Some(Push::BackendTimeout),

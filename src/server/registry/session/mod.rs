@@ -1,39 +1,47 @@
 //! A session: who registered, what it has applied and staged, its drain and its maintenance.
 //!
-//! State and what can be said about it. Who may change it when is the engine's business; nothing here sends a line, sets a
-//! timer or touches a member.
+//! This is state and what follows from it. The engine decides when it changes. Nothing here sends a line, sets a timer or
+//! touches a member.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `mod` (this) | one session |
 //! | `index` | all sessions, and the ways to find one |
-//! | `stage`, `diff` | what is not applied yet; what CONFIG_DIFF says about it |
-//! | `targets` | which of a session's settings a command means |
+//! | `stage`, `diff` | changes that are not applied yet, and CONFIG_DIFF's reply about them |
+//! | `route_ids` | the counter of its route ids |
+//! | `targets` | the routes that a command's target means |
 //! | `drain`, `maintenance` | the state of its drain and of its maintenance |
-
-use crate::server::registry::model::{
-    Applied, Cells, ConnId, IdHash, MemberSet, Now, OwnCells, Owner, Plan, Pulse, ServiceToken, SessionNo,
-    SessionState, Tx, Who,
-};
-use crate::server::registry::persist::SessionRecord;
-use registry_client::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
 
 mod diff;
 mod drain;
 mod index;
 mod maintenance;
+mod route_ids;
 mod stage;
 mod targets;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use registry_client::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
+
+use crate::server::registry::model::{
+    Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
+    ServiceToken, SessionLabel, SessionNo, SessionState, Tx,
+};
+use crate::server::registry::persist::SessionRecord;
+
 pub(crate) use drain::Draining;
-pub(crate) use index::Sessions;
-pub(crate) use maintenance::{Asked, Entered, Entering, ExitState, Kept, Maintained, Place};
+pub(crate) use index::SessionIndex;
+pub(crate) use maintenance::{
+    ActiveMaintenance, ExitProgress, MaintenanceRequest, MaintenanceState, PendingEntry, Place,
+    StoredMaintenance,
+};
+pub(crate) use route_ids::RouteIds;
 pub(crate) use stage::{Stage, Staged, cost};
-pub(crate) use targets::slots;
+pub(crate) use targets::targets;
 
 /// One registration of one instance.
 pub(crate) struct Session {
@@ -41,53 +49,50 @@ pub(crate) struct Session {
     identity: Identity,
     /// Without the secrets that came with it.
     pub(crate) registration: Registration,
-    /// What must be given by those who join its service, if it gave one itself.
+    /// Its service's token, if it gave one itself.
     service_token: Option<ServiceToken>,
-    /// From where it was bound last: what it may reach depends on it.
+    /// The address that it is bound from, or was last. It decides what the session's backends may be.
     pub(crate) peer: IpAddr,
     pub(crate) state: SessionState,
     pub(crate) conn: Option<ConnId>,
-    /// The newest of its replacers.
+    /// The newest session that replaced it.
     pub(crate) replaced_by: Option<SessionNo>,
-    /// Everyone whom it replaced, oldest first, as long as they are known.
+    /// The sessions that it replaced, oldest first, as long as they are known.
     pub(crate) predecessors: Vec<SessionNo>,
-    /// One of its backends has answered, so that its predecessors are not needed any more.
+    /// One of its backends has answered, so its predecessors are not needed any more.
     pub(crate) answered: bool,
-    /// It lost a claim to another service while it was away, so that it cannot be resumed as it was.
-    pub(crate) robbed: bool,
+    /// Another service took a claim over while the session was lost, so it has to register again.
+    pub(crate) lost_claim: bool,
     pub(crate) applied: BTreeMap<RouteId, Applied>,
-    pub(crate) defaults: OwnCells,
-    /// Which apply of all set `defaults`.
+    pub(crate) defaults: CompactSettings,
+    /// The number of the apply that set `defaults`.
     pub(crate) defaults_applied: u64,
     pub(crate) revision: u64,
-    /// How many route ids were given out.
-    pub(crate) last_route: u32,
-    /// How many of them the store knows of.
-    pub(crate) kept_route: u32,
+    pub(crate) ids: RouteIds,
     pub(crate) stage: Stage,
     pub(crate) members: MemberSet,
     pub(crate) drain: Option<Draining>,
-    pub(crate) maintained: Maintained,
-    /// A change of it that the store has not decided on; commands wait behind it.
+    pub(crate) maintenance: MaintenanceState,
+    /// A change of it that the store has not decided on. Commands wait for the decision.
     pub(crate) pending: Option<Tx>,
-    /// Connections that wait for `pending`.
+    /// The connections whose commands wait for `pending`.
     pub(crate) waiting: Vec<ConnId>,
     pub(crate) connected_at: Now,
     last_activity: SystemTime,
-    /// What its connection answers for it, while it is bound to one.
-    pulse: Option<Arc<Pulse>>,
+    /// Lets its connection answer PINGs while the session is bound there.
+    keepalive: Option<Arc<Keepalive>>,
     pub(crate) last_apply: Option<SystemTime>,
 }
 
-/// What a session is called by.
+/// What is known of a session's id.
 enum Identity {
     Known(SessionId),
-    /// A store held it, which never saw its id; its client has not said it yet.
+    /// It was restored, and its client has not sent the id yet.
     Hashed(IdHash),
 }
 
 impl Session {
-    /// Its id; a restored session has none until its client has named it.
+    /// Its id. It is not known of a restored session until its client has sent it.
     pub(crate) fn id(&self) -> Option<&SessionId> {
         match &self.identity {
             Identity::Known(id) => Some(id),
@@ -95,31 +100,31 @@ impl Session {
         }
     }
 
-    /// A command for it came at `now`.
+    /// Notes that a command for it came at `now`.
     pub(crate) fn touch(&mut self, now: Now) {
         self.last_activity = now.wall;
     }
 
-    /// When a command for it came last, to the registry or to its connection.
+    /// When a command for it came last, PINGs that its connection answered included.
     pub(crate) fn last_activity(&self) -> SystemTime {
-        let felt = self.pulse.as_ref().and_then(|pulse| pulse.last());
-        felt.map_or(self.last_activity, |felt| felt.max(self.last_activity))
+        let answered = self.keepalive.as_ref().and_then(|keepalive| keepalive.last());
+        answered.map_or(self.last_activity, |answered| answered.max(self.last_activity))
     }
 
-    /// For the connection that it is bound to now. `None`: it is bound to none, or nobody has said its id yet.
-    pub(crate) fn start_pulse(&mut self) -> Option<Arc<Pulse>> {
-        self.stop_pulse();
+    /// Lets the connection that it is bound to answer its PINGs. `None`: it is not bound, or its id is not known yet.
+    pub(crate) fn start_keepalive(&mut self) -> Option<Arc<Keepalive>> {
+        self.stop_keepalive();
         if self.state == SessionState::Connected {
-            self.pulse = self.id().cloned().map(Pulse::start);
+            self.keepalive = self.id().cloned().map(Keepalive::start);
         }
-        self.pulse.clone()
+        self.keepalive.clone()
     }
 
-    /// Its connection answers nothing for it any more.
-    pub(crate) fn stop_pulse(&mut self) {
+    /// Its connection does not answer PINGs any more.
+    pub(crate) fn stop_keepalive(&mut self) {
         self.last_activity = self.last_activity();
-        if let Some(pulse) = self.pulse.take() {
-            pulse.stop();
+        if let Some(keepalive) = self.keepalive.take() {
+            keepalive.stop();
         }
     }
 
@@ -130,7 +135,7 @@ impl Session {
         }
     }
 
-    /// What a store holds of it once its next apply is done.
+    /// Its record after its next apply.
     pub(crate) fn record(&self, now: Now) -> SessionRecord {
         let Registration { service, instance, maintenance_port, metadata } = &self.registration;
         SessionRecord {
@@ -144,16 +149,16 @@ impl Session {
             peer: self.peer,
             shared_address: false,
             revision: self.revision + 1,
-            last_route: self.last_route,
+            last_route: self.ids.given(),
             connected_at: self.connected_at.wall,
             last_apply: now.wall,
-            defaults: Cells::clone(&self.defaults),
+            defaults: RouteSettings::clone(&self.defaults),
             defaults_applied: self.defaults_applied,
             replaced: Vec::new(),
         }
     }
 
-    /// A session that is just registered, or restored.
+    /// A session that was just registered, or restored.
     fn new(no: SessionNo, identity: Identity, registration: Registration, peer: IpAddr, at: Now) -> Self {
         Session {
             no,
@@ -169,29 +174,28 @@ impl Session {
             replaced_by: None,
             predecessors: Vec::new(),
             answered: false,
-            robbed: false,
+            lost_claim: false,
             applied: BTreeMap::new(),
-            defaults: OwnCells::default(),
+            defaults: CompactSettings::default(),
             defaults_applied: 0,
             revision: 0,
-            last_route: 0,
-            kept_route: 0,
+            ids: RouteIds::default(),
             stage: Stage::default(),
             members: MemberSet::default(),
             drain: None,
-            maintained: Maintained::default(),
+            maintenance: MaintenanceState::default(),
             pending: None,
             waiting: Vec::new(),
             connected_at: at,
             last_activity: at.wall,
-            pulse: None,
+            keepalive: None,
             last_apply: None,
         }
     }
 
-    pub(crate) fn who(&self) -> Who {
+    pub(crate) fn label(&self) -> SessionLabel {
         let r = &self.registration;
-        Who { no: self.no, service: r.service.clone(), instance: r.instance.clone() }
+        SessionLabel { no: self.no, service: r.service.clone(), instance: r.instance.clone() }
     }
 
     pub(crate) fn owner(&self) -> Owner<'_> {
@@ -207,22 +211,22 @@ impl Session {
 
     /// Forgets what was entered for routes that do not exist any more.
     pub(crate) fn forget_unknown_maintenance(&mut self) {
-        let mut maintained = std::mem::take(&mut self.maintained);
-        maintained.retain_routes(|id| self.spec(id).is_some() || self.applied.contains_key(&id));
-        self.maintained = maintained;
+        let mut maintenance = std::mem::take(&mut self.maintenance);
+        maintenance.retain_routes(|id| self.spec(id).is_some() || self.applied.contains_key(&id));
+        self.maintenance = maintenance;
     }
 
-    /// It and everyone whom it replaced: the same instance, over time.
-    pub(crate) fn kin(&self) -> Vec<SessionNo> {
+    /// It and the sessions that it replaced: the same instance over time.
+    pub(crate) fn lineage(&self) -> Vec<SessionNo> {
         self.predecessors.iter().copied().chain([self.no]).collect()
     }
 
-    /// How many routes it has, or waits to have.
+    /// How many routes it has, applied and newly staged.
     pub(crate) fn routes(&self) -> usize {
         self.applied.len() + self.stage.new_routes()
     }
 
-    /// What a staged route is to be, or an applied one is.
+    /// What a route is after its staged change, if it has one. `None`: there is no such route, or its removal is staged.
     pub(crate) fn spec(&self, id: RouteId) -> Option<&RouteSpec> {
         match self.stage.routes().get(&id) {
             Some(Staged::Put(spec)) => Some(spec),
@@ -231,15 +235,15 @@ impl Session {
         }
     }
 
-    /// What the members of an applied route get from it.
-    pub(crate) fn plan(&self, id: RouteId, Applied { route, state }: &Applied) -> Plan {
-        Plan::new(route, &self.defaults, self.maintained.of(id), state.clone())
+    /// What an applied route means for its members.
+    pub(crate) fn plan(&self, id: RouteId, Applied { route, state }: &Applied) -> MemberPlan {
+        MemberPlan::new(route, &self.defaults, self.maintenance.of(id), state.clone())
     }
 
     /// Its routes, applied and staged, in order.
     pub(crate) fn route_ids(&self) -> impl Iterator<Item = RouteId> + Clone {
         let staged = self.stage.routes().keys().filter(|id| !self.applied.contains_key(id));
-        // Ids only grow, and a staged one that is not applied may still be smaller than an applied one.
+        // A staged route that is not applied may have a smaller id than an applied one.
         let (mut applied, mut staged) = (self.applied.keys().peekable(), staged.peekable());
         std::iter::from_fn(move || match (applied.peek(), staged.peek()) {
             (Some(a), Some(b)) if a < b => applied.next().copied(),

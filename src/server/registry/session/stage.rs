@@ -1,34 +1,37 @@
-//! What a session has prepared and not applied (PROTOCOL section 4).
+//! The changes that a session has staged and not applied (PROTOCOL section 4).
 
-use crate::server::registry::model::{Applied, Cells, Delta, Route, Slot};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use registry_client::protocol::RouteOrAll;
 use registry_client::protocol::{
     CircuitBreaker, HeaderName, HeaderValue, HealthPath, OptionKey, RateLimit, RouteId, RouteOption,
     RouteSpec, Scope,
 };
-use std::collections::BTreeMap;
-use std::sync::Arc;
 
-/// What a staged change takes beyond its texts, roughly.
+use crate::server::registry::model::{Applied, Delta, Route, RouteSettings};
+
+/// About how many bytes a staged change takes beyond its texts.
 const OVERHEAD: usize = 64;
 
-/// Changes that wait for CONFIG_APPLY. Applied on top of what is, they make a [`Delta`].
+/// Changes that wait for CONFIG_APPLY. Together with what is applied they make a [`Delta`].
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     routes: BTreeMap<RouteId, Staged>,
-    patches: BTreeMap<Slot, Patch>,
+    patches: BTreeMap<RouteOrAll, Patch>,
     /// How many of `routes` are not applied yet.
     new_routes: usize,
     bytes: usize,
 }
 
-/// What is to become of a route.
+/// A staged change of a route.
 #[derive(Debug)]
 pub(crate) enum Staged {
     Put(RouteSpec),
     Remove,
 }
 
-/// Settings to be written or, where there is no value, taken away.
+/// Staged changes of settings. An option or header without a value is removed.
 #[derive(Debug, Default, PartialEq)]
 struct Patch {
     options: BTreeMap<OptionKey, Option<RouteOption>>,
@@ -39,29 +42,29 @@ struct Patch {
 }
 
 impl Patch {
-    fn applied_to(&self, cells: &Cells) -> Cells {
-        let mut cells = cells.clone();
+    fn applied_to(&self, settings: &RouteSettings) -> RouteSettings {
+        let mut settings = settings.clone();
         for (key, value) in &self.options {
             match value {
-                Some(option) => cells.options.insert(*key, *option),
-                None => cells.options.remove(key),
+                Some(option) => settings.options.insert(*key, *option),
+                None => settings.options.remove(key),
             };
         }
         if self.health_path.is_some() {
-            cells.health_path.clone_from(&self.health_path);
+            settings.health_path.clone_from(&self.health_path);
         }
         for (name, value) in &self.headers {
             match value {
-                Some(value) => cells.headers.insert(name.clone(), value.clone()),
-                None => cells.headers.remove(name),
+                Some(value) => settings.headers.insert(name.clone(), value.clone()),
+                None => settings.headers.remove(name),
             };
         }
-        cells.limit = self.limit.or(cells.limit);
-        cells.breaker = self.breaker.or(cells.breaker);
-        cells
+        settings.limit = self.limit.or(settings.limit);
+        settings.breaker = self.breaker.or(settings.breaker);
+        settings
     }
 
-    /// What an apply of the scopes that `takes` knows takes, and what it leaves.
+    /// Splits it into what an apply of some scopes takes, and what it leaves.
     fn split(&self, takes: impl Fn(Scope) -> bool) -> (Patch, Patch) {
         let scope = |key: &OptionKey| if is_health(*key) { Scope::Health } else { Scope::Options };
         let mut parts = [Patch::default(), Patch::default()];
@@ -91,12 +94,12 @@ impl Stage {
         self.routes.is_empty() && self.patches.is_empty()
     }
 
-    /// How many routes would be added, changed or removed.
+    /// The routes that an apply would add, change or remove.
     pub(crate) fn routes(&self) -> &BTreeMap<RouteId, Staged> {
         &self.routes
     }
 
-    /// About how much it holds.
+    /// About how many bytes it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -106,7 +109,7 @@ impl Stage {
         self.new_routes
     }
 
-    /// Stages a route, or its change.
+    /// Stages a new route, or a change of one.
     pub(crate) fn put(&mut self, id: RouteId, mut spec: RouteSpec, is_applied: bool) {
         self.bytes += cost(&spec);
         // Most routes of a session lead to one backend, whose URL they then share.
@@ -123,9 +126,9 @@ impl Stage {
         }
     }
 
-    /// Stages the removal of a route; one that was never applied is simply gone.
+    /// Stages the removal of a route. One that was never applied is dropped from the stage.
     pub(crate) fn remove(&mut self, id: RouteId, is_applied: bool) {
-        if let Some(patch) = self.patches.remove(&Slot::Route(id)) {
+        if let Some(patch) = self.patches.remove(&RouteOrAll::Route(id)) {
             self.bytes -= patch.cost();
         }
         if let Some(Staged::Put(before)) = self.routes.remove(&id) {
@@ -138,44 +141,44 @@ impl Stage {
         }
     }
 
-    pub(crate) fn set_option(&mut self, slot: Slot, key: OptionKey, value: Option<RouteOption>) {
-        self.patch(slot).options.insert(key, value);
+    pub(crate) fn set_option(&mut self, target: RouteOrAll, key: OptionKey, value: Option<RouteOption>) {
+        self.patch(target).options.insert(key, value);
     }
 
-    pub(crate) fn set_health_path(&mut self, slot: Slot, path: HealthPath) {
-        self.patch(slot).health_path = Some(path);
+    pub(crate) fn set_health_path(&mut self, target: RouteOrAll, path: HealthPath) {
+        self.patch(target).health_path = Some(path);
     }
 
     /// Stages a header, or its removal. The name is in lower case.
-    pub(crate) fn set_header(&mut self, slot: Slot, name: &HeaderName, value: Option<&HeaderValue>) {
+    pub(crate) fn set_header(&mut self, target: RouteOrAll, name: &HeaderName, value: Option<&HeaderValue>) {
         self.bytes += header_cost(name, value);
-        if let Some(before) = self.patch(slot).headers.insert(name.clone(), value.cloned()) {
+        if let Some(before) = self.patch(target).headers.insert(name.clone(), value.cloned()) {
             self.bytes -= header_cost(name, before.as_ref());
         }
     }
 
-    pub(crate) fn set_limit(&mut self, slot: Slot, limit: RateLimit) {
-        self.patch(slot).limit = Some(limit);
+    pub(crate) fn set_limit(&mut self, target: RouteOrAll, limit: RateLimit) {
+        self.patch(target).limit = Some(limit);
     }
 
-    pub(crate) fn set_breaker(&mut self, slot: Slot, breaker: CircuitBreaker) {
-        self.patch(slot).breaker = Some(breaker);
+    pub(crate) fn set_breaker(&mut self, target: RouteOrAll, breaker: CircuitBreaker) {
+        self.patch(target).breaker = Some(breaker);
     }
 
-    /// A slot's settings as an apply would leave them.
-    pub(crate) fn cells(&self, slot: Slot, before: &Cells) -> Cells {
-        self.patches.get(&slot).map_or_else(|| before.clone(), |patch| patch.applied_to(before))
+    /// The settings of a route, or the defaults, as an apply would leave them.
+    pub(crate) fn settings(&self, target: RouteOrAll, before: &RouteSettings) -> RouteSettings {
+        self.patches.get(&target).map_or_else(|| before.clone(), |patch| patch.applied_to(before))
     }
 
-    fn patch(&mut self, slot: Slot) -> &mut Patch {
-        self.patches.entry(slot).or_insert_with(|| {
+    fn patch(&mut self, target: RouteOrAll) -> &mut Patch {
+        self.patches.entry(target).or_insert_with(|| {
             self.bytes += OVERHEAD;
             Patch::default()
         })
     }
 
-    /// What CONFIG_APPLY_PARTIAL of `scopes` takes, and what it leaves. Settings of a route that is not active,
-    /// and will not be with it, are left.
+    /// Splits it into what CONFIG_APPLY_PARTIAL of `scopes` takes, and what it leaves. It leaves the settings of a route that
+    /// is not active and would not be with the apply.
     pub(crate) fn split(&self, scopes: &[Scope], applied: &BTreeMap<RouteId, Applied>) -> (Stage, Stage) {
         let (mut now, mut later) = (Stage::default(), Stage::default());
         let part = if scopes.contains(&Scope::Routes) { &mut now } else { &mut later };
@@ -185,30 +188,30 @@ impl Stage {
                 Staged::Remove => part.remove(*id, true),
             }
         }
-        for (slot, patch) in &self.patches {
-            let is_active = match slot {
-                Slot::All => true,
-                Slot::Route(id) => applied.contains_key(id) || now.routes.contains_key(id),
+        for (target, patch) in &self.patches {
+            let is_active = match target {
+                RouteOrAll::All => true,
+                RouteOrAll::Route(id) => applied.contains_key(id) || now.routes.contains_key(id),
             };
             let (taken, left) = patch.split(|scope| is_active && scopes.contains(&scope));
-            now.add(*slot, taken);
-            later.add(*slot, left);
+            now.add(*target, taken);
+            later.add(*target, left);
         }
         (now, later)
     }
 
-    fn add(&mut self, slot: Slot, patch: Patch) {
+    fn add(&mut self, target: RouteOrAll, patch: Patch) {
         if patch != Patch::default() {
             self.bytes += patch.cost();
-            self.patches.insert(slot, patch);
+            self.patches.insert(target, patch);
         }
     }
 
-    /// What an apply would change of `applied` and `defaults`; what is the same already is left out.
-    pub(crate) fn delta(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &Cells) -> Delta {
+    /// What an apply would change of `applied` and `defaults`. Changes that change nothing are left out.
+    pub(crate) fn delta(&self, applied: &BTreeMap<RouteId, Applied>, defaults: &RouteSettings) -> Delta {
         let staged = self.routes.iter().map(|(id, staged)| (*id, Some(staged)));
-        let settings = self.patches.keys().filter_map(|slot| match slot {
-            Slot::Route(id) if !self.routes.contains_key(id) => Some((*id, None)),
+        let settings = self.patches.keys().filter_map(|target| match target {
+            RouteOrAll::Route(id) if !self.routes.contains_key(id) => Some((*id, None)),
             _ => None,
         });
         let mut touched: Vec<(RouteId, Option<&Staged>)> = staged.chain(settings).collect();
@@ -218,8 +221,8 @@ impl Stage {
             let after = self.result(id, staged, before);
             (after.as_ref() != before).then(|| (id, after.map(Arc::new)))
         });
-        let new_defaults = self.patches.get(&Slot::All).map(|patch| patch.applied_to(defaults));
-        Delta { routes: routes.collect(), defaults: new_defaults.filter(|cells| cells != defaults) }
+        let new_defaults = self.patches.get(&RouteOrAll::All).map(|patch| patch.applied_to(defaults));
+        Delta { routes: routes.collect(), defaults: new_defaults.filter(|settings| settings != defaults) }
     }
 
     /// The route as an apply would leave it.
@@ -229,9 +232,12 @@ impl Stage {
             Some(Staged::Put(spec)) => spec.clone(),
             None => before?.spec.clone(),
         };
-        let cells = before.map(|route| route.cells.clone()).unwrap_or_default();
-        let patch = self.patches.get(&Slot::Route(id));
-        Some(Route { spec, cells: patch.map(|patch| patch.applied_to(&cells).into()).unwrap_or(cells) })
+        let settings = before.map(|route| route.settings.clone()).unwrap_or_default();
+        let patch = self.patches.get(&RouteOrAll::Route(id));
+        Some(Route {
+            spec,
+            settings: patch.map(|patch| patch.applied_to(&settings).into()).unwrap_or(settings),
+        })
     }
 }
 
@@ -239,7 +245,7 @@ pub(super) fn is_health(key: OptionKey) -> bool {
     matches!(key, OptionKey::HealthCheckInterval | OptionKey::HealthCheckTimeout)
 }
 
-/// About how much memory a staged route takes.
+/// About how many bytes a staged route takes.
 pub(crate) fn cost(spec: &RouteSpec) -> usize {
     let domains: usize =
         spec.domains.as_slice().iter().map(|domain| domain.as_str().len() + OVERHEAD / 2).sum();

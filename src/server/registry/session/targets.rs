@@ -1,32 +1,34 @@
-//! Which of a session's settings a command means.
+//! The routes that a command's target means.
 
-use super::Session;
-use crate::server::registry::model::Slot;
+use registry_client::protocol::RouteOrAll;
 use registry_client::protocol::{Refusal, RouteSpec, Target, TargetItem};
 
-/// Whose settings a target means. `SERVICE` means other sessions' routes too, whose stages are their own.
-pub(crate) fn slots(session: &Session, target: &Target) -> Result<Vec<Slot>, Refusal> {
-    let Target::Some(items) = target else { return Ok(vec![Slot::All]) };
-    let mut slots = Vec::new();
+use super::Session;
+
+/// The routes of a session that a target means, or all of them. `SERVICE` is none of these: it means the routes of other
+/// sessions too.
+pub(crate) fn targets(session: &Session, target: &Target) -> Result<Vec<RouteOrAll>, Refusal> {
+    let Target::Some(items) = target else { return Ok(vec![RouteOrAll::All]) };
+    let mut targets = Vec::new();
     for item in items {
-        let before = slots.len();
+        let before = targets.len();
         match item {
-            TargetItem::Route(id) => slots.extend(session.spec(*id).map(|_| Slot::Route(*id))),
-            TargetItem::Path(path) => slots.extend(slots_where(session, |spec| spec.path == *path)),
+            TargetItem::Route(id) => targets.extend(session.spec(*id).map(|_| RouteOrAll::Route(*id))),
+            TargetItem::Path(path) => targets.extend(routes_where(session, |spec| spec.path == *path)),
             TargetItem::Domain(domain) => {
-                slots.extend(slots_where(session, |spec| spec.domains.as_slice().contains(domain)));
+                targets.extend(routes_where(session, |spec| spec.domains.as_slice().contains(domain)));
             }
             TargetItem::Service => {}
         }
-        if slots.len() == before {
+        if targets.len() == before {
             return Err(Refusal::UnknownTarget(item.to_string()));
         }
     }
-    Ok(slots)
+    Ok(targets)
 }
 
-/// The routes, applied and staged, that are as asked for.
-fn slots_where(session: &Session, is: impl Fn(&RouteSpec) -> bool) -> Vec<Slot> {
+/// The routes, applied and staged, for which `is` holds.
+fn routes_where(session: &Session, is: impl Fn(&RouteSpec) -> bool) -> Vec<RouteOrAll> {
     let all = session.route_ids();
-    all.filter(|id| session.spec(*id).is_some_and(&is)).map(Slot::Route).collect()
+    all.filter(|id| session.spec(*id).is_some_and(&is)).map(RouteOrAll::Route).collect()
 }

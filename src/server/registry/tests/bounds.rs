@@ -211,7 +211,7 @@ impl World {
             assert!(!claim.members.is_empty() || claim.hold.deadline(self.now.mono).is_some());
             assert!(claim.hold.until().is_none() || !claim.has_usable());
             let mut seen = HashSet::new();
-            for (member, session, serves) in self.registry.0.pools().members(claim) {
+            for (member, session, serves) in self.registry.0.membership().members(claim) {
                 let session = self.registry.0.sessions().get(session).expect("members belong to somebody");
                 assert_eq!(session.registration.service, claim.terms.service);
                 assert!(session.members.contains(member.id));
@@ -223,15 +223,15 @@ impl World {
             assert_eq!(seen.len(), claim.members.len(), "every member is known");
         }
         for session in self.registry.0.sessions().iter() {
-            let known = |id| self.registry.0.pools().place(id).is_some();
+            let known = |id| self.registry.0.membership().place(id).is_some();
             assert!(session.members.iter().all(known), "no session has a member that is gone");
             assert!(session.state != SessionState::Retired || session.members.is_empty());
-            let applied = session.applied.values().filter(|_| session.state.lives() && !session.robbed);
+            let applied = session.applied.values().filter(|_| session.state.lives() && !session.lost_claim);
             for Applied { route, .. } in applied {
                 for domain in route.spec.domains.as_slice() {
                     let claim = self.table.get(domain, &route.spec.path).expect("what is applied is claimed");
                     let mut own =
-                        self.registry.0.pools().members(claim).filter(|(_, no, _)| *no == session.no);
+                        self.registry.0.membership().members(claim).filter(|(_, no, _)| *no == session.no);
                     assert!(own.any(|(member, ..)| member.backend == route.spec.backend));
                 }
             }

@@ -71,15 +71,15 @@ fn requests_that_fail_are_told_as_well_as_probes() {
     for _ in 0..5 {
         member.load.record(Outcome::Failed, world.now.mono);
     }
-    world.happens(Input::Ejection(member.id));
-    world.happens(Input::Ejection(member.id));
+    world.input(Input::Ejection(member.id));
+    world.input(Input::Ejection(member.id));
     assert_eq!(world.read(conn), [health("web-1", WEB_A, false, "ejected", "")]);
     member.load.record(Outcome::Answered, world.now.mono);
-    world.happens(Input::Ejection(member.id));
+    world.input(Input::Ejection(member.id));
     assert_eq!(world.read(conn), [health("web-1", WEB_A, true, "answered", "")]);
     world.hang_up(conn);
     world.after(seconds(400));
-    world.happens(Input::Ejection(member.id));
+    world.input(Input::Ejection(member.id));
 }
 
 #[test]
@@ -114,33 +114,33 @@ fn subscriptions_end_with_unsubscribe_the_connection_or_the_session() {
     subscribe(&mut world, conn, "all");
     subscribe(&mut world, conn, "cert_renewed");
     assert_eq!(world.ask(conn, "UNSUBSCRIBE||all"), "UNSUBSCRIBE_OK");
-    world.happens(certificate());
+    world.input(certificate());
     let told = [r#"EVENT|cert_renewed|{"names":["a.de"],"names_total":1,"renewed":true}"#];
     assert_eq!(world.read(conn), told, "each type is by itself");
     for _ in 0..2 {
         assert_eq!(world.ask(conn, "UNSUBSCRIBE||cert_renewed"), "UNSUBSCRIBE_OK");
     }
-    world.happens(certificate());
+    world.input(certificate());
     assert_eq!(world.read(conn), [""; 0]);
 
     subscribe(&mut world, conn, "cert_renewed");
     world.hang_up(conn);
     let again = world.connect(A);
     assert_eq!(world.ask(again, &format!("RECONNECT|{id}")), "OK");
-    world.happens(certificate());
+    world.input(certificate());
     assert_eq!(world.read(again), [""; 0], "not with the next connection");
 
     subscribe(&mut world, again, "cert_renewed");
     world.register_on(again, "web", "web-2");
-    world.happens(certificate());
+    world.input(certificate());
     assert_eq!(world.read(again), [""; 0], "not with the next session");
 
     let watcher = world.connect(B);
     assert_eq!(world.ask(watcher, &format!("SUBSCRIBE|{id}|cert_renewed")), "SUBSCRIBE_OK");
-    world.happens(certificate());
+    world.input(certificate());
     assert_eq!(world.read(watcher), told, "where it was asked for");
     assert_eq!(world.ask(watcher, &format!("CLIENT_SHUTDOWN|{id}")), "SHUTDOWN_OK");
-    world.happens(certificate());
+    world.input(certificate());
     assert_eq!(world.read(watcher), [""; 0]);
 }
 
@@ -150,7 +150,7 @@ fn a_replaced_session_hears_nothing() {
     let (old, _) = world.register("web", "web-1", A);
     subscribe(&mut world, old, "all");
     let (new, _) = world.register("web", "web-1", A);
-    world.happens(Input::Certificate { names: Vec::new(), renewed: false });
+    world.input(Input::Certificate { names: Vec::new(), renewed: false });
     assert_eq!((world.read(old), world.read(new)), (Vec::new(), Vec::new()));
     for conn in [old, new] {
         world.hang_up(conn);
@@ -171,6 +171,6 @@ fn subscriptions_of_a_connection_are_bounded() {
     let refused = world.ask(watcher, &format!("SUBSCRIBE|{}|all", ids[16]));
     assert_eq!(refused, "ERROR|too many subscriptions");
     assert_eq!(world.ask(watcher, &format!("SUBSCRIBE|{}|cert_renewed", ids[3])), "SUBSCRIBE_OK");
-    world.happens(Input::Certificate { names: Vec::new(), renewed: true });
+    world.input(Input::Certificate { names: Vec::new(), renewed: true });
     assert_eq!(world.read(watcher).len(), 1, "one connection hears of one thing once");
 }

@@ -6,8 +6,8 @@ const A: &str = "10.2.2.7";
 
 /// What was said since the last call: each hidden path with what hides it, and how many.
 fn said(world: &mut World) -> Vec<(String, String, usize)> {
-    let hidden = |happening: Happening| match happening {
-        Happening::Hidden { domain, path, by, count, .. } => {
+    let hidden = |event: LogEvent| match event {
+        LogEvent::Hidden { domain, path, by, count, .. } => {
             Some((format!("{domain}{path}"), by.to_string(), count))
         }
         _ => None,

@@ -33,7 +33,7 @@ fn what_becomes_of_a_session() {
 fn what_becomes_of_a_member() {
     use MemberEvent::*;
     use MemberState::*;
-    let states = [Hopeful, Joining, Usable, Failed, Dormant, Suspended];
-    let events = [Passed, FailedThrice, FailedInGrace, AddressTaken, Returned, LeftAlone];
+    let states = [Provisional, Joining, Usable, Failed, Dormant, Suspended];
+    let events = [Passed, FailedThrice, FailedInGrace, AddressTaken, Returned, ClaimUnserved];
     insta::assert_snapshot!(table(&states, &events, MemberState::next));
 }

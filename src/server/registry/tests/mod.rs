@@ -1,14 +1,16 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
 mod bounds;
+mod commit;
 mod drain;
 mod events;
 mod hiding;
 mod hold;
+mod install;
 mod lifecycle;
 mod maintenance;
+mod membership;
 mod policy;
-mod pools;
 mod reference_client;
 mod replies;
 mod restoring;
@@ -16,6 +18,7 @@ mod sessions;
 mod settings;
 mod staging;
 mod tokens;
+mod validate;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -25,9 +28,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::server::routing::{Probe, ProbeKind, Table};
 use registry_client::protocol::Command;
 
-use restoring::Paper;
+use restoring::MemoryState;
 
-use super::{Change, ConnId, Effect, Happening, Input, Now, Pulse, Registry, RegistryConfig, TestId, Tx};
+use super::{
+    ConnId, Effect, Input, Keepalive, LogEvent, Now, Registry, RegistryConfig, StoreChange, TestId, Tx,
+};
 
 /// A registry and everything around it, scripted.
 struct World {
@@ -41,13 +46,13 @@ struct World {
     watched: Vec<Probe>,
     /// The store answers at once; otherwise what it was asked is in `commits`.
     store_answers: bool,
-    commits: Vec<(Tx, Change)>,
+    commits: Vec<(Tx, StoreChange)>,
     /// What it holds.
-    paper: Paper,
+    paper: MemoryState,
     tests: Vec<TestId>,
     /// What each connection was given last to answer keepalives with.
-    pulses: HashMap<ConnId, Arc<Pulse>>,
-    log: Vec<Happening>,
+    keepalives: HashMap<ConnId, Arc<Keepalive>>,
+    log: Vec<LogEvent>,
 }
 
 fn seconds(count: u64) -> Duration {
@@ -77,14 +82,14 @@ impl World {
             watched: Vec::new(),
             store_answers: true,
             commits: Vec::new(),
-            paper: Paper::default(),
+            paper: MemoryState::default(),
             tests: Vec::new(),
-            pulses: HashMap::new(),
+            keepalives: HashMap::new(),
             log: Vec::new(),
         }
     }
 
-    fn happens(&mut self, input: Input) {
+    fn input(&mut self, input: Input) {
         let mut inputs = vec![input];
         while !inputs.is_empty() {
             self.registry.handle(self.now, inputs.remove(0));
@@ -114,7 +119,7 @@ impl World {
                 }
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
                 Effect::Publish(table) => self.table = table,
-                Effect::Bound(conn, pulse) => drop(self.pulses.insert(conn, pulse)),
+                Effect::Bound(conn, keepalive) => drop(self.keepalives.insert(conn, keepalive)),
                 Effect::Departure => {}
                 Effect::Watch(probe) => {
                     assert!(!self.watched.contains(&probe), "watched once");
@@ -125,7 +130,7 @@ impl World {
                     self.watched.remove(at.expect("only what is watched is forgotten"));
                 }
                 Effect::Test { test, .. } => self.tests.push(test),
-                Effect::Happened(happening) => self.log.push(happening),
+                Effect::Log(event) => self.log.push(event),
             }
         }
         inputs
@@ -138,7 +143,7 @@ impl World {
         if holds {
             self.paper.keep(&change);
         }
-        self.happens(if holds { Input::Committed(tx) } else { Input::Rejected(tx) });
+        self.input(if holds { Input::Committed(tx) } else { Input::Rejected(tx) });
     }
 
     /// Every member of every claim, in words, whether or not it serves.
@@ -168,22 +173,22 @@ impl World {
     fn connect(&mut self, from: &str) -> ConnId {
         self.connections += 1;
         let conn = ConnId(self.connections);
-        self.happens(Input::Opened(conn, from.parse::<IpAddr>().unwrap()));
+        self.input(Input::Opened(conn, from.parse::<IpAddr>().unwrap()));
         conn
     }
 
     fn hang_up(&mut self, conn: ConnId) {
-        self.happens(Input::Closed(conn));
+        self.input(Input::Closed(conn));
     }
 
     fn say(&mut self, conn: ConnId, line: &str) {
-        self.happens(Input::Line(conn, Command::parse(line)));
+        self.input(Input::Line(conn, Command::parse(line)));
     }
 
     /// Whether the connection may answer this keepalive without the registry.
-    fn feels(&self, conn: ConnId, line: &str) -> bool {
+    fn answers_keepalive(&self, conn: ConnId, line: &str) -> bool {
         let command = Command::parse(line).unwrap();
-        self.pulses.get(&conn).is_some_and(|pulse| pulse.answers(&command, || self.now.wall))
+        self.keepalives.get(&conn).is_some_and(|keepalive| keepalive.answers(&command, || self.now.wall))
     }
 
     /// The lines that the connection has not read.
@@ -244,7 +249,7 @@ impl World {
     fn probed(&mut self, backend: &str, result: &Result<(), String>) {
         let backend = backend.parse().unwrap();
         for probe in self.watched.clone().into_iter().filter(|probe| probe.backend == backend) {
-            self.happens(Input::Probed(probe, result.clone()));
+            self.input(Input::Probed(probe, result.clone()));
         }
     }
 
@@ -277,7 +282,7 @@ impl World {
         while let Some(deadline) = self.registry.next_deadline().filter(|deadline| *deadline <= end) {
             let step = deadline.saturating_duration_since(self.now.mono);
             self.now = Now { mono: self.now.mono + step, wall: self.now.wall + step };
-            self.happens(Input::Tick);
+            self.input(Input::Tick);
             ticks += 1;
             assert!(ticks < 1000, "a deadline that has passed is not due again");
         }

@@ -48,8 +48,8 @@ fn a_new_policy_counts_for_what_is_staged_and_leaves_what_is_in_force() {
     let (conn, _) = world.live("shop", "shop-1", A, "shop.de", WEB);
     let (other, _) = world.live("web", "web-1", B, "b.de", "http://10.2.2.8:8080");
     assert_eq!(world.ask(other, "ROUTE_ADD||c.de|/|http://10.2.2.8:8080|0"), "ROUTE_OK|r2");
-    world.happens(Input::Policy(policy(SHOP)));
-    let told = |line: &Happening| matches!(line, Happening::OutsidePolicy { claims: 1, .. });
+    world.input(Input::Policy(policy(SHOP)));
+    let told = |line: &LogEvent| matches!(line, LogEvent::OutsidePolicy { claims: 1, .. });
     assert!(world.log.iter().any(told));
     assert_eq!(world.serving("b.de").len(), 1, "what is in force stays");
     let refused = "ERROR|route r2: not allowed: domain c.de for service web";
@@ -67,5 +67,5 @@ fn what_was_restored_is_in_force_and_told_where_the_policy_is_newer() {
     before.live("web", "web-1", A, "b.de", WEB);
     let world = before.restarted_with(seconds(1), "this boot", |config| config.policy = Some(policy(SHOP)));
     assert_eq!(world.serving("b.de"), ["10.2.2.7:8080"]);
-    assert!(world.log.iter().any(|line| matches!(line, Happening::OutsidePolicy { .. })));
+    assert!(world.log.iter().any(|line| matches!(line, LogEvent::OutsidePolicy { .. })));
 }

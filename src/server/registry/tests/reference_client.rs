@@ -248,7 +248,7 @@ fn probe_all(world: &mut World, containers: &[Container]) {
         });
         let result = if is_well { Ok(()) } else { Err("no route to host".to_owned()) };
         if world.watched.contains(&probe) {
-            world.happens(Input::Probed(probe, result));
+            world.input(Input::Probed(probe, result));
         }
     }
 }

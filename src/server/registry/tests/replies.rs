@@ -201,7 +201,7 @@ fn a_backend_test_says_what_was_seen_and_holds_up_only_its_own_connection() {
         tls_valid: false,
     };
     let test = world.tests.remove(0);
-    world.happens(Input::Tested(test, Ok(report)));
+    world.input(Input::Tested(test, Ok(report)));
     let ok = r#"BACKEND_OK|{"reachable":true,"response_time_ms":1.5,"status_code":204,"tls_valid":false}"#;
     assert_eq!(world.read(conn), [ok, "PONG", "ROUTE_OK|r1"]);
 }
@@ -215,7 +215,7 @@ fn a_backend_test_is_answered_within_five_seconds() {
     world.after(seconds(5));
     assert_eq!(world.read(conn), [r#"BACKEND_FAIL|{"error":"no answer in time","reachable":false}"#, "PONG"]);
     let late = world.tests.remove(0);
-    world.happens(Input::Tested(late, Err("too late".to_owned())));
+    world.input(Input::Tested(late, Err("too late".to_owned())));
     assert_eq!(world.read(conn), [""; 0], "a late answer answers nothing");
 }
 
@@ -224,8 +224,8 @@ fn lines_that_are_no_commands_are_answered() {
     let mut world = World::new();
     let (conn, _) = world.register("web", "web-1", A);
     assert_eq!(world.ask(conn, "NONSENSE|"), "ERROR|unknown command: NONSENSE");
-    world.happens(Input::Line(conn, Err(Refusal::LineTooLong)));
-    world.happens(Input::Line(conn, Err(Refusal::InvalidFormat)));
+    world.input(Input::Line(conn, Err(Refusal::LineTooLong)));
+    world.input(Input::Line(conn, Err(Refusal::InvalidFormat)));
     assert_eq!(world.read(conn), ["ERROR|line too long", "ERROR|invalid format"]);
     assert_eq!(world.ask(conn, "PING|"), "PONG");
 }

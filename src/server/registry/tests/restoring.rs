@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::server::registry::persist::{RouteRecord, Saved, SavedSession};
+use crate::server::registry::persist::{RouteRecord, SavedSession, SavedState};
 
 const A: &str = "10.2.2.7";
 const B: &str = "10.2.2.8";
@@ -11,14 +11,14 @@ const WEB: &str = "http://10.2.2.7:80";
 
 /// The simplest store there could be: what the registry asks for, done to a list.
 #[derive(Default)]
-pub(super) struct Paper {
+pub(super) struct MemoryState {
     sessions: BTreeMap<u64, SavedSession>,
 }
 
-impl Paper {
-    pub(super) fn keep(&mut self, change: &Change) {
+impl MemoryState {
+    pub(super) fn keep(&mut self, change: &StoreChange) {
         match change {
-            Change::Applied { session, applied, delta, maintenance } => {
+            StoreChange::Applied { session, applied, delta, maintenance } => {
                 let (session, routes) = ((**session).clone(), BTreeMap::new());
                 let saved =
                     SavedSession { session: session.clone(), maintenance: Default::default(), routes };
@@ -34,7 +34,7 @@ impl Paper {
                     }
                 }
             }
-            Change::Maintained(all) => {
+            StoreChange::Maintenance(all) => {
                 for (no, maintenance) in all {
                     // One that has ended meanwhile has none.
                     if let Some(kept) = self.sessions.get_mut(&no.0) {
@@ -42,7 +42,7 @@ impl Paper {
                     }
                 }
             }
-            Change::Ended(no) => drop(self.sessions.remove(&no.0)),
+            StoreChange::Ended(no) => drop(self.sessions.remove(&no.0)),
         }
     }
 }
@@ -60,7 +60,7 @@ impl World {
         boot: &str,
         change: impl FnOnce(&mut RegistryConfig),
     ) -> World {
-        let saved = Saved {
+        let saved = SavedState {
             boot_id: "this boot".to_owned(),
             alive_at: Some(self.now.wall),
             cluster_id: String::new(),
@@ -68,7 +68,7 @@ impl World {
         };
         // Through the text in which it is kept.
         let json = serde_json::to_string(&saved).unwrap();
-        let read: Saved = serde_json::from_str(&json).unwrap();
+        let read: SavedState = serde_json::from_str(&json).unwrap();
         assert_eq!(read, saved, "{json}");
         let mut world = World::with(|config| {
             config.boot_id = boot.to_owned();

@@ -56,21 +56,26 @@ fn a_connection_answers_keepalives_itself_for_as_long_as_the_registry_would_say_
     let mut world = World::new();
     let (first, id) = world.register("web", "web-1", A);
     let ping = format!("PING|{id}");
-    assert!(world.feels(first, &ping) && world.feels(first, "PING|"));
+    assert!(world.answers_keepalive(first, &ping) && world.answers_keepalive(first, "PING|"));
 
     let second = world.connect(A);
-    assert!(!world.feels(second, &ping), "nothing is bound there");
+    assert!(!world.answers_keepalive(second, &ping), "nothing is bound there");
     assert_eq!(world.ask(second, &format!("RECONNECT|{id}")), "OK");
-    assert!(world.feels(second, &ping));
-    assert!(!world.feels(first, &ping) && !world.feels(first, "PING|"), "the latest binding wins");
+    assert!(world.answers_keepalive(second, &ping));
+    assert!(
+        !world.answers_keepalive(first, &ping) && !world.answers_keepalive(first, "PING|"),
+        "the latest binding wins"
+    );
 
     let (third, newer) = world.register("web", "web-1", A);
-    assert!(!world.feels(second, &ping), "the registry says something else");
+    assert!(!world.answers_keepalive(second, &ping), "the registry says something else");
     assert_eq!(world.ask(second, &ping), "ERROR|session replaced");
-    assert!(world.feels(third, &format!("PING|{newer}")) && !world.feels(third, &ping));
+    assert!(
+        world.answers_keepalive(third, &format!("PING|{newer}")) && !world.answers_keepalive(third, &ping)
+    );
 
     world.hang_up(third);
-    assert!(!world.feels(third, "PING|"));
+    assert!(!world.answers_keepalive(third, "PING|"));
 }
 
 #[test]
@@ -78,7 +83,7 @@ fn what_a_connection_answered_itself_counts_as_activity() {
     let mut world = World::new();
     let (conn, id) = world.register("web", "web-1", A);
     world.after(seconds(30));
-    assert!(world.feels(conn, "PING|"));
+    assert!(world.answers_keepalive(conn, "PING|"));
     world.after(seconds(30));
     world.hang_up(conn);
     let other = world.connect(B);
@@ -328,7 +333,7 @@ fn the_server_says_shutdown_to_every_connection_and_then_eof() {
     let mut world = World::new();
     let (bound, _) = world.live("web", "web-1", A, "a.de", WEB);
     let unbound = world.connect(A);
-    world.happens(Input::Stop);
+    world.input(Input::Stop);
     for conn in [bound, unbound] {
         assert_eq!(world.read(conn), ["SHUTDOWN"]);
         assert!(world.closed.contains(&conn));

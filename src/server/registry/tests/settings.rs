@@ -370,7 +370,7 @@ fn what_a_partial_apply_left_expires_like_any_stage_and_a_rejected_one_left_ever
     world.store_answers = false;
     world.say(conn, "CONFIG_APPLY_PARTIAL||headers");
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Rejected(tx));
+    world.input(Input::Rejected(tx));
     assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
     assert_eq!(staged(&mut world, conn), [1, 3, 3, 2, 3, 3]);
     world.store_answers = true;

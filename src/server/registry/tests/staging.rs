@@ -38,7 +38,7 @@ fn a_refused_apply_changes_nothing_and_keeps_the_stage() {
     assert_eq!(world.ask(conn, "CONFIG_APPLY|"), refusal);
     assert_eq!(world.pool("a.de"), [""; 0]);
     assert_eq!(world.pool("taken.de"), ["10.2.2.9:80"]);
-    assert!(world.log.iter().any(|happening| matches!(happening, Happening::Conflict { .. })));
+    assert!(world.log.iter().any(|event| matches!(event, LogEvent::Conflict { .. })));
 
     assert_eq!(world.ask(owner, "CLIENT_SHUTDOWN|"), "SHUTDOWN_OK");
     assert_eq!(world.ask(conn, "CONFIG_APPLY|"), "OK");
@@ -225,7 +225,7 @@ fn revision_counts_successful_applies() {
     world.store_answers = false;
     world.say(conn, "CONFIG_APPLY|");
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Rejected(tx));
+    world.input(Input::Rejected(tx));
     assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
     let info = world.ask(conn, "SESSION_INFO|");
     assert!(info.contains(r#""revision":2"#), "{info}");
@@ -241,7 +241,7 @@ fn an_apply_is_in_force_and_answered_when_the_store_holds_it() {
     assert_eq!(world.read(conn), [""; 0]);
     assert_eq!(world.pool("a.de"), [""; 0]);
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Committed(tx));
+    world.input(Input::Committed(tx));
     assert_eq!(world.read(conn), ["OK"]);
     assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
 }
@@ -255,7 +255,7 @@ fn an_apply_that_the_store_rejects_leaves_stage_and_applied_state_as_they_were()
     world.store_answers = false;
     world.say(conn, "CONFIG_APPLY|");
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Rejected(tx));
+    world.input(Input::Rejected(tx));
     assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
     assert_eq!(world.ask(conn, "ROUTE_LIST|"), before);
     assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
@@ -276,7 +276,7 @@ fn a_claim_that_is_on_its_way_to_the_store_is_taken_already() {
     }
     assert_eq!(world.read(second), ["ERROR|route r1: a.de/ belongs to service web"]);
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Rejected(tx));
+    world.input(Input::Rejected(tx));
     world.say(second, "CONFIG_APPLY|");
     assert_eq!(world.commits.len(), 1, "and free again when the store refuses");
 }
@@ -294,7 +294,7 @@ fn an_owner_that_returns_while_the_store_decides_is_told_to_register_afresh() {
     let back = world.connect("10.2.2.8");
     assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "OK");
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Committed(tx));
+    world.input(Input::Committed(tx));
     assert_eq!(world.pool("a.de"), ["10.2.2.7:80"]);
     assert!(world.closed.contains(&back));
     let again = world.connect("10.2.2.8");
@@ -313,7 +313,7 @@ fn a_session_that_the_store_is_forgetting_does_not_come_back() {
     assert_eq!(world.read(back), [""; 0]);
     assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "nothing changes before the store agrees");
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Committed(tx));
+    world.input(Input::Committed(tx));
     assert_eq!(world.read(back), ["REREGISTER"]);
     assert_eq!(world.pool("a.de"), [""; 0]);
 }
@@ -325,12 +325,12 @@ fn a_session_that_the_store_cannot_forget_is_asked_about_again() {
     world.store_answers = false;
     world.say(conn, "CLIENT_SHUTDOWN|");
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Rejected(tx));
+    world.input(Input::Rejected(tx));
     assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
     world.hang_up(conn);
     world.after(seconds(300));
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Rejected(tx));
+    world.input(Input::Rejected(tx));
     world.store_answers = true;
     world.after(seconds(5));
     assert_eq!(world.pool("a.de"), [""; 0]);
@@ -353,7 +353,7 @@ fn a_slow_store_is_answered_for_within_five_seconds_and_its_verdict_still_counts
     assert_eq!(world.read(conn), ["ERROR|store unavailable"]);
     assert_eq!(world.read(other), ["ERROR|store unavailable"]);
     let (tx, _) = world.commits.remove(0);
-    world.happens(Input::Committed(tx));
+    world.input(Input::Committed(tx));
     assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
     assert!(
         world.ask(conn, "SESSION_INFO|").contains(r#""revision":1"#),

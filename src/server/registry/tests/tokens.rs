@@ -36,7 +36,7 @@ fn whoever_joins_a_living_service_that_has_a_token_gives_the_same() {
     assert_eq!(world.registry.session_count(), before);
     assert_eq!(join(&mut world, "web", "web-2", B, RIGHT).1, "ACK");
     assert_eq!(join(&mut world, "shop", "shop-1", B, "{}").1, "ACK", "another service has its own");
-    assert!(world.log.iter().any(|line| matches!(line, Happening::WrongServiceToken { .. })));
+    assert!(world.log.iter().any(|line| matches!(line, LogEvent::WrongServiceToken { .. })));
 }
 
 #[test]

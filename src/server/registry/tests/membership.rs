@@ -108,7 +108,7 @@ fn a_session_that_lost_a_claim_while_it_was_away_registers_afresh_and_hears_who_
 #[test]
 fn a_join_under_an_existing_service_name_from_a_new_address_is_logged() {
     let mut world = World::new();
-    let joins = |world: &World| world.log.iter().filter(|h| matches!(h, Happening::Joined { .. })).count();
+    let joins = |world: &World| world.log.iter().filter(|h| matches!(h, LogEvent::Joined { .. })).count();
     world.live("web", "web-1", A, "a.de", WEB_A);
     assert_eq!(joins(&world), 0);
     let (second, _) = world.live("web", "web-2", B, "a.de", WEB_B);

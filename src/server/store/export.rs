@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::registry::persist::{FORMAT, Saved};
+use crate::server::registry::persist::{FORMAT, SavedState};
 
 use super::file::{self, StateError};
 
@@ -12,19 +12,19 @@ use super::file::{self, StateError};
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
     format: u32,
-    /// Who wrote it; for people.
+    /// The version that wrote it, for people.
     #[serde(default)]
     server: String,
-    state: Saved,
+    state: SavedState,
 }
 
-/// Why a document was not imported. Nothing was changed.
+/// Why a document was not imported. Nothing has been changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// It is no export.
     #[error("this is no export of registry-server: {0}")]
     Document(String),
-    /// It is one of a newer version.
+    /// A newer version wrote it.
     #[error("this export has format {0}, this version reads up to {FORMAT}")]
     Newer(u64),
     /// The file cannot be made.
@@ -32,9 +32,9 @@ pub enum ImportError {
     File(#[from] StateError),
 }
 
-/// What a state file holds, as a JSON document. The file may not be in use. Blocks.
+/// The contents of a state file as a JSON document. The file must not be in use. Blocks.
 ///
-/// It has no secrets: sessions' ids are in it as SHA-256 only, tokens not at all.
+/// The document has no secrets in clear: ids of sessions are SHA-256 hashes, services' tokens salted ones.
 ///
 /// # Errors
 /// See [`StateError`].
@@ -44,18 +44,17 @@ pub fn export(path: &Path) -> Result<String, StateError> {
         server: concat!("registry-server/", env!("CARGO_PKG_VERSION")).to_owned(),
         state: file::load(path)?,
     };
-    // Maps with text for keys, numbers and texts: there is nothing that JSON could not say.
+    // It has only numbers, texts and maps with texts as keys, so this cannot fail.
     Ok(serde_json::to_string_pretty(&document).unwrap_or_default())
 }
 
-/// Makes a state file that holds what an export says. There may be none yet. Returns how many sessions it
-/// has. Blocks.
+/// Makes a state file from an export. The file must not exist. Returns how many sessions it has. Blocks.
 ///
 /// # Errors
 /// See [`ImportError`].
 pub fn import(path: &Path, json: &str) -> Result<usize, ImportError> {
     let wrong = |error: serde_json::Error| ImportError::Document(error.to_string());
-    // The format first: what a newer one has besides is no mistake of the document's.
+    // The format is checked first: unknown parts of a newer format are no mistake in the document.
     let value: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format > u64::from(FORMAT) => return Err(ImportError::Newer(format)),

@@ -1,4 +1,4 @@
-//! A file's bytes in memory: what is done to them leaves the file alone.
+//! A file's bytes in memory. Changes to them leave the file as it is.
 
 use std::io;
 use std::ops::Range;
@@ -6,33 +6,31 @@ use std::sync::{PoisonError, RwLock};
 
 use redb::StorageBackend;
 
-/// The most that a copy grows to beyond what it was made with, while it is repaired. A damaged header may ask
-/// for anything.
+/// How many bytes a copy may grow by while it is repaired. A damaged header may ask for any size.
 const GROWTH: u64 = 64 * 1024 * 1024;
 
-/// Where the header of a redb file says how it is laid out, and the most that it says in any of our files. What
-/// redb keeps in memory grows with these, so that a damaged one could ask for more than there is, and the process
-/// would be gone without a word.
+/// Where the header of a redb file describes its layout, and the greatest values in files of ours. redb allocates memory
+/// by these, so that a damaged header could make the system kill the process without an error message.
 const REGION_HEADER_PAGES: Range<usize> = 16..20;
 const MOST_HEADER_PAGES: u32 = 1 << 12;
 const REGION_DATA_PAGES: Range<usize> = 20..24;
 const MOST_DATA_PAGES: u32 = 1 << 20;
 
-/// A copy that nobody else sees.
+/// A copy that only this process sees.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub(super) struct MemoryCopy {
     bytes: RwLock<Vec<u8>>,
     most: u64,
 }
 
-impl Copy {
+impl MemoryCopy {
     /// Reads all of `backend`.
     pub(super) fn of(backend: &impl StorageBackend) -> io::Result<Self> {
         let length = backend.len()?;
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         backend.read(0, &mut bytes)?;
         check_layout(&bytes)?;
-        Ok(Copy { bytes: RwLock::new(bytes), most: length.saturating_add(GROWTH) })
+        Ok(MemoryCopy { bytes: RwLock::new(bytes), most: length.saturating_add(GROWTH) })
     }
 }
 
@@ -48,14 +46,14 @@ fn check_layout(bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a part of `length` bytes lies, if all of it does.
+/// The range of `length` bytes at `offset`, if it lies within `all` bytes.
 fn range(offset: u64, length: usize, all: usize) -> io::Result<Range<usize>> {
     let start = usize::try_from(offset).map_err(io::Error::other)?;
     let end = start.checked_add(length).filter(|end| *end <= all);
     end.map(|end| start..end).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-impl StorageBackend for Copy {
+impl StorageBackend for MemoryCopy {
     fn len(&self) -> io::Result<u64> {
         Ok(self.bytes.read().unwrap_or_else(PoisonError::into_inner).len() as u64)
     }

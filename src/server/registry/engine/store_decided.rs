@@ -1,19 +1,22 @@
 //! What follows when the store has decided.
 
+use std::time::Duration;
+
+use registry_client::protocol::{Refusal, Reply};
+
+use crate::server::registry::api::LogEvent;
+use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState, Tx};
+
 use super::Engine;
 use super::commits::Pending;
 use super::timers::Timer;
-use crate::server::registry::api::Happening;
-use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState, Tx};
-use registry_client::protocol::{Refusal, Reply};
-use std::time::Duration;
 
-/// When to ask the store again to forget a session.
+/// How long to wait before the store is asked again, or a deadline looked at that came while it decided.
 pub(crate) const STORE_RETRY: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// The store has decided.
-    pub(crate) fn decided(&mut self, now: Now, tx: Tx, committed: bool) {
+    /// The store has decided on a change.
+    pub(crate) fn store_decided(&mut self, now: Now, tx: Tx, committed: bool) {
         let Some(pending) = self.commits.take(tx) else { return };
         let (Pending::Apply { session: no, .. }
         | Pending::ShutDown { session: no, .. }
@@ -25,26 +28,26 @@ impl Engine {
         };
         let waiting = self.settle(no);
         if !committed {
-            self.log(Happening::StoreRefused(no));
+            self.log(LogEvent::StoreRefused(no));
         }
         let refused = || Reply::Error(Refusal::StoreUnavailable);
         match pending {
-            Pending::Apply { conn, delta, scopes, kept, .. } => {
+            Pending::Apply { conn, delta, scopes, stored, .. } => {
                 if committed {
                     self.install(now, no, tx.0, &delta, scopes.as_deref());
-                    self.is_kept(&kept);
-                    self.keep_up(no);
+                    self.maintenance_is_stored(&stored);
+                    self.store_maintenance_if_changed(no);
                 }
                 self.answer_commit(now, conn, tx, if committed { Reply::Ok } else { refused() });
             }
-            Pending::Entering { conn, entering, kept, .. } if committed => {
-                self.is_kept(&kept);
+            Pending::Entering { conn, entering, stored, .. } if committed => {
+                self.maintenance_is_stored(&stored);
                 self.entered(now, no, (conn, tx), *entering);
             }
             Pending::Entering { conn, .. } => self.answer_commit(now, conn, tx, refused()),
-            Pending::Leaving { kept, .. } => {
+            Pending::Leaving { stored, .. } => {
                 if committed {
-                    self.is_kept(&kept);
+                    self.maintenance_is_stored(&stored);
                 }
                 self.left(now, no);
             }
@@ -57,7 +60,7 @@ impl Engine {
             Pending::Reserving { conn, last, .. } => {
                 self.reserved(now, no, conn, committed.then_some(last));
             }
-            Pending::Expiry(_) | Pending::Forget(_) | Pending::Remember(_) => {}
+            Pending::Expiry(_) | Pending::Forget(_) | Pending::StoreMaintenance(_) => {}
         }
         if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
             self.retire_if_idle(now, no);
@@ -66,7 +69,7 @@ impl Engine {
         self.release(now, no, waiting);
     }
 
-    /// The store has decided on the end of a session that nobody asked for.
+    /// The store has decided on a change for which no command waits.
     fn end_decided(&mut self, now: Now, pending: Pending, committed: bool) {
         let retry = now.mono + STORE_RETRY;
         match pending {
@@ -75,23 +78,23 @@ impl Engine {
                 if committed {
                     self.advance(now, no, SessionEvent::GraceOver);
                 } else {
-                    self.log(Happening::StoreRefused(no));
+                    self.log(LogEvent::StoreRefused(no));
                     self.timers.set(Timer::Grace(no), retry);
                 }
                 self.release(now, no, waiting);
             }
             Pending::Forget(no) if !committed => self.timers.set(Timer::Forget(no), retry),
-            Pending::Remember(kept) if committed => self.is_kept(&kept),
-            Pending::Remember(kept) => {
-                for (no, _) in kept {
-                    self.timers.set(Timer::Remember(no), retry);
+            Pending::StoreMaintenance(stored) if committed => self.maintenance_is_stored(&stored),
+            Pending::StoreMaintenance(stored) => {
+                for (no, _) in stored {
+                    self.timers.set(Timer::StoreMaintenance(no), retry);
                 }
             }
             _ => {}
         }
     }
 
-    /// The session's change is decided. Returns who waited for it.
+    /// The store has decided on the session's change. Returns the connections whose commands waited for that.
     fn settle(&mut self, no: SessionNo) -> Vec<ConnId> {
         let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
         session.pending = None;
