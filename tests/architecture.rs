@@ -91,7 +91,7 @@ const ROOMS: &[rooms::House] = &[
             ("local_executor", &[]),
             ("certificates", &[]),
             ("telemetry", &["http"]),
-            ("upstream", &["local_executor"]),
+            ("upstream", &["http", "local_executor"]),
             ("config", &["certificates", "telemetry", "upstream"]),
             ("context", &["certificates", "config", "telemetry", "upstream"]),
             ("client", &["context", "http"]),

@@ -29,6 +29,23 @@ async fn the_path_is_matched_normalised_and_forwarded_raw() {
 }
 
 #[tokio::test]
+async fn two_spellings_of_one_path_are_one_path() {
+    let backend = Backend::saying("cheese").await;
+    let stage = Stage::new();
+    for path in ["/k%c3%A4se", "/a%5b%7Cb"] {
+        stage.route("example.com", path, vec![member(1, &backend.url())]);
+    }
+    for path in ["/k%C3%A4se", "/k%c3%a4se/x", "/k\u{e4}se", "/%6b%c3%A4se", "/a%5B|b", "/a%5b%7cb"] {
+        assert_eq!(stage.get("example.com", path).await.body, "cheese", "{path}");
+        let head = backend.last_head();
+        assert!(head.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "forwarded as it was sent: {head}");
+    }
+    for path in ["/k%C3%A4s", "/k%25C3%25A4se", "/k%E4se"] {
+        assert_eq!(stage.get("example.com", path).await.status(), 404, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_backends_base_path_is_put_before_the_requests_path() {
     let backend = Backend::saying("web").await;
     let stage = Stage::new();
@@ -81,6 +98,42 @@ async fn a_trusted_proxy_may_say_who_the_client_is() {
     assert_eq!(field(&head, "x-forwarded-for"), Some("203.0.113.9, 127.0.0.1"));
     assert_eq!(field(&head, "x-real-ip"), Some("203.0.113.9"));
     assert_eq!(field(&head, "x-forwarded-proto"), Some("https"));
+}
+
+#[tokio::test]
+async fn the_scheme_that_a_trusted_proxy_reports_has_one_spelling_for_the_backend() {
+    let backend = Backend::saying("web").await;
+    let stage = Stage::with(|config| config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()]);
+    stage.route("example.com", "/", vec![member(1, &backend.url())]);
+    for (said, proto, client) in [
+        ("X-Forwarded-Proto: HTTPS", "https", "127.0.0.1"),
+        ("X-Forwarded-Proto: wss", "https", "127.0.0.1"),
+        ("X-Forwarded-Proto: https,http", "https", "127.0.0.1"),
+        ("Forwarded: proto=https", "https", "127.0.0.1"),
+        ("Forwarded: for=\"203.0.113.9:40\";Proto=\"HTTPS\"", "https", "203.0.113.9"),
+        ("Forwarded: proto=https\r\nX-Forwarded-For: 203.0.113.9", "http", "203.0.113.9"),
+        ("Forwarded: proto=https\r\nX-Forwarded-Proto: http", "http", "127.0.0.1"),
+    ] {
+        stage.raw(&format!("GET / HTTP/1.1\r\nHost: example.com\r\n{said}\r\n\r\n")).await;
+        let head = backend.last_head();
+        assert_eq!(field(&head, "x-forwarded-proto"), Some(proto), "{said}");
+        assert_eq!(field(&head, "x-real-ip"), Some(client), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_request_says_over_http1_too_that_it_accepts_trailers() {
+    let backend = Backend::saying("web").await;
+    let stage = Stage::before(&backend);
+    for (content_type, te) in [("application/grpc+proto", Some("trailers")), ("text/plain", None)] {
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: example.com\r\nTE: gzip, trailers\r\nConnection: te\r\nContent-Type: {content_type}\r\n\r\n"
+        );
+        stage.raw(&request).await;
+        let head = backend.last_head();
+        assert_eq!(field(&head, "te"), te);
+        assert_eq!(field(&head, "connection"), te.map(|_| "te"));
+    }
 }
 
 #[tokio::test]
@@ -197,7 +250,7 @@ async fn a_request_arrives_piece_by_piece_as_the_client_sends_it() {
 async fn trailers_pass_both_ways() {
     let backend = Backend::new(|mut peer| async move {
         let head = peer.head().await.unwrap();
-        assert_eq!(field(&head, "te"), Some("trailers"));
+        assert_eq!(field(&head, "te"), None, "only gRPC needs it");
         assert_eq!(chunk(&mut peer).await, "up");
         assert_eq!(peer.exactly(3).await, "0\r\n");
         let trailers = peer.head().await.unwrap();

@@ -64,6 +64,10 @@ async fn a_request_that_could_be_read_in_two_ways_does_not_reach_a_backend_that_
         "GET / HTTP/1.1\r\nHost: example.com\r\n folded: 1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: example.com\r\nX: a\rb\r\n\r\n",
         "GE T / HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked, Chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding:\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5, 5\r\n\r\nhello",
     ] {
         let response = stage.raw(request).await;
         assert_eq!(response.status(), 400, "{request:?}");
@@ -291,7 +295,10 @@ async fn a_response_that_could_be_read_in_two_ways_is_not_passed_on() {
     for head in [
         "Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: deflate\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
         "Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi!",
+        "Content-Length: 2, 3\r\n\r\nhi!",
         "Content-Length: 2\r\nX: a\r\n folded\r\n\r\nhi",
         "Content-Length : 2\r\n\r\nhi",
     ] {
@@ -309,6 +316,144 @@ async fn a_response_that_could_be_read_in_two_ways_is_not_passed_on() {
     let head = client.head().await.unwrap();
     assert_eq!(field(&head, "content-length"), None, "chunks go before a length: {head}");
     assert_eq!(client.rest().await.unwrap(), "2\r\nhi\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_length_that_is_there_twice_reaches_the_client_once() {
+    for lengths in
+        ["Content-Length: 2, 2\r\n", "Content-Length: 2\r\nContent-Length: 2\r\n", "Content-Length: 02\r\n"]
+    {
+        let backend = Backend::answering(format!("HTTP/1.1 200 OK\r\n{lengths}\r\nhi")).await;
+        let stage = Stage::before(&backend);
+        let mut client = stage.client().await;
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;
+            let response = client.response().await;
+            assert_eq!(
+                response.head.to_lowercase().matches("content-length").count(),
+                1,
+                "{}",
+                response.head
+            );
+            assert_eq!(response.body, "hi", "{lengths:?}");
+        }
+        assert_eq!(backend.accepts(), 1);
+    }
+}
+
+#[tokio::test]
+async fn lengths_that_differ_are_no_response_even_where_there_is_no_body() {
+    for (method, status) in [("HEAD", "200 OK"), ("GET", "304 Not Modified")] {
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n");
+        let backend = Backend::answering(head).await;
+        let stage = Stage::before(&backend);
+        let mut client = stage.client().await;
+        client.send(format!("{method} / HTTP/1.1\r\nHost: example.com\r\n\r\n")).await;
+        let head = client.head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 502 "), "{method} {status}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_trailers_is_the_last_on_its_connection() {
+    let backend = Backend::new(|mut peer: Peer| async move {
+        while let Some(head) = peer.head().await {
+            if field(&head, "transfer-encoding").is_some() {
+                while peer.head().await.is_some_and(|line| !line.ends_with("0\r\n\r\n")) {}
+            }
+            peer.send(crate::support::ok("read")).await;
+        }
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    let post = "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n";
+    let next = "GET /next HTTP/1.1\r\nHost: example.com\r\n\r\n";
+    // hyper reads up to the empty line behind the second request, another reader up to the line feed.
+    for trailers in ["X: 1\n\n", "X: 1\r\n\r\n", "X: 1\nY: 2\r\n\r\n", "Connection: x\r\n\r\n"] {
+        let mut client = stage.client().await;
+        client.send(format!("{post}{trailers}{next}")).await;
+        let response = client.response().await;
+        assert_eq!(response.field("connection"), Some("close"), "{trailers:?}: {}", response.head);
+        assert_eq!(client.all().await, b"", "{trailers:?}: nothing of what follows is answered");
+    }
+    // Without trailers the connection is kept, whether a backend reads the chunks or the proxy drops them.
+    let mut client = stage.client().await;
+    for _ in 0..2 {
+        client.send(format!("{post}\r\n")).await;
+        let response = client.response().await;
+        assert_eq!((response.body.as_str(), response.field("connection")), ("read", None));
+    }
+    let mut client = stage.client().await;
+    client.send(format!("{post}X: 1\n\n{next}").replace("example.com", "nobody.example")).await;
+    assert_eq!(client.response().await.status(), 404);
+    assert_eq!(client.all().await, b"", "nobody has read these trailers");
+}
+
+#[tokio::test]
+async fn trailers_cannot_say_what_only_headers_may_say() {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Backend::new(move |mut peer: Peer| {
+        let heard = heard.clone();
+        async move {
+            peer.head().await;
+            assert_eq!(peer.exactly(7).await, "2\r\nhi\r\n");
+            assert_eq!(peer.exactly(3).await, "0\r\n");
+            let _ = heard.send(peer.head().await.unwrap().to_lowercase());
+            let names = "X-Sum, X-Private, X-Real-IP, Keep-Alive";
+            peer.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: {names}\r\nConnection: X-Private\r\n\r\n"))
+                .await;
+            peer.send("2\r\nho\r\n0\r\nKeep-Alive: timeout=9\r\nX-Private: 1\r\nX-Real-IP: 1\r\nX-Sum: 2\r\n\r\n").await;
+        }
+    })
+    .await;
+    let stage = Stage::before(&backend);
+    let mut client = stage.client().await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: example.com\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nConnection: X-Private\r\n\
+             Trailer: X-Sum, X-Forwarded-For, X_Real_IP, Forwarded, Keep-Alive, Connection, X-Private\r\n\r\n\
+             2\r\nhi\r\n0\r\nX-Forwarded-For: 1.1.1.1\r\nX_Real_IP: 1.1.1.1\r\nForwarded: for=1.1.1.1\r\n\
+             Keep-Alive: 1\r\nConnection: X-Sum\r\nX-Private: 1\r\nX-Sum: 1\r\n\r\n",
+        )
+        .await;
+    assert_eq!(soon(hears.recv()).await.unwrap(), "x-sum: 1\r\n\r\n");
+    client.head().await.unwrap();
+    assert_eq!(client.exactly(10).await, "2\r\nho\r\n0\r\n");
+    assert_eq!(client.head().await.unwrap().to_lowercase(), "x-sum: 2\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_request_that_may_not_be_forwarded_is_answered_here() {
+    let (stage, backend) = stage().await;
+    let options =
+        |max: &str| format!("OPTIONS / HTTP/1.1\r\nHost: example.com\r\nMax-Forwards: {max}\r\n\r\n");
+    let response = stage.raw(&options("0")).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.body.contains("Max-Forwards") && response.field("allow").is_some(), "{}", response.head);
+    for max in ["", "Max-Forwards: 0\r\n", "Max-Forwards: 5\r\n"] {
+        let trace = format!("TRACE / HTTP/1.1\r\nHost: example.com\r\nCookie: secret\r\n{max}\r\n");
+        let response = stage.raw(&trace).await;
+        assert_eq!(response.status(), 405);
+        assert!(!response.body.contains("secret"), "{}", response.body);
+    }
+    assert_eq!(backend.accepts(), 0);
+    assert_eq!(stage.raw(&options("3")).await.body, "web");
+    assert_eq!(field(&backend.last_head(), "max-forwards"), Some("2"));
+    stage.raw("GET / HTTP/1.1\r\nHost: example.com\r\nMax-Forwards: 0\r\n\r\n").await;
+    assert_eq!(field(&backend.last_head(), "max-forwards"), Some("0"), "it is for OPTIONS and TRACE only");
+}
+
+#[tokio::test]
+async fn a_response_that_requires_an_upgrade_says_which() {
+    let response = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n";
+    let page = Stage::before(&Backend::answering(response).await).get("example.com", "/").await;
+    assert_eq!(
+        (page.status(), page.field("upgrade"), page.field("connection")),
+        (426, Some("websocket"), Some("upgrade"))
+    );
+    let other = response.replace("426 Upgrade Required", "200 OK");
+    let page = Stage::before(&Backend::answering(other).await).get("example.com", "/").await;
+    assert_eq!((page.status(), page.field("upgrade"), page.field("connection")), (200, None, None));
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn a_page_is_compressed_as_the_client_likes_and_comes_out_as_it_was() {
             let head = client.head().await.unwrap();
             assert_eq!(support::field(&head, "content-encoding"), Some(coding), "{accept}");
             assert_eq!(support::field(&head, "vary"), Some("Accept-Encoding"));
-            assert_eq!(support::field(&head, "etag"), Some("W/\"v1\""));
+            assert_eq!(support::field(&head, "etag"), Some(format!("W/\"v1~{coding}\"").as_str()));
             assert_eq!(support::field(&head, "content-length"), None);
             let mut bytes = Vec::new();
             while let Some(more) = chunk(&mut client).await {
@@ -140,6 +140,89 @@ async fn a_response_that_breaks_off_is_broken_for_the_client_too() {
     client.head().await.unwrap();
     let rest = client.all().await;
     assert!(!rest.ends_with(b"0\r\n\r\n"), "no end that looks complete: {rest:?}");
+}
+
+/// An application with one resource whose tag is `"v1"`. It compares tags as RFC 9110 says and keeps the conditions that it
+/// got; a range gets 206.
+async fn versioned() -> Backend {
+    let heads: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
+    let kept = std::sync::Arc::clone(&heads);
+    let serve = move |mut peer: Peer| {
+        let kept = std::sync::Arc::clone(&kept);
+        async move {
+            while let Some(head) = peer.head().await {
+                kept.lock().unwrap().push(head.clone());
+                let has = |name: &str, tag: &str| {
+                    support::field(&head, name).is_some_and(|tags| tags.contains(tag))
+                };
+                let wrong = support::field(&head, "if-match")
+                    .is_some_and(|tags| tags != "*" && !tags.starts_with('"'));
+                let (status, extra) = match () {
+                    () if wrong => ("412 Precondition Failed", ""),
+                    () if has("if-none-match", "\"v1\"") => ("304 Not Modified", "ETag: \"v1\"\r\n"),
+                    () if has("range", "bytes") => {
+                        ("206 Partial Content", "Content-Range: bytes 0-999/2000\r\n")
+                    }
+                    () => ("200 OK", "ETag: \"v1\"\r\n"),
+                };
+                let body = if status.starts_with('2') { "x".repeat(1000) } else { String::new() };
+                let length = if status.starts_with("304") {
+                    String::new()
+                } else {
+                    format!("Content-Length: {}\r\n", body.len())
+                };
+                peer.send(format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: text/html\r\n{extra}{length}\r\n{body}"
+                ))
+                .await;
+            }
+        }
+    };
+    let mut backend = Backend::new(serve).await;
+    backend.heads = heads;
+    backend
+}
+
+#[tokio::test]
+async fn a_client_may_send_back_the_tag_of_a_compressed_response() {
+    let backend = versioned().await;
+    let world = compressing(&backend).await;
+    let respond = async |method: &str, lines: &str| {
+        let mut client = world.client().await;
+        client.send(format!("{method} / HTTP/1.1\r\nHost: example.com\r\n{lines}\r\n")).await;
+        client.head().await.unwrap()
+    };
+    let status = |head: &str| head.split(' ').nth(1).unwrap().to_owned();
+    let page = respond("GET", "Accept-Encoding: br\r\n").await;
+    let tag = support::field(&page, "etag").unwrap().to_owned();
+    assert_eq!(tag, "W/\"v1~br\"");
+    // A WebDAV client saves what it has read.
+    for line in
+        [format!("If-Match: {tag}\r\n"), format!("If-Match: \"v0\", {tag}\r\n"), "If-Match: *\r\n".to_owned()]
+    {
+        assert_eq!(status(&respond("PUT", &line).await), "200", "{line}");
+    }
+    respond("PUT", &format!("If: (<urn:x> [{tag}])\r\n")).await;
+    assert_eq!(support::field(&backend.last_head(), "if"), Some("(<urn:x> [\"v1\"])"));
+    // A cache asks whether its copy is still good: in the coding that it has, and in others.
+    for (accept, expected, etag) in
+        [("br", "304", tag.as_str()), ("gzip", "200", "W/\"v1~gzip\""), ("identity", "200", "\"v1\"")]
+    {
+        let head = respond("GET", &format!("Accept-Encoding: {accept}\r\nIf-None-Match: {tag}\r\n")).await;
+        assert_eq!(
+            (status(&head).as_str(), support::field(&head, "etag")),
+            (expected, Some(etag)),
+            "{accept}"
+        );
+        assert_eq!(support::field(&head, "vary"), Some("Accept-Encoding"), "{head}");
+    }
+    // The rest of a compressed body is not at the backend.
+    let head =
+        respond("GET", &format!("Accept-Encoding: br\r\nRange: bytes=9-\r\nIf-Range: {tag}\r\n")).await;
+    assert_eq!(status(&head), "200");
+    assert_eq!(support::field(&backend.last_head(), "range"), None);
+    let head = respond("GET", "Accept-Encoding: br\r\nRange: bytes=0-\r\nIf-Range: \"v1\"\r\n").await;
+    assert_eq!((status(&head).as_str(), support::field(&head, "vary")), ("206", Some("Accept-Encoding")));
 }
 
 #[tokio::test]

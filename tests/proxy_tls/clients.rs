@@ -1,5 +1,6 @@
 //! What the proxy does as a server: certificates by name, reloads, HTTP/2, redirects.
 
+use std::convert::Infallible;
 use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Version};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use registry_sidecar::server::proxy::{Certificates, HttpsConfig, ProxyConfig};
@@ -72,6 +75,14 @@ impl Secure {
         let stream = TcpStream::connect(self.addr()).await?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         soon(self.authority.connector(alpn).connect(name, stream)).await
+    }
+
+    /// A client of HTTP/2.
+    async fn http2(&self, name: &str) -> http2::SendRequest<BoxBody<Bytes, Infallible>> {
+        let io = TokioIo::new(self.connect(name, &["h2"]).await.unwrap());
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        sender
     }
 
     /// The certificate that is presented for `name`.
@@ -212,6 +223,76 @@ async fn clients_that_can_speak_http2() {
     assert_eq!(field(&head, "cookie"), Some("a=1; b=2"), "HTTP/1.1 has one line of cookies");
     assert_eq!(field(&head, "x-forwarded-proto"), Some("https"));
     assert_eq!(field(&head, "content-length"), Some("4"));
+}
+
+#[tokio::test]
+async fn an_http2_request_that_says_a_thing_twice_says_it_once_to_the_backend() {
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    let mut sender = secure.http2("a.example").await;
+    for (name, values, status) in [
+        ("content-length", &["4", "4"][..], Some(200)),
+        ("content-length", &["4", "04"], Some(200)),
+        // The stream ends: h2 takes it for malformed (RFC 9113 section 8.1.1).
+        ("content-length", &["4", "5"], None),
+        ("host", &["A.example:443"], Some(200)),
+        ("host", &["b.example"], Some(400)),
+        ("host", &["a.example:80"], Some(400)),
+    ] {
+        let before = secure.backend.heads.lock().unwrap().len();
+        let mut request = Request::post("https://a.example/").body(Full::from("body").boxed()).unwrap();
+        for value in values {
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        match (soon(sender.send_request(request)).await, status) {
+            (Ok(response), Some(status)) => {
+                assert_eq!(response.status().as_u16(), status, "{name} {values:?}");
+                response.into_body().collect().await.unwrap();
+            }
+            (Err(_), None) => {}
+            (response, _) => panic!("{name} {values:?}: {response:?}"),
+        }
+        let heads = secure.backend.heads.lock().unwrap()[before..].to_vec();
+        assert_eq!(heads.len(), usize::from(status == Some(200)));
+        for head in heads {
+            assert_eq!(head.to_lowercase().matches("content-length: 4\r\n").count(), 1, "{head}");
+            assert_eq!(field(&head, "host"), Some("a.example"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn trailers_of_http2_clients_and_for_them_are_only_trailers() {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Backend::new(move |mut peer: Peer| {
+        let heard = heard.clone();
+        async move {
+            while let Some(head) = peer.head().await {
+                assert_eq!(field(&head, "te"), None);
+                assert_eq!(peer.exactly(12).await, "4\r\nbody\r\n0\r\n");
+                let _ = heard.send(peer.head().await.unwrap().to_lowercase());
+                peer.send("HTTP/1.1 200 OK\r\nConnection: X-Y\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n").await;
+                peer.send("Content-Length: 9\r\nTransfer-Encoding: x\r\nConnection: X-Sum\r\nX-Y: 1\r\nX-Sum: 2\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let secure = Secure::new(&[("a", &["a.example"])]).await;
+    secure.stage.route("a.example", "/", vec![member(7, &backend.url())]);
+    let mut sender = secure.http2("a.example").await;
+    let sent = ["x-forwarded-for", "x-real-ip", "forwarded", "content-length", "x_real_ip", "x-sum"];
+    for _ in 0..2 {
+        let trailers = sent.iter().map(|name| (name.parse().unwrap(), "1".parse().unwrap())).collect();
+        // Without a length, so that there are chunks and trailers over HTTP/1.1 too.
+        let frames = [Frame::data(Bytes::from("body")), Frame::trailers(trailers)];
+        let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok)));
+        let request =
+            Request::post("https://a.example/").header("te", "trailers").header("trailer", sent.join(", "));
+        let response = soon(sender.send_request(request.body(body.boxed()).unwrap())).await.unwrap();
+        assert_eq!(soon(hears.recv()).await.unwrap(), "x-sum: 1\r\n\r\n");
+        let body = soon(response.into_body().collect()).await.unwrap();
+        let trailers: Vec<_> = body.trailers().unwrap().keys().map(ToString::to_string).collect();
+        assert_eq!((trailers, body.to_bytes()), (vec!["x-sum".to_owned()], Bytes::from("hi")));
+    }
 }
 
 #[tokio::test]

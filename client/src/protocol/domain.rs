@@ -97,6 +97,8 @@ impl fmt::Display for Domain {
 ///
 /// `/api` and `/api/` are the same prefix ([SEMANTICS section 2](crate::spec::semantics#2-matching)), so the trailing slash is dropped.
 ///
+/// Escapes have capital digits, so that two spellings of one path are one prefix (RFC 3986 section 6.2.2).
+///
 /// Copies share the text. `None` is `/`, which most routes have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathPrefix(Option<Arc<str>>);
@@ -146,7 +148,11 @@ impl FromStr for PathPrefix {
         if trimmed.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")) {
             return refuse("it has an empty segment, \".\" or \"..\": requests are matched without them");
         }
-        Ok(if trimmed.is_empty() { PathPrefix::root() } else { PathPrefix(Some(trimmed.into())) })
+        Ok(if trimmed.is_empty() {
+            PathPrefix::root()
+        } else {
+            PathPrefix(Some(capital_escapes(trimmed).into()))
+        })
     }
 }
 
@@ -154,6 +160,23 @@ impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Writes the digits of escapes in capitals.
+fn capital_escapes(path: &str) -> String {
+    let mut pieces = path.split('%');
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        text.push('%');
+        match piece.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit())) {
+            Some(digits) => {
+                text.push_str(&digits.to_ascii_uppercase());
+                text.push_str(&piece[2..]);
+            }
+            None => text.push_str(piece),
+        }
+    }
+    text
 }
 
 /// Whether a character is escaped that needs no escape. Requests are matched without such escapes, so a
@@ -212,6 +235,16 @@ mod tests {
             let error = given.parse::<Domain>().unwrap_err();
             assert!(error.reason.contains(reason), "{given:?}: {error}");
         }
+    }
+
+    #[test]
+    fn escapes_of_a_prefix_have_one_spelling() {
+        let kept = |given: &str| given.parse::<PathPrefix>().unwrap().to_string();
+        for given in ["/k%c3%a4se", "/k%C3%A4se", "/k%c3%A4se/"] {
+            assert_eq!(kept(given), "/k%C3%A4se");
+        }
+        assert_eq!(kept("/a%2fb/%7bx"), "/a%2Fb/%7Bx");
+        assert_eq!(kept("/100%/%zz/%4"), "/100%/%zz/%4", "malformed escapes stay as they are");
     }
 
     #[test]

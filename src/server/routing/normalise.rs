@@ -10,10 +10,11 @@ use std::borrow::Cow;
 #[error("the path has an encoded slash beside a dot segment")]
 pub struct AmbiguousPath;
 
-/// Decodes percent-escapes of unreserved characters (once), and then removes dot segments (RFC 3986 section 5.2.4).
-/// Borrows if there is nothing to do, which is nearly always.
+/// Writes each character in the one form that [`PathPrefix`](registry_client::protocol::PathPrefix) has too (RFC 3986 section
+/// 6.2.2): unreserved characters plainly, what may not stand in a path as an escape, escapes with capital digits. Then it
+/// removes dot segments (RFC 3986 section 5.2.4). Borrows if there is nothing to do, which is nearly always.
 ///
-/// Other escapes, malformed escapes and repeated slashes stay as they are.
+/// Malformed escapes and repeated slashes stay as they are. An escape is decoded once.
 ///
 /// # Errors
 /// [`AmbiguousPath`].
@@ -21,7 +22,7 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     if is_normal(path) {
         return Ok(Cow::Borrowed(path));
     }
-    let decoded = decode_unreserved(path);
+    let decoded = in_one_form(path);
     without_dot_segments(&decoded).map(Cow::Owned)
 }
 
@@ -35,12 +36,13 @@ pub(super) fn hostname(authority: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
-/// Whether the path has no escape and no dot segment.
+/// Whether the path has no escape, needs none, and has no dot segment.
 fn is_normal(path: &str) -> bool {
     let bytes = path.as_bytes();
     let ends_segment = |at: usize| bytes.get(at).is_none_or(|b| *b == b'/');
     !bytes.iter().enumerate().any(|(at, b)| match b {
         b'%' => true,
+        b if !is_path_byte(*b) => true,
         b'/' if bytes.get(at + 1) == Some(&b'.') => {
             ends_segment(at + 2) || (bytes[at + 2] == b'.' && ends_segment(at + 3))
         }
@@ -48,32 +50,44 @@ fn is_normal(path: &str) -> bool {
     })
 }
 
-fn decode_unreserved(path: &str) -> String {
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        decoded.push_str(&rest[..at]);
-        rest = &rest[at..];
-        match escape(rest).filter(|b| is_unreserved(*b)) {
-            Some(byte) => {
-                decoded.push(char::from(byte));
-                rest = &rest[3..];
+fn in_one_form(path: &str) -> String {
+    let mut form = String::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        match (*byte == b'%').then(|| escape(after)).flatten() {
+            Some(escaped) => {
+                rest = &after[2..];
+                if is_unreserved(escaped) {
+                    form.push(char::from(escaped));
+                } else {
+                    push_escape(&mut form, escaped);
+                }
             }
-            None => {
-                decoded.push('%');
-                rest = &rest[1..];
-            }
+            None if is_path_byte(*byte) => form.push(char::from(*byte)),
+            None => push_escape(&mut form, *byte),
         }
     }
-    decoded.push_str(rest);
-    decoded
+    form
 }
 
-/// The byte that the escape at the start of `text` stands for.
-fn escape(text: &str) -> Option<u8> {
-    let digits = text.as_bytes().get(1..3)?;
+fn push_escape(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    text.push('%');
+    text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    text.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+/// The byte that two hexadecimal digits at the start of `text` stand for.
+fn escape(text: &[u8]) -> Option<u8> {
+    let digits = text.get(..2)?;
     let value = |digit: u8| char::from(digit).to_digit(16);
     u8::try_from(value(digits[0])? * 16 + value(digits[1])?).ok()
+}
+
+/// What may stand in a path (RFC 3986 section 3.3): unreserved characters, delimiters, `/`, and `%` before digits.
+fn is_path_byte(b: u8) -> bool {
+    is_unreserved(b) || b"!$&'()*+,;=:@/%".contains(&b)
 }
 
 fn is_unreserved(b: u8) -> bool {
@@ -153,11 +167,17 @@ mod tests {
             ("/%61pi", "/api"),
             ("/a/%2e%2E/b", "/b"),
             ("/a/.%2e/b", "/b"),
-            ("/a%2Fb", "/a%2Fb"),
+            ("/a%2fb", "/a%2Fb"),
             ("/%2561", "/%2561"),
             ("/100%", "/100%"),
             ("/%zz%4", "/%zz%4"),
-            ("/%c3%a4", "/%c3%a4"),
+            ("/%c3%a4", "/%C3%A4"),
+            ("/%C3%a4", "/%C3%A4"),
+            ("/\u{e4}", "/%C3%A4"),
+            ("/\u{e4}/../%21", "/%21"),
+            ("/a{b}|\\^`\"", "/a%7Bb%7D%7C%5C%5E%60%22"),
+            ("/%7bb%7D", "/%7Bb%7D"),
+            ("/!$&'()*+,;=:@", "/!$&'()*+,;=:@"),
         ] {
             assert_eq!(normalise(given).as_deref(), Ok(matched), "{given}");
         }
@@ -197,13 +217,14 @@ mod tests {
     /// Paths made of dots, slashes and escapes.
     fn paths() -> impl Strategy<Value = String> {
         let part = prop::sample::select(vec![
-            "/", ".", "..", "a", "api", "%2e", "%2E", "%2f", "%61", "%", "%4", "%25", "-", "\u{e4}",
+            "/", ".", "..", "a", "api", "%2e", "%2E", "%2f", "%61", "%", "%4", "%25", "-", "\u{e4}", "%c3",
+            "{",
         ]);
         prop::collection::vec(part, 0..12).prop_map(|parts| format!("/{}", parts.concat()))
     }
 
     fn well_formed(path: &str) -> bool {
-        path.match_indices('%').all(|(at, _)| escape(&path[at..]).is_some())
+        path.match_indices('%').all(|(at, _)| escape(&path.as_bytes()[at + 1..]).is_some())
     }
 
     proptest! {
@@ -212,7 +233,7 @@ mod tests {
             if let Ok(normal) = normalise(&path) {
                 prop_assert!(normal.starts_with('/'));
                 prop_assert!(!normal.split('/').any(|segment| matches!(segment, "." | "..")));
-                prop_assert!(normal.len() <= path.len().max(1));
+                prop_assert!(normal.bytes().all(is_path_byte));
             }
         }
 

@@ -20,6 +20,11 @@ impl ResponseHeaders {
         ResponseHeaders(headers.iter().filter_map(convert).collect())
     }
 
+    /// Whether the route sets this header.
+    pub fn contains(&self, name: &http::HeaderName) -> bool {
+        self.0.iter().any(|(set, _)| set == name)
+    }
+
     /// Sets the headers and removes others with the same names.
     pub fn put_into(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.0 {

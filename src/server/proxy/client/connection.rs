@@ -161,6 +161,10 @@ impl ClientConnection {
         self.is_http2.get() && all_unread && since > limit.as_millis() as u64
     }
 
+    pub(crate) fn is_http2(&self) -> bool {
+        self.is_http2.get()
+    }
+
     pub(crate) fn set_http2(&self) {
         self.is_http2.set(true);
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::server::proxy::http::trailers::TrailerFilter;
 use crate::server::proxy::upstream::connection::UpstreamConnection;
 
 use super::record::Record;
@@ -26,6 +27,8 @@ pub(crate) struct BackendBody {
     is_unread: bool,
     /// The error to return once hyper has flushed what came before it.
     error: Option<hyper::Error>,
+    /// Which trailers are not sent on.
+    trailers: TrailerFilter,
     record: Box<Record>,
 }
 
@@ -58,6 +61,7 @@ impl BackendBody {
         incoming: Incoming,
         connection: UpstreamConnection,
         idle_timeout: Duration,
+        trailers: TrailerFilter,
         record: Box<Record>,
     ) -> Self {
         BackendBody {
@@ -67,6 +71,7 @@ impl BackendBody {
             has_progressed: true,
             is_unread: false,
             error: None,
+            trailers,
             record,
         }
     }
@@ -79,6 +84,14 @@ impl BackendBody {
             self.record.client().context.pool.put(member.id, connection, now);
         }
         self.record.complete(now);
+    }
+
+    /// Removes trailers that must not be forwarded. Returns whether anything of the frame is left.
+    fn filter_trailers(&self, frame: &mut Frame<Bytes>) -> bool {
+        let Some(trailers) = frame.trailers_mut() else { return true };
+        let written = self.record.member().and_then(|member| member.terms.extras.headers());
+        self.trailers.apply(trailers, |name| written.is_some_and(|headers| headers.contains(name)));
+        !trailers.is_empty()
     }
 
     /// Ready when the backend has been silent for too long. A body that arrives in one piece needs no timer.
@@ -124,8 +137,12 @@ impl Body for BackendBody {
             connection.drive(cx);
         }
         match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 this.has_progressed = true;
+                if !this.filter_trailers(&mut frame) {
+                    this.complete();
+                    return Poll::Ready(None);
+                }
                 this.record.client().part_sent(&mut this.is_unread);
                 this.record.sent(frame.data_ref().map_or(0, Bytes::len));
                 if this.incoming.is_end_stream() {

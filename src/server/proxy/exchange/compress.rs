@@ -12,7 +12,7 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame};
 
 use crate::server::proxy::context::EncoderSlot;
-use crate::server::proxy::http::content_coding::Coding;
+use crate::server::proxy::http::coding::Coding;
 
 use super::backend_body::{BackendBody, BodyError};
 

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 
 use crate::server::proxy::client::connection::ClientConnection;
 use crate::server::proxy::http::page::Page;
-use crate::server::proxy::http::validate::requested_host;
+use crate::server::proxy::http::validate::{check_max_forwards, requested_host};
 use crate::server::routing::AddressLimit;
 
 use super::assignment::Assignment;
@@ -29,6 +29,7 @@ pub(super) fn check(
     record: &mut Record,
 ) -> Result<Permitted, Page> {
     let host = requested_host(request)?;
+    check_max_forwards(request)?;
     let now = record.now();
     let first = with_claim(&client.context.proxy.table, &host, request.uri().path(), |claim| {
         if let Some(limit) = &claim.limit {

@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 
 use crate::server::proxy::client::connection::ClientConnection;
 use crate::server::proxy::http::content_coding::Accepted;
-use crate::server::proxy::http::hop_by_hop;
 use crate::server::proxy::http::page::Page;
+use crate::server::proxy::http::{framing, hop_by_hop, validate};
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::Member;
 use registry_client::protocol::Scheme;
@@ -25,6 +25,8 @@ pub(super) struct OutgoingRequest {
     host: HeaderValue,
     is_upgrade: bool,
     is_http10: bool,
+    /// The coding that the client accepts, once a member has the request that compresses.
+    accepted: Option<Accepted>,
     /// The request's URI differs from `target`.
     has_other_target: bool,
 }
@@ -40,10 +42,12 @@ impl OutgoingRequest {
     ) -> Self {
         let (mut parts, incoming) = request.into_parts();
         let is_http10 = parts.version < Version::HTTP_11;
-        hop_by_hop::remove_from_request(&mut parts.headers);
+        let trailers = hop_by_hop::remove_from_request(&mut parts.headers);
         if parts.version == Version::HTTP_2 {
             hop_by_hop::join_cookies(&mut parts.headers);
+            framing::merge_request_lengths(&mut parts.headers);
         }
+        validate::decrement_max_forwards(&parts.method, &mut parts.headers);
         client.forwarding.apply(&mut parts.headers, &host);
         let is_upgrade = upgrade.is_some();
         if let Some(upgrade) = upgrade {
@@ -56,8 +60,8 @@ impl OutgoingRequest {
             None => PathAndQuery::from_static("/"),
         };
         let has_other_target = parts.uri.authority().is_some();
-        let request = Request::from_parts(parts, RequestBody::new(incoming, now));
-        OutgoingRequest { request, target, host, is_upgrade, is_http10, has_other_target }
+        let request = Request::from_parts(parts, RequestBody::new(incoming, trailers, now));
+        OutgoingRequest { request, target, host, is_upgrade, is_http10, accepted: None, has_other_target }
     }
 
     /// Sets the target and the Host header for `member`.
@@ -75,6 +79,11 @@ impl OutgoingRequest {
         } else if self.has_other_target {
             *self.request.uri_mut() = Uri::from(self.target.clone());
             self.has_other_target = false;
+        }
+        if member.terms.settings.compression && self.accepted.is_none() {
+            let mut accepted = Accepted::by(&self.request, self.is_http10);
+            accepted.undo_marks(self.request.headers_mut());
+            self.accepted = Some(accepted);
         }
         // An HTTP/2 connection makes the target absolute, which the next member may not accept.
         self.has_other_target |= member.backend.scheme() != Scheme::Http;
@@ -128,7 +137,7 @@ impl OutgoingRequest {
     }
 
     pub(super) fn accepted_coding(&self) -> Accepted {
-        Accepted::by(&self.request, self.is_http10)
+        self.accepted.clone().unwrap_or_else(|| Accepted::by(&self.request, self.is_http10))
     }
 
     /// The progress of the request's body; `None`: it has none.

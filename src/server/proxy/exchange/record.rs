@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Request, StatusCode, Version};
 
 use crate::server::proxy::client::connection::ClientConnection;
@@ -39,6 +39,8 @@ pub(crate) struct Record {
     bytes: u64,
     end: End,
     is_http10: bool,
+    /// The request's body comes in chunks.
+    is_chunked: bool,
     /// `GET example.com/path` for the debug log, if that is on.
     line: Option<Box<str>>,
     /// What the access log says, if there is one.
@@ -90,6 +92,7 @@ impl Record {
             bytes: 0,
             end: End::Cancelled,
             is_http10: request.version() < Version::HTTP_11,
+            is_chunked: request.headers().contains_key(TRANSFER_ENCODING),
             line,
             log_start,
             is_page: false,
@@ -133,6 +136,14 @@ impl Record {
 
     pub(super) fn upload_begins(&mut self, upload: Option<Rc<UploadProgress>>) {
         self.upload = upload;
+    }
+
+    /// Whether no other request may follow on the connection: the request has trailers, or it may still get some.
+    ///
+    /// hyper takes a bare line feed in trailers for a part of the field. A client before us that takes it for the end of
+    /// the message would see another request begin there than we do, so the connection ends with this one.
+    pub(super) fn is_last_of_connection(&self) -> bool {
+        self.is_chunked && !self.upload.as_ref().is_some_and(|upload| upload.has_plain_end())
     }
 
     /// A member gets the request.

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::server::proxy::context::EncoderSlot;
-use crate::server::proxy::http::content_coding::{self, Accepted, Coding};
-use crate::server::proxy::http::hop_by_hop;
+use crate::server::proxy::http::coding::Coding;
+use crate::server::proxy::http::content_coding::{self, Accepted};
 use crate::server::proxy::http::page::Page;
+use crate::server::proxy::http::{framing, hop_by_hop};
 use crate::server::proxy::upstream::connection::UpstreamConnection;
 
 use super::backend_body::BackendBody;
@@ -23,7 +24,16 @@ use super::tunnel::Tunnel;
 pub(super) fn page(page: Page, mut record: Box<Record>) -> Response<ResponseBody> {
     record.answered_by_page(page.status());
     record.complete(Instant::now());
-    page.response().map(|text| ResponseBody::Page { text: Some(text), record })
+    let mut response = page.response();
+    end_connection(&record, response.headers_mut());
+    response.map(|text| ResponseBody::Page { text: Some(text), record })
+}
+
+/// Tells the client that this is the last response on its connection, where that must be so.
+fn end_connection(record: &Record, headers: &mut HeaderMap) {
+    if record.is_last_of_connection() {
+        headers.append(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// A backend's response, whose body has not been read.
@@ -48,21 +58,30 @@ impl BackendResponse {
             return self.into_tunnel(upgrade, record);
         }
         let (mut parts, incoming) = self.response.into_parts();
-        if !hop_by_hop::remove_from_response(&mut parts.headers) {
+        if framing::prepare_response(parts.status, &mut parts.headers).is_err() {
             if let Some(assignment) = record.assignment() {
                 assignment.response_failed();
             }
             return page(Page::InvalidResponse, record);
         }
+        let required = hop_by_hop::required_upgrade(parts.status, &parts.headers);
+        let trailers = hop_by_hop::remove_from_response(&mut parts.headers);
         record.answered(parts.status);
         if let Some(headers) = record.member().and_then(|member| member.terms.extras.headers()) {
             headers.put_into(&mut parts.headers);
         }
+        if let Some(protocols) = required
+            && !record.client().is_http2()
+        {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, protocols);
+        }
+        end_connection(&record, &mut parts.headers);
         parts.version = Version::HTTP_11;
         let length = incoming.size_hint().exact();
         let compression =
             self.accepted.and_then(|accepted| compression(&mut parts, accepted, length, &record));
-        let body = BackendBody::new(incoming, self.connection, self.idle_timeout, record);
+        let body = BackendBody::new(incoming, self.connection, self.idle_timeout, trailers, record);
         let body = match compression {
             None => ResponseBody::Backend(body),
             Some((coding, slot)) => {
@@ -88,6 +107,9 @@ impl BackendResponse {
         }
         let (mut parts, _) = self.response.into_parts();
         let _ = hop_by_hop::remove_from_response(&mut parts.headers);
+        // A switch has no body, so hyper has not looked at these.
+        parts.headers.remove(TRANSFER_ENCODING);
+        parts.headers.remove(CONTENT_LENGTH);
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, protocol);
         Response::from_parts(parts, ResponseBody::Empty)

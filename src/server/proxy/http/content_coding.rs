@@ -2,10 +2,13 @@
 
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, VARY,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY,
 };
 use http::request::Request;
 use http::{Method, StatusCode};
+
+use super::coding::Coding;
+use super::etag;
 
 /// Smaller bodies fit one packet anyway, in bytes.
 const MIN_LENGTH: u64 = 256;
@@ -17,40 +20,26 @@ const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// A content coding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Coding {
-    Brotli,
-    Zstd,
-    Gzip,
-}
-
 /// Which coding the client accepts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Accepted {
     coding: Option<Coding>,
     /// A HEAD request: the response has headers for a body and no body.
     head_only: bool,
-}
-
-impl Coding {
-    /// The proxy's order of preference among codings with equal weight.
-    const ALL: [Coding; 3] = [Coding::Brotli, Coding::Zstd, Coding::Gzip];
-
-    fn name(self) -> &'static str {
-        match self {
-            Coding::Brotli => "br",
-            Coding::Zstd => "zstd",
-            Coding::Gzip => "gzip",
-        }
-    }
+    /// The tags of If-None-Match that had the coding's mark.
+    revalidated: Vec<Box<[u8]>>,
 }
 
 impl Accepted {
     /// Reads a request's Accept-Encoding. HTTP/1.0 clients get no coding, because a compressed body is sent in chunks.
     pub(crate) fn by<B>(request: &Request<B>, is_http10: bool) -> Self {
         let coding = if is_http10 { None } else { best(request.headers()) };
-        Accepted { coding, head_only: request.method() == Method::HEAD }
+        Accepted { coding, head_only: request.method() == Method::HEAD, revalidated: Vec::new() }
+    }
+
+    /// Removes the marks of earlier compressed responses from a request's conditions.
+    pub(crate) fn undo_marks(&mut self, headers: &mut HeaderMap) {
+        self.revalidated = etag::undo_in_request(headers, self.coding);
     }
 
     /// The same without a coding.
@@ -59,7 +48,7 @@ impl Accepted {
     }
 
     /// Whether a compressible response would need an encoder.
-    pub(crate) fn wants_encoder(self) -> bool {
+    pub(crate) fn wants_encoder(&self) -> bool {
         self.coding.is_some() && !self.head_only
     }
 }
@@ -106,6 +95,13 @@ pub(crate) fn prepare(
     accepted: Accepted,
     length: Option<u64>,
 ) -> Option<Coding> {
+    if may_have_been_compressed(status, headers) {
+        add_vary(headers);
+        if let Some(coding) = accepted.coding {
+            etag::mark_not_modified(headers, coding, &accepted.revalidated);
+        }
+        return None;
+    }
     let length = if accepted.head_only { content_length(headers) } else { length };
     if !is_compressible(status, headers) || length.is_some_and(|length| length < MIN_LENGTH) {
         return None;
@@ -115,7 +111,7 @@ pub(crate) fn prepare(
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
     headers.remove(CONTENT_LENGTH);
     headers.remove(ACCEPT_RANGES);
-    weaken_etag(headers);
+    etag::mark(headers, coding);
     (!accepted.head_only).then_some(coding)
 }
 
@@ -133,13 +129,32 @@ fn is_compressible(status: StatusCode, headers: &HeaderMap) -> bool {
                 | StatusCode::NOT_MODIFIED
         );
     let is_encoded = headers.contains_key(CONTENT_ENCODING) || headers.contains_key(CONTENT_RANGE);
+    // The backend would get its own tag back without what it takes for a mark.
+    let is_marked = etag::has_mark(headers);
     let is_fixed = DIGESTS.iter().any(|digest| headers.contains_key(digest)) || is_no_transform(headers);
-    has_body && !is_encoded && !is_fixed && headers.get(CONTENT_TYPE).is_some_and(is_compressible_type)
+    has_body
+        && !is_encoded
+        && !is_fixed
+        && !is_marked
+        && headers.get(CONTENT_TYPE).is_some_and(is_compressible_type)
 }
 
 fn is_no_transform(headers: &HeaderMap) -> bool {
     let directives = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     directives.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case("no-transform"))
+}
+
+/// Whether this response is about one that may have been compressed: a 304, which does not say what it is about, or a part
+/// of a body that would be compressed as a whole (RFC 9110 sections 15.3.7 and 15.4.5).
+fn may_have_been_compressed(status: StatusCode, headers: &HeaderMap) -> bool {
+    match status {
+        StatusCode::NOT_MODIFIED => true,
+        StatusCode::PARTIAL_CONTENT => headers.get(CONTENT_TYPE).is_some_and(|content_type| {
+            // Several ranges in one body do not name their type outside.
+            is_compressible_type(content_type) || content_type.as_bytes().starts_with(b"multipart/byteranges")
+        }),
+        _ => false,
+    }
 }
 
 /// Whether bodies of this type get smaller. `text/event-stream` does not count: its readers wait for each event.
@@ -167,17 +182,10 @@ fn add_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes ETag weak: a strong one promises the same bytes, which compression changes.
-fn weaken_etag(headers: &mut HeaderMap) {
-    let Some(etag) = headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")) else { return };
-    match HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat()) {
-        Ok(weak) => headers.insert(ETAG, weak),
-        Err(_) => headers.remove(ETAG),
-    };
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::ETAG;
+
     use super::*;
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -213,7 +221,7 @@ mod tests {
     }
 
     /// A GET request that accepts gzip.
-    const GZIP: Accepted = Accepted { coding: Some(Coding::Gzip), head_only: false };
+    const GZIP: Accepted = Accepted { coding: Some(Coding::Gzip), head_only: false, revalidated: Vec::new() };
 
     #[test]
     fn neither_head_nor_http10_gets_a_compressed_body() {
@@ -223,7 +231,7 @@ mod tests {
         };
         assert_eq!(by(Method::GET, false), GZIP);
         let others = [by(Method::HEAD, false), by(Method::GET, true), GZIP.identity()];
-        assert_eq!((GZIP.wants_encoder(), others.map(Accepted::wants_encoder)), (true, [false; 3]));
+        assert_eq!((GZIP.wants_encoder(), others.map(|other| other.wants_encoder())), (true, [false; 3]));
     }
 
     #[test]
@@ -251,7 +259,7 @@ mod tests {
         assert_eq!(coding, Some(Coding::Gzip));
         let expected = map(&[
             ("content-type", "text/html; charset=utf-8"),
-            ("etag", "W/\"abc\""),
+            ("etag", "W/\"abc~gzip\""),
             ("vary", "Cookie"),
             ("vary", "Accept-Encoding"),
             ("content-encoding", "gzip"),
@@ -280,14 +288,52 @@ mod tests {
             (200, None, vec![("content-type", "text/event-stream")]),
             (200, Some(1000), vec![("content-type", "image/png")]),
             (200, Some(1000), vec![]),
-            (206, Some(1000), vec![html, ("content-range", "bytes 0-999/5000")]),
+            (200, Some(1000), vec![html, ("etag", "\"abc~br\"")]),
+            (200, Some(1000), vec![html, ("etag", "W/\"abc~gzip\"")]),
+            (206, Some(1000), vec![("content-type", "image/png"), ("content-range", "bytes 0-999/5000")]),
             (204, None, vec![html]),
-            (304, None, vec![html]),
         ] {
             let mut headers = map(&lines);
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(prepare(status, &mut headers, GZIP, length), None, "{lines:?}");
             assert_eq!(headers, map(&lines), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn what_is_about_a_response_that_may_be_compressed_varies_too() {
+        let part = ("content-range", "bytes 0-999/5000");
+        for (status, lines) in [
+            (StatusCode::NOT_MODIFIED, vec![("etag", "\"abc\"")]),
+            (StatusCode::PARTIAL_CONTENT, vec![("content-type", "text/html"), part]),
+            (StatusCode::PARTIAL_CONTENT, vec![("content-type", "multipart/byteranges; boundary=x")]),
+        ] {
+            for accepted in [GZIP, GZIP.identity()] {
+                let mut headers = map(&lines);
+                assert_eq!(prepare(status, &mut headers, accepted, None), None);
+                assert_eq!(headers.remove(VARY).unwrap(), "Accept-Encoding");
+                assert_eq!(headers, map(&lines));
+            }
+        }
+    }
+
+    #[test]
+    fn a_304_has_the_tag_of_the_copy_that_is_still_good() {
+        let not_modified = |accept: &'static str, tag: &'static str| {
+            let mut request = Request::new(());
+            *request.headers_mut() = map(&[("accept-encoding", accept), ("if-none-match", tag)]);
+            let mut accepted = Accepted::by(&request, false);
+            accepted.undo_marks(request.headers_mut());
+            let mut headers = map(&[("etag", "\"abc\"")]);
+            prepare(StatusCode::NOT_MODIFIED, &mut headers, accepted, None);
+            (request.headers()["if-none-match"].clone(), headers[ETAG].clone())
+        };
+        assert_eq!(
+            not_modified("br", "W/\"abc~br\""),
+            ("\"abc\"".parse().unwrap(), "W/\"abc~br\"".parse().unwrap())
+        );
+        let other = "W/\"abc~br\"";
+        assert_eq!(not_modified("gzip", other), (other.parse().unwrap(), "\"abc\"".parse().unwrap()));
+        assert_eq!(not_modified("", other), (other.parse().unwrap(), "\"abc\"".parse().unwrap()));
     }
 }

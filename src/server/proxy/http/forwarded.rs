@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::forwarded_field;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -58,14 +60,14 @@ impl Forwarding {
 
     /// Whether a trusted proxy reports that its client uses TLS.
     pub(crate) fn came_over_tls(&self, headers: &HeaderMap) -> bool {
-        self.trusted_proxies.is_some() && headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https")
+        self.trusted_proxies.is_some() && Reported::by(headers).proto == Some("https")
     }
 
     /// The client's address: the peer's, or the one that trusted proxies report.
     pub(crate) fn client(&self, headers: &HeaderMap) -> IpAddr {
         match &self.trusted_proxies {
             None => self.peer,
-            Some(trusted) => self.client_behind(&joined(headers, &X_FORWARDED_FOR), headers, trusted),
+            Some(trusted) => self.client_behind(&Reported::by(headers).chain, headers, trusted),
         }
     }
 
@@ -114,14 +116,13 @@ impl Forwarding {
 
     /// Continues what a trusted proxy sent.
     fn extend(&self, headers: &mut HeaderMap, host: &HeaderValue, trusted: &[IpNet]) {
-        let chain = joined(headers, &X_FORWARDED_FOR);
+        let Reported { chain, proto, host: reported_host } = Reported::by(headers);
         let client = self.client_behind(&chain, headers, trusted);
         let chain = if chain.is_empty() && client != self.peer { client.to_string() } else { chain };
         let for_value =
             if chain.is_empty() { self.peer.to_string() } else { format!("{chain}, {}", self.peer) };
-        let proto = headers.get(X_FORWARDED_PROTO).filter(|proto| *proto == "http" || *proto == "https");
-        let proto = proto.unwrap_or(&self.proto).clone();
-        let host = headers.get(X_FORWARDED_HOST).unwrap_or(host).clone();
+        let proto = proto.map_or_else(|| self.proto.clone(), HeaderValue::from_static);
+        let host = reported_host.unwrap_or_else(|| host.clone());
         let ours = element(client, &host, &proto);
         let forwarded = match joined(headers, &FORWARDED) {
             theirs if theirs.is_empty() => Some(ours),
@@ -138,6 +139,64 @@ impl Forwarding {
         if let Some(forwarded) = forwarded {
             headers.insert(FORWARDED, forwarded);
         }
+    }
+}
+
+/// What a trusted proxy says of the request that it got.
+///
+/// X-Forwarded-* and CF-Connecting-IP go before Forwarded: a proxy that writes one kind passes on the other as its client
+/// sent it, so only where there is none of the first does the second count.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Reported {
+    /// The addresses of the proxies and the client, the client's first.
+    chain: String,
+    /// `http` or `https`.
+    proto: Option<&'static str>,
+    host: Option<HeaderValue>,
+}
+
+impl Reported {
+    fn by(headers: &HeaderMap) -> Self {
+        let is_other =
+            |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || *name == CF_CONNECTING_IP;
+        if headers.keys().any(is_other) {
+            return Reported {
+                chain: joined(headers, &X_FORWARDED_FOR),
+                proto: headers.get(X_FORWARDED_PROTO).and_then(|proto| scheme(first(proto.to_str().ok()?))),
+                host: headers.get(X_FORWARDED_HOST).cloned(),
+            };
+        }
+        let lines = headers.get_all(FORWARDED).iter().map(|line| line.to_str().unwrap_or("\""));
+        let elements = forwarded_field::elements(lines).unwrap_or_default();
+        let Some(client) = elements.first() else { return Reported::default() };
+        // X-Forwarded-For has bare addresses. Whatever else is in `for` must not become an element of its own there.
+        let address = |node: &Option<String>| {
+            node.as_deref().and_then(hop_ip).map_or_else(|| "unknown".to_owned(), |ip| ip.to_string())
+        };
+        let has_addresses = elements.iter().any(|element| element.node.is_some());
+        let nodes: Vec<String> = elements.iter().map(|element| address(&element.node)).collect();
+        Reported {
+            chain: if has_addresses { nodes.join(", ") } else { String::new() },
+            proto: client.proto.as_deref().and_then(scheme),
+            host: client.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()),
+        }
+    }
+}
+
+/// The first element of a list. Each proxy appends what its client used, so it is the client's.
+fn first(list: &str) -> &str {
+    list.split(',').next().unwrap_or_default()
+}
+
+/// The scheme that stands for how the client came. Websockets use the same two transports under other names.
+fn scheme(proto: &str) -> Option<&'static str> {
+    let is = |name: &str| proto.trim().eq_ignore_ascii_case(name);
+    if is("https") || is("wss") {
+        Some("https")
+    } else if is("http") || is("ws") {
+        Some("http")
+    } else {
+        None
     }
 }
 
@@ -192,13 +251,16 @@ fn element(ip: IpAddr, host: &HeaderValue, proto: &HeaderValue) -> HeaderValue {
     text(format_args!("for={node};host={quote}{}{quote};proto={proto}", host.replace(['"', '\\'], "")))
 }
 
+/// Whether the proxy alone tells backends what this header says. `name` has `-` for `_`.
+pub(super) fn is_protected(name: &str) -> bool {
+    PROTECTED.iter().any(|protected| *protected == name)
+}
+
 /// Removes headers that an application behind FastCGI or WSGI would read as one of [`PROTECTED`].
 fn strip_other_spellings(headers: &mut HeaderMap) {
     let is_disguised = |name: &HeaderName| {
         let name = name.as_str();
-        matches!(name.len(), 9 | 15..=17)
-            && name.contains('_')
-            && PROTECTED.iter().any(|protected| name.replace('_', "-") == protected.as_str())
+        matches!(name.len(), 9 | 15..=17) && name.contains('_') && is_protected(&name.replace('_', "-"))
     };
     // Usually empty, and an empty Vec does not allocate.
     let disguised: Vec<HeaderName> = headers.keys().filter(|name| is_disguised(name)).cloned().collect();
@@ -303,7 +365,7 @@ mod tests {
         expect(
             &headers,
             &[
-                ("x-forwarded-for", "10.2.2.2"),
+                ("x-forwarded-for", "9.9.9.9, 10.2.2.2"),
                 ("forwarded", "for=9.9.9.9, for=10.2.2.2;host=example.com;proto=http"),
             ],
         );
@@ -341,5 +403,69 @@ mod tests {
             forwarding.apply(&mut headers, &HeaderValue::from_static(host));
             expect(&headers, &[("forwarded", line), ("x-forwarded-host", host)]);
         }
+    }
+
+    #[test]
+    fn the_scheme_that_a_trusted_proxy_reports_is_read_in_any_spelling() {
+        let proto = |sent: &[(&'static str, &str)]| {
+            let headers = forward("10.0.0.2", &["10.0.0.0/8"], sent);
+            headers.get(X_FORWARDED_PROTO).unwrap().to_str().unwrap().to_owned()
+        };
+        for https in ["https", "HTTPS", " Https", "wss", "WSS", "https,http", "https , https"] {
+            assert_eq!(proto(&[("x-forwarded-proto", https)]), "https", "{https}");
+        }
+        for http in ["http", "HTTP", "ws", "http,https", "", "h2", ",https", "https;x"] {
+            assert_eq!(proto(&[("x-forwarded-proto", http)]), "http", "{http}");
+        }
+        let lines = [("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")];
+        assert_eq!(proto(&lines), "https", "lines are elements too");
+    }
+
+    #[test]
+    fn forwarded_counts_where_there_is_no_other_header() {
+        let trusted = ["10.0.0.0/8"];
+        let sent =
+            [("forwarded", "for=\"192.0.2.1:4711\";proto=HTTPS;host=shop.example, for=10.0.0.9;proto=http")];
+        let headers = forward("10.0.0.2", &trusted, &sent);
+        expect(
+            &headers,
+            &[
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "shop.example"),
+                ("x-forwarded-for", "192.0.2.1, 10.0.0.9, 10.0.0.2"),
+                ("x-real-ip", "192.0.2.1"),
+            ],
+        );
+        let headers = forward("10.0.0.2", &trusted, &[("forwarded", "proto=https")]);
+        expect(&headers, &[("x-forwarded-proto", "https"), ("x-forwarded-for", "10.0.0.2")]);
+        for other in ["x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "cf-connecting-ip"] {
+            let headers =
+                forward("10.0.0.2", &trusted, &[("forwarded", "proto=https"), (other, "192.0.2.7")]);
+            expect(&headers, &[("x-forwarded-proto", "http")]);
+        }
+        let headers = forward("10.0.0.2", &trusted, &[("forwarded", "proto=\"https")]);
+        expect(&headers, &[("x-forwarded-proto", "http")]);
+        let inner = [("forwarded", "for=\"192.0.2.1, 192.0.2.2\", for=\"[2001:db8::1]:47\"")];
+        let headers = forward("10.0.0.2", &trusted, &inner);
+        expect(
+            &headers,
+            &[("x-forwarded-for", "unknown, 2001:db8::1, 10.0.0.2"), ("x-real-ip", "2001:db8::1")],
+        );
+        let headers = forward("192.0.2.9", &trusted, &sent);
+        expect(&headers, &[("x-forwarded-proto", "http"), ("x-forwarded-for", "192.0.2.9")]);
+    }
+
+    #[test]
+    fn the_redirect_to_https_reads_the_same_headers() {
+        let came = |peer: &str, name: &'static str, value: &'static str| {
+            let headers =
+                HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
+            Forwarding::new(peer.parse().unwrap(), &["10.0.0.0/8".parse().unwrap()], false)
+                .came_over_tls(&headers)
+        };
+        assert!(came("10.0.0.2", "x-forwarded-proto", "WSS, http"));
+        assert!(came("10.0.0.2", "forwarded", "for=x;proto=https"));
+        assert!(!came("10.0.0.2", "forwarded", "proto=http, proto=https"));
+        assert!(!came("192.0.2.9", "x-forwarded-proto", "https"));
     }
 }

@@ -1,9 +1,13 @@
 //! Removes headers that concern one connection only and must not be forwarded (RFC 9110 section 7.6.1).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
+
+use http::StatusCode;
+
+use super::trailers::TrailerFilter;
 
 /// Hop-by-hop headers of requests.
 static REQUEST_HEADERS: [HeaderName; 8] = [
@@ -17,12 +21,11 @@ static REQUEST_HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 /// Hop-by-hop headers of responses.
-static RESPONSE_HEADERS: [HeaderName; 6] = [
+static RESPONSE_HEADERS: [HeaderName; 5] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     UPGRADE,
-    TRANSFER_ENCODING,
     PROXY_AUTHENTICATE,
 ];
 
@@ -39,17 +42,47 @@ pub(crate) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (!is_h2c && named()).then(|| upgrade.clone())
 }
 
-/// Removes a request's hop-by-hop headers. `TE: trailers` stays, because it tells the backend what the client accepts.
+/// Removes a request's hop-by-hop headers, and returns which trailers go too.
 ///
-/// Transfer-Encoding stays too: `validate` allows only `chunked`, and hyper needs it to know that there is a body.
-pub(crate) fn remove_from_request(headers: &mut HeaderMap) {
+/// `TE: trailers` stays for gRPC, whose servers refuse a request without it. Otherwise it would promise the backend that
+/// trailers arrive, which the client's next proxy may not keep. Transfer-Encoding is left to
+/// [`framing`](super::framing).
+pub(crate) fn remove_from_request(headers: &mut HeaderMap) -> TrailerFilter {
     let found = Present::among(headers, &REQUEST_HEADERS);
     let trailers = found.has(&TE)
+        && is_grpc(headers)
         && headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case("trailers"));
-    found.remove_from(headers);
+    let named = found.remove_from(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    TrailerFilter::new(named)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let (kind, rest) = content_type.split_at(content_type.len().min(GRPC.len()));
+    // `application/grpc-web` is another protocol, without trailers.
+    kind.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// Names TE in Connection, as HTTP/1.1 asks of whoever sends it (RFC 9110 section 10.1.4).
+pub(crate) fn name_te(headers: &mut HeaderMap) {
+    if headers.contains_key(TE) {
+        let options = if headers.contains_key(UPGRADE) { "upgrade, te" } else { "te" };
+        headers.insert(CONNECTION, HeaderValue::from_static(options));
+    }
+}
+
+/// The protocols that a client must upgrade to (RFC 9110 section 15.5.22), which is the one response that keeps them
+/// although nobody switches.
+pub(crate) fn required_upgrade(status: StatusCode, headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines = || headers.get_all(UPGRADE).iter().map(HeaderValue::as_bytes);
+    if status != StatusCode::UPGRADE_REQUIRED || lines().next().is_none() {
+        return None;
+    }
+    HeaderValue::from_bytes(&lines().collect::<Vec<_>>().join(&b", "[..])).ok()
 }
 
 /// Joins the lines of Cookie into one. HTTP/2 clients may send several, HTTP/1.1 allows one (RFC 9113 section 8.2.3).
@@ -63,20 +96,9 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes a response's hop-by-hop headers. Returns whether the body can be forwarded: hyper decodes no transfer coding
-/// other than `chunked`, and the proxy asks for no other.
-#[must_use]
-pub(crate) fn remove_from_response(headers: &mut HeaderMap) -> bool {
-    let found = Present::among(headers, &RESPONSE_HEADERS);
-    let mut is_known = true;
-    if found.has(&TRANSFER_ENCODING) {
-        let codings = headers.get_all(TRANSFER_ENCODING);
-        is_known = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        // Chunks replace a Content-Length beside them (RFC 9112 section 6.3).
-        headers.remove(CONTENT_LENGTH);
-    }
-    found.remove_from(headers);
-    is_known
+/// Removes a response's hop-by-hop headers, and returns which trailers go too.
+pub(crate) fn remove_from_response(headers: &mut HeaderMap) -> TrailerFilter {
+    TrailerFilter::new(Present::among(headers, &RESPONSE_HEADERS).remove_from(headers))
 }
 
 /// Which of `names` a message has. One pass over its headers is cheaper than a lookup for each name, because most names
@@ -106,19 +128,21 @@ impl Present {
         self.iter().any(|present| present == name)
     }
 
-    /// Removes these headers, and those that Connection names.
-    fn remove_from(&self, headers: &mut HeaderMap) {
+    /// Removes these headers, and those that Connection names, which it returns.
+    fn remove_from(&self, headers: &mut HeaderMap) -> Vec<HeaderName> {
+        let mut named = Vec::new();
         if self.has(&CONNECTION) {
             let values = headers.get_all(CONNECTION).iter();
             // Usually empty, and an empty Vec does not allocate.
             let naming: Vec<HeaderValue> = values.filter(|value| !names_nothing(value)).cloned().collect();
             for connection in &naming {
-                remove_named(headers, connection);
+                remove_named(headers, connection, &mut named);
             }
         }
         for name in self.iter() {
             headers.remove(name);
         }
+        named
     }
 }
 
@@ -128,13 +152,14 @@ fn names_nothing(connection: &HeaderValue) -> bool {
     connection.eq_ignore_ascii_case(b"keep-alive") || connection.eq_ignore_ascii_case(b"close")
 }
 
-fn remove_named(headers: &mut HeaderMap, connection: &HeaderValue) {
+fn remove_named(headers: &mut HeaderMap, connection: &HeaderValue, named: &mut Vec<HeaderName>) {
     for token in tokens(connection) {
         // Removing these would change how the message is framed or routed.
         match HeaderName::from_bytes(token.as_bytes()) {
             Ok(HOST | CONTENT_LENGTH | TRANSFER_ENCODING) | Err(_) => {}
             Ok(name) => {
-                headers.remove(name);
+                headers.remove(&name);
+                named.push(name);
             }
         }
     }
@@ -181,14 +206,12 @@ mod tests {
         assert_eq!(names(&headers), ["x-kept"]);
         let mut headers = map(&[
             ("connection", "close, x-private"),
-            ("transfer-encoding", "chunked"),
             ("proxy-authenticate", "Basic"),
             ("x-private", "1"),
             ("x-kept", "1"),
         ]);
-        assert!(remove_from_response(&mut headers));
+        remove_from_response(&mut headers);
         assert_eq!(names(&headers), ["x-kept"]);
-        assert!(!remove_from_response(&mut map(&[("transfer-encoding", "gzip, chunked")])));
     }
 
     #[test]
@@ -204,11 +227,31 @@ mod tests {
     }
 
     #[test]
-    fn te_trailers_is_forwarded() {
-        let mut headers = map(&[("te", "gzip, Trailers"), ("connection", "te"), ("trailer", "x-sum")]);
-        remove_from_request(&mut headers);
-        assert_eq!(headers.get("te").unwrap(), "trailers");
-        assert_eq!(headers.get("trailer").unwrap(), "x-sum");
+    fn te_trailers_is_forwarded_for_grpc_and_named_in_connection() {
+        let sent = |content_type: &'static str| {
+            let te = [("te", "gzip, Trailers"), ("connection", "te"), ("trailer", "x-sum")];
+            let mut headers = map(&te);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            remove_from_request(&mut headers);
+            name_te(&mut headers);
+            assert_eq!(headers["trailer"], "x-sum");
+            (headers.contains_key(TE), headers.contains_key(CONNECTION))
+        };
+        for grpc in ["application/grpc", "application/grpc+proto", "Application/gRPC; x=y"] {
+            assert_eq!(sent(grpc), (true, true), "{grpc}");
+        }
+        for other in ["application/grpc-web", "application/grpcx", "application/json", ""] {
+            assert_eq!(sent(other), (false, false), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_a_426_says_which_protocol_it_wants() {
+        let headers = map(&[("upgrade", "websocket"), ("upgrade", "TLS/1.3")]);
+        let required = |status| required_upgrade(status, &headers);
+        assert_eq!(required(StatusCode::UPGRADE_REQUIRED).unwrap(), "websocket, TLS/1.3");
+        assert_eq!(required(StatusCode::OK), None);
+        assert_eq!(required_upgrade(StatusCode::UPGRADE_REQUIRED, &HeaderMap::new()), None);
     }
 
     #[test]

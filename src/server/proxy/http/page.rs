@@ -21,7 +21,9 @@ pub(crate) enum Page {
     RedirectToHttps(StatusCode),
     /// The request is invalid; the text says why.
     BadRequest(&'static str),
-    /// CONNECT, which a reverse proxy does not serve.
+    /// The client asked for the answer of this proxy (OPTIONS with Max-Forwards 0).
+    LastForward,
+    /// CONNECT, which a reverse proxy does not serve, or TRACE, which would show cookies to scripts.
     MethodNotAllowed,
     /// A transfer coding other than `chunked`.
     UnknownTransferCoding,
@@ -58,6 +60,7 @@ impl Page {
         match self {
             Page::RedirectToHttps(status) => status,
             Page::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Page::LastForward => StatusCode::OK,
             Page::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Page::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
             Page::UpgradeNotAllowed => StatusCode::FORBIDDEN,
@@ -74,6 +77,7 @@ impl Page {
         match self {
             Page::RedirectToHttps(_) => "This host is served over https.",
             Page::BadRequest(why) => why,
+            Page::LastForward => "The request was not forwarded, because its Max-Forwards is 0.",
             Page::MethodNotAllowed => "This is a reverse proxy: it makes no tunnels and answers no TRACE.",
             Page::UnknownTransferCoding => "Of the transfer codings only \"chunked\" is understood.",
             Page::UpgradeNotAllowed => {
@@ -119,7 +123,7 @@ impl Page {
             Page::RateLimited(seconds) | Page::CircuitOpen(seconds) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
-            Page::MethodNotAllowed => {
+            Page::MethodNotAllowed | Page::LastForward => {
                 headers
                     .insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
             }

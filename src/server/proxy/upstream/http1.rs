@@ -11,6 +11,8 @@ use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::server::proxy::http::hop_by_hop::name_te;
+
 use super::early_response::{EarlyResponseStream, UploadState};
 use super::request_body::RequestBody;
 use super::tls::PooledName;
@@ -52,7 +54,7 @@ impl Http1Connection {
 
     pub(super) fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         is_upgrade: bool,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
         let has_body = !request.body().is_empty();
@@ -60,6 +62,7 @@ impl Http1Connection {
             self.driver.move_to_task();
         }
         self.upload.request_begins(has_body);
+        name_te(request.headers_mut());
         let head = self.sender.try_send_request(request);
         self.driver.drive_until(head)
     }

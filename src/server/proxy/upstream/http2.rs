@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::uri::{Authority, Scheme as UriScheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
@@ -68,6 +68,8 @@ impl Http2Stream {
         &mut self,
         mut request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
+        // From an attempt on an HTTP/1.1 connection.
+        request.headers_mut().remove(CONNECTION);
         move_host_to_target(&mut request, self.scheme.clone());
         self.sender.try_send_request(request)
     }

@@ -9,10 +9,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::server::proxy::http::trailers::TrailerFilter;
+
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
+
 /// A request's body, as upstream connections send it.
 pub(crate) enum RequestBody {
     Empty,
-    Stream { incoming: Incoming, progress: Rc<UploadProgress> },
+    Stream { incoming: Incoming, trailers: TrailerFilter, progress: Rc<UploadProgress> },
 }
 
 /// How much of a request's body has arrived. Shared with whoever waits for the response.
@@ -20,6 +24,8 @@ pub(crate) struct UploadProgress {
     last_received: Cell<Instant>,
     received: Cell<u64>,
     waits_for_client: Cell<bool>,
+    has_trailers: Cell<bool>,
+    has_plain_end: Cell<bool>,
 }
 
 impl UploadProgress {
@@ -37,10 +43,31 @@ impl UploadProgress {
     pub(crate) fn waits_for_client(&self) -> bool {
         self.waits_for_client.get()
     }
+
+    /// Whether the body has ended, without trailers.
+    pub(crate) fn has_plain_end(&self) -> bool {
+        self.has_plain_end.get()
+    }
+
+    fn polled(&self, polled: &PolledFrame) {
+        self.waits_for_client.set(polled.is_pending());
+        let Poll::Ready(frame) = polled else { return };
+        self.last_received.set(Instant::now());
+        match frame {
+            Some(Ok(frame)) if frame.is_trailers() => self.has_trailers.set(true),
+            Some(Ok(frame)) => {
+                let more = frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.received.set(self.received.get() + more);
+            }
+            Some(Err(_)) => {}
+            None => self.has_plain_end.set(!self.has_trailers.get()),
+        }
+    }
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, now: Instant) -> Self {
+    /// `trailers`: those that are not sent on.
+    pub(crate) fn new(incoming: Incoming, trailers: TrailerFilter, now: Instant) -> Self {
         if incoming.is_end_stream() {
             return RequestBody::Empty;
         }
@@ -48,8 +75,10 @@ impl RequestBody {
             last_received: Cell::new(now),
             received: Cell::new(0),
             waits_for_client: Cell::new(false),
+            has_trailers: Cell::new(false),
+            has_plain_end: Cell::new(false),
         };
-        RequestBody::Stream { incoming, progress: Rc::new(progress) }
+        RequestBody::Stream { incoming, trailers, progress: Rc::new(progress) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -68,21 +97,19 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Stream { incoming, progress } => {
-                let polled = Pin::new(incoming).poll_frame(cx);
-                progress.waits_for_client.set(polled.is_pending());
-                if polled.is_ready() {
-                    progress.last_received.set(Instant::now());
-                }
-                if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    let more = frame.data_ref().map_or(0, Bytes::len) as u64;
-                    progress.received.set(progress.received.get() + more);
+            RequestBody::Stream { incoming, trailers: filter, progress } => {
+                let mut polled = Pin::new(incoming).poll_frame(cx);
+                progress.polled(&polled);
+                if let Poll::Ready(Some(Ok(frame))) = &mut polled
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    filter.apply(trailers, |_| false);
+                    if trailers.is_empty() {
+                        return Poll::Ready(None);
+                    }
                 }
                 polled
             }
