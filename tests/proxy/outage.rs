@@ -16,12 +16,9 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 5\r\n\r\nhello";
 
 /// Serves `text` on a listener until the task is aborted. `serve` gets each connection.
-fn accept<F: Future<Output = ()> + Send>(
-    listener: TcpListener,
-    serve: impl Fn(Peer) -> F + Send + 'static,
-) -> JoinHandle<()>
+fn accept<F>(listener: TcpListener, serve: impl Fn(Peer) -> F + Send + 'static) -> JoinHandle<()>
 where
-    F: 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(async move {
         loop {
