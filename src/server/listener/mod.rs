@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 
 use crate::server::live_table::LiveTable;
 use crate::server::registry::{Input, Registry, RegistryConfig};
-use crate::server::routing::Probe;
+use crate::server::routing::{Probe, ProbeFailure};
 use crate::server::store::Store;
 use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
@@ -78,7 +78,7 @@ pub trait Prober: Send + Sync + 'static {
 }
 
 /// What the probes of a [`Prober`] found.
-pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
+pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), ProbeFailure>)>;
 
 /// What else the registry is told while it runs: certificates, say. That nobody tells anything any more changes
 /// nothing.

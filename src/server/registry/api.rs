@@ -4,7 +4,7 @@ use crate::server::registry::model::{
     ClaimPolicy, ConnId, Delta, MemberEvent, Pulse, SessionNo, TestId, Tx, Which, Who,
 };
 use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
-use crate::server::routing::{MemberId, Probe, Table};
+use crate::server::routing::{MemberId, Probe, ProbeFailure, Table};
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{
     BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
@@ -29,7 +29,7 @@ pub enum Input {
     /// The store does not hold the change, and never will.
     Rejected(Tx),
     /// A watched probe was answered, or why it was not.
-    Probed(Probe, Result<(), String>),
+    Probed(Probe, Result<(), ProbeFailure>),
     /// A BACKEND_TEST is over: what was seen, or why nothing was.
     Tested(TestId, Result<BackendReport, String>),
     /// Requests to a member fail so often that it is left out for a while, or it has answered again: its load

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout_at};
 
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::tls::Trust;
-use crate::server::routing::{BackendPolicy, Probe, ProbeKind};
+use crate::server::routing::{BackendPolicy, Probe, ProbeFailure, ProbeKind};
 
 use super::request::get;
 use super::schedule::{ProbeNumber, Schedule};
@@ -18,8 +18,8 @@ use super::schedule::{ProbeNumber, Schedule};
 /// Results that may wait for the receiver. When there are this many, no probe starts until it takes one.
 const MAX_WAITING_RESULTS: usize = 1024;
 
-/// A probe and its result. `Err` is text that says why it failed.
-pub type ProbeResult = (Probe, Result<(), String>);
+/// A probe and its result.
+pub type ProbeResult = (Probe, Result<(), ProbeFailure>);
 
 /// Starts the task that probes.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Inner {
 }
 
 async fn run(inner: Arc<Inner>, dialer: Arc<Dialer>, results: mpsc::Sender<ProbeResult>) {
-    let mut running: JoinSet<(ProbeNumber, Result<(), String>)> = JoinSet::new();
+    let mut running: JoinSet<(ProbeNumber, Result<(), ProbeFailure>)> = JoinSet::new();
     loop {
         let (started, wake_at) = {
             let mut schedule = inner.schedule();
@@ -137,27 +137,26 @@ async fn run(inner: Arc<Inner>, dialer: Arc<Dialer>, results: mpsc::Sender<Probe
     }
 }
 
-async fn run_probe(dialer: &Dialer, probe: &Probe) -> Result<(), String> {
-    match timeout(probe.timeout, connect_or_get(dialer, probe)).await {
-        Ok(result) => result,
-        Err(_) => Err(format!("no answer within {:?}", probe.timeout)),
+async fn run_probe(dialer: &Dialer, probe: &Probe) -> Result<(), ProbeFailure> {
+    let Probe { backend, peer, kind, timeout, .. } = probe;
+    let deadline = tokio::time::Instant::now() + *timeout;
+    let too_late = || format!("no answer within {timeout:?}");
+    let stream = match timeout_at(deadline, dialer.connect(backend, *peer)).await {
+        Ok(stream) => stream.map_err(|error| error.to_string())?,
+        Err(_) => return Err(too_late().into()),
+    };
+    let ProbeKind::Get { path, host } = kind else { return Ok(()) };
+    let host = host.as_ref().map(|host| host.as_str().to_owned());
+    match timeout_at(deadline, get(dialer, stream, backend, path.as_str(), host)).await {
+        Ok(response) => judge(path.as_str(), response?.status.as_u16()).map_err(ProbeFailure::from),
+        Err(_) => Err(ProbeFailure::slow(too_late())),
     }
 }
 
-async fn connect_or_get(dialer: &Dialer, probe: &Probe) -> Result<(), String> {
-    let Probe { backend, peer, .. } = probe;
-    match &probe.kind {
-        ProbeKind::Connect => {
-            dialer.connect(backend, *peer).await.map(drop).map_err(|error| error.to_string())
-        }
-        ProbeKind::Get { path, host } => {
-            let host = host.as_ref().map(|host| host.as_str().to_owned());
-            let status = get(dialer, backend, *peer, path.as_str(), host).await?.status;
-            let passes = match path.as_str() {
-                "/" => status.as_u16() < 500,
-                _ => status.is_success() || status.is_redirection(),
-            };
-            if passes { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
-        }
-    }
+fn judge(path: &str, status: u16) -> Result<(), String> {
+    let passes = match path {
+        "/" => status < 500,
+        _ => (200..400).contains(&status),
+    };
+    if passes { Ok(()) } else { Err(format!("answered {status}")) }
 }

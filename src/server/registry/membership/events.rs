@@ -2,9 +2,10 @@
 
 use super::Pools;
 use crate::server::registry::api::{Effect, Happening};
-use crate::server::registry::model::{MemberEvent, SessionNo};
-use crate::server::routing::{Member, MemberId, Probe};
+use crate::server::registry::model::{MemberEvent, MemberState, SessionNo};
+use crate::server::routing::{Claim, Member, MemberId, Probe, ProbeFailure};
 use registry_client::protocol::{Domain, PathPrefix};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Probes in a row that take a member out (SEMANTICS section 3).
@@ -19,7 +20,7 @@ pub(crate) struct Answered {
 
 impl Pools {
     /// What a probe saw. Returns the members that answered for the first time since they joined.
-    pub(crate) fn probed(&mut self, probe: &Probe, result: &Result<(), String>) -> Vec<Answered> {
+    pub(crate) fn probed(&mut self, probe: &Probe, result: &Result<(), ProbeFailure>) -> Vec<Answered> {
         // A result may still be on its way when nobody wants it any more.
         let Some(watchers) = self.probes.watchers(probe) else { return Vec::new() };
         let mut answered = Vec::new();
@@ -31,19 +32,30 @@ impl Pools {
                     MemberEvent::Passed
                 }
                 Err(_) if record.lost => MemberEvent::FailedInGrace,
-                Err(_) => {
+                Err(failure) => {
                     record.failures = record.failures.saturating_add(1);
-                    if record.failures < FAILURES_OUT {
+                    record.is_rejected |= !failure.is_slow;
+                    let is_slow = record.is_merely_slow();
+                    let is_out = record.failures >= FAILURES_OUT;
+                    let place = is_slow.then(|| (record.domain.clone(), record.path.clone()));
+                    if let Some((domain, path)) = place
+                        && !self.has_proven(&domain, &path)
+                    {
+                        self.let_slow_serve(&domain, &path);
+                        continue;
+                    }
+                    if !is_out {
                         continue;
                     }
                     MemberEvent::FailedThrice
                 }
             };
+            let Some(record) = self.members.get(&id) else { continue };
             if event == MemberEvent::Passed && record.is_new() {
                 let (domain, path) = (record.domain.clone(), record.path.clone());
                 answered.push(Answered { session: record.says.session, domain, path });
             }
-            self.on_event(id, event, result.as_ref().err());
+            self.on_event(id, event, result.as_ref().err().map(|failure| &failure.reason));
         }
         answered
     }
@@ -77,6 +89,28 @@ impl Pools {
         };
         let untried: Vec<MemberId> = claim.members.iter().filter(untried).map(|member| member.id).collect();
         for id in untried {
+            self.on_event(id, MemberEvent::LeftAlone, None);
+        }
+    }
+
+    /// Whether requests go to a member of the claim that has passed its probe.
+    fn has_proven(&self, domain: &Domain, path: &PathPrefix) -> bool {
+        let is_proven = |member: &Member| {
+            let record = self.members.get(&member.id);
+            member.usable && record.is_some_and(|record| record.state == MemberState::Usable)
+        };
+        self.table.get(domain, path).is_some_and(|claim| claim.members.iter().any(is_proven))
+    }
+
+    /// Where nobody serves and no page is asked for, whoever joined and is merely slow serves: the load that makes it
+    /// slow would otherwise keep it out for as long as it lasts. Whoever refused a connection, answered with a status
+    /// that does not pass, failed after it had served, is suspended or drained does not.
+    pub(super) fn let_slow_serve(&mut self, domain: &Domain, path: &PathPrefix) {
+        let is_lonely = |claim: &&Arc<Claim>| !claim.has_usable() && claim.maintenance().is_none();
+        let Some(claim) = self.table.get(domain, path).filter(is_lonely) else { return };
+        let is_slow = |id: &MemberId| self.members.get(id).is_some_and(|record| record.is_merely_slow());
+        let slow: Vec<MemberId> = claim.members.iter().map(|member| member.id).filter(is_slow).collect();
+        for id in slow {
             self.on_event(id, MemberEvent::LeftAlone, None);
         }
     }

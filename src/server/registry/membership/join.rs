@@ -151,6 +151,7 @@ impl Pools {
             earlier: Earlier::default(),
             state,
             failures: 0,
+            is_rejected: false,
             lost: owner.lost,
             ejected: false,
             says,

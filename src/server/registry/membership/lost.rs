@@ -11,6 +11,7 @@ impl Pools {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.lost = lost;
         record.failures = 0;
+        record.is_rejected = false;
         if record.says.terms.peer != peer {
             let before = record.says.clone();
             let says = self.with_terms(&before, |terms| terms.peer = peer);

@@ -18,6 +18,8 @@ pub(crate) struct Record {
     pub(crate) state: MemberState,
     /// Failed probes in a row.
     pub(crate) failures: u8,
+    /// A probe has failed since it joined, and not because the answer came too late.
+    pub(crate) is_rejected: bool,
     pub(crate) lost: bool,
     /// The data plane was last known to leave it out because requests failed.
     pub(crate) ejected: bool,
@@ -114,6 +116,14 @@ impl Record {
     /// Whether it has not answered since it joined.
     pub(super) fn is_new(&self) -> bool {
         matches!(self.state, MemberState::Hopeful | MemberState::Joining)
+    }
+
+    /// Whether it joined and nothing speaks against it but that its answers to probes come too late, while its port
+    /// accepts connections.
+    pub(super) fn is_merely_slow(&self) -> bool {
+        let terms = &self.says.terms;
+        let may_serve = !self.lost && terms.drain.is_none() && terms.extras.maintenance().is_none();
+        self.is_new() && self.failures > 0 && !self.is_rejected && may_serve
     }
 
     /// The backend's address, where it is given as one.

@@ -87,7 +87,7 @@ pub enum MemberEvent {
     AddressTaken,
     /// Its session returned, or applied its route anew.
     Returned,
-    /// Its session gave up the last one that served in its place.
+    /// Nobody serves any more, and nothing speaks against it.
     LeftAlone,
 }
 
