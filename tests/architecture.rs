@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -13,7 +13,7 @@ use registry_client::protocol::report::BackendReport;
 use registry_sidecar::server::listener::{ListenerConfig, Prober, RegistryHandle, RegistryServer};
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::registry::Input;
-use registry_sidecar::server::routing::Probe;
+use registry_sidecar::server::routing::{Probe, ProbeFailure};
 use registry_sidecar::server::store::MemoryStore;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 /// A prober that finds every backend well, at once.
 struct AllWell {
-    results: mpsc::Sender<(Probe, Result<(), String>)>,
+    results: mpsc::Sender<(Probe, Result<(), ProbeFailure>)>,
     forgotten: Mutex<Vec<Probe>>,
 }
 

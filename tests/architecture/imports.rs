@@ -12,16 +12,16 @@ use syn::visit::Visit;
 use syn::{Attribute, File, Item, ItemMod, ItemUse, UseTree};
 
 /// A library of this workspace: the name by which others import it, and the folder of its `lib.rs`.
-pub struct Library {
-    pub name: &'static str,
-    pub root: &'static str,
+pub(super) struct Library {
+    pub(super) name: &'static str,
+    pub(super) root: &'static str,
 }
 
 /// A module by its path from the libraries: `registry_sidecar::server::proxy`.
 type ModulePath = Vec<String>;
 
 /// One import: the file that names something, the file that defines it.
-pub type Arrow = (PathBuf, PathBuf);
+pub(super) type Arrow = (PathBuf, PathBuf);
 
 /// What a module defines and imports. An inline module has its parent's file.
 struct Module {
@@ -36,7 +36,7 @@ struct Module {
 }
 
 /// All arrows between different files of `libraries`, each with the names that cause it.
-pub fn arrows(repository: &Path, libraries: &[Library]) -> BTreeMap<Arrow, BTreeSet<String>> {
+pub(super) fn arrows(repository: &Path, libraries: &[Library]) -> BTreeMap<Arrow, BTreeSet<String>> {
     let mut modules = BTreeMap::new();
     for library in libraries {
         let root = repository.join(library.root);

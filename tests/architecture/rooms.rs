@@ -13,16 +13,16 @@ use super::imports::Arrow;
 type Names = BTreeSet<String>;
 
 /// A folder and, for each of its rooms, which of the others it may name.
-pub struct House {
-    pub folder: &'static str,
-    pub may_name: &'static [(&'static str, &'static [&'static str])],
+pub(super) struct House {
+    pub(super) folder: &'static str,
+    pub(super) may_name: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// A file or a folder: the path of its module, without `.rs` and `mod.rs`.
 type Room = PathBuf;
 
 /// Describes each circle among the children of any folder, with the imports that tie it; empty where there is none.
-pub fn circles(arrows: &BTreeMap<Arrow, Names>) -> Vec<String> {
+pub(super) fn circles(arrows: &BTreeMap<Arrow, Names>) -> Vec<String> {
     let mut folders: BTreeMap<PathBuf, BTreeMap<(Room, Room), Vec<String>>> = BTreeMap::new();
     for ((from, to), names) in arrows {
         let Some((folder, from_room, to_room)) = part(&module_of(from), &module_of(to)) else { continue };
@@ -34,7 +34,7 @@ pub fn circles(arrows: &BTreeMap<Arrow, Names>) -> Vec<String> {
 }
 
 /// What in a house runs against its drawing: arrows that are not drawn, and rooms that the drawing lacks.
-pub fn against(arrows: &BTreeMap<Arrow, Names>, house: &House) -> Vec<String> {
+pub(super) fn against(arrows: &BTreeMap<Arrow, Names>, house: &House) -> Vec<String> {
     let room_of = |module: &Path| {
         let below = module.strip_prefix(house.folder).ok()?;
         below.iter().next().map(|name| name.to_string_lossy().into_owned())

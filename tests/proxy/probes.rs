@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use registry_sidecar::server::proxy::{Prober, test_backend};
-use registry_sidecar::server::routing::{BackendPolicy, Probe, ProbeKind};
+use registry_sidecar::server::routing::{BackendPolicy, Probe, ProbeFailure, ProbeKind};
 
 use crate::support::{Backend, Peer, Stage, field, refusing, soon, until};
 
@@ -26,6 +26,10 @@ fn get(path: &str) -> ProbeKind {
 
 /// The first result of one probe.
 async fn verdict(probe: Probe) -> Result<(), String> {
+    result(probe).await.map_err(|failure| failure.reason)
+}
+
+async fn result(probe: Probe) -> Result<(), ProbeFailure> {
     let (prober, mut results) = Prober::start(BackendPolicy::default());
     prober.watch(probe.clone());
     let (asked, result) = soon(results.recv()).await.unwrap();
@@ -77,6 +81,39 @@ async fn what_does_not_answer_does_not_pass() {
 }
 
 #[tokio::test]
+async fn only_an_answer_that_is_late_on_an_open_port_is_slow() {
+    let (_socket, refused) = refusing();
+    let silent = Backend::new(|mut peer: Peer| async move { peer.gone().await }).await;
+    let closing = Backend::new(|_| async {}).await;
+    let failing = Backend::answering("HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n").await;
+    for (url, is_slow) in
+        [(refused, false), (silent.url(), true), (closing.url(), false), (failing.url(), false)]
+    {
+        assert_eq!(result(probe(&url, get("/"))).await.unwrap_err().is_slow, is_slow, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_nobody_wants_any_more_ends_at_once() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let silent = Backend::new(move |mut peer: Peer| {
+        let tell = tell.clone();
+        async move {
+            tell.send("asked").unwrap();
+            peer.gone().await;
+            tell.send("ended").unwrap();
+        }
+    })
+    .await;
+    let (prober, _results) = Prober::start(BackendPolicy::default());
+    let probe = Probe { timeout: Duration::from_secs(3600), ..probe(&silent.url(), get("/")) };
+    prober.watch(probe.clone());
+    assert_eq!(soon(told.recv()).await, Some("asked"));
+    prober.forget(&probe);
+    assert_eq!(soon(told.recv()).await, Some("ended"));
+}
+
+#[tokio::test]
 async fn probes_obey_the_policy() {
     let mut foreign = probe("http://127.0.0.1:9", ProbeKind::Connect);
     foreign.peer = "10.2.2.7".parse().unwrap();
@@ -97,7 +134,7 @@ async fn a_probe_goes_on_until_the_last_who_wants_it_forgets_it() {
     soon(results.recv()).await.unwrap().1.unwrap();
     prober.forget(&probe);
     // What was sent before is still read; nothing comes after.
-    let quiet = Duration::from_millis(300);
+    let quiet = Duration::from_millis(1_500);
     while tokio::time::timeout(quiet, results.recv()).await.is_ok() {}
     let asked = backend.accepts();
     assert!(tokio::time::timeout(quiet, results.recv()).await.is_err());

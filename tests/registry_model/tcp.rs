@@ -16,7 +16,7 @@ use registry_client::protocol::report::BackendReport;
 use registry_sidecar::server::listener::{ListenerConfig, Prober, RegistryHandle, RegistryServer};
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::registry::{StoreChange, Tx};
-use registry_sidecar::server::routing::{Probe, Table};
+use registry_sidecar::server::routing::{Probe, ProbeFailure, Table};
 use registry_sidecar::server::store::{Decision, Store};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ pub(crate) struct TcpWorld {
     address: SocketAddr,
     table: Arc<LiveTable>,
     asked: Arc<Asked>,
-    results: mpsc::Sender<(Probe, Result<(), String>)>,
+    results: mpsc::Sender<(Probe, Result<(), ProbeFailure>)>,
     refuses: Arc<AtomicBool>,
     peers: BTreeMap<usize, BufReader<TcpStream>>,
     /// Read already, when it was found out whether the connection was let in.

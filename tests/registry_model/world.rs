@@ -201,7 +201,7 @@ impl Core for World {
     }
 
     fn probed(&mut self, probe: &Probe, passes: bool) {
-        let result = if passes { Ok(()) } else { Err("connection refused".to_owned()) };
+        let result = if passes { Ok(()) } else { Err("connection refused".to_owned().into()) };
         self.happens(Input::Probed(probe.clone(), result));
     }
 

@@ -213,7 +213,9 @@ impl Server {
         now: Now,
     ) -> Vec<Deed> {
         let probe = self.core.as_ref().and_then(|core| core.probes.get(&no)).cloned();
-        probe.map_or_else(Vec::new, |probe| self.turn(at, now, ConnId(0), Input::Probed(probe, result)))
+        probe.map_or_else(Vec::new, |probe| {
+            self.turn(at, now, ConnId(0), Input::Probed(probe, result.map_err(Into::into)))
+        })
     }
 
     /// The disk is done with whatever is due.

@@ -35,7 +35,7 @@ use tokio::task::JoinHandle;
 
 use crate::server::live_table::LiveTable;
 use crate::server::registry::{Input, Registry, RegistryConfig};
-use crate::server::routing::Probe;
+use crate::server::routing::{Probe, ProbeFailure};
 use crate::server::store::Store;
 
 /// How many messages of all connections may wait for the registry. Connections with more of them wait.
@@ -77,7 +77,7 @@ pub trait Prober: Send + Sync + 'static {
 }
 
 /// The results of the probes of a [`Prober`].
-pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), String>)>;
+pub type ProbeResults = mpsc::Receiver<(Probe, Result<(), ProbeFailure>)>;
 
 /// Inputs from the rest of the server, certificates for example. The listener runs on when the channel is closed.
 pub type ExternalInputs = mpsc::Receiver<Input>;

@@ -13,7 +13,7 @@ use crate::server::registry::model::{
     ClaimPolicy, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, TestId, Tx,
 };
 use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
-use crate::server::routing::{MemberId, Probe, Table};
+use crate::server::routing::{MemberId, Probe, ProbeFailure, Table};
 
 /// Something that the registry is told.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub enum Input {
     /// The store does not hold the change and never will.
     Rejected(Tx),
     /// The result of a watched probe: an answer, or why there is none.
-    Probed(Probe, Result<(), String>),
+    Probed(Probe, Result<(), ProbeFailure>),
     /// The result of a BACKEND_TEST: a report, or why there is none.
     Tested(TestId, Result<BackendReport, String>),
     /// The data plane leaves a member out because requests to it fail, or has had an answer from it again. The member's

@@ -55,7 +55,7 @@ pub use member::{Endpoint, ExtraSettings, Extras, Maintenance, Member, MemberId,
 pub use members::Members;
 pub use normalise::{AmbiguousPath, normalise};
 pub use outage::Outage;
-pub use probe::{Probe, ProbeKind};
+pub use probe::{Probe, ProbeFailure, ProbeKind};
 pub use rate_limit::{AddressLimit, MAX_BUCKETS, MAX_REQUESTS, RateBuckets};
 pub use response_headers::ResponseHeaders;
 pub use route_state::RouteState;

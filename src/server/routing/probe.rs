@@ -33,3 +33,26 @@ pub enum ProbeKind {
         host: Option<Domain>,
     },
 }
+
+/// Why a probe failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// For people.
+    pub reason: String,
+    /// The backend accepted the connection, and its answer did not come in time.
+    pub is_slow: bool,
+}
+
+impl ProbeFailure {
+    /// The backend accepted the connection, and its answer did not come in time.
+    pub fn slow(reason: String) -> Self {
+        ProbeFailure { reason, is_slow: true }
+    }
+}
+
+/// A failure of another kind: refused, unreachable, or answered with a status that does not pass.
+impl From<String> for ProbeFailure {
+    fn from(reason: String) -> Self {
+        ProbeFailure { reason, is_slow: false }
+    }
+}

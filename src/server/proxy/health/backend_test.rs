@@ -47,7 +47,11 @@ pub async fn test_backend_trusting(
 ) -> BackendTest {
     let started = Instant::now();
     let dialer = Dialer::new(Arc::new(policy.clone()), trust);
-    let response = match timeout(TEST_TIMEOUT, get(&dialer, url, peer, "/", None)).await {
+    let ask = async {
+        let stream = dialer.connect(url, peer).await.map_err(|error| error.to_string())?;
+        get(&dialer, stream, url, "/", None).await
+    };
+    let response = match timeout(TEST_TIMEOUT, ask).await {
         Ok(response) => response,
         Err(_) => Err(format!("no answer within {TEST_TIMEOUT:?}")),
     };

@@ -1,25 +1,26 @@
 //! Runs the registry's probes and reports their results.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{sleep_until, timeout_at};
 
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::tls::Trust;
-use crate::server::routing::{BackendPolicy, Probe, ProbeKind};
+use crate::server::routing::{BackendPolicy, Probe, ProbeFailure, ProbeKind};
 
 use super::request::get;
-use super::schedule::{ProbeNumber, Schedule};
+use super::schedule::{MAX_TIMEOUT, MIN_INTERVAL, ProbeNumber, Schedule};
 
 /// Results that may wait for the receiver. When there are this many, no probe starts until it takes one.
 const MAX_WAITING_RESULTS: usize = 1024;
 
-/// A probe and its result. `Err` is text that says why it failed.
-pub type ProbeResult = (Probe, Result<(), String>);
+/// A probe and its result.
+pub type ProbeResult = (Probe, Result<(), ProbeFailure>);
 
 /// Starts the task that probes.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct ProberHandle(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     schedule: Mutex<Schedule>,
+    /// The probes that run, to end those that nobody wants any more.
+    running: Mutex<HashMap<ProbeNumber, AbortHandle>>,
     changed: Notify,
     passed: AtomicU64,
     failed: AtomicU64,
@@ -76,6 +79,13 @@ impl Prober {
 impl ProberHandle {
     /// Adds a watcher of `probe`. It runs at once, even if others watch it already, and then at its interval.
     pub fn watch(&self, probe: Probe) {
+        if probe.interval < MIN_INTERVAL || probe.timeout > MAX_TIMEOUT {
+            let (backend, interval, timeout) = (&probe.backend, probe.interval, probe.timeout);
+            tracing::warn!(
+                %backend, ?interval, ?timeout,
+                "a health check is changed: its interval is at least {MIN_INTERVAL:?}, its timeout at most {MAX_TIMEOUT:?}"
+            );
+        }
         self.0.schedule().watch(probe, Instant::now());
         self.0.changed.notify_one();
     }
@@ -89,9 +99,12 @@ impl ProberHandle {
         }
     }
 
-    /// Removes one watcher of `probe`. Without watchers it is not run any more.
+    /// Removes one watcher of `probe`. Without watchers it is not run any more, and ends if it runs.
     pub fn forget(&self, probe: &Probe) {
-        self.0.schedule().forget(probe);
+        let unwanted = self.0.schedule().forget(probe);
+        if let Some(task) = unwanted.and_then(|number| self.0.running().remove(&number)) {
+            task.abort();
+        }
     }
 }
 
@@ -99,20 +112,63 @@ impl Inner {
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<ProbeNumber, AbortHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the probe that is due first, if one may start now. The schedule stays locked until its task can be ended,
+    /// so that [`ProberHandle::forget`] finds the task of each probe that runs.
+    fn start(self: &Arc<Self>, dialer: &Arc<Dialer>, tasks: &mut Tasks) -> Option<Instant> {
+        let mut schedule = self.schedule();
+        while let Some((number, probe)) = schedule.start(Instant::now(), fastrand::f64) {
+            let (dialer, asked) = (Arc::clone(dialer), Arc::clone(&probe));
+            let task = tasks.running.spawn(async move { run_probe(&dialer, &asked).await });
+            tasks.probes.insert(task.id(), (number, probe));
+            self.running().insert(number, task);
+        }
+        schedule.wake_at()
+    }
+
+    /// Takes the result of a probe that is over. `None`: it was ended, or nobody wants it.
+    fn finish(
+        &self,
+        (number, probe): (ProbeNumber, Arc<Probe>),
+        result: Option<ProbeOutcome>,
+    ) -> Option<ProbeResult> {
+        self.running().remove(&number);
+        let wanted = self.schedule().finish(number, &probe, Instant::now());
+        let result = result?;
+        let counter = if result.is_ok() { &self.passed } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Some((Probe::clone(&*wanted?), result))
+    }
+}
+
+type ProbeOutcome = Result<(), ProbeFailure>;
+
+/// The probes that run.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<ProbeOutcome>,
+    probes: HashMap<Id, (ProbeNumber, Arc<Probe>)>,
+}
+
+impl Tasks {
+    /// Waits until one is over. Its result is `None` if it was ended.
+    async fn next(&mut self) -> Option<((ProbeNumber, Arc<Probe>), Option<ProbeOutcome>)> {
+        let (id, result) = match self.running.join_next_with_id().await? {
+            Ok((id, result)) => (id, Some(result)),
+            Err(error) => (error.id(), None),
+        };
+        Some((self.probes.remove(&id)?, result))
+    }
 }
 
 async fn run(inner: Arc<Inner>, dialer: Arc<Dialer>, results: mpsc::Sender<ProbeResult>) {
-    let mut running: JoinSet<(ProbeNumber, Result<(), String>)> = JoinSet::new();
+    let mut tasks = Tasks::default();
     loop {
-        let (started, wake_at) = {
-            let mut schedule = inner.schedule();
-            (schedule.start(Instant::now(), fastrand::f64), schedule.wake_at())
-        };
-        if let Some((number, probe)) = started {
-            let dialer = Arc::clone(&dialer);
-            running.spawn(async move { (number, run_probe(&dialer, &probe).await) });
-            continue;
-        }
+        let wake_at = inner.start(&dialer, &mut tasks);
         let due = async {
             match wake_at {
                 Some(at) => sleep_until(at.into()).await,
@@ -123,12 +179,9 @@ async fn run(inner: Arc<Inner>, dialer: Arc<Dialer>, results: mpsc::Sender<Probe
             () = inner.changed.notified() => {}
             () = due => {}
             () = results.closed() => return,
-            Some(Ok((number, result))) = running.join_next() => {
-                let counter = if result.is_ok() { &inner.passed } else { &inner.failed };
-                counter.fetch_add(1, Ordering::Relaxed);
-                let wanted = inner.schedule().finish(number, Instant::now());
-                if let Some(probe) = wanted
-                    && results.send((Probe::clone(&probe), result)).await.is_err()
+            Some((probe, result)) = tasks.next() => {
+                if let Some(result) = inner.finish(probe, result)
+                    && results.send(result).await.is_err()
                 {
                     return;
                 }
@@ -137,27 +190,27 @@ async fn run(inner: Arc<Inner>, dialer: Arc<Dialer>, results: mpsc::Sender<Probe
     }
 }
 
-async fn run_probe(dialer: &Dialer, probe: &Probe) -> Result<(), String> {
-    match timeout(probe.timeout, connect_or_get(dialer, probe)).await {
-        Ok(result) => result,
-        Err(_) => Err(format!("no answer within {:?}", probe.timeout)),
+async fn run_probe(dialer: &Dialer, probe: &Probe) -> Result<(), ProbeFailure> {
+    let Probe { backend, peer, kind, .. } = probe;
+    let timeout = probe.timeout.min(MAX_TIMEOUT);
+    let deadline = tokio::time::Instant::now() + timeout;
+    let too_late = || format!("no answer within {timeout:?}");
+    let stream = match timeout_at(deadline, dialer.connect(backend, *peer)).await {
+        Ok(stream) => stream.map_err(|error| error.to_string())?,
+        Err(_) => return Err(too_late().into()),
+    };
+    let ProbeKind::Get { path, host } = kind else { return Ok(()) };
+    let host = host.as_ref().map(|host| host.as_str().to_owned());
+    match timeout_at(deadline, get(dialer, stream, backend, path.as_str(), host)).await {
+        Ok(response) => judge(path.as_str(), response?.status.as_u16()).map_err(ProbeFailure::from),
+        Err(_) => Err(ProbeFailure::slow(too_late())),
     }
 }
 
-async fn connect_or_get(dialer: &Dialer, probe: &Probe) -> Result<(), String> {
-    let Probe { backend, peer, .. } = probe;
-    match &probe.kind {
-        ProbeKind::Connect => {
-            dialer.connect(backend, *peer).await.map(drop).map_err(|error| error.to_string())
-        }
-        ProbeKind::Get { path, host } => {
-            let host = host.as_ref().map(|host| host.as_str().to_owned());
-            let status = get(dialer, backend, *peer, path.as_str(), host).await?.status;
-            let passes = match path.as_str() {
-                "/" => status.as_u16() < 500,
-                _ => status.is_success() || status.is_redirection(),
-            };
-            if passes { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
-        }
-    }
+fn judge(path: &str, status: u16) -> Result<(), String> {
+    let passes = match path {
+        "/" => status < 500,
+        _ => (200..400).contains(&status),
+    };
+    if passes { Ok(()) } else { Err(format!("answered {status}")) }
 }

@@ -1,6 +1,5 @@
 //! One GET to a backend, for probes and for BACKEND_TEST.
 
-use std::net::IpAddr;
 use std::pin::pin;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::tls::{Offer, dns_name};
@@ -25,12 +25,12 @@ pub(super) struct Response {
     pub(super) tls_valid: bool,
 }
 
-/// Sends a GET on a connection of its own. Has no time-out: the caller sets one. `host` replaces the backend's own
+/// Sends a GET on a connection that the caller has made. Has no time-out: the caller sets one. `host` replaces the backend's own
 /// authority in the Host header. The error is text for people.
 pub(super) async fn get(
     dialer: &Dialer,
+    stream: TcpStream,
     backend: &BackendUrl,
-    peer: IpAddr,
     path: &str,
     host: Option<String>,
 ) -> Result<Response, String> {
@@ -39,7 +39,6 @@ pub(super) async fn get(
     let request = |target: String| Request::get(target).header(USER_AGENT, PROBE_USER_AGENT);
     let in_http1 = || request(target.clone()).header(HOST, &host).body(Empty::new());
     let in_http2 = || request(format!("{}://{host}{target}", uri_scheme(backend))).body(Empty::new());
-    let stream = dialer.connect(backend, peer).await.map_err(|error| error.to_string())?;
     let (status, tls_valid) = match backend.scheme() {
         Scheme::Http => (send_http1(stream, in_http1()).await?, false),
         Scheme::H2c => (send_http2(stream, in_http2()).await?, false),

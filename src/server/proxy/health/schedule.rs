@@ -1,10 +1,12 @@
 //! Decides which probe runs when (SEMANTICS section 3). It has no clock and no socket: [`super::prober`] has both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::server::routing::Probe;
+use registry_client::protocol::Host;
 
 /// The least time between the starts of two probes, which allows 500 a second. If more are due, all of them run late by
 /// the same, so the intervals stretch.
@@ -12,7 +14,9 @@ const SPACING: Duration = Duration::from_millis(2);
 /// Probes that run at once. A backend that does not answer occupies one of them for its time-out.
 const MAX_RUNNING: usize = 256;
 /// The shortest interval. Shorter ones are raised to it.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time-out. Longer ones are cut to it, so that a backend that does not answer gives its place back.
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// Each interval is longer or shorter by up to this part of itself, so that probes that started together spread.
 const JITTER: f64 = 0.1;
 
@@ -23,7 +27,9 @@ pub(crate) struct Schedule {
     entries: HashMap<ProbeNumber, Entry>,
     /// The probes that do not run now, by the time when they are due.
     waiting: BTreeSet<(Instant, ProbeNumber)>,
+    /// How many run: of all, and of those who share a [`Party`].
     running: usize,
+    parties: HashMap<Party, Share>,
     /// When the next probe may start.
     free_at: Option<Instant>,
     next_number: ProbeNumber,
@@ -32,6 +38,28 @@ pub(crate) struct Schedule {
 /// Identifies an entry. Never used twice, so that a late result of a removed probe is not taken for one of a new entry
 /// for the same probe.
 pub(crate) type ProbeNumber = u64;
+
+/// With whom a probe shares its part of the places: with all that sessions from one address ask, and with all that is
+/// asked of one address.
+///
+/// Each party may have as many places as are free. One that never answers thus leaves half of them to others, two leave a
+/// third, and a newcomer always finds one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Party {
+    Asking(IpAddr),
+    Asked(Host),
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    running: usize,
+    /// Probes that are due and wait until this party has a smaller part of the places.
+    parked: VecDeque<ProbeNumber>,
+}
+
+fn parties(probe: &Probe) -> [Party; 2] {
+    [Party::Asking(probe.peer), Party::Asked(probe.backend.host().clone())]
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -64,16 +92,20 @@ impl Schedule {
         self.waiting.insert((now, number));
     }
 
-    /// Removes a watcher. The last one removes the probe; if it runs, its result is dropped.
-    pub(crate) fn forget(&mut self, probe: &Probe) {
-        let Some(number) = self.ids.get(probe).copied() else { return };
-        let Some(entry) = self.entries.get_mut(&number) else { return };
+    /// Removes a watcher. The last one removes the probe; if it runs, its result is dropped. Returns the number of a probe
+    /// that runs for nobody now, which the caller should end.
+    pub(crate) fn forget(&mut self, probe: &Probe) -> Option<ProbeNumber> {
+        let number = self.ids.get(probe).copied()?;
+        let entry = self.entries.get_mut(&number)?;
         entry.watchers -= 1;
-        if entry.watchers == 0 {
-            self.waiting.remove(&(entry.due, number));
-            self.entries.remove(&number);
-            self.ids.remove(probe);
+        if entry.watchers > 0 {
+            return None;
         }
+        let is_running = entry.is_running;
+        self.waiting.remove(&(entry.due, number));
+        self.entries.remove(&number);
+        self.ids.remove(probe);
+        is_running.then_some(number)
     }
 
     /// The number of different probes.
@@ -85,29 +117,57 @@ impl Schedule {
     pub(crate) fn start(
         &mut self,
         now: Instant,
-        draw: impl FnOnce() -> f64,
+        mut draw: impl FnMut() -> f64,
     ) -> Option<(ProbeNumber, Arc<Probe>)> {
-        if self.wake_at()? > now {
-            return None;
+        while self.wake_at()? <= now {
+            let (_, number) = self.waiting.pop_first()?;
+            let Some(entry) = self.entries.get_mut(&number) else { continue };
+            let free = MAX_RUNNING - self.running;
+            let parties = parties(&entry.probe);
+            if let Some(full) = parties.iter().find(|party| running(&self.parties, party) >= free) {
+                self.parties.entry(full.clone()).or_default().parked.push_back(number);
+                continue;
+            }
+            let stretch = 1.0 + JITTER * (2.0 * draw() - 1.0);
+            entry.due = now + entry.probe.interval.max(MIN_INTERVAL).mul_f64(stretch);
+            entry.is_running = true;
+            self.running += 1;
+            for party in parties {
+                self.parties.entry(party).or_default().running += 1;
+            }
+            self.free_at = Some(now + SPACING);
+            return Some((number, Arc::clone(&entry.probe)));
         }
-        let (_, number) = self.waiting.pop_first()?;
-        let entry = self.entries.get_mut(&number)?;
-        let stretch = 1.0 + JITTER * (2.0 * draw() - 1.0);
-        entry.due = now + entry.probe.interval.max(MIN_INTERVAL).mul_f64(stretch);
-        entry.is_running = true;
-        self.running += 1;
-        self.free_at = Some(now + SPACING);
-        Some((number, Arc::clone(&entry.probe)))
+        None
     }
 
     /// Notes that a started probe is over. Returns it if it still has watchers.
-    pub(crate) fn finish(&mut self, number: ProbeNumber, now: Instant) -> Option<Arc<Probe>> {
+    pub(crate) fn finish(&mut self, number: ProbeNumber, probe: &Probe, now: Instant) -> Option<Arc<Probe>> {
         self.running -= 1;
+        for party in parties(probe) {
+            self.give_back(party);
+        }
         let entry = self.entries.get_mut(&number)?;
         entry.is_running = false;
         entry.due = entry.due.max(now);
         self.waiting.insert((entry.due, number));
         Some(Arc::clone(&entry.probe))
+    }
+
+    /// A probe of this party is over. Of those that were parked for it two are considered again, so that it can grow if
+    /// others have less now, or all, if none of it is left to wake them.
+    fn give_back(&mut self, party: Party) {
+        let Some(share) = self.parties.get_mut(&party) else { return };
+        share.running -= 1;
+        let count = if share.running == 0 { share.parked.len() } else { share.parked.len().min(2) };
+        for number in share.parked.drain(..count) {
+            if let Some(entry) = self.entries.get(&number).filter(|entry| !entry.is_running) {
+                self.waiting.insert((entry.due, number));
+            }
+        }
+        if share.running == 0 {
+            self.parties.remove(&party);
+        }
     }
 
     /// When [`Schedule::start`] can start a probe; `None`: not before another method is called.
@@ -118,6 +178,10 @@ impl Schedule {
         }
         Some(self.free_at.map_or(*due, |free_at| free_at.max(*due)))
     }
+}
+
+fn running(parties: &HashMap<Party, Share>, party: &Party) -> usize {
+    parties.get(party).map_or(0, |share| share.running)
 }
 
 #[cfg(test)]
@@ -141,15 +205,17 @@ mod tests {
     fn run(schedule: &mut Schedule, now: Instant, time: Duration, takes: Duration) -> Vec<(Duration, u16)> {
         let mut rng = fastrand::Rng::with_seed(11);
         let mut running: BTreeSet<(Instant, ProbeNumber)> = BTreeSet::new();
+        let mut probes: HashMap<ProbeNumber, Arc<Probe>> = HashMap::new();
         let mut started = Vec::new();
         let mut at = now;
         loop {
             while let Some((end, number)) = running.first().copied().filter(|(end, _)| *end <= at) {
                 running.pop_first();
-                schedule.finish(number, end);
+                schedule.finish(number, &probes[&number], end);
             }
             if let Some((number, probe)) = schedule.start(at, || rng.f64()) {
                 started.push((at - now, probe.backend.port()));
+                probes.insert(number, probe);
                 running.insert((at + takes, number));
                 continue;
             }
@@ -205,9 +271,9 @@ mod tests {
         let (old, _) = schedule.start(now, || 0.5).unwrap();
         schedule.forget(&probe(1, SECOND));
         schedule.watch(probe(1, SECOND), now);
-        assert_eq!(schedule.finish(old, now), None);
+        assert_eq!(schedule.finish(old, &probe(1, SECOND), now), None);
         let (new, _) = schedule.start(now + SPACING, || 0.5).unwrap();
-        assert!(schedule.finish(new, now).is_some());
+        assert!(schedule.finish(new, &probe(1, SECOND), now).is_some());
     }
 
     #[test]
@@ -237,12 +303,60 @@ mod tests {
         assert!(counts.values().all(|count| (4..=6).contains(count)), "seed 11");
     }
 
+    fn of(peer: &str, backend: &str, port: u16) -> Probe {
+        let backend = format!("http://{backend}:{port}").parse().unwrap();
+        Probe { backend, peer: peer.parse().unwrap(), ..probe(port, SECOND) }
+    }
+
     #[test]
     fn at_most_the_allowed_number_runs_at_once() {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
-        for port in 1..=1000 {
-            schedule.watch(probe(port, SECOND), now);
+        for n in 0..=250 {
+            for port in 1..=4 {
+                schedule.watch(of(&format!("10.2.3.{n}"), &format!("10.2.4.{n}"), port), now);
+            }
         }
-        assert_eq!(run(&mut schedule, now, SECOND * 5, SECOND * 60).len(), MAX_RUNNING);
+        let started = run(&mut schedule, now, SECOND * 5, SECOND * 60).len();
+        assert!((MAX_RUNNING - 2..=MAX_RUNNING).contains(&started), "{started}");
+    }
+
+    /// Whoever asks much, or of whom much is asked, and never answers leaves places to others.
+    #[test]
+    fn no_party_takes_all_places() {
+        type Silent = fn(u16) -> Probe;
+        let one_session: Silent = |n| of("10.2.2.66", &format!("10.3.{}.{}", n / 250, n % 250), 80);
+        let one_target: Silent = |n| of(&format!("10.3.{}.{}", n / 250, n % 250), "10.2.2.66", 80);
+        let both: Silent = |n| of("10.2.2.66", "10.2.2.67", n);
+        for silent in [one_session, one_target, both] {
+            let (mut schedule, now) = (Schedule::default(), Instant::now());
+            (1..=1000).for_each(|n| schedule.watch(silent(n), now));
+            let started = run(&mut schedule, now, SECOND * 5, SECOND * 60).len();
+            assert_eq!(started, MAX_RUNNING / 2);
+            let later = now + SECOND * 5;
+            schedule.watch(of("10.2.2.7", "10.2.2.7", 8080), later);
+            let (_, newcomer) = schedule.start(later, || 0.5).unwrap();
+            assert_eq!(newcomer.backend.port(), 8080);
+        }
+    }
+
+    #[test]
+    fn what_was_parked_runs_as_places_are_given_back() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        (1..=300).for_each(|port| schedule.watch(of("10.2.2.66", "10.2.2.66", port), now));
+        let started = run(&mut schedule, now, SECOND * 20, SECOND * 5);
+        let ports: BTreeSet<u16> = started.iter().map(|(_, port)| *port).collect();
+        assert_eq!(ports.len(), 300, "each has its turn");
+    }
+
+    #[test]
+    fn a_forgotten_probe_that_runs_is_named_so_that_it_can_be_ended() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        schedule.watch(probe(1, SECOND), now);
+        schedule.watch(probe(1, SECOND), now);
+        let (number, started) = schedule.start(now, || 0.5).unwrap();
+        assert_eq!(schedule.forget(&started), None, "somebody else wants it");
+        assert_eq!(schedule.forget(&started), Some(number));
+        assert_eq!(schedule.finish(number, &started, now), None);
+        assert!(schedule.parties.is_empty() && schedule.running == 0);
     }
 }

@@ -57,8 +57,12 @@ impl Membership {
             };
             self.held.insert((until, claim.domain.clone(), claim.path.clone()));
         }
+        let place = (!claim.has_usable()).then(|| (claim.domain.clone(), claim.path.clone()));
         self.table.put(claim);
         self.dirty = true;
+        if let Some((domain, path)) = place {
+            self.let_slow_serve(&domain, &path);
+        }
     }
 
     pub(super) fn remove_claim(&mut self, domain: &Domain, path: &PathPrefix) {

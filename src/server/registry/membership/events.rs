@@ -1,12 +1,13 @@
 //! How probes, and the loss and return of its session, change a member's state. The table, its probe and the log follow.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use registry_client::protocol::{Domain, PathPrefix};
 
 use crate::server::registry::api::{Effect, LogEvent};
-use crate::server::registry::model::{MemberEvent, SessionNo};
-use crate::server::routing::{Member, MemberId, Probe};
+use crate::server::registry::model::{MemberEvent, MemberState, SessionNo};
+use crate::server::routing::{Claim, Member, MemberId, Probe, ProbeFailure};
 
 use super::Membership;
 
@@ -22,7 +23,7 @@ pub(crate) struct FirstAnswer {
 
 impl Membership {
     /// The result of a probe. Returns the members that answered for the first time since they joined.
-    pub(crate) fn probed(&mut self, probe: &Probe, result: &Result<(), String>) -> Vec<FirstAnswer> {
+    pub(crate) fn probed(&mut self, probe: &Probe, result: &Result<(), ProbeFailure>) -> Vec<FirstAnswer> {
         // A result may still arrive after the probe was forgotten.
         let Some(watchers) = self.probes.watchers(probe) else { return Vec::new() };
         let mut answered = Vec::new();
@@ -34,19 +35,30 @@ impl Membership {
                     MemberEvent::Passed
                 }
                 Err(_) if record.lost => MemberEvent::FailedInGrace,
-                Err(_) => {
+                Err(failure) => {
                     record.failures = record.failures.saturating_add(1);
-                    if record.failures < FAILURES_OUT {
+                    record.is_rejected |= !failure.is_slow;
+                    let is_slow = record.is_merely_slow();
+                    let is_out = record.failures >= FAILURES_OUT;
+                    let place = is_slow.then(|| (record.domain.clone(), record.path.clone()));
+                    if let Some((domain, path)) = place
+                        && !self.has_proven(&domain, &path)
+                    {
+                        self.let_slow_serve(&domain, &path);
+                        continue;
+                    }
+                    if !is_out {
                         continue;
                     }
                     MemberEvent::FailedThrice
                 }
             };
+            let Some(record) = self.members.get(&id) else { continue };
             if event == MemberEvent::Passed && record.is_new() {
                 let (domain, path) = (record.domain.clone(), record.path.clone());
                 answered.push(FirstAnswer { session: record.shared.session, domain, path });
             }
-            self.on_event(id, event, result.as_ref().err());
+            self.on_event(id, event, result.as_ref().err().map(|failure| &failure.reason));
         }
         answered
     }
@@ -80,6 +92,28 @@ impl Membership {
         };
         let untried: Vec<MemberId> = claim.members.iter().filter(untried).map(|member| member.id).collect();
         for id in untried {
+            self.on_event(id, MemberEvent::ClaimUnserved, None);
+        }
+    }
+
+    /// Whether requests go to a member of the claim that has passed its probe.
+    fn has_proven(&self, domain: &Domain, path: &PathPrefix) -> bool {
+        let is_proven = |member: &Member| {
+            let record = self.members.get(&member.id);
+            member.usable && record.is_some_and(|record| record.state == MemberState::Usable)
+        };
+        self.table.get(domain, path).is_some_and(|claim| claim.members.iter().any(is_proven))
+    }
+
+    /// Where nobody serves and no page is asked for, whoever joined and is merely slow serves: the load that makes it
+    /// slow would otherwise keep it out for as long as it lasts. Whoever refused a connection, answered with a status
+    /// that does not pass, failed after it had served, is suspended or drained does not.
+    pub(super) fn let_slow_serve(&mut self, domain: &Domain, path: &PathPrefix) {
+        let is_lonely = |claim: &&Arc<Claim>| !claim.has_usable() && claim.maintenance().is_none();
+        let Some(claim) = self.table.get(domain, path).filter(is_lonely) else { return };
+        let is_slow = |id: &MemberId| self.members.get(id).is_some_and(|record| record.is_merely_slow());
+        let slow: Vec<MemberId> = claim.members.iter().map(|member| member.id).filter(is_slow).collect();
+        for id in slow {
             self.on_event(id, MemberEvent::ClaimUnserved, None);
         }
     }

@@ -154,6 +154,7 @@ impl Membership {
             earlier: EarlierRoutes::default(),
             state,
             failures: 0,
+            is_rejected: false,
             lost: owner.lost,
             ejected: false,
             shared,

@@ -13,6 +13,7 @@ impl Membership {
         let Some(record) = self.members.get_mut(&id) else { return };
         record.lost = lost;
         record.failures = 0;
+        record.is_rejected = false;
         if record.shared.terms.peer != peer {
             let before = record.shared.clone();
             let shared = self.with_terms(&before, |terms| terms.peer = peer);

@@ -23,6 +23,8 @@ pub(crate) struct TrackedMember {
     pub(crate) state: MemberState,
     /// Failed probes in a row.
     pub(crate) failures: u8,
+    /// A probe has failed since it joined, and not because the answer came too late.
+    pub(crate) is_rejected: bool,
     pub(crate) lost: bool,
     /// Whether the data plane leaves it out because requests failed, as far as is known.
     pub(crate) ejected: bool,
@@ -128,6 +130,14 @@ impl TrackedMember {
     /// Whether it has not answered since it joined.
     pub(super) fn is_new(&self) -> bool {
         matches!(self.state, MemberState::Provisional | MemberState::Joining)
+    }
+
+    /// Whether it joined and nothing speaks against it but that its answers to probes come too late, while its port
+    /// accepts connections.
+    pub(super) fn is_merely_slow(&self) -> bool {
+        let terms = &self.shared.terms;
+        let may_serve = !self.lost && terms.drain.is_none() && terms.extras.maintenance().is_none();
+        self.is_new() && self.failures > 0 && !self.is_rejected && may_serve
     }
 
     /// The backend's address, if it is given as one.

@@ -303,3 +303,96 @@ fn whoever_has_failed_already_does_not_serve_because_the_others_go() {
     world.passes(WEB_B);
     assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
 }
+
+/// A world in which `web-1` serves a.de and `web-2` has joined with a check, whose first answers came too late.
+fn beside_a_slow_one() -> (World, ConnId, ConnId) {
+    let mut world = World::new();
+    let (first, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    let (second, _) = world.register("web", "web-2", B);
+    let add = format!("ROUTE_ADD||a.de|/|{WEB_B}|0");
+    world.do_all(second, &[&add, "HEALTH_SET||r1|/health|5s|5s", "CONFIG_APPLY|"]);
+    for _ in 0..5 {
+        world.is_slow(WEB_B);
+        assert_eq!(world.serving("a.de"), ["10.2.2.7:80"], "not while there is one that has passed");
+    }
+    (world, first, second)
+}
+
+#[test]
+fn whoever_joined_and_is_merely_slow_serves_when_the_last_proven_one_goes() {
+    let lose: [fn(&mut World, ConnId); 4] = [
+        |world, first| world.do_all(first, &["CLIENT_SHUTDOWN|"]),
+        |world, first| world.do_all(first, &["DRAIN_START||0s"]),
+        |world, first| world.do_all(first, &["ROUTE_REMOVE||r1", "CONFIG_APPLY|"]),
+        |world, first| {
+            world.hang_up(first);
+            world.fails(WEB_A);
+        },
+    ];
+    for lose in lose {
+        let (mut world, first, _) = beside_a_slow_one();
+        lose(&mut world, first);
+        assert!(world.serving("a.de").contains(&"10.2.2.8:80".to_owned()));
+        assert_eq!(world.held("a.de"), None);
+        (0..9).for_each(|_| world.is_slow(WEB_B));
+        assert!(world.serving("a.de").contains(&"10.2.2.8:80".to_owned()), "it does not come and go");
+        world.fails(WEB_B);
+        assert_eq!(world.serving("a.de"), [""; 0], "its port is closed");
+        world.is_slow(WEB_B);
+        assert_eq!(world.serving("a.de"), [""; 0], "it was refused once");
+        world.passes(WEB_B);
+        assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
+    }
+}
+
+#[test]
+fn a_slow_one_that_is_asked_for_the_first_time_when_nobody_serves_any_more_serves_too() {
+    let mut world = World::new();
+    let (first, _) = world.live("web", "web-1", A, "a.de", WEB_A);
+    let (second, _) = world.register("web", "web-2", B);
+    let add = format!("ROUTE_ADD||a.de|/|{WEB_B}|0");
+    world.do_all(second, &[&add, "HEALTH_SET||r1|/health|5s|5s", "CONFIG_APPLY|"]);
+    world.do_all(first, &["CLIENT_SHUTDOWN|"]);
+    assert_eq!(world.serving("a.de"), [""; 0], "nothing is known of its port");
+    world.is_slow(WEB_B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
+}
+
+#[test]
+fn a_slow_one_goes_again_once_another_has_passed() {
+    let (mut world, first, _) = beside_a_slow_one();
+    world.do_all(first, &["CLIENT_SHUTDOWN|"]);
+    let (_third, _) = world.live("web", "web-3", "10.2.2.9", "a.de", "http://10.2.2.9:80");
+    assert_eq!(world.serving("a.de"), ["10.2.2.8:80", "10.2.2.9:80"]);
+    world.is_slow(WEB_B);
+    assert_eq!(world.serving("a.de"), ["10.2.2.9:80"]);
+}
+
+#[test]
+fn nobody_serves_for_being_slow_who_was_refused_failed_is_drained_or_shows_a_page() {
+    type Spoil = fn(&mut World, ConnId);
+    let spoil: [Spoil; 4] = [
+        |world, _| world.fails(WEB_B),
+        |world, _| {
+            world.passes(WEB_B);
+            (0..3).for_each(|_| world.is_slow(WEB_B));
+        },
+        |world, second| world.do_all(second, &["DRAIN_START||0s"]),
+        |world, second| world.say(second, "MAINT_ENTER||r1"),
+    ];
+    for spoil in spoil {
+        let (mut world, first, second) = beside_a_slow_one();
+        spoil(&mut world, second);
+        world.do_all(first, &["CLIENT_SHUTDOWN|"]);
+        world.is_slow(WEB_B);
+        assert_eq!(world.serving("a.de"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_page_that_was_asked_for_goes_before_a_slow_one() {
+    let (mut world, first, _) = beside_a_slow_one();
+    world.say(first, "MAINT_ENTER||r1");
+    world.is_slow(WEB_B);
+    assert_eq!(world.serving("a.de"), [""; 0]);
+}

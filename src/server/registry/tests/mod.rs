@@ -25,7 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::server::routing::{Probe, ProbeKind, Table};
+use crate::server::routing::{Probe, ProbeFailure, ProbeKind, Table};
 use registry_client::protocol::Command;
 
 use restoring::MemoryState;
@@ -246,7 +246,7 @@ impl World {
         (conn, id)
     }
 
-    fn probed(&mut self, backend: &str, result: &Result<(), String>) {
+    fn probed(&mut self, backend: &str, result: &Result<(), ProbeFailure>) {
         let backend = backend.parse().unwrap();
         for probe in self.watched.clone().into_iter().filter(|probe| probe.backend == backend) {
             self.input(Input::Probed(probe, result.clone()));
@@ -258,7 +258,12 @@ impl World {
     }
 
     fn fails(&mut self, backend: &str) {
-        self.probed(backend, &Err("connection refused".to_owned()));
+        self.probed(backend, &Err("connection refused".to_owned().into()));
+    }
+
+    /// The port accepts the connection, and no answer comes in time.
+    fn is_slow(&mut self, backend: &str) {
+        self.probed(backend, &Err(ProbeFailure::slow("no answer within 5s".to_owned())));
     }
 
     /// What is asked of a backend, in short.

@@ -246,7 +246,7 @@ fn probe_all(world: &mut World, containers: &[Container]) {
             (container.answers && asked == format!("{}:3000", container.ip))
                 || (container.page_answers && asked == format!("{}:3001", container.ip))
         });
-        let result = if is_well { Ok(()) } else { Err("no route to host".to_owned()) };
+        let result = if is_well { Ok(()) } else { Err("no route to host".to_owned().into()) };
         if world.watched.contains(&probe) {
             world.input(Input::Probed(probe, result));
         }
