@@ -203,7 +203,9 @@ impl Core for TcpWorld {
 
     fn probed(&mut self, probe: &Probe, passes: bool) {
         let result = if passes { Ok(()) } else { Err("connection refused".to_owned()) };
-        self.runtime.block_on(self.results.send((probe.clone(), result))).unwrap();
+        self.runtime
+            .block_on(self.results.send((probe.clone(), result.map_err(ProbeFailure::from))))
+            .unwrap();
         // Taken as soon as there is room for another; and done when the next is answered.
         drop(self.runtime.block_on(self.results.reserve()).unwrap());
         self.wait_until_done();
