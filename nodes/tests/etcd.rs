@@ -171,13 +171,14 @@ async fn a_node_is_gone_a_ttl_after_its_program(version: Version) {
     let etcd = Etcd::start(version);
     let endpoint = etcd.endpoint();
     let ends = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let registration = runtime.block_on(async {
             let registry = Registry::new(Config::new([endpoint])).unwrap();
             registered(&registry, 3).await
         });
-        // All that renews it ends with the runtime, and nobody is left who deregisters.
-        runtime.shutdown_background();
+        // A runtime of one thread has ended all of its tasks when it is dropped, so nobody is left who renews the node
+        // or deregisters it.
+        drop(runtime);
         drop(registration);
     });
     ends.join().unwrap();
