@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `info` | pure: what the node says about the application |
 //! | `presence` | keeps the node registered while it should be |
-//! | [`command`] | `registry-sidecar nodes` |
+//! | `command` | `registry-sidecar nodes` |
 //!
 //! The library `registry_nodes` talks to etcd. Without the feature `etcd` nothing of this is built.
 
