@@ -1,4 +1,4 @@
-//! A registry's name with several addresses (SEMANTICS section 10): the daemon in this process, with names that
+//! Names with several addresses (SEMANTICS section 10), the registry's and the application's: the daemon in this process, with names that
 //! resolve as the test says, and real servers on addresses of loopback.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed assumption ends the test")]
@@ -79,7 +79,11 @@ fn ports() -> (u16, u16) {
 }
 
 fn backend() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    backend_at("127.0.0.1:0")
+}
+
+fn backend_at(listen: &str) -> SocketAddr {
+    let listener = TcpListener::bind(listen).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
@@ -302,4 +306,36 @@ fn without_the_variable_any_one_will_do_and_the_next_when_it_fails() {
     assert!(!serves(3, http));
     two.kill();
     wait_until("the second serves it", || serves(3, http));
+}
+
+#[test]
+fn an_application_whose_name_others_have_too_keeps_its_address_and_never_gets_theirs() {
+    let (registry, http) = ports();
+    let _one = server(1, registry, http);
+    let port = backend_at("0.0.0.0:0").port().to_string();
+    let names = Names::default();
+    names.set("proxies", &[1]);
+    names.set("app", &[5, 6]);
+    let env = [("BACKEND_HOST", "app"), ("PORT", port.as_str()), ("SIDECAR_WAIT_FOR_PORT", "false")];
+    let daemon = Daemon::start(&names, registry, &env);
+    daemon
+        .wait_for_log("waiting 15s for one address: BACKEND_HOST app has the addresses 127.0.0.5, 127.0.0.6");
+    assert!(!daemon.log().contains("connected to"), "{}", daemon.log());
+    names.set("app", &[5]);
+    wait_until("it is served", || serves(1, http));
+
+    names.set("app", &[4, 5]);
+    daemon.wait_for_log("127.0.0.5 is still advertised, but BACKEND_HOST app has the addresses 127.0.0.4, ");
+    assert!(serves(1, http));
+    names.set("app", &[4]);
+    wait_until("what is left is somebody else's", || !serves(1, http));
+    assert!(daemon.log().contains("of which only 127.0.0.4 is left"), "{}", daemon.log());
+    assert!(!daemon.log().contains("127.0.0.4:"), "{}", daemon.log());
+    names.set("app", &[4, 5]);
+    wait_until("its own is back", || serves(1, http));
+    names.set("app", &[4, 7]);
+    wait_until("of these nobody knows which", || !serves(1, http));
+    names.set("app", &[7]);
+    wait_until("its successor is served", || serves(1, http));
+    daemon.wait_for_log("; it was 127.0.0.5");
 }

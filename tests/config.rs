@@ -150,11 +150,14 @@ fn every_variable_can_come_from_a_file_and_loses_its_last_newline_there() {
 }
 
 #[test]
-fn a_file_that_says_nothing_counts_as_not_set_and_is_pointed_out() {
-    let vars = [&NEEDED[..], &[("REGISTRY_TOKEN_FILE", "/t")]].concat();
-    let config = read_with(&vars, &[("/t", "\n")]).unwrap();
-    assert_eq!(registration(&config).registry.token, None);
-    assert_eq!(config.warnings, ["REGISTRY_TOKEN_FILE: the file /t is empty, which counts as not set"]);
+fn a_file_that_says_nothing_is_a_mistake_for_every_variable() {
+    for name in ["REGISTRY_TOKEN_FILE", "SIDECAR_SERVICE_TOKEN_FILE", "SIDECAR_LOG_LEVEL_FILE"] {
+        for content in ["", "\n", " \t\r\n\n"] {
+            let vars = [&NEEDED[..], &[(name, "/t")]].concat();
+            let text = read_with(&vars, &[("/t", content)]).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains("the file is empty"), "{content:?}: {text}");
+        }
+    }
 }
 
 #[test]

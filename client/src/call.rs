@@ -21,7 +21,7 @@ use crate::protocol::{BackendUrl, EventKind, GoDuration, Reply, Request, RouteId
 /// Each of these waits for its turn and then at most REQUEST_TIMEOUT. Dropping one gives up the answer, not the
 /// command.
 impl Client {
-    /// Asks the proxy to try a URL (BACKEND_TEST): whether the proxy, not we, can reach it.
+    /// Asks the proxy to try a URL (BACKEND_TEST). The answer says whether the proxy, not this host, can reach it.
     ///
     /// # Errors
     /// [`BackendTestError`]
@@ -121,8 +121,8 @@ impl Client {
         }
     }
 
-    /// DRAIN_START: the weight of this instance falls to nothing over `duration`. To be drained as a state
-    /// that survives the connection, see [`Client::set_visibility`].
+    /// DRAIN_START: the weight of this instance falls to nothing over `duration`. For a drain that survives the
+    /// connection, see [`Client::set_visibility`].
     ///
     /// # Errors
     /// [`CallError`]. A reference server is never asked, because its drain is an outage ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 9).
@@ -171,16 +171,16 @@ impl Client {
         }
     }
 
-    /// The registry's own events of this kind are wanted, in this session and every later one:
+    /// Subscribes to the registry's own events of this kind, in this session and every later one. They come as
     /// [`Event::Registry`].
     ///
     /// # Errors
-    /// [`Stopped`]. A registry that refuses is told as [`Event::Error`].
+    /// [`Stopped`]. When the registry refuses, an [`Event::Error`] says so.
     pub async fn subscribe(&self, kind: EventKind) -> Result<(), Stopped> {
         self.ask(TaskRequest::Subscribe(kind, true)).await
     }
 
-    /// And are not wanted any longer.
+    /// Ends the subscription to the events of this kind.
     ///
     /// # Errors
     /// [`Stopped`]

@@ -35,9 +35,9 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
-    /// `RETRYING`: the next attempt to connect is a delay away.
+    /// `RETRYING`: the client waits before its next attempt to connect.
     Retrying(Retry),
-    /// `EXTENDED_RETRY`: the same, and the delays have reached their greatest range.
+    /// `EXTENDED_RETRY`: the same; the delays do not grow any more.
     ExtendedRetry(Retry),
     /// `RECONNECTED`: there is a session again.
     Reconnected {
@@ -46,7 +46,7 @@ pub enum Event {
         /// Whether it is the former session; otherwise everything is being registered again.
         resumed: bool,
     },
-    /// `LOG`: the service of this new session has others, which come from other addresses ([SEMANTICS section 1](crate::spec::semantics#1-claims-pools-members)).
+    /// `LOG`: the service of this new session has other sessions, which come from other addresses ([SEMANTICS section 1](crate::spec::semantics#1-claims-pools-members)).
     Joined {
         /// The registry.
         registry: Registry,
@@ -75,7 +75,7 @@ pub enum Event {
     },
     /// `ROUTE_REMOVED`: the route is no longer in force.
     RouteRemoved {
-        /// The caller's name for it; `None` for one that was found at the registry and was nobody's.
+        /// The caller's name for it; `None` for a route that the client found at the registry and that nobody wanted.
         key: Option<RouteKey>,
         /// The registry's id of it.
         id: RouteId,
@@ -100,7 +100,7 @@ pub enum Event {
         key: RouteKey,
         /// The registry's words: where another service has the claim, they name it.
         refusal: Refusal,
-        /// The service that has the claim, where that is why.
+        /// The service that has the claim, if that is the reason.
         owner: Option<String>,
         /// Until the next try.
         delay: Duration,
@@ -141,8 +141,8 @@ pub enum Event {
         /// What it is about.
         target: MaintenanceTarget,
     },
-    /// `MAINT_PROXY_ENTERED`: the proxy shows the page and has reached it. `MAINT_LOCAL_ENTERED`: it has not
-    /// said so within 30 s, or cannot; its word may still come.
+    /// `MAINT_PROXY_ENTERED`: the proxy shows the page and has reached it. `MAINT_LOCAL_ENTERED`: the proxy has not
+    /// said so within 30 s, or cannot; it may still say so later.
     MaintenanceEntered {
         /// What it is about.
         target: MaintenanceTarget,
@@ -155,7 +155,7 @@ pub enum Event {
         target: MaintenanceTarget,
     },
     /// `MAINT_PROXY_EXITED`: the proxy has reached the backend again. `MAINT_LOCAL_EXITED`: it has not said so
-    /// within 30 s; its word may still come.
+    /// within 30 s; it may still say so later.
     MaintenanceExited {
         /// What it is about.
         target: MaintenanceTarget,
@@ -173,7 +173,7 @@ pub enum Event {
     Drained(bool),
     /// `CONFIG_VALIDATED`: CONFIG_VALIDATE found nothing wrong with the stage.
     ConfigValidated,
-    /// `CONFIG_INVALID`: it did.
+    /// `CONFIG_INVALID`: CONFIG_VALIDATE found something wrong with the stage.
     ConfigInvalid {
         /// The registry's words.
         refusal: Refusal,
@@ -192,7 +192,7 @@ pub enum Event {
         /// What the registry says about it.
         data: serde_json::Value,
     },
-    /// `LOG`: this listener was too slow, and that many events are lost to it.
+    /// `LOG`: this listener was too slow, and missed that many events.
     Missed(u64),
 }
 
@@ -201,7 +201,7 @@ pub enum Event {
 pub enum Mode {
     /// The proxy has.
     Proxy,
-    /// Only this client: the proxy has not confirmed it in time.
+    /// Only this client has: the proxy has not confirmed it in time.
     Local,
 }
 

@@ -14,15 +14,15 @@ use super::intent::Goal;
 use super::status::Status;
 use crate::protocol::{BackendUrl, Host, Scheme};
 
-/// A session with one registry that is kept alive, and an intent that is kept true there.
+/// Keeps a session with one registry alive, and keeps an intent true there.
 ///
 /// Clones are handles to the same session. A change of the intent takes effect at once when there is a session, and as
 /// soon as there is one otherwise.
 ///
 /// # The end
-/// `main` awaits [`Client::shutdown`] before it returns: that tells the registry, which takes the routes away at once.
+/// Await [`Client::shutdown`] before `main` returns: it tells the registry, which then takes the routes away at once.
 /// When the last clone is dropped instead, the client's task does the same in the background, for as long as the
-/// runtime still runs. A runtime that ends first tells the registry nothing, which then keeps the routes for its grace
+/// runtime still runs. If the runtime ends first, nobody tells the registry, which then keeps the routes for its grace
 /// period ([SEMANTICS section 4](crate::spec::semantics#4-a-lost-session)).
 #[derive(Clone)]
 #[must_use = "when the last handle is dropped, the client leaves the registry"]
@@ -47,7 +47,7 @@ impl Client {
         Client { shared: Arc::new(shared) }
     }
 
-    /// The events from now on; nothing but `None` when the client has stopped.
+    /// The events from now on. The stream ends (`None`) when the client has stopped.
     pub fn events(&self) -> EventStream {
         match self.shared.events.upgrade() {
             Some(events) => EventStream::new(events.subscribe()),
@@ -65,8 +65,8 @@ impl Client {
         self.shared.status.clone()
     }
 
-    /// Registers although another process has taken the name (see [`Event::Replaced`]): that one is replaced in turn.
-    /// Without effect unless this client was replaced.
+    /// Registers although another process has taken the name (see [`Event::Replaced`]), and so replaces that process in
+    /// turn. Has no effect unless this client was replaced.
     ///
     /// Cancel safe: a dropped call has either asked or not.
     ///
@@ -90,8 +90,8 @@ impl Client {
         self.local_ip().map(|ip| BackendUrl::new(Scheme::Http, Host::Ip(ip), port))
     }
 
-    /// Leaves in order: CLIENT_SHUTDOWN, and its answer or the end of the connection for at most 500 ms; at once
-    /// where there is no session. Afterwards the client has stopped, for all its clones.
+    /// Leaves in order: sends CLIENT_SHUTDOWN and waits at most 500 ms for its answer or the end of the connection.
+    /// Ends at once where there is no session. Afterwards the client has stopped, for all its clones.
     ///
     /// Dropping the call does not stop the leaving. Calling it again waits for the same end.
     pub async fn shutdown(&self) {

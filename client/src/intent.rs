@@ -29,9 +29,9 @@ pub struct Intent {
     pub maintenance_port: Option<u16>,
     /// The URL of that page as the proxy reaches it; `None`: the proxy shows its own.
     pub maintenance_page: Option<BackendUrl>,
-    /// What of the routes people are to see, to begin with.
+    /// What people are to see of the routes at first.
     pub visibility: Visibility,
-    /// Maintenance that is wanted from the beginning, besides what `visibility` says: a route may be born in it.
+    /// Maintenance that is wanted from the beginning, besides what `visibility` says: a route may start its life in it.
     pub maintenance: Vec<MaintenanceRequest>,
     /// Sent with REGISTER; the values of `token` and `service_token` are never shown.
     pub metadata: Metadata,
@@ -54,7 +54,7 @@ pub enum Visibility {
     #[default]
     Live,
     /// No new requests, as long as the registry can do that without an outage: by DRAIN_START `0s` where it
-    /// announces `drain`; at a reference server by maintenance if there is a page, and else not at all
+    /// announces `drain`; at a reference server by maintenance if there is a page, and otherwise not at all
     /// ([SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)). Routes that are not there yet do not come.
     Draining,
 }
@@ -95,7 +95,7 @@ pub struct Route {
     pub backend: BackendUrl,
     /// Higher wins over a longer path.
     pub priority: i32,
-    /// How the proxy checks the backend; `None`: it does not ask for anything.
+    /// How the proxy checks the backend; `None`: no check.
     pub health: Option<HealthCheck>,
     /// Options that differ from what holds when nothing is set ([PROTOCOL section 5](crate::spec::protocol#5-values)).
     pub options: Options,
@@ -163,7 +163,7 @@ impl Intent {
     }
 
     /// The same with an entry of metadata put in or replaced. Secrets belong under `token` (the registry's)
-    /// and `service_token` (the service's own): only those are kept out of logs.
+    /// and `service_token` (the service's own), because only the values of those stay out of logs.
     #[must_use]
     pub fn with_metadata(mut self, key: &str, value: Value) -> Self {
         let mut entries: Map<String, Value> =

@@ -17,7 +17,7 @@ pub struct Status {
     pub phase: Phase,
     /// The registry, with its address while there is a connection.
     pub registry: Registry,
-    /// The address of the last connection, whether it still is or not.
+    /// The address of the last connection, whether it still exists or not.
     pub last_peer: Option<SocketAddr>,
     /// A session is bound to the connection right now.
     pub bound: bool,
@@ -33,7 +33,7 @@ pub struct Status {
     pub capabilities: BTreeSet<String>,
     /// The session that is known. Whoever has its id may act for it: keep it out of logs.
     pub session: Option<SessionId>,
-    /// What it shares its state with, where it says so: registries with the same one know the same sessions.
+    /// What the registry shares its state with, if it says so: registries with the same id know the same sessions.
     pub cluster_id: Option<Arc<str>>,
     /// Another process has registered under this name and the registry gave it to that one ([`Event::Replaced`]).
     ///
@@ -48,8 +48,8 @@ pub struct Status {
     pub can_drain: bool,
     /// The targets that are to be in maintenance.
     pub maintenance_wanted: Vec<MaintenanceTarget>,
-    /// What has become of each maintenance request that still counts, oldest first. One to leave that the registry
-    /// has confirmed counts no longer.
+    /// What has become of each maintenance request that still counts, oldest first. A request to leave maintenance no
+    /// longer counts once the registry has confirmed it.
     pub maintenance_requests: Vec<MaintenanceProgress>,
     /// The registry's words where it refused the last maintenance request, or could not reach the page or the
     /// backend in time; `None` after the next request.
@@ -85,13 +85,13 @@ pub struct MaintenanceProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Phase {
-    /// No connection; the next attempt is a delay away.
+    /// There is no connection; the client waits before its next attempt.
     Disconnected,
     /// Resolving or dialling.
     Connecting,
-    /// A new session is being asked for.
+    /// The client asks for a new session.
     Registering,
-    /// The former session is being asked for, and checked.
+    /// The client asks for its former session, and checks it.
     Resuming,
     /// Changes are being staged and applied.
     Syncing,

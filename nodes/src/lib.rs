@@ -49,7 +49,7 @@ pub use watch::{ServiceWatch, Snapshot, View};
 pub struct Registry(Etcd);
 
 impl Registry {
-    /// A registry whose etcd need not be there yet: it is connected to when it is needed.
+    /// A registry whose etcd need not be there yet: the first question connects to it.
     ///
     /// # Errors
     /// What is wrong with `config`, files that cannot be read included.
@@ -70,13 +70,13 @@ impl Registry {
     /// Asks etcd for something below the base path, at each endpoint until one answers. Cancel-safe.
     ///
     /// # Errors
-    /// The last one's, if none does.
+    /// The error of the last endpoint, if none answers.
     pub async fn check(&self) -> Result<(), Error> {
         let any = self.0.config().base_path.service("-", Layout::Services)?;
         self.page(any.as_str(), None, None).await.map(drop)
     }
 
-    /// Registers `node` and keeps it registered. Where its name is taken by a living node, its end is waited for.
+    /// Registers `node` and keeps it registered. If a living node has the name, waits for the end of that node.
     ///
     /// # Errors
     /// A name that no key can have, or a TTL of less than a second.
@@ -87,7 +87,7 @@ impl Registry {
         self.register_node_with(service, node, ttl, OnTaken::default())
     }
 
-    /// The same, with a choice for where the name is taken.
+    /// The same; the caller chooses what happens if the name is taken.
     ///
     /// # Errors
     /// See [`Registry::register_node`].

@@ -22,10 +22,10 @@ use machine::{Answer, Call, Event as Input, Machine, Time, renewal_limit};
 /// So many events wait for whoever reads them.
 const EVENTS: usize = 64;
 
-/// What happens where the name is taken by a node that lives.
+/// What happens if a living node has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnTaken {
-    /// Its end is waited for, because it may be what is left of ourselves after a crash.
+    /// The registration waits for the end of that node, because it may be what is left of ourselves after a crash.
     #[default]
     Wait,
     /// The registration ends with [`Error::NameTaken`].
@@ -37,7 +37,7 @@ pub enum OnTaken {
 pub enum Event {
     /// It is in another state now.
     State(State),
-    /// Something went wrong. Unless a state follows that is final, it is tried again.
+    /// Something went wrong. The registration tries again, unless a final state follows.
     Trouble(Error),
     /// So many events were not read in time.
     Missed(u64),
@@ -108,14 +108,14 @@ impl Registration {
         Events(BroadcastStream::new(self.events.subscribe()))
     }
 
-    /// Has the node say something else about itself. It is written when etcd is reached.
+    /// Changes what the node says about itself. The change is written as soon as etcd is reached.
     pub fn set_info(&self, info: Info) {
         // Who has ended says nothing any more.
         let _ = self.commands.send(Command::SetInfo(info));
     }
 
-    /// Takes the node out, if it is still ours, and waits until etcd has done so, at most for `limit`. Whoever stops
-    /// waiting has deregistered all the same.
+    /// Takes the node out, if it is still ours, and waits until etcd has done so, at most for `limit`. A caller that
+    /// stops waiting has deregistered all the same.
     ///
     /// # Errors
     /// Where etcd could not be told; the node goes with its lease.

@@ -140,8 +140,10 @@ impl Source {
                 self.problems.push(Problem::new(name, Some(&shown), reason).example(line));
                 None
             }
+            // Who names a file wants what is in it. Without REGISTRY_TOKEN, for example, the registry would be open.
             Ok(content) if content.trim().is_empty() => {
-                self.warnings.push(format!("{name}: the file {shown} is empty, which counts as not set"));
+                let reason = "the file is empty: fill it, or leave the variable out".to_owned();
+                self.problems.push(Problem::new(name, Some(&shown), reason));
                 None
             }
             Ok(content) => {

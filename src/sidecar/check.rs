@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use registry_client::{Dialect, dry_run};
+use registry_client::{Dialect, SystemResolver, dry_run};
 
 use super::address::Lookup;
 use super::config::{CommandConfig, CommandLine, Config, Endpoint, Off, RegistrationConfig};
@@ -26,6 +26,7 @@ pub async fn check(config: &Config) -> String {
         config: &config.address,
         registries: &registration.registry.endpoints,
         wrapped: config.command.is_some(),
+        resolver: &SystemResolver,
     };
     let advertised = match lookup.once().await {
         Ok(choice) => {
@@ -52,7 +53,12 @@ async fn describe_node_alone(report: &mut String, config: &Config) {
     if config.etcd.is_none() {
         return;
     }
-    let lookup = Lookup { config: &config.address, registries: &[], wrapped: config.command.is_some() };
+    let lookup = Lookup {
+        config: &config.address,
+        registries: &[],
+        wrapped: config.command.is_some(),
+        resolver: &SystemResolver,
+    };
     let advertised = match lookup.once().await {
         Ok(choice) => {
             let _ = writeln!(report, "address      {choice}");

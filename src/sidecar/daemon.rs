@@ -29,7 +29,7 @@ pub async fn run(config: Config, shutdown: Shutdown) {
     run_with(config, shutdown, SystemResolver).await;
 }
 
-/// Like [`run`], with another way to find the addresses of the registries' names.
+/// Like [`run`], with another way to find the addresses of names: BACKEND_HOST's and the registries'.
 pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolver + Clone) {
     config.warnings.iter().for_each(|line| warn!("{line}"));
     let (config, (state, maintenance)) = (Arc::new(config), new_state());

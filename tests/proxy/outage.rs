@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use registry_sidecar::protocol::{CircuitBreaker, GoDuration};
+use registry_client::protocol::{CircuitBreaker, GoDuration};
 use registry_sidecar::server::routing::{ExtraSettings, Maintenance, Member};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;

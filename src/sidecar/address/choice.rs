@@ -3,8 +3,13 @@
 //! The order is BACKEND_HOST, then WEB_NET_CIDR, then the interface that leads to the registry, then the first
 //! other address. It goes by subnets, never by interface names or the default route: in a swarm eth0 is the web
 //! network on one host and the ingress network on another, and the default route leaves through docker_gwbridge.
+//!
+//! BACKEND_HOST may be a name that several containers have, for example where two Compose projects on one network both
+//! call a service `app`. Taking any of its addresses could serve another project's application, so such a name is an
+//! error ([`AddressError::Ambiguous`]).
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -72,6 +77,29 @@ pub(crate) enum AddressError {
     /// BACKEND_HOST does not resolve at this moment.
     #[error("BACKEND_HOST {0} has no address: is its container running, on a network that we share?")]
     Unresolved(Host),
+    /// BACKEND_HOST has several addresses where one container has one.
+    #[error(
+        "BACKEND_HOST {host} has the addresses {}, and nobody can tell which of them is the application's: {ADVICE}",
+        joined(.addresses)
+    )]
+    Ambiguous {
+        /// BACKEND_HOST.
+        host: Host,
+        /// All addresses of the name, sorted.
+        addresses: Vec<IpAddr>,
+    },
+    /// Of a name that had several addresses these are left, and the application's is not known to be among them.
+    #[error(
+        "BACKEND_HOST {host} had several addresses, of which only {} is left, and that may be another \
+         application's: {ADVICE}; if it is the right one, restart this container",
+        joined(.left)
+    )]
+    Remaining {
+        /// BACKEND_HOST.
+        host: Host,
+        /// The addresses that are left, sorted.
+        left: Vec<IpAddr>,
+    },
     /// The only interface is `lo`.
     #[error(
         "this network namespace has only the loopback interface: the container whose network this one shares \
@@ -82,6 +110,41 @@ pub(crate) enum AddressError {
     /// There are other interfaces, but no other host can reach their addresses.
     #[error("no address that the proxy could reach: there is only {}", .0.join(", "))]
     OnlyLinkLocal(Vec<String>),
+}
+
+/// Addresses that BACKEND_HOST had beside the application's, or while nobody could tell which one was the
+/// application's. What is left of them later is not taken, because it may be another application's.
+#[derive(Debug, Default)]
+pub(super) struct Doubtful(BTreeMap<IpAddr, Host>);
+
+impl Doubtful {
+    pub(super) fn add(&mut self, host: &Host, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.0.extend(addresses.into_iter().map(|ip| (ip, host.clone())));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Why `choice` is not taken; `None` where nothing speaks against it. Our own address always is the application's
+    /// around a command.
+    pub(super) fn objection(&self, choice: &Choice) -> Option<AddressError> {
+        let host = self.0.get(&choice.ip)?.clone();
+        let is_own = matches!(choice.reason, Reason::OwnBesideBackendHost(..));
+        (!is_own).then(|| AddressError::Remaining { host, left: vec![choice.ip] })
+    }
+}
+
+/// What to write where a name has several addresses.
+const ADVICE: &str = "set BACKEND_HOST to a name that no other container on its networks has (name the service so, or \
+                      give it a network alias), or to its address";
+
+fn joined(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Choice {
@@ -184,6 +247,11 @@ fn backend_host(seen: &[&Interface], backend: &BackendHost, inputs: &Inputs) -> 
     let own = seen.iter().find(|interface| {
         inputs.wrapped && !interface.is_virtual() && !interface.is_loopback() && interface.reaches(theirs)
     });
+    if own.is_none() && is_ambiguous(seen, &backend.addresses, theirs) {
+        let (host, mut addresses) = (backend.host.clone(), backend.addresses.clone());
+        addresses.sort();
+        return Err(AddressError::Ambiguous { host, addresses });
+    }
     Ok(match own {
         Some(own) => choice(seen, own.ip, Reason::OwnBesideBackendHost(backend.host.clone(), theirs)),
         None if theirs.is_loopback() && inputs.registry_local.is_some_and(|ip| ip.is_loopback()) => {
@@ -191,6 +259,18 @@ fn backend_host(seen: &[&Interface], backend: &BackendHost, inputs: &Inputs) -> 
         }
         None => choice(seen, theirs, Reason::BackendHost(backend.host.clone())),
     })
+}
+
+/// Whether `addresses` belong to more than one container, as far as addresses tell. A container has at most one address
+/// of a family in each network, so two in one of our subnets are two containers. Addresses outside of our subnets tell
+/// no networks apart, so there two of one family are two hosts; they matter only if `chosen` is one of them.
+fn is_ambiguous(seen: &[&Interface], addresses: &[IpAddr], chosen: IpAddr) -> bool {
+    let several_in_a_subnet =
+        seen.iter().any(|interface| addresses.iter().filter(|ip| interface.reaches(**ip)).count() > 1);
+    let is_outside = |ip: &IpAddr| !seen.iter().any(|interface| interface.reaches(*ip));
+    let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) =
+        addresses.iter().filter(|ip| is_outside(ip)).partition(|ip| ip.is_ipv4());
+    several_in_a_subnet || (is_outside(&chosen) && (v4.len() > 1 || v6.len() > 1))
 }
 
 fn choice(seen: &[&Interface], ip: IpAddr, reason: Reason) -> Choice {
@@ -364,13 +444,70 @@ mod tests {
         };
         let interfaces = [LO, "5 eth0 10.2.2.7/24"];
         assert_eq!(
-            line(&interfaces, &backend(&["fd00::9", "172.18.0.9", "10.2.2.9", "10.2.2.11"])),
+            line(&interfaces, &backend(&["fd00::9", "172.18.0.9", "10.2.2.9"])),
             "advertising 10.2.2.9: the address of BACKEND_HOST app; also saw 10.2.2.7 (eth0)"
         );
         let error = choose(&list(&interfaces), &backend(&[])).unwrap_err();
         assert_eq!(error, AddressError::Unresolved(host.clone()));
         let loopback = choose(&list(&interfaces), &backend(&["127.0.0.1"])).unwrap();
         assert!(loopback.is_doubtful() && loopback.to_string().contains("cannot reach it"), "{loopback}");
+    }
+
+    #[test]
+    fn a_name_that_several_containers_have_is_an_error_that_names_them() {
+        let with = |addresses: &[&str], wrapped| Inputs {
+            backend_host: Some(BackendHost {
+                host: Host::Name("app".to_owned()),
+                addresses: addresses.iter().map(|text| ip(text)).collect(),
+            }),
+            wrapped,
+            ..inputs()
+        };
+        let interfaces = list(&[
+            LO,
+            "1 lo ::1/128",
+            "5 eth0 10.2.2.7/24",
+            "5 eth0 10.2.2.2/32",
+            "5 eth0 fd00:2::7/64",
+            "7 eth1 172.18.0.7/16",
+        ]);
+        for ambiguous in [
+            // Two in a subnet of ours: the one of the web, another one, one of IPv6, loopback.
+            &["10.2.2.11", "10.2.2.9"][..],
+            &["10.2.2.9", "172.18.0.8", "172.18.0.9"],
+            &["10.2.2.9", "fd00:2::8", "fd00:2::9"],
+            &["127.0.0.5", "127.0.0.6"],
+            // Two where no subnet of ours has any, in one network or in two.
+            &["192.168.1.1", "192.168.1.2"],
+            &["192.168.1.1", "10.9.9.9"],
+            &["192.168.1.1", "2001:db8::1", "2001:db8::2"],
+        ] {
+            let error = choose(&interfaces, &with(ambiguous, false)).unwrap_err();
+            let mut addresses: Vec<IpAddr> = ambiguous.iter().map(|text| ip(text)).collect();
+            addresses.sort();
+            assert_eq!(error, AddressError::Ambiguous { host: Host::Name("app".to_owned()), addresses });
+            for told in ambiguous.iter().chain(&["BACKEND_HOST app", "a name that no other container"]) {
+                assert!(error.to_string().contains(told), "{error}");
+            }
+        }
+        for (clear, chosen) in [
+            // One container in two networks, with both families, and a host of both families elsewhere.
+            (&["172.18.0.9", "10.2.2.9"][..], "10.2.2.9"),
+            (&["10.2.2.9", "fd00:2::9"], "10.2.2.9"),
+            (&["127.0.0.1", "::1"], "127.0.0.1"),
+            (&["192.168.65.254", "fdc4:f303:9324::254"], "192.168.65.254"),
+            // One in a subnet of ours beside others elsewhere.
+            (&["10.2.2.9", "192.168.1.1", "192.168.1.2"], "10.2.2.9"),
+        ] {
+            assert_eq!(choose(&interfaces, &with(clear, false)).unwrap().ip, ip(chosen), "{clear:?}");
+        }
+        // Two inside WEB_NET_CIDR where we are not, although another one is beside us.
+        let apart = list(&[LO, "7 eth1 172.18.0.7/16"]);
+        let error = choose(&apart, &with(&["172.18.0.9", "10.2.2.8", "10.2.2.9"], false)).unwrap_err();
+        assert!(matches!(error, AddressError::Ambiguous { .. }), "{error}");
+        // Around a command our own address is the application's, whoever else has the name.
+        assert_eq!(choose(&interfaces, &with(&["10.2.2.9", "10.2.2.11"], true)).unwrap().ip, ip("10.2.2.7"));
+        assert!(choose(&interfaces, &with(&["192.168.1.1", "192.168.1.2"], true)).is_err());
     }
 
     #[test]

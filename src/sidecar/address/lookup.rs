@@ -4,13 +4,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use tokio::time::sleep;
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
 
 use crate::sidecar::config::{AddressConfig, Endpoint};
 use registry_client::protocol::Host;
+use registry_client::{Endpoint as Name, Resolver, SystemResolver};
 
-use super::choice::{BackendHost, Choice, Inputs, choose};
+use super::choice::{AddressError, BackendHost, Choice, Doubtful, Inputs, choose};
 use super::interfaces::interfaces;
 
 /// How long a name may take to resolve.
@@ -19,38 +20,114 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long BACKEND_HOST may have several addresses at the start. While an orchestrator replaces an instance, its name
+/// may lead to both for a moment.
+const AMBIGUITY_LIMIT: Duration = Duration::from_secs(15);
+
 /// How the address of this instance is found.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Lookup<'a> {
+pub(crate) struct Lookup<'a, R> {
     /// BACKEND_HOST and WEB_NET_CIDR.
     pub(crate) config: &'a AddressConfig,
     /// The registries. Where nothing better decides, the address that leads to one of them is chosen.
     pub(crate) registries: &'a [Endpoint],
     /// Whether the application runs under this process, so that our address is its address.
     pub(crate) wrapped: bool,
+    /// Finds the addresses of BACKEND_HOST.
+    pub(crate) resolver: &'a R,
 }
 
-impl Lookup<'_> {
-    /// Tries until there is an address. It logs the choice, and an obstacle only when it changes.
+/// Why there is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// The interfaces cannot be listed.
+    #[error("cannot list the interfaces: {0}")]
+    Interfaces(String),
+    /// The proxy could reach none of the addresses, or it is not known which one is the application's.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
+
+/// The addresses that a name had at the same time for longer than [`AMBIGUITY_LIMIT`]. One that is left of them later
+/// may be another application's, so it is not taken.
+#[derive(Debug, Default)]
+struct Doubt {
+    since: Option<Instant>,
+    addresses: Doubtful,
+}
+
+impl Doubt {
+    /// Takes the result of a lookup: refuses an address that is in doubt.
+    fn on_lookup(&mut self, found: Result<Choice, LookupError>) -> Result<Choice, LookupError> {
+        match &found {
+            Err(LookupError::Address(AddressError::Ambiguous { host, addresses })) => {
+                let since = *self.since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= AMBIGUITY_LIMIT {
+                    self.addresses.add(host, addresses.iter().copied());
+                }
+            }
+            Ok(choice) => {
+                self.since = None;
+                if let Some(objection) = self.addresses.objection(choice) {
+                    return Err(objection.into());
+                }
+            }
+            Err(_) => self.since = None,
+        }
+        found
+    }
+
+    /// Whether `error` is to be reported as lasting.
+    fn is_lasting(&self, error: &LookupError) -> bool {
+        !self.addresses.is_empty() && error.is_ambiguity()
+    }
+}
+
+impl LookupError {
+    /// Whether there are addresses, but it is not known which one is the application's.
+    fn is_ambiguity(&self) -> bool {
+        use AddressError::{Ambiguous, Remaining};
+        matches!(self, LookupError::Address(Ambiguous { .. } | Remaining { .. }))
+    }
+}
+
+impl<R: Resolver> Lookup<'_, R> {
+    /// Tries until there is an address. It logs the choice, and an obstacle only when it changes. Where BACKEND_HOST
+    /// has had several addresses for [`AMBIGUITY_LIMIT`], it logs an error and passes it to `unknown`; `None` means
+    /// that this is over.
     ///
     /// Cancel-safe.
-    pub(crate) async fn until_found(&self) -> Choice {
+    pub(crate) async fn until_found(&self, unknown: impl Fn(Option<String>)) -> Choice {
         let (mut pause, mut logged) = (FIRST_PAUSE, String::new());
+        let mut doubt = Doubt::default();
         loop {
-            match self.once().await {
-                Ok(choice) if choice.is_doubtful() => {
-                    warn!("{choice}");
-                    return choice;
-                }
+            match doubt.on_lookup(self.once().await) {
                 Ok(choice) => {
-                    info!("{choice}");
+                    unknown(None);
+                    match choice.is_doubtful() {
+                        true => warn!("{choice}"),
+                        false => info!("{choice}"),
+                    }
                     return choice;
                 }
-                Err(reason) if reason != logged => {
-                    warn!("no address to advertise yet: {reason}");
-                    logged = reason;
+                Err(reason) => {
+                    let lasting = doubt.is_lasting(&reason).then(|| format!("not registered: {reason}"));
+                    let line = match &lasting {
+                        Some(line) => line.clone(),
+                        None if reason.is_ambiguity() => {
+                            format!("waiting {AMBIGUITY_LIMIT:?} for one address: {reason}")
+                        }
+                        None => format!("no address to advertise yet: {reason}"),
+                    };
+                    if line != logged {
+                        match lasting {
+                            Some(_) => error!("{line}"),
+                            None => warn!("{line}"),
+                        }
+                        unknown(lasting);
+                        logged = line;
+                    }
                 }
-                Err(_) => {}
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -62,12 +139,12 @@ impl Lookup<'_> {
     /// # Errors
     /// Says, for a person, why no address can be advertised: the interfaces cannot be listed, or the proxy could
     /// reach none of them.
-    pub(crate) async fn once(&self) -> Result<Choice, String> {
-        let interfaces = interfaces().map_err(|error| format!("cannot list the interfaces: {error}"))?;
+    pub(crate) async fn once(&self) -> Result<Choice, LookupError> {
+        let interfaces = interfaces().map_err(|error| LookupError::Interfaces(error.to_string()))?;
         let backend_host = match &self.config.backend_host {
             None => None,
             Some(host) => {
-                let addresses = resolve(host, RESOLVE_TIMEOUT).await.unwrap_or_default();
+                let addresses = resolve(self.resolver, host, RESOLVE_TIMEOUT).await.unwrap_or_default();
                 Some(BackendHost { host: host.clone(), addresses })
             }
         };
@@ -83,7 +160,7 @@ impl Lookup<'_> {
         };
         let inputs =
             Inputs { backend_host, web_net: self.config.web_net, registry_local, wrapped: self.wrapped };
-        choose(&interfaces, &inputs).map_err(|error| error.to_string())
+        Ok(choose(&interfaces, &inputs)?)
     }
 }
 
@@ -91,7 +168,7 @@ impl Lookup<'_> {
 /// table and sends nothing.
 async fn local_end(registries: &[Endpoint]) -> Option<IpAddr> {
     for registry in registries {
-        for ip in resolve(&registry.host, RESOLVE_TIMEOUT).await.unwrap_or_default() {
+        for ip in resolve(&SystemResolver, &registry.host, RESOLVE_TIMEOUT).await.unwrap_or_default() {
             let any = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let connected = UdpSocket::bind(any).and_then(|socket| {
                 socket.connect(SocketAddr::new(ip, registry.port))?;
@@ -111,15 +188,15 @@ async fn local_end(registries: &[Endpoint]) -> Option<IpAddr> {
 ///
 /// # Errors
 /// The resolver's, or [`io::ErrorKind::TimedOut`] after `limit`.
-async fn resolve(host: &Host, limit: Duration) -> io::Result<Vec<IpAddr>> {
+async fn resolve(resolver: &impl Resolver, host: &Host, limit: Duration) -> io::Result<Vec<IpAddr>> {
     let name = match host {
         Host::Ip(ip) => return Ok(vec![*ip]),
         Host::Name(name) => name.as_str(),
     };
-    let found = tokio::time::timeout(limit, tokio::net::lookup_host((name, 0)))
+    let found = tokio::time::timeout(limit, resolver.resolve(&Name::new(name, 0)))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")))??;
-    let mut addresses: Vec<IpAddr> = found.map(|address| address.ip().to_canonical()).collect();
+    let mut addresses: Vec<IpAddr> = found.iter().map(|address| address.ip().to_canonical()).collect();
     addresses.sort();
     addresses.dedup();
     Ok(addresses)
@@ -127,14 +204,69 @@ async fn resolve(host: &Host, limit: Duration) -> io::Result<Vec<IpAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// What the name `app` leads to: the last octets at the first lookups, the last one from then on.
+    struct Answers(Mutex<Vec<&'static [u8]>>);
+
+    impl Resolver for Answers {
+        async fn resolve(&self, name: &Name) -> io::Result<Vec<SocketAddr>> {
+            let mut answers = self.0.lock().unwrap();
+            let now = if answers.len() > 1 { answers.remove(0) } else { answers[0] };
+            Ok(now.iter().map(|last| SocketAddr::from(([127, 0, 0, *last], name.port))).collect())
+        }
+    }
+
+    /// What is found within a minute, when, and what was unknown meanwhile.
+    async fn found(answers: Vec<&'static [u8]>) -> (Option<Choice>, Duration, Vec<Option<String>>) {
+        let resolver = Answers(Mutex::new(answers));
+        let config = AddressConfig {
+            backend_host: Some(Host::Name("app".to_owned())),
+            web_net: "10.2.2.0/24".parse().unwrap(),
+        };
+        let lookup = Lookup { config: &config, registries: &[], wrapped: false, resolver: &resolver };
+        let (unknown, begun) = (RefCell::new(Vec::new()), Instant::now());
+        let finding = lookup.until_found(|problem| unknown.borrow_mut().push(problem));
+        let found = tokio::time::timeout(Duration::from_secs(60), finding).await.ok();
+        (found, begun.elapsed(), unknown.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_addresses_at_the_start_are_waited_out_and_no_longer_than_the_limit() {
+        // The predecessor goes.
+        let (choice, took, unknown) = found(vec![&[5, 6], &[5, 6], &[6]]).await;
+        assert_eq!(choice.unwrap().ip, IpAddr::from([127, 0, 0, 6]));
+        assert!(took < AMBIGUITY_LIMIT && unknown.iter().all(Option::is_none), "{took:?} {unknown:?}");
+
+        // Both stay.
+        let (choice, _, unknown) = found(vec![&[5, 6]]).await;
+        let problems: Vec<&String> = unknown.iter().flatten().collect();
+        assert!(choice.is_none() && problems.len() == 1, "{choice:?} {unknown:?}");
+        assert!(problems[0].contains("has the addresses 127.0.0.5, 127.0.0.6"), "{unknown:?}");
+
+        // Of two that both stayed for long, the one that is left may be the other application's.
+        let mut answers: Vec<&'static [u8]> = vec![&[5, 6]; 11];
+        answers.push(&[6]);
+        let (choice, _, unknown) = found(answers.clone()).await;
+        assert!(
+            choice.is_none() && unknown.last().unwrap().as_ref().unwrap().contains("only 127.0.0.6 is left")
+        );
+
+        // One that was not there is the application's.
+        answers.push(&[7]);
+        let (choice, _, unknown) = found(answers).await;
+        assert_eq!((choice.unwrap().ip, unknown.last()), (IpAddr::from([127, 0, 0, 7]), Some(&None)));
+    }
 
     #[tokio::test]
     async fn a_name_resolves_to_its_addresses_and_an_address_to_itself() {
         let limit = Duration::from_secs(10);
-        let found = resolve(&Host::Name("localhost".to_owned()), limit).await.unwrap();
+        let found = resolve(&SystemResolver, &Host::Name("localhost".to_owned()), limit).await.unwrap();
         assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty(), "{found:?}");
         let ip = IpAddr::from([10, 2, 2, 9]);
-        assert_eq!(resolve(&Host::Ip(ip), limit).await.unwrap(), [ip]);
+        assert_eq!(resolve(&SystemResolver, &Host::Ip(ip), limit).await.unwrap(), [ip]);
     }
 }

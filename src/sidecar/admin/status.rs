@@ -19,6 +19,7 @@ pub(super) fn status(state: &DaemonState, maintenance: &Maintenance) -> Value {
         "ready": conditions.ready,
         "wanted": visibility_name(conditions.visibility()),
         "reason": conditions.reason(),
+        "address_problem": state.address_problem(),
         "maintenance": conditions.maintenance,
         "windows": maintenance.windows().as_json(SystemTime::now()),
         "drained": conditions.drained,

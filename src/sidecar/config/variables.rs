@@ -31,7 +31,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("PRIORITY", Text("10"), "10", "higher wins over a longer path"),
     Variable::new("ROUTES", Unset, r#"[{"domains":"app.example.com","path":"/api","port":8080}]"#, "JSON array of routes for more than one; what a route leaves out, the other variables say"),
     Variable::new("BACKEND_SCHEME", Text("http"), "http", "how the proxy talks to the application: http, https or h2c"),
-    Variable::new("BACKEND_HOST", Unset, "app", "advertise this host's address instead of our own").bare(),
+    Variable::new("BACKEND_HOST", Unset, "hello-app", "advertise this host's address instead of our own").bare(),
     Variable::new("WEB_NET_CIDR", Text("10.2.2.0/24"), "10.2.2.0/24", "the network that is shared with the proxy"),
     Variable::new("HEALTH_PATH", Text("/"), "/health", "what the proxy asks the application for").bare(),
     Variable::new("HEALTH_INTERVAL", Text("30s"), "30s", "how often; 0 turns the check off"),

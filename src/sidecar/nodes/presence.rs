@@ -13,7 +13,7 @@ use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::sidecar::address::{Lookup, follow};
 use crate::sidecar::config::{Config, EtcdConfig};
 use crate::sidecar::state::{DaemonState, NodeStatus};
-use registry_client::Visibility;
+use registry_client::{SystemResolver, Visibility};
 
 use super::info::node;
 
@@ -61,10 +61,16 @@ async fn keep_node(config: &Config, etcd: &EtcdConfig, state: &DaemonState, left
 /// Without sessions nobody else looks for the address. It never returns.
 async fn find_address(config: &Config, state: &DaemonState) {
     if config.registration.is_none() {
-        let lookup = Lookup { config: &config.address, registries: &[], wrapped: config.command.is_some() };
-        let choice = lookup.until_found().await;
+        let lookup = Lookup {
+            config: &config.address,
+            registries: &[],
+            wrapped: config.command.is_some(),
+            resolver: &SystemResolver,
+        };
+        let unknown = |problem| state.set_address_problem(problem);
+        let choice = lookup.until_found(unknown).await;
         state.set_advertised(choice.ip);
-        follow(lookup, choice, |_, new| state.set_advertised(new)).await;
+        follow(lookup, choice, |_, new| state.set_advertised(new), unknown).await;
     }
     std::future::pending().await
 }

@@ -56,10 +56,17 @@ pub(crate) async fn keep_registered(
 ) {
     let Some(registration) = &config.registration else { return };
     let wrapped = config.command.is_some();
-    let lookup = Lookup { config: &config.address, registries: &registration.registry.endpoints, wrapped };
+    let lookup = Lookup {
+        config: &config.address,
+        registries: &registration.registry.endpoints,
+        wrapped,
+        resolver: &resolver,
+    };
+    let unknown = |problem| state.set_address_problem(problem);
     let choice = tokio::select! {
-        choice = lookup.until_found() => choice,
+        choice = lookup.until_found(unknown) => choice,
         () = shutdown.requested() => {
+            state.set_address_problem(None);
             state.clear_application();
             return info!("nothing was registered yet");
         }
@@ -67,17 +74,18 @@ pub(crate) async fn keep_registered(
     state.set_advertised(choice.ip);
     let intent = intent_with_page(config, registration, choice.ip);
     let sessions =
-        Sessions::start(&registration.registry, intent, state.clone(), maintenance.clone(), resolver);
+        Sessions::start(&registration.registry, intent, state.clone(), maintenance.clone(), resolver.clone());
     let moved = |old, new| {
         state.set_advertised(new);
         sessions.change_address(old, new);
     };
     tokio::select! {
-        () = follow(lookup, choice, moved) => {}
+        () = follow(lookup, choice, moved, unknown) => {}
         () = reload_when_asked(config, state, |intent| sessions.set_intent(intent)) => {}
         () = follow_names(&sessions) => {}
         () = shutdown.requested() => {}
     }
+    state.set_address_problem(None);
     // Where a registry cannot count what is in flight, count the connections to the wrapped application.
     let needs_tcp_table = wrapped && state.clients().iter().any(|client| cannot_count(&client.status()));
     state.set_clients(Vec::new());

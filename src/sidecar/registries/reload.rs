@@ -1,13 +1,14 @@
 //! Reads the configuration again when somebody asks for it. If it is wrong, nothing changes.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 
 use tracing::{info, warn};
 
 use crate::sidecar::address::Lookup;
 use crate::sidecar::config::Config;
 use crate::sidecar::state::DaemonState;
-use registry_client::Intent;
+use registry_client::{Intent, SystemResolver};
 
 use super::intent::intent;
 
@@ -16,7 +17,7 @@ use super::intent::intent;
 pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, apply: impl Fn(Intent)) {
     loop {
         let request = state.next_reload().await;
-        let result = reload(config, &apply).await;
+        let result = reload(config, state.advertised(), &apply).await;
         match &result {
             Ok(done) => info!("{done}"),
             Err(reason) => warn!("{reason}"),
@@ -26,7 +27,11 @@ pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, appl
     }
 }
 
-async fn reload(config: &Config, apply: impl Fn(Intent)) -> Result<String, String> {
+async fn reload(
+    config: &Config,
+    advertised: Option<IpAddr>,
+    apply: impl Fn(Intent),
+) -> Result<String, String> {
     let unchanged = |reason: &dyn Display| format!("nothing is changed: {reason}");
     let read = config.load_again().map_err(|errors| unchanged(&errors))?;
     let Some(registration) = &read.registration else {
@@ -36,9 +41,14 @@ async fn reload(config: &Config, apply: impl Fn(Intent)) -> Result<String, Strin
         config: &read.address,
         registries: &registration.registry.endpoints,
         wrapped: config.command.is_some(),
+        resolver: &SystemResolver,
     };
-    let choice = lookup.once().await.map_err(|reason| unchanged(&reason))?;
-    let intent = intent(registration, choice.ip);
+    // Where the address is found as before, who follows it knows more than a single lookup.
+    let own = match advertised.filter(|_| read.address == config.address) {
+        Some(own) => own,
+        None => lookup.once().await.map_err(|reason| unchanged(&reason))?.ip,
+    };
+    let intent = intent(registration, own);
     let routes = intent.routes.len();
     apply(intent);
     Ok(format!("read the configuration again, routes wanted: {routes}"))

@@ -19,6 +19,8 @@ pub(crate) struct Conditions {
     pub(crate) ready: bool,
     /// The application was ready at some time since the daemon started.
     pub(crate) was_ready: bool,
+    /// BACKEND_HOST has addresses, and which one is the application's is not known.
+    pub(crate) address_unknown: bool,
     /// An operator put everything into maintenance.
     pub(crate) maintenance: bool,
     /// Work on the application that is going on.
@@ -36,7 +38,9 @@ impl Conditions {
                 Visibility::Maintenance
             }
             Conditions { ready: false, was_ready: false, .. } => Visibility::Absent,
-            Conditions { ready: false, .. } | Conditions { drained: true, .. } => Visibility::Draining,
+            Conditions { ready: false, .. }
+            | Conditions { address_unknown: true, .. }
+            | Conditions { drained: true, .. } => Visibility::Draining,
             _ => Visibility::Live,
         }
     }
@@ -49,6 +53,7 @@ impl Conditions {
             Conditions { work: Some(Work::Update), .. } => "the application is being updated",
             Conditions { ready: false, was_ready: false, .. } => "the application has not been ready yet",
             Conditions { ready: false, .. } => "the application is not ready",
+            Conditions { address_unknown: true, .. } => "which address is the application's is not known",
             Conditions { drained: true, .. } => "a drain was asked for",
             _ => "the application is ready",
         }
@@ -62,19 +67,20 @@ mod tests {
     #[test]
     fn every_combination_has_one_answer() {
         let mut seen = Vec::new();
-        for bits in 0..32u8 {
+        for bits in 0..64u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
             let conditions = Conditions {
                 ready: bit(0),
                 was_ready: bit(1),
                 maintenance: bit(2),
                 drained: bit(3),
+                address_unknown: bit(5),
                 work: bit(4).then_some(Work::Update),
             };
             let visibility = conditions.visibility();
             if visibility == Visibility::Live {
                 assert!(conditions.ready && !conditions.maintenance && !conditions.drained, "{conditions:?}");
-                assert_eq!(conditions.work, None);
+                assert!(conditions.work.is_none() && !conditions.address_unknown, "{conditions:?}");
             }
             seen.push(visibility);
         }

@@ -12,7 +12,7 @@ mod node;
 mod reload;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(crate) struct DaemonState {
 
 struct Shared {
     conditions: watch::Sender<Conditions>,
+    /// Why it is not known which address is the application's; `Some` exactly while `address_unknown` is a condition.
+    address_problem: Mutex<Option<String>>,
     clients: watch::Sender<Vec<Client>>,
     progress: watch::Sender<Progress>,
     /// `None` until a wrapped command has begun.
@@ -57,6 +59,7 @@ impl DaemonState {
     pub(crate) fn new() -> Self {
         let shared = Shared {
             conditions: watch::Sender::new(Conditions::default()),
+            address_problem: Mutex::default(),
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
             command: watch::Sender::new(None),
@@ -102,6 +105,18 @@ impl DaemonState {
         }
     }
 
+    /// It is not known which address is the application's, for this reason; `None`: it is known.
+    pub(crate) fn set_address_problem(&self, problem: Option<String>) {
+        let unknown = problem.is_some();
+        *self.shared.address_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        self.change_conditions(|conditions| conditions.address_unknown = unknown);
+    }
+
+    /// Why it is not known which address is the application's; `None` where it is.
+    pub(crate) fn address_problem(&self) -> Option<String> {
+        self.shared.address_problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The application is neither ready nor being worked on any more: its routes go.
     pub(crate) fn clear_application(&self) {
         self.change_conditions(|conditions| (conditions.ready, conditions.work) = (false, None));
@@ -120,6 +135,11 @@ impl DaemonState {
     }
 
     /// The address at which the application is reached, from now on.
+    /// The address that is advertised; `None`: it is not known yet.
+    pub(crate) fn advertised(&self) -> Option<IpAddr> {
+        *self.shared.advertised.borrow()
+    }
+
     pub(crate) fn set_advertised(&self, address: IpAddr) {
         self.shared.advertised.send_replace(Some(address));
     }

@@ -21,6 +21,9 @@ pub(super) fn status(data: &Value) -> String {
     let ready = if data["ready"].as_bool() == Some(true) { "ready" } else { "not ready" };
     let _ = writeln!(out, "application  {ready}");
     let _ = writeln!(out, "wanted       {}, because {}", text(data, "wanted"), text(data, "reason"));
+    if let Some(problem) = data["address_problem"].as_str() {
+        let _ = writeln!(out, "address      {problem}");
+    }
     if let Some(doing) = data["command"]["doing"].as_str() {
         let percent = data["progress"]["percent"].as_u64().map(|percent| format!(", {percent} %"));
         let _ = writeln!(out, "command      {doing}{}", percent.unwrap_or_default());

@@ -203,7 +203,7 @@ fn set_progress(state: &DaemonState, percent: Option<u8>, message: Option<String
 }
 
 /// The answer to a health check. During a step, an update or a schedule the command's status decides, else whether
-/// the application is ready. Until a route was first accepted, a registry that answers and refuses counts as
+/// the application is ready and its address is known. Until a route was first accepted, a registry that answers and refuses counts as
 /// unhealthy too. A registry that is away never does, because an orchestrator must not kill an application that works
 /// (SEMANTICS section 10).
 fn health(state: &DaemonState, registered: bool) -> Value {
@@ -218,6 +218,7 @@ fn health(state: &DaemonState, registered: bool) -> Value {
         return json!({"healthy": healthy, "reason": reason});
     }
     let verdict = match refused {
+        _ if conditions.address_unknown => Err(state.address_problem().unwrap_or_default()),
         _ if !conditions.ready && !conditions.maintenance => Err("the application is not ready".to_owned()),
         Some(refusal) if !state.was_live() => Err(refusal),
         _ if registered && !statuses.iter().any(|status| status.live) => Err("no route is live".to_owned()),

@@ -200,6 +200,23 @@ async fn health_is_the_applications_and_a_registry_that_is_away_changes_nothing(
 }
 
 #[tokio::test]
+async fn an_application_whose_address_is_not_known_is_unhealthy_and_everybody_says_why() {
+    let (_folder, path, state, _) = daemon().await;
+    state.change_conditions(|conditions| conditions.ready = true);
+    state.set_address_problem(Some("BACKEND_HOST app has the addresses A, B".to_owned()));
+    assert_eq!(state.visibility(), Visibility::Draining);
+    for words in ["healthcheck", "healthcheck --registered", "status"] {
+        let (code, text) = run(&path, words).await;
+        assert!(
+            text.contains("has the addresses A, B") && (code == 1) == (words != "status"),
+            "{code} {text}"
+        );
+    }
+    state.set_address_problem(None);
+    assert_eq!((run(&path, "healthcheck").await.0, state.visibility()), (0, Visibility::Live));
+}
+
+#[tokio::test]
 async fn events_are_told_afterwards_and_as_they_happen() {
     let (_folder, path, state, _) = daemon().await;
     let missed = |count| registry_client::Event::Missed(count);
