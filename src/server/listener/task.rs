@@ -93,8 +93,8 @@ impl RegistryTask {
                     }
                 }
                 Some(Ok((test, result))) = self.tests.join_next() => self.turn(Input::Tested(test, result)),
-                (tx, verdict) = std::future::poll_fn(|cx| self.store.poll_decision(cx)) => {
-                    self.turn(decision_input(tx, verdict));
+                (tx, decision) = std::future::poll_fn(|cx| self.store.poll_decision(cx)) => {
+                    self.turn(decision_input(tx, decision));
                 }
                 () = sleep_until(deadline) => self.turn(Input::Tick),
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
@@ -142,24 +142,24 @@ impl RegistryTask {
         for effect in self.registry.effects() {
             match effect {
                 Effect::Send(conn, line) => {
-                    unreachable.extend(deliver(&mut self.connections, conn, |outlet| outlet.send(line)));
+                    unreachable.extend(deliver(&mut self.connections, conn, |sender| sender.send(line)));
                 }
                 Effect::Bound(conn, keepalive) => {
-                    unreachable.extend(deliver(&mut self.connections, conn, |outlet| outlet.bind(keepalive)));
+                    unreachable.extend(deliver(&mut self.connections, conn, |sender| sender.bind(keepalive)));
                 }
                 Effect::Event(to, event) => {
                     let line: Arc<str> = event.encode().into();
                     for conn in to {
                         unreachable
-                            .extend(deliver(&mut self.connections, conn, |outlet| outlet.offer(&line)));
+                            .extend(deliver(&mut self.connections, conn, |sender| sender.offer(&line)));
                     }
                 }
                 Effect::Close(conn) => {
                     self.connections.remove(&conn);
                 }
                 Effect::Commit(tx, change) => {
-                    if let Poll::Ready(verdict) = self.store.commit(tx, change) {
-                        self.outcomes.push_back(decision_input(tx, verdict));
+                    if let Poll::Ready(decision) = self.store.commit(tx, change) {
+                        self.outcomes.push_back(decision_input(tx, decision));
                     }
                 }
                 Effect::Publish(table) => self.table.store(Arc::new(table)),
@@ -201,8 +201,8 @@ fn now() -> Now {
     Now { mono: Instant::now().into_std(), wall: SystemTime::now() }
 }
 
-fn decision_input(tx: Tx, verdict: Decision) -> Input {
-    match verdict {
+fn decision_input(tx: Tx, decision: Decision) -> Input {
+    match decision {
         Decision::Committed => Input::Committed(tx),
         Decision::Rejected => Input::Rejected(tx),
     }

@@ -112,7 +112,7 @@ fn kept(copy: Option<&Path>) -> String {
 pub struct FileStore {
     saved: Option<SavedState>,
     changes: mpsc::Sender<(Tx, StoreChange)>,
-    verdicts: tokio::sync::mpsc::UnboundedReceiver<(Tx, Decision)>,
+    decisions: tokio::sync::mpsc::UnboundedReceiver<(Tx, Decision)>,
     outstanding: usize,
     /// Ends when the thread has ended.
     end: Option<oneshot::Receiver<()>>,
@@ -159,7 +159,7 @@ impl FileStore {
         reopen: Reopen,
     ) -> Self {
         let (changes, queue) = mpsc::channel();
-        let (answers, verdicts) = tokio::sync::mpsc::unbounded_channel();
+        let (answers, decisions) = tokio::sync::mpsc::unbounded_channel();
         let owner = Arc::new(());
         let number = tables.transaction().unwrap_or(0);
         let tables = Some(tables);
@@ -174,7 +174,7 @@ impl FileStore {
             // The receiver is gone, so every change is rejected.
             error!(%error, "cannot start the thread that writes STATE_FILE");
         }
-        FileStore { saved, changes, verdicts, outstanding: 0, end: Some(end), _alive: owner }
+        FileStore { saved, changes, decisions, outstanding: 0, end: Some(end), _alive: owner }
     }
 }
 
@@ -196,10 +196,10 @@ impl Store for FileStore {
     }
 
     fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<(Tx, Decision)> {
-        match self.verdicts.poll_recv(cx) {
-            Poll::Ready(Some(verdict)) => {
+        match self.decisions.poll_recv(cx) {
+            Poll::Ready(Some(decision)) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
-                Poll::Ready(verdict)
+                Poll::Ready(decision)
             }
             // The thread is gone. `commit` rejects further changes.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -245,10 +245,10 @@ impl Writer {
                     return;
                 }
             }
-            let verdict = self.write_batch(&batch);
+            let decision = self.write_batch(&batch);
             for (tx, _) in batch.drain(..) {
                 // The receiver is gone when the server stops.
-                let _ = answers.send((tx, verdict));
+                let _ = answers.send((tx, decision));
             }
         }
     }

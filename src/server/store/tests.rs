@@ -101,7 +101,7 @@ fn open(path: &Path) -> Result<FileStore, StateError> {
 }
 
 /// Gives changes to a store, all at once, and waits for what becomes of them.
-fn verdicts(store: &mut FileStore, changes: Vec<StoreChange>) -> Vec<Decision> {
+fn decisions(store: &mut FileStore, changes: Vec<StoreChange>) -> Vec<Decision> {
     let count = changes.len();
     for (number, change) in changes.into_iter().enumerate() {
         assert_eq!(store.commit(Tx(number as u64), change), Poll::Pending);
@@ -110,10 +110,10 @@ fn verdicts(store: &mut FileStore, changes: Vec<StoreChange>) -> Vec<Decision> {
     runtime.block_on(async {
         let mut found = Vec::new();
         while found.len() < count {
-            let verdict = std::future::poll_fn(|cx| store.poll_decision(cx));
-            let (tx, verdict) = tokio::time::timeout(Duration::from_secs(10), verdict).await.unwrap();
+            let decision = std::future::poll_fn(|cx| store.poll_decision(cx));
+            let (tx, decision) = tokio::time::timeout(Duration::from_secs(10), decision).await.unwrap();
             assert_eq!(tx, Tx(found.len() as u64), "in the order of the changes");
-            found.push(verdict);
+            found.push(decision);
         }
         found
     })
@@ -132,7 +132,7 @@ fn what_was_committed_is_there_when_the_file_is_opened_again() {
         applied(1, 2, &[(1, None), (3, Some("e.de"))]),
         StoreChange::Ended(SessionNo(2)),
     ];
-    assert_eq!(verdicts(&mut store, changes), [Decision::Committed; 5]);
+    assert_eq!(decisions(&mut store, changes), [Decision::Committed; 5]);
     drop(store);
     let saved = open(&folder.file()).unwrap().take_saved().unwrap();
     assert_eq!(saved.boot_id, "boot");
@@ -185,7 +185,7 @@ fn a_damaged_file_is_refused_and_kept() {
     let folder = Folder::new();
     let mut store = open(&folder.file()).unwrap();
     let many = (1..200).map(|no| applied(no, 1, &[(1, Some("a.de")), (2, Some("b.de"))])).collect();
-    verdicts(&mut store, many);
+    decisions(&mut store, many);
     drop(store);
     let good = open(&folder.file()).unwrap().take_saved().unwrap();
     // When it can be opened again, the store's thread has closed it.
@@ -297,7 +297,7 @@ fn maintenance_is_held_beside_what_is_applied_and_goes_with_its_session() {
         StoreChange::Ended(SessionNo(3)),
         entered(3, maintenance()),
     ];
-    assert_eq!(verdicts(&mut store, changes), [Decision::Committed; 8]);
+    assert_eq!(decisions(&mut store, changes), [Decision::Committed; 8]);
     drop(store);
     let saved = open(&folder.file()).unwrap().take_saved().unwrap();
     let held: Vec<_> = saved.sessions.iter().map(|saved| (saved.session.no, &saved.maintenance)).collect();
@@ -309,7 +309,7 @@ fn maintenance_is_held_beside_what_is_applied_and_goes_with_its_session() {
 fn a_file_and_an_export_of_format_1_are_read_and_become_format_2_with_the_first_change() {
     let folder = Folder::new();
     let mut store = open(&folder.file()).unwrap();
-    verdicts(&mut store, vec![applied(1, 1, &[(1, Some("a.de"))])]);
+    decisions(&mut store, vec![applied(1, 1, &[(1, Some("a.de"))])]);
     drop(store);
     drop(open(&folder.file()).unwrap());
     let format = |set: Option<&str>| loop {
@@ -331,7 +331,7 @@ fn a_file_and_an_export_of_format_1_are_read_and_become_format_2_with_the_first_
     let mut store = open(&folder.file()).unwrap();
     assert_eq!(store.take_saved().unwrap().sessions, [saved_session(1, 1, &[(1, "a.de")])]);
     let change = StoreChange::Maintenance(vec![(SessionNo(1), maintenance())]);
-    assert_eq!(verdicts(&mut store, vec![change]), [Decision::Committed]);
+    assert_eq!(decisions(&mut store, vec![change]), [Decision::Committed]);
     drop(store);
     assert_eq!(open(&folder.file()).unwrap().take_saved().unwrap().sessions[0].maintenance, maintenance());
     assert_eq!(format(None), "2");
@@ -350,7 +350,7 @@ fn an_export_is_imported_as_it_was_and_never_over_something() {
         applied(2, 7, &[]),
         StoreChange::Maintenance(vec![(SessionNo(1), maintenance())]),
     ];
-    verdicts(&mut store, changes);
+    decisions(&mut store, changes);
     drop(store);
     let json = loop {
         match export(&folder.file()) {
@@ -474,13 +474,13 @@ impl Disk {
 fn a_disk_that_is_full_rejects_changes_until_it_is_not() {
     let disk = Disk::default();
     let mut store = disk.store();
-    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
+    assert_eq!(decisions(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
     for _ in 0..3 {
         disk.fails_while(NO_WRITE, || assert!(store.commit(Tx(0), applied(2, 1, &[])).is_pending()));
         assert_eq!(next_verdict(&mut store), Decision::Rejected);
         assert_eq!(disk.sessions(), [saved_session(1, 1, &[])]);
     }
-    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Decision::Committed]);
+    assert_eq!(decisions(&mut store, vec![applied(2, 1, &[])]), [Decision::Committed]);
     assert_eq!(disk.sessions().len(), 2);
 }
 
@@ -488,10 +488,10 @@ fn a_disk_that_is_full_rejects_changes_until_it_is_not() {
 fn what_comes_while_the_disk_is_busy_is_on_it_with_one_more_transaction() {
     let disk = Disk::default();
     let mut store = disk.store();
-    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
+    assert_eq!(decisions(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
     let syncs = || disk.syncs.load(Ordering::SeqCst);
     let before = syncs();
-    assert_eq!(verdicts(&mut store, vec![applied(2, 1, &[])]), [Decision::Committed]);
+    assert_eq!(decisions(&mut store, vec![applied(2, 1, &[])]), [Decision::Committed]);
     let of_one = syncs() - before;
 
     let busy = disk.busy.lock().unwrap();
@@ -519,17 +519,17 @@ fn what_comes_while_the_disk_is_busy_is_on_it_with_one_more_transaction() {
 fn a_change_of_unknown_fate_is_neither_confirmed_nor_rejected_before_the_file_has_told() {
     let disk = Disk::default();
     let mut store = disk.store();
-    assert_eq!(verdicts(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
+    assert_eq!(decisions(&mut store, vec![applied(1, 1, &[])]), [Decision::Committed]);
     disk.fails_while(NO_SYNC, || assert!(store.commit(Tx(0), applied(2, 1, &[])).is_pending()));
-    let verdict = next_verdict(&mut store);
-    assert_eq!(verdict == Decision::Committed, disk.sessions().len() == 2, "{verdict:?}");
-    assert_eq!(verdicts(&mut store, vec![applied(3, 1, &[])]), [Decision::Committed]);
+    let decision = next_verdict(&mut store);
+    assert_eq!(decision == Decision::Committed, disk.sessions().len() == 2, "{decision:?}");
+    assert_eq!(decisions(&mut store, vec![applied(3, 1, &[])]), [Decision::Committed]);
 }
 
 fn next_verdict(store: &mut FileStore) -> Decision {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let verdict = std::future::poll_fn(|cx| store.poll_decision(cx));
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), verdict).await.unwrap().1 })
+    let decision = std::future::poll_fn(|cx| store.poll_decision(cx));
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), decision).await.unwrap().1 })
 }
 
 #[test]
