@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::backend_body::{BackendBody, BodyError};
-use super::compress::CompressedBody;
+use super::compressed_body::CompressedBody;
 use super::record::Record;
 
 pub(crate) enum ResponseBody {

@@ -11,7 +11,7 @@
 //! | `wait` | waits for a member while none is usable |
 //! | `redial` | dials a member that cannot be connected to |
 //! | `response` | the response as the client gets it: from a backend, a page, or an upgrade |
-//! | `body`, `backend_body`, `compress` | the response's body: which of several, streamed, compressed |
+//! | `body`, `backend_body`, `compressed_body` | the response's body: which of several, streamed, compressed |
 //! | `tunnel` | copies bytes after an upgrade |
 //! | `record` | what logs and statistics say about the request |
 //!
@@ -20,7 +20,7 @@
 mod assignment;
 mod backend_body;
 mod body;
-mod compress;
+mod compressed_body;
 mod guard;
 mod outgoing;
 mod record;

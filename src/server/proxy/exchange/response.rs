@@ -16,7 +16,7 @@ use crate::server::proxy::upstream::connection::UpstreamConnection;
 
 use super::backend_body::BackendBody;
 use super::body::ResponseBody;
-use super::compress::CompressedBody;
+use super::compressed_body::CompressedBody;
 use super::record::Record;
 use super::tunnel::Tunnel;
 

@@ -11,8 +11,8 @@ use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
 use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
 
 use super::Engine;
-use super::commits::Pending;
 use super::connections::Wait;
+use super::pending_commits::Pending;
 use super::queue::Outcome;
 
 impl Engine {

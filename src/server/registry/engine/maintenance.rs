@@ -17,8 +17,8 @@ use crate::server::registry::session::{
 use crate::server::routing::{Maintenance, MemberId, Probe};
 
 use super::Engine;
-use super::commits::Pending;
 use super::connections::Wait;
+use super::pending_commits::Pending;
 use super::queue::Outcome;
 use super::timers::Timer;
 

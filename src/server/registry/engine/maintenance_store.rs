@@ -14,7 +14,7 @@ use crate::server::registry::session::{
 };
 
 use super::Engine;
-use super::commits::Pending;
+use super::pending_commits::Pending;
 
 impl Engine {
     /// The maintenance of the sessions that the store holds, once something has been entered or left at these places.

@@ -12,8 +12,8 @@
 //! | `bind`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
 //! | `permissions`, `staging`, `route_ids` | what a session may claim and stage, and under which ids |
 //! | `validate`, `commit`, `install` | the three steps of an apply |
-//! | `commits`, `pending_claims`, `store_decided` | what is with the store; what follows when it decides |
-//! | `hidden` | paths that no request reaches |
+//! | `pending_commits`, `pending_claims`, `store_decision` | what is with the store; what follows when it decides |
+//! | `hidden_routes` | paths that no request reaches |
 //! | `maintenance`, `maintenance_store`, `drain` | pages instead of members, what the store holds of it; draining |
 //! | `subscriptions`, `events` | who subscribed to what, and what they are sent |
 //! | `outbox`, `timers`, `backend_tests` | effects in order, deadlines, open tests |
@@ -22,24 +22,24 @@
 mod backend_tests;
 mod bind;
 mod commit;
-mod commits;
 mod connections;
 mod drain;
 mod events;
-mod hidden;
+mod hidden_routes;
 mod install;
 mod maintenance;
 mod maintenance_store;
 mod outbox;
 mod peers;
 mod pending_claims;
+mod pending_commits;
 mod permissions;
 mod queue;
 mod replace;
 mod restore;
 mod route_ids;
 mod staging;
-mod store_decided;
+mod store_decision;
 mod subscriptions;
 mod timers;
 mod transitions;
@@ -62,8 +62,8 @@ pub(crate) use connections::Wait;
 pub(crate) use queue::Outcome;
 
 use backend_tests::BackendTests;
-use commits::Commits;
 use connections::Connections;
+use pending_commits::Commits;
 use subscriptions::Subscriptions;
 use timers::{Timer, Timers};
 

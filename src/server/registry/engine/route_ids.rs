@@ -10,8 +10,8 @@ use crate::server::registry::persist::SessionRecord;
 use crate::server::registry::session::Session;
 
 use super::Engine;
-use super::commits::Pending;
 use super::connections::Wait;
+use super::pending_commits::Pending;
 use super::queue::Outcome;
 
 impl Engine {

@@ -7,7 +7,7 @@ use crate::server::registry::model::{Now, SessionNo};
 use crate::server::registry::session::{Session, Stage};
 
 use super::Engine;
-use super::store_decided::STORE_RETRY;
+use super::store_decision::STORE_RETRY;
 use super::timers::Timer;
 
 impl Engine {

@@ -8,10 +8,10 @@ use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, Sessi
 use crate::server::registry::session::Stage;
 
 use super::Engine;
-use super::commits::Pending;
 use super::connections::Wait;
+use super::pending_commits::Pending;
 use super::queue::Outcome;
-use super::store_decided::STORE_RETRY;
+use super::store_decision::STORE_RETRY;
 use super::timers::Timer;
 
 impl Engine {

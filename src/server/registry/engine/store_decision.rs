@@ -8,7 +8,7 @@ use crate::server::registry::api::LogEvent;
 use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState, Tx};
 
 use super::Engine;
-use super::commits::Pending;
+use super::pending_commits::Pending;
 use super::timers::Timer;
 
 /// How long to wait before the store is asked again, or a deadline looked at that came while it decided.
