@@ -83,14 +83,15 @@ impl<W> EscapingWriter<W> {
 impl<W: io::Write> io::Write for EscapingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        match escape(&String::from_utf8_lossy(line), self.notation) {
-            Cow::Borrowed(_) if std::str::from_utf8(line).is_ok() => self.inner.write_all(bytes)?,
+        let text = String::from_utf8_lossy(line);
+        let escaped = escape(&text, self.notation);
+        if let (Cow::Borrowed(_), Cow::Borrowed(_)) = (&text, &escaped) {
+            self.inner.write_all(bytes)?;
+        } else {
             // One write for the whole line, so that lines of several threads do not mix.
-            escaped => {
-                let mut whole = escaped.into_owned();
-                whole.push_str(if line.len() < bytes.len() { "\n" } else { "" });
-                self.inner.write_all(whole.as_bytes())?;
-            }
+            let mut whole = escaped.into_owned();
+            whole.push_str(if line.len() < bytes.len() { "\n" } else { "" });
+            self.inner.write_all(whole.as_bytes())?;
         }
         Ok(bytes.len())
     }
