@@ -14,8 +14,8 @@ use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use crate::server::proxy::client::connection::ClientConnection;
-use crate::server::proxy::client::timer::Timer;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::client_state::timer::Timer;
 use crate::server::proxy::http::hop_by_hop::requested_upgrade;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::upstream::connect::{Checkout, ConnectError, Requirements, checkout};
