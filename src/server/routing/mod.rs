@@ -5,7 +5,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `table`, `hosts` | the table; claims by host |
+//! | `table`, `host_trie` | the table; its claims by host |
 //! | `normalise` | paths and hosts in the form in which they are matched |
 //! | `claim`, `members` | a claim; the list of its members |
 //! | `member` | a member with its settings |
@@ -27,7 +27,7 @@ mod claim;
 mod drain_share;
 mod ejection;
 mod hold;
-mod hosts;
+mod host_trie;
 mod in_flight;
 mod load;
 mod member;
