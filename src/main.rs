@@ -31,7 +31,7 @@ registry-sidecar demo     registry, proxy, a small backend and a sidecar on loop
 registry-sidecar status [--json] | routes | events [--follow] [--json] | drain [--cancel] | reload
 registry-sidecar maintenance enter [TARGET] [--reason TEXT] [--for 30m] | exit [TARGET] | status
                              | progress PERCENT [MESSAGE]
-registry-sidecar healthcheck [--registered]
+registry-sidecar healthcheck [--ready | --registered]
                           ask the running daemon; TARGET is a route, a path or a domain, and everything without
 registry-sidecar nodes SERVICE [--follow] [--json]
                           the nodes of a service in etcd; needs SIDECAR_ETCD_ENDPOINTS (not in the lean build)
@@ -40,7 +40,8 @@ registry-sidecar --help | --version
 Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_HOST, INSTANCE_NAME.
 All variables: docs/reference/configuration.md
 
-Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 128+n ended at once by signal n.
+Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 75 left without a network,
+128+n ended at once by signal n.
 Around a command: the command's own, 126 not executable, 127 not found, 69 WAIT_FOR in vain.
 ";
 
@@ -134,7 +135,7 @@ fn daemon(config: Config) -> anyhow::Result<u8> {
     let code = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen to signals")?;
         tokio::select! {
-            () = sidecar::run(config, shutdown.clone()) => Ok(0),
+            code = sidecar::run(config, shutdown.clone()) => Ok(code),
             code = shutdown.forced() => Ok(code),
         }
     });
@@ -153,7 +154,7 @@ fn wrapper(config: Config, command: CommandConfig) -> anyhow::Result<u8> {
 
 fn control(invocation: Invocation) -> anyhow::Result<u8> {
     let socket = Config::control_socket_from_env();
-    let answer = runtime()?.block_on(invocation.run(socket.as_deref(), &mut std::io::stdout()));
+    let answer = runtime()?.block_on(invocation.run(&socket, &mut std::io::stdout()));
     match answer {
         // The reader of `events --follow` may close its end at any time.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),

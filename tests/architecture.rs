@@ -34,12 +34,22 @@ const ROOMS: &[rooms::House] = &[
             ("maintenance", &["config", "http", "state"]),
             ("registries", &["address", "config", "maintenance", "state"]),
             ("check", &["address", "config", "nodes", "registries"]),
-            ("admin", &["http", "maintenance", "state"]),
+            ("admin", &["config", "http", "maintenance", "state"]),
             ("nodes", &["address", "config", "state"]),
             ("process", &["config", "maintenance", "readiness", "registries", "state"]),
             (
                 "daemon",
-                &["admin", "config", "maintenance", "nodes", "process", "readiness", "registries", "state"],
+                &[
+                    "address",
+                    "admin",
+                    "config",
+                    "maintenance",
+                    "nodes",
+                    "process",
+                    "readiness",
+                    "registries",
+                    "state",
+                ],
             ),
         ],
     },
@@ -158,6 +168,7 @@ const PURE: &[&str] = &[
     "sidecar::registries::hints",
     "sidecar::registries::intent",
     "sidecar::registries::log_throttle",
+    "sidecar::registries::wanted",
     "sidecar::state::conditions",
 ];
 

@@ -241,6 +241,28 @@ fn what_a_server_of_ours_is_too_old_for_is_left_out_and_named() {
 }
 
 #[test]
+fn a_reference_has_one_backend_for_a_claim_and_the_next_one_when_that_goes() {
+    let (one, two) = (route(&["a.de", "b.de"], "http://h:1"), route(&["b.de", "c.de"], "http://h:2"));
+    let mut wanted = routes(&[("web@1", one), ("web@2", two)]);
+    let (mut server, mut ours) = (Carrier::default(), Carrier::default());
+    server.apply_all(&wanted, &Dialect::Reference);
+    let backends = |server: &Carrier| -> Vec<String> {
+        server.applied.known().map(|(_, _, route)| route.backend.to_string()).collect()
+    };
+    assert_eq!(backends(&server), ["http://h:1/"]);
+    let notes = Dialect::Reference.unsupported(&wanted);
+    assert!(
+        notes.len() == 1 && notes[0].key == "web@2".into() && notes[0].what.contains("one backend"),
+        "{notes:?}"
+    );
+    ours.apply_all(&wanted, &Dialect::ours());
+    assert_eq!(backends(&ours).len(), 2);
+    wanted.remove("web@1");
+    server.apply_all(&wanted, &Dialect::Reference);
+    assert_eq!(backends(&server), ["http://h:2/"]);
+}
+
+#[test]
 fn a_held_route_is_left_as_it_is() {
     let mut server = Carrier::default();
     server.apply_all(&routes(&[("main", route(&["a.de"], "http://h:1"))]), &Dialect::ours());

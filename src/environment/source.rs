@@ -153,6 +153,11 @@ impl Source {
         }
     }
 
+    /// The text of a variable, by its name in the table; `None` where it is not set.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|given| given.text.as_str())
+    }
+
     /// A hint where one of the names that nobody reads may be a misspelling of one of `wanted`.
     pub(super) fn misspelled(&self, wanted: &[&str]) -> Option<String> {
         self.unread.iter().find_map(|name| {

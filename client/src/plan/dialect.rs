@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Dialect, Unsupported, reference};
-use crate::intent::{Headers, Route, Routes};
+use crate::intent::{Headers, Route, RouteKey, Routes};
 use crate::protocol::report::SessionInfo;
 
 /// How many capabilities of a server are looked at.
@@ -59,6 +59,14 @@ impl Dialect {
                 route.circuit_breaker.take_if(|_| lacks.contains("CIRCUIT_BREAKER_SET"));
                 Cow::Owned(route)
             }
+        }
+    }
+
+    /// The routes that it cannot have beside the others, which serve their claims.
+    pub(crate) fn surplus(&self, wanted: &Routes) -> BTreeSet<RouteKey> {
+        match self {
+            Dialect::Ours { .. } => BTreeSet::new(),
+            Dialect::Reference => reference::surplus(wanted),
         }
     }
 

@@ -10,7 +10,7 @@ use registry_client::protocol::{
     CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthPath, Host, Invalid, RateLimit, Scheme,
 };
 
-use super::{Endpoint, ReadyCheck};
+use super::{Endpoint, ReadyCheck, WhenStranded};
 
 /// The longest text of all domains in one ROUTE_ADD, in bytes: the reference server limits a line to 65,535 bytes
 /// (PROTOCOL section 1).
@@ -48,6 +48,14 @@ pub(super) fn scheme(text: &str) -> Result<Scheme, Invalid> {
         "https" => Ok(Scheme::Https),
         "h2c" => Ok(Scheme::H2c),
         _ => Err(Invalid::new("scheme", text, "it is none of http, https, h2c", "http")),
+    }
+}
+
+pub(super) fn when_stranded(text: &str) -> Result<WhenStranded, Invalid> {
+    match text.to_ascii_lowercase().as_str() {
+        "exit" => Ok(WhenStranded::Exit),
+        "stay" => Ok(WhenStranded::Stay),
+        _ => Err(Invalid::new("consequence", text, "it is none of exit, stay", "exit")),
     }
 }
 

@@ -18,7 +18,8 @@ pub(crate) fn intent(config: &RegistrationConfig, advertised: IpAddr) -> Intent 
     intent
 }
 
-fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
+/// One route as it is registered when the application is at `advertised`.
+pub(super) fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
     let backend = config.backend(advertised);
     let mut route =
         Route::new(config.domains.clone(), config.path.clone(), backend).with_priority(config.priority);

@@ -102,15 +102,24 @@ impl<R: Resolver + Clone> Sessions<R> {
         }
     }
 
-    /// Replaces routes and metadata in every session, also in those that start later.
+    /// Replaces routes and metadata in every session, also in those that start later. What is the same changes nothing.
     pub(super) fn set_intent(&self, intent: Intent) {
+        let mut shared = locked(&self.intent);
         for client in locked(&self.clients).values() {
             // A client that has stopped has nothing left to change.
-            let _ = client.set_metadata(intent.metadata.clone());
-            let _ = client.set_routes(intent.routes.clone());
+            if intent.metadata != shared.metadata {
+                let _ = client.set_metadata(intent.metadata.clone());
+            }
+            if intent.routes != shared.routes {
+                let _ = client.set_routes(intent.routes.clone());
+            }
         }
-        let mut shared = locked(&self.intent);
         (shared.routes, shared.metadata) = (intent.routes, intent.metadata);
+    }
+
+    /// How many routes are wanted.
+    pub(super) fn route_count(&self) -> usize {
+        locked(&self.intent).routes.len()
     }
 
     /// Ends all sessions at the same time: each is drained within `limit` where the registry can do that, and then

@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use rustix::process::Signal;
 use signal_hook_tokio::Signals;
+use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::sidecar::config::{CommandConfig, Config, ReadyCheck, Step};
 use crate::sidecar::maintenance::Maintenance;
-use crate::sidecar::readiness::{Shell, try_all, wait_until_ready};
+use crate::sidecar::readiness::{self, Shell, Tried, try_all};
 use crate::sidecar::state::{self, CommandStatus, DaemonState, Progress};
 use registry_client::Visibility;
 
@@ -209,7 +210,8 @@ impl Wrapper {
             Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
             Effect::Start => return Some(self.start()),
             Effect::AwaitReady => {
-                self.waits.ready = Box::pin(await_ready(Arc::clone(&self.config), self.shell.clone()));
+                self.waits.ready =
+                    Box::pin(await_ready(Arc::clone(&self.config), self.shell.clone(), self.state.clone()));
             }
             Effect::Publish(wanted) => self.publish(wanted),
             Effect::StopCommand => self.stop_command(),
@@ -411,10 +413,22 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Waits until the application is ready; where nothing is registered it does not wait.
-async fn await_ready(config: Arc<Config>, shell: Shell) -> Input {
-    if config.registration.is_some() {
-        wait_until_ready(&config.readiness, Some(&shell)).await;
+/// Waits until the application, or a part of it, is ready; where nothing is registered it does not wait.
+async fn await_ready(config: Arc<Config>, shell: Shell, state: DaemonState) -> Input {
+    if config.registration.is_none() || !config.readiness.wait {
+        return Input::Ready;
+    }
+    // What was seen of an earlier run says nothing about this one.
+    state.retain_places(|_| false);
+    // The sender may go: without replicas the places stay the same.
+    let (_, places) = watch::channel(config.places(None));
+    let mut seen = state.watch_places();
+    let tried = |tried: Tried<'_>| {
+        state.set_place(tried.place, tried.is_ready, tried.problem);
+    };
+    tokio::select! {
+        () = readiness::follow(&config.readiness, Some(&shell), places, |_| false, tried) => {}
+        _ = seen.wait_for(|places| places.values().any(|place| place.ready)) => {}
     }
     Input::Ready
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::shutdown::{self, ShutdownTrigger};
 use crate::sidecar::config::{Config, RegistrationConfig};
 use crate::sidecar::maintenance::Maintenance;
-use crate::sidecar::readiness::{self, Shell};
+use crate::sidecar::readiness::{self, Shell, Tried};
 use crate::sidecar::registries::{finish_in_flight, keep_registered};
 use crate::sidecar::state::{DaemonState, Work};
 use registry_client::{Client, Phase, SystemResolver, Visibility};
@@ -79,20 +79,28 @@ impl Publisher {
         let maintenance = self.maintenance.clone();
         let (running, task) = watch::channel(());
         tokio::spawn(async move {
-            keep_registered(&config, &state, &maintenance, left, SystemResolver).await;
+            keep_registered(&config, &state, &maintenance, left, SystemResolver, None).await;
             drop(running);
         });
         self.registration = Some(Registration { leave, task });
     }
 
     fn watch_readiness(&mut self) {
-        if self.config.registration.is_none() && self.config.etcd.is_none() {
+        let is_wanted = self.config.registration.is_some() || self.config.etcd.is_some();
+        if !is_wanted || !self.config.readiness.wait {
             return;
         }
         let (config, state, shell) = (Arc::clone(&self.config), self.state.clone(), self.shell.clone());
+        let (_, places) = watch::channel(config.places(None));
+        let (before, is_registered) = (state.places(), config.registration.is_some());
         self.watched.spawn(async move {
-            let ready = |ready| state.change_conditions(|conditions| conditions.ready = ready);
-            readiness::watch(&config.readiness, Some(&shell), ready).await;
+            let tried = |tried: Tried<'_>| {
+                let ready = state.set_place(tried.place, tried.is_ready, tried.problem);
+                state.change_conditions(|conditions| conditions.ready = ready);
+            };
+            // A command without routes was not waited for, and counts as ready.
+            let was_ready = |name: &str| !is_registered || before.get(name).is_some_and(|place| place.ready);
+            readiness::follow(&config.readiness, Some(&shell), places, was_ready, tried).await;
         });
     }
 
