@@ -13,6 +13,7 @@ use lexopt::prelude::*;
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::sidecar::admin::control::cli::{self, Invocation};
 use registry_sidecar::sidecar::config::{CommandConfig, Config};
+use registry_sidecar::sidecar::process::conceal;
 use registry_sidecar::terminal::{USAGE, print, print_error};
 use registry_sidecar::{sidecar, telemetry};
 
@@ -113,6 +114,8 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
         Call::Control(invocation) => control(invocation),
         Call::Nodes(words) => nodes(&words),
         Call::Daemon | Call::Check => {
+            // It can only fail on a kernel that does not know the call.
+            let _ = conceal();
             let config = match Config::load(command) {
                 Ok(config) => config,
                 Err(errors) => {

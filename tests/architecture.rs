@@ -36,7 +36,7 @@ const ROOMS: &[rooms::House] = &[
             ("check", &["address", "config", "nodes", "registries"]),
             ("admin", &["config", "http", "maintenance", "state"]),
             ("nodes", &["address", "config", "state"]),
-            ("process", &["config", "maintenance", "readiness", "registries", "state"]),
+            ("process", &["address", "config", "maintenance", "readiness", "registries", "state"]),
             (
                 "daemon",
                 &[

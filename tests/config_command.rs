@@ -220,7 +220,7 @@ fn what_needs_a_command_is_pointed_out_where_there_is_none() {
 }
 
 #[test]
-fn secrets_come_from_files_trimmed_and_name_file_is_gone() {
+fn secrets_come_from_files_as_they_are_but_for_line_ends_and_a_mark_and_name_file_is_gone() {
     let command = command(
         &[
             ("SIDECAR_SECRETS", "DB_PASSWORD, API_KEY MAIL_TOKEN GIVEN"),
@@ -230,7 +230,7 @@ fn secrets_come_from_files_trimmed_and_name_file_is_gone() {
             ("UNRELATED_FILE", "/x"),
         ],
         &[
-            ("/secrets/db", "  correct horse \n"),
+            ("/secrets/db", "\u{feff}  correct horse \r\n\n"),
             ("/run/secrets/API_KEY", "key\n"),
             ("/run/secrets/mail_token", "token"),
         ],

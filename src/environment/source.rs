@@ -147,7 +147,7 @@ impl Source {
                 None
             }
             Ok(content) => {
-                let text = trimmed(variable, content.trim_end_matches(['\n', '\r'])).to_owned();
+                let text = trimmed(variable, without_ends(&content)).to_owned();
                 Some(Given { text, variable: name, file: Some(shown) })
             }
         }
@@ -184,6 +184,11 @@ fn unknown(table: &Table, name: &str, base: &str) -> String {
         Some(near) => format!("{name} is unknown and has no effect: is {prefix}{near}{suffix} meant?"),
         None => format!("{name} is unknown and has no effect"),
     }
+}
+
+/// What a file holds without the line ends behind it and a byte-order mark before it, which editors add.
+pub fn without_ends(content: &str) -> &str {
+    content.strip_prefix('\u{feff}').unwrap_or(content).trim_end_matches(['\n', '\r'])
 }
 
 /// The text without the blanks around it, which only a secret may need.

@@ -42,6 +42,7 @@ pub use etcd::load_nodes_config;
 pub use etcd::{EtcdConfig, NodeConfig};
 pub use places::{Place, addresses_of};
 pub use secrets::Environment;
+pub use signals::Signal;
 pub use steps::Step;
 pub use user::RunAs;
 pub use variables::{PREFIX, TABLE, VARIABLES};

@@ -64,7 +64,7 @@ raw! {
     restart restart_delay run_every
     update_check update_check_interval update_command update_timeout
     secrets
-    stop_signal stop_grace_period signal_group signal_rewrite
+    drain_ports stop_signal stop_grace_period signal_group signal_rewrite
 }
 
 #[cfg(test)]

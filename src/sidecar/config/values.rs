@@ -26,6 +26,12 @@ pub(super) fn linked_port(text: &str) -> Result<u16, Invalid> {
     port(inner.unwrap_or(text)).map_err(|refused| Invalid::new("port", text, refused.reason, "81"))
 }
 
+/// Ports separated by commas or blanks.
+pub(super) fn ports(text: &str) -> Result<Vec<u16>, Invalid> {
+    let ports = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|port| !port.is_empty());
+    ports.map(port).collect()
+}
+
 /// A port, or 0 for none.
 pub(super) fn port_or_none(text: &str) -> Result<Option<u16>, Invalid> {
     if text == "0" { Ok(None) } else { port(text).map(Some) }

@@ -45,6 +45,7 @@ use leave::cannot_count;
 pub(crate) use leave::finish_in_flight;
 use reload::reload_when_asked;
 use session_set::Sessions;
+pub(crate) use tcp_table::no_connections;
 use wanted::Wanted;
 
 /// Registers the application with the visibility that `state` asks for, and keeps it registered until asked to

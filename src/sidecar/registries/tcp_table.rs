@@ -17,7 +17,7 @@ const ESTABLISHED: &str = "01";
 /// be read it waits for the whole `limit`, because requests may be in flight.
 ///
 /// Cancel-safe.
-pub(super) async fn no_connections(ports: &[u16], limit: Duration) {
+pub(crate) async fn no_connections(ports: &[u16], limit: Duration) {
     if !limit.is_zero() && timeout(limit, until_none(ports)).await.is_err() {
         info!("connections to the application are still open after {limit:?}; going on");
     }

@@ -4,6 +4,8 @@
 //! not answer delays its stop only within the supervisor's limits.
 
 mod launch;
+mod own_sockets;
+mod program_file;
 mod publisher;
 mod running_program;
 mod step;
@@ -16,13 +18,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use rustix::process::Signal;
 use signal_hook_tokio::Signals;
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::sidecar::config::{CommandConfig, Config, ReadyCheck, Step};
+use crate::sidecar::config::{CommandConfig, Config, ReadyCheck, Signal, Step};
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::readiness::{self, Shell, Tried, try_all};
 use crate::sidecar::state::{self, CommandStatus, DaemonState, Progress};
@@ -83,7 +84,8 @@ fn shows_page(config: &Config, command: &CommandConfig) -> bool {
 /// Where signals cannot be listened to.
 pub(crate) fn listen_to_signals(command: &CommandConfig) -> io::Result<Signals> {
     let mut listened = LISTENED.to_vec();
-    listened.extend(command.stop_signal.map(Signal::as_raw));
+    listened.extend(Signal::realtime().map(Signal::number));
+    listened.extend(command.stop_signal.map(Signal::number));
     Signals::new(listened)
 }
 
@@ -342,22 +344,28 @@ impl Wrapper {
     }
 
     fn on_signal(&mut self, raw: i32) -> Option<Input> {
-        let signal = Signal::from_named_raw(raw)?;
+        let signal = Signal::from_number(raw)?;
+        let Some(rewritten) = signals::rewritten(signal, &self.command.rewrite) else {
+            debug!("{signal} is dropped, as SIGNAL_REWRITE says");
+            return None;
+        };
         match signals::action(signal, self.stop_signal()) {
             SignalAction::Stop => {
-                info!("{}: stopping in order", signals::name(signal));
+                info!("{signal}: stopping in order");
                 Some(Input::Stop)
             }
-            SignalAction::Forward(signal) => {
-                self.signal(self.target(), signals::rewritten(signal, &self.command.rewrite));
+            SignalAction::Forward(_) => {
+                self.signal(self.target(), rewritten);
                 None
             }
         }
     }
 
     fn stop_command(&self) {
-        let signal = signals::rewritten(self.stop_signal(), &self.command.rewrite);
-        info!("sending {} to the command", signals::name(signal));
+        let stop = self.stop_signal();
+        // A rule that drops it is about signals that come: without any the command would never end.
+        let signal = signals::rewritten(stop, &self.command.rewrite).unwrap_or(stop);
+        info!("sending {signal} to the command");
         self.signal(self.target(), signal);
     }
 

@@ -9,12 +9,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::shutdown::{self, ShutdownTrigger};
+use crate::sidecar::address::interfaces;
 use crate::sidecar::config::{Config, RegistrationConfig};
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::readiness::{self, Shell, Tried};
 use crate::sidecar::registries::{finish_in_flight, keep_registered};
 use crate::sidecar::state::{DaemonState, Work};
 use registry_client::{Client, Phase, SystemResolver, Visibility};
+
+use super::own_sockets::OwnSockets;
 
 /// Carries out `Effect::Publish`.
 pub(super) struct Publisher {
@@ -107,18 +110,26 @@ impl Publisher {
     /// Draining is the first part of leaving, so both begin with a request to stop. `Absent` ends a drain that still
     /// goes on.
     fn leave(&mut self, wanted: Visibility) -> Settled {
+        let is_drain = wanted == Visibility::Draining;
+        let limit = self.config.drain_timeout.get();
+        let own =
+            interfaces().unwrap_or_default().into_iter().map(|interface| interface.ip).collect::<Vec<_>>();
+        let sockets = if is_drain { OwnSockets::of(&self.config, &own) } else { OwnSockets::default() };
         let Some(Registration { leave, task }) = &self.registration else {
             self.state.clear_application();
-            return Box::pin(std::future::ready(()));
+            return Box::pin(sockets.until_idle(limit));
         };
         let mut task = task.clone();
-        if wanted == Visibility::Draining {
+        if is_drain {
             leave.request();
         } else {
             leave.force();
             self.registration = None;
         }
-        Box::pin(async move { while task.changed().await.is_ok() {} })
+        Box::pin(async move {
+            while task.changed().await.is_ok() {}
+            sockets.until_idle(limit).await;
+        })
     }
 }
 
