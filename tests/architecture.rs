@@ -163,6 +163,7 @@ const PURE: &[&str] = &[
     "sidecar::maintenance::windows",
     "sidecar::process::signals",
     "sidecar::process::supervisor",
+    "sidecar::readiness::failure",
     "sidecar::readiness::gate",
     "sidecar::registries::address_plan",
     "sidecar::registries::hints",

@@ -11,7 +11,12 @@
 #[path = "support/programs.rs"]
 mod programs;
 
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use programs::{Program, wait_until};
 
@@ -101,4 +106,111 @@ fn two_sidecars_that_share_every_namespace_are_told_apart_by_their_names() {
     assert_eq!(counts, ["1", "0"], "{log:?}");
     assert!(log.iter().any(|line| line.contains("no registry-sidecar is running here")), "{log:?}");
     assert!(log.iter().any(|line| line.contains("several sidecars run here")), "{log:?}");
+}
+
+/// A name server that answers for `app.test` with 127.0.0.1: late, or never for IPv6 addresses.
+/// Returns how many questions it has been asked.
+fn name_server(delay: Duration, is_deaf: bool) -> Arc<AtomicU32> {
+    const AAAA: u8 = 28;
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let socket = UdpSocket::bind("127.0.0.1:53").unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            count.fetch_add(1, Ordering::Relaxed);
+            let question = buffer[..length].to_vec();
+            // The name ends with a zero, and behind it are type and class, of two bytes each.
+            let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+            let kind = question[end - 3];
+            if kind == AAAA && is_deaf {
+                continue;
+            }
+            let mut answer = question[..end].to_vec();
+            let records = u8::from(kind != AAAA);
+            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, records, 0, 0, 0, 0]);
+            if records > 0 {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 1]);
+            }
+            let socket = socket.try_clone().unwrap();
+            thread::spawn(move || {
+                thread::sleep(delay);
+                let _ = socket.send_to(&answer, peer);
+            });
+        }
+    });
+    asked
+}
+
+/// Runs in namespaces of its own, where it may have its own name server.
+fn waits_for_a_name(delay: Duration, is_deaf: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let resolver = folder.path().join("resolv.conf");
+    std::fs::write(&resolver, "nameserver 127.0.0.1\noptions timeout:1 attempts:2\n").unwrap();
+    let names = folder.path().join("nsswitch.conf");
+    std::fs::write(&names, "hosts: files dns\n").unwrap();
+    for (file, place) in [(&resolver, "/etc/resolv.conf"), (&names, "/etc/nsswitch.conf")] {
+        let bound = Command::new("mount").args(["--bind", file.to_str().unwrap(), place]).status();
+        assert!(bound.unwrap().success(), "{place}");
+    }
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    let asked = name_server(delay, is_deaf);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let check = format!("tcp://app.test:{}", listener.local_addr().unwrap().port());
+    let env = [
+        ("PATH", PATH.to_owned()),
+        ("SIDECAR_WAIT_FOR", check.clone()),
+        ("SIDECAR_READY_CHECK", check),
+        ("SIDECAR_READY_TIMEOUT", "500ms".to_owned()),
+        ("SIDECAR_READY_INTERVAL", "200ms".to_owned()),
+        ("SIDECAR_READY_FALL", "1".to_owned()),
+        ("SERVICE_NAME", "shop".to_owned()),
+        ("INSTANCE_NAME", "shop-1".to_owned()),
+        ("DOMAINS", "shop.example.com".to_owned()),
+        ("REGISTRY_HOST", "127.0.0.1".to_owned()),
+        ("SIDECAR_LOG_LEVEL", "debug".to_owned()),
+    ];
+    let program =
+        Program::start("sidecar", SIDECAR, &["--", "sh", "-c", "echo STARTED; exec sleep 60"], &env);
+    program.wait_for_log("DNS has not answered for the name app.test within");
+    program.wait_for_log("STARTED");
+    program.wait_for_log("the application is ready, after");
+    // From then on no try waits for the name server, so none fails.
+    let before = asked.load(Ordering::Relaxed);
+    wait_until("the name is looked up again and again", || asked.load(Ordering::Relaxed) >= before + 8);
+    assert!(!program.log().iter().any(|line| line.contains("is not ready any more")), "{:?}", program.log());
+}
+
+/// The test of this name, which runs nowhere else, in namespaces of its own.
+fn inside(name: &str) {
+    let program = std::env::current_exe().unwrap();
+    let words = ["-nm", program.to_str().unwrap(), "--exact", name, "--ignored", "--nocapture"];
+    if in_namespaces("-nm", "true", &[]).is_none() {
+        return;
+    }
+    let output = Command::new("unshare").args(words).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+}
+
+#[test]
+fn a_name_server_that_takes_longer_than_a_try_delays_the_first_answer_and_no_other() {
+    inside("inside_a_slow_name_server");
+}
+
+#[test]
+fn a_name_server_that_is_deaf_for_ipv6_addresses_does_the_same() {
+    inside("inside_a_deaf_name_server");
+}
+
+#[test]
+#[ignore = "only in namespaces of its own"]
+fn inside_a_slow_name_server() {
+    waits_for_a_name(Duration::from_millis(900), false);
+}
+
+#[test]
+#[ignore = "only in namespaces of its own"]
+fn inside_a_deaf_name_server() {
+    waits_for_a_name(Duration::ZERO, true);
 }

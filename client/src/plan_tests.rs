@@ -242,7 +242,8 @@ fn what_a_server_of_ours_is_too_old_for_is_left_out_and_named() {
 
 #[test]
 fn a_reference_has_one_backend_for_a_claim_and_the_next_one_when_that_goes() {
-    let (one, two) = (route(&["a.de", "b.de"], "http://h:1"), route(&["b.de", "c.de"], "http://h:2"));
+    let domains = ["a.de", "b.de"];
+    let (one, two) = (route(&domains, "http://h:1"), route(&domains, "http://h:2"));
     let mut wanted = routes(&[("web@1", one), ("web@2", two)]);
     let (mut server, mut ours) = (Carrier::default(), Carrier::default());
     server.apply_all(&wanted, &Dialect::Reference);
@@ -260,6 +261,30 @@ fn a_reference_has_one_backend_for_a_claim_and_the_next_one_when_that_goes() {
     wanted.remove("web@1");
     server.apply_all(&wanted, &Dialect::Reference);
     assert_eq!(backends(&server), ["http://h:2/"]);
+}
+
+#[test]
+fn what_a_servers_default_is_belongs_to_its_dialect() {
+    let with = |on| {
+        let main = route(&["a.de"], "http://h:1");
+        let main = main.with_option(RouteOption::Websocket(on)).with_option(RouteOption::PreserveHost(true));
+        routes(&[("main", main)])
+    };
+    let told = |on, dialect: &Dialect| {
+        let batches = Carrier::default().apply_all(&with(on), dialect);
+        let lines: Vec<String> = batches.into_iter().flatten().collect();
+        lines.into_iter().filter(|line| line.starts_with("OPTIONS_SET")).collect::<Vec<_>>()
+    };
+    assert!(told(true, &Dialect::ours()).is_empty());
+    assert_eq!(told(false, &Dialect::ours()).len(), 1);
+    assert_eq!(told(true, &Dialect::Reference), ["OPTIONS_SET|ALL|websocket|true"]);
+    assert!(told(false, &Dialect::Reference).is_empty());
+    // Back to the default: what was set is removed.
+    let mut server = Carrier::default();
+    server.apply_all(&with(false), &Dialect::ours());
+    let batches = server.apply_all(&with(true), &Dialect::ours());
+    assert_eq!(batches, [["OPTIONS_REMOVE|r1|websocket"]]);
+    assert!(server.apply_all(&with(true), &Dialect::ours()).is_empty());
 }
 
 #[test]
@@ -357,8 +382,9 @@ proptest! {
                 prop_assert!(line.starts_with("OPTIONS_SET|ALL|"));
             }
         }
-        prop_assert_eq!(server.applied.len(), to.len());
-        for (key, route) in &to {
+        let surplus = dialect.surplus(&to);
+        prop_assert_eq!(server.applied.len(), to.len() - surplus.len());
+        for (key, route) in to.iter().filter(|(key, _)| !surplus.contains(*key)) {
             prop_assert!(server.applied.id_of(key, route, &dialect).is_some());
         }
     }

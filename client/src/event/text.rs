@@ -63,7 +63,7 @@ impl fmt::Display for Event {
                 write!(f, "the proxy did not enter maintenance as asked: {refusal}")
             }
             Event::MaintenanceFailed { entering: false, refusal } => {
-                write!(f, "the proxy did not leave maintenance as asked: {refusal}")
+                write!(f, "the proxy has left maintenance and does not reach the application: {refusal}")
             }
             Event::Drained(true) => f.write_str("drained: the registry sends no new requests here"),
             Event::Drained(false) => f.write_str("no longer drained: the registry sends requests here again"),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Dialect, Unsupported, reference};
 use crate::intent::{Headers, Route, RouteKey, Routes};
+use crate::protocol::RouteOption;
 use crate::protocol::report::SessionInfo;
 
 /// How many capabilities of a server are looked at.
@@ -49,9 +50,15 @@ impl Dialect {
     pub(crate) fn understood<'a>(&self, route: &'a Route) -> Cow<'a, Route> {
         match self {
             Dialect::Reference => reference::understood(route),
-            Dialect::Ours { lacks, .. } if lacks.is_empty() => Cow::Borrowed(route),
+            Dialect::Ours { lacks, .. }
+                if lacks.is_empty() && !route.options.iter().any(RouteOption::is_default) =>
+            {
+                Cow::Borrowed(route)
+            }
             Dialect::Ours { lacks, .. } => {
                 let mut route = route.clone();
+                // What holds anyway is left out: each option costs a command.
+                route.options = route.options.iter().filter(|option| !option.is_default()).collect();
                 if lacks.contains("HEADERS_SET") {
                     route.headers = Headers::default();
                 }

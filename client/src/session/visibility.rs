@@ -292,7 +292,13 @@ impl Session {
                     drop(known.maintained.insert(*id, held));
                 }
                 None if confirmed => drop(known.maintained.remove(id)),
-                None => {}
+                // It is about to be left: whoever wants it again must say so again.
+                None => {
+                    known
+                        .maintained
+                        .entry(*id)
+                        .and_modify(|held| (held.confirmed, held.again) = (false, true));
+                }
             }
         }
     }
@@ -320,7 +326,7 @@ impl Session {
                 Some((true, "timeout waiting for maintenance page to become reachable"))
             }
             Push::BackendTimeout if due.page.is_none() => {
-                self.maintenance_retry_at = Some(now + PAUSE);
+                self.left_without_backend(&due.ids);
                 Some((false, "timeout waiting for backend to become reachable"))
             }
             // Of a request that we have given up.
@@ -334,6 +340,15 @@ impl Session {
         }
         self.report_maintenance(now);
         self.pump(now);
+    }
+
+    /// The backend did not answer, or nobody said so in time. Maintenance has been left all the same
+    /// ([SEMANTICS section 5](crate::spec::semantics#5-maintenance)).
+    fn left_without_backend(&mut self, ids: &[RouteId]) {
+        self.mark_maintained(ids, None, true);
+        for event in self.maintenance.left_unconfirmed() {
+            self.emit(event);
+        }
     }
 
     /// The page did not answer, so that nobody has confirmed the maintenance. A reference server is not asked
@@ -457,7 +472,7 @@ impl Session {
         if let Some(verdict) = self.pending_maintenance.take_if(|verdict| verdict.is_overdue(now))
             && verdict.page.is_none()
         {
-            self.maintenance_retry_at = Some(now + PAUSE);
+            self.left_without_backend(&verdict.ids);
         }
         let overtaken = self.pending_maintenance.as_ref().is_some_and(|due| now >= due.sent + LOCAL_AFTER);
         if overtaken && self.different().is_some_and(|(page, _)| Some(&page) != self.verdict_page()) {

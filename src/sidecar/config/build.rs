@@ -100,6 +100,7 @@ fn parts(
     let (service, instance) = names(raw, reader, origin.context.host_name, is_named);
     let metadata = reader.value("METADATA", raw.metadata.take(), values::metadata);
     let address = address(raw, reader, is_wrapper);
+    let wants_compression = raw.compression.is_some();
     let routes = routes::routes(raw, reader, required);
     let known_routes: &[RouteConfig] = match &routes {
         Ok(routes) => &routes.list,
@@ -130,7 +131,7 @@ fn parts(
     enabled?;
     let registration = match (required, service?, instance?) {
         (true, Some(service), Some(instance)) => {
-            Some(RegistrationConfig { registry, service, instance, metadata, routes })
+            Some(RegistrationConfig { registry, service, instance, metadata, routes, wants_compression })
         }
         _ => None,
     };
@@ -153,9 +154,7 @@ fn parts(
 }
 
 fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Reported> {
-    // Only the name without prefix can come from a legacy link.
-    let parse_port = if reader.is_prefixed("REGISTRY_PORT") { values::port } else { values::linked_port };
-    let port = reader.value("REGISTRY_PORT", raw.registry_port.take(), parse_port);
+    let port = reader.value("REGISTRY_PORT", raw.registry_port.take(), values::linked_port);
     let default_port = *port.as_ref().unwrap_or(&1);
     let endpoints =
         reader.value("REGISTRY_HOST", raw.registry_host.take(), |text| values::endpoints(text, default_port));

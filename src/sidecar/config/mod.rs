@@ -149,6 +149,8 @@ pub struct RegistrationConfig {
     pub metadata: Map<String, Value>,
     /// At least one; no two with a domain and a path in common.
     pub routes: Vec<RouteConfig>,
+    /// COMPRESSION was set, and is not our default alone.
+    pub wants_compression: bool,
 }
 
 impl RegistrationConfig {

@@ -3,6 +3,7 @@
 //! `probe` makes one try of one check, with a module for each complicated kind; `gate` counts and decides. Nothing
 //! here knows what readiness is used for.
 
+mod failure;
 mod fastcgi;
 mod gate;
 #[cfg(feature = "server")]
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::sidecar::config::{Place, ReadinessConfig, ReadyCheck};
 
+pub(crate) use failure::Failure;
 use gate::{FLAP_WINDOW, Gate, GateConfig, Notice};
 pub(crate) use shell::Shell;
 
@@ -115,8 +117,9 @@ async fn follow_place(
     loop {
         let outcome = try_all(&place.checks, config.timeout.get(), shell).await;
         let decision = gate.on_try(outcome.is_ok(), now());
-        log(&subject, decision.notice, outcome.as_ref().err().map_or("it passes now", String::as_str));
-        tried(Tried { place: &name, is_ready: gate.is_ready(), problem: outcome.err() });
+        log(&subject, decision.notice, outcome.as_ref().err());
+        let problem = outcome.err().map(|failure| failure.to_string());
+        tried(Tried { place: &name, is_ready: gate.is_ready(), problem });
         sleep(decision.pause).await;
     }
 }
@@ -137,7 +140,8 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn log(subject: &str, notice: Option<Notice>, state: &str) {
+fn log(subject: &str, notice: Option<Notice>, failure: Option<&Failure>) {
+    let state = failure.map_or("it passes now".to_owned(), Failure::to_string);
     match notice {
         None => {}
         Some(Notice::Ready(waited)) => info!("{subject} is ready, after {waited:.0?}"),
@@ -152,7 +156,8 @@ fn log(subject: &str, notice: Option<Notice>, state: &str) {
             info!("still waiting for {subject}, for {waited:.0?}: {state}")
         }
         Some(Notice::Overdue(waited)) => warn!(
-            "{subject} is not ready after {waited:.0?}: {state}; its routes wait until it is. Does it listen on that address, and is PORT its port?"
+            "{subject} is not ready after {waited:.0?}: {state}; its routes wait until it is. {}",
+            failure.map_or("It passes now.", Failure::hint)
         ),
     }
 }
@@ -160,18 +165,14 @@ fn log(subject: &str, notice: Option<Notice>, state: &str) {
 /// Tries all checks in their order, up to the first that fails.
 ///
 /// # Errors
-/// Says which check failed and why.
+/// Says which check failed and why. Each check may take `limit`, and before that its name as long to resolve.
 pub(crate) async fn try_all(
     checks: &[ReadyCheck],
     limit: Duration,
     shell: Option<&Shell>,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     for check in checks {
-        match tokio::time::timeout(limit, probe::probe(check, shell)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => return Err(format!("{check}: {why}")),
-            Err(_) => return Err(format!("{check}: no answer within {limit:?}")),
-        }
+        probe::probe(check, limit, shell).await.map_err(|failure| failure.of(check))?;
     }
     Ok(())
 }
@@ -240,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_ready_when_it_accepts_connections_and_not_before() {
         let (socket, address) = reserved();
-        let refused = try_all(&[tcp(address)], Duration::from_secs(5), None).await.unwrap_err();
+        let refused = try_all(&[tcp(address)], Duration::from_secs(5), None).await.unwrap_err().to_string();
         assert!(
             refused.starts_with(&format!("tcp://{address}: ")) && refused.contains("refused"),
             "{refused}"
@@ -282,7 +283,8 @@ mod tests {
         let (listening, open) = reserved();
         listening.listen(16).unwrap();
         let (_held, shut) = reserved();
-        let failed = try_all(&[tcp(open), tcp(shut)], Duration::from_secs(5), None).await.unwrap_err();
+        let failed =
+            try_all(&[tcp(open), tcp(shut)], Duration::from_secs(5), None).await.unwrap_err().to_string();
         assert!(failed.contains(&shut.to_string()), "{failed}");
     }
 }

@@ -27,8 +27,8 @@ pub(super) fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
     route.headers = config.headers.iter().cloned().collect();
     route.rate_limit = config.rate_limit;
     route.circuit_breaker = config.circuit_breaker;
-    // Leave out what is the default anyway: each option costs a command.
-    route.options = config.options.to_options().into_iter().filter(|option| !option.is_default()).collect();
+    // All of them: which are the default anyway, and so need no command, depends on the registry.
+    route.options = config.options.to_options().into_iter().collect();
     route
 }
 

@@ -5,7 +5,7 @@
 //! | `intent`, `wanted` | pure: configuration to the intent that all sessions share; which of its routes are wanted now |
 //! | `session_set`, `session` | starts and ends sessions; one session with its log |
 //! | `discovery`, `address_plan` | follows the addresses of a name; pure: which session has which addresses |
-//! | `cluster_check` | warns where a name stands for registries that share no state |
+//! | `cluster_check`, `reference_gaps` | warn where a name stands for registries that share no state; of what does nothing at a reference server |
 //! | `backend_test` | asks the proxy whether it reaches the backend |
 //! | `hints`, `log_throttle` | pure: what a person can do about a failure, and how often it is logged |
 //! | `reload` | reads the configuration again |
@@ -19,6 +19,7 @@ mod hints;
 mod intent;
 mod leave;
 mod log_throttle;
+mod reference_gaps;
 mod reload;
 mod session;
 mod session_set;
@@ -93,7 +94,7 @@ pub(crate) async fn keep_registered(
     let intent = wanted.intent(&places.borrow_and_update(), state.conditions());
     let wanted = Mutex::new(wanted);
     let sessions =
-        Sessions::start(&registration.registry, intent, state.clone(), maintenance.clone(), resolver.clone());
+        Sessions::start(registration, intent, state.clone(), maintenance.clone(), resolver.clone());
     let moved = |old, new| {
         state.set_advertised(new);
         locked(&wanted).set_own(new);

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::shutdown::Shutdown;
-use crate::sidecar::config::{Endpoint, RegistryConfig};
+use crate::sidecar::config::{Endpoint, RegistrationConfig, RegistryConfig};
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::state::DaemonState;
 use registry_client::protocol::Host;
@@ -22,6 +22,7 @@ use registry_client::{Client, Endpoint as Registry, Intent, Resolver, TcpConnect
 use super::address_plan::SessionNo;
 use super::cluster_check::warn_if_split;
 use super::leave::leave;
+use super::reference_gaps::{gaps, warn_of_gaps};
 use super::session::{CONNECT_TIMEOUT, Session};
 
 /// How long the sessions have to log their end once they have left.
@@ -32,6 +33,8 @@ pub(super) struct Sessions<R> {
     state: DaemonState,
     maintenance: Maintenance,
     config: RegistryConfig,
+    /// What is set and does nothing at a reference server.
+    reference_gaps: Vec<String>,
     resolver: R,
     intent: Mutex<Intent>,
     clients: Mutex<BTreeMap<SessionKey, Client>>,
@@ -48,17 +51,19 @@ impl<R: Resolver + Clone> Sessions<R> {
     /// Starts a session for every endpoint that has only one. Those of the other endpoints are started as their
     /// addresses are discovered.
     pub(super) fn start(
-        config: &RegistryConfig,
+        registration: &RegistrationConfig,
         intent: Intent,
         state: DaemonState,
         maintenance: Maintenance,
         resolver: R,
     ) -> Self {
         let (alive, ended) = mpsc::channel(1);
+        let config = &registration.registry;
         let sessions = Sessions {
             state,
             maintenance,
             config: config.clone(),
+            reference_gaps: gaps(registration),
             resolver,
             intent: Mutex::new(intent),
             clients: Mutex::new(BTreeMap::new()),
@@ -141,6 +146,9 @@ impl<R: Resolver + Clone> Sessions<R> {
         let connector = TcpConnector::new(registry.clone(), CONNECT_TIMEOUT).with_resolver(place);
         let session = Session::start(connector, registry, &self.config, intent, self.state.clone());
         let client = session.client();
+        if !self.reference_gaps.is_empty() {
+            tokio::spawn(warn_of_gaps(client.watch(), self.reference_gaps.clone()));
+        }
         let alive = self.alive.clone();
         tokio::spawn(async move {
             session.run().await;

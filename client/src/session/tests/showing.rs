@@ -312,6 +312,40 @@ fn a_page_that_did_not_answer_is_asked_for_again_until_the_proxy_confirms_it() {
     );
 }
 
+#[test]
+fn maintenance_that_was_left_without_the_backend_is_left_and_can_be_entered_again() {
+    let bad = "< ERROR|timeout waiting for backend to become reachable";
+    let mut ours = in_maintenance();
+    exit(&mut ours, MaintenanceTarget::All);
+    ours.play(&format!("> MAINT_EXIT|S1|r1\n< ACK\n{bad}\n! MAINT_LOCAL_EXITED\n! ERROR"));
+    assert_eq!(ours.session.status().shown, Visibility::Live);
+    // It is not asked for a second time.
+    ours.play("+ 30s\n> PING|S1\n< PONG\n+ 30s\n> PING|S1\n< PONG");
+    enter(&mut ours, MaintenanceTarget::All);
+    ours.play("> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r1\n! MAINT_PROXY_ENTERED");
+
+    let mut reference = live_at_reference(main_intent());
+    enter(&mut reference, MaintenanceTarget::All);
+    reference.play("> MAINT_ENTER|S1|r2|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r2\n! MAINT_PROXY_ENTERED");
+    exit(&mut reference, MaintenanceTarget::All);
+    reference.play(&format!("> MAINT_EXIT|S1|r2\n< ACK\n{bad}\n! MAINT_LOCAL_EXITED\n! ERROR"));
+    enter(&mut reference, MaintenanceTarget::All);
+    reference.play("> MAINT_ENTER|S1|r2|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r2\n! MAINT_PROXY_ENTERED");
+}
+
+#[test]
+fn maintenance_that_is_wanted_again_while_it_is_being_left_is_entered_again_and_not_taken_for_confirmed() {
+    let mut story = in_maintenance();
+    exit(&mut story, MaintenanceTarget::All);
+    story.play("> MAINT_EXIT|S1|r1\n< ACK");
+    enter(&mut story, MaintenanceTarget::All);
+    story.play("");
+    assert_eq!(story.events().last(), Some(&"MAINT_REQUESTED"));
+    story.play("< MAINT_OK|r1\n> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK");
+    assert!(!story.events().contains(&"MAINT_PROXY_ENTERED"));
+    story.play("< MAINT_OK|r1\n! MAINT_PROXY_ENTERED");
+}
+
 /// A connection on which the session goes on, up to the question what is in maintenance there.
 fn resume(story: &mut Story, in_maintenance: &str, then: &str) {
     story.play(&format!(

@@ -445,7 +445,8 @@ async fn await_ready(config: Arc<Config>, shell: Shell, state: DaemonState) -> I
 async fn await_dependencies(command: Arc<CommandConfig>, shell: Shell) -> Input {
     let (mut pause, mut logged) = (FIRST_PAUSE, String::new());
     let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();
-    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TIMEOUT, Some(&shell)).await {
+    while let Err(failure) = try_all(&command.wait_for, DEPENDENCY_TIMEOUT, Some(&shell)).await {
+        let failed = failure.to_string();
         if failed != logged {
             info!("waiting for {}, at most {}: {failed}", names.join(" and "), command.wait_for_timeout);
             logged = failed;
