@@ -114,8 +114,7 @@ impl Commit {
         match answer {
             Ok(answer) if answer.succeeded => {
                 let next = part + 1;
-                self.stage =
-                    if next < self.planned.parts.len() { Stage::Part(next) } else { Stage::Commit };
+                self.stage = if next < self.planned.parts.len() { Stage::Part(next) } else { Stage::Commit };
                 Progress::Next
             }
             Ok(_) => Progress::Rejected(Rejection::TermOver),
@@ -140,7 +139,9 @@ impl Commit {
         if self.stage == Stage::Question {
             // The term goes on, so a try that is on its way can still be made.
             self.stage = Stage::Commit;
-            return Progress::Again(Error::Refused("it is not known yet whether the commit was made".to_owned()));
+            return Progress::Again(Error::Refused(
+                "it is not known yet whether the commit was made".to_owned(),
+            ));
         }
         // Somebody has deleted the count, so that no try of this can hold any more.
         Progress::Rejected(Rejection::TermOver)

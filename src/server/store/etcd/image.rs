@@ -141,10 +141,6 @@ impl Image {
         self.revision
     }
 
-    pub(super) fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// Everything that a replica in this boot begins with. The server was alive last when any replica was: each of them
     /// sees to it that the sessions' members are probed.
     pub(super) fn saved(&self, boot_id: &str) -> SavedState {
@@ -174,10 +170,6 @@ impl Image {
 
     pub(super) fn leader(&self) -> Option<&Leader> {
         self.leader.as_ref()
-    }
-
-    pub(super) fn cluster(&self) -> Option<&ClusterValue> {
-        self.cluster.as_ref()
     }
 
     /// What the replicas that are present say of themselves, by their ids.

@@ -40,9 +40,14 @@ pub(super) enum Call {
 /// etcd's answer to a [`Call`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
-    Granted { ttl: Duration },
+    Granted {
+        ttl: Duration,
+    },
     /// The leader's key hangs on this lease, since this term.
-    Leads { lease: i64, term: Term },
+    Leads {
+        lease: i64,
+        term: Term,
+    },
     Renewed,
     Proven(bool),
     Resigned,
@@ -54,11 +59,16 @@ pub(super) enum Reply {
 pub(super) enum Event {
     Answered(Reply),
     /// The leader's key as it was at a revision: its term; `None`: there is none.
-    Key { term: Option<Term>, revision: u64 },
+    Key {
+        term: Option<Term>,
+        revision: u64,
+    },
     /// The registry has had a turn.
     Turned,
     /// A transaction that was sent then held because the leader's key was ours.
-    Held { sent: Time },
+    Held {
+        sent: Time,
+    },
     /// Since when the oldest commit waits; `None`: none does.
     Waiting(Option<Time>),
     /// Whether this replica may stand.
@@ -82,7 +92,10 @@ enum Lease {
     None,
     /// Asked for; whether it was granted is unknown.
     Asked(i64),
-    Held { lease: i64, renew_at: Time },
+    Held {
+        lease: i64,
+        renew_at: Time,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

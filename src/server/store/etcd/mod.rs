@@ -62,7 +62,7 @@ pub struct Settings {
     pub etcd: registry_nodes::Config,
     /// What tells this replica from the others. It may be the same after a restart.
     pub replica: String,
-    /// CLUSTER_TTL, in whole seconds: for how long a leader that is gone is waited for.
+    /// In whole seconds: for how long a leader that is gone is waited for.
     pub ttl: Duration,
     /// The boot in which this server runs.
     pub boot_id: String,

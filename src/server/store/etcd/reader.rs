@@ -18,7 +18,10 @@ use super::values::{ClusterValue, FORMAT, encode};
 #[derive(Debug)]
 pub(super) enum News {
     /// Everything, as it was at that revision.
-    Loaded { revision: i64, entries: Vec<Entry> },
+    Loaded {
+        revision: i64,
+        entries: Vec<Entry>,
+    },
     Revised(Revised),
     /// What is read is no longer up to date, or nothing can be read yet.
     Trouble(Error),
@@ -141,4 +144,3 @@ impl Reader {
         self.news.send(news).await.map_err(|_| Unheard)
     }
 }
-

@@ -257,7 +257,8 @@ impl Task {
                 Call::Prove { term } => {
                     // etcd answers a transaction without operations from what the member knows itself.
                     let look = vec![Op::Get { key: key.clone() }];
-                    let txn = Transaction { when: vec![of_term(key, term)], then: look, ..Transaction::default() };
+                    let txn =
+                        Transaction { when: vec![of_term(key, term)], then: look, ..Transaction::default() };
                     let answer = kv.transact_within(&txn, limit).await;
                     answer.map(|answer| Reply::Proven(answer.succeeded))
                 }
@@ -381,7 +382,7 @@ impl Task {
         })
     }
 
-    async fn tell(&self, feed: Feed) {
+    async fn tell(&mut self, feed: Feed) {
         // A registry that is gone hears nothing more.
         let _ = self.ends.tell.send(feed).await;
     }
@@ -463,9 +464,9 @@ impl Task {
     /// Writes down what is to be deleted that nobody needs any more. Only the leader does that.
     fn collect(&mut self, term: Term) {
         let Some(image) = &self.image else { return };
-        let folders = image.loose_parts().map(|(no, id)| Op::DeleteBelow {
-            prefix: self.layout.folder(Folder::PartsOf(no, id)),
-        });
+        let folders = image
+            .loose_parts()
+            .map(|(no, id)| Op::DeleteBelow { prefix: self.layout.folder(Folder::PartsOf(no, id)) });
         let old_terms = image.commits().iter().rev().skip(TERMS).filter(|old| **old != term);
         let terms = old_terms.map(|old| Op::Delete { key: self.layout.key(&Key::Commits(*old)) });
         let is_old = |at: &SystemTime| at.elapsed().is_ok_and(|age| age > BOOT);

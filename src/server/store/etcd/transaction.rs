@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use registry_nodes::kv::{Compare, Op, Transaction};
 
-use crate::server::registry::persist::{MaintenanceRecord, RouteRecord, SavedSession, SessionRecord, StoreChange};
+use crate::server::registry::persist::{
+    MaintenanceRecord, RouteRecord, SavedSession, SessionRecord, StoreChange,
+};
 use crate::server::registry::{Delta, SessionNo, Term, Tx};
 use registry_client::protocol::RouteId;
 
@@ -115,11 +117,7 @@ impl Fence<'_> {
 
 /// Takes changes from the front of the queue, as many as one commit can make. `image` knows everything that was
 /// committed before. `None`: no change waits.
-pub(super) fn plan(
-    queue: &mut VecDeque<(Tx, StoreChange)>,
-    image: &Image,
-    fence: Fence<'_>,
-) -> Option<Plan> {
+pub(super) fn plan(queue: &mut VecDeque<(Tx, StoreChange)>, image: &Image, fence: Fence<'_>) -> Option<Plan> {
     let (mut writes, mut steps, mut txs) = (Writes::default(), Vec::new(), Vec::new());
     let mut sessions: BTreeSet<SessionNo> = BTreeSet::new();
     while let Some((tx, change)) = queue.front() {
@@ -194,7 +192,9 @@ fn small(change: &StoreChange, image: &Image) -> Option<Writes> {
             writes.fits_in_groups().then_some(writes)
         }
         StoreChange::Ended(no, _) => {
-            writes.keys.extend([Key::Session(*no), Key::Maintenance(*no), Key::Marks(*no)].map(|key| (key, None)));
+            writes
+                .keys
+                .extend([Key::Session(*no), Key::Maintenance(*no), Key::Marks(*no)].map(|key| (key, None)));
             writes.folders.extend([Folder::Routes(*no), Folder::Parts(*no)]);
             Some(writes)
         }
@@ -224,7 +224,11 @@ fn large(tx: Tx, change: &StoreChange, image: &Image, fence: Fence<'_>) -> Optio
     Some(Planned { txs: vec![tx], parts: parts.collect(), commit })
 }
 
-fn routes_after(before: Option<&SavedSession>, applied: u64, delta: &Delta) -> BTreeMap<RouteId, RouteRecord> {
+fn routes_after(
+    before: Option<&SavedSession>,
+    applied: u64,
+    delta: &Delta,
+) -> BTreeMap<RouteId, RouteRecord> {
     let mut routes = before.map(|saved| saved.routes.clone()).unwrap_or_default();
     for (id, route) in &delta.routes {
         match route {
@@ -290,7 +294,8 @@ impl Writes {
     }
 
     fn into_ops(self, layout: &Layout) -> Vec<Op> {
-        let folders = self.folders.into_iter().map(|folder| Op::DeleteBelow { prefix: layout.folder(folder) });
+        let folders =
+            self.folders.into_iter().map(|folder| Op::DeleteBelow { prefix: layout.folder(folder) });
         let keys = self.keys.into_iter().map(|(key, value)| match value {
             Some(value) => Op::Put { key: layout.key(&key), value, lease: 0 },
             None => Op::Delete { key: layout.key(&key) },

@@ -90,8 +90,7 @@ impl Image {
             }
             Key::Commits(_) => {
                 // What it says orders changes. Without it they are made all the same.
-                touched.order =
-                    self.read(entry).map(|CommitValue { changes }| changes).unwrap_or_default();
+                touched.order = self.read(entry).map(|CommitValue { changes }| changes).unwrap_or_default();
                 self.put_common(key, entry);
             }
             other => self.put_common(other, entry),
@@ -178,11 +177,7 @@ impl Image {
         Some(StoreChange::Applied { session: Box::new(session), applied, delta, maintenance })
     }
 
-    fn edited(
-        &self,
-        no: SessionNo,
-        routes: BTreeMap<RouteId, Option<RouteRecord>>,
-    ) -> Option<StoreChange> {
+    fn edited(&self, no: SessionNo, routes: BTreeMap<RouteId, Option<RouteRecord>>) -> Option<StoreChange> {
         let saved = self.session(no)?;
         let newest = routes.values().flatten().map(|route| route.applied).max();
         let applied = newest.or_else(|| self.written.get(&no).map(|written| written.applied))?;
@@ -231,7 +226,8 @@ impl Changes {
         match step {
             Step::Applied(no) => self.applied.remove(&SessionNo(*no)),
             Step::Maintenance(_) => {
-                let all = step.sessions().filter_map(|no| self.maintenance.remove_entry(&no)).collect::<Vec<_>>();
+                let all =
+                    step.sessions().filter_map(|no| self.maintenance.remove_entry(&no)).collect::<Vec<_>>();
                 (!all.is_empty()).then_some(StoreChange::Maintenance(all))
             }
             Step::Marked(_) => {
