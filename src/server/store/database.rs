@@ -18,7 +18,9 @@ use redb::{
 };
 
 use crate::server::registry::StoreChange;
-use crate::server::registry::persist::{FORMAT, MaintenanceRecord, RouteRecord, SavedSession, SavedState};
+use crate::server::registry::persist::{
+    FORMAT, MaintenanceRecord, RouteRecord, SavedSession, SavedState, SessionMarks,
+};
 use registry_client::protocol::RouteId;
 
 use super::memory_copy::MemoryCopy;
@@ -134,7 +136,7 @@ impl Tables {
             }
             let mut sessions = writing.open_table(SESSIONS)?;
             let mut routes = writing.open_table(ROUTES)?;
-            for SavedSession { session, maintenance, routes: of_session } in &saved.sessions {
+            for SavedSession { session, maintenance, marks: _, routes: of_session } in &saved.sessions {
                 sessions.insert(session.no, json(session)?.as_slice())?;
                 put_maintenance(writing, session.no, maintenance)?;
                 for (id, route) in of_session {
@@ -184,7 +186,9 @@ impl Tables {
                             }
                         }
                     }
-                    StoreChange::Ended(no) => {
+                    // Marks are for replicas. A file has one server.
+                    StoreChange::Marked(_) => {}
+                    StoreChange::Ended(no, _) => {
                         sessions.remove(no.0)?;
                         put_maintenance(writing, no.0, &MaintenanceRecord::default())?;
                         routes.retain_in((no.0, 0)..=(no.0, u32::MAX), |_, _| false)?;
@@ -242,8 +246,8 @@ fn read_sessions(reading: &ReadTransaction, server: &str) -> Result<Vec<SavedSes
     for row in sessions.iter().map_err(|error| read_error(error.into()))? {
         let (no, value) = row.map_err(|error| read_error(error.into()))?;
         let session = parse(value.value(), server, || format!("session {}", no.value()))?;
-        let (maintenance, routes) = (MaintenanceRecord::default(), BTreeMap::new());
-        saved.insert(no.value(), SavedSession { session, maintenance, routes });
+        let (maintenance, marks) = (MaintenanceRecord::default(), SessionMarks::default());
+        saved.insert(no.value(), SavedSession { session, maintenance, marks, routes: BTreeMap::new() });
     }
     read_maintenance(reading, server, &mut saved)?;
     let routes = match reading.open_table(ROUTES) {
