@@ -23,7 +23,7 @@ fn marks_are_written_by_name_and_what_is_not_there_is_not_written() {
     let json = concat!(
         r#"{"lost":{"at":"2023-11-14T22:13:20Z","is_prolonged":true},"#,
         r#""drain":{"at":"2023-11-14T22:13:20Z","asked_ms":5000,"time_ms":1},"#,
-        r#""suspended":["http://10.2.2.7:80"],"peer":"10.2.2.9","shared_address":true,"#,
+        r#""suspended":["http://10.2.2.7/"],"peer":"10.2.2.9","shared_address":true,"#,
         r#""superseded":[{"domain":"a.de","path":"/"}]}"#
     );
     assert_eq!(serde_json::to_string(&marks).unwrap(), json);
