@@ -302,24 +302,6 @@ fn shown(line: &Line) -> String {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_shown_as_it_came_but_for_the_sessions_id() {
-        let shown = |text: &str| shown(&Line::Text(text.to_owned()));
-        let order = r#"ROUTE_LIST_OK|[{"b":1,"a":2.50}]"#;
-        assert_eq!(shown(order), order, "neither sorted nor filled up");
-        assert_eq!(shown("ACK|horse"), "ACK|[redacted]");
-        let info = r#"SESSION_OK|{"x":1,"session_id" : "horse","y":2}"#;
-        assert_eq!(shown(info), r#"SESSION_OK|{"x":1,"session_id" : "[redacted]","y":2}"#);
-        for broken in [r#"SESSION_OK|{"session_id":"horse"#, "SESSION_OK|horse", r#"SESSION_OK|{"session_id":"#] {
-            assert!(!shown(broken).contains("horse"), "{broken}");
-        }
-    }
-}
-
 impl From<Line> for Received {
     fn from(line: Line) -> Self {
         match line {
@@ -347,5 +329,25 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_shown_as_it_came_but_for_the_sessions_id() {
+        let shown = |text: &str| shown(&Line::Text(text.to_owned()));
+        let order = r#"ROUTE_LIST_OK|[{"b":1,"a":2.50}]"#;
+        assert_eq!(shown(order), order, "neither sorted nor filled up");
+        assert_eq!(shown("ACK|horse"), "ACK|[redacted]");
+        let info = r#"SESSION_OK|{"x":1,"session_id" : "horse","y":2}"#;
+        assert_eq!(shown(info), r#"SESSION_OK|{"x":1,"session_id" : "[redacted]","y":2}"#);
+        for broken in
+            [r#"SESSION_OK|{"session_id":"horse"#, "SESSION_OK|horse", r#"SESSION_OK|{"session_id":"#]
+        {
+            assert!(!shown(broken).contains("horse"), "{broken}");
+        }
     }
 }
