@@ -50,15 +50,12 @@ impl Dialect {
     pub(crate) fn understood<'a>(&self, route: &'a Route) -> Cow<'a, Route> {
         match self {
             Dialect::Reference => reference::understood(route),
-            Dialect::Ours { lacks, .. }
-                if lacks.is_empty() && !route.options.iter().any(RouteOption::is_default) =>
-            {
+            Dialect::Ours { lacks, .. } if lacks.is_empty() && !route.options.iter().any(is_for_others) => {
                 Cow::Borrowed(route)
             }
             Dialect::Ours { lacks, .. } => {
                 let mut route = route.clone();
-                // What holds anyway is left out: each option costs a command.
-                route.options = route.options.iter().filter(|option| !option.is_default()).collect();
+                route.options = route.options.iter().filter(|option| !is_for_others(*option)).collect();
                 if lacks.contains("HEADERS_SET") {
                     route.headers = Headers::default();
                 }
@@ -107,4 +104,10 @@ impl Dialect {
             Dialect::Reference => 1,
         }
     }
+}
+
+/// Whether a route says this only because another dialect has another default: upgrades are on at a server of ours unless
+/// they are turned off, and off at a reference server unless they are turned on. Here it would cost a command for nothing.
+fn is_for_others(option: RouteOption) -> bool {
+    option == RouteOption::Websocket(true)
 }

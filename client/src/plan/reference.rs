@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Applied, Batch, Step, Unsupported, claims, set_header};
 use crate::intent::{Headers, Options, Route, RouteKey, Routes};
-use crate::protocol::{OptionKey, RouteId, RouteOption, Scheme, is_field_safe};
+use crate::protocol::{OptionKey, RouteId, Scheme, is_field_safe};
 
 /// Old before new: removal is by domain and path and takes every entry, and removing and adding one of them
 /// in a single apply leaves nothing. Options and headers only work for all routes of an apply.
@@ -73,45 +73,31 @@ pub(super) fn same(old: &Route, new: &Route) -> bool {
         && settings(old) == settings(new)
 }
 
-/// Without the option `hold` and options that hold there anyway, and without header values that hold a separator: it reads
-/// only up to that.
+/// Without the option `hold`, and without header values that hold a separator: it reads only up to that.
 pub(super) fn understood(route: &Route) -> Cow<'_, Route> {
-    let is_said = |option: &RouteOption| option.key() != OptionKey::Hold && !is_default(*option);
-    if route.options.iter().all(|option| is_said(&option)) && !has_split_header(route) {
+    if route.options.get(OptionKey::Hold).is_none() && !has_split_header(route) {
         return Cow::Borrowed(route);
     }
     let mut understood = route.clone();
-    understood.options = route.options.iter().filter(is_said).collect();
+    understood.options = route.options.iter().filter(|option| option.key() != OptionKey::Hold).collect();
     let whole = route.headers.iter().filter(|(_, value)| is_field_safe(value.as_str()));
     understood.headers = whole.map(|(name, value)| (name.clone(), value.clone())).collect();
     Cow::Owned(understood)
-}
-
-/// Whether it says what holds there when nothing is set. Upgrades are off there unless asked for.
-fn is_default(option: RouteOption) -> bool {
-    match option {
-        RouteOption::Websocket(on) => !on,
-        option => option.is_default(),
-    }
 }
 
 fn has_split_header(route: &Route) -> bool {
     route.headers.iter().any(|(_, value)| !is_field_safe(value.as_str()))
 }
 
-/// The routes that are left out because others have all of their claims: it has one backend for a domain and path. The first
-/// of them by key stays.
+/// The routes that are left out because another one has exactly their claims: it has one backend for a domain and path.
+/// The first of them by key stays.
 pub(super) fn surplus(wanted: &Routes) -> BTreeSet<RouteKey> {
-    let mut taken = BTreeSet::new();
-    let mut surplus = BTreeSet::new();
-    for (key, route) in wanted.iter().filter(|(_, route)| !needs_h2c(route)) {
-        if claims(route).all(|claim| taken.contains(&claim)) {
-            surplus.insert(key.clone());
-        } else {
-            taken.extend(claims(route));
-        }
-    }
-    surplus
+    let mut taken: BTreeSet<BTreeSet<_>> = BTreeSet::new();
+    let candidates = wanted.iter().filter(|(_, route)| !needs_h2c(route));
+    candidates
+        .filter(|(_, route)| !taken.insert(claims(route).collect()))
+        .map(|(key, _)| key.clone())
+        .collect()
 }
 
 fn needs_h2c(route: &Route) -> bool {

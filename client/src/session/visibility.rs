@@ -294,10 +294,7 @@ impl Session {
                 None if confirmed => drop(known.maintained.remove(id)),
                 // It is about to be left: whoever wants it again must say so again.
                 None => {
-                    known
-                        .maintained
-                        .entry(*id)
-                        .and_modify(|held| (held.confirmed, held.again) = (false, true));
+                    known.maintained.entry(*id).and_modify(|held| held.again = true);
                 }
             }
         }
@@ -492,7 +489,7 @@ impl Session {
                 && concerned.iter().all(|(id, key, route)| {
                     let held = known.maintained.get(id);
                     match enters {
-                        true => held.is_some_and(|held| held.confirmed),
+                        true => held.is_some_and(|held| held.confirmed && !held.again),
                         // Another request may want it in maintenance.
                         false => held.is_none() || self.maintenance.page(key, route).is_some(),
                     }

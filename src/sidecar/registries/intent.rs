@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::sidecar::config::{RegistrationConfig, RouteConfig};
-use registry_client::protocol::Metadata;
+use registry_client::protocol::{Metadata, OptionKey, RouteOption};
 use registry_client::{Intent, Route};
 
 /// What is registered when our address is `advertised`. Each route is named after the variable that it comes from.
@@ -27,8 +27,9 @@ pub(super) fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
     route.headers = config.headers.iter().cloned().collect();
     route.rate_limit = config.rate_limit;
     route.circuit_breaker = config.circuit_breaker;
-    // All of them: which are the default anyway, and so need no command, depends on the registry.
-    route.options = config.options.to_options().into_iter().collect();
+    // Leave out what is the default everywhere: each option costs a command. Websockets are off at a reference server.
+    let is_said = |option: &RouteOption| !option.is_default() || option.key() == OptionKey::Websocket;
+    route.options = config.options.to_options().into_iter().filter(is_said).collect();
     route
 }
 
