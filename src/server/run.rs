@@ -89,7 +89,11 @@ impl Server {
         let registry_failed = || failed("REGISTRY_LISTEN", config.registry_listen);
         let listener = TcpListener::bind(config.registry_listen).await.map_err(registry_failed())?;
         let registry_address = listener.local_addr().map_err(registry_failed())?;
-        let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
+        let mut policy = BackendPolicy {
+            allow: config.backend_allow.clone(),
+            own: vec![registry_address],
+            is_shared: false,
+        };
         let started = Instant::now();
         let admin = admin_listener(config).await?;
         policy.own.extend(admin.as_ref().map(|(_, address)| *address));
