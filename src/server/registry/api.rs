@@ -1,4 +1,4 @@
-//! The registry's interface: inputs, effects, changes for the store and lines for the log.
+//! The registry's interface: inputs, effects and lines for the log.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,12 +7,14 @@ use std::time::Duration;
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{
     BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
+    SessionId,
 };
 
 use crate::server::registry::model::{
-    ClaimPolicy, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, TestId, Tx,
+    ClaimPolicy, ConnId, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, StoreRevision, Term,
+    TestId, Tx,
 };
-use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
+use crate::server::registry::persist::{SavedState, StoreChange};
 use crate::server::routing::{MemberId, Probe, ProbeFailure, Table};
 
 /// Something that the registry is told.
@@ -20,6 +22,8 @@ use crate::server::routing::{MemberId, Probe, ProbeFailure, Table};
 pub enum Input {
     /// A peer connected from an address that is allowed to.
     Opened(ConnId, IpAddr),
+    /// A peer is connected to another replica, and a former leader had bound this session to its connection.
+    Announced(ConnId, IpAddr, SessionId),
     /// It sent a line: a command, or one that is answered with this error.
     Line(ConnId, Result<Command, Refusal>),
     /// It has closed the connection, or has sent everything and received all replies.
@@ -48,6 +52,16 @@ pub enum Input {
     Policy(ClaimPolicy),
     /// The server stops.
     Stop,
+    /// This replica leads from now on: it answers commands, and what it commits is what all replicas serve.
+    Lead(Term),
+    /// This replica follows: it answers no command, commits nothing, and serves what the records say. Whose records they
+    /// are; `None`: nobody leads.
+    Follow(Option<Term>),
+    /// For a follower: the changes that the shared store holds since the revision before this one, in their order.
+    Replicated(StoreRevision, Vec<StoreChange>),
+    /// For a follower: everything that the shared store holds at this revision. It is what a replica begins with, and
+    /// what it is told again where it has missed changes. Members that are in both stay as they are.
+    Loaded(StoreRevision, Box<SavedState>),
 }
 
 /// Something that the caller is to do. Effects are carried out in their order.
@@ -57,6 +71,8 @@ pub enum Effect {
     Send(ConnId, ServerLine),
     /// A session is bound to the connection. From now on the connection may answer its PINGs.
     Bound(ConnId, Arc<Keepalive>),
+    /// No session is bound to the connection any more, which may be closed already. It stopped to answer PINGs before this.
+    Unbound(ConnId),
     /// Send an event to all of these. A peer that does not keep up loses it, and is told how many it has lost.
     Event(Vec<ConnId>, Push),
     /// Send what is queued, then EOF.
@@ -82,26 +98,6 @@ pub enum Effect {
     },
     /// Write a line to the log.
     Log(LogEvent),
-}
-
-/// A change that a store is asked to hold. It never contains a session's id.
-#[derive(Debug, Clone)]
-pub enum StoreChange {
-    /// A successful CONFIG_APPLY.
-    Applied {
-        /// The session as this apply leaves it.
-        session: Box<SessionRecord>,
-        /// The number of this apply. Later applies, of whatever session, have greater numbers.
-        applied: u64,
-        /// The routes and defaults that change.
-        delta: Arc<Delta>,
-        /// The session's maintenance, with its first apply: the store holds nothing of the session before.
-        maintenance: Option<Box<MaintenanceRecord>>,
-    },
-    /// MAINT_ENTER or MAINT_EXIT: the whole maintenance of these sessions. The store holds each of them.
-    Maintenance(Vec<(SessionNo, MaintenanceRecord)>),
-    /// The session is over, and so are its routes.
-    Ended(SessionNo),
 }
 
 /// Something that is worth a line in the log.

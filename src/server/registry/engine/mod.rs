@@ -116,6 +116,7 @@ impl Engine {
         self.membership.set_time(now.mono);
         match input {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
+            Input::Announced(conn, peer, id) => self.announced(now, conn, peer, &id),
             Input::Line(conn, line) => self.line(now, conn, line),
             Input::Closed(conn) => self.closed(now, conn),
             Input::Tick => self.tick(now),
@@ -134,6 +135,8 @@ impl Engine {
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
+            // A server that is alone has no replicas.
+            Input::Lead(_) | Input::Follow(_) | Input::Replicated(..) | Input::Loaded(..) => {}
         }
         self.flush_membership(true);
         self.tell_health();

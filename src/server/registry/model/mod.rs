@@ -34,7 +34,7 @@ pub(crate) use applied::Applied;
 pub use delta::Delta;
 pub(crate) use encoding::{text, text_or_none};
 pub use id_hash::IdHash;
-pub use ids::{ConnId, MemberLabel, Now, SessionLabel, SessionNo, TestId, Tx};
+pub use ids::{ConnId, MemberLabel, Now, SessionLabel, SessionNo, StoreRevision, Term, TestId, Tx};
 pub use keepalive::Keepalive;
 pub use lifecycle::MemberEvent;
 pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};

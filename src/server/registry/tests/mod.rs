@@ -1,5 +1,6 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
+mod announced;
 mod bounds;
 mod commit;
 mod drain;
@@ -9,6 +10,7 @@ mod hold;
 mod install;
 mod lifecycle;
 mod maintenance;
+mod marks;
 mod membership;
 mod policy;
 mod reference_client;
@@ -28,8 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::server::routing::{Probe, ProbeFailure, ProbeKind, Table};
 use registry_client::protocol::Command;
 
-use restoring::MemoryState;
-
+use super::persist::SavedState;
 use super::{
     ConnId, Effect, Input, Keepalive, LogEvent, Now, Registry, RegistryConfig, StoreChange, TestId, Tx,
 };
@@ -48,7 +49,7 @@ struct World {
     store_answers: bool,
     commits: Vec<(Tx, StoreChange)>,
     /// What it holds.
-    paper: MemoryState,
+    paper: SavedState,
     tests: Vec<TestId>,
     /// What each connection was given last to answer keepalives with.
     keepalives: HashMap<ConnId, Arc<Keepalive>>,
@@ -82,7 +83,7 @@ impl World {
             watched: Vec::new(),
             store_answers: true,
             commits: Vec::new(),
-            paper: MemoryState::default(),
+            paper: SavedState::default(),
             tests: Vec::new(),
             keepalives: HashMap::new(),
             log: Vec::new(),
@@ -114,12 +115,17 @@ impl World {
                 }
                 Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
                 Effect::Commit(tx, change) if self.store_answers => {
-                    self.paper.keep(&change);
+                    self.paper.apply(&change);
                     inputs.push(Input::Committed(tx));
                 }
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
                 Effect::Publish(table) => self.table = table,
                 Effect::Bound(conn, keepalive) => drop(self.keepalives.insert(conn, keepalive)),
+                Effect::Unbound(conn) => {
+                    let keepalive = self.keepalives.remove(&conn).expect("only what was bound is unbound");
+                    let ping = Command::parse("PING").unwrap();
+                    assert!(!keepalive.answers(&ping, || self.now.wall), "it answers no PING by then");
+                }
                 Effect::Departure => {}
                 Effect::Watch(probe) => {
                     assert!(!self.watched.contains(&probe), "watched once");
@@ -141,7 +147,7 @@ impl World {
     fn decides(&mut self, at: usize, holds: bool) {
         let (tx, change) = self.commits.remove(at);
         if holds {
-            self.paper.keep(&change);
+            self.paper.apply(&change);
         }
         self.input(if holds { Input::Committed(tx) } else { Input::Rejected(tx) });
     }
@@ -174,6 +180,14 @@ impl World {
         self.connections += 1;
         let conn = ConnId(self.connections);
         self.input(Input::Opened(conn, from.parse::<IpAddr>().unwrap()));
+        conn
+    }
+
+    /// A connection of another replica, to which a former leader had bound this session.
+    fn announce(&mut self, id: &str, from: &str) -> ConnId {
+        self.connections += 1;
+        let conn = ConnId(self.connections);
+        self.input(Input::Announced(conn, from.parse().unwrap(), id.parse().unwrap()));
         conn
     }
 
