@@ -78,14 +78,7 @@ fn scalar(value: &str) -> String {
 
 /// As the container gets it: what swarm and Compose replace is replaced.
 fn given(value: &str) -> String {
-    let mut value = value.replace("{{.Service.Name}}.{{.Task.Slot}}", "stack_service.1");
-    // A variable with a default has its default here.
-    while let Some((before, (inner, after))) =
-        value.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
-    {
-        let Some((_, default)) = inner.split_once(":-") else { break };
-        value = format!("{before}{default}{after}");
-    }
+    let value = value.replace("{{.Service.Name}}.{{.Task.Slot}}", "stack_service.1");
     assert!(!value.replace("$$", "").contains('$'), "Compose would replace something in {value}");
     value.replace("$$", "$")
 }
