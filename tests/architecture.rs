@@ -112,15 +112,22 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("terminal", &[]),
     ("prometheus", &[]),
     ("tls", &[]),
+    ("tcp_diag", &[]),
     ("environment", &["protocol", "telemetry"]),
     ("client", &["protocol"]),
     ("nodes", &[]),
-    ("sidecar", &["client", "environment", "prometheus", "protocol", "shutdown", "telemetry", "tls"]),
+    (
+        "sidecar",
+        &["client", "environment", "prometheus", "protocol", "shutdown", "tcp_diag", "telemetry", "tls"],
+    ),
     ("server::routing", &["protocol"]),
     ("server::live_table", &["server::routing"]),
     ("server::registry", &["protocol", "server::routing"]),
     ("server::store", &["protocol", "server::registry"]),
-    ("server::proxy", &["protocol", "server::live_table", "server::routing", "shutdown", "telemetry", "tls"]),
+    (
+        "server::proxy",
+        &["protocol", "server::live_table", "server::routing", "shutdown", "tcp_diag", "telemetry", "tls"],
+    ),
     (
         "server::listener",
         &[
