@@ -282,7 +282,7 @@ fn a_reference_server_is_told_of_maintenance_by_route_id_and_confirms_it() {
     agent.text("maintenance enter shop.example.com");
     agent.program.wait_for_log("the proxy shows the page");
     agent.text("maintenance exit shop.example.com");
-    agent.program.wait_for_log("the proxy reaches the application");
+    agent.program.wait_for_log("the proxy sends requests to the application");
     let lines = reference.lines();
     let told: Vec<_> = lines.iter().filter(|line| line.starts_with("MAINT_")).collect();
     assert!(told[0].ends_with("|r2|http://10.2.2.7:3001/down.html"), "{told:?}");
