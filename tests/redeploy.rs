@@ -5,6 +5,8 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
+#[path = "redeploy/address.rs"]
+mod address;
 #[path = "redeploy/application.rs"]
 mod application;
 #[path = "redeploy/load.rs"]

@@ -15,7 +15,7 @@ use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{BackendUrl, Host, Refusal, Reply, Request};
 use registry_client::{BackendTestError, Client, Route, RouteKey};
 
-use super::proxy_health::{Told, passes, why};
+use super::proxy_health::{Told, is_out, why};
 use super::side_connection::ask;
 
 /// How long this process may take to connect to the backend.
@@ -40,7 +40,7 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
             };
             let mut reachability = result.reachability();
             if let Reachability::Reachable { status, .. } = reachability
-                && passes(&client, &key, &route).await == Some(false)
+                && is_out(&client, &key, &route).await
             {
                 reachability = Reachability::Unwell { status, why: why(&route, &Told::default()) };
             }

@@ -41,14 +41,25 @@ impl Told {
     }
 }
 
-/// Whether the proxy sends requests to the route's backend; `None` where it could not be asked, or people are not to see
-/// the backend.
-pub(super) async fn is_well(client: &Client, key: &RouteKey) -> Option<bool> {
+/// What the proxy does with a route's backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It sends requests there.
+    Served,
+    /// It sends none.
+    Out,
+    /// People are not to see the backend.
+    Hidden,
+    /// It could not be asked, or knows the state only of routes with a breaker.
+    Unknown,
+}
+
+async fn standing(client: &Client, key: &RouteKey) -> Standing {
     match client.circuit_breaker_status(key.clone()).await {
-        Ok(status) if status.in_maintenance || status.draining => None,
-        Ok(status) => Some(status.healthy),
-        // Also of a server that knows the state only of routes with a breaker.
-        Err(_) => None,
+        Ok(status) if status.in_maintenance || status.draining => Standing::Hidden,
+        Ok(status) if status.healthy => Standing::Served,
+        Ok(_) => Standing::Out,
+        Err(_) => Standing::Unknown,
     }
 }
 
@@ -63,8 +74,8 @@ pub(super) async fn follow(client: Client, state: DaemonState, mut told: watch::
         }
         let reason = told.borrow_and_update().clone();
         for (key, route) in client.routes().into_iter().take(MAX_ASKED) {
-            match is_well(&client, &key).await {
-                Some(false) => {
+            match standing(&client, &key).await {
+                Standing::Out => {
                     let why = why(&route, &reason);
                     if out.get(&key) != Some(&why) {
                         let message = format!("{} at {registry}: {why}", route.backend);
@@ -73,7 +84,7 @@ pub(super) async fn follow(client: Client, state: DaemonState, mut told: watch::
                         out.insert(key, why);
                     }
                 }
-                Some(true) => {
+                Standing::Served => {
                     if out.remove(&key).is_some() {
                         let message =
                             format!("{} at {registry}: the proxy sends requests there again", route.backend);
@@ -81,7 +92,8 @@ pub(super) async fn follow(client: Client, state: DaemonState, mut told: watch::
                         state.record_health(&registry, "BACKEND_BACK", &message);
                     }
                 }
-                None => drop(out.remove(&key)),
+                Standing::Hidden => drop(out.remove(&key)),
+                Standing::Unknown => {}
             }
         }
         state.set_out(&registry, out.clone());
@@ -107,18 +119,18 @@ async fn settled(client: &Client) -> Result<(), CallError> {
     is_live.await.map(drop).map_err(|_| CallError::Stopped)
 }
 
-/// Waits until the proxy's check of a new backend can have passed. Returns whether it has, or `None` as [`is_well`].
-pub(super) async fn passes(client: &Client, key: &RouteKey, route: &Route) -> Option<bool> {
+/// Waits until the proxy's check of a new backend can have passed. Returns whether it has not.
+pub(super) async fn is_out(client: &Client, key: &RouteKey, route: &Route) -> bool {
     const LEAST: Duration = Duration::from_secs(3);
     const POLL: Duration = Duration::from_millis(200);
     let limit = route.health.as_ref().map_or(LEAST, |check| check.timeout.get().max(LEAST));
     let well = async {
-        while is_well(client, key).await == Some(false) && is_in_force(client, key) {
+        while standing(client, key).await == Standing::Out && is_in_force(client, key) {
             sleep(POLL).await;
         }
     };
     let _ = timeout(limit, well).await;
-    is_well(client, key).await
+    standing(client, key).await == Standing::Out
 }
 
 fn is_in_force(client: &Client, key: &RouteKey) -> bool {
