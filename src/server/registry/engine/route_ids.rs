@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use registry_client::protocol::{Command, Refusal, Request};
 
-use crate::server::registry::api::StoreChange;
 use crate::server::registry::model::{ConnId, Delta, Now, SessionNo};
-use crate::server::registry::persist::SessionRecord;
+use crate::server::registry::persist::{SessionRecord, StoreChange};
 use crate::server::registry::session::Session;
 
 use super::Engine;

@@ -9,6 +9,7 @@ mod hold;
 mod install;
 mod lifecycle;
 mod maintenance;
+mod marks;
 mod membership;
 mod policy;
 mod reference_client;
@@ -28,8 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::server::routing::{Probe, ProbeFailure, ProbeKind, Table};
 use registry_client::protocol::Command;
 
-use restoring::MemoryState;
-
+use super::persist::SavedState;
 use super::{
     ConnId, Effect, Input, Keepalive, LogEvent, Now, Registry, RegistryConfig, StoreChange, TestId, Tx,
 };
@@ -48,7 +48,7 @@ struct World {
     store_answers: bool,
     commits: Vec<(Tx, StoreChange)>,
     /// What it holds.
-    paper: MemoryState,
+    paper: SavedState,
     tests: Vec<TestId>,
     /// What each connection was given last to answer keepalives with.
     keepalives: HashMap<ConnId, Arc<Keepalive>>,
@@ -82,7 +82,7 @@ impl World {
             watched: Vec::new(),
             store_answers: true,
             commits: Vec::new(),
-            paper: MemoryState::default(),
+            paper: SavedState::default(),
             tests: Vec::new(),
             keepalives: HashMap::new(),
             log: Vec::new(),
@@ -114,7 +114,7 @@ impl World {
                 }
                 Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
                 Effect::Commit(tx, change) if self.store_answers => {
-                    self.paper.keep(&change);
+                    self.paper.apply(&change);
                     inputs.push(Input::Committed(tx));
                 }
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
@@ -141,7 +141,7 @@ impl World {
     fn decides(&mut self, at: usize, holds: bool) {
         let (tx, change) = self.commits.remove(at);
         if holds {
-            self.paper.keep(&change);
+            self.paper.apply(&change);
         }
         self.input(if holds { Input::Committed(tx) } else { Input::Rejected(tx) });
     }
