@@ -13,6 +13,12 @@ mod application;
 mod load;
 #[path = "support/programs.rs"]
 mod programs;
+#[path = "support/reference.rs"]
+mod reference;
+#[path = "support/relay.rs"]
+mod relay;
+#[path = "redeploy/unacknowledged.rs"]
+mod unacknowledged;
 
 use std::time::Duration;
 

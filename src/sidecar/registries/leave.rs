@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::shutdown::Shutdown;
-use registry_client::{CallError, Client, Registry, Status, Visibility};
+use registry_client::{CallError, Client, Phase, Registry, Status, Visibility};
 
 use super::requests_in_flight::{Since, until_none};
 
@@ -60,8 +60,9 @@ impl Left {
 ///
 /// Dropping it stops at once, without CLIENT_SHUTDOWN if that was not sent yet.
 pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) -> Left {
-    let Status { bound, shown, capabilities, registry, .. } = client.status();
-    if shown == Visibility::Absent {
+    let Status { bound, shown, capabilities, registry, phase, .. } = client.status();
+    // While the first apply is not answered, its routes may be in force.
+    if shown == Visibility::Absent && phase != Phase::Syncing {
         client.shutdown().await;
         return Left::Drained;
     }

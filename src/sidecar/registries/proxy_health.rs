@@ -12,10 +12,12 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use registry_client::protocol::HealthCheck;
-use registry_client::{CallError, Client, Route, RouteKey, RouteStatus, Visibility};
+use registry_client::{CallError, Client, Route, RouteKey, RouteStatus, Status, Visibility};
 
 use crate::sidecar::state::DaemonState;
 
+/// The pause after an apply or a new session, which the proxy has for its check.
+const SETTLE: Duration = Duration::from_secs(1);
 /// The pause between two questions while a backend is out.
 const WHILE_OUT: Duration = Duration::from_secs(1);
 /// The pause while all of them get requests. A registry of ours tells when that changes.
@@ -68,10 +70,15 @@ async fn standing(client: &Client, key: &RouteKey) -> Standing {
 pub(super) async fn follow(client: Client, state: DaemonState, mut told: watch::Receiver<Told>) {
     let registry = client.status().registry.name;
     let mut out: BTreeMap<RouteKey, String> = BTreeMap::new();
+    let mut seen = None;
     loop {
         if settled(&client).await.is_err() {
             return state.set_out(&registry, BTreeMap::new());
         }
+        if changed_since(&client.status(), seen.as_ref()) {
+            sleep(SETTLE).await;
+        }
+        seen = Some(client.status());
         let reason = told.borrow_and_update().clone();
         for (key, route) in client.routes().into_iter().take(MAX_ASKED) {
             match standing(&client, &key).await {
@@ -99,14 +106,18 @@ pub(super) async fn follow(client: Client, state: DaemonState, mut told: watch::
         state.set_out(&registry, out.clone());
         let pause = if out.is_empty() { WHILE_WELL } else { WHILE_OUT };
         let mut status = client.watch();
-        status.borrow_and_update();
         tokio::select! {
             () = sleep(pause) => {}
-            // A new apply, a new session, or the end.
-            _ = status.changed() => {}
+            _ = status.wait_for(|status| changed_since(status, seen.as_ref())) => {}
             changed = told.changed() => if changed.is_err() { sleep(pause).await },
         }
     }
+}
+
+/// Whether there was an apply or a new session since, or the end.
+fn changed_since(status: &Status, seen: Option<&Status>) -> bool {
+    let what = |status: &Status| (status.live, status.session.clone(), status.routes.clone());
+    seen.is_none_or(|seen| what(seen) != what(status))
 }
 
 /// Waits until routes are in force and people are to see the application.
