@@ -116,7 +116,7 @@ fn answering(address: SocketAddr, status: &str) -> Program {
 fn what_the_proxy_takes_out_is_not_live_and_every_answer_says_why() {
     let (server, backend) = (Server::start(SERVER, &[]), free_address());
     let mut failing = answering(backend, "404");
-    let check = [("HEALTH_PATH", "/nope"), ("HEALTH_INTERVAL", "1s")];
+    let check = [("HEALTH_PATH", "/nope"), ("SIDECAR_HEALTH_INTERVAL", "1s")];
     let agent = Agent::start(&server, backend.port(), &check);
     let line = agent.program.wait_for_log("not live:");
     assert!(

@@ -60,6 +60,8 @@ pub(super) enum Request {
 
 /// How long the registries have to confirm maintenance that somebody waits for. A verdict takes up to 60 s.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(65);
+/// The same where nobody waits, so that the answer tells what is usually confirmed at once.
+const SHORT_WAIT: Duration = Duration::from_millis(300);
 /// The longest reason or progress message, in characters.
 const MAX_MESSAGE: usize = 200;
 
@@ -84,12 +86,12 @@ impl Request {
                 let window = window(state, target, reason, duration.as_deref())?;
                 let target = window.target.clone();
                 let saved = maintenance.enter(window).await;
-                Ok(changed(state, maintenance, wait.then_some(&target), saved).await)
+                Ok(changed(state, maintenance, &target, wait, saved).await)
             }
             Request::MaintenanceExit { target, wait } => {
                 let target = exit_target(state, maintenance, target)?;
                 let saved = maintenance.exit(target.clone()).await;
-                Ok(changed(state, maintenance, wait.then_some(&target), saved).await)
+                Ok(changed(state, maintenance, &target, wait, saved).await)
             }
             Request::MaintenanceStatus => Ok(maintenance_status(state, maintenance)),
             Request::MaintenanceProgress { percent, message } => {
@@ -132,30 +134,30 @@ fn exit_target(
     entered.map_or_else(|| parse_target(state, target), Ok)
 }
 
-/// What maintenance has become after a change: at once, or when every registry has confirmed it for `waited_for`. There is a
-/// warning where it is in force but could not be saved.
+/// What maintenance of `target` has become after a change: when every registry has confirmed it or the wait is over. There is
+/// a warning where it is in force but could not be saved.
 async fn changed(
     state: &DaemonState,
     maintenance: &Maintenance,
-    waited_for: Option<&MaintenanceTarget>,
+    target: &MaintenanceTarget,
+    wait: bool,
     saved: Result<(), String>,
 ) -> Value {
-    let mut refusals = Vec::new();
-    if let Some(target) = waited_for {
-        let clients = state.clients();
-        let waits = clients.iter().map(|client| client.wait_maintenance(target, MAX_WAIT));
-        for (client, waited) in clients.iter().zip(join_all(waits).await) {
-            let why = match waited {
-                Ok(Mode::Proxy) => continue,
-                Ok(Mode::Local) => "the proxy has not confirmed it".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            refusals.push(format!("{}: {why}", client.status().registry));
-        }
+    let clients = state.clients();
+    let limit = if wait { MAX_WAIT } else { SHORT_WAIT };
+    let waits = join_all(clients.iter().map(|client| client.wait_maintenance(target, limit))).await;
+    let mut unconfirmed = Vec::new();
+    for (client, waited) in clients.iter().zip(waits).filter(|_| wait) {
+        let why = match waited {
+            Ok(Mode::Proxy) => continue,
+            Ok(Mode::Local) => "the proxy has not confirmed it".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        unconfirmed.push(format!("{}: {why}", client.status().registry));
     }
     let mut answer = maintenance_status(state, maintenance);
-    if waited_for.is_some() {
-        answer["unconfirmed"] = refusals.into();
+    if wait {
+        answer["unconfirmed"] = unconfirmed.into();
     }
     if let Err(warning) = saved {
         warn!("maintenance: {warning}");
