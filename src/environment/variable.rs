@@ -70,6 +70,7 @@ impl Variable {
         ["METADATA", "ETCD_KEY"].contains(&self.name)
             || self.name.ends_with("_TOKEN")
             || self.name.ends_with("_PASSWORD")
+            || self.name.starts_with("CLUSTER_SECRET")
     }
 }
 

@@ -115,6 +115,7 @@ impl Engine {
         self.membership.set_time(now.mono);
         match input {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
+            Input::Announced(conn, peer, id) => self.announced(now, conn, peer, &id),
             Input::Line(conn, line) => self.line(now, conn, line),
             Input::Closed(conn) => self.closed(now, conn),
             Input::Tick => self.tick(now),

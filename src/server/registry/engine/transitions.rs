@@ -61,11 +61,9 @@ impl Engine {
             return;
         }
         session.state = is;
-        if was == SessionState::Connected {
-            session.stop_keepalive();
-        }
         let (peer, who) = (session.peer, session.label());
         if was == SessionState::Connected {
+            self.stop_keepalive(no);
             self.sessions.disconnected(peer);
             self.tell_members(no, true);
         }

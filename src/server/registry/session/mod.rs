@@ -80,7 +80,7 @@ pub(crate) struct Session {
     pub(crate) connected_at: Now,
     last_activity: SystemTime,
     /// Lets its connection answer PINGs while the session is bound there.
-    keepalive: Option<Arc<Keepalive>>,
+    keepalive: Option<(ConnId, Arc<Keepalive>)>,
     pub(crate) last_apply: Option<SystemTime>,
 }
 
@@ -107,25 +107,28 @@ impl Session {
 
     /// When a command for it came last, PINGs that its connection answered included.
     pub(crate) fn last_activity(&self) -> SystemTime {
-        let answered = self.keepalive.as_ref().and_then(|keepalive| keepalive.last());
+        let answered = self.keepalive.as_ref().and_then(|(_, keepalive)| keepalive.last());
         answered.map_or(self.last_activity, |answered| answered.max(self.last_activity))
     }
 
-    /// Lets the connection that it is bound to answer its PINGs. `None`: it is not bound, or its id is not known yet.
+    /// Lets the connection that it is bound to answer its PINGs, which no other does. `None`: it is not bound, or its id is
+    /// not known yet.
     pub(crate) fn start_keepalive(&mut self) -> Option<Arc<Keepalive>> {
-        self.stop_keepalive();
-        if self.state == SessionState::Connected {
-            self.keepalive = self.id().cloned().map(Keepalive::start);
+        let (conn, id) = (self.conn?, self.id()?.clone());
+        if self.state != SessionState::Connected {
+            return None;
         }
-        self.keepalive.clone()
+        let keepalive = Keepalive::start(id);
+        self.keepalive = Some((conn, Arc::clone(&keepalive)));
+        Some(keepalive)
     }
 
-    /// Its connection does not answer PINGs any more.
-    pub(crate) fn stop_keepalive(&mut self) {
+    /// Its connection does not answer PINGs any more. Returns the connection.
+    pub(crate) fn stop_keepalive(&mut self) -> Option<ConnId> {
         self.last_activity = self.last_activity();
-        if let Some(keepalive) = self.keepalive.take() {
-            keepalive.stop();
-        }
+        let (conn, keepalive) = self.keepalive.take()?;
+        keepalive.stop();
+        Some(conn)
     }
 
     fn id_hash(&self) -> IdHash {

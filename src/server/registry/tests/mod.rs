@@ -1,5 +1,6 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
+mod announced;
 mod bounds;
 mod commit;
 mod drain;
@@ -120,6 +121,11 @@ impl World {
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
                 Effect::Publish(table) => self.table = table,
                 Effect::Bound(conn, keepalive) => drop(self.keepalives.insert(conn, keepalive)),
+                Effect::Unbound(conn) => {
+                    let keepalive = self.keepalives.remove(&conn).expect("only what was bound is unbound");
+                    let ping = Command::parse("PING").unwrap();
+                    assert!(!keepalive.answers(&ping, || self.now.wall), "it answers no PING by then");
+                }
                 Effect::Departure => {}
                 Effect::Watch(probe) => {
                     assert!(!self.watched.contains(&probe), "watched once");
@@ -174,6 +180,14 @@ impl World {
         self.connections += 1;
         let conn = ConnId(self.connections);
         self.input(Input::Opened(conn, from.parse::<IpAddr>().unwrap()));
+        conn
+    }
+
+    /// A connection of another replica, to which a former leader had bound this session.
+    fn announce(&mut self, id: &str, from: &str) -> ConnId {
+        self.connections += 1;
+        let conn = ConnId(self.connections);
+        self.input(Input::Announced(conn, from.parse().unwrap(), id.parse().unwrap()));
         conn
     }
 
