@@ -109,7 +109,7 @@ pub(super) async fn follow(client: Client, state: DaemonState, mut told: watch::
         tokio::select! {
             () = sleep(pause) => {}
             _ = status.wait_for(|status| changed_since(status, seen.as_ref())) => {}
-            changed = told.changed() => if changed.is_err() { sleep(pause).await },
+            Ok(()) = told.changed() => {}
         }
     }
 }
