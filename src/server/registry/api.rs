@@ -228,6 +228,8 @@ pub enum LogEvent {
         /// Whether it is left out.
         is_out: bool,
     },
+    /// This replica leads.
+    Leads(Term),
     /// Staged changes were dropped because the session did not apply them in time.
     StageExpired(SessionLabel),
     /// The store rejected a change of this session.

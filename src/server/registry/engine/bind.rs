@@ -129,6 +129,7 @@ impl Engine {
         }
         self.sessions.set_peer(no, peer);
         self.advance(now, no, SessionEvent::Bound);
+        self.touch(no);
         if was_connected && before != peer {
             self.tell_members(no, false);
         }

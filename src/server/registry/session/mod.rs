@@ -20,7 +20,7 @@ mod route_ids;
 mod stage;
 mod targets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -31,7 +31,7 @@ use crate::server::registry::model::{
     Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
     ServiceToken, SessionLabel, SessionNo, SessionState, Tx,
 };
-use crate::server::registry::persist::SessionRecord;
+use crate::server::registry::persist::{PlaceRecord, SessionMarks, SessionRecord};
 
 pub(crate) use drain::Draining;
 pub(crate) use index::SessionIndex;
@@ -59,6 +59,14 @@ pub(crate) struct Session {
     pub(crate) replaced_by: Option<SessionNo>,
     /// The sessions that it replaced, oldest first, as long as they are known.
     pub(crate) predecessors: Vec<SessionNo>,
+    /// Since when it is not bound, unless it is.
+    pub(crate) lost: Option<Lost>,
+    /// It was bound from another address than that of its record.
+    pub(crate) is_rebound: bool,
+    /// The claims that it has left to the sessions that replaced it.
+    pub(crate) superseded: BTreeSet<PlaceRecord>,
+    /// Its marks, as far as the store is known to hold them.
+    pub(crate) marks: SessionMarks,
     /// One of its backends has answered, so its predecessors are not needed any more.
     pub(crate) answered: bool,
     /// Another service took a claim over while the session was lost, so it has to register again.
@@ -82,6 +90,15 @@ pub(crate) struct Session {
     /// Lets its connection answer PINGs while the session is bound there.
     keepalive: Option<(ConnId, Arc<Keepalive>)>,
     pub(crate) last_apply: Option<SystemTime>,
+}
+
+/// That a session is lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lost {
+    /// Since when.
+    pub(crate) at: Now,
+    /// A new leader has given it the least time that it gets.
+    pub(crate) is_prolonged: bool,
 }
 
 /// What is known of a session's id.
@@ -176,6 +193,10 @@ impl Session {
             conn: None,
             replaced_by: None,
             predecessors: Vec::new(),
+            lost: None,
+            is_rebound: false,
+            superseded: BTreeSet::new(),
+            marks: SessionMarks::default(),
             answered: false,
             lost_claim: false,
             applied: BTreeMap::new(),
@@ -207,7 +228,7 @@ impl Session {
             service: &self.registration.service,
             instance: &self.registration.instance,
             peer: self.peer,
-            lost: self.state != SessionState::Connected,
+            lost: !self.state.is_bound(),
             drain: self.drain.map(|draining| draining.drain),
         }
     }
