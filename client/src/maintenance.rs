@@ -142,20 +142,6 @@ impl Requests {
         events
     }
 
-    /// The proxy has left maintenance without reaching the backend, or without a word: what is left is left here, and
-    /// that is not waited for any longer.
-    pub(super) fn left_unconfirmed(&mut self) -> Vec<Event> {
-        let exits = self.whole.iter_mut().chain(&mut self.named);
-        let open =
-            exits.filter(|request| request.action == Action::Exit && request.reported != Some(Mode::Proxy));
-        let left = |request: &mut Request| {
-            let before = request.reported.replace(Mode::Proxy);
-            let target = request.target.clone();
-            before.is_none().then_some(Event::MaintenanceExited { target, mode: Mode::Local })
-        };
-        open.filter_map(left).collect()
-    }
-
     /// When [`Requests::report_maintenance`] returns events although nothing has happened: a confirmation is overdue.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.iter()

@@ -272,7 +272,7 @@ fn php_fpm_in_front_of_nothing_ends_its_request_before_it_is_stopped() {
             table.lines().any(|line| line.split_whitespace().nth(3) == Some("01") && line.contains(&local))
         });
         sidecar.signal("TERM");
-        sidecar.wait_for_log("waiting for 1 connections to the application to end");
+        sidecar.wait_for_log("waiting for requests on 1 connections to the application to end");
         let answer = request.join().unwrap();
         assert!(answer.contains("whole"), "{name}: {answer:?}");
         sidecar.wait_for_log("sending SIGQUIT to the command");

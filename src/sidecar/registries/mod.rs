@@ -7,9 +7,11 @@
 //! | `discovery`, `address_plan` | follows the addresses of a name; pure: which session has which addresses |
 //! | `cluster_check`, `reference_gaps` | warn where a name stands for registries that share no state; of what does nothing at a reference server |
 //! | `backend_test` | asks the proxy whether it reaches the backend |
+//! | `proxy_health` | follows whether the proxy sends requests to it |
 //! | `hints`, `log_throttle` | pure: what a person can do about a failure, and how often it is logged |
 //! | `reload` | reads the configuration again |
-//! | `leave`, `tcp_table` | leaves without losing requests; who is connected to the application |
+//! | `side_connection` | one command over a connection of its own |
+//! | `leave`, `requests_in_flight` | leaves without losing requests; what the application's connections show of them |
 
 mod address_plan;
 mod backend_test;
@@ -19,16 +21,19 @@ mod hints;
 mod intent;
 mod leave;
 mod log_throttle;
+mod proxy_health;
 mod reference_gaps;
 mod reload;
+mod requests_in_flight;
 mod session;
 mod session_set;
-mod tcp_table;
+mod side_connection;
 mod wanted;
 
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::info;
@@ -42,16 +47,18 @@ use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::state::{DaemonState, Places};
 use discovery::follow_names;
 pub(crate) use intent::intent;
-use leave::cannot_count;
+use leave::Left;
 pub(crate) use leave::finish_in_flight;
 use reload::reload_when_asked;
+use requests_in_flight::Since;
 use session_set::Sessions;
-pub(crate) use tcp_table::no_connections;
 use wanted::Wanted;
 
 /// Registers the application with the visibility that `state` asks for, and keeps it registered until asked to
 /// stop. It has left every registry when it returns: each is drained within DRAIN_TIMEOUT where it can be, and then
-/// has 500 ms for its answer (SEMANTICS section 8), all at the same time. Without a registration it returns at once.
+/// has 500 ms for its answer (SEMANTICS section 8), all at the same time. Around a command it also waits, within
+/// DRAIN_TIMEOUT in all, until no request is in flight that a registry could not tell of or has not stopped sending.
+/// Without a registration it returns at once.
 ///
 /// `replicas` are the application's addresses where BACKEND_EACH_ADDRESS is set; otherwise it looks for the one address.
 ///
@@ -107,23 +114,22 @@ pub(crate) async fn keep_registered(
         sessions.route_count()
     };
     tokio::select! {
-        () = follow_address(lookup, choice, moved, unknown) => {}
+        () = follow_address(lookup, choice, || sessions.network_changed(), moved, unknown) => {}
         () = follow_places(state, places, replicas, &wanted, update) => {}
         () = reload_when_asked(config, state, reload) => {}
         () = follow_names(&sessions) => {}
         () = shutdown.requested() => {}
     }
     state.set_address_problem(None);
-    // Where a registry cannot count what is in flight, count the connections to the wrapped application.
-    let needs_tcp_table = wrapped && state.clients().iter().any(|client| cannot_count(&client.status()));
     state.set_clients(Vec::new());
     state.clear_application();
-    let limit = config.drain_timeout.get();
-    sessions.leave(limit, &shutdown).await;
-    if needs_tcp_table {
-        let ports = locked(&wanted).own_ports();
+    let (begun, limit) = (Instant::now(), config.drain_timeout.get());
+    let left = sessions.leave(limit, &shutdown).await;
+    if wrapped && let Some(unsure) = Left::least_certain(left) {
+        // The command ends when this returns, and requests may be in flight that no registry can tell of.
+        let (ports, rest) = (locked(&wanted).own_ports(), limit.saturating_sub(begun.elapsed()));
         tokio::select! {
-            () = tcp_table::no_connections(&ports, limit) => {}
+            () = requests_in_flight::until_none(&ports, unsure, rest) => {}
             _ = shutdown.forced() => {}
         }
     }
@@ -156,11 +162,12 @@ async fn first_address(
 async fn follow_address(
     lookup: Lookup<'_, impl Resolver>,
     address: Address,
+    network_changed: impl Fn(),
     moved: impl Fn(IpAddr, IpAddr),
     unknown: impl Fn(Option<String>),
 ) {
     match address {
-        Address::One(choice) => follow(lookup, choice, moved, unknown).await,
+        Address::One(choice) => follow(lookup, choice, network_changed, moved, unknown).await,
         Address::Each(_) => pending().await,
     }
 }
@@ -204,6 +211,13 @@ async fn follow_places(
             update();
         }
     }
+}
+
+/// Returns when no request is in flight on connections to these local ports, whoever sends them, or after `limit`.
+///
+/// Cancel-safe.
+pub(crate) async fn no_requests_at(ports: &[u16], limit: Duration) {
+    requests_in_flight::until_none(ports, Since::Unknown, limit).await;
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use crate::sidecar::config::{Config, Endpoint, ReadyCheck};
-use crate::sidecar::registries::no_connections;
+use crate::sidecar::registries::no_requests_at;
 use registry_client::protocol::Host;
 
 /// Where the kernel lists the unix sockets of this network namespace.
@@ -52,10 +52,10 @@ impl OwnSockets {
         OwnSockets { ports: ports.into_iter().collect(), paths }
     }
 
-    /// Returns when nobody is connected to them any more, or after `limit`. Cancel-safe.
+    /// Returns when no request is in flight on them any more, or after `limit`. On a unix socket every connection counts. Cancel-safe.
     pub(super) async fn until_idle(self, limit: Duration) {
         if !self.ports.is_empty() {
-            no_connections(&self.ports, limit).await;
+            no_requests_at(&self.ports, limit).await;
         }
         if !self.paths.is_empty() && timeout(limit, until_none(&self.paths)).await.is_err() {
             info!("connections to the command are still open after {limit:?}; going on");
