@@ -19,14 +19,15 @@ pub(super) fn refused_byte(head: &[u8]) -> Option<u8> {
             _ => {}
         }
     }
-    // An error at the end is a character that is cut off where `head` ends, or not one.
+    let rest = words.next();
+    // Without a blank behind it, the target's last character may only be cut off where `head` ends.
     if let Err(error) = std::str::from_utf8(target)
-        && error.error_len().is_some()
+        && (error.error_len().is_some() || rest.is_some())
     {
         return target.get(error.valid_up_to()).copied();
     }
-    // What follows a blank is the version, or more of a target that holds a blank.
-    words.next().filter(|rest| !rest.is_empty() && !b"HTTP/".starts_with(first_five(rest))).map(|_| b' ')
+    // What follows the blank is the version, or more of a target that holds a blank.
+    rest.filter(|rest| !rest.is_empty() && !b"HTTP/".starts_with(first_five(rest))).map(|_| b' ')
 }
 
 fn first_five(bytes: &[u8]) -> &[u8] {
