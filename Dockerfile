@@ -39,13 +39,14 @@ RUN --mount=type=cache,target=/src/target,id=registry-sidecar-etcd-target \
 
 FROM build AS build-server
 ARG GUIDED=no
+RUN apt-get update && apt-get install -y --no-install-recommends protobuf-compiler libprotobuf-dev
 RUN --mount=type=cache,target=/src/target,id=registry-server-target \
     host="$(rustc -vV | sed -n 's/^host: //p')" \
  && if [ "$GUIDED" = yes ]; then \
         if command -v rustup; then rustup component add llvm-tools; fi \
      && binary="$(scripts/guided)"; \
     else \
-        cargo build --locked --profile dist --target "$host" --bin registry-server \
+        cargo build --locked --profile dist --features etcd --target "$host" --bin registry-server \
      && binary="target/$host/dist/registry-server"; \
     fi \
  && mkdir -p /out && cp "$binary" /out/
@@ -53,7 +54,7 @@ RUN --mount=type=cache,target=/src/target,id=registry-server-target \
 FROM scratch AS server
 COPY --from=build-server /out/registry-server /registry-server
 USER 65532:65532
-EXPOSE 80 81 443
+EXPOSE 80 81 82 443
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["/registry-server", "healthcheck"]
 ENTRYPOINT ["/registry-server"]
 
