@@ -20,8 +20,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The addresses of a server that lets the system choose its ports.
-const ANYWHERE: [(&str, &str); 3] =
-    [("HTTP_LISTEN", "127.0.0.1:0"), ("REGISTRY_LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
+const ANYWHERE: [(&str, &str); 3] = [
+    ("HTTP_LISTEN", "127.0.0.1:0"),
+    ("REGISTRY_LISTEN", "127.0.0.1:0"),
+    ("ADMIN_LISTEN", "127.0.0.1:0"),
+    ("START_HOLD", "0s"),
+];
 
 fn config(vars: &[(&str, &str)]) -> Config {
     let vars = vars.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));

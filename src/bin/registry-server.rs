@@ -7,7 +7,7 @@ use anyhow::Context;
 use lexopt::Parser;
 use lexopt::prelude::*;
 
-use registry_sidecar::server::config::Config;
+use registry_sidecar::server::config::{Config, StateFile};
 use registry_sidecar::server::{Server, admin, store};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
@@ -107,12 +107,12 @@ fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
 }
 
 fn export(config: &Config) -> anyhow::Result<u8> {
-    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    let Some(StateFile { path, .. }) = &config.state_file else { return Ok(no_state_file()) };
     print(&format!("{}\n", store::export(path)?))
 }
 
 fn import(config: &Config) -> anyhow::Result<u8> {
-    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    let Some(StateFile { path, .. }) = &config.state_file else { return Ok(no_state_file()) };
     let mut json = String::new();
     std::io::stdin().read_to_string(&mut json).context("cannot read the standard input")?;
     let sessions = store::import(path, &json)?;

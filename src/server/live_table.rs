@@ -3,12 +3,13 @@
 //! The registry's task stores a new table after each change. The proxy loads a snapshot for each request and, if no
 //! member can serve it now, waits for the next table. This module must not know either of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{broadcast, watch};
 
-use crate::server::routing::{MemberId, Table};
+use crate::server::routing::{MemberId, StartHold, Table};
 
 /// How many ejections a subscriber may be behind before it loses the oldest.
 const MAX_UNREAD_EJECTIONS: usize = 256;
@@ -20,6 +21,7 @@ pub struct LiveTable {
     changed: watch::Sender<()>,
     left: watch::Sender<()>,
     ejections: broadcast::Sender<MemberId>,
+    start_hold: OnceLock<StartHold>,
 }
 
 impl Default for LiveTable {
@@ -27,7 +29,13 @@ impl Default for LiveTable {
     fn default() -> Self {
         let (changed, left) = (watch::Sender::new(()), watch::Sender::new(()));
         let (ejections, _) = broadcast::channel(MAX_UNREAD_EJECTIONS);
-        LiveTable { table: ArcSwap::from_pointee(Table::default()), changed, left, ejections }
+        LiveTable {
+            table: ArcSwap::from_pointee(Table::default()),
+            changed,
+            left,
+            ejections,
+            start_hold: OnceLock::new(),
+        }
     }
 }
 
@@ -41,6 +49,17 @@ impl LiveTable {
     pub fn store(&self, table: Arc<Table>) {
         self.table.store(table);
         self.changed.send_replace(());
+    }
+
+    /// The table lacks what was applied before the start, so requests that nobody claims may wait until then. Only the
+    /// first call counts.
+    pub fn hold_unclaimed(&self, until: Instant) {
+        self.start_hold.get_or_init(|| StartHold::new(until));
+    }
+
+    /// Where requests wait that nobody claims; `None`: the table had everything at the start.
+    pub fn start_hold(&self) -> Option<&StartHold> {
+        self.start_hold.get()
     }
 
     /// Wakes all that wait for a change, although the table is the same: what the proxy knows of a member has changed.

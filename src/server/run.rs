@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
 
 use super::admin::{Admin, Sources};
-use super::config::{self, Config};
+use super::config::{self, Config, StateFile};
 use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
 use super::live_table::LiveTable;
 use super::proxy::{
@@ -120,6 +121,7 @@ impl Server {
         let registry =
             RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results, notices)
                 .map_err(registry_failed())?;
+        begin_start_hold(config, &table, started);
         // After the registry, so that the first request finds the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
         let ready = Arc::new(AtomicBool::new(true));
@@ -208,9 +210,33 @@ fn access_log(config: &Config) -> io::Result<Option<AccessLog>> {
     AccessLog::to(io::stdout(), format).map(Some)
 }
 
-/// Opens the store for applied state.
+/// Lets requests wait that nobody claims, if nothing was restored: the services register again only now.
+fn begin_start_hold(config: &Config, table: &LiveTable, started: Instant) {
+    let hold = config.start_hold.get();
+    if let Some(until) = started.checked_add(hold).filter(|_| !hold.is_zero())
+        && table.load().claims().next().is_none()
+    {
+        table.hold_unclaimed(until);
+    }
+}
+
+/// Opens the store for applied state. Where STATE_FILE is optional and cannot be used, there is none.
 async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
-    let Some(path) = config.state_file.clone() else { return Ok(Box::new(MemoryStore)) };
+    let Some(StateFile { path, is_optional }) = config.state_file.clone() else {
+        return Ok(Box::new(MemoryStore));
+    };
+    match open_store(config, path, boot_id).await {
+        Err(StartError::State(error)) if is_optional => {
+            warn!(
+                "{error}. The server goes on without it: a restart loses what is applied, until the sidecars are back"
+            );
+            Ok(Box::new(MemoryStore))
+        }
+        opened => opened,
+    }
+}
+
+async fn open_store(config: &Config, path: PathBuf, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
     let (boot_id, grace) = (boot_id.to_owned(), config.session_grace.get());
     let (shown, error) = (path.clone(), "the task that opens it broke off");
     let opening = tokio::task::spawn_blocking(move || FileStore::open(&path, &boot_id, grace));

@@ -5,12 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
 use registry_sidecar::server::routing::{
-    BackendPolicy, Claim, Endpoint, Extras, Hold, Member, MemberId, Settings, Terms,
+    BackendPolicy, Claim, Endpoint, Extras, Hold, Member, MemberId, Settings, StartHold, Terms,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -282,6 +282,16 @@ impl Stage {
 
     pub(crate) fn route(&self, domain: &str, path: &str, members: Vec<Member>) {
         self.claim(domain, path, members, Hold::default());
+    }
+
+    /// Requests that nobody claims wait for so long.
+    pub(crate) fn hold_unclaimed(&self, time: Duration) {
+        self.table.hold_unclaimed(Instant::now() + time);
+    }
+
+    /// How many requests that nobody claims wait.
+    pub(crate) fn unclaimed(&self) -> usize {
+        self.table.start_hold().map_or(0, StartHold::waiting_requests)
     }
 
     /// A claim that has lost its members, and for which requests wait.

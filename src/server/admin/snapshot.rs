@@ -11,7 +11,7 @@ use crate::server::live_table::LiveTable;
 use crate::server::proxy::{
     AccessLog, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
 };
-use crate::server::routing::Claim;
+use crate::server::routing::{Claim, StartHold};
 
 /// The parts of the server that a snapshot reads.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(super) struct Snapshot {
     pub(super) connections: usize,
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
+    /// Requests that wait for somebody to claim them.
+    pub(super) unclaimed_waiting: usize,
     pub(super) dropped_lines: u64,
     pub(super) requests: BTreeMap<ServiceLabel, RequestCounts>,
     pub(super) services: BTreeMap<String, Service>,
@@ -66,6 +68,7 @@ impl Sources {
             connections: self.load.connections(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
+            unclaimed_waiting: self.table.start_hold().map_or(0, StartHold::waiting_requests),
             dropped_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
             requests: self.metrics.read(),
             services: services(&claims, now),

@@ -42,6 +42,8 @@ pub struct Config {
     pub session_grace: GoDuration,
     /// HOLD; zero turns it off.
     pub hold: GoDuration,
+    /// START_HOLD; zero turns it off.
+    pub start_hold: GoDuration,
     /// STAGE_TTL, more than zero.
     pub stage_ttl: GoDuration,
     /// MAX_CONNECTIONS, at least one.
@@ -65,7 +67,7 @@ pub struct Config {
     /// PROXY_THREADS; `None`: one for each processor.
     pub proxy_threads: Option<NonZeroUsize>,
     /// STATE_FILE; `None`: the applied state is lost when the server ends.
-    pub state_file: Option<PathBuf>,
+    pub state_file: Option<StateFile>,
     /// LOG_LEVEL, LOG_LEVEL_LIBRARIES, LOG_FORMAT
     pub log: LogConfig,
     /// Warnings about settings that are valid and have no effect.
@@ -88,6 +90,15 @@ pub struct AdminListen {
     pub address: SocketAddr,
     /// ADMIN_LISTEN is not set. If the default address is in use, the server runs without it.
     pub is_default: bool,
+}
+
+/// The file of STATE_FILE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// A `?` behind the path: where the file cannot be used, the server starts without it.
+    pub is_optional: bool,
 }
 
 /// The format of the access log.
@@ -113,6 +124,7 @@ struct Raw {
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
     hold: Option<String>,
+    start_hold: Option<String>,
     stage_ttl: Option<String>,
     max_connections: Option<String>,
     max_sessions: Option<String>,
@@ -168,6 +180,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
     let hold = reader.value("HOLD", raw.hold, values::duration);
+    let start_hold = reader.value("START_HOLD", raw.start_hold, values::duration);
     let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
@@ -180,7 +193,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
     let is_default = raw.admin_listen.is_none();
     let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
-    let state_file = reader.optional("STATE_FILE", raw.state_file, file_path);
+    let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let libraries = reader.value("LOG_LEVEL_LIBRARIES", raw.log_level_libraries, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
@@ -195,6 +208,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
         hold: hold?,
+        start_hold: start_hold?,
         stage_ttl: stage_ttl?,
         max_connections: max_connections? as usize,
         max_sessions: max_sessions? as usize,
@@ -258,6 +272,12 @@ fn file_path(text: &str) -> Result<PathBuf, Invalid> {
         return Err(Invalid::new("file", text, "it is no path of a file", "/state/registry.redb"));
     }
     Ok(PathBuf::from(text))
+}
+
+/// Parses the path of STATE_FILE, with `?` behind it where the server may start without the file.
+fn state_file(text: &str) -> Result<StateFile, Invalid> {
+    let optional = text.strip_suffix('?');
+    Ok(StateFile { path: file_path(optional.unwrap_or(text))?, is_optional: optional.is_some() })
 }
 
 /// Reads the policy in the file at `path`.
@@ -333,6 +353,7 @@ mod tests {
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),
             ("HOLD", "a while"),
+            ("START_HOLD", "until then"),
             ("STAGE_TTL", "0s"),
             ("MAX_CONNECTIONS", "0"),
             ("MAX_SESSIONS", "many"),

@@ -15,7 +15,8 @@
 //! | `outage` | a member that cannot be connected to |
 //! | `breaker`, `admission` | a route's circuit breaker; a request that it lets through |
 //! | `route_state`, `route_stats` | what the proxy finds out about a route; its statistics |
-//! | `rate_limit`, `hold`, `drain` | limits for each client; waiting for a member; a share that falls |
+//! | `rate_limit`, `drain` | limits for each client; a share that falls |
+//! | `hold`, `start_hold` | waiting for a member; waiting for a claim after the start |
 //! | `response_headers` | the headers that a route sets |
 //! | `backend_policy`, `probe` | which addresses a backend may have; what a health check asks |
 
@@ -39,6 +40,7 @@ mod rate_limit;
 mod response_headers;
 mod route_state;
 mod route_stats;
+mod start_hold;
 mod table;
 
 pub use admission::Admission;
@@ -60,6 +62,7 @@ pub use rate_limit::{AddressLimit, MAX_BUCKETS, MAX_REQUESTS, RateBuckets};
 pub use response_headers::ResponseHeaders;
 pub use route_state::RouteState;
 pub use route_stats::{FinishedRequest, RouteStats, Summary};
+pub use start_hold::{MAX_WAITING_AT_START, MAX_WAITING_OF_CLIENT, StartHold, UnclaimedRequest};
 pub use table::Table;
 
 #[cfg(test)]

@@ -15,12 +15,21 @@ use crate::server::routing::AddressLimit;
 use super::assignment::Assignment;
 use super::record::Record;
 use super::select::{choose, retry_after, with_claim};
+use super::wait_for_claim;
 
 /// A request that may go to a backend.
 pub(super) struct Permitted {
     pub(super) host: HeaderValue,
-    /// The member that gets it first; `None`: no member is usable now.
-    pub(super) first: Option<Assignment>,
+    pub(super) first: First,
+}
+
+/// Who gets a request first.
+pub(super) enum First {
+    Member(Assignment),
+    /// Nobody yet: no member of its claim is usable now.
+    NoMember,
+    /// Nobody yet: nobody claims its host and path, and the proxy has started only now. The client has this address.
+    NoClaim(IpAddr),
 }
 
 pub(super) fn check(
@@ -30,15 +39,31 @@ pub(super) fn check(
 ) -> Result<Permitted, Page> {
     let host = requested_host(request)?;
     check_max_forwards(request)?;
+    let address = || client.forwarding.client(request.headers());
+    let first = match find(client, (&host, request.uri().path()), address, record) {
+        Err(Page::NoClaim) if wait_for_claim::may_wait(client, &host, record.now()) => {
+            First::NoClaim(address())
+        }
+        found => found?.map_or(First::NoMember, First::Member),
+    };
+    Ok(Permitted { host, first })
+}
+
+/// Finds the claim for a host and path, counts the request against its limit, and chooses a member if one is usable.
+pub(super) fn find(
+    client: &ClientConnection,
+    (host, path): (&HeaderValue, &str),
+    address: impl FnOnce() -> IpAddr,
+    record: &mut Record,
+) -> Result<Option<Assignment>, Page> {
     let now = record.now();
-    let first = with_claim(&client.context.proxy.table, &host, request.uri().path(), |claim| {
+    with_claim(&client.context.proxy.table, host, path, |claim| {
         if let Some(limit) = &claim.limit {
-            check_rate(limit, client, client.forwarding.client(request.headers()), now)?;
+            check_rate(limit, client, address(), now)?;
         }
         record.claim_found(claim);
         Ok(choose(claim, None, now))
-    })?;
-    Ok(Permitted { host, first })
+    })
 }
 
 /// Counts a request from `address` against the claim's limit.
