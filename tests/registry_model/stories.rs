@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunne
 use super::coverage::Coverage;
 use super::duel::Duel;
 use super::model::Rules;
-use super::steps::{self, Step, StoreMode};
+use super::steps::{self, Answer, Step, StoreMode};
 use super::tcp::{TcpWorld, tellable};
 use super::world::World;
 
@@ -151,7 +151,7 @@ fn tours() -> Vec<(Rules, Vec<Step>)> {
                 ),
                 say(0, &["CONFIG_APPLY|"]),
                 say(0, &maintenance),
-                Step::Probe { which: 1, passes: true, times: 1 },
+                Step::Probe { which: 1, answer: Answer::Passes, times: 1 },
                 say(0, &["MAINT_STATUS|"]),
             ],
         ),

@@ -42,6 +42,7 @@ fn session(no: u64, revision: u64) -> SessionRecord {
         defaults: RouteSettings::default(),
         defaults_applied: 0,
         replaced: Vec::new(),
+        kin: BTreeMap::new(),
     }
 }
 

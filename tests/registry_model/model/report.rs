@@ -263,7 +263,9 @@ impl Model {
         all.sort_unstable();
         for (_, number) in all {
             let Some(waiting) = self.connection_mut(number).and_then(|c| c.waiting.take()) else { continue };
-            if let Waiting::Test { .. } = waiting {
+            if let Waiting::Resume { .. } = waiting {
+                self.exactly(number, "REREGISTER");
+            } else if let Waiting::Test { .. } = waiting {
                 self.say(number, Want::Json("BACKEND_FAIL", json!({ "reachable": false, "error": "*" })));
             } else {
                 self.error(number, "store unavailable");

@@ -136,30 +136,8 @@ impl Model {
         }
     }
 
-    pub(super) fn reconnect(&mut self, conn: usize, id: &str) {
-        let s = match self.find_session(conn, id) {
-            Ok(s) => s,
-            Err("session replaced") => return self.error(conn, "session replaced"),
-            Err(_) => return self.exactly(conn, "REREGISTER"),
-        };
-        // One that lost a claim to another service has to ask for it again.
-        if self.sessions[s].robbed {
-            return self.exactly(conn, "REREGISTER");
-        }
-        let connection = self.connection(conn).expect("it is open");
-        let former = connection.session;
-        if former == Some(s) {
-            return self.exactly(conn, "OK");
-        }
-        if let Some(former) = former {
-            self.unbind(conn, former);
-        }
-        self.bind(conn, s);
-        self.exactly(conn, "OK");
-    }
-
     /// One session, one connection: the latest binding wins.
-    fn bind(&mut self, conn: usize, s: usize) {
+    pub(super) fn bind(&mut self, conn: usize, s: usize) {
         let bound: Vec<usize> =
             self.connections.iter().filter(|c| c.session == Some(s)).map(|c| c.number).collect();
         for other in bound {
@@ -222,7 +200,7 @@ impl Model {
     }
 
     /// A connection has another session now.
-    fn unbind(&mut self, conn: usize, s: usize) {
+    pub(super) fn unbind(&mut self, conn: usize, s: usize) {
         self.connection_mut(conn).expect("it is open").session = None;
         self.end_subscriptions(|sub| sub.conn == conn && sub.session == s);
         self.lose(s);

@@ -24,7 +24,7 @@ use crate::server::registry::model::{ConnId, Now};
 pub(crate) fn carry_out(engine: &mut Engine, now: Now, conn: ConnId, command: Command) -> Outcome {
     match command {
         Command::Register(registration) => session::register(engine, now, conn, registration).into(),
-        Command::Reconnect(id) => session::reconnect(engine, now, conn, &id),
+        Command::Reconnect(id) => engine.reconnect(now, conn, &id),
         Command::Request(session, request) => self::request(engine, now, conn, &session, request),
     }
 }

@@ -1,12 +1,12 @@
-//! REGISTER, RECONNECT, SESSION_INFO and CLIENT_SHUTDOWN (PROTOCOL sections 2 and 3).
+//! REGISTER and SESSION_INFO (PROTOCOL sections 2 and 3).
 
 use std::net::IpAddr;
 
 use registry_client::protocol::report::SessionInfo;
-use registry_client::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
+use registry_client::protocol::{Refusal, Registration, Reply};
 
 use crate::server::registry::api::LogEvent;
-use crate::server::registry::engine::{Engine, NewSession, Outcome};
+use crate::server::registry::engine::{Engine, NewSession};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionNo};
 use crate::server::registry::session::uptime;
 
@@ -86,21 +86,6 @@ fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Opt
     }
     let salt = engine.random().ok_or(NoRandom)?;
     Ok(Some(ServiceToken::new(salt, given)))
-}
-
-/// RECONNECT. A session whose claim another service has taken over must register again, so that its client stages the
-/// route again and learns who has the claim.
-pub(super) fn reconnect(engine: &mut Engine, now: Now, conn: ConnId, id: &SessionId) -> Outcome {
-    let no = match engine.resolve(conn, &SessionRef::Id(id.clone())) {
-        Ok(no) => no,
-        Err(Refusal::SessionReplaced) => return Outcome::Reply(Reply::Error(Refusal::SessionReplaced)),
-        Err(_) => return Outcome::Reply(Reply::Reregister),
-    };
-    if engine.sessions().get(no).is_some_and(|session| session.lost_claim) {
-        return Outcome::Reply(Reply::Reregister);
-    }
-    engine.resume_session(now, conn, no);
-    Outcome::Reply(Reply::Ok)
 }
 
 pub(super) fn session_info(engine: &Engine, now: Now, no: SessionNo) -> Result<Reply, Refusal> {

@@ -40,6 +40,8 @@ pub(crate) enum Wait {
     Store(Tx),
     /// A backend's answer.
     Test(TestId),
+    /// The answer of a backend that a session may have left behind. RECONNECT waits for it.
+    Resume,
     /// The store's decision on an earlier change of the same session. The command runs after it.
     Turn(SessionNo, Box<Command>),
 }

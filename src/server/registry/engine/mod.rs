@@ -9,7 +9,8 @@
 //! | `mod` (this) | which rule an input is for |
 //! | `peers`, `connections` | connections come and go; what is known of each |
 //! | `queue` | which command runs next, and what it has to wait for |
-//! | `bind`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
+//! | `kin` | sessions that share an address and do not suspend each other there |
+//! | `bind`, `resume`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
 //! | `permissions`, `staging`, `route_ids` | what a session may claim and stage, and under which ids |
 //! | `validate`, `commit`, `install` | the three steps of an apply |
 //! | `pending_commits`, `pending_claims`, `store_decision` | what is with the store; what follows when it decides |
@@ -27,6 +28,7 @@ mod drain;
 mod events;
 mod hidden_routes;
 mod install;
+mod kin;
 mod maintenance;
 mod maintenance_store;
 mod outbox;
@@ -37,6 +39,7 @@ mod permissions;
 mod queue;
 mod replace;
 mod restore;
+mod resume;
 mod route_ids;
 mod staging;
 mod store_decision;
@@ -64,6 +67,7 @@ pub(crate) use queue::Outcome;
 use backend_tests::BackendTests;
 use connections::Connections;
 use pending_commits::Commits;
+use resume::Resumes;
 use subscriptions::Subscriptions;
 use timers::{Timer, Timers};
 
@@ -84,6 +88,7 @@ pub(crate) struct Engine {
     timers: Timers,
     commits: Commits,
     tests: BackendTests,
+    resumes: Resumes,
     /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
     verdicts: HashMap<MemberId, SessionNo>,
     subscriptions: Subscriptions,
@@ -104,6 +109,7 @@ impl Engine {
             timers: Timers::default(),
             commits: Commits::default(),
             tests: BackendTests::default(),
+            resumes: Resumes::default(),
             verdicts: HashMap::new(),
             subscriptions: Subscriptions::default(),
             stopping: false,
@@ -122,8 +128,10 @@ impl Engine {
             Input::Committed(tx) => self.store_decided(now, tx, true),
             Input::Rejected(tx) => self.store_decided(now, tx, false),
             Input::Probed(probe, result) => {
+                let waiting = self.membership.waiting_for(&probe);
+                self.resume_probed(now, &waiting, result.is_ok());
                 if result.is_ok() {
-                    self.maintenance_probe_passed(now, self.membership.waiting_for(&probe));
+                    self.maintenance_probe_passed(now, waiting);
                 }
                 for answered in self.membership.probed(&probe, &result) {
                     self.member_answered(now, &answered);
@@ -135,6 +143,7 @@ impl Engine {
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
         }
+        self.note_kin(now);
         self.flush_membership(true);
         self.tell_health();
     }
@@ -197,6 +206,7 @@ impl Engine {
         self.connections.is_empty()
             && self.commits.is_clear()
             && self.tests.is_empty()
+            && self.resumes.is_empty()
             && self.verdicts.is_empty()
             && self.subscriptions.is_empty()
             && self.sessions.is_empty()

@@ -36,6 +36,7 @@ impl Engine {
         if let Some(test) = closed.test {
             self.tests.end(test);
         }
+        self.drop_resume(conn);
         self.drop_subscriptions_on(conn);
         if let Some(no) = closed.bound {
             self.unbind(now, no);

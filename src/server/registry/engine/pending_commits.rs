@@ -38,6 +38,8 @@ pub(super) enum Pending {
     Leaving { session: SessionNo, stored: StoredMaintenance },
     /// The store holds an older maintenance. Nobody waits for this.
     StoreMaintenance(StoredMaintenance),
+    /// The store does not know all kin of the session. Nobody waits for this.
+    StoreKin(SessionNo),
     /// The grace of a session is over.
     Expiry(SessionNo),
     /// The session is over already. Nobody waits for this.

@@ -148,8 +148,10 @@ impl Engine {
     /// a client sees it in the session's revision.
     pub(super) fn waited_too_long(&mut self, now: Now, conn: ConnId) {
         let Some(wait) = self.stop_waiting(conn, |_| true) else { return };
+        self.drop_resume(conn);
         let reply = match wait {
             Wait::Store(_) | Wait::Turn(..) => Reply::Error(Refusal::StoreUnavailable),
+            Wait::Resume => Reply::Reregister,
             Wait::Test(test) => {
                 self.tests.end(test);
                 Reply::BackendFail("no answer in time".to_owned())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use registry_client::protocol::{Host, RouteId};
+use registry_client::protocol::RouteId;
 
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::membership::Removal;
@@ -51,6 +51,7 @@ impl Engine {
         let routes = returning.len();
         returning.iter().for_each(|route| self.restore_route(route, serves));
         self.suspend_former_holders(&returning);
+        self.membership.hold_unserved();
         self.log(LogEvent::Restored { sessions: count, routes, serves });
         self.tell_outside_policy();
         self.flush_membership(true);
@@ -114,24 +115,15 @@ impl Engine {
         }
     }
 
-    /// Suspends members at addresses where another session came later, by its connection or with a backend (SEMANTICS
-    /// section 4). Only the order of the applies is known: the session that applied last came last.
+    /// Suspends members at addresses from which another session was connected later (SEMANTICS section 4). Only the order of
+    /// the applies is known: the session that applied last came last.
     fn suspend_former_holders(&mut self, returning: &[Returning]) {
+        let peer = |no| self.sessions.get(no).map(|session| (session.peer, no));
         let mut holders: BTreeMap<IpAddr, SessionNo> =
             self.sessions.restored().map(|session| (session.peer, session.no)).collect();
-        for Returning { session: no, in_force: Applied { route, .. }, .. } in returning {
-            let peer = self.sessions.get(*no).map(|session| session.peer);
-            let backend = match route.spec.backend.host() {
-                Host::Ip(ip) => Some(ip.to_canonical()),
-                Host::Name(_) => None,
-            };
-            holders.extend([peer, backend].into_iter().flatten().map(|ip| (ip, *no)));
-        }
+        holders.extend(returning.iter().filter_map(|route| peer(route.session)));
         for (ip, no) in holders {
-            if self.sessions.is_one_container(ip) {
-                let Some(session) = self.sessions.get(no) else { continue };
-                self.membership.address_taken(ip, &session.label(), &session.lineage());
-            }
+            self.comes_to(ip, no);
         }
     }
 }

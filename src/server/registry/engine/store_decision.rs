@@ -60,12 +60,14 @@ impl Engine {
             Pending::Reserving { conn, last, .. } => {
                 self.reserved(now, no, conn, committed.then_some(last));
             }
-            Pending::Expiry(_) | Pending::Forget(_) | Pending::StoreMaintenance(_) => {}
+            Pending::Expiry(_) | Pending::Forget(_) | Pending::StoreMaintenance(_) | Pending::StoreKin(_) => {
+            }
         }
         if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
             self.retire_if_idle(now, no);
         }
         self.go_on_leaving(now, no);
+        self.store_new_kin(now, no);
         self.release(now, no, waiting);
     }
 
@@ -82,6 +84,12 @@ impl Engine {
                     self.timers.set(Timer::Grace(no), retry);
                 }
                 self.release(now, no, waiting);
+            }
+            // With the session's next change.
+            Pending::StoreKin(no) if !committed => {
+                if let Some(session) = self.sessions.get_mut(no) {
+                    session.has_new_kin = true;
+                }
             }
             Pending::Forget(no) if !committed => self.timers.set(Timer::Forget(no), retry),
             Pending::StoreMaintenance(stored) if committed => self.maintenance_is_stored(&stored),

@@ -9,6 +9,7 @@
 //! | `claims` | claims in the table: settings, usable members, holding |
 //! | `probes` | which probes are asked, and for whom |
 //! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
+//! | `proven` | at which addresses members of several sessions have answered |
 //! | `lost`, `drain`, `maintenance` | members of lost and draining sessions, and those in maintenance |
 
 mod claims;
@@ -19,6 +20,7 @@ mod lost;
 mod maintenance;
 mod member;
 mod probes;
+mod proven;
 mod route_list;
 
 use std::collections::{BTreeSet, HashMap};
@@ -37,6 +39,7 @@ pub(crate) use join::{Detached, Joined, Removal};
 
 use member::{SharedTerms, TrackedMember};
 use probes::Probes;
+use proven::Proven;
 
 pub(crate) struct Membership {
     /// The time of the current input.
@@ -54,6 +57,8 @@ pub(crate) struct Membership {
     probes: Probes,
     /// Members whose session is lost, by the address of their backend if it is given as one.
     lost_at: HashMap<IpAddr, MemberSet>,
+    /// Where members of connected sessions have answered.
+    proven: Proven,
     /// The buckets of all rate limits, once there is one.
     buckets: Option<Arc<RateBuckets>>,
     last_member: u64,
@@ -75,6 +80,7 @@ impl Membership {
             last_shared: None,
             probes: Probes::default(),
             lost_at: HashMap::new(),
+            proven: Proven::default(),
             buckets: None,
             last_member: 0,
             departure: false,
@@ -109,7 +115,11 @@ impl Membership {
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.probes.is_empty() && self.lost_at.is_empty() && self.held.is_empty()
+        self.members.is_empty()
+            && self.probes.is_empty()
+            && self.lost_at.is_empty()
+            && self.proven.is_empty()
+            && self.held.is_empty()
     }
 
     pub(crate) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
@@ -126,14 +136,14 @@ impl Membership {
         self.table.claims()
     }
 
-    /// The claim's members with their sessions and whether they serve.
+    /// The claim's members with their sessions, and whether they keep the claim although their sessions are lost.
     pub(crate) fn members<'a>(
         &'a self,
         claim: &'a Claim,
     ) -> impl Iterator<Item = (&'a Member, SessionNo, bool)> {
         claim.members.iter().filter_map(|member| {
             let record = self.members.get(&member.id)?;
-            Some((member, record.shared.session, record.state.serves()))
+            Some((member, record.shared.session, record.keeps_claim()))
         })
     }
 
@@ -152,6 +162,16 @@ impl Membership {
     /// Which claim a member is in.
     pub(crate) fn place(&self, id: MemberId) -> Option<(&Domain, &PathPrefix)> {
         self.members.get(&id).map(|record| (&record.domain, &record.path))
+    }
+
+    /// The addresses at which sessions have met with members that have answered, since the last call.
+    pub(crate) fn take_met(&mut self) -> Vec<IpAddr> {
+        self.proven.take_met()
+    }
+
+    /// The connected sessions with members at an address that have answered.
+    pub(crate) fn proven_at(&self, ip: IpAddr) -> impl Iterator<Item = SessionNo> {
+        self.proven.at(ip)
     }
 
     fn find(

@@ -42,7 +42,7 @@ pub(crate) use member_set::MemberSet;
 pub(crate) use owner::Owner;
 pub(crate) use plan::{MemberPlan, RareSettings};
 pub use policy::{ClaimPolicy, PolicyError};
-pub(crate) use probes::{page_probe, probe};
+pub(crate) use probes::{address_of, page_probe, probe};
 pub use route::Route;
 pub(crate) use settings::breaker;
 pub use settings::{CompactSettings, RouteSettings};

@@ -223,6 +223,7 @@ impl SessionIndex {
         session.ids = RouteIds::restore(record.last_route);
         session.defaults = record.defaults.into();
         session.defaults_applied = record.defaults_applied;
+        session.kin = record.kin.iter().map(|(ip, oldest)| (*ip, SessionNo(*oldest))).collect();
         session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
         self.insert(session);
         self.last = self.last.max(no.0);
@@ -295,6 +296,24 @@ impl SessionIndex {
                 self.connected.remove(&ip);
             }
         }
+    }
+
+    /// Connected sessions have met at `ip` with backends that answer: from now on they are kin there. Returns those of which
+    /// that is new.
+    pub(crate) fn meet(&mut self, ip: IpAddr, met: &[SessionNo]) -> Vec<SessionNo> {
+        let oldest_of = |no: &SessionNo| self.all.get(no).map(|session| *session.kin.get(&ip).unwrap_or(no));
+        let Some(oldest) = met.iter().filter_map(oldest_of).min() else { return Vec::new() };
+        let mut is_new = |no: &SessionNo| {
+            self.all.get_mut(no).is_some_and(|session| session.kin.insert(ip, oldest) != Some(oldest))
+        };
+        met.iter().copied().filter(|no| is_new(no)).collect()
+    }
+
+    /// Whether `other` is of the lineage of `session`, or kin of one of that at `ip`.
+    pub(crate) fn is_kin(&self, session: &Session, other: SessionNo, ip: IpAddr) -> bool {
+        let oldest = |no: SessionNo| self.all.get(&no).and_then(|session| session.kin.get(&ip));
+        let theirs = oldest(other);
+        session.lineage().into_iter().any(|no| no == other || (theirs.is_some() && oldest(no) == theirs))
     }
 
     /// Whether an address names one container: it is not loopback, and two sessions were never connected

@@ -20,7 +20,7 @@ mod route_ids;
 mod stage;
 mod targets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -29,7 +29,7 @@ use registry_client::protocol::{Metadata, Registration, RouteId, RouteSpec, Sess
 
 use crate::server::registry::model::{
     Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
-    ServiceToken, SessionLabel, SessionNo, SessionState, Tx,
+    ServiceToken, SessionLabel, SessionNo, SessionState, Tx, address_of,
 };
 use crate::server::registry::persist::SessionRecord;
 
@@ -63,6 +63,10 @@ pub(crate) struct Session {
     pub(crate) answered: bool,
     /// Another service took a claim over while the session was lost, so it has to register again.
     pub(crate) lost_claim: bool,
+    /// For each address at which it has met others with backends that answer, the oldest of them (SEMANTICS section 4).
+    kin: BTreeMap<IpAddr, SessionNo>,
+    /// The store has yet to be told of some of them.
+    pub(crate) has_new_kin: bool,
     pub(crate) applied: BTreeMap<RouteId, Applied>,
     pub(crate) defaults: CompactSettings,
     /// The number of the apply that set `defaults`.
@@ -155,6 +159,7 @@ impl Session {
             defaults: RouteSettings::clone(&self.defaults),
             defaults_applied: self.defaults_applied,
             replaced: Vec::new(),
+            kin: self.kin.iter().map(|(ip, oldest)| (*ip, oldest.0)).collect(),
         }
     }
 
@@ -175,6 +180,8 @@ impl Session {
             predecessors: Vec::new(),
             answered: false,
             lost_claim: false,
+            kin: BTreeMap::new(),
+            has_new_kin: false,
             applied: BTreeMap::new(),
             defaults: CompactSettings::default(),
             defaults_applied: 0,
@@ -219,6 +226,15 @@ impl Session {
     /// It and the sessions that it replaced: the same instance over time.
     pub(crate) fn lineage(&self) -> Vec<SessionNo> {
         self.predecessors.iter().copied().chain([self.no]).collect()
+    }
+
+    /// Forgets its kin at addresses at which it has no backend any more.
+    pub(crate) fn forget_left_kin(&mut self) {
+        let backends = self.applied.values().map(|applied| &applied.route.spec.backend);
+        if !self.kin.is_empty() {
+            let addresses: BTreeSet<IpAddr> = backends.filter_map(address_of).collect();
+            self.kin.retain(|ip, _| addresses.contains(ip));
+        }
     }
 
     /// How many routes it has, applied and newly staged.

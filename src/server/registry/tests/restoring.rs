@@ -16,6 +16,12 @@ pub(super) struct MemoryState {
 }
 
 impl MemoryState {
+    /// The kin that it holds of an instance.
+    pub(super) fn kin_of(&self, instance: &str) -> BTreeMap<IpAddr, u64> {
+        let found = self.sessions.values().find(|saved| saved.session.instance.as_str() == instance);
+        found.map(|saved| saved.session.kin.clone()).unwrap_or_default()
+    }
+
     pub(super) fn keep(&mut self, change: &StoreChange) {
         match change {
             StoreChange::Applied { session, applied, delta, maintenance } => {
@@ -425,19 +431,6 @@ fn random_walks_lose_nothing_by_a_restart() {
             }
         }
     }
-}
-
-#[test]
-fn after_a_restart_an_address_belongs_to_whoever_applied_a_backend_there_last() {
-    let mut world = World::new();
-    let (lost, _) = world.live("shop", "shop-1", A, "shop.de", WEB);
-    world.hang_up(lost);
-    world.fails(WEB);
-    // Its address was given to an application whose sidecar is elsewhere.
-    world.live("web", "web-1", B, "a.de", WEB);
-    let world = world.restart();
-    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
-    assert_eq!(world.serving("shop.de"), [""; 0], "who answers there is somebody else");
 }
 
 #[test]
