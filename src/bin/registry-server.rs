@@ -8,6 +8,7 @@ use lexopt::Parser;
 use lexopt::prelude::*;
 
 use registry_sidecar::server::config::{Config, StateFile};
+use registry_sidecar::server::registry::ServiceToken;
 use registry_sidecar::server::{Server, admin, store};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
@@ -25,6 +26,7 @@ registry-server healthcheck   exit with 0 if the server of this environment is a
 registry-server status    what it does at the moment, as JSON
 registry-server export    write what STATE_FILE holds to the standard output, as JSON
 registry-server import    make STATE_FILE from such JSON on the standard input
+registry-server policy hash   write the digest of a service's secret, read from the standard input, for REGISTRY_POLICY
 registry-server --help | --version
 
 Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (info).
@@ -40,6 +42,7 @@ enum Call {
     Status,
     Export,
     Import,
+    PolicyHash,
     Print(String),
 }
 
@@ -67,6 +70,11 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
             Value(word) if word == "status" => Call::Status,
             Value(word) if word == "export" => Call::Export,
             Value(word) if word == "import" => Call::Import,
+            Value(word) if word == "policy" => match arguments.next()? {
+                Some(Value(word)) if word == "hash" => Call::PolicyHash,
+                Some(other) => return Err(other.unexpected()),
+                None => return Err("policy what? There is: policy hash".into()),
+            },
             other => return Err(other.unexpected()),
         };
         if call.replace(wanted).is_some() {
@@ -77,8 +85,10 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
 }
 
 fn run(call: Call) -> anyhow::Result<u8> {
-    if let Call::Print(text) = &call {
-        return print(text);
+    match &call {
+        Call::Print(text) => return print(text),
+        Call::PolicyHash => return hash_secret(),
+        _ => {}
     }
     let config = match Config::load() {
         Ok(config) => config,
@@ -96,7 +106,7 @@ fn run(call: Call) -> anyhow::Result<u8> {
         Call::Status => print(&ask(&config, "/status")?),
         Call::Export => export(&config),
         Call::Import => import(&config),
-        Call::Run | Call::Print(_) => serve(&config),
+        Call::Run | Call::PolicyHash | Call::Print(_) => serve(&config),
     }
 }
 
@@ -117,6 +127,19 @@ fn import(config: &Config) -> anyhow::Result<u8> {
     std::io::stdin().read_to_string(&mut json).context("cannot read the standard input")?;
     let sessions = store::import(path, &json)?;
     print(&format!("{} holds {sessions} sessions\n", path.display()))
+}
+
+/// Prints how a REGISTRY_POLICY has the secret on the standard input.
+fn hash_secret() -> anyhow::Result<u8> {
+    let mut secret = String::new();
+    std::io::stdin().read_to_string(&mut secret).context("cannot read the standard input")?;
+    let secret = secret.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Ok(print_error(USAGE, "registry-server: there is no secret on the standard input\n"));
+    }
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).context("the system has no random bits")?;
+    print(&format!("{}\n", ServiceToken::new(u128::from_ne_bytes(salt), secret).digest()))
 }
 
 fn no_state_file() -> u8 {

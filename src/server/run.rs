@@ -293,6 +293,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
     let defaults = ListenerConfig::default();
     let limits = Limits {
         sessions: config.max_sessions,
+        sessions_per_address: config.max_sessions_per_address,
         routes: config.max_routes_per_session,
         headers: config.max_headers_per_route,
         staged_bytes: config.max_staged_bytes,

@@ -33,6 +33,8 @@ pub(crate) const ERRORS: &[&str] = &[
     "too many headers",
     "too many staged changes",
     "too many sessions",
+    "too many sessions from this address",
+    "service token cannot be added",
     "metadata too large",
     "too many connections",
     "too many connections from this address",

@@ -59,6 +59,7 @@ pub(crate) fn config(rules: &Rules) -> RegistryConfig {
             connections: rules.max_connections,
             connections_per_address: rules.max_connections_per_address,
             sessions: rules.max_sessions,
+            sessions_per_address: rules.max_sessions_per_address,
             routes: rules.max_routes,
             domains: rules.max_domains,
             headers: rules.max_headers,

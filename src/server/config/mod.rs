@@ -50,6 +50,8 @@ pub struct Config {
     pub max_connections: usize,
     /// MAX_SESSIONS, at least one.
     pub max_sessions: usize,
+    /// MAX_SESSIONS_PER_ADDRESS, at least one.
+    pub max_sessions_per_address: usize,
     /// MAX_ROUTES_PER_SESSION, at least one.
     pub max_routes_per_session: usize,
     /// ADMIN_LISTEN; `None`: off.
@@ -128,6 +130,7 @@ struct Raw {
     stage_ttl: Option<String>,
     max_connections: Option<String>,
     max_sessions: Option<String>,
+    max_sessions_per_address: Option<String>,
     max_routes_per_session: Option<String>,
     max_headers_per_route: Option<String>,
     max_staged_bytes: Option<String>,
@@ -184,6 +187,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
     let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
+    let sessions_of_address = reader.value("MAX_SESSIONS_PER_ADDRESS", raw.max_sessions_per_address, count);
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
     let max_headers = reader.value("MAX_HEADERS_PER_ROUTE", raw.max_headers_per_route, count);
     let max_staged_bytes = reader.value("MAX_STAGED_BYTES", raw.max_staged_bytes, count);
@@ -212,6 +216,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
         stage_ttl: stage_ttl?,
         max_connections: max_connections? as usize,
         max_sessions: max_sessions? as usize,
+        max_sessions_per_address: sessions_of_address? as usize,
         max_routes_per_session: max_routes? as usize,
         max_headers_per_route: max_headers? as usize,
         max_staged_bytes: max_staged_bytes? as usize,
@@ -357,6 +362,7 @@ mod tests {
             ("STAGE_TTL", "0s"),
             ("MAX_CONNECTIONS", "0"),
             ("MAX_SESSIONS", "many"),
+            ("MAX_SESSIONS_PER_ADDRESS", "few"),
             ("MAX_ROUTES_PER_SESSION", "-5"),
             ("MAX_HEADERS_PER_ROUTE", "0"),
             ("MAX_STAGED_BYTES", "8MB"),

@@ -18,6 +18,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("STAGE_TTL", Text("30m"), "30m", "how long staged changes wait for their apply").bare(),
     Variable::new("MAX_CONNECTIONS", Text("10000"), "10000", "how many clients the proxy serves at once").bare(),
     Variable::new("MAX_SESSIONS", Text("10000"), "10000", "how many sessions there may be").bare(),
+    Variable::new("MAX_SESSIONS_PER_ADDRESS", Text("256"), "256", "how many of them an address may have; loopback may have any number").bare(),
     Variable::new("MAX_ROUTES_PER_SESSION", Text("1000"), "1000", "how many routes each may have").bare(),
     Variable::new("MAX_HEADERS_PER_ROUTE", Text("64"), "64", "how many response headers each route may set").bare(),
     Variable::new("MAX_STAGED_BYTES", Text("8388608"), "1048576", "about how much each session may stage, in bytes").bare(),

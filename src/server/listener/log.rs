@@ -10,6 +10,9 @@ pub(super) fn write(event: &LogEvent) {
         LogEvent::WrongServiceToken { service, instance, peer } => {
             warn!(%peer, %service, %instance, "refused: without the service's service_token");
         }
+        LogEvent::TokenNotAdded { service, instance, peer } => {
+            warn!(%peer, %service, %instance, "refused: a service_token cannot be added while instances without one are registered");
+        }
         LogEvent::Registered(who, peer) => info!(session = %who, %peer, "registered"),
         LogEvent::Restored { sessions, routes, serves } => {
             let how = if *serves { "they serve" } else { "they wait for their sessions" };

@@ -118,6 +118,15 @@ pub enum LogEvent {
         /// Its address.
         peer: IpAddr,
     },
+    /// A registration gave a service's token while instances without one are there.
+    TokenNotAdded {
+        /// Which service.
+        service: ServiceName,
+        /// The instance that it is from.
+        instance: InstanceName,
+        /// Its address.
+        peer: IpAddr,
+    },
     /// A session was registered.
     Registered(SessionLabel, IpAddr),
     /// The sessions and routes that the store held are in force again.

@@ -34,7 +34,7 @@ pub use config::{Limits, RegistryConfig};
 pub use engine::Random;
 pub use model::{
     ClaimPolicy, CompactSettings, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, Now, PolicyError,
-    Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, TestId, Token, Tx,
+    ReadSecret, Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, TestId, Token, Tx,
 };
 
 use engine::Engine;

@@ -40,6 +40,7 @@ pub(crate) struct Rules {
     pub longest_wait: u64,
     pub token: Option<String>,
     pub max_sessions: usize,
+    pub max_sessions_per_address: usize,
     pub max_routes: usize,
     pub max_domains: usize,
     pub max_headers: usize,

@@ -9,6 +9,8 @@ use super::{Model, Out, Session, Want};
 
 /// An end that the store did not take is tried again, and a stage that it decides on is looked at again.
 pub(crate) const STORE_RETRY: u64 = 5_000;
+/// How long a session that never applied outlives its connection.
+const UNAPPLIED_GRACE: u64 = 60_000;
 
 impl Session {
     /// Whether its id is accepted: it has not ended, and no newer session has its name.
@@ -37,9 +39,6 @@ impl Model {
         if kept.find_map(|s| s.service_token.as_deref()).is_some_and(|token| token != given) {
             return self.error(conn, "wrong service token");
         }
-        if serde_json::to_string(&metadata).expect("it was JSON").len() > self.rules.max_metadata {
-            return self.error(conn, "metadata too large");
-        }
         let connection = self.connection(conn).expect("it is open");
         let (peer, former) = (connection.peer, connection.session);
         let namesakes: Vec<usize> = (0..self.sessions.len())
@@ -48,10 +47,25 @@ impl Model {
                 !old.ended && old.service == service && old.instance == instance && old.peer == peer
             })
             .collect();
+        let others = self.sessions.iter().filter(|s| !s.ended && s.service == service);
+        if !given.is_empty()
+            && others.clone().all(|s| s.service_token.is_none())
+            && others.count() > namesakes.len()
+        {
+            return self.error(conn, "service token cannot be added");
+        }
+        if serde_json::to_string(&metadata).expect("it was JSON").len() > self.rules.max_metadata {
+            return self.error(conn, "metadata too large");
+        }
         let present = self.sessions.iter().filter(|s| !s.ended).count();
         let limit = self.rules.max_sessions * if namesakes.is_empty() { 1 } else { 2 };
         if present >= limit {
             return self.error(conn, "too many sessions");
+        }
+        let from_there = self.sessions.iter().filter(|s| !s.ended && s.peer == peer).count();
+        let limit = self.rules.max_sessions_per_address * if namesakes.is_empty() { 1 } else { 2 };
+        if from_there >= limit && !peer.is_loopback() {
+            return self.error(conn, "too many sessions from this address");
         }
         if let Some(former) = former {
             self.unbind(conn, former);
@@ -194,9 +208,15 @@ impl Model {
             if self.connection(conn).is_some_and(|c| c.robbed_of == Some(s)) {
                 return self.bind(conn, s);
             }
-            let session = &mut self.sessions[s];
-            session.grace_until = Some(self.now + self.rules.grace);
+            let grace = self.grace_of(s);
+            self.sessions[s].grace_until = Some(self.now + grace);
         }
+    }
+
+    /// One that never applied has nothing to lose.
+    fn grace_of(&self, s: usize) -> u64 {
+        let has_applied = self.sessions[s].revision > 0;
+        if has_applied { self.rules.grace } else { self.rules.grace.min(UNAPPLIED_GRACE) }
     }
 
     /// A connection has another session now.
@@ -213,7 +233,8 @@ impl Model {
             return;
         }
         session.lost = true;
-        session.grace_until = Some(self.now + self.rules.grace);
+        let grace = self.grace_of(s);
+        self.sessions[s].grace_until = Some(self.now + grace);
         self.members_lost_or_back(s);
     }
 
@@ -247,6 +268,7 @@ impl Model {
         session.stage = None;
         session.requests.clear();
         self.end_subscriptions(|subscription| subscription.session == s);
+        self.end_maintenance_by(s);
         self.end_members(s);
         if !self.sessions[s].replaced {
             for session in self.sessions.iter_mut().filter(|older| older.replaced_by == Some(s)) {

@@ -37,8 +37,8 @@ pub(crate) fn register(
 ) -> Result<Reply, Refusal> {
     let peer = engine.peer(conn).ok_or(Refusal::NoSession)?;
     let namesakes = engine.sessions().namesakes(&registration, peer);
-    check_tokens(engine, &registration, peer)?;
-    check_room(engine, &registration, !namesakes.is_empty())?;
+    check_tokens(engine, &registration, peer, &namesakes)?;
+    check_room(engine, &registration, peer, !namesakes.is_empty())?;
     let none = || other("no randomness to be had, try again");
     let random = engine.random().ok_or_else(none)?;
     let service_token = service_token(engine, &registration).map_err(|NoRandom| none())?;
@@ -48,37 +48,63 @@ pub(crate) fn register(
 }
 
 /// Checks the tokens of a registration, before anything of it is stored.
-fn check_tokens(engine: &mut Engine, registration: &Registration, peer: IpAddr) -> Result<(), Refusal> {
+fn check_tokens(
+    engine: &mut Engine,
+    registration: &Registration,
+    peer: IpAddr,
+    namesakes: &[SessionNo],
+) -> Result<(), Refusal> {
     let given = registration.metadata.text("token").unwrap_or_default();
     if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
         engine.log(LogEvent::WrongToken(peer));
         return Err(other("wrong registry token"));
     }
     let given = given_service_token(registration)?;
-    if engine.sessions().token_of(&registration.service).is_some_and(|token| !token.is(given)) {
-        let (service, instance) = (registration.service.clone(), registration.instance.clone());
+    let (service, instance) = (registration.service.clone(), registration.instance.clone());
+    let by_policy = engine.config().policy.as_ref().and_then(|policy| policy.knows(&service, given));
+    let token = engine.sessions().token_of(&service);
+    if !by_policy.unwrap_or_else(|| token.is_none_or(|token| token.is(given))) {
         engine.log(LogEvent::WrongServiceToken { service, instance, peer });
         return Err(other("wrong service token"));
+    }
+    // Whoever has joined without a token would be locked out.
+    let adds = by_policy.is_none() && token.is_none() && !given.is_empty();
+    if adds && engine.sessions().of_service(&service).iter().any(|no| !namesakes.contains(no)) {
+        engine.log(LogEvent::TokenNotAdded { service, instance, peer });
+        return Err(other("service token cannot be added"));
     }
     Ok(())
 }
 
 /// Checks the limits. A session that replaces another is let in when others are not, because both serve for a while.
-fn check_room(engine: &Engine, registration: &Registration, replaces: bool) -> Result<(), Refusal> {
-    if registration.metadata.encode().len() > engine.config().limits.metadata_bytes {
+fn check_room(
+    engine: &Engine,
+    registration: &Registration,
+    peer: IpAddr,
+    replaces: bool,
+) -> Result<(), Refusal> {
+    let limits = engine.config().limits;
+    if registration.metadata.encode().len() > limits.metadata_bytes {
         return Err(other("metadata too large"));
     }
-    let most = engine.config().limits.sessions.saturating_mul(if replaces { 2 } else { 1 });
-    if engine.sessions().active() >= most {
+    let most = |limit: usize| limit.saturating_mul(if replaces { 2 } else { 1 });
+    if engine.sessions().active() >= most(limits.sessions) {
         return Err(other("too many sessions"));
+    }
+    let from_there = engine.sessions().usage().of(peer).sessions;
+    if from_there >= most(limits.sessions_per_address) && !peer.is_loopback() {
+        return Err(other("too many sessions from this address"));
     }
     Ok(())
 }
 
-/// The hash of the service's token: the known one, or a new one for the first session that gives a token.
+/// The hash of the service's token: the known one, or a new one for the first session that gives a token. None where the
+/// policy holds the service's secrets.
 fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Option<ServiceToken>, NoRandom> {
     let given = given_service_token(registration).unwrap_or_default();
-    if given.is_empty() {
+    let policy = engine.config().policy.as_ref();
+    let has_policy = policy.is_some_and(|policy| policy.knows(&registration.service, given).is_some());
+    if given.is_empty() || has_policy {
         return Ok(None);
     }
     if let Some(known) = engine.sessions().token_of(&registration.service) {

@@ -121,7 +121,7 @@ impl Engine {
             self.bind(now, conn, no);
             return self.say_resumed(no);
         }
-        self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+        self.timers.set(Timer::Grace(no), now.mono + self.grace_of(no));
     }
 
     /// Binds a session to a connection. If it is bound to another one, that loses it.

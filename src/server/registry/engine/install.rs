@@ -48,6 +48,8 @@ impl Engine {
         if session.stage.is_empty() {
             self.timers.cancel(Timer::Stage(no));
         }
+        self.sessions.count_stage(no);
+        let Some(session) = self.sessions.get_mut(no) else { return };
         let (before, installed) = replace_routes(session, applied, delta);
         if delta.defaults.is_some() {
             reset_breakers(session, session.applied.values());

@@ -10,7 +10,7 @@ use crate::server::registry::api::LogEvent;
 use crate::server::registry::membership::Removal;
 use crate::server::registry::model::{Applied, Now, Route, SessionNo};
 use crate::server::registry::persist::{MaintenanceRecord, SavedSession, SavedState, SessionRecord};
-use crate::server::registry::session::MaintenanceState;
+use crate::server::registry::session::{MaintenanceState, Session};
 
 use super::Engine;
 use super::timers::Timer;
@@ -47,6 +47,7 @@ impl Engine {
             }
             self.restore_maintenance(no, maintenance);
         }
+        self.restore_setters();
         returning.sort_by_key(|route| (route.applied, route.session, route.id));
         let routes = returning.len();
         returning.iter().for_each(|route| self.restore_route(route, serves));
@@ -82,6 +83,22 @@ impl Engine {
         let has = |id| applied.contains_key(&id);
         let page = |url, peer| self.membership.page(url, &who, peer);
         session.maintenance = MaintenanceState::restore(record, has, page);
+    }
+
+    /// Notes who has entered maintenance for whom. What sessions entered that are over by now has ended with them.
+    fn restore_setters(&mut self) {
+        let entered = |session: &Session| {
+            let no = session.no;
+            session.maintenance.entered_by().into_iter().map(move |by| (by, no))
+        };
+        let all: Vec<(SessionNo, SessionNo)> = self.sessions.restored().flat_map(entered).collect();
+        for (setter, no) in all {
+            if let Some(setter) = self.sessions.get_mut(setter).filter(|setter| setter.revision > 0) {
+                setter.keeps_others_in_maintenance = true;
+            } else if let Some(session) = self.sessions.get_mut(no) {
+                session.maintenance.end_of(setter);
+            }
+        }
     }
 
     /// Leads a route to its members. Where two services have the same claim, the one that applied last has it, as before.

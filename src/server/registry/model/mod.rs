@@ -41,7 +41,7 @@ pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};
 pub(crate) use member_set::MemberSet;
 pub(crate) use owner::Owner;
 pub(crate) use plan::{MemberPlan, RareSettings};
-pub use policy::{ClaimPolicy, PolicyError};
+pub use policy::{ClaimPolicy, PolicyError, ReadSecret};
 pub(crate) use probes::{address_of, page_probe, probe};
 pub use route::Route;
 pub(crate) use settings::breaker;

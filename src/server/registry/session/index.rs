@@ -9,7 +9,8 @@ use registry_client::protocol::{InstanceName, Registration, ServiceName, Session
 use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
 use crate::server::registry::persist::{Replaced, SessionRecord};
 
-use super::{Identity, RouteIds, Session};
+use super::usage::Usage;
+use super::{Identity, RouteIds, Session, Stage};
 
 /// At most so many sessions of a service are looked at to count the siblings of one.
 const MOST_SIBLINGS: usize = 100;
@@ -50,6 +51,7 @@ pub(crate) struct SessionIndex {
     names: HashMap<Name, Vec<SessionNo>>,
     /// The sessions that are not retired, by service.
     services: HashMap<ServiceName, Service>,
+    usage: Usage,
     /// How many sessions are connected from an address.
     connected: HashMap<IpAddr, usize>,
     /// Addresses from which two sessions were ever connected at once (SEMANTICS section 4).
@@ -80,6 +82,7 @@ impl SessionIndex {
             && self.hashes.is_empty()
             && self.names.is_empty()
             && self.services.is_empty()
+            && self.usage.is_empty()
             && self.connected.is_empty()
             && self.active == 0
     }
@@ -92,6 +95,19 @@ impl SessionIndex {
     /// How many sessions live or still serve.
     pub(crate) fn active(&self) -> usize {
         self.active
+    }
+
+    /// What the sessions take.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Counts what the session has staged now.
+    pub(crate) fn count_stage(&mut self, no: SessionNo) {
+        let Some(session) = self.all.get_mut(&no) else { return };
+        let after = session.stage.bytes();
+        let before = std::mem::replace(&mut session.counted_stage, after);
+        self.usage.restage(session.peer, before, after);
     }
 
     /// Adds a session that was just registered. The caller binds it next.
@@ -124,6 +140,7 @@ impl SessionIndex {
             service.token.get_or_insert_with(|| (token.clone(), 0)).1 += 1;
         }
         self.active += 1;
+        self.usage.add(session.peer, 0);
         self.all.insert(no, Box::new(session));
     }
 
@@ -158,7 +175,9 @@ impl SessionIndex {
             return;
         }
         let before = Name::of(session);
+        self.usage.remove(session.peer, session.counted_stage);
         session.peer = peer;
+        self.usage.add(peer, session.counted_stage);
         let after = Name::of(session);
         self.unname(&before, no);
         self.names.entry(after).or_default().push(no);
@@ -166,7 +185,9 @@ impl SessionIndex {
 
     /// Takes a session out of everything but the look-up by its id.
     pub(crate) fn retire(&mut self, no: SessionNo) {
-        if let Some(session) = self.all.get(&no) {
+        if let Some(session) = self.all.get_mut(&no) {
+            session.stage = Stage::default();
+            self.usage.remove(session.peer, std::mem::take(&mut session.counted_stage));
             let (name, gave_token) = (Name::of(session), session.service_token.is_some());
             self.unname(&name, no);
             self.leave_service(&name.0, no, gave_token);

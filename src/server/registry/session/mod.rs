@@ -8,6 +8,7 @@
 //! | `mod` (this) | one session |
 //! | `index` | all sessions, and the ways to find one |
 //! | `stage`, `diff` | changes that are not applied yet, and CONFIG_DIFF's reply about them |
+//! | `usage` | how many sessions there are, and how much they stage, by address |
 //! | `route_ids` | the counter of its route ids |
 //! | `targets` | the routes that a command's target means |
 //! | `drain`, `maintenance` | the state of its drain and of its maintenance |
@@ -19,6 +20,7 @@ mod maintenance;
 mod route_ids;
 mod stage;
 mod targets;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -74,9 +76,13 @@ pub(crate) struct Session {
     pub(crate) revision: u64,
     pub(crate) ids: RouteIds,
     pub(crate) stage: Stage,
+    /// How many bytes of its stage are counted in the index.
+    counted_stage: usize,
     pub(crate) members: MemberSet,
     pub(crate) drain: Option<Draining>,
     pub(crate) maintenance: MaintenanceState,
+    /// It entered maintenance for other sessions, which ends with it.
+    pub(crate) keeps_others_in_maintenance: bool,
     /// A change of it that the store has not decided on. Commands wait for the decision.
     pub(crate) pending: Option<Tx>,
     /// The connections whose commands wait for `pending`.
@@ -188,9 +194,11 @@ impl Session {
             revision: 0,
             ids: RouteIds::default(),
             stage: Stage::default(),
+            counted_stage: 0,
             members: MemberSet::default(),
             drain: None,
             maintenance: MaintenanceState::default(),
+            keeps_others_in_maintenance: false,
             pending: None,
             waiting: Vec::new(),
             connected_at: at,

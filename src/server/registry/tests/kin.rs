@@ -100,6 +100,8 @@ fn kin_are_forgotten_with_the_backend_at_the_address() {
     let mut world = World::new();
     let [(first, _), _] = beside_each_other(&mut world);
     world.do_all(first, &["ROUTE_UPDATE||r1|backend_url|http://10.2.2.8:80", "CONFIG_APPLY|"]);
+    // The store is told with the next change.
+    world.do_all(first, &["CONFIG_APPLY|"]);
     let kept = world.paper.kin_of("shop-1");
     assert!(kept.is_empty(), "{kept:?}");
     assert!(!world.paper.kin_of("blog-1").is_empty());

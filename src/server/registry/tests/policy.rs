@@ -8,7 +8,7 @@ const B: &str = "10.2.2.8";
 const WEB: &str = "http://10.2.2.7:8080";
 
 fn policy(json: &str) -> ClaimPolicy {
-    ClaimPolicy::parse(json.as_bytes()).unwrap()
+    ClaimPolicy::parse(json.as_bytes(), &|_| Err("no file".to_owned())).unwrap()
 }
 
 fn world(json: &str) -> World {

@@ -141,7 +141,7 @@ fn reconnect_to_an_unknown_or_expired_session_is_answered_with_reregister() {
 #[test]
 fn a_command_by_id_from_elsewhere_renews_the_grace() {
     let mut world = World::new();
-    let (conn, id) = world.register("web", "web-1", A);
+    let (conn, id) = world.live("web", "web-1", A, "a.de", WEB);
     world.hang_up(conn);
     for _ in 0..3 {
         world.after(seconds(200));
