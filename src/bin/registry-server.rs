@@ -135,7 +135,8 @@ fn hash_secret() -> anyhow::Result<u8> {
     std::io::stdin().read_to_string(&mut secret).context("cannot read the standard input")?;
     let secret = secret.trim_end_matches(['\r', '\n']);
     if secret.is_empty() {
-        return Ok(print_error(USAGE, "registry-server: there is no secret on the standard input\n"));
+        print_error(USAGE, "registry-server: there is no secret on the standard input\n");
+        return Ok(USAGE);
     }
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).context("the system has no random bits")?;

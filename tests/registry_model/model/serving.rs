@@ -331,12 +331,14 @@ impl Model {
         let mut failed = Vec::new();
         for member in self.claims.iter_mut().flat_map(|claim| &mut claim.members) {
             if member.session == s && !member.out && host_of(&member.backend).parse() == Ok(ip) {
-                failed.push(member.clone());
+                if (member.answered || member.hopeful) && !member.sick {
+                    failed.push(member.clone());
+                }
                 member.out = true;
             }
         }
-        for member in failed.iter().filter(|member| self.answers(member)) {
-            self.note(member, false, "failed_in_grace", None);
+        for member in failed {
+            self.note(&member, false, "failed_in_grace", None);
         }
         self.settle_claims();
     }
