@@ -12,8 +12,8 @@
 //! | `tls` | what TLS clients have in common | all of the above |
 //! | [`terminal`] | what a person gets from either program | all of the above |
 //!
-//! Dependencies point one way; `tests/architecture.rs` fails when one does not. The walks through the
-//! code (start, a request, the link breaks, SIGTERM) are in `docs/ARCHITECTURE.md`.
+//! Dependencies point one way; `tests/architecture.rs` fails when one does not. `docs/ARCHITECTURE.md` walks
+//! through the code six times: start, an option, a command, a request, a broken link, SIGTERM.
 
 pub mod environment;
 pub mod prometheus;

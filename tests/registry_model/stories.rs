@@ -402,6 +402,8 @@ fn the_listener_does_what_the_naive_model_foresees() {
 const BEYOND_TCP: &[&str] = &[
     // Loopback is exempt.
     "ERROR|too many connections from this address",
+    "ERROR|too many sessions from this address",
+    "ERROR|too many wrong tokens from this address",
     // The listener reads no more of a connection long before.
     "ERROR|too many commands at once",
     "ERROR|no valid command in time",

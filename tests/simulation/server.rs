@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
-use registry_client::protocol::{Command, Line, LineCodec, MAX_LINE, RouteId, ServerLine};
-use registry_sidecar::server::registry::persist::{MaintenanceRecord, RouteRecord, SavedSession, SavedState};
+use registry_client::protocol::{Command, Line, LineCodec, MAX_LINE, ServerLine};
+use registry_sidecar::server::registry::persist::{SavedSession, SavedState};
 use registry_sidecar::server::registry::{
     ConnId, Effect, Input, LogEvent, Now, Registry, RegistryConfig, StoreChange, Token, Tx,
 };
@@ -51,7 +51,7 @@ pub(crate) enum Mood {
 /// A server with its disk, which outlives it.
 pub(crate) struct Server {
     pub(crate) core: Option<Core>,
-    disk: BTreeMap<u64, SavedSession>,
+    disk: SavedState,
     pub(crate) mood: Mood,
     /// Nobody has the token that it asks for.
     pub(crate) refuses: bool,
@@ -86,7 +86,7 @@ impl Server {
     pub(crate) fn new(seed: u64) -> Self {
         Server {
             core: None,
-            disk: BTreeMap::new(),
+            disk: SavedState::default(),
             mood: Mood::Fine,
             refuses: false,
             table: Table::default(),
@@ -110,7 +110,7 @@ impl Server {
         };
         let mut random = self.seeds.fork();
         let mut registry = Registry::new(config, Box::new(move || Some(random.u128(..))));
-        if !self.disk.is_empty() {
+        if !self.disk.sessions.is_empty() {
             registry.restore(now, self.saved());
         }
         let (conns, commits, probes) = (BTreeMap::new(), VecDeque::new(), BTreeMap::new());
@@ -133,12 +133,12 @@ impl Server {
 
     /// The disk is lost, too.
     pub(crate) fn forget(&mut self) {
-        self.disk.clear();
+        self.disk.sessions.clear();
     }
 
     /// What is on the disk.
     pub(crate) fn disk(&self) -> impl Iterator<Item = &SavedSession> {
-        self.disk.values()
+        self.disk.sessions.iter()
     }
 
     pub(crate) fn session_count(&self) -> usize {
@@ -348,32 +348,14 @@ impl Server {
     }
 
     fn write(&mut self, change: &StoreChange) {
-        match change {
-            StoreChange::Applied { session, applied, delta, maintenance } => {
-                let saved = self.disk.entry(session.no).or_insert_with(|| SavedSession {
-                    session: (**session).clone(),
-                    maintenance: MaintenanceRecord::default(),
-                    routes: BTreeMap::<RouteId, RouteRecord>::new(),
-                });
-                saved.session = (**session).clone();
-                if let Some(maintenance) = maintenance {
-                    saved.maintenance = (**maintenance).clone();
-                }
-                for (id, route) in &delta.routes {
-                    match route {
-                        Some(route) => drop(saved.routes.insert(*id, RouteRecord::new(route, *applied))),
-                        None => drop(saved.routes.remove(id)),
-                    }
-                }
-            }
-            StoreChange::Maintenance(all) => {
-                for (no, maintenance) in all {
-                    self.disk.get_mut(&no.0).expect("a session that is held").maintenance =
-                        maintenance.clone();
-                }
-            }
-            StoreChange::Ended(no) => drop(self.disk.remove(&no.0)),
+        if let StoreChange::Maintenance(all) = change {
+            let is_held = |no: u64| self.disk.sessions.iter().any(|saved| saved.session.no == no);
+            assert!(
+                all.iter().all(|(no, _)| is_held(no.0)),
+                "only sessions that are held are in maintenance"
+            );
         }
+        self.disk.apply(change);
     }
 
     /// As the store gives it back, through the form in which it is written.
@@ -382,7 +364,7 @@ impl Server {
             boot_id: BOOT.to_owned(),
             alive_at: self.alive_at,
             cluster_id: "c".to_owned(),
-            sessions: self.disk.values().cloned().collect(),
+            sessions: self.disk.sessions.clone(),
         };
         serde_json::from_str(&serde_json::to_string(&saved).unwrap()).unwrap()
     }

@@ -6,7 +6,7 @@
 //! | `workers` | the threads: accept, balance, stop |
 //! | `downstream` | serves one client connection, with a service that answers its requests |
 //! | `exchange` | that service: one request, from its head to the end of its response |
-//! | `client` | the state that a client connection and its requests share |
+//! | `client_state` | the state that a client connection and its requests share |
 //! | `context` | the configuration, table, pool and counters that the requests of a worker share |
 //! | `upstream` | connections to backends |
 //! | `health` | probes, and BACKEND_TEST |
@@ -18,14 +18,14 @@
 //! The imports go one way:
 //!
 //! ```text
-//! workers ─> downstream, exchange ─> client ─> context ─> upstream, telemetry, certificates
+//! workers ─> downstream, exchange ─> client_state ─> context ─> upstream, telemetry, certificates
 //!                            exchange, telemetry, downstream ─> http       health ─> upstream
 //! ```
 //!
 //! The proxy reads a snapshot of the routing table for each request, and must not know the registry.
 
 mod certificates;
-mod client;
+mod client_state;
 mod config;
 mod context;
 mod downstream;

@@ -1,4 +1,4 @@
-//! The registry's interface: inputs, effects, changes for the store and lines for the log.
+//! The registry's interface: inputs, effects and lines for the log.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use registry_client::protocol::{
 };
 
 use crate::server::registry::model::{
-    ClaimPolicy, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, TestId, Tx,
+    ClaimPolicy, ConnId, Keepalive, MemberEvent, MemberLabel, SessionLabel, SessionNo, StoreRevision, Term,
+    TestId, Tx,
 };
-use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
+use crate::server::registry::persist::{SavedState, StoreChange};
 use crate::server::routing::{MemberId, Probe, ProbeFailure, Table};
 
 /// Something that the registry is told.
@@ -48,6 +49,16 @@ pub enum Input {
     Policy(ClaimPolicy),
     /// The server stops.
     Stop,
+    /// This replica leads from now on: it answers commands, and what it commits is what all replicas serve.
+    Lead(Term),
+    /// This replica follows: it answers no command, commits nothing, and serves what the records say. Whose records they
+    /// are; `None`: nobody leads.
+    Follow(Option<Term>),
+    /// For a follower: the changes that the shared store holds since the revision before this one, in their order.
+    Replicated(StoreRevision, Vec<StoreChange>),
+    /// For a follower: everything that the shared store holds at this revision. It is what a replica begins with, and
+    /// what it is told again where it has missed changes. Members that are in both stay as they are.
+    Loaded(StoreRevision, Box<SavedState>),
 }
 
 /// Something that the caller is to do. Effects are carried out in their order.
@@ -82,26 +93,6 @@ pub enum Effect {
     },
     /// Write a line to the log.
     Log(LogEvent),
-}
-
-/// A change that a store is asked to hold. It never contains a session's id.
-#[derive(Debug, Clone)]
-pub enum StoreChange {
-    /// A successful CONFIG_APPLY.
-    Applied {
-        /// The session as this apply leaves it.
-        session: Box<SessionRecord>,
-        /// The number of this apply. Later applies, of whatever session, have greater numbers.
-        applied: u64,
-        /// The routes and defaults that change.
-        delta: Arc<Delta>,
-        /// The session's maintenance, with its first apply: the store holds nothing of the session before.
-        maintenance: Option<Box<MaintenanceRecord>>,
-    },
-    /// MAINT_ENTER or MAINT_EXIT: the whole maintenance of these sessions. The store holds each of them.
-    Maintenance(Vec<(SessionNo, MaintenanceRecord)>),
-    /// The session is over, and so are its routes.
-    Ended(SessionNo),
 }
 
 /// Something that is worth a line in the log.

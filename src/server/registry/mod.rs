@@ -29,13 +29,16 @@ use std::time::Instant;
 
 use persist::SavedState;
 
-pub use api::{Effect, Input, LogEvent, StoreChange};
+pub use api::{Effect, Input, LogEvent};
 pub use config::{Limits, RegistryConfig};
 pub use engine::Random;
 pub use model::{
     ClaimPolicy, CompactSettings, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, Now, PolicyError,
-    ReadSecret, Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, TestId, Token, Tx,
+    ReadSecret, Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, StoreRevision, Term, TestId,
+    Token, Tx,
 };
+
+pub use persist::{EndReason, StoreChange};
 
 use engine::Engine;
 

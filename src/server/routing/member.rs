@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use registry_client::protocol::{BackendUrl, CircuitBreaker, InstanceName, RouteOption, ServiceName};
 
-use super::drain::Drain;
+use super::drain_share::Drain;
 use super::load::MemberLoad;
 use super::response_headers::ResponseHeaders;
 use super::route_state::RouteState;

@@ -5,7 +5,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `table`, `hosts` | the table; claims by host |
+//! | `table`, `host_trie` | the table; its claims by host |
 //! | `normalise` | paths and hosts in the form in which they are matched |
 //! | `claim`, `members` | a claim; the list of its members |
 //! | `member` | a member with its settings |
@@ -15,7 +15,7 @@
 //! | `outage` | a member that cannot be connected to |
 //! | `breaker`, `admission` | a route's circuit breaker; a request that it lets through |
 //! | `route_state`, `route_stats` | what the proxy finds out about a route; its statistics |
-//! | `rate_limit`, `drain` | limits for each client; a share that falls |
+//! | `rate_limit`, `drain_share` | limits for each client; the falling share of a member that drains |
 //! | `hold`, `start_hold` | waiting for a member; waiting for a claim after the start |
 //! | `response_headers` | the headers that a route sets |
 //! | `backend_policy`, `probe` | which addresses a backend may have; what a health check asks |
@@ -25,10 +25,10 @@ mod backend_policy;
 mod breaker;
 mod choose;
 mod claim;
-mod drain;
+mod drain_share;
 mod ejection;
 mod hold;
-mod hosts;
+mod host_trie;
 mod in_flight;
 mod load;
 mod member;
@@ -48,7 +48,7 @@ pub use backend_policy::BackendPolicy;
 pub(crate) use backend_policy::is_private;
 pub use breaker::{Breaker, BreakerEvent, BreakerStatus, MAX_FAILURES, MAX_TRIALS, SharedBreaker};
 pub use claim::Claim;
-pub use drain::Drain;
+pub use drain_share::Drain;
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
 pub use hold::{Hold, MAX_WAITING, Waiting};
 pub use in_flight::{Chosen, InFlight, Upgraded};

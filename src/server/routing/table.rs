@@ -5,7 +5,7 @@ use std::sync::Arc;
 use registry_client::protocol::{Domain, PathPrefix};
 
 use super::claim::Claim;
-use super::hosts::{Claims, Hosts};
+use super::host_trie::{Claims, Hosts};
 use super::normalise::hostname;
 
 /// Every claim, by host. A clone copies a pointer. Replacing a claim copies the claims of its host.

@@ -371,8 +371,8 @@ fn examine(path: &Path) -> Result<(FileBackend, Option<SavedState>), StateError>
     guarded(path, || {
         let backend = lock(path)?;
         let copy = MemoryCopy::of(&backend).map_err(|error| read_error(redb::Error::Io(error)))?;
-        let mut tables = Tables::open(copy)?;
-        Ok((backend, tables.check()?))
+        let saved = Tables::open_copy(copy)?.read()?;
+        Ok((backend, saved))
     })
 }
 

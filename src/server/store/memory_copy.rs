@@ -16,22 +16,56 @@ const MOST_HEADER_PAGES: u32 = 1 << 12;
 const REGION_DATA_PAGES: Range<usize> = 20..24;
 const MOST_DATA_PAGES: u32 = 1 << 20;
 
+/// The byte of the header that says which of two commit slots is in force, and how the file was closed.
+const STATE: usize = 9;
+const SECOND_SLOT_IN_FORCE: u8 = 1;
+const NOT_CLOSED: u8 = 2;
+const COMMITTED_IN_TWO_PHASES: u8 = 4;
+/// Where the checksum of each commit slot begins.
+const SLOT_CHECKSUMS: [usize; 2] = [64 + 112, 192 + 112];
+
 /// A copy that only this process sees.
 #[derive(Debug)]
 pub(super) struct MemoryCopy {
     bytes: RwLock<Vec<u8>>,
     most: u64,
+    is_complete: bool,
 }
 
 impl MemoryCopy {
-    /// Reads all of `backend`.
+    /// Reads all of `backend`. The copy is marked so that redb verifies every checksum before it follows a page number. A
+    /// damaged number would make it allocate terabytes, which ends the process.
     pub(super) fn of(backend: &impl StorageBackend) -> io::Result<Self> {
         let length = backend.len()?;
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         backend.read(0, &mut bytes)?;
         check_layout(&bytes)?;
-        Ok(MemoryCopy { bytes: RwLock::new(bytes), most: length.saturating_add(GROWTH) })
+        let is_complete = require_verification(&mut bytes);
+        Ok(MemoryCopy { bytes: RwLock::new(bytes), most: length.saturating_add(GROWTH), is_complete })
     }
+
+    /// Whether the file says that its last transaction is complete. If it is not, the transaction before is what was
+    /// committed. If it is, and a checksum is wrong, the file is damaged.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+}
+
+/// Makes a file whose last transaction is complete look as if it was not closed. Otherwise redb trusts its pages unread.
+/// The other commit slot is made invalid, so that redb cannot fall back to what is out of date. Returns whether it was
+/// complete.
+fn require_verification(bytes: &mut [u8]) -> bool {
+    let Some(state) = bytes.get_mut(STATE) else { return false };
+    let is_complete = *state & COMMITTED_IN_TWO_PHASES != 0 || *state & NOT_CLOSED == 0;
+    if !is_complete {
+        return false;
+    }
+    *state = (*state | NOT_CLOSED) & !COMMITTED_IN_TWO_PHASES;
+    let other = SLOT_CHECKSUMS[usize::from(*state & SECOND_SLOT_IN_FORCE == 0)];
+    if let Some(checksum) = bytes.get_mut(other) {
+        *checksum = !*checksum;
+    }
+    true
 }
 
 fn check_layout(bytes: &[u8]) -> io::Result<()> {

@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 use redb::{ReadableTable, StorageBackend};
 
 use crate::server::registry::persist::{
-    IdHash, MaintenanceRecord, RouteRecord, SavedSession, SavedState, SessionRecord,
+    IdHash, MaintenanceRecord, RouteRecord, SavedSession, SavedState, SessionMarks, SessionRecord,
 };
-use crate::server::registry::{Delta, Route, RouteSettings, SessionNo, StoreChange, Tx};
+use crate::server::registry::{Delta, EndReason, Route, RouteSettings, SessionNo, StoreChange, Tx};
 use registry_client::protocol::{RouteId, SessionId};
 
 use super::database::{ReadError, Tables};
@@ -67,7 +67,8 @@ fn applied(no: u64, revision: u64, routes: &[(u32, Option<&str>)]) -> StoreChang
 fn saved_session(no: u64, revision: u64, routes: &[(u32, &str)]) -> SavedSession {
     let routes = routes.iter().map(|(id, domain)| (RouteId(*id), route(domain)));
     let routes = routes.collect::<BTreeMap<_, _>>();
-    SavedSession { session: session(no, revision), maintenance: MaintenanceRecord::default(), routes }
+    let (maintenance, marks) = (MaintenanceRecord::default(), SessionMarks::default());
+    SavedSession { session: session(no, revision), maintenance, marks, routes }
 }
 
 struct Folder(tempfile::TempDir);
@@ -131,7 +132,7 @@ fn what_was_committed_is_there_when_the_file_is_opened_again() {
         applied(2, 1, &[(1, Some("c.de"))]),
         applied(3, 1, &[(1, Some("d.de"))]),
         applied(1, 2, &[(1, None), (3, Some("e.de"))]),
-        StoreChange::Ended(SessionNo(2)),
+        StoreChange::Ended(SessionNo(2), EndReason::ShutDown),
     ];
     assert_eq!(decisions(&mut store, changes), [Decision::Committed; 5]);
     drop(store);
@@ -295,7 +296,7 @@ fn maintenance_is_held_beside_what_is_applied_and_goes_with_its_session() {
         StoreChange::Maintenance([1, 2, 3].map(|no| (SessionNo(no), maintenance())).to_vec()),
         applied(1, 2, &[]),
         entered(2, MaintenanceRecord::default()),
-        StoreChange::Ended(SessionNo(3)),
+        StoreChange::Ended(SessionNo(3), EndReason::ShutDown),
         entered(3, maintenance()),
     ];
     assert_eq!(decisions(&mut store, changes), [Decision::Committed; 8]);

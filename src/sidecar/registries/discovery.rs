@@ -16,7 +16,7 @@ use crate::sidecar::config::Endpoint;
 use registry_client::{Endpoint as Registry, Phase, Resolver, Status};
 
 use super::address_plan::{AddressPlan, Change, Reason, SessionNo, SessionReport};
-use super::sessions::{Place, Sessions, registry};
+use super::session_set::{Place, Sessions, registry};
 
 /// The pause between two resolutions of a name.
 const INTERVAL: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `intent` | pure: configuration to the intent that all sessions share |
-//! | `sessions`, `session` | starts and ends sessions; one session with its log |
+//! | `session_set`, `session` | starts and ends sessions; one session with its log |
 //! | `discovery`, `address_plan` | follows the addresses of a name; pure: which session has which addresses |
 //! | `cluster_check` | warns where a name stands for registries that share no state |
 //! | `backend_test` | asks the proxy whether it reaches the backend |
@@ -21,7 +21,7 @@ mod leave;
 mod log_throttle;
 mod reload;
 mod session;
-mod sessions;
+mod session_set;
 mod tcp_table;
 
 use std::net::IpAddr;
@@ -40,7 +40,7 @@ pub(crate) use intent::intent;
 use leave::cannot_count;
 pub(crate) use leave::finish_in_flight;
 use reload::reload_when_asked;
-use sessions::Sessions;
+use session_set::Sessions;
 
 /// Registers the application with the visibility that `state` asks for, and keeps it registered until asked to
 /// stop. It has left every registry when it returns: each is drained within DRAIN_TIMEOUT where it can be, and then

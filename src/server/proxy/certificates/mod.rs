@@ -23,11 +23,9 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::broadcast;
 
 use index::Index;
-pub use watcher::CertificateEvent;
+pub use watcher::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent};
 use watcher::{Changes, Watcher};
 
-/// How often the server checks the files.
-pub const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How many events a subscriber may be behind before it loses the oldest.
 const MAX_UNREAD_EVENTS: usize = 256;
 

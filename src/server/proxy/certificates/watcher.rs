@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::files::{self, CertificatePair, Fingerprint, PairFiles};
 use super::index::Index;
+
+/// How often the server checks the files of CERT_DIR.
+pub const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A certificate that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]

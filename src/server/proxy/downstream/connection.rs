@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::server::proxy::client::connection::ClientConnection;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::local_executor::LocalExecutor;
 
 use super::parse_error_page::ParseErrorPageStream;

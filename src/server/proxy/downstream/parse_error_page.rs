@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::server::proxy::client::response_state::ResponseState;
+use crate::server::proxy::client_state::response_state::ResponseState;
 use crate::server::proxy::http::page;
 
 /// An HTTP/1.1 client's stream.

@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::server::proxy::client::socket::SocketState;
+use crate::server::proxy::client_state::socket_state::SocketState;
 
 pub(super) struct ClientSocket {
     stream: TcpStream,

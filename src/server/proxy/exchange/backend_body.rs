@@ -23,7 +23,7 @@ pub(crate) struct BackendBody {
     has_progressed: bool,
     /// hyper has a part and has not asked for more, see [`ClientConnection`].
     ///
-    /// [`ClientConnection`]: crate::server::proxy::client::connection::ClientConnection
+    /// [`ClientConnection`]: crate::server::proxy::client_state::connection_state::ClientConnection
     is_unread: bool,
     /// The error to return once hyper has flushed what came before it.
     error: Option<hyper::Error>,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 
-use crate::server::proxy::client::connection::ClientConnection;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::validate::{check_max_forwards, requested_host};
 use crate::server::routing::AddressLimit;

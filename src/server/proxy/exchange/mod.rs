@@ -43,7 +43,7 @@ use std::time::Instant;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::server::proxy::client::connection::ClientConnection;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
 use body::ResponseBody;
 use record::Record;
 use retry::Exchange;

@@ -8,8 +8,8 @@ use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
 use hyper::body::Incoming;
 
-use crate::server::proxy::client::connection::ClientConnection;
-use crate::server::proxy::http::content_coding::Accepted;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::http::compression::Accepted;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::{framing, hop_by_hop, validate};
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};

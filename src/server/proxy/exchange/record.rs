@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
 use http::{Request, StatusCode, Version};
 
-use crate::server::proxy::client::connection::ClientConnection;
-use crate::server::proxy::client::timer::Timer;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::client_state::timer::Timer;
 use crate::server::proxy::telemetry::access_log::{RequestEnd, RequestStart, X_REQUEST_ID};
 use crate::server::proxy::telemetry::request_metrics::RequestCounters;
 use crate::server::proxy::upstream::request_body::UploadProgress;

@@ -3,7 +3,7 @@
 use http::header::{HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 
-use crate::server::proxy::client::connection::ClientConnection;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::validate::requested_host;
 

@@ -9,7 +9,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::server::proxy::context::EncoderSlot;
 use crate::server::proxy::http::coding::Coding;
-use crate::server::proxy::http::content_coding::{self, Accepted};
+use crate::server::proxy::http::compression::{self, Accepted};
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::{framing, hop_by_hop};
 use crate::server::proxy::upstream::connection::UpstreamConnection;
@@ -125,5 +125,5 @@ fn compression(
 ) -> Option<(Coding, EncoderSlot)> {
     let slot = accepted.wants_encoder().then(|| record.client().context.encoders.take());
     let accepted = if let Some(None) = slot { accepted.identity() } else { accepted };
-    content_coding::prepare(parts.status, &mut parts.headers, accepted, length).zip(slot.flatten())
+    compression::prepare(parts.status, &mut parts.headers, accepted, length).zip(slot.flatten())
 }

@@ -14,11 +14,11 @@ use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use crate::server::proxy::client::connection::ClientConnection;
-use crate::server::proxy::client::timer::Timer;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::client_state::timer::Timer;
 use crate::server::proxy::http::hop_by_hop::requested_upgrade;
 use crate::server::proxy::http::page::Page;
-use crate::server::proxy::upstream::connect::{Checkout, ConnectError, Requirements, checkout};
+use crate::server::proxy::upstream::checkout::{Checkout, ConnectError, Requirements, checkout};
 use crate::server::proxy::upstream::dial::CONNECT_TIMEOUT;
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::{MemberId, Settings};

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch::error::RecvError;
 use tokio::time::sleep_until;
 
-use crate::server::proxy::client::connection::ClientConnection;
-use crate::server::proxy::client::disconnect::Disconnect;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::client_state::disconnect::Disconnect;
 use crate::server::proxy::context::Stopping;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::upstream::recovery::{Permit, Recovery};

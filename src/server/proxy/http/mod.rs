@@ -9,13 +9,13 @@
 //! | `forwarded` | tells backends who the client is |
 //! | `forwarded_field` | reads the header Forwarded |
 //! | `coding` | the content codings that the proxy can apply |
-//! | `content_coding` | decides whether and how a response is compressed |
+//! | `compression` | decides whether and how a response is compressed |
 //! | `etag` | marks the tags of compressed responses, and undoes the marks in requests |
 //! | `page` | the responses that the proxy gives by itself |
 //! | `websocket` | finds the ends of websocket frames |
 
 pub(crate) mod coding;
-pub(crate) mod content_coding;
+pub(crate) mod compression;
 mod etag;
 pub(crate) mod forwarded;
 mod forwarded_field;

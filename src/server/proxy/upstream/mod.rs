@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `connect` | gets a connection for one request: an open one from the pool, or a new one |
+//! | `checkout` | gets a connection for one request: an open one from the pool, or a new one |
 //! | `pool` | one worker's open connections |
 //! | `connection`, `http1`, `http2` | a connection for one request; alone on it (HTTP/1.1) or with others (HTTP/2) |
 //! | `dial`, `tls` | TCP connections as the policy allows; the TLS handshake and what is verified |
@@ -12,7 +12,7 @@
 //!
 //! It must not know clients, nor which member a request goes to and why.
 
-pub(crate) mod connect;
+pub(crate) mod checkout;
 pub(crate) mod connection;
 pub(crate) mod dial;
 mod early_response;

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
-use crate::server::proxy::client::connection::ClientConnection;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::context::{ProxyContext, Stopping, WorkerContext};
 use crate::server::proxy::downstream::connection::serve;
 use crate::server::proxy::downstream::tls::ClientTls;

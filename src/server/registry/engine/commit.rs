@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use registry_client::protocol::{Refusal, Reply, Scope, ServiceName};
 
-use crate::server::registry::api::{Effect, StoreChange};
+use crate::server::registry::api::Effect;
 use crate::server::registry::model::{ConnId, Delta, Now, SessionNo, Tx};
-use crate::server::registry::persist::{MaintenanceRecord, SessionRecord};
+use crate::server::registry::persist::{MaintenanceRecord, SessionRecord, StoreChange};
 
 use super::Engine;
 use super::connections::Wait;

@@ -1,7 +1,7 @@
 //! Sessions that are kin at an address: neither suspends the other's members there (SEMANTICS section 4).
 
-use crate::server::registry::api::StoreChange;
 use crate::server::registry::model::{Now, SessionNo};
+use crate::server::registry::persist::StoreChange;
 
 use super::Engine;
 use super::pending_commits::Pending;

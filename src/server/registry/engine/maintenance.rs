@@ -9,8 +9,8 @@ use std::sync::Arc;
 use registry_client::protocol::RouteOrAll;
 use registry_client::protocol::{BackendUrl, Reply, RouteId, ServiceName, Target};
 
-use crate::server::registry::api::StoreChange;
 use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Tx, page_probe};
+use crate::server::registry::persist::StoreChange;
 use crate::server::registry::session::{
     ActiveMaintenance, ExitProgress, MaintenanceRequest, PendingEntry, Place, Session,
 };

@@ -6,9 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::server::registry::api::StoreChange;
 use crate::server::registry::model::SessionNo;
-use crate::server::registry::persist::MaintenanceRecord;
+use crate::server::registry::persist::{MaintenanceRecord, StoreChange};
 use crate::server::registry::session::{
     ActiveMaintenance, MaintenanceState, Place, Session, StoredMaintenance,
 };

@@ -142,6 +142,8 @@ impl Engine {
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
+            // A server that is alone has no replicas.
+            Input::Lead(_) | Input::Follow(_) | Input::Replicated(..) | Input::Loaded(..) => {}
         }
         self.note_kin(now);
         self.flush_membership(true);

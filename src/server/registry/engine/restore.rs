@@ -32,7 +32,7 @@ impl Engine {
         let serves = self.is_fresh(now, &saved);
         let mut returning = Vec::new();
         let count = saved.sessions.len();
-        for SavedSession { session: record, maintenance, routes } in saved.sessions {
+        for SavedSession { session: record, maintenance, marks: _, routes } in saved.sessions {
             let no = SessionNo(record.no);
             let defaults_applied = record.defaults_applied;
             self.restore_session(now, record);

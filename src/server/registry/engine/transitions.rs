@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use registry_client::protocol::Reply;
 
-use crate::server::registry::api::{Effect, LogEvent, StoreChange};
+use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::membership::Removal;
 use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
+use crate::server::registry::persist::{EndReason, StoreChange};
 use crate::server::registry::session::Stage;
 
 use super::Engine;
@@ -23,7 +24,7 @@ impl Engine {
         if session.pending.is_some() {
             self.timers.set(Timer::Grace(no), now.mono + STORE_RETRY);
         } else if session.state == SessionState::Grace && session.revision > 0 {
-            self.commit(no, StoreChange::Ended(no), Pending::Expiry(no));
+            self.commit(no, StoreChange::Ended(no, EndReason::Expired), Pending::Expiry(no));
         } else {
             self.advance(now, no, SessionEvent::GraceOver);
         }
@@ -33,7 +34,8 @@ impl Engine {
     pub(crate) fn end_session(&mut self, now: Now, conn: ConnId, no: SessionNo) -> Outcome {
         if self.sessions.get(no).is_some_and(|session| session.revision > 0) {
             let pending = Pending::ShutDown { session: no, conn };
-            return Outcome::Wait(Wait::Store(self.commit(no, StoreChange::Ended(no), pending)));
+            let change = StoreChange::Ended(no, EndReason::ShutDown);
+            return Outcome::Wait(Wait::Store(self.commit(no, change, pending)));
         }
         self.shut_down(now, no, Some(conn));
         Outcome::Done
@@ -170,7 +172,7 @@ impl Engine {
 
     /// Asks the store to forget a session that has ended already.
     pub(super) fn forget_in_store(&mut self, no: SessionNo) {
-        self.commit(no, StoreChange::Ended(no), Pending::Forget(no));
+        self.commit(no, StoreChange::Ended(no, EndReason::Superseded), Pending::Forget(no));
     }
 
     pub(super) fn tell_members(&mut self, no: SessionNo, lost: bool) {

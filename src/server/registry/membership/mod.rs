@@ -7,7 +7,7 @@
 //! | `join` | a route gets a member, or gives it up |
 //! | `events` | how probes and its session change a member's state |
 //! | `claims` | claims in the table: settings, usable members, holding |
-//! | `probes` | which probes are asked, and for whom |
+//! | `watched_probes` | which probes are asked, and for whom |
 //! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
 //! | `proven` | at which addresses members of several sessions have answered |
 //! | `lost`, `drain`, `maintenance` | members of lost and draining sessions, and those in maintenance |
@@ -19,9 +19,9 @@ mod join;
 mod lost;
 mod maintenance;
 mod member;
-mod probes;
 mod proven;
 mod route_list;
+mod watched_probes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -38,8 +38,8 @@ pub(crate) use events::FirstAnswer;
 pub(crate) use join::{Detached, Joined, Removal};
 
 use member::{SharedTerms, TrackedMember};
-use probes::Probes;
 use proven::Proven;
+use watched_probes::Probes;
 
 pub(crate) struct Membership {
     /// The time of the current input.

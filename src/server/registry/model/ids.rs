@@ -29,6 +29,15 @@ pub struct SessionNo(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tx(pub u64);
 
+/// Under which leader replicas are: the revision at which the leader's key was made in the shared store. Later terms are
+/// greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Term(pub u64);
+
+/// A revision of the store that replicas share. A session's own revision counts its applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct StoreRevision(pub u64);
+
 /// A BACKEND_TEST that has been started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TestId(pub u64);

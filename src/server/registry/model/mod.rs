@@ -8,7 +8,7 @@
 //! | `id_hash` | the SHA-256 under which stores know a session's id |
 //! | `encoding` | how values are written as text in a record |
 //! | `settings`, `route`, `applied`, `delta` | a route with its own settings, in force; what an apply changes |
-//! | `plan`, `probes`, `owner` | what a route means for its members, the probes of backends, and what members know of their session |
+//! | `plan`, `probe_spec`, `owner` | what a route means for its members, the probes of backends, and what members know of their session |
 //! | `lifecycle` | the transition tables of sessions and members |
 //! | `keepalive` | what a connection may answer for its session by itself |
 //! | `member_set` | sets of members that take little memory |
@@ -25,7 +25,7 @@ mod member_set;
 mod owner;
 mod plan;
 mod policy;
-mod probes;
+mod probe_spec;
 mod route;
 mod settings;
 mod token;
@@ -34,7 +34,7 @@ pub(crate) use applied::Applied;
 pub use delta::Delta;
 pub(crate) use encoding::{text, text_or_none};
 pub use id_hash::IdHash;
-pub use ids::{ConnId, MemberLabel, Now, SessionLabel, SessionNo, TestId, Tx};
+pub use ids::{ConnId, MemberLabel, Now, SessionLabel, SessionNo, StoreRevision, Term, TestId, Tx};
 pub use keepalive::Keepalive;
 pub use lifecycle::MemberEvent;
 pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};
@@ -42,7 +42,7 @@ pub(crate) use member_set::MemberSet;
 pub(crate) use owner::Owner;
 pub(crate) use plan::{MemberPlan, RareSettings};
 pub use policy::{ClaimPolicy, PolicyError, ReadSecret};
-pub(crate) use probes::{address_of, page_probe, probe};
+pub(crate) use probe_spec::{address_of, page_probe, probe};
 pub use route::Route;
 pub(crate) use settings::breaker;
 pub use settings::{CompactSettings, RouteSettings};

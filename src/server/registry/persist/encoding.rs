@@ -1,7 +1,9 @@
 //! How records write what only records have: lists of domains, maps by route, and times.
 
-use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use registry_client::protocol::{Domain, Domains, RouteId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -45,6 +47,40 @@ pub(super) mod by_route {
         let all = BTreeMap::<String, T>::deserialize(deserializer)?;
         let one = |(id, one): (String, T)| Ok((id.parse().map_err(D::Error::custom)?, one));
         all.into_iter().map(one).collect()
+    }
+}
+
+/// A set as a list of the texts of its values.
+pub(super) mod texts {
+    use super::*;
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(
+        values: &BTreeSet<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(ToString::to_string))
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<BTreeSet<T>, D::Error>
+    where
+        T: FromStr<Err: Display> + Ord,
+        D: Deserializer<'de>,
+    {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.into_iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
+/// A duration as a number of milliseconds.
+pub(super) mod milliseconds {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
 

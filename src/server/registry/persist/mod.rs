@@ -12,8 +12,10 @@
 //! A route's settings are the fields of [`RouteSettings`](super::RouteSettings), whose attributes say how they are
 //! written.
 
+mod change;
 mod encoding;
 mod maintenance;
+mod marks;
 mod route;
 mod session;
 
@@ -26,7 +28,9 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Serialize};
 
 pub use crate::server::registry::model::IdHash;
+pub use change::{EndReason, StoreChange};
 pub use maintenance::{EnteredRecord, MaintenanceRecord, PageRecord};
+pub use marks::{DrainRecord, LostRecord, PlaceRecord, SessionMarks};
 pub use route::RouteRecord;
 pub use session::{Replaced, SessionRecord};
 
@@ -39,7 +43,8 @@ use encoding::{by_route, time_or_none};
 /// | 2 | maintenance, in a table of its own that a server of format 1 would not see |
 pub const FORMAT: u32 = 2;
 
-/// Everything that a store holds and that survives a restart (SEMANTICS section 7).
+/// Everything that a store holds and that survives a restart (SEMANTICS section 7). [`SavedState::apply`] says what a
+/// [`StoreChange`] does to it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedState {
@@ -63,6 +68,9 @@ pub struct SavedSession {
     /// Its maintenance.
     #[serde(default, skip_serializing_if = "MaintenanceRecord::is_empty")]
     pub maintenance: MaintenanceRecord,
+    /// What the leader of replicas knows of it besides. A state file has none.
+    #[serde(default, skip_serializing_if = "SessionMarks::is_empty")]
+    pub marks: SessionMarks,
     /// Its routes in force.
     #[serde(with = "by_route")]
     pub routes: BTreeMap<RouteId, RouteRecord>,

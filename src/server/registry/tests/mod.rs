@@ -10,6 +10,7 @@ mod install;
 mod kin;
 mod lifecycle;
 mod maintenance;
+mod marks;
 mod membership;
 mod policy;
 mod reference_client;
@@ -30,8 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::server::routing::{Probe, ProbeFailure, ProbeKind, Table};
 use registry_client::protocol::Command;
 
-use restoring::MemoryState;
-
+use super::persist::SavedState;
 use super::{
     ConnId, Effect, Input, Keepalive, LogEvent, Now, Registry, RegistryConfig, StoreChange, TestId, Tx,
 };
@@ -50,7 +50,7 @@ struct World {
     store_answers: bool,
     commits: Vec<(Tx, StoreChange)>,
     /// What it holds.
-    paper: MemoryState,
+    paper: SavedState,
     tests: Vec<TestId>,
     /// What each connection was given last to answer keepalives with.
     keepalives: HashMap<ConnId, Arc<Keepalive>>,
@@ -84,7 +84,7 @@ impl World {
             watched: Vec::new(),
             store_answers: true,
             commits: Vec::new(),
-            paper: MemoryState::default(),
+            paper: SavedState::default(),
             tests: Vec::new(),
             keepalives: HashMap::new(),
             log: Vec::new(),
@@ -116,7 +116,7 @@ impl World {
                 }
                 Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
                 Effect::Commit(tx, change) if self.store_answers => {
-                    self.paper.keep(&change);
+                    self.paper.apply(&change);
                     inputs.push(Input::Committed(tx));
                 }
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
@@ -143,7 +143,7 @@ impl World {
     fn decides(&mut self, at: usize, holds: bool) {
         let (tx, change) = self.commits.remove(at);
         if holds {
-            self.paper.keep(&change);
+            self.paper.apply(&change);
         }
         self.input(if holds { Input::Committed(tx) } else { Input::Rejected(tx) });
     }

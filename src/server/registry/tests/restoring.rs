@@ -1,57 +1,11 @@
 //! SEMANTICS sections 4 and 7: what is there again after a restart.
 
-use std::collections::BTreeMap;
-
 use super::*;
-use crate::server::registry::persist::{RouteRecord, SavedSession, SavedState};
+use crate::server::registry::persist::{RouteRecord, SavedState};
 
 const A: &str = "10.2.2.7";
 const B: &str = "10.2.2.8";
 const WEB: &str = "http://10.2.2.7:80";
-
-/// The simplest store there could be: what the registry asks for, done to a list.
-#[derive(Default)]
-pub(super) struct MemoryState {
-    sessions: BTreeMap<u64, SavedSession>,
-}
-
-impl MemoryState {
-    /// The kin that it holds of an instance.
-    pub(super) fn kin_of(&self, instance: &str) -> BTreeMap<IpAddr, u64> {
-        let found = self.sessions.values().find(|saved| saved.session.instance.as_str() == instance);
-        found.map(|saved| saved.session.kin.clone()).unwrap_or_default()
-    }
-
-    pub(super) fn keep(&mut self, change: &StoreChange) {
-        match change {
-            StoreChange::Applied { session, applied, delta, maintenance } => {
-                let (session, routes) = ((**session).clone(), BTreeMap::new());
-                let saved =
-                    SavedSession { session: session.clone(), maintenance: Default::default(), routes };
-                let kept = self.sessions.entry(session.no).or_insert(saved);
-                kept.session = session;
-                if let Some(maintenance) = maintenance {
-                    kept.maintenance = (**maintenance).clone();
-                }
-                for (id, route) in &delta.routes {
-                    match route {
-                        Some(route) => drop(kept.routes.insert(*id, RouteRecord::new(route, *applied))),
-                        None => drop(kept.routes.remove(id)),
-                    }
-                }
-            }
-            StoreChange::Maintenance(all) => {
-                for (no, maintenance) in all {
-                    // One that has ended meanwhile has none.
-                    if let Some(kept) = self.sessions.get_mut(&no.0) {
-                        kept.maintenance = maintenance.clone();
-                    }
-                }
-            }
-            StoreChange::Ended(no) => drop(self.sessions.remove(&no.0)),
-        }
-    }
-}
 
 impl World {
     /// SIGKILL, and a start `after` that, on the boot of this name.
@@ -70,7 +24,7 @@ impl World {
             boot_id: "this boot".to_owned(),
             alive_at: Some(self.now.wall),
             cluster_id: String::new(),
-            sessions: self.paper.sessions.values().cloned().collect(),
+            sessions: self.paper.sessions.clone(),
         };
         // Through the text in which it is kept.
         let json = serde_json::to_string(&saved).unwrap();
@@ -352,7 +306,7 @@ fn no_secret_is_in_a_record() {
     let reply = world.ask(conn, line);
     let id = reply.strip_prefix("ACK|").unwrap().to_owned();
     assert_eq!(world.apply(conn, "a.de", WEB), "OK");
-    let json = serde_json::to_string(&world.paper.sessions.values().collect::<Vec<_>>()).unwrap();
+    let json = serde_json::to_string(&world.paper.sessions).unwrap();
     for secret in ["t0p", "s3c", id.as_str(), id.rsplit('-').next().unwrap()] {
         assert!(!json.contains(secret), "{secret} is in {json}");
     }

@@ -16,7 +16,7 @@
 
 mod activity;
 mod notice;
-mod policy;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use activity::Phase;
 pub(crate) use notice::Notice;
-pub(crate) use policy::{Policy, UpdatePolicy};
+pub(crate) use settings::{Policy, UpdatePolicy};
 
 use registry_client::Visibility;
 
@@ -380,7 +380,7 @@ impl Supervisor {
             return self.done(exit.code(), out);
         }
         if let (Some(every), Some(slot)) = (self.policy.every, self.slot) {
-            let next = policy::next_slot(slot, every, now);
+            let next = settings::next_slot(slot, every, now);
             if next > slot + every {
                 out.push(Effect::Log(Notice::Overran { took: now.saturating_duration_since(slot), every }));
             }

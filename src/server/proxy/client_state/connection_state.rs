@@ -12,7 +12,7 @@ use crate::server::proxy::http::forwarded::Forwarding;
 
 use super::disconnect::Disconnect;
 use super::response_state::ResponseState;
-use super::socket::SocketState;
+use super::socket_state::SocketState;
 use super::timer::Timer;
 
 /// How many write time-outs an HTTP/2 client may take to read a part of a response: a part is larger than what a socket
