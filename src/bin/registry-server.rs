@@ -22,6 +22,7 @@ A Registry V2 registry, and the HTTP reverse proxy whose routing it controls.
 
 registry-server           run
 registry-server check     report what is wrong with the configuration, and change nothing
+registry-server check --untrusted   report also what neighbours that are not trusted could do
 registry-server healthcheck   exit with 0 if the server of this environment is alive, else with 1
 registry-server status    what it does at the moment, as JSON
 registry-server export    write what STATE_FILE holds to the standard output, as JSON
@@ -38,6 +39,7 @@ Exit codes: 0 stopped as asked, 1 cannot run, 64 wrong usage or configuration, 1
 enum Call {
     Run,
     Check,
+    CheckUntrusted,
     Healthcheck,
     Status,
     Export,
@@ -66,6 +68,10 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
                 Call::Print(format!("registry-server {}\n", env!("CARGO_PKG_VERSION")))
             }
             Value(word) if word == "check" => Call::Check,
+            Long("untrusted") if matches!(call, Some(Call::Check)) => {
+                call = None;
+                Call::CheckUntrusted
+            }
             Value(word) if word == "healthcheck" => Call::Healthcheck,
             Value(word) if word == "status" => Call::Status,
             Value(word) if word == "export" => Call::Export,
@@ -102,12 +108,24 @@ fn run(call: Call) -> anyhow::Result<u8> {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
             print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
         }
+        Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
         Call::Status => print(&ask(&config, "/status")?),
         Call::Export => export(&config),
         Call::Import => import(&config),
         Call::Run | Call::PolicyHash | Call::Print(_) => serve(&config),
     }
+}
+
+/// What neighbours that are not trusted could do, each with the line that closes it.
+fn openings(config: &Config) -> String {
+    let all = config.openings();
+    if all.is_empty() {
+        return "nothing that a setting would close is open to neighbours that are not trusted\n".to_owned();
+    }
+    all.iter()
+        .map(|opening| format!("open: {}\n  close it with: {}\n", opening.what, opening.close))
+        .collect()
 }
 
 /// Asks the running server, which has the same environment.

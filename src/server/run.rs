@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
-use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
+use registry_client::protocol::{BackendUrl, Host};
 
 use super::admin::{Admin, Sources};
 use super::config::{self, Config, StateFile};
@@ -133,6 +133,7 @@ impl Server {
             sessions: registry.sessions(),
             access_log: access_log.clone(),
             ready,
+            hosts: config.admin_hosts.clone(),
             started,
         };
         let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&ready))));
@@ -309,6 +310,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
             token: config.registry_token.as_ref().map(|token| Token::new(token.reveal())),
             stage_ttl: config.stage_ttl.get(),
             policy: config.registry_policy.as_ref().map(|file| file.policy.clone()),
+            exclusive_hosts: config.exclusive_hosts,
             backends,
             limits,
             ..defaults.registry
@@ -320,6 +322,19 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
 struct RegistryProber {
     probes: ProberHandle,
     policy: BackendPolicy,
+}
+
+/// What a session from `peer` is told of a backend that fails. Details of another host would tell its open ports from its
+/// closed ones.
+fn shown_error(url: &BackendUrl, peer: IpAddr, error: String) -> String {
+    let is_own = match url.host() {
+        Host::Ip(ip) => ip.to_canonical() == peer.to_canonical(),
+        Host::Name(_) => false,
+    };
+    if is_own || peer.is_loopback() || error.starts_with("not allowed") {
+        return error;
+    }
+    "it does not answer, or not with HTTP (more is told only to a session at its address)".to_owned()
 }
 
 impl listener::Prober for RegistryProber {
@@ -336,7 +351,7 @@ impl listener::Prober for RegistryProber {
         async move {
             let test = test_backend(&url, &policy, peer).await;
             match test.error {
-                Some(error) => Err(error),
+                Some(error) => Err(shown_error(&url, peer, error)),
                 None => Ok(BackendReport {
                     reachable: test.reachable,
                     response_time_ms: test.response_time.as_secs_f64() * 1000.0,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use registry_sidecar::server::routing::MAX_WAITING_OF_CLIENT;
+use registry_sidecar::server::live_table::MAX_WAITING_OF_CLIENT;
 
 use crate::support::{Backend, Stage, member, until};
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
 use registry_sidecar::server::routing::{
-    BackendPolicy, Claim, Endpoint, Extras, Hold, Member, MemberId, Settings, StartHold, Terms,
+    BackendPolicy, Claim, Endpoint, Extras, Hold, Member, MemberId, Settings, Terms,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -291,7 +291,7 @@ impl Stage {
 
     /// How many requests that nobody claims wait.
     pub(crate) fn unclaimed(&self) -> usize {
-        self.table.start_hold().map_or(0, StartHold::waiting_requests)
+        self.table.unclaimed_waiting()
     }
 
     /// A claim that has lost its members, and for which requests wait.
@@ -302,6 +302,7 @@ impl Stage {
     fn claim(&self, domain: &str, path: &str, members: Vec<Member>, hold: Hold) {
         let mut table = (**self.table.load()).clone();
         table.put(Claim {
+            owns_host: false,
             domain: domain.parse().unwrap(),
             path: path.parse().unwrap(),
             terms: members.last().map_or_else(|| Arc::new(terms("web-1")), |last| Arc::clone(&last.terms)),

@@ -34,6 +34,8 @@ pub(crate) const ERRORS: &[&str] = &[
     "too many staged changes",
     "too many sessions",
     "too many sessions from this address",
+    "too many wrong tokens from this address",
+    "too many backend tests",
     "service token cannot be added",
     "metadata too large",
     "too many connections",

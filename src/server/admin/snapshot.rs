@@ -11,7 +11,7 @@ use crate::server::live_table::LiveTable;
 use crate::server::proxy::{
     AccessLog, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
 };
-use crate::server::routing::{Claim, StartHold};
+use crate::server::routing::Claim;
 
 /// The parts of the server that a snapshot reads.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Sources {
     pub access_log: Option<AccessLog>,
     /// Whether the server takes requests: true until it is stopped.
     pub ready: Arc<AtomicBool>,
+    /// ADMIN_HOSTS: the names that may be asked for.
+    pub hosts: Vec<String>,
     /// When the server started.
     pub started: Instant,
 }
@@ -68,7 +70,7 @@ impl Sources {
             connections: self.load.connections(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
-            unclaimed_waiting: self.table.start_hold().map_or(0, StartHold::waiting_requests),
+            unclaimed_waiting: self.table.unclaimed_waiting(),
             dropped_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
             requests: self.metrics.read(),
             services: services(&claims, now),

@@ -1,5 +1,6 @@
 //! The server's configuration, read from the environment. No other module of the server reads the environment.
 
+mod untrusted;
 mod variables;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use registry_client::protocol::{GoDuration, Invalid};
 
 use super::policy_file::{PolicyFile, ReadFile};
 
+pub use untrusted::Opening;
 pub use variables::{TABLE, VARIABLES};
 
 /// The server's configuration.
@@ -34,6 +36,8 @@ pub struct Config {
     pub registry_token: Option<Secret>,
     /// REGISTRY_POLICY, read; `None`: every service may claim every domain.
     pub registry_policy: Option<PolicyFile>,
+    /// HOSTS: a host belongs as a whole to the first service that claims a part of it.
+    pub exclusive_hosts: bool,
     /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
     pub backend_allow: Option<Vec<IpNet>>,
     /// TRUSTED_PROXIES
@@ -56,6 +60,8 @@ pub struct Config {
     pub max_routes_per_session: usize,
     /// ADMIN_LISTEN; `None`: off.
     pub admin: Option<AdminListen>,
+    /// ADMIN_HOSTS, in lower case.
+    pub admin_hosts: Vec<String>,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
     /// MAX_HEADERS_PER_ROUTE, at least one.
@@ -122,6 +128,7 @@ struct Raw {
     registry_allow: Option<String>,
     registry_token: Option<String>,
     registry_policy: Option<String>,
+    hosts: Option<String>,
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
@@ -138,6 +145,7 @@ struct Raw {
     max_connections_per_address: Option<String>,
     proxy_threads: Option<String>,
     admin_listen: Option<String>,
+    admin_hosts: Option<String>,
     access_log: Option<String>,
     state_file: Option<String>,
     log_level: Option<String>,
@@ -179,6 +187,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
     let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
     let registry_policy =
         reader.optional("REGISTRY_POLICY", raw.registry_policy, |path| policy(path, read_file));
+    let hosts = reader.value("HOSTS", raw.hosts, hosts);
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
@@ -196,6 +205,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
     let is_default = raw.admin_listen.is_none();
     let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
+    let admin_hosts = reader.optional("ADMIN_HOSTS", raw.admin_hosts, host_names);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
@@ -208,6 +218,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
         registry_allow: registry_allow?,
         registry_token: registry_token?,
         registry_policy: registry_policy?,
+        exclusive_hosts: hosts?,
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
@@ -224,6 +235,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
         max_connections_per_address: max_per_address? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
+        admin_hosts: admin_hosts?.unwrap_or_default(),
         access_log: access_log?.flatten(),
         state_file: state_file?,
         log: LogConfig { level: log_level?, libraries: libraries?, format: log_format? },
@@ -260,6 +272,28 @@ fn listen(text: &str) -> Result<SocketAddr, Invalid> {
 
 fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, Invalid> {
     if text == "off" { Ok(None) } else { listen(text).map(Some) }
+}
+
+/// Whether hosts are exclusive.
+fn hosts(text: &str) -> Result<bool, Invalid> {
+    match text {
+        "shared" => Ok(false),
+        "first" => Ok(true),
+        _ => Err(Invalid::new("rule for hosts", text, "it is neither shared nor first", "first")),
+    }
+}
+
+/// Parses names of hosts without ports, separated by commas, blanks or both.
+fn host_names(text: &str) -> Result<Vec<String>, Invalid> {
+    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
+    let name = |item: &str| {
+        let is_legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if item.chars().all(is_legal) {
+            return Ok(item.to_ascii_lowercase());
+        }
+        Err(Invalid::new("host name", item, "it is no name without a port", "proxy"))
+    };
+    items.map(name).collect()
 }
 
 fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
@@ -354,6 +388,7 @@ mod tests {
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
             ("REGISTRY_TOKEN", "a\nb"),
             ("REGISTRY_POLICY", "/etc/policy.json"),
+            ("HOSTS", "mine"),
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),
@@ -370,6 +405,7 @@ mod tests {
             ("MAX_CONNECTIONS_PER_ADDRESS", "some"),
             ("PROXY_THREADS", "0"),
             ("ADMIN_LISTEN", "yes"),
+            ("ADMIN_HOSTS", "http://proxy"),
             ("ACCESS_LOG", "xml"),
             ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),

@@ -28,6 +28,8 @@ pub struct RegistryConfig {
     pub token: Option<Token>,
     /// Which service may claim which domains (SEMANTICS section 9, REGISTRY_POLICY); `None`: any service any.
     pub policy: Option<ClaimPolicy>,
+    /// Whether each host belongs as a whole to the first service that claims a part of it (HOSTS=first).
+    pub exclusive_hosts: bool,
     /// Which boot of which machine this is; empty where that is not known (SEMANTICS section 4).
     pub boot_id: String,
     /// How much a peer may fill.
@@ -108,6 +110,7 @@ impl Default for RegistryConfig {
             cluster_id: String::new(),
             token: None,
             policy: None,
+            exclusive_hosts: false,
             boot_id: String::new(),
             limits: Limits::default(),
         }

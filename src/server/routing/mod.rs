@@ -15,8 +15,7 @@
 //! | `outage` | a member that cannot be connected to |
 //! | `breaker`, `admission` | a route's circuit breaker; a request that it lets through |
 //! | `route_state`, `route_stats` | what the proxy finds out about a route; its statistics |
-//! | `rate_limit`, `drain_share` | limits for each client; the falling share of a member that drains |
-//! | `hold`, `start_hold` | waiting for a member; waiting for a claim after the start |
+//! | `rate_limit`, `hold`, `drain_share` | limits for each client; waiting for a member; the falling share of a member that drains |
 //! | `response_headers` | the headers that a route sets |
 //! | `backend_policy`, `probe` | which addresses a backend may have; what a health check asks |
 
@@ -40,7 +39,6 @@ mod rate_limit;
 mod response_headers;
 mod route_state;
 mod route_stats;
-mod start_hold;
 mod table;
 
 pub use admission::Admission;
@@ -58,11 +56,11 @@ pub use members::Members;
 pub use normalise::{AmbiguousPath, normalise};
 pub use outage::Outage;
 pub use probe::{Probe, ProbeFailure, ProbeKind};
+pub(crate) use rate_limit::network;
 pub use rate_limit::{AddressLimit, MAX_BUCKETS, MAX_REQUESTS, RateBuckets};
 pub use response_headers::ResponseHeaders;
 pub use route_state::RouteState;
 pub use route_stats::{FinishedRequest, RouteStats, Summary};
-pub use start_hold::{MAX_WAITING_AT_START, MAX_WAITING_OF_CLIENT, StartHold, UnclaimedRequest};
 pub use table::Table;
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two tests while the backend is unreachable.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause where the proxy has had too many tests.
+const TEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Tests until the proxy reaches the backend of every route. Each route is logged when it is live, and when its
 /// obstacle changes.
@@ -27,9 +29,16 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
     let mut pause = FIRST_PAUSE;
     let mut logged: BTreeMap<RouteKey, String> = BTreeMap::new();
     loop {
-        let mut missing = BTreeMap::new();
+        let (mut missing, mut results) = (BTreeMap::new(), BTreeMap::new());
         for (key, route) in routes {
-            let Some(result) = test(&client, &route.backend).await else {
+            // Routes with one backend share its test.
+            let backend = route.backend.to_string();
+            if !results.contains_key(&backend)
+                && let Some(result) = test(&client, &route.backend).await
+            {
+                results.insert(backend.clone(), result);
+            }
+            let Some(result) = results.get(&backend) else {
                 missing.insert(key, route);
                 continue;
             };
@@ -57,7 +66,7 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
 
 /// Tests one backend from here and from the proxy; `None` where the proxy could not be asked.
 async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
-    let (from_here, from_proxy) = tokio::join!(connect(backend), client.backend_test(backend.clone()));
+    let (from_here, from_proxy) = tokio::join!(connect(backend), ask_proxy(client, backend));
     let from_proxy = match from_proxy {
         Ok(report) => Ok(report),
         Err(BackendTestError::NoSession | BackendTestError::TooMany | BackendTestError::Stopped) => {
@@ -66,6 +75,16 @@ async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
         Err(error) => Err(error.to_string()),
     };
     Some(TestResult { backend: backend.clone(), from_here, from_proxy })
+}
+
+/// Asks the proxy, and again a little later while it has had too many tests from here.
+async fn ask_proxy(client: &Client, backend: &BackendUrl) -> Result<BackendReport, BackendTestError> {
+    loop {
+        match client.backend_test(backend.clone()).await {
+            Err(error) if error.to_string().contains("too many backend tests") => sleep(TEST_PAUSE).await,
+            result => return result,
+        }
+    }
 }
 
 /// Connects to the advertised address, as the proxy would.

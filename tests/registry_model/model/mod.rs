@@ -195,6 +195,11 @@ pub(crate) struct Model {
     subscriptions: Vec<events::Subscription>,
     news: Vec<events::News>,
     tests: u64,
+    /// Who has begun tests since then.
+    tests_since: Option<u64>,
+    counted_tests: Vec<(usize, IpAddr)>,
+    /// Who gave wrong secrets.
+    guesses: Vec<sessions::Guess>,
     /// How many RECONNECTs have had to wait.
     resumes: u64,
     given_so_far: u64,
@@ -219,6 +224,9 @@ impl Model {
             subscriptions: Vec::new(),
             news: Vec::new(),
             tests: 0,
+            tests_since: None,
+            counted_tests: Vec::new(),
+            guesses: Vec::new(),
             resumes: 0,
             given_so_far: 0,
             given: Vec::new(),

@@ -119,7 +119,9 @@ impl Model {
     }
 
     pub(super) fn circuit_status(&mut self, conn: usize, s: usize, id: u32) {
-        if let Err(text) = self.breaker(s, id) {
+        if self.sessions[s].applied.route(id).is_none()
+            && let Err(text) = self.breaker(s, id)
+        {
             return self.error(conn, text);
         }
         let session = &self.sessions[s];
@@ -220,9 +222,28 @@ impl Model {
         if let Err(text) = self.permit(s, &url) {
             return self.error(conn, &text);
         }
+        if !self.counts_test(s) {
+            return self.error(conn, "too many backend tests");
+        }
         self.tests += 1;
         let waiting = Waiting::Test { number: self.tests, since: self.now };
         self.connection_mut(conn).expect("it is open").waiting = Some(waiting);
+    }
+
+    /// Whether a session may begin a test: five within a second, and twenty from its address.
+    fn counts_test(&mut self, s: usize) -> bool {
+        if self.tests_since.is_none_or(|since| self.now >= since + 1_000) {
+            self.tests_since = Some(self.now);
+            self.counted_tests.clear();
+        }
+        let peer = self.sessions[s].peer;
+        let own = self.counted_tests.iter().filter(|(of, _)| *of == s).count();
+        let from_there = self.counted_tests.iter().filter(|(_, from)| *from == peer).count();
+        let may = own < 5 && (from_there < 20 || peer.is_loopback());
+        if may {
+            self.counted_tests.push((s, peer));
+        }
+        may
     }
 
     /// What a BACKEND_TEST saw, of all that ever were: a status, or why nothing was seen.

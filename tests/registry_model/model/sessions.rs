@@ -12,6 +12,17 @@ pub(crate) const STORE_RETRY: u64 = 5_000;
 /// How long a session that never applied outlives its connection.
 const UNAPPLIED_GRACE: u64 = 60_000;
 
+/// Somebody who gave a wrong secret.
+#[derive(Debug)]
+pub(crate) struct Guess {
+    peer: std::net::IpAddr,
+    pause: u64,
+    until: u64,
+}
+
+/// The longest pause after a wrong secret; after as long a peace it is forgotten.
+const LONGEST_PAUSE: u64 = 60_000;
+
 impl Session {
     /// Whether its id is accepted: it has not ended, and no newer session has its name.
     pub(crate) fn lives(&self) -> bool {
@@ -27,9 +38,14 @@ impl Model {
         instance: String,
         metadata: serde_json::Map<String, Value>,
     ) {
+        let peer = self.connection(conn).expect("it is open").peer;
+        if self.guesses.iter().any(|guess| guess.peer == peer && self.now < guess.until) {
+            return self.refuse_secret(conn, "too many wrong tokens from this address");
+        }
         let given = metadata.get("token").and_then(Value::as_str);
         if self.rules.token.is_some() && self.rules.token.as_deref() != given {
-            return self.error(conn, "wrong registry token");
+            self.guessed_wrong(peer);
+            return self.refuse_secret(conn, "wrong registry token");
         }
         if metadata.get("service_token").is_some_and(|token| !token.is_string()) {
             return self.error(conn, "service_token is no text");
@@ -37,7 +53,8 @@ impl Model {
         let given = metadata.get("service_token").and_then(Value::as_str).unwrap_or_default();
         let mut kept = self.sessions.iter().filter(|s| !s.ended && s.service == service);
         if kept.find_map(|s| s.service_token.as_deref()).is_some_and(|token| token != given) {
-            return self.error(conn, "wrong service token");
+            self.guessed_wrong(peer);
+            return self.refuse_secret(conn, "wrong service token");
         }
         let connection = self.connection(conn).expect("it is open");
         let (peer, former) = (connection.peer, connection.session);
@@ -80,6 +97,26 @@ impl Model {
         self.note_shared(peer);
         self.suspend_at(peer, number);
         self.say(conn, Want::Registered(number));
+    }
+
+    /// Whoever guesses waits, twice as long each time.
+    fn guessed_wrong(&mut self, peer: std::net::IpAddr) {
+        if peer.is_loopback() {
+            return;
+        }
+        let before =
+            self.guesses.iter().position(|guess| guess.peer == peer).map(|at| self.guesses.remove(at));
+        let pause = before.map_or(1_000, |before| (before.pause * 2).min(LONGEST_PAUSE));
+        self.guesses.push(Guess { peer, pause, until: self.now + pause });
+    }
+
+    /// A connection without a session is closed.
+    fn refuse_secret(&mut self, conn: usize, text: &str) {
+        self.error(conn, text);
+        if self.connection(conn).is_some_and(|c| c.session.is_none()) {
+            self.out.push(Out::Close(conn));
+            self.close(conn);
+        }
     }
 
     fn new_session(
@@ -296,7 +333,7 @@ impl Model {
     }
 
     pub(super) fn session_deadlines(&self) -> Vec<u64> {
-        let mut due = Vec::new();
+        let mut due: Vec<u64> = self.guesses.iter().map(|guess| guess.until + LONGEST_PAUSE).collect();
         for session in self.sessions.iter().filter(|session| !session.ended) {
             due.extend(session.grace_until);
             due.extend(session.remember_at);
@@ -310,6 +347,7 @@ impl Model {
 
     pub(super) fn pass_session_deadlines(&mut self) {
         let now = self.now;
+        self.guesses.retain(|guess| guess.until + LONGEST_PAUSE > now);
         for s in 0..self.sessions.len() {
             let session = &mut self.sessions[s];
             if let Some(stage) = &mut session.stage

@@ -1,7 +1,7 @@
 //! Decides whether a request may go to a backend, and chooses the first member if one is usable. Another check before a
 //! backend goes here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use http::{HeaderValue, Request};
@@ -15,7 +15,6 @@ use crate::server::routing::AddressLimit;
 use super::assignment::Assignment;
 use super::record::Record;
 use super::select::{choose, retry_after, with_claim};
-use super::wait_for_claim;
 
 /// A request that may go to a backend.
 pub(super) struct Permitted {
@@ -41,9 +40,7 @@ pub(super) fn check(
     check_max_forwards(request)?;
     let address = || client.forwarding.client(request.headers());
     let first = match find(client, (&host, request.uri().path()), address, record) {
-        Err(Page::NoClaim) if wait_for_claim::may_wait(client, &host, record.now()) => {
-            First::NoClaim(address())
-        }
+        Err(Page::NoClaim) if may_wait(client, &host, record.now()) => First::NoClaim(address()),
         found => found?.map_or(First::NoMember, First::Member),
     };
     Ok(Permitted { host, first })
@@ -66,6 +63,24 @@ pub(super) fn find(
     })
 }
 
+/// Whether a request for `host` that nobody claims may wait. One for an address may not: no service claims addresses, and
+/// whoever tries all addresses asks for them.
+fn may_wait(client: &ClientConnection, host: &HeaderValue, now: Instant) -> bool {
+    let hold = client.context.proxy.table.start_hold();
+    hold.is_some_and(|hold| hold.deadline(now).is_some()) && !is_address(host)
+}
+
+fn is_address(host: &HeaderValue) -> bool {
+    let Ok(host) = host.to_str() else { return true };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bare.map_or_else(|| name.parse::<IpAddr>().is_ok(), |bare| bare.parse::<Ipv6Addr>().is_ok())
+        || host.parse::<Ipv6Addr>().is_ok()
+}
+
 /// Counts a request from `address` against the claim's limit.
 fn check_rate(
     limit: &AddressLimit,
@@ -79,4 +94,19 @@ fn check_rate(
         }
         Page::RateLimited(retry_after(wait))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_in_every_spelling_are_no_names() {
+        for address in ["10.2.2.7", "10.2.2.7:8080", "[::1]", "[2001:db8::1]:443", "::1", "127.0.0.1:"] {
+            assert!(is_address(&HeaderValue::from_static(address)), "{address}");
+        }
+        for name in ["example.com", "example.com:80", "10.2.2.7.example.com", "localhost", "a:b", "[::1"] {
+            assert!(!is_address(&HeaderValue::from_static(name)), "{name}");
+        }
+    }
 }

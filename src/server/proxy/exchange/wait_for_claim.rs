@@ -2,14 +2,13 @@
 //! routes (SEMANTICS section 6).
 
 use std::future::{Future, pending};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
 use tokio::sync::watch::error::RecvError;
 
-use crate::server::proxy::client::connection::ClientConnection;
-use crate::server::proxy::client::disconnect::Disconnect;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::client_state::disconnect::Disconnect;
 use crate::server::proxy::http::page::Page;
 
 use super::assignment::Assignment;
@@ -20,24 +19,6 @@ use super::wait::{Woken, something_changed};
 
 /// The pause between two looks at the table: it changes often while all services register at once.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Whether a request for `host` that nobody claims may wait. One for an address may not: no service claims addresses, and
-/// whoever tries all addresses asks for them.
-pub(super) fn may_wait(client: &ClientConnection, host: &HeaderValue, now: Instant) -> bool {
-    let hold = client.context.proxy.table.start_hold();
-    hold.is_some_and(|hold| hold.deadline(now).is_some()) && !is_address(host)
-}
-
-fn is_address(host: &HeaderValue) -> bool {
-    let Ok(host) = host.to_str() else { return true };
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    bare.map_or_else(|| name.parse::<IpAddr>().is_ok(), |bare| bare.parse::<Ipv6Addr>().is_ok())
-        || host.parse::<Ipv6Addr>().is_ok()
-}
 
 /// Gives the request to a member of the claim that comes, if one is usable then. The client's disconnect ends the wait by
 /// dropping the future.
@@ -76,20 +57,5 @@ async fn wait(
     match something_changed(client, change, pending(), disconnect, until).await {
         Woken::Stopping => Err(Page::NoClaim),
         Woken::Permit(_) | Woken::LookAgain => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_in_every_spelling_are_no_names() {
-        for address in ["10.2.2.7", "10.2.2.7:8080", "[::1]", "[2001:db8::1]:443", "::1", "127.0.0.1:"] {
-            assert!(is_address(&HeaderValue::from_static(address)), "{address}");
-        }
-        for name in ["example.com", "example.com:80", "10.2.2.7.example.com", "localhost", "a:b", "[::1"] {
-            assert!(!is_address(&HeaderValue::from_static(name)), "{name}");
-        }
     }
 }

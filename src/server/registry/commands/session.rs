@@ -6,7 +6,7 @@ use registry_client::protocol::report::SessionInfo;
 use registry_client::protocol::{Refusal, Registration, Reply};
 
 use crate::server::registry::api::LogEvent;
-use crate::server::registry::engine::{Engine, NewSession};
+use crate::server::registry::engine::{Engine, NewSession, Outcome};
 use crate::server::registry::model::{ConnId, Now, ServiceToken, SessionNo};
 use crate::server::registry::session::uptime;
 
@@ -29,15 +29,34 @@ const CAPABILITIES: [&str; 12] = [
 ];
 
 /// REGISTER.
-pub(crate) fn register(
+pub(crate) fn register(engine: &mut Engine, now: Now, conn: ConnId, registration: Registration) -> Outcome {
+    let Some(peer) = engine.peer(conn) else { return Err(Refusal::NoSession).into() };
+    if engine.must_wait(now, peer) {
+        return engine.refuse_secret(now, conn, other("too many wrong tokens from this address"));
+    }
+    let namesakes = engine.sessions().namesakes(&registration, peer);
+    if let Some(wrong) = wrong_secret(engine, &registration) {
+        let unseen = engine.guessed_wrong(now, peer);
+        let Registration { service, instance, .. } = registration;
+        let (event, text) = match wrong {
+            Wrong::Registry => (LogEvent::WrongToken { peer, unseen }, "wrong registry token"),
+            Wrong::Service => {
+                (LogEvent::WrongServiceToken { service, instance, peer, unseen }, "wrong service token")
+            }
+        };
+        engine.log(event);
+        return engine.refuse_secret(now, conn, other(text));
+    }
+    begin(engine, now, conn, (registration, peer, namesakes)).into()
+}
+
+fn begin(
     engine: &mut Engine,
     now: Now,
     conn: ConnId,
-    registration: Registration,
+    (registration, peer, namesakes): (Registration, IpAddr, Vec<SessionNo>),
 ) -> Result<Reply, Refusal> {
-    let peer = engine.peer(conn).ok_or(Refusal::NoSession)?;
-    let namesakes = engine.sessions().namesakes(&registration, peer);
-    check_tokens(engine, &registration, peer, &namesakes)?;
+    check_added_token(engine, &registration, peer, &namesakes)?;
     check_room(engine, &registration, peer, !namesakes.is_empty())?;
     let none = || other("no randomness to be had, try again");
     let random = engine.random().ok_or_else(none)?;
@@ -47,29 +66,45 @@ pub(crate) fn register(
         .map(Reply::Registered)
 }
 
-/// Checks the tokens of a registration, before anything of it is stored.
-fn check_tokens(
+/// Which secret of a registration is wrong.
+enum Wrong {
+    Registry,
+    Service,
+}
+
+/// Checks the secrets of a registration, before anything of it is stored.
+fn wrong_secret(engine: &Engine, registration: &Registration) -> Option<Wrong> {
+    let given = registration.metadata.text("token").unwrap_or_default();
+    if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
+        return Some(Wrong::Registry);
+    }
+    // One that is no text is refused for that.
+    let given = given_service_token(registration).ok()?;
+    let is_right = by_policy(engine, registration, given).unwrap_or_else(|| {
+        engine.sessions().token_of(&registration.service).is_none_or(|token| token.is(given))
+    });
+    (!is_right).then_some(Wrong::Service)
+}
+
+/// Whether the policy's secrets of the service say that `given` is right; `None`: it has none of this service.
+fn by_policy(engine: &Engine, registration: &Registration, given: &str) -> Option<bool> {
+    engine.config().policy.as_ref()?.knows(&registration.service, given)
+}
+
+/// A service's token cannot be added while there are others of it, who would be locked out.
+fn check_added_token(
     engine: &mut Engine,
     registration: &Registration,
     peer: IpAddr,
     namesakes: &[SessionNo],
 ) -> Result<(), Refusal> {
-    let given = registration.metadata.text("token").unwrap_or_default();
-    if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
-        engine.log(LogEvent::WrongToken(peer));
-        return Err(other("wrong registry token"));
-    }
     let given = given_service_token(registration)?;
-    let (service, instance) = (registration.service.clone(), registration.instance.clone());
-    let by_policy = engine.config().policy.as_ref().and_then(|policy| policy.knows(&service, given));
-    let token = engine.sessions().token_of(&service);
-    if !by_policy.unwrap_or_else(|| token.is_none_or(|token| token.is(given))) {
-        engine.log(LogEvent::WrongServiceToken { service, instance, peer });
-        return Err(other("wrong service token"));
-    }
-    // Whoever has joined without a token would be locked out.
-    let adds = by_policy.is_none() && token.is_none() && !given.is_empty();
-    if adds && engine.sessions().of_service(&service).iter().any(|no| !namesakes.contains(no)) {
+    let service = &registration.service;
+    let is_known =
+        by_policy(engine, registration, given).is_some() || engine.sessions().token_of(service).is_some();
+    let mut all = engine.sessions().of_service(service).into_iter();
+    if !is_known && !given.is_empty() && all.any(|no| !namesakes.contains(&no)) {
+        let (service, instance) = (service.clone(), registration.instance.clone());
         engine.log(LogEvent::TokenNotAdded { service, instance, peer });
         return Err(other("service token cannot be added"));
     }
@@ -102,9 +137,7 @@ fn check_room(
 /// policy holds the service's secrets.
 fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Option<ServiceToken>, NoRandom> {
     let given = given_service_token(registration).unwrap_or_default();
-    let policy = engine.config().policy.as_ref();
-    let has_policy = policy.is_some_and(|policy| policy.knows(&registration.service, given).is_some());
-    if given.is_empty() || has_policy {
+    if given.is_empty() || by_policy(engine, registration, given).is_some() {
         return Ok(None);
     }
     if let Some(known) = engine.sessions().token_of(&registration.service) {

@@ -39,7 +39,7 @@ pub(super) fn stats_page(engine: &Engine, no: SessionNo, after: RouteId) -> Resu
     take(entries, room(&Reply::StatsAll(Vec::new())), true).map(Reply::StatsAll)
 }
 
-/// CIRCUIT_BREAKER_STATUS.
+/// CIRCUIT_BREAKER_STATUS. An active route without a breaker has a closed one, as at the reference server.
 pub(super) fn breaker_status(
     engine: &Engine,
     now: Now,
@@ -47,7 +47,8 @@ pub(super) fn breaker_status(
     id: RouteId,
 ) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
-    let status = breaker(session, id)?.breaker().status(now.mono);
+    let Some(applied) = session.applied.get(&id) else { return Err(breaker_missing(session, id)) };
+    let status = applied.state.breaker().status(now.mono);
     let ago = |at: Instant| now.wall - now.mono.saturating_duration_since(at);
     let ahead = |at: Instant| now.wall + at.saturating_duration_since(now.mono);
     Ok(Reply::CircuitStatus(CircuitStatus {
@@ -90,11 +91,14 @@ fn entry(route_id: RouteId, state: Option<&Arc<RouteState>>) -> Stats {
     }
 }
 
+/// Why a route that is not active has no breaker.
+fn breaker_missing(session: &Session, id: RouteId) -> Refusal {
+    session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound)
+}
+
 /// The state of a route that has a breaker in force.
 fn breaker(session: &Session, id: RouteId) -> Result<&RouteState, Refusal> {
-    let Some(applied) = session.applied.get(&id) else {
-        return Err(session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound));
-    };
+    let Some(applied) = session.applied.get(&id) else { return Err(breaker_missing(session, id)) };
     settings_breaker(&applied.route.settings, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
     Ok(&applied.state)
 }

@@ -11,6 +11,7 @@
 //! | `queue` | which command runs next, and what it has to wait for |
 //! | `kin` | sessions that share an address and do not suspend each other there |
 //! | `bind`, `resume`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
+//! | `guesses` | whoever gives a wrong secret waits |
 //! | `permissions`, `staging`, `route_ids` | what a session may claim and stage, and under which ids |
 //! | `validate`, `commit`, `install` | the three steps of an apply |
 //! | `pending_commits`, `pending_claims`, `store_decision` | what is with the store; what follows when it decides |
@@ -26,6 +27,7 @@ mod commit;
 mod connections;
 mod drain;
 mod events;
+mod guesses;
 mod hidden_routes;
 mod install;
 mod kin;
@@ -56,7 +58,7 @@ use registry_client::protocol::{Command, Refusal};
 use crate::server::registry::api::{Effect, Input};
 use crate::server::registry::config::RegistryConfig;
 use crate::server::registry::membership::Membership;
-use crate::server::registry::model::{ConnId, Now, SessionNo};
+use crate::server::registry::model::{ConnId, ExclusiveHosts, Now, SessionNo};
 use crate::server::registry::session::{Session, SessionIndex};
 use crate::server::routing::MemberId;
 
@@ -66,6 +68,7 @@ pub(crate) use queue::Outcome;
 
 use backend_tests::BackendTests;
 use connections::Connections;
+use guesses::Guesses;
 use pending_commits::Commits;
 use resume::Resumes;
 use subscriptions::Subscriptions;
@@ -89,6 +92,7 @@ pub(crate) struct Engine {
     commits: Commits,
     tests: BackendTests,
     resumes: Resumes,
+    guesses: Guesses,
     /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
     verdicts: HashMap<MemberId, SessionNo>,
     subscriptions: Subscriptions,
@@ -99,8 +103,10 @@ pub(crate) struct Engine {
 impl Engine {
     /// An engine without sessions.
     pub(crate) fn new(config: RegistryConfig, random: Random, carry_out: CarryOut) -> Self {
+        let mut membership = Membership::new(config.hold);
+        membership.set_exclusive(ExclusiveHosts::new(config.exclusive_hosts, config.policy.as_ref()));
         Engine {
-            membership: Membership::new(config.hold),
+            membership,
             config,
             random,
             carry_out,
@@ -110,6 +116,7 @@ impl Engine {
             commits: Commits::default(),
             tests: BackendTests::default(),
             resumes: Resumes::default(),
+            guesses: Guesses::default(),
             verdicts: HashMap::new(),
             subscriptions: Subscriptions::default(),
             stopping: false,
@@ -162,6 +169,7 @@ impl Engine {
                 Timer::StoreMaintenance(no) => self.store_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
+                Timer::Guess(peer) => self.forget_guesses(peer),
             }
         }
     }
@@ -209,6 +217,7 @@ impl Engine {
             && self.commits.is_clear()
             && self.tests.is_empty()
             && self.resumes.is_empty()
+            && self.guesses.is_empty()
             && self.verdicts.is_empty()
             && self.subscriptions.is_empty()
             && self.sessions.is_empty()

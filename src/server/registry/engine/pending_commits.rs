@@ -110,6 +110,11 @@ impl Commits {
         });
     }
 
+    /// Which service other than `besides` is about to have a claim on a host, as of the last [`Commits::index_claims`].
+    pub(super) fn host_claimant(&self, host: &Domain, besides: &ServiceName) -> Option<&ServiceName> {
+        self.claims.host_claimant(host, besides)
+    }
+
     /// Which service is about to have a claim, as of the last [`Commits::index_claims`].
     pub(super) fn claimant(&self, domain: &Domain, path: &PathPrefix) -> Option<&ServiceName> {
         self.claims.claimant(domain, path)

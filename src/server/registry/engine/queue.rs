@@ -3,6 +3,8 @@
 //! Replies come in the order of the commands, so a connection's commands wait behind one that has no answer yet. A
 //! command also waits while the store decides on a change of its session, if it could get in the way of that.
 
+use std::net::IpAddr;
+
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{Command, Refusal, Reply, Request, SessionRef};
 
@@ -131,9 +133,15 @@ impl Engine {
         }
     }
 
-    /// Begins a BACKEND_TEST for a command, which waits for its result.
-    pub(crate) fn begin_test(&mut self, conn: ConnId) -> TestId {
-        self.tests.begin(conn)
+    /// Begins a BACKEND_TEST for a command, which waits for its result. `None`: there were too many within a second.
+    pub(crate) fn begin_test(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        no: SessionNo,
+        peer: IpAddr,
+    ) -> Option<TestId> {
+        self.tests.count(now.mono, no, peer).then(|| self.tests.begin(conn))
     }
 
     pub(super) fn tested(&mut self, now: Now, test: TestId, result: Result<BackendReport, String>) {

@@ -1,6 +1,7 @@
 //! Deadlines, each at most once. Finding the next one does not depend on how many there are.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::server::registry::model::{ConnId, SessionNo};
@@ -24,6 +25,8 @@ pub(crate) enum Timer {
     Drain(SessionNo),
     /// The time of a maintenance request of the session is over.
     Verdict(SessionNo),
+    /// There was no wrong secret from the address for a while.
+    Guess(IpAddr),
 }
 
 #[derive(Debug, Default)]

@@ -137,6 +137,7 @@ impl Membership {
         let mut claim = before.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
             domain: domain.clone(),
             path: path.clone(),
+            owns_host: self.exclusive.covers(domain),
             terms: shared.terms.clone(),
             limit: None,
             hold: Hold::default(),

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 
 use crate::server::registry::api::Effect;
-use crate::server::registry::model::{MemberSet, SessionNo};
+use crate::server::registry::model::{ExclusiveHosts, MemberSet, SessionNo};
 use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
 
 pub(crate) use events::FirstAnswer;
@@ -48,6 +48,8 @@ pub(crate) struct Membership {
     hold: Duration,
     /// Claims without members, by the time at which they go.
     held: BTreeSet<(Instant, Domain, PathPrefix)>,
+    /// The hosts that belong to one service as a whole.
+    exclusive: ExclusiveHosts,
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
@@ -74,6 +76,7 @@ impl Membership {
             now: None,
             hold,
             held: BTreeSet::new(),
+            exclusive: ExclusiveHosts::default(),
             table: Table::default(),
             dirty: false,
             members: HashMap::default(),
@@ -91,6 +94,22 @@ impl Membership {
     /// Sets the time of the input that is handled next.
     pub(crate) fn set_time(&mut self, now: Instant) {
         self.now = Some(now);
+    }
+
+    /// Sets which hosts belong to one service as a whole, for claims from now on and those in force.
+    pub(crate) fn set_exclusive(&mut self, exclusive: ExclusiveHosts) {
+        self.exclusive = exclusive;
+        let differs = |claim: &&Arc<Claim>| claim.owns_host != self.exclusive.covers(&claim.domain);
+        let changed: Vec<Arc<Claim>> = self.table.claims().filter(differs).cloned().collect();
+        for claim in changed {
+            self.table.put(Claim { owns_host: !claim.owns_host, ..Claim::clone(&claim) });
+            self.dirty = true;
+        }
+    }
+
+    /// Whether a host belongs to one service as a whole.
+    pub(crate) fn is_exclusive(&self, domain: &Domain) -> bool {
+        self.exclusive.covers(domain)
     }
 
     /// Makes room for so many more members.

@@ -41,6 +41,7 @@ pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};
 pub(crate) use member_set::MemberSet;
 pub(crate) use owner::Owner;
 pub(crate) use plan::{MemberPlan, RareSettings};
+pub(crate) use policy::ExclusiveHosts;
 pub use policy::{ClaimPolicy, PolicyError, ReadSecret};
 pub(crate) use probe_spec::{address_of, page_probe, probe};
 pub use route::Route;

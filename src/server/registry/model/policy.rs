@@ -7,6 +7,8 @@
 //!     "gateway": ["*"]
 //!   },
 //!   "default": ["*.apps.example.com"],
+//!   "show_others": true,
+//!   "exclusive": ["*.example.com"],
 //!   "secrets": {
 //!     "shop": ["sha256:0f…:5e…"],
 //!     "gateway": ["file:/run/secrets/gateway", "file:/run/secrets/gateway_next"]
@@ -39,6 +41,28 @@ pub struct ClaimPolicy {
     default: Vec<Pattern>,
     /// What a service must give as its `service_token`: one of these.
     secrets: BTreeMap<ServiceName, Vec<Secret>>,
+    /// Services may learn of each other's names and domains.
+    shows_others: bool,
+    /// Hosts that belong to one service as a whole.
+    exclusive: Vec<Pattern>,
+}
+
+/// Hosts that belong as a whole to the first service that claims a part of them (SEMANTICS section 1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ExclusiveHosts {
+    all: bool,
+    patterns: Vec<Pattern>,
+}
+
+impl ExclusiveHosts {
+    /// All hosts, or those that a policy names.
+    pub(crate) fn new(all: bool, policy: Option<&ClaimPolicy>) -> Self {
+        ExclusiveHosts { all, patterns: policy.map(|policy| policy.exclusive.clone()).unwrap_or_default() }
+    }
+
+    pub(crate) fn covers(&self, domain: &Domain) -> bool {
+        self.all || self.patterns.iter().any(|pattern| pattern.covers(domain))
+    }
 }
 
 /// A secret of a service.
@@ -75,13 +99,29 @@ impl ClaimPolicy {
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(PolicyError("it is no JSON object".to_owned()));
         }
-        let document: Document = serde_json::from_slice(json).map_err(|e| PolicyError(e.to_string()))?;
+        let mut document: Document = serde_json::from_slice(json).map_err(|e| PolicyError(e.to_string()))?;
         let mut secrets = BTreeMap::new();
-        for (service, texts) in document.secrets.0 {
+        for (service, texts) in std::mem::take(&mut document.secrets.0) {
             let of = |error| PolicyError(format!("secrets of {service}: {error}"));
             secrets.insert(service.clone(), read_secrets(&texts, read).map_err(of)?);
         }
-        Ok(ClaimPolicy { services: document.services.0, default: document.default, secrets })
+        let Document { services, default, show_others: shows_others, exclusive, .. } = document;
+        Ok(ClaimPolicy { services: services.0, default, secrets, shows_others, exclusive })
+    }
+
+    /// Whether it has secrets for every service that it names.
+    pub fn has_secrets(&self) -> bool {
+        !self.services.is_empty() && self.services.keys().all(|service| self.secrets.contains_key(service))
+    }
+
+    /// Whether it makes hosts exclusive.
+    pub fn has_exclusive(&self) -> bool {
+        !self.exclusive.is_empty()
+    }
+
+    /// Whether services may learn of each other's names and domains, in errors and events.
+    pub(crate) fn shows_others(&self) -> bool {
+        self.shows_others
     }
 
     /// Whether a service must give a secret that the policy holds, and whether `given` is it. `None`: it holds none of this
@@ -146,6 +186,10 @@ struct Document {
     default: Vec<Pattern>,
     #[serde(default)]
     secrets: Services<String>,
+    #[serde(default)]
+    show_others: bool,
+    #[serde(default)]
+    exclusive: Vec<Pattern>,
 }
 
 /// A list for each service.

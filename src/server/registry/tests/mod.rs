@@ -1,5 +1,6 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
+mod backend_tests;
 mod bounds;
 mod commit;
 mod drain;

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::rate_limit::network;
+use crate::server::routing::network;
 
 /// How many requests may wait; further ones are answered at once.
 pub const MAX_WAITING_AT_START: usize = 1_000;

@@ -1,7 +1,10 @@
 //! The current routing table, with one writer and many readers.
 //!
 //! The registry's task stores a new table after each change. The proxy loads a snapshot for each request and, if no
-//! member can serve it now, waits for the next table. This module must not know either of them.
+//! member can serve it now, waits for the next table; `start_hold` counts those that nobody claims. This module must not
+//! know either of them.
+
+mod start_hold;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -9,7 +12,9 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{broadcast, watch};
 
-use crate::server::routing::{MemberId, StartHold, Table};
+use crate::server::routing::{MemberId, Table};
+
+pub use start_hold::{MAX_WAITING_AT_START, MAX_WAITING_OF_CLIENT, StartHold, UnclaimedRequest};
 
 /// How many ejections a subscriber may be behind before it loses the oldest.
 const MAX_UNREAD_EJECTIONS: usize = 256;
@@ -60,6 +65,11 @@ impl LiveTable {
     /// Where requests wait that nobody claims; `None`: the table had everything at the start.
     pub fn start_hold(&self) -> Option<&StartHold> {
         self.start_hold.get()
+    }
+
+    /// How many requests wait that nobody claims.
+    pub fn unclaimed_waiting(&self) -> usize {
+        self.start_hold.get().map_or(0, StartHold::waiting_requests)
     }
 
     /// Wakes all that wait for a change, although the table is the same: what the proxy knows of a member has changed.
