@@ -74,10 +74,15 @@ impl Engine {
     /// A session is connected from an address that names one container. Whoever had the address before is suspended there,
     /// unless it is kin (SEMANTICS section 4). A session that only names the address as its backend's takes nothing.
     pub(super) fn comes_to(&mut self, ip: IpAddr, no: SessionNo) {
+        self.takes_address(ip, no, |_| false);
+    }
+
+    /// The same, without those that are spared.
+    pub(super) fn takes_address(&mut self, ip: IpAddr, no: SessionNo, is_spared: impl Fn(SessionNo) -> bool) {
         let Some(session) = self.sessions.get(no).filter(|_| self.sessions.is_one_container(ip)) else {
             return;
         };
-        let is_kin = |other| self.sessions.is_kin(session, other, ip);
+        let is_kin = |other| self.sessions.is_kin(session, other, ip) || is_spared(other);
         self.membership.address_taken(ip, &session.label(), is_kin);
     }
 

@@ -133,14 +133,17 @@ impl Engine {
     }
 
     /// Suspends members at addresses from which another session was connected later (SEMANTICS section 4). Only the order of
-    /// the applies is known: the session that applied last came last.
+    /// the applies is known: of two sessions, the one that applied last came last.
     fn suspend_former_holders(&mut self, returning: &[Returning]) {
-        let peer = |no| self.sessions.get(no).map(|session| (session.peer, no));
+        let mut applied: BTreeMap<SessionNo, u64> = BTreeMap::new();
         let mut holders: BTreeMap<IpAddr, SessionNo> =
             self.sessions.restored().map(|session| (session.peer, session.no)).collect();
-        holders.extend(returning.iter().filter_map(|route| peer(route.session)));
+        for route in returning {
+            applied.insert(route.session, route.applied);
+            holders.extend(self.sessions.get(route.session).map(|session| (session.peer, session.no)));
+        }
         for (ip, no) in holders {
-            self.comes_to(ip, no);
+            self.takes_address(ip, no, |other| applied.get(&other) > applied.get(&no));
         }
     }
 }

@@ -167,3 +167,15 @@ fn who_is_resumed_from_another_address_suspends_there() {
     assert_eq!(world.ask(there, &format!("RECONNECT|{id}")), "OK");
     assert_eq!(world.serving("a.de"), [""; 0]);
 }
+
+#[test]
+fn after_a_restart_a_backend_that_was_applied_later_is_not_taken_by_who_was_connected_from_there_before() {
+    let mut world = World::new();
+    let (gone, _) = world.live("blog", "blog-1", HOST, "blog.de", SECOND);
+    world.hang_up(gone);
+    world.fails(SECOND);
+    // Its address was given to an application whose sidecar is elsewhere.
+    world.live("shop", "shop-1", ELSEWHERE[0], "shop.de", FIRST);
+    let world = world.restart();
+    assert_eq!(world.serving("shop.de"), ["10.2.2.7:8000"]);
+}
