@@ -113,7 +113,7 @@ pub enum ConfigError {
 
 /// What an answer of etcd means for whoever asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The token is no longer good, or there should be one: authenticate and ask again.
     Token,
     /// Whom we authenticate with knows no users at all.

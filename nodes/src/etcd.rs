@@ -20,7 +20,7 @@ use crate::error::{ConfigError, Error, Fault, classify, classify_cancelled};
 /// So many nodes are read at once.
 const PAGE: i64 = 500;
 /// Values of nodes are small; etcd's own limit for one of them is 1.5 MiB.
-const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
+pub(crate) const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 /// A connection that is made when it is needed, and made anew when it fails. Cheap to clone.
 #[derive(Clone)]
@@ -166,6 +166,11 @@ impl Etcd {
             })
             .await?;
         }
+        self.revoke(lease).await
+    }
+
+    /// Ends a lease and with it what hangs on it. One that is gone already is no fault.
+    pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Fault> {
         let revoke = |mut client: Client| async move { client.lease_revoke(lease).await.map(drop) };
         match self.ask("revoke a lease", self.0.config.timeout, revoke).await {
             Ok(()) | Err(Fault::LeaseLost) => Ok(()),
@@ -229,7 +234,7 @@ impl Etcd {
         }
     }
 
-    async fn ask<T, F: Future<Output = Result<T, ClientError>> + Send>(
+    pub(crate) async fn ask<T, F: Future<Output = Result<T, ClientError>> + Send>(
         &self,
         what: &str,
         limit: Duration,
@@ -239,7 +244,7 @@ impl Etcd {
     }
 
     /// The answer, and which endpoint gave it.
-    async fn ask_at<T, F: Future<Output = Result<T, ClientError>> + Send>(
+    pub(crate) async fn ask_at<T, F: Future<Output = Result<T, ClientError>> + Send>(
         &self,
         what: &str,
         limit: Duration,
@@ -375,7 +380,7 @@ fn record(kv: &etcd_client::KeyValue) -> Record {
 }
 
 /// The first key that does not begin with `prefix`, which ends with `/`.
-fn end_of(prefix: &str) -> Vec<u8> {
+pub(crate) fn end_of(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
         *last += 1;

@@ -28,6 +28,7 @@ mod backoff;
 mod config;
 mod error;
 mod etcd;
+pub mod kv;
 mod layout;
 mod node;
 mod registration;
@@ -106,6 +107,11 @@ impl Registry {
         }
         let key = self.key(service, &node.name)?;
         Ok(Registration::start(self.0.clone(), key, &node.info, ttl, on_taken))
+    }
+
+    /// All keys of the same etcd, over the same connection.
+    pub fn kv(&self) -> kv::Kv {
+        kv::Kv::sharing(self.0.clone())
     }
 
     /// The key under which a node is registered.

@@ -17,8 +17,9 @@ use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{BackendUrl, Host};
 
 use super::admin::{Admin, Sources};
+use super::cluster::{Replica, StatusReader};
 use super::config::{self, Config, StateFile};
-use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
+use super::listener::{self, ListenerConfig, RegistryCore, RegistryHandle};
 use super::live_table::LiveTable;
 use super::proxy::{
     self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, HttpsConfig,
@@ -41,7 +42,7 @@ pub struct Server {
     proxy: Proxy,
     access_log: Option<AccessLog>,
     admin: Option<Admin>,
-    ready: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
 }
 
 /// Why a server did not start.
@@ -90,7 +91,11 @@ impl Server {
         let registry_failed = || failed("REGISTRY_LISTEN", config.registry_listen);
         let listener = TcpListener::bind(config.registry_listen).await.map_err(registry_failed())?;
         let registry_address = listener.local_addr().map_err(registry_failed())?;
-        let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
+        let mut policy = BackendPolicy {
+            allow: config.backend_allow.clone(),
+            own: vec![registry_address],
+            is_shared: false,
+        };
         let started = Instant::now();
         let admin = admin_listener(config).await?;
         policy.own.extend(admin.as_ref().map(|(_, address)| *address));
@@ -115,29 +120,34 @@ impl Server {
             tokio::spawn(file.watch(notify));
         }
         let boot_id = boot_id().await;
-        let store = store(config, &boot_id).await?;
         let mut settings = listener_config(config, policy);
+        let State { store, replica, status } = state(config, &boot_id).await?;
         settings.registry.boot_id = boot_id;
-        let registry =
-            RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results, notices)
-                .map_err(registry_failed())?;
+        let core = RegistryCore::start(settings, Arc::clone(&table), store, prober, results, notices)
+            .map_err(registry_failed())?;
+        let registry = match replica {
+            None => core.listen(listener),
+            Some(replica) => core.listen_through(listener, |core, stopped| replica.start(core, stopped)),
+        };
+        let registry = registry.map_err(registry_failed())?;
         begin_start_hold(config, &table, started);
         // After the registry, so that the first request finds the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
-        let ready = Arc::new(AtomicBool::new(true));
-        let sources = |ready| Sources {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let sources = |stopping| Sources {
             table,
             metrics,
             load: proxy.load(),
             prober: probes,
             sessions: registry.sessions(),
             access_log: access_log.clone(),
-            ready,
+            stopping,
             hosts: config.admin_hosts.clone(),
+            cluster: status,
             started,
         };
-        let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&ready))));
-        let server = Server { registry, proxy, access_log, admin, ready };
+        let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&stopping))));
+        let server = Server { registry, proxy, access_log, admin, stopping };
         server.log_start();
         Ok(server)
     }
@@ -175,7 +185,7 @@ impl Server {
     /// Sends `SHUTDOWN` to every client of the registry and lets requests in flight finish for at most 8 s. Returns as
     /// soon as there are none. Dropping the future does not cancel the stop.
     pub async fn stop(self) {
-        self.ready.store(false, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::Relaxed);
         self.registry.stop().await;
         let stopped = self.proxy.stop(DRAIN).await;
         if let Some(log) = &self.access_log {
@@ -221,7 +231,19 @@ fn begin_start_hold(config: &Config, table: &LiveTable, started: Instant) {
     }
 }
 
-/// Opens the store for applied state. Where STATE_FILE is optional and cannot be used, there is none.
+/// Where applied state is, and whether others share it.
+struct State {
+    store: Box<dyn Store>,
+    replica: Option<Replica>,
+    status: Option<StatusReader>,
+}
+
+/// Opens the store for applied state.
+async fn state(config: &Config, boot_id: &str) -> Result<State, StartError> {
+    Ok(State { store: store(config, boot_id).await?, replica: None, status: None })
+}
+
+/// Opens the store of a server alone. Where STATE_FILE is optional and cannot be used, there is none.
 async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
     let Some(StateFile { path, is_optional }) = config.state_file.clone() else {
         return Ok(Box::new(MemoryStore));

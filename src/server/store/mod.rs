@@ -7,10 +7,13 @@
 //! | `database` | its tables |
 //! | `memory_copy` | a file's bytes in memory, to check it without changing it |
 //! | `export` | the state as JSON, for `registry-server export` and `import` |
+//! | `etcd` | the store that replicas share |
 //!
-//! A store that servers share, as etcd, would implement the same trait.
+//! The store that replicas share (feature `etcd`) implements the same trait.
 
 mod database;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod export;
 mod file;
 mod memory_copy;

@@ -83,6 +83,7 @@ impl Engine {
             .map(|installed| &*installed.applied.route);
         self.tell_of_hidden(no, changed, &shared_hosts);
         self.tell_config(no, &domains);
+        self.touch(no);
     }
 
     /// The members of other services in the claims of changed routes. Their owners do not live, or the apply would have been
@@ -193,7 +194,7 @@ impl Engine {
         let Some(session) = self.sessions.get(no).filter(|session| session.answered) else { return };
         if let Some(claim) = self.membership.claim(domain, path) {
             let older = self.membership.members_of(&session.predecessors, claim);
-            self.drop_members(now, older);
+            self.drop_superseded(now, older);
         }
     }
 

@@ -10,7 +10,8 @@ impl Engine {
     /// Remembers which sessions have met at an address with backends that answer.
     pub(super) fn note_kin(&mut self, now: Now) {
         for ip in self.membership.take_met() {
-            if !self.sessions.is_one_container(ip) {
+            // A follower is told by the records.
+            if !self.role.leads() || !self.sessions.is_one_container(ip) {
                 continue;
             }
             let met: Vec<SessionNo> = self.membership.proven_at(ip).collect();

@@ -230,7 +230,7 @@ impl Engine {
     }
 
     /// Gives the members of all routes of a session, or of one, the maintenance that these are in.
-    fn show_maintenance(&mut self, no: SessionNo, target: RouteOrAll) {
+    pub(super) fn show_maintenance(&mut self, no: SessionNo, target: RouteOrAll) {
         let Some(session) = self.sessions.get(no) else { return };
         let touched = session
             .applied
@@ -251,6 +251,18 @@ impl Engine {
             if session.maintenance.end_of(setter) {
                 self.show_maintenance(no, RouteOrAll::All);
                 self.store_maintenance_if_changed(no);
+            }
+        }
+    }
+
+    /// Ends what sessions entered for others that are not known any more: the former leader ended them, and nothing else.
+    pub(super) fn end_maintenance_of_the_gone(&mut self) {
+        for no in self.sessions.numbers() {
+            let Some(session) = self.sessions.get(no) else { continue };
+            let service = session.registration.service.clone();
+            let setters = session.maintenance.entered_by().into_iter();
+            for setter in setters.filter(|setter| self.sessions.get(*setter).is_none()).collect::<Vec<_>>() {
+                self.end_maintenance_by(setter, &service);
             }
         }
     }

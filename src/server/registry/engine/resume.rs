@@ -159,14 +159,21 @@ impl Engine {
         };
         if let Some(older) = older {
             self.connections.lose_bound(older, no);
-            self.unbind(now, no);
         }
+        self.unbind(now, no);
         self.membership.failed_at(&self.members_of(no), left);
         Reply::Reregister
     }
 
     fn members_of(&self, no: SessionNo) -> Vec<MemberId> {
         self.sessions.get(no).map(|session| session.members.iter().collect()).unwrap_or_default()
+    }
+
+    /// No RECONNECT waits any more: another replica leads.
+    pub(super) fn abandon_resumes(&mut self) {
+        for conn in self.resumes.open.keys().copied().collect::<Vec<_>>() {
+            self.drop_resume(conn);
+        }
     }
 
     /// The RECONNECT of this connection does not wait any more. Returns which session it is for.

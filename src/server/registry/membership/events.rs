@@ -126,6 +126,9 @@ impl Membership {
         let before = record.proven_at();
         record.state = is;
         self.proven.changed(before, record.proven_at());
+        if (was == MemberState::Suspended) != (is == MemberState::Suspended) {
+            self.suspensions.push(record.shared.session);
+        }
         if was.serves() != is.serves() {
             let which = record.label();
             self.effects.push(Effect::Log(if is.serves() {

@@ -1,6 +1,6 @@
 //! All sessions, and the ways to find one: by number, by id, by name and address, by service.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
@@ -85,6 +85,11 @@ impl SessionIndex {
             && self.usage.is_empty()
             && self.connected.is_empty()
             && self.active == 0
+    }
+
+    /// Whether there has been no session yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.last == 0
     }
 
     #[cfg(test)]
@@ -176,6 +181,7 @@ impl SessionIndex {
         }
         let before = Name::of(session);
         self.usage.remove(session.peer, session.counted_stage);
+        session.is_rebound = true;
         session.peer = peer;
         self.usage.add(peer, session.counted_stage);
         let after = Name::of(session);
@@ -244,7 +250,7 @@ impl SessionIndex {
         session.ids = RouteIds::restore(record.last_route);
         session.defaults = record.defaults.into();
         session.defaults_applied = record.defaults_applied;
-        session.kin = record.kin.iter().map(|(ip, oldest)| (*ip, SessionNo(*oldest))).collect();
+        session.kin = kin(&record.kin);
         session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
         self.insert(session);
         self.last = self.last.max(no.0);
@@ -255,7 +261,7 @@ impl SessionIndex {
         let (no, newest) = (SessionNo(older.no), Some(SessionNo(by.no)));
         if let Some(session) = self.all.get_mut(&no) {
             session.replaced_by = newest;
-            if session.state == SessionState::Grace {
+            if session.state.lives() {
                 session.state = SessionState::Replaced;
             }
             return;
@@ -273,6 +279,40 @@ impl SessionIndex {
     pub(crate) fn restored(&self) -> impl Iterator<Item = &Session> {
         let all = self.all.values().map(|session| &**session);
         all.filter(|session| session.state != SessionState::Retired)
+    }
+
+    /// What the store holds of a session that is known already.
+    pub(crate) fn update(&mut self, record: &SessionRecord) {
+        let no = SessionNo(record.no);
+        let Some(session) = self.all.get_mut(&no) else { return };
+        session.registration = record.registration();
+        session.last_apply = Some(record.last_apply);
+        session.last_activity = session.last_activity.max(record.last_apply);
+        session.revision = record.revision;
+        session.kin = kin(&record.kin);
+        session.ids = RouteIds::restore(record.last_route);
+        if !session.is_rebound {
+            self.set_peer(no, record.peer);
+        }
+        if let Some(session) = self.all.get_mut(&no) {
+            session.is_rebound = session.marks.peer.is_some();
+            session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
+        }
+    }
+
+    /// The numbers of all sessions that are known, smallest first.
+    pub(crate) fn numbers(&self) -> Vec<SessionNo> {
+        let mut all: Vec<SessionNo> = self.all.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// A connected session from `ip`.
+    pub(crate) fn connected_from(&self, ip: IpAddr) -> Option<&Session> {
+        self.connected.get(&ip)?;
+        let is_there =
+            |session: &&Box<Session>| session.state == SessionState::Connected && session.peer == ip;
+        self.all.values().find(is_there).map(|session| &**session)
     }
 
     /// A client has sent this id. If it is that of a restored session, the id is known from now on.
@@ -342,6 +382,11 @@ impl SessionIndex {
     pub(crate) fn is_one_container(&self, ip: IpAddr) -> bool {
         !ip.is_loopback() && !self.shared.contains(&ip)
     }
+}
+
+/// The kin of a record.
+fn kin(record: &BTreeMap<IpAddr, u64>) -> BTreeMap<IpAddr, SessionNo> {
+    record.iter().map(|(ip, oldest)| (*ip, SessionNo(*oldest))).collect()
 }
 
 /// `<instance>-<unix ms>-<128 random bits>` (PROTOCOL section 2).

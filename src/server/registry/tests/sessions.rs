@@ -388,7 +388,7 @@ fn whoever_registers_without_the_token_is_refused_and_nothing_is_kept() {
 #[test]
 fn whoever_guesses_waits_ever_longer_and_is_logged_seldom() {
     let mut world = World::with(|config| config.token = Some(crate::server::registry::Token::new("hush")));
-    let mut ask = |world: &mut World, from: &str, token: &str| {
+    let ask = |world: &mut World, from: &str, token: &str| {
         let conn = world.connect(from);
         let reply = world.ask(conn, &format!(r#"REGISTER|web|web-1|0|{{"token":"{token}"}}"#));
         (reply, world.closed.contains(&conn))

@@ -1,5 +1,8 @@
 //! Stories about the state file: what is in it, and what becomes of one that is not as it should be.
 
+pub(super) mod contract;
+mod story;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -18,12 +21,14 @@ use crate::server::registry::persist::{
 use crate::server::registry::{Delta, EndReason, Route, RouteSettings, SessionNo, StoreChange, Tx};
 use registry_client::protocol::{RouteId, SessionId};
 
+pub(super) use story::Story;
+
 use super::database::{ReadError, Tables};
 use super::{Decision, FileStore, ImportError, StateError, Store, export, file, import};
 
 const GRACE: Duration = Duration::from_secs(300);
 
-fn session(no: u64, revision: u64) -> SessionRecord {
+pub(super) fn session(no: u64, revision: u64) -> SessionRecord {
     let id: SessionId = format!("web-{no}-1700000000000-{no:032x}").parse().unwrap();
     SessionRecord {
         no,
@@ -46,7 +51,7 @@ fn session(no: u64, revision: u64) -> SessionRecord {
     }
 }
 
-fn route(domain: &str) -> RouteRecord {
+pub(super) fn route(domain: &str) -> RouteRecord {
     let json = format!(
         r#"{{"domains":["{domain}"],"path":"/","backend":"http://10.2.2.7:80/","priority":1,"applied":1}}"#
     );
@@ -54,7 +59,7 @@ fn route(domain: &str) -> RouteRecord {
 }
 
 /// An apply that leaves a session with these routes, and without those of no domain.
-fn applied(no: u64, revision: u64, routes: &[(u32, Option<&str>)]) -> StoreChange {
+pub(super) fn applied(no: u64, revision: u64, routes: &[(u32, Option<&str>)]) -> StoreChange {
     let routes = routes.iter().map(|(id, domain)| {
         let record = domain.map(route);
         (RouteId(*id), record.map(|record| Arc::new(Route::from(record))))
@@ -274,7 +279,7 @@ fn what_a_newer_version_wrote_is_refused_and_says_so() {
     assert!(std::fs::read(copy).unwrap() == std::fs::read(folder.file()).unwrap());
 }
 
-fn maintenance() -> MaintenanceRecord {
+pub(super) fn maintenance() -> MaintenanceRecord {
     serde_json::from_str(
         r#"{
             "all": {"at": "2026-11-21T14:00:00Z", "page": {"url": "http://10.2.2.7:3001/", "peer": "10.2.2.7"}},
@@ -380,7 +385,7 @@ fn an_export_is_imported_as_it_was_and_never_over_something() {
 /// Somebody keeps exports, and reads them with programs: no version reads this one otherwise, or writes it otherwise.
 #[test]
 fn the_form_of_an_export_is_what_it_was() {
-    const EXPORT: &str = include_str!("export-of-format-2.json");
+    const EXPORT: &str = include_str!("../export-of-format-2.json");
     let folder = Folder::new();
     assert_eq!(import(&folder.file(), EXPORT).unwrap(), 3);
     let ours = concat!("registry-server/", env!("CARGO_PKG_VERSION"));

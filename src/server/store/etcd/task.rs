@@ -1,0 +1,616 @@
+//! Carries out what the pure parts decide: one task that owns the image, the leadership and the commits.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use registry_nodes::kv::{Answer, Compare, Fault, Kv, Op, Transaction};
+use registry_nodes::{ConfigError, Error, Node, Registration, Registry};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::server::registry::persist::StoreChange;
+use crate::server::registry::{StoreRevision, Term, Tx};
+use crate::server::store::Decision;
+
+use super::backoff::pause;
+use super::clock;
+use super::commit::{Commit, Progress, Rejection};
+use super::image::{Image, Leader};
+use super::layout::{Folder, Key, Layout};
+use super::leadership::{Call, Event, Leadership, Reply, Standing, Time};
+use super::presence::{self, RELAY, SETTINGS};
+use super::reader::{News, Reader};
+use super::transaction::{Fence, Plan, plan};
+use super::values::{BootValue, LeaderValue, encode};
+use super::{Feed, LeaderInfo, Said, Settings, Status};
+
+/// How many messages of the reader wait.
+const NEWS: usize = 16;
+/// How many terms' counts of commits are kept. A leader whose term is over asks for its own until it knows what became of
+/// its last commit.
+const TERMS: usize = 16;
+/// After so long a boot in which no server is alive is forgotten.
+const BOOT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How many operations a chore has at most.
+const CHORE: usize = 50;
+/// How long the leadership and the presence may take to be given up. Then they go with their leases.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// The task's ends of the channels that [`super::start`] makes.
+pub(super) struct Ends {
+    pub(super) queue: mpsc::UnboundedReceiver<(Tx, StoreChange)>,
+    pub(super) say: mpsc::UnboundedSender<Said>,
+    pub(super) turned: mpsc::UnboundedReceiver<()>,
+    pub(super) stops: mpsc::UnboundedReceiver<()>,
+    pub(super) tell: mpsc::Sender<Feed>,
+    pub(super) show: watch::Sender<Status>,
+    pub(super) proven_until: Arc<AtomicU64>,
+}
+
+/// What the registry was told last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Leads(Term),
+    Follows(Option<LeaderInfo>),
+}
+
+type Asked = Pin<Box<dyn Future<Output = Reply> + Send>>;
+type Sent = Pin<Box<dyn Future<Output = Result<Answer, Fault>> + Send>>;
+
+/// A commit on its way.
+struct Committing {
+    commit: Commit,
+    since: Time,
+    sent: Time,
+    failures: u32,
+    answer: Sent,
+}
+
+pub(super) struct Task {
+    settings: Settings,
+    registry: Registry,
+    kv: Kv,
+    layout: Layout,
+    ends: Ends,
+    image: Option<Image>,
+    leadership: Leadership,
+    told: Told,
+    /// Whether the registry has to be told everything that is held.
+    owes_load: bool,
+    waiting: VecDeque<(Tx, StoreChange)>,
+    committing: Option<Committing>,
+    /// How many commits of the term there were.
+    made: u64,
+    /// How many tries of commits of the term there were.
+    attempts: u64,
+    /// The revision of the last commit. The next one is planned when the image has seen it.
+    last_commit: i64,
+    asked: Option<Asked>,
+    /// What is to be written besides, sooner or later.
+    chores: VecDeque<Transaction>,
+    chore: Option<Sent>,
+    has_asked_for_turn: bool,
+    trouble: Option<Error>,
+    /// Since when the store is dropped or stopped.
+    stopping_since: Option<Time>,
+    /// Whether everything that waited is written, and the leadership is being given up.
+    is_leaving: bool,
+}
+
+impl Task {
+    pub(super) fn new(settings: Settings, ends: Ends) -> Result<Task, ConfigError> {
+        let base = settings.etcd.base_path.to_string();
+        let layout = Layout::new(&base);
+        let mut config = settings.etcd.clone();
+        // The presence of a replica is the node of a service, below our own keys.
+        let root = layout.root().trim_end_matches('/');
+        config.base_path = root.parse().map_err(|reason| ConfigError::Endpoint { endpoint: base, reason })?;
+        let registry = Registry::new(config)?;
+        let kv = registry.kv();
+        Ok(Task {
+            leadership: Leadership::new(settings.ttl, fastrand::u64(..)),
+            settings,
+            registry,
+            kv,
+            layout,
+            ends,
+            image: None,
+            told: Told::Nothing,
+            owes_load: true,
+            waiting: VecDeque::new(),
+            committing: None,
+            made: 0,
+            attempts: 0,
+            last_commit: 0,
+            asked: None,
+            chores: VecDeque::new(),
+            chore: None,
+            has_asked_for_turn: false,
+            trouble: None,
+            stopping_since: None,
+            is_leaving: false,
+        })
+    }
+
+    /// Runs until the store is dropped or stopped, and the leadership given up.
+    pub(super) async fn run(mut self) {
+        let (tell, mut news) = mpsc::channel(NEWS);
+        let reader = Reader::new(self.kv.clone(), self.layout.clone(), tell);
+        let reading = tokio::spawn(reader.run(random_id()));
+        let presence = self.register();
+        let mut alive = tokio::time::interval(self.settings.alive.max(Duration::from_secs(1)));
+        loop {
+            self.go_on().await;
+            if self.has_ended() {
+                break;
+            }
+            let due = self.due();
+            tokio::select! {
+                change = self.ends.queue.recv(), if self.stopping_since.is_none() => self.queued(change),
+                Some(()) = self.ends.stops.recv(), if self.stopping_since.is_none() => self.stop(),
+                Some(news) = news.recv() => self.on_news(news).await,
+                reply = of(&mut self.asked) => self.replied(reply),
+                answer = answer_of(&mut self.committing) => self.answered(answer),
+                answer = of(&mut self.chore) => self.chore_done(answer),
+                Some(()) = self.ends.turned.recv() => {
+                    self.has_asked_for_turn = false;
+                    self.leadership.on(Event::Turned, clock::now());
+                }
+                _ = alive.tick() => self.say_alive(),
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
+            }
+        }
+        reading.abort();
+        if let Some(presence) = presence {
+            let _ = presence.deregister(LEAVE).await;
+        }
+    }
+
+    /// In how long something is to be done that nothing but the time brings about.
+    fn due(&self) -> Option<Duration> {
+        let now = clock::now();
+        let given_up = self.stopping_since.map(|since| since + LEAVE);
+        let due = self.leadership.due(now).into_iter().chain(given_up).min()?;
+        Some(due.saturating_sub(now) + Duration::from_millis(1))
+    }
+
+    /// Whether the store was stopped and nothing is left to do, or took too long.
+    fn has_ended(&self) -> bool {
+        let has_left = self.is_leaving && self.leadership.has_left() && self.committing.is_none();
+        has_left || self.stopping_since.is_some_and(|since| clock::now() > since + LEAVE)
+    }
+
+    fn register(&self) -> Option<Registration> {
+        let node = Node { name: self.settings.replica.clone(), info: self.settings.presence.clone() };
+        match self.registry.register_node("replicas", node, self.settings.ttl) {
+            Ok(registration) => Some(registration),
+            Err(error) => {
+                warn!(%error, "this replica cannot say that it is present");
+                None
+            }
+        }
+    }
+
+    fn queued(&mut self, change: Option<(Tx, StoreChange)>) {
+        match change {
+            Some(change) => self.waiting.push_back(change),
+            // The registry is gone.
+            None => self.stop(),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping_since = Some(clock::now());
+    }
+
+    /// Does everything that can be done now.
+    async fn go_on(&mut self) {
+        let now = clock::now();
+        let is_idle = self.waiting.is_empty() && self.committing.is_none();
+        if self.stopping_since.is_some() && is_idle && !self.is_leaving {
+            self.is_leaving = true;
+            self.leadership.on(Event::Stop, now);
+        }
+        let waiting = self.committing.as_ref().map(|committing| committing.since);
+        self.leadership.on(Event::Waiting(waiting), now);
+        self.leadership.on(Event::Standing(self.standing()), now);
+        if self.asked.is_none()
+            && let Some(call) = self.leadership.call(now)
+        {
+            self.asked = Some(self.ask(call));
+        }
+        if self.leadership.wants_turn(now) && !self.has_asked_for_turn {
+            self.has_asked_for_turn = self.ends.say.send(Said::Turn).is_ok();
+        }
+        self.announce().await;
+        self.commit();
+        self.do_chore();
+        self.show();
+    }
+
+    /// Whether this replica may stand for the leadership.
+    fn standing(&self) -> Standing {
+        match &self.image {
+            Some(image) if image.unreadable().is_empty() && !image.is_newer() => {
+                let ours = self.settings.presence.get(SETTINGS).map(String::as_str);
+                presence::standing(ours, &present(image))
+            }
+            _ => Standing::No,
+        }
+    }
+
+    fn ask(&self, call: Call) -> Asked {
+        let (kv, limit, ttl) = (self.kv.clone(), self.leadership.limit(), self.settings.ttl);
+        let key = self.layout.key(&Key::Leader);
+        let relay = self.settings.presence.get(RELAY).cloned();
+        let value = encode(&LeaderValue { replica: self.settings.replica.clone(), relay });
+        Box::pin(async move {
+            let reply = match call {
+                Call::Grant { lease } => kv.grant(lease, ttl).await.map(|ttl| Reply::Granted { ttl }),
+                Call::Renew { lease } => kv.renew(lease, limit).await.map(|()| Reply::Renewed),
+                Call::Stand { lease } => stand(&kv, key, value, lease, limit).await,
+                Call::Prove { term } => {
+                    // etcd answers a transaction without operations from what the member knows itself.
+                    let look = vec![Op::Get { key: key.clone() }];
+                    let txn =
+                        Transaction { when: vec![of_term(key, term)], then: look, ..Transaction::default() };
+                    let answer = kv.transact_within(&txn, limit).await;
+                    answer.map(|answer| Reply::Proven(answer.succeeded))
+                }
+                Call::Resign { lease, term } => resign(&kv, key, lease, term, limit).await,
+            };
+            reply.unwrap_or_else(Reply::Failed)
+        })
+    }
+
+    fn replied(&mut self, reply: Reply) {
+        self.asked = None;
+        self.leadership.on(Event::Answered(reply), clock::now());
+        if let Some(error) = self.leadership.take_trouble() {
+            debug!(%error, "a question about the leadership has failed");
+        }
+    }
+
+    async fn on_news(&mut self, news: News) {
+        match news {
+            News::Loaded { revision, entries } => {
+                let image = Image::load(self.layout.clone(), revision, entries);
+                info!("etcd holds {} sessions at revision {revision}", image.session_count());
+                self.image = Some(image);
+                self.owes_load = true;
+                self.clear_trouble().await;
+            }
+            News::Revised(revised) => {
+                let Some(image) = &mut self.image else { return };
+                let changes = image.take(&revised);
+                let is_told = matches!(self.told, Told::Follows(_)) && !self.owes_load;
+                if is_told && !changes.is_empty() {
+                    let revision = store_revision(revised.revision);
+                    self.tell(Feed::Changed(revision, changes)).await;
+                }
+            }
+            News::Trouble(error) => {
+                if self.trouble.is_none() {
+                    warn!(%error, "etcd cannot be read; what was read last stays in force");
+                    self.tell(Feed::Unreachable(error.clone())).await;
+                }
+                self.trouble = Some(error);
+            }
+            News::Back => self.clear_trouble().await,
+        }
+        if let Some(image) = &self.image {
+            let term = image.leader().map(|leader| leader.term);
+            let revision = u64::try_from(image.revision()).unwrap_or(0);
+            self.leadership.on(Event::Key { term, revision }, clock::now());
+        }
+    }
+
+    async fn clear_trouble(&mut self) {
+        if self.trouble.take().is_some() {
+            info!("etcd can be read again");
+            self.tell(Feed::Back).await;
+        }
+    }
+
+    /// Tells the registry what it is and what is held, as soon as that is known.
+    async fn announce(&mut self) {
+        let Some(image) = self.image.as_ref().filter(|image| !image.is_newer()) else { return };
+        let leader = image.leader();
+        // Whoever leads has seen everything that was committed before its term.
+        let leads = self.leadership.term().filter(|term| leader.is_some_and(|leader| leader.term == *term));
+        let told = match leads {
+            Some(term) => Told::Leads(term),
+            None => Told::Follows(leader.and_then(|leader| self.leader_info(leader))),
+        };
+        let is_news = told != self.told;
+        if is_news && matches!(told, Told::Follows(_)) {
+            if let Told::Leads(_) = self.told {
+                self.owes_load = true;
+                self.reject_waiting();
+            }
+            self.follow(&told).await;
+        }
+        let has_led = matches!(self.told, Told::Leads(_)) && !is_news;
+        self.told = told;
+        // A leader knows what it has committed.
+        if self.owes_load && !has_led {
+            self.load().await;
+        }
+        if let Told::Leads(term) = self.told
+            && is_news
+        {
+            self.lead(term).await;
+        }
+    }
+
+    async fn follow(&mut self, told: &Told) {
+        let Told::Follows(leader) = told else { return };
+        match leader {
+            Some(leader) => info!("replica {} leads", leader.replica),
+            None => info!("no replica leads"),
+        }
+        self.tell(Feed::Follow(leader.clone())).await;
+    }
+
+    async fn load(&mut self) {
+        let Some(image) = &self.image else { return };
+        let saved = image.saved(&self.settings.boot_id);
+        let revision = store_revision(image.revision());
+        self.owes_load = false;
+        self.tell(Feed::Loaded(revision, Box::new(saved))).await;
+    }
+
+    async fn lead(&mut self, term: Term) {
+        info!("this replica leads");
+        (self.made, self.attempts, self.last_commit) = (0, 0, 0);
+        self.collect(term);
+        self.tell(Feed::Lead(term)).await;
+    }
+
+    fn leader_info(&self, leader: &Leader) -> Option<LeaderInfo> {
+        let value = leader.value.as_ref()?;
+        // What is left of our own leadership leads nobody.
+        (value.replica != self.settings.replica).then(|| LeaderInfo {
+            replica: value.replica.clone(),
+            relay: value.relay.clone(),
+            term: leader.term,
+        })
+    }
+
+    async fn tell(&mut self, feed: Feed) {
+        // A registry that is gone hears nothing more.
+        let _ = self.ends.tell.send(feed).await;
+    }
+
+    /// Sends the next commit, if the image knows what the last one has left.
+    fn commit(&mut self) {
+        let Told::Leads(term) = self.told else { return self.reject_waiting() };
+        let Some(image) = &self.image else { return };
+        while self.committing.is_none() && image.revision() >= self.last_commit {
+            self.attempts += 1;
+            let (number, attempt) = (self.made + 1, self.attempts);
+            let fence = Fence { layout: &self.layout, term, number, attempt };
+            match plan(&mut self.waiting, image, fence) {
+                None => return,
+                Some(Plan::Reject(tx)) => {
+                    warn!("a change needs more room than etcd gives one transaction");
+                    decide(&self.ends.say, &[tx], Decision::Rejected);
+                }
+                Some(Plan::Commit(planned)) => {
+                    let commit = Commit::new(*planned, fence.question(), term, fence.number);
+                    let (now, answer) = (clock::now(), self.send(commit.next().clone(), Duration::ZERO));
+                    let failures = 0;
+                    self.committing = Some(Committing { commit, since: now, sent: now, failures, answer });
+                }
+            }
+        }
+    }
+
+    /// Only a leader commits.
+    fn reject_waiting(&mut self) {
+        let txs: Vec<Tx> = self.waiting.drain(..).map(|(tx, _)| tx).collect();
+        decide(&self.ends.say, &txs, Decision::Rejected);
+    }
+
+    fn send(&self, txn: Transaction, after: Duration) -> Sent {
+        let (kv, limit) = (self.kv.clone(), self.settings.ttl);
+        Box::pin(async move {
+            tokio::time::sleep(after).await;
+            kv.transact_within(&txn, limit).await
+        })
+    }
+
+    fn answered(&mut self, answer: Result<Answer, Fault>) {
+        let Some(mut committing) = self.committing.take() else { return };
+        let held = answer.as_ref().is_ok_and(|answer| answer.succeeded);
+        if held && self.leadership.term() == Some(committing.commit.term()) {
+            self.leadership.on(Event::Held { sent: committing.sent }, clock::now());
+        }
+        let (progress, txs) = (committing.commit.answered(answer), committing.commit.txs());
+        match progress {
+            Progress::Committed { revision } => {
+                self.made = committing.commit.number();
+                self.last_commit = revision;
+                return decide(&self.ends.say, txs, Decision::Committed);
+            }
+            Progress::Rejected(why) => {
+                match why {
+                    Rejection::TermOver => info!("etcd has another leader; changes that waited are rejected"),
+                    Rejection::Refused(error) => warn!(%error, "etcd does not take changes"),
+                }
+                decide(&self.ends.say, txs, Decision::Rejected);
+                if let Told::Leads(term) = self.told {
+                    self.collect(term);
+                }
+                return;
+            }
+            Progress::Next => committing.failures = 0,
+            Progress::Again(error) => {
+                debug!(%error, "a commit is sent again");
+                committing.failures = committing.failures.saturating_add(1);
+            }
+        }
+        let after = committing.failures.checked_sub(1).map_or(Duration::ZERO, pause);
+        committing.sent = clock::now() + after;
+        committing.answer = self.send(committing.commit.next().clone(), after);
+        self.committing = Some(committing);
+    }
+
+    /// Writes down what is to be deleted that nobody needs any more. Only the leader does that.
+    fn collect(&mut self, term: Term) {
+        let Some(image) = &self.image else { return };
+        let folders = image
+            .loose_parts()
+            .map(|(no, id)| Op::DeleteBelow { prefix: self.layout.folder(Folder::PartsOf(no, id)) });
+        let old_terms = image.commits().iter().rev().skip(TERMS).filter(|old| **old != term);
+        let terms = old_terms.map(|old| Op::Delete { key: self.layout.key(&Key::Commits(*old)) });
+        let is_old = |at: &SystemTime| at.elapsed().is_ok_and(|age| age > BOOT);
+        let boots = image.boots().iter().filter(|(_, at)| is_old(at));
+        let boots = boots.map(|(id, _)| Op::Delete { key: self.layout.key(&Key::Boot(id.clone())) });
+        let ops: Vec<Op> = folders.chain(terms).chain(boots).collect();
+        for ops in ops.chunks(CHORE) {
+            let when = vec![of_term(self.layout.key(&Key::Leader), term)];
+            self.chores.push_back(Transaction { when, then: ops.to_vec(), otherwise: Vec::new() });
+        }
+    }
+
+    fn say_alive(&mut self) {
+        let key = self.layout.key(&Key::Boot(self.settings.boot_id.clone()));
+        let put = Op::Put { key, value: encode(&BootValue { alive_at: SystemTime::now() }), lease: 0 };
+        // A chore that waits is as good as a second one.
+        if !self.settings.boot_id.is_empty() && self.chores.len() < CHORE {
+            self.chores.push_back(Transaction { then: vec![put], ..Transaction::default() });
+        }
+    }
+
+    fn do_chore(&mut self) {
+        if self.chore.is_none()
+            && let Some(txn) = self.chores.pop_front()
+        {
+            self.chore = Some(self.send(txn, Duration::ZERO));
+        }
+    }
+
+    /// What was not done is done with the next one of its kind.
+    fn chore_done(&mut self, answer: Result<Answer, Fault>) {
+        self.chore = None;
+        if let Err(fault) = answer {
+            debug!(error = %fault.error(), "etcd did not take what nobody waits for");
+        }
+    }
+
+    fn show(&self) {
+        let until = self.leadership.proven_until().map_or(0, |until| until.as_nanos());
+        self.ends.proven_until.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Release);
+        let status = self.status();
+        self.ends.show.send_if_modified(|shown| {
+            let is_news = *shown != status;
+            if is_news {
+                *shown = status;
+            }
+            is_news
+        });
+    }
+
+    fn status(&self) -> Status {
+        let Some(image) = &self.image else {
+            return Status { trouble: self.trouble.clone(), ..Status::default() };
+        };
+        let leader = image.leader().and_then(|leader| {
+            let LeaderValue { replica, relay } = leader.value.clone()?;
+            Some(LeaderInfo { replica, relay, term: leader.term })
+        });
+        Status {
+            revision: u64::try_from(image.revision()).unwrap_or(0),
+            sessions: image.session_count(),
+            leader,
+            leads: matches!(self.told, Told::Leads(_)),
+            trouble: self.trouble.clone(),
+            replicas: present(image),
+            unreadable: image.unreadable().clone(),
+        }
+    }
+}
+
+/// The replicas that are present and can be read.
+fn present(image: &Image) -> BTreeMap<String, presence::Presence> {
+    let read = |(id, value): (&String, &Vec<u8>)| Some((id.clone(), presence::read(value)?));
+    image.replicas().iter().filter_map(read).collect()
+}
+
+fn decide(say: &mpsc::UnboundedSender<Said>, txs: &[Tx], decision: Decision) {
+    for tx in txs {
+        // The registry is gone when the server stops.
+        let _ = say.send(Said::Decided(*tx, decision));
+    }
+}
+
+/// Puts the leader's key under the lease, if nobody leads.
+async fn stand(kv: &Kv, key: String, value: Vec<u8>, lease: i64, limit: Duration) -> Result<Reply, Fault> {
+    let txn = Transaction {
+        when: vec![Compare::Created { key: key.clone(), revision: 0 }],
+        then: vec![Op::Put { key: key.clone(), value, lease }],
+        otherwise: vec![Op::Get { key }],
+    };
+    let answer = kv.transact_within(&txn, limit).await?;
+    let revision = |revision: i64| Term(u64::try_from(revision).unwrap_or(0));
+    if answer.succeeded {
+        return Ok(Reply::Leads { lease, term: revision(answer.revision) });
+    }
+    match answer.found.into_iter().next().flatten() {
+        Some(found) => Ok(Reply::Leads { lease: found.lease, term: revision(found.created) }),
+        None => Err(Fault::Refused(Error::Refused("a transaction without its answer".to_owned()))),
+    }
+}
+
+/// Deletes the leader's key, if it is the one of this term, and then the lease.
+async fn resign(
+    kv: &Kv,
+    key: String,
+    lease: i64,
+    term: Option<Term>,
+    limit: Duration,
+) -> Result<Reply, Fault> {
+    if let Some(term) = term {
+        let delete = vec![Op::Delete { key: key.clone() }];
+        let txn = Transaction { when: vec![of_term(key, term)], then: delete, otherwise: Vec::new() };
+        kv.transact_within(&txn, limit).await?;
+    }
+    kv.revoke(lease).await.map(|()| Reply::Resigned)
+}
+
+fn of_term(key: String, term: Term) -> Compare {
+    Compare::Created { key, revision: i64::try_from(term.0).unwrap_or(i64::MAX) }
+}
+
+fn store_revision(revision: i64) -> StoreRevision {
+    StoreRevision(u64::try_from(revision).unwrap_or(0))
+}
+
+/// The id of a cluster, if it has none yet.
+fn random_id() -> String {
+    let mut bytes = [0; 16];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => format!("{:032x}", u128::from_ne_bytes(bytes)),
+        Err(_) => format!("{:032x}", fastrand::u128(..)),
+    }
+}
+
+async fn of<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn answer_of(committing: &mut Option<Committing>) -> Result<Answer, Fault> {
+    match committing {
+        Some(committing) => (&mut committing.answer).await,
+        None => std::future::pending().await,
+    }
+}
