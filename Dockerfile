@@ -39,13 +39,14 @@ RUN --mount=type=cache,target=/src/target,id=registry-sidecar-etcd-target \
 
 FROM build AS build-server
 ARG GUIDED=no
+RUN apt-get update && apt-get install -y --no-install-recommends protobuf-compiler libprotobuf-dev
 RUN --mount=type=cache,target=/src/target,id=registry-server-target \
     host="$(rustc -vV | sed -n 's/^host: //p')" \
  && if [ "$GUIDED" = yes ]; then \
         if command -v rustup; then rustup component add llvm-tools; fi \
      && binary="$(scripts/guided)"; \
     else \
-        cargo build --locked --profile dist --target "$host" --bin registry-server \
+        cargo build --locked --profile dist --features etcd --target "$host" --bin registry-server \
      && binary="target/$host/dist/registry-server"; \
     fi \
  && mkdir -p /out /out-files/state && cp "$binary" /out/
@@ -58,7 +59,7 @@ USER 65532:65532
 # A restart finds what was applied before. The `?` lets the server start where the volume cannot be written.
 ENV STATE_FILE=/state/registry.redb?
 VOLUME /state
-EXPOSE 80 81 443
+EXPOSE 80 81 82 443
 # Often, because swarm names a task in its DNS only once it is healthy: the first check comes after one interval.
 HEALTHCHECK --interval=1500ms --timeout=5s --start-period=5s --retries=5 CMD ["/registry-server", "healthcheck"]
 ENTRYPOINT ["/registry-server"]

@@ -29,7 +29,7 @@ registry-sidecar check    dry run: the configuration as understood, the address 
 registry-sidecar demo     registry, proxy, a small backend and a sidecar on loopback; prints a curl line
                           (not in the lean build)
 registry-sidecar status [--json] | routes | events [--follow] [--json] | drain [--cancel] | reload
-registry-sidecar maintenance enter [TARGET] [--reason TEXT] [--for 30m] | exit [TARGET] | status
+registry-sidecar maintenance enter [TARGET] [--reason TEXT] [--for 30m] [--wait] | exit [TARGET] [--wait] | status
                              | progress PERCENT [MESSAGE]
 registry-sidecar healthcheck [--registered]
                           ask the running daemon; TARGET is a route, a path or a domain, and everything without

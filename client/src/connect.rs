@@ -37,6 +37,12 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         attempt: u32,
     ) -> impl Future<Output = Result<(Self::Stream, SocketAddr), ConnectError>> + Send;
+
+    /// The address of this host that a connection was made from; `None` where it has none or nobody knows it. While a
+    /// reply is due, the client looks every second whether the host still has it.
+    fn local_ip(_stream: &Self::Stream) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// Makes addresses of names. The client's own is [`SystemResolver`]; a program with other needs brings its own.
@@ -222,6 +228,10 @@ impl<R: Resolver> Connector for TcpConnector<R> {
             reason: "no address".to_owned(),
         }))
     }
+
+    fn local_ip(stream: &TcpStream) -> Option<IpAddr> {
+        stream.local_addr().ok().map(|local| local.ip())
+    }
 }
 
 impl Resolver for SystemResolver {
@@ -239,6 +249,18 @@ pub(super) fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(peer)?;
     socket.local_addr().map(|local| local.ip())
+}
+
+/// Whether this host has lost the address: nothing can be bound to it. What else may go wrong with that, such as too
+/// many open files, says nothing about the address.
+pub(super) fn is_gone(ip: IpAddr) -> bool {
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        // Binding to one takes the interface, which a plain address does not name.
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let bound = UdpSocket::bind((ip, 0));
+    !is_link_local && bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 impl ConnectError {

@@ -9,6 +9,7 @@
 //! | [`store`] | where applied state lives | what the registry does with it |
 //! | [`listener`] | TCP 81: connections to calls of the registry | what a command does |
 //! | [`cluster`] | several servers that are one registry | what a command does, etcd |
+//! | `replica` | makes this server one of several that share an etcd (feature `etcd`) | what a leader does |
 //! | [`live_table`] | the current routing table, which readers may wait for | the registry and the proxy |
 //! | [`policy_file`] | the file of REGISTRY_POLICY, reread when it changes | what a policy is used for |
 //! | [`routing`] | the immutable routing table: match a request, choose a member | the registry and the proxy |
@@ -22,6 +23,8 @@ pub mod live_table;
 pub mod policy_file;
 pub mod proxy;
 pub mod registry;
+#[cfg(feature = "etcd")]
+mod replica;
 pub mod routing;
 mod run;
 pub mod store;

@@ -18,7 +18,7 @@ use registry_client::protocol::{BackendUrl, Host};
 
 use super::admin::{Admin, Sources};
 use super::cluster::{Replica, StatusReader};
-use super::config::{self, Config, StateFile};
+use super::config::{self, ClusterConfig, Config, StateFile};
 use super::listener::{self, ListenerConfig, RegistryCore, RegistryHandle};
 use super::live_table::LiveTable;
 use super::proxy::{
@@ -61,6 +61,9 @@ pub enum StartError {
     /// STATE_FILE cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The settings for etcd cannot be used.
+    #[error("ETCD_ENDPOINTS: {0}")]
+    Etcd(String),
 }
 
 impl StartError {
@@ -94,11 +97,13 @@ impl Server {
         let mut policy = BackendPolicy {
             allow: config.backend_allow.clone(),
             own: vec![registry_address],
-            is_shared: false,
+            is_shared: config.cluster.is_some(),
         };
         let started = Instant::now();
         let admin = admin_listener(config).await?;
         policy.own.extend(admin.as_ref().map(|(_, address)| *address));
+        let replicas = cluster_listener(config).await?;
+        policy.own.extend(replicas.as_ref().map(|(_, address)| *address));
         let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
         let (notify, notices) = mpsc::channel(MAX_NOTICES);
@@ -121,7 +126,7 @@ impl Server {
         }
         let boot_id = boot_id().await;
         let mut settings = listener_config(config, policy);
-        let State { store, replica, status } = state(config, &boot_id).await?;
+        let State { store, replica, status } = state(config, &boot_id, replicas, &settings).await?;
         settings.registry.boot_id = boot_id;
         let core = RegistryCore::start(settings, Arc::clone(&table), store, prober, results, notices)
             .map_err(registry_failed())?;
@@ -231,6 +236,15 @@ fn begin_start_hold(config: &Config, table: &LiveTable, started: Instant) {
     }
 }
 
+/// Binds CLUSTER_LISTEN, if there is a cluster.
+async fn cluster_listener(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    let Some(cluster) = &config.cluster else { return Ok(None) };
+    let failed = |error| StartError::Listen { variable: "CLUSTER_LISTEN", address: cluster.listen, error };
+    let listener = TcpListener::bind(cluster.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Some((listener, address)))
+}
+
 /// Where applied state is, and whether others share it.
 struct State {
     store: Box<dyn Store>,
@@ -238,9 +252,43 @@ struct State {
     status: Option<StatusReader>,
 }
 
-/// Opens the store for applied state.
-async fn state(config: &Config, boot_id: &str) -> Result<State, StartError> {
-    Ok(State { store: store(config, boot_id).await?, replica: None, status: None })
+/// Opens the store for applied state: STATE_FILE, or the etcd that several servers share.
+async fn state(
+    config: &Config,
+    boot_id: &str,
+    replicas: Option<(TcpListener, SocketAddr)>,
+    settings: &ListenerConfig,
+) -> Result<State, StartError> {
+    match config.cluster.as_ref().zip(replicas) {
+        Some((cluster, replicas)) => shared_state(cluster, config, boot_id, replicas, settings).await,
+        None => Ok(State { store: store(config, boot_id).await?, replica: None, status: None }),
+    }
+}
+
+#[cfg(feature = "etcd")]
+async fn shared_state(
+    cluster: &ClusterConfig,
+    config: &Config,
+    boot_id: &str,
+    replicas: (TcpListener, SocketAddr),
+    settings: &ListenerConfig,
+) -> Result<State, StartError> {
+    let joined = super::replica::join(cluster, config, boot_id, replicas, &settings.allow).await;
+    let super::replica::Joined { store, replica, status } =
+        joined.map_err(|error| StartError::Etcd(error.to_string()))?;
+    Ok(State { store, replica: Some(replica), status: Some(status) })
+}
+
+/// A build without etcd has no cluster.
+#[cfg(not(feature = "etcd"))]
+async fn shared_state(
+    cluster: &ClusterConfig,
+    _config: &Config,
+    _boot_id: &str,
+    _replicas: (TcpListener, SocketAddr),
+    _settings: &ListenerConfig,
+) -> Result<State, StartError> {
+    match cluster.etcd {}
 }
 
 /// Opens the store of a server alone. Where STATE_FILE is optional and cannot be used, there is none.

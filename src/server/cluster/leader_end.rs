@@ -32,7 +32,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = serve(stream, &shared) => {}
+                        () = serve(stream, Arc::clone(&shared)) => {}
                         () = server_stops(shared.stopped.clone()) => {}
                     }
                     drop(permit);
@@ -46,10 +46,11 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, shared: &Shared) {
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let from = stream.peer_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string());
     let mut leads = shared.leads.clone();
-    let term = *leads.borrow_and_update();
+    // Who cannot prove that it leads takes nobody, because it could say nothing.
+    let term = (*leads.borrow_and_update()).filter(|term| shared.may_speak(*term));
     let epoch = term.map(|term| term.0);
     let admitted = admit(stream, &shared.secrets, &shared.name, epoch, shared.silence()).await;
     let (parties, reader, writer) = match (admitted, term) {
@@ -59,6 +60,7 @@ async fn serve(stream: TcpStream, shared: &Shared) {
     };
     let (parties, term) = parties;
     info!(replica = parties.replica, %from, "a server relays its clients' commands to us");
+    shared.came_back(&parties.replica).await;
     let (queue, messages, is_full) = RelayQueue::new(QUEUE);
     let mut connections = RelayedConnections::new(
         shared.registry.clone(),
@@ -67,14 +69,15 @@ async fn serve(stream: TcpStream, shared: &Shared) {
         Arc::clone(&shared.allow),
     );
     let error = tokio::select! {
+        () = shared.must_be_silent(term) => LinkError::Unproven,
         error = read(reader, &mut connections) => error,
-        error = write(writer, messages, shared, term) => error,
+        error = write(writer, messages, &shared, term) => error,
         error = fill_up(is_full) => error,
         // Nothing that the registry said before it heard of its demotion may go out, least of all a Close.
         () = demoted(leads, term) => return,
     };
-    info!(replica = parties.replica, %from, %error, "the connection to a server is gone, and its clients with it");
-    connections.close_all().await;
+    info!(replica = parties.replica, %from, %error, "the connection to a server is gone");
+    shared.lose(&parties.replica, connections, term);
 }
 
 /// Returns when this replica does not lead in `term` any more.
@@ -122,7 +125,7 @@ async fn write(
             }
         }
         if !shared.may_speak(term) {
-            return LinkError::Closed;
+            return LinkError::Unproven;
         }
         for message in batch.drain(..) {
             let message = from_leader(message);

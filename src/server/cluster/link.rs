@@ -38,6 +38,8 @@ pub(super) enum LinkError {
     Silent(Duration),
     #[error("the other server does not read")]
     Full,
+    #[error("nothing proves that this server still leads")]
+    Unproven,
     #[error("the system has no random bits")]
     NoRandomness,
 }

@@ -38,7 +38,8 @@ mod task;
 mod tests;
 mod upstream;
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -106,11 +107,7 @@ impl Replica {
     ///
     /// # Panics
     /// Outside a runtime of tokio.
-    pub(in crate::server) fn start(
-        self,
-        registry: mpsc::Sender<Message>,
-        stopped: watch::Receiver<bool>,
-    ) -> Between {
+    pub(crate) fn start(self, registry: mpsc::Sender<Message>, stopped: watch::Receiver<bool>) -> Between {
         let Replica { settings, listener, store, status } = self;
         let (leads, leading) = watch::channel(None);
         let (roles, role) = watch::channel(Role::Leaderless);
@@ -125,6 +122,8 @@ impl Replica {
             proof: store.proof,
             stopped: stopped.clone(),
             revisions: status.revisions(),
+            parked: Mutex::default(),
+            parkings: AtomicU64::default(),
         });
         let conductor = Conductor::new(registry, leads, roles, status);
         let conducting = tokio::spawn(conductor.run(store.news, store.view, stopped.clone()));

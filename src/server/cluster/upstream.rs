@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::frame::{FromLeader, ToLeader};
@@ -80,7 +80,9 @@ impl Drop for Upstream {
 async fn lead(term: Term, shared: Arc<Shared>, events: mpsc::Sender<Event>) {
     while *shared.leads.borrow() == Some(term) {
         if shared.may_speak(term) {
-            speak(term, &shared, &events).await;
+            shared.came_back(&shared.name).await;
+            let connections = speak(term, &shared, &events).await;
+            shared.lose(&shared.name, connections, term);
             if events.send(Event::Lost).await.is_err() {
                 return;
             }
@@ -91,7 +93,7 @@ async fn lead(term: Term, shared: Arc<Shared>, events: mpsc::Sender<Event>) {
 }
 
 /// The same until the proof that we lead is too old, or something breaks.
-async fn speak(term: Term, shared: &Shared, events: &mpsc::Sender<Event>) {
+async fn speak(term: Term, shared: &Shared, events: &mpsc::Sender<Event>) -> RelayedConnections {
     let (to_leader, mut said) = mpsc::channel(TO_LEADER);
     let (queue, mut answers, mut is_full) = RelayQueue::new(QUEUE);
     let mut connections = RelayedConnections::new(
@@ -101,7 +103,7 @@ async fn speak(term: Term, shared: &Shared, events: &mpsc::Sender<Event>) {
         Arc::clone(&shared.allow),
     );
     if events.send(Event::Reached(to_leader)).await.is_err() {
-        return;
+        return connections;
     }
     let inward = async {
         while let Some(said) = said.recv().await {
@@ -126,12 +128,10 @@ async fn speak(term: Term, shared: &Shared, events: &mpsc::Sender<Event>) {
     tokio::select! {
         () = inward => {}
         () = outward => {}
+        () = shared.must_be_silent(term) => {}
         _ = is_full.wait_for(|full| *full) => warn!("more is said to our own clients than can be passed on"),
     }
-    // After a demotion the registry has let go of all connections by itself.
-    if *shared.leads.borrow() == Some(term) {
-        connections.close_all().await;
-    }
+    connections
 }
 
 /// Keeps a link to the leader.
@@ -143,8 +143,12 @@ async fn follow(leader: Leader, shared: Arc<Shared>, events: mpsc::Sender<Event>
         let error = match dial(&leader.address, &shared.secrets, &parties, shared.silence()).await {
             Ok((reader, writer)) => {
                 info!(leader = leader.name, address = leader.address, "connected to the leader");
-                (pause, told) = (FIRST_PAUSE, String::new());
+                told.clear();
+                let begun = Instant::now();
                 let error = relay(reader, writer, &shared, &events).await;
+                if begun.elapsed() > LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
                 if events.send(Event::Lost).await.is_err() {
                     return;
                 }

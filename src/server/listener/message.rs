@@ -9,7 +9,7 @@ use crate::server::registry::{ConnId, Input};
 use super::outgoing::Outlet;
 
 /// A message to the task that owns the registry. Those of one sender are taken in their order.
-pub(in crate::server) enum Message {
+pub(crate) enum Message {
     /// A connection is open. The lines for it go into this outlet.
     Opened(ConnId, IpAddr, Outlet),
     /// A connection is open at another replica, and a former leader had bound this session to it.

@@ -33,8 +33,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-pub(in crate::server) use message::Message;
-pub(in crate::server) use outgoing::{PeerSender, RelayQueue, ToReplica};
+pub(crate) use message::Message;
+pub(crate) use outgoing::{PeerSender, RelayQueue, ToReplica};
 
 use crate::server::live_table::LiveTable;
 use crate::server::registry::{Input, Registry, RegistryConfig};
@@ -190,7 +190,7 @@ impl RegistryCore {
     ///
     /// # Errors
     /// When the listener has no address.
-    pub(in crate::server) fn listen_through(
+    pub(crate) fn listen_through(
         self,
         listener: TcpListener,
         between: impl FnOnce(mpsc::Sender<Message>, watch::Receiver<bool>) -> Between,
@@ -207,11 +207,11 @@ impl RegistryCore {
 }
 
 /// What stands between connections and the registry.
-pub(in crate::server) struct Between {
+pub(crate) struct Between {
     /// Where connections send their messages.
-    pub(in crate::server) inbox: mpsc::Sender<Message>,
+    pub(crate) inbox: mpsc::Sender<Message>,
     /// The tasks that end when the server stops.
-    pub(in crate::server) tasks: Vec<JoinHandle<()>>,
+    pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
 impl RegistryHandle {

@@ -15,7 +15,7 @@ use crate::server::registry::{ConnId, Keepalive};
 const EVENTS: usize = 32;
 
 /// Where what is sent to a peer goes.
-pub(in crate::server) enum Outlet {
+pub(crate) enum Outlet {
     /// To the task of a connection of this server.
     Own(mpsc::Sender<ToConnection>),
     /// To the replica that has the connection.
@@ -24,21 +24,21 @@ pub(in crate::server) enum Outlet {
 
 /// The way to a connection of a replica: a queue that it shares with all others of the replica. When it is dropped, the
 /// replica is told to close the connection.
-pub(in crate::server) struct RelayedOutlet {
+pub(crate) struct RelayedOutlet {
     conn: ConnId,
     queue: RelayQueue,
 }
 
 /// The queue of everything for the connections of one replica. It is full when the replica does not read for long.
 #[derive(Clone)]
-pub(in crate::server) struct RelayQueue {
+pub(crate) struct RelayQueue {
     sender: mpsc::Sender<(ConnId, ToReplica)>,
     is_full: Arc<watch::Sender<bool>>,
 }
 
 /// What a replica is told of one of its connections.
 #[derive(Debug)]
-pub(in crate::server) enum ToReplica {
+pub(crate) enum ToReplica {
     /// A line for the peer, which must not be lost.
     Line(Box<ServerLine>),
     /// An event for the peer.
@@ -53,7 +53,7 @@ pub(in crate::server) enum ToReplica {
 
 /// A message to a connection's task. It is small, because each channel allocates room for dozens, and most never have
 /// more than one.
-pub(in crate::server) enum ToConnection {
+pub(crate) enum ToConnection {
     /// A line, which must not be lost.
     Line(Box<ServerLine>),
     /// The queue of the connection's events, before the first one.
@@ -63,7 +63,7 @@ pub(in crate::server) enum ToConnection {
 }
 
 /// The sending end of a connection's lines and events.
-pub(in crate::server) enum PeerSender {
+pub(crate) enum PeerSender {
     /// The connection is one of this server.
     Own(OwnSender),
     /// It is one of a replica.
@@ -71,7 +71,7 @@ pub(in crate::server) enum PeerSender {
 }
 
 /// The sending end of a connection of this server.
-pub(in crate::server) struct OwnSender {
+pub(crate) struct OwnSender {
     lines: mpsc::Sender<ToConnection>,
     feed: Option<Feed>,
 }
@@ -83,14 +83,14 @@ struct Feed {
 }
 
 /// The receiving end of a connection's events.
-pub(in crate::server) struct Events {
+pub(crate) struct Events {
     events: mpsc::Receiver<Arc<str>>,
     missed: watch::Receiver<u64>,
     reported: u64,
 }
 
 impl PeerSender {
-    pub(in crate::server) fn new(outlet: Outlet) -> Self {
+    pub(crate) fn new(outlet: Outlet) -> Self {
         match outlet {
             Outlet::Own(lines) => PeerSender::Own(OwnSender { lines, feed: None }),
             Outlet::Relayed(relayed) => PeerSender::Relayed(relayed),
@@ -98,7 +98,7 @@ impl PeerSender {
     }
 
     /// Sends a line. Returns false if the connection is closed, or far behind with reading.
-    pub(in crate::server) fn send(&self, line: ServerLine) -> bool {
+    pub(crate) fn send(&self, line: ServerLine) -> bool {
         let line = Box::new(line);
         match self {
             PeerSender::Own(own) => own.lines.try_send(ToConnection::Line(line)).is_ok(),
@@ -107,7 +107,7 @@ impl PeerSender {
     }
 
     /// Tells the connection which session is bound to it. Returns false as [`PeerSender::send`] does.
-    pub(in crate::server) fn bind(&self, keepalive: Arc<Keepalive>) -> bool {
+    pub(crate) fn bind(&self, keepalive: Arc<Keepalive>) -> bool {
         match self {
             PeerSender::Own(own) => own.lines.try_send(ToConnection::Bound(keepalive)).is_ok(),
             PeerSender::Relayed(relayed) => relayed.send(ToReplica::Bound(keepalive.session().clone())),
@@ -116,7 +116,7 @@ impl PeerSender {
 
     /// Tells the connection that no session is bound to it. One of this server sees it in its
     /// [`Keepalive`]. Returns false as [`PeerSender::send`] does.
-    pub(in crate::server) fn unbind(&self) -> bool {
+    pub(crate) fn unbind(&self) -> bool {
         match self {
             PeerSender::Own(_) => true,
             PeerSender::Relayed(relayed) => relayed.send(ToReplica::Unbound),
@@ -124,7 +124,7 @@ impl PeerSender {
     }
 
     /// Sends an event, or counts it as missed. Returns false as [`PeerSender::send`] does.
-    pub(in crate::server) fn offer(&mut self, line: &Arc<str>) -> bool {
+    pub(crate) fn offer(&mut self, line: &Arc<str>) -> bool {
         match self {
             PeerSender::Own(own) => own.offer(line),
             PeerSender::Relayed(relayed) => relayed.send(ToReplica::Event(Arc::clone(line))),
@@ -151,16 +151,14 @@ impl OwnSender {
 impl RelayQueue {
     /// A queue for so many messages; its other end, and what changes when it is full. The messages after that are lost, so
     /// whoever sees it ends the connection to the replica.
-    pub(in crate::server) fn new(
-        capacity: usize,
-    ) -> (Self, mpsc::Receiver<(ConnId, ToReplica)>, watch::Receiver<bool>) {
+    pub(crate) fn new(capacity: usize) -> (Self, mpsc::Receiver<(ConnId, ToReplica)>, watch::Receiver<bool>) {
         let (sender, receiver) = mpsc::channel(capacity);
         let (is_full, watched) = watch::channel(false);
         (RelayQueue { sender, is_full: Arc::new(is_full) }, receiver, watched)
     }
 
     /// The outlet of the connection to which the replica gave this number.
-    pub(in crate::server) fn outlet(&self, conn: ConnId) -> Outlet {
+    pub(crate) fn outlet(&self, conn: ConnId) -> Outlet {
         Outlet::Relayed(RelayedOutlet { conn, queue: self.clone() })
     }
 }
@@ -196,7 +194,7 @@ impl Feed {
 impl Events {
     /// The next event; how many were missed is an event too. It is pending for ever when the sender is gone, because the
     /// connection's lines end then too. Cancel safe.
-    pub(in crate::server) async fn next(&mut self) -> Arc<str> {
+    pub(crate) async fn next(&mut self) -> Arc<str> {
         tokio::select! {
             biased;
             Some(event) = self.events.recv() => event,

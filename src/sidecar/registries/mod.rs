@@ -7,9 +7,11 @@
 //! | `discovery`, `address_plan` | follows the addresses of a name; pure: which session has which addresses |
 //! | `cluster_check` | warns where a name stands for registries that share no state |
 //! | `backend_test` | asks the proxy whether it reaches the backend |
+//! | `proxy_health` | follows whether the proxy sends requests to it |
 //! | `hints`, `log_throttle` | pure: what a person can do about a failure, and how often it is logged |
 //! | `reload` | reads the configuration again |
-//! | `leave`, `tcp_table` | leaves without losing requests; who is connected to the application |
+//! | `side_connection` | one command over a connection of its own |
+//! | `leave`, `requests_in_flight` | leaves without losing requests; what the application's connections show of them |
 
 mod address_plan;
 mod backend_test;
@@ -19,12 +21,15 @@ mod hints;
 mod intent;
 mod leave;
 mod log_throttle;
+mod proxy_health;
 mod reload;
+mod requests_in_flight;
 mod session;
 mod session_set;
-mod tcp_table;
+mod side_connection;
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use tracing::info;
 
@@ -37,14 +42,16 @@ use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::state::DaemonState;
 use discovery::follow_names;
 pub(crate) use intent::intent;
-use leave::cannot_count;
+use leave::Left;
 pub(crate) use leave::finish_in_flight;
 use reload::reload_when_asked;
 use session_set::Sessions;
 
 /// Registers the application with the visibility that `state` asks for, and keeps it registered until asked to
 /// stop. It has left every registry when it returns: each is drained within DRAIN_TIMEOUT where it can be, and then
-/// has 500 ms for its answer (SEMANTICS section 8), all at the same time. Without a registration it returns at once.
+/// has 500 ms for its answer (SEMANTICS section 8), all at the same time. Around a command it also waits, within
+/// DRAIN_TIMEOUT in all, until no request is in flight that a registry could not tell of or has not stopped sending.
+/// Without a registration it returns at once.
 ///
 /// Dropping it ends the sessions without a word; their routes stay for the registry's grace period.
 pub(crate) async fn keep_registered(
@@ -80,22 +87,21 @@ pub(crate) async fn keep_registered(
         sessions.change_address(old, new);
     };
     tokio::select! {
-        () = follow(lookup, choice, moved, unknown) => {}
+        () = follow(lookup, choice, || sessions.network_changed(), moved, unknown) => {}
         () = reload_when_asked(config, state, |intent| sessions.set_intent(intent)) => {}
         () = follow_names(&sessions) => {}
         () = shutdown.requested() => {}
     }
     state.set_address_problem(None);
-    // Where a registry cannot count what is in flight, count the connections to the wrapped application.
-    let needs_tcp_table = wrapped && state.clients().iter().any(|client| cannot_count(&client.status()));
     state.set_clients(Vec::new());
     state.clear_application();
-    let limit = config.drain_timeout.get();
-    sessions.leave(limit, &shutdown).await;
-    if needs_tcp_table {
-        let ports = registration.own_ports();
+    let (begun, limit) = (Instant::now(), config.drain_timeout.get());
+    let left = sessions.leave(limit, &shutdown).await;
+    if wrapped && let Some(unsure) = Left::least_certain(left) {
+        // The command ends when this returns, and requests may be in flight that no registry can tell of.
+        let (ports, rest) = (registration.own_ports(), limit.saturating_sub(begun.elapsed()));
         tokio::select! {
-            () = tcp_table::no_connections(&ports, limit) => {}
+            () = requests_in_flight::until_none(&ports, unsure, rest) => {}
             _ = shutdown.forced() => {}
         }
     }

@@ -21,7 +21,7 @@ use registry_client::{Client, Endpoint as Registry, Intent, Resolver, TcpConnect
 
 use super::address_plan::SessionNo;
 use super::cluster_check::warn_if_split;
-use super::leave::leave;
+use super::leave::{Left, leave};
 use super::session::{CONNECT_TIMEOUT, Session};
 
 /// How long the sessions have to log their end once they have left.
@@ -102,6 +102,11 @@ impl<R: Resolver + Clone> Sessions<R> {
         }
     }
 
+    /// This host's addresses have changed.
+    pub(super) fn network_changed(&self) {
+        locked(&self.clients).values().for_each(Client::network_changed);
+    }
+
     /// Replaces routes and metadata in every session, also in those that start later.
     pub(super) fn set_intent(&self, intent: Intent) {
         for client in locked(&self.clients).values() {
@@ -114,14 +119,15 @@ impl<R: Resolver + Clone> Sessions<R> {
     }
 
     /// Ends all sessions at the same time: each is drained within `limit` where the registry can do that, and then
-    /// has 500 ms for its answer (SEMANTICS section 8).
-    pub(super) async fn leave(self, limit: Duration, shutdown: &Shutdown) {
+    /// has 500 ms for its answer (SEMANTICS section 8). Returns what is known of the requests of each.
+    pub(super) async fn leave(self, limit: Duration, shutdown: &Shutdown) -> Vec<Left> {
         let Sessions { clients, alive, mut ended, .. } = self;
         let clients = std::mem::take(&mut *locked(&clients)).into_values();
-        join_all(clients.map(|client| leave(client, limit, shutdown.clone()))).await;
+        let left = join_all(clients.map(|client| leave(client, limit, shutdown.clone()))).await;
         // Let the sessions log their last events, but do not wait for a registry that stays silent.
         drop(alive);
         let _ = timeout(LAST_EVENTS, ended.recv()).await;
+        left
     }
 
     /// Starts a session with the registry at `place`.

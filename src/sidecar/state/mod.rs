@@ -11,14 +11,15 @@ mod history;
 mod node;
 mod reload;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::info;
 
-use registry_client::{Client, Event, Visibility};
+use registry_client::{Client, Event, RouteKey, Visibility};
 
 pub(crate) use command::{CommandStatus, Progress};
 pub(crate) use conditions::{Conditions, Work};
@@ -46,6 +47,8 @@ struct Shared {
     command: watch::Sender<Option<CommandStatus>>,
     /// The address that is advertised; `None`: it is not known yet.
     advertised: watch::Sender<Option<IpAddr>>,
+    /// The routes that get no requests, by registry, and why.
+    out: Mutex<BTreeMap<String, BTreeMap<RouteKey, String>>>,
     /// The node in etcd; `None`: none should be there.
     node: watch::Sender<Option<NodeStatus>>,
     history: History,
@@ -64,6 +67,7 @@ impl DaemonState {
             progress: watch::Sender::new(Progress::default()),
             command: watch::Sender::new(None),
             advertised: watch::Sender::new(None),
+            out: Mutex::default(),
             node: watch::Sender::new(None),
             history: History::new(),
             counters: Counters::default(),
@@ -131,6 +135,7 @@ impl DaemonState {
     pub(crate) fn set_clients(&self, clients: Vec<Client>) {
         let names: Vec<_> = clients.iter().map(|client| client.status().registry.name).collect();
         self.shared.counters.retain(|name| names.iter().any(|known| **known == *name));
+        self.out().retain(|name, _| names.iter().any(|known| **known == **name));
         self.shared.clients.send_replace(clients);
     }
 
@@ -181,6 +186,25 @@ impl DaemonState {
     pub(crate) fn record(&self, registry: &str, event: &Event) {
         self.shared.counters.count(registry, event);
         self.shared.history.add(registry, event);
+    }
+
+    /// Records that a registry's proxy has taken a backend out, or sends requests there again.
+    pub(crate) fn record_health(&self, registry: &str, event: &'static str, message: &str) {
+        self.shared.history.add_message(registry, event, message);
+    }
+
+    /// The routes to which a registry's proxy sends no requests although they are in force, and why.
+    pub(crate) fn set_out(&self, registry: &str, routes: BTreeMap<RouteKey, String>) {
+        self.out().insert(registry.to_owned(), routes);
+    }
+
+    /// What [`DaemonState::set_out`] was told last.
+    pub(crate) fn out_at(&self, registry: &str) -> BTreeMap<RouteKey, String> {
+        self.out().get(registry).cloned().unwrap_or_default()
+    }
+
+    fn out(&self) -> MutexGuard<'_, BTreeMap<String, BTreeMap<RouteKey, String>>> {
+        self.shared.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The latest events, and those to come.

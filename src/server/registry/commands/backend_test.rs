@@ -3,7 +3,7 @@
 use registry_client::protocol::{BackendUrl, Refusal};
 
 use crate::server::registry::api::Effect;
-use crate::server::registry::engine::{Engine, Outcome, Wait};
+use crate::server::registry::engine::{Engine, Outcome};
 use crate::server::registry::model::{ConnId, Now, SessionNo};
 
 pub(super) fn backend_test(
@@ -22,5 +22,5 @@ pub(super) fn backend_test(
         return Err(Refusal::Other("too many backend tests".to_owned())).into();
     };
     engine.push(Effect::Test { test, url, peer });
-    Outcome::Wait(Wait::Test(test))
+    Outcome::Test(test)
 }

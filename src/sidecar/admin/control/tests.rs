@@ -158,7 +158,7 @@ async fn an_exception_to_maintenance_of_everything_leaves_the_rest_in_it() {
     state.set_clients(vec![client.clone()]);
     run(&path, "maintenance enter").await;
     let (_, text) = run(&path, "maintenance exit /admin").await;
-    assert!(text.contains("maintenance  off") && text.contains("not          /admin"), "{text}");
+    assert!(text.contains("maintenance  on, for a part") && text.contains("not          /admin"), "{text}");
     let mut status = client.watch();
     let all =
         status.wait_for(|status| status.maintenance_wanted == [registry_client::MaintenanceTarget::All]);
