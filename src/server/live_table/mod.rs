@@ -6,6 +6,7 @@
 
 mod start_hold;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -27,6 +28,8 @@ pub struct LiveTable {
     left: watch::Sender<()>,
     ejections: broadcast::Sender<MemberId>,
     start_hold: OnceLock<StartHold>,
+    /// Nothing is known yet of who serves what.
+    is_loading: AtomicBool,
 }
 
 impl Default for LiveTable {
@@ -40,11 +43,27 @@ impl Default for LiveTable {
             left,
             ejections,
             start_hold: OnceLock::new(),
+            is_loading: AtomicBool::new(false),
         }
     }
 }
 
 impl LiveTable {
+    /// A table that is empty because it was not read yet.
+    pub fn loading() -> Self {
+        LiveTable { is_loading: AtomicBool::new(true), ..LiveTable::default() }
+    }
+
+    /// Whether the table is empty because it was not read yet.
+    pub fn is_loading(&self) -> bool {
+        self.is_loading.load(Ordering::Relaxed)
+    }
+
+    /// The table is read.
+    pub fn loaded(&self) {
+        self.is_loading.store(false, Ordering::Relaxed);
+    }
+
     /// The current table. Costs one atomic load.
     pub fn load(&self) -> Guard<Arc<Table>> {
         self.table.load()

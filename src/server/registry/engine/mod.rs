@@ -28,6 +28,7 @@ mod bind;
 mod commit;
 mod connections;
 mod drain;
+mod drain_shares;
 mod events;
 mod follow;
 mod guesses;
@@ -73,6 +74,7 @@ pub(crate) use queue::Outcome;
 
 use backend_tests::BackendTests;
 use connections::Connections;
+use drain_shares::DrainShares;
 use guesses::Guesses;
 use marks::MarkQueue;
 use pending_commits::Commits;
@@ -103,6 +105,7 @@ pub(crate) struct Engine {
     /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
     verdicts: HashMap<MemberId, SessionNo>,
     subscriptions: Subscriptions,
+    drain_shares: DrainShares,
     role: Role,
     /// The revision of the shared store that this follower serves.
     store_revision: StoreRevision,
@@ -134,6 +137,7 @@ impl Engine {
             guesses: Guesses::default(),
             verdicts: HashMap::new(),
             subscriptions: Subscriptions::default(),
+            drain_shares: DrainShares::default(),
             role: Role::Alone,
             store_revision: StoreRevision::default(),
             led_until: None,
@@ -170,6 +174,8 @@ impl Engine {
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
+            Input::Replicas(names) => self.drain_shares.set_replicas(names),
+            Input::Drains(replica, shares) => self.drain_shares.set(&replica, shares),
             Input::Lead(term) => self.lead(now, term),
             Input::Follow(leader) => self.follow(now, leader),
             Input::Replicated(revision, changes) => self.replicate(now, revision, changes),
