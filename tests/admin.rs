@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The addresses of a server that lets the system choose its ports.
-const ANYWHERE: [(&str, &str); 3] = [
+const ANYWHERE: [(&str, &str); 4] = [
     ("HTTP_LISTEN", "127.0.0.1:0"),
     ("REGISTRY_LISTEN", "127.0.0.1:0"),
     ("ADMIN_LISTEN", "127.0.0.1:0"),
