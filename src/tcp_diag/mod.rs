@@ -60,6 +60,10 @@ impl TcpDiag {
     }
 
     /// The state of one connection; `None`: it is not open.
+    #[cfg_attr(
+        not(feature = "server"),
+        allow(dead_code, reason = "only the proxy asks about single connections")
+    )]
     ///
     /// # Errors
     /// As [`TcpDiag::connections_at`].
