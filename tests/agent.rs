@@ -48,7 +48,7 @@ impl Agent {
     }
 
     fn is_healthy(&self) -> bool {
-        self.say("healthcheck").status.success()
+        self.say("healthcheck --ready").status.success()
     }
 }
 
@@ -59,8 +59,9 @@ const FAST: [(&str, &str); 3] =
 fn an_application_that_stops_answering_is_noticed_and_comes_back_by_itself() {
     let (server, backend) = (Server::start(SERVER, &[]), free_address());
     let agent = Agent::start(&server, backend.port(), &FAST);
-    wait_until("it answers", || agent.text("status").contains("not ready"));
+    wait_until("it answers", || agent.text("status").contains("not ready    tcp://127.0.0.1:"));
     assert!(!agent.is_healthy());
+    assert!(agent.say("healthcheck").status.success(), "the sidecar works, and need not be replaced");
 
     let mut first = caddy(backend, "first");
     agent.program.wait_for_log("live:");
@@ -83,6 +84,7 @@ fn the_daemon_tells_its_status_routes_and_events() {
     let agent = Agent::start(&server, backend.port(), &[]);
     agent.program.wait_for_log("live:");
 
+    assert!(agent.say("healthcheck").status.success());
     let told = agent.text("status");
     assert!(told.contains("application  ready") && told.contains("(registry-server): live, live"), "{told}");
     assert!(

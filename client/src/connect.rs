@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::lookup;
 use crate::protocol::{Host, Invalid};
 
 /// A registry: a name or an address, and a port.
@@ -112,6 +113,9 @@ pub struct TcpConnector<R = SystemResolver> {
 }
 
 /// Resolves as the rest of the system does: hosts file, then DNS, as `getaddrinfo` is configured.
+///
+/// There is one look-up of a name at a time in a process. It goes on when a call that waits for it is dropped, and the next
+/// call waits for the same. While one takes long, calls get the answer of the one before, if that is at most a minute old.
 ///
 /// A look-up that hangs occupies a blocking thread until the system gives up, even when its result is no
 /// longer wanted. A program that must end meanwhile shuts its runtime down in the background.
@@ -236,8 +240,16 @@ impl<R: Resolver> Connector for TcpConnector<R> {
 
 impl Resolver for SystemResolver {
     async fn resolve(&self, endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
-        let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?;
-        Ok(found.collect())
+        let port = endpoint.port;
+        if let Ok(ip) = endpoint.host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let system = |name: String| async move {
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        };
+        let found = lookup::shared(&endpoint.host, system).await?;
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
 }
 

@@ -237,8 +237,8 @@ impl Core {
     fn received(&mut self, line: Option<Result<Line, io::Error>>) {
         match line {
             Some(Ok(line)) => {
+                tracing::debug!(line = %shown(&line), "received");
                 let received = Received::from(line);
-                tracing::debug!(line = %received.shown(), "received");
                 self.step(|session, now| session.receive(received, now));
             }
             Some(Err(error)) => self.down(Cause::Broken(error.to_string())),
@@ -314,15 +314,29 @@ impl Core {
     }
 }
 
-impl Received {
-    /// What to show of it in a log: no secrets.
-    fn shown(&self) -> String {
-        match self {
-            Received::Line(line) => line.redacted(),
-            Received::Http => "(HTTP)".to_owned(),
-            Received::Garbage(text) => format!("(no reply: {text:?})"),
-            Received::TooLong => "(too long)".to_owned(),
-        }
+/// What to show of a line in a log: as it came, without the session's id, which is a secret.
+fn shown(line: &Line) -> String {
+    let text = match line {
+        Line::TooLong => return "(too long)".to_owned(),
+        Line::NotUtf8 => return "(bytes that are no UTF-8)".to_owned(),
+        Line::Text(text) => text,
+    };
+    if text.starts_with("ACK|") {
+        return "ACK|[redacted]".to_owned();
+    }
+    const ID: &str = "\"session_id\"";
+    let value = text.find(ID).and_then(|at| {
+        let behind = at + ID.len();
+        let begin = behind + text[behind..].find('"')? + 1;
+        // One that does not end is hidden to the end of the line.
+        let end = text[begin..].find('"').map_or(text.len(), |length| begin + length);
+        Some((begin, end))
+    });
+    match value {
+        Some((begin, end)) => format!("{}[redacted]{}", &text[..begin], &text[end..]),
+        // One that cannot be found may stand there all the same.
+        None if text.starts_with("SESSION_OK|") => "SESSION_OK|[redacted]".to_owned(),
+        None => text.clone(),
     }
 }
 
@@ -353,5 +367,25 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_shown_as_it_came_but_for_the_sessions_id() {
+        let shown = |text: &str| shown(&Line::Text(text.to_owned()));
+        let order = r#"ROUTE_LIST_OK|[{"b":1,"a":2.50}]"#;
+        assert_eq!(shown(order), order, "neither sorted nor filled up");
+        assert_eq!(shown("ACK|horse"), "ACK|[redacted]");
+        let info = r#"SESSION_OK|{"x":1,"session_id" : "horse","y":2}"#;
+        assert_eq!(shown(info), r#"SESSION_OK|{"x":1,"session_id" : "[redacted]","y":2}"#);
+        for broken in
+            [r#"SESSION_OK|{"session_id":"horse"#, "SESSION_OK|horse", r#"SESSION_OK|{"session_id":"#]
+        {
+            assert!(!shown(broken).contains("horse"), "{broken}");
+        }
     }
 }

@@ -475,11 +475,14 @@ impl Session {
             .iter()
             .map(|(key, route)| (key.clone(), self.route_status(key, route, desired.contains_key(key))))
             .collect();
-        let in_force = routes.values().all(|status| matches!(status, RouteStatus::Applied(_)));
+        // What the registry cannot have beside other routes is served by those.
+        let surplus = self.dialect().surplus(&self.wanted);
+        let mut counted = routes.iter().filter(|(key, _)| !surplus.contains(*key));
+        let in_force = counted.all(|(_, status)| matches!(status, RouteStatus::Applied(_)));
         let phase = self.state.phase();
         let bound = self.link.as_ref().is_some_and(|link| link.bound_since.is_some());
         let known = self.known.as_ref();
-        let nothing_else = known.is_some_and(|known| known.applied.len() == routes.len());
+        let nothing_else = known.is_some_and(|known| known.applied.len() == routes.len() - surplus.len());
         Status {
             phase,
             registry: self.registry(),
@@ -516,8 +519,11 @@ impl Session {
     fn is_as_wanted(&self) -> bool {
         let Some(known) = &self.known else { return false };
         let desired = self.desired();
-        let in_force = |(key, route)| known.applied.id_of(key, route, self.dialect()).is_some();
-        known.applied.len() == desired.len()
+        let surplus = self.dialect().surplus(desired);
+        let in_force = |(key, route): (&RouteKey, &Route)| {
+            surplus.contains(key) || known.applied.id_of(key, route, self.dialect()).is_some()
+        };
+        known.applied.len() == desired.len() - surplus.len()
             && desired.iter().all(in_force)
             && self.visibility_is_as_wanted()
             && known.subscribed == self.subscriptions
@@ -537,7 +543,8 @@ impl Session {
             return RouteStatus::Pending;
         }
         let id = self.known.as_ref().and_then(|known| known.applied.id_of(key, route, self.dialect()));
-        let unsupported = self.dialect() == &Dialect::Reference && route.backend.scheme() == Scheme::H2c;
+        let unsupported = self.dialect() == &Dialect::Reference
+            && (route.backend.scheme() == Scheme::H2c || self.dialect().surplus(&self.wanted).contains(key));
         match (id, self.refused.get(key)) {
             (Some(id), _) => RouteStatus::Applied(id),
             (None, Some(refused)) if is_desired => RouteStatus::Refused(refused.refusal.clone()),

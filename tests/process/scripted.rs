@@ -46,6 +46,8 @@ async fn registered(link: &mut Link, port: u16, page: u16) {
          < OK
          > {add}
          < ROUTE_OK|r2
+         > OPTIONS_SET|S1|ALL|websocket|true
+         < OPTIONS_OK
          > CONFIG_APPLY|S1
          < OK"
     ))

@@ -17,6 +17,10 @@ pub(super) fn status(state: &DaemonState, maintenance: &Maintenance) -> Value {
         "pid": std::process::id(),
         "uptime_seconds": state.uptime().as_secs(),
         "ready": conditions.ready,
+        "places": state.places().into_iter().map(|(name, place)| {
+            json!({"place": name, "ready": place.ready, "problem": place.problem})
+        }).collect::<Vec<_>>(),
+        "stranded": conditions.stranded,
         "wanted": visibility_name(conditions.visibility()),
         "reason": conditions.reason(),
         "address_problem": state.address_problem(),

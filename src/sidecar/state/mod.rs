@@ -9,6 +9,7 @@ mod conditions;
 mod counters;
 mod history;
 mod node;
+mod places;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,9 @@ pub(crate) use counters::RegistryCounters;
 pub(crate) use history::EventReceiver;
 use history::History;
 pub(crate) use node::NodeStatus;
+#[cfg(test)]
+pub(crate) use places::PlaceStatus;
+pub(crate) use places::Places;
 use reload::ReloadQueue;
 pub(crate) use reload::ReloadRequest;
 
@@ -41,6 +45,8 @@ struct Shared {
     conditions: watch::Sender<Conditions>,
     /// Why it is not known which address is the application's; `Some` exactly while `address_unknown` is a condition.
     address_problem: Mutex<Option<String>>,
+    /// How the places stand at which the application becomes ready.
+    places: watch::Sender<Places>,
     clients: watch::Sender<Vec<Client>>,
     progress: watch::Sender<Progress>,
     /// `None` until a wrapped command has begun.
@@ -63,6 +69,7 @@ impl DaemonState {
         let shared = Shared {
             conditions: watch::Sender::new(Conditions::default()),
             address_problem: Mutex::default(),
+            places: watch::Sender::new(Places::new()),
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
             command: watch::Sender::new(None),
@@ -79,6 +86,11 @@ impl DaemonState {
 
     pub(crate) fn conditions(&self) -> Conditions {
         *self.shared.conditions.borrow()
+    }
+
+    /// Every change of the conditions.
+    pub(crate) fn watch_conditions(&self) -> watch::Receiver<Conditions> {
+        self.shared.conditions.subscribe()
     }
 
     /// What people are to see.
@@ -139,12 +151,12 @@ impl DaemonState {
         self.shared.clients.send_replace(clients);
     }
 
-    /// The address at which the application is reached, from now on.
     /// The address that is advertised; `None`: it is not known yet.
     pub(crate) fn advertised(&self) -> Option<IpAddr> {
         *self.shared.advertised.borrow()
     }
 
+    /// The address at which the application is reached, from now on.
     pub(crate) fn set_advertised(&self, address: IpAddr) {
         self.shared.advertised.send_replace(Some(address));
     }

@@ -32,6 +32,7 @@ use crate::server::registry::api::Effect;
 use crate::server::registry::model::{MemberSet, SessionNo};
 use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
 
+pub(crate) use drain::RemainingWork;
 pub(crate) use events::FirstAnswer;
 pub(crate) use join::{Detached, Joined, Removal};
 

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
+use crate::sidecar::config::ControlSocket;
 use registry_client::protocol::GoDuration;
 
 use super::render;
@@ -49,7 +49,9 @@ impl Invocation {
             ["routes"] => Request::Routes,
             ["events"] => Request::Events { follow: has("--follow") },
             ["drain"] => Request::Drain { cancel: has("--cancel") },
-            ["healthcheck"] => Request::Healthcheck { registered: has("--registered") },
+            ["healthcheck"] => {
+                Request::Healthcheck { ready: has("--ready"), registered: has("--registered") }
+            }
             ["reload"] => Request::Reload,
             ["maintenance", ref words @ ..] => maintenance(words, &mut flags)?,
             [command, ..] => return Err(format!("{command} takes no further words")),
@@ -66,7 +68,7 @@ impl Invocation {
     ///
     /// # Errors
     /// Where the answer cannot be written.
-    pub async fn run(self, socket: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
+    pub async fn run(self, socket: &ControlSocket, out: &mut impl Write) -> io::Result<u8> {
         let is_check = matches!(self.request, Request::Healthcheck { .. });
         let nobody = |error: io::Error| {
             let text = format!(
@@ -89,7 +91,7 @@ impl Invocation {
         }
     }
 
-    async fn ask(&self, socket: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
+    async fn ask(&self, socket: &ControlSocket, out: &mut impl Write) -> io::Result<u8> {
         let mut stream = timeout(ANSWER_TIMEOUT, connect(socket)).await??;
         let line = serde_json::to_string(&self.request)? + "\n";
         stream.write_all(line.as_bytes()).await?;
@@ -233,7 +235,8 @@ mod tests {
             ("status --json", Request::Status),
             ("events --follow", Request::Events { follow: true }),
             ("drain --cancel", Request::Drain { cancel: true }),
-            ("healthcheck --registered", Request::Healthcheck { registered: true }),
+            ("healthcheck --registered", Request::Healthcheck { ready: false, registered: true }),
+            ("healthcheck --ready", Request::Healthcheck { ready: true, registered: false }),
             (
                 "maintenance enter --wait",
                 Request::MaintenanceEnter { target: None, reason: None, duration: None, wait: true },

@@ -20,6 +20,11 @@ pub(super) fn status(data: &Value) -> String {
     let mut out = String::new();
     let ready = if data["ready"].as_bool() == Some(true) { "ready" } else { "not ready" };
     let _ = writeln!(out, "application  {ready}");
+    for place in list(&data["places"]) {
+        if let Some(problem) = place["problem"].as_str() {
+            let _ = writeln!(out, "not ready    {problem}");
+        }
+    }
     let _ = writeln!(out, "wanted       {}, because {}", text(data, "wanted"), text(data, "reason"));
     if let Some(problem) = data["address_problem"].as_str() {
         let _ = writeln!(out, "address      {problem}");

@@ -52,6 +52,10 @@ pub(super) enum Request {
         message: Option<String>,
     },
     Healthcheck {
+        /// Whether the application must be ready too; it always must be around a command.
+        #[serde(default)]
+        ready: bool,
+        /// Whether a route must be in force too.
         #[serde(default)]
         registered: bool,
     },
@@ -98,7 +102,7 @@ impl Request {
                 set_progress(state, percent, message)?;
                 Ok(maintenance_status(state, maintenance))
             }
-            Request::Healthcheck { registered } => Ok(health(state, registered)),
+            Request::Healthcheck { ready, registered } => Ok(health(state, ready, registered)),
             Request::Reload => state.reload().await.map(|done| json!({"reload": done})),
         }
     }
@@ -252,29 +256,50 @@ fn set_progress(state: &DaemonState, percent: Option<u8>, message: Option<String
     Ok(())
 }
 
-/// The answer to a health check. During a step, an update or a schedule the command's status decides, else whether
-/// the application is ready and its address is known. Until a route was first accepted, a registry that answers and refuses counts as
-/// unhealthy too. A registry that is away never does, because an orchestrator must not kill an application that works
-/// (SEMANTICS section 10).
-fn health(state: &DaemonState, registered: bool) -> Value {
+/// The answer to a health check.
+///
+/// Around a command it is about the command: during a step, an update or a schedule the command's status decides, else
+/// whether the application is ready. Beside an application it is about the sidecar, because an engine that restarts what is
+/// unhealthy would restart the sidecar and not the application; `ready` and `registered` ask for the application.
+///
+/// A sidecar without a network is unhealthy, and one that does not know the application's address. Until a route was first
+/// accepted, so is one that a registry refuses. A registry that is away never makes unhealthy, because an orchestrator must
+/// not kill what works (SEMANTICS section 10).
+fn health(state: &DaemonState, ready: bool, registered: bool) -> Value {
     let (conditions, clients) = (state.conditions(), state.clients());
     let statuses: Vec<_> = clients.iter().map(Client::status).collect();
     let refused = statuses.iter().find_map(refused_by);
-    let command = state.command().unwrap_or_default();
+    let command = state.command();
+    let is_about_application = ready || registered || command.is_some();
+    let command = command.unwrap_or_default();
     if let Some(healthy) = command.healthy.filter(|_| !registered) {
         let failed = || "the last run of the schedule has failed".to_owned();
         let reason = if healthy { command.doing } else { Some(failed()) };
         let reason = reason.unwrap_or_else(|| conditions.reason().to_owned());
         return json!({"healthy": healthy, "reason": reason});
     }
+    let is_not_ready = !conditions.ready && !conditions.maintenance;
     let verdict = match refused {
+        _ if conditions.stranded => Err(conditions.reason().to_owned()),
         _ if conditions.address_unknown => Err(state.address_problem().unwrap_or_default()),
-        _ if !conditions.ready && !conditions.maintenance => Err("the application is not ready".to_owned()),
+        _ if is_about_application && is_not_ready => Err(not_ready(state)),
         Some(refusal) if !state.was_live() => Err(refusal),
         _ if registered => gets_requests(state, &statuses),
         _ => Ok(()),
     };
-    json!({"healthy": verdict.is_ok(), "reason": verdict.err().unwrap_or_else(|| conditions.reason().to_owned())})
+    let reason = verdict.as_ref().err().cloned().unwrap_or_else(|| match &state.place_problems()[..] {
+        [] => conditions.reason().to_owned(),
+        problems => format!("{}, but not all of it: {}", conditions.reason(), problems.join("; ")),
+    });
+    json!({"healthy": verdict.is_ok(), "reason": reason})
+}
+
+/// That the application is not ready, and why.
+fn not_ready(state: &DaemonState) -> String {
+    match &state.place_problems()[..] {
+        [] => "the application is not ready".to_owned(),
+        problems => format!("the application is not ready: {}", problems.join("; ")),
+    }
 }
 
 /// Whether routes are in force at some registry and its proxy sends requests to all of them.
