@@ -146,6 +146,12 @@ impl Membership {
         })
     }
 
+    /// The number of the last apply of a claim's members.
+    pub(crate) fn last_apply(&self, claim: &Claim) -> u64 {
+        let records = claim.members.iter().filter_map(|member| self.members.get(&member.id));
+        records.map(|record| record.applied).max().unwrap_or_default()
+    }
+
     /// The members of these sessions in a claim.
     pub(crate) fn members_of(&self, sessions: &[SessionNo], claim: &Claim) -> Vec<(MemberId, SessionNo)> {
         let of = |(member, session, _): (&Member, SessionNo, bool)| (member.id, session);
