@@ -339,7 +339,8 @@ fn an_optional_file_that_cannot_be_used_is_only_warned_about() {
     }
     drop(locked);
     let good = folder.path().join("good.redb");
-    let _server = Server::start(&SERVER, &[("STATE_FILE", &format!("{}?", good.display()))]);
+    let server = Server::start(&SERVER, &[("STATE_FILE", &format!("{}?", good.display()))]);
+    server.program.wait_for_log("restored what was applied");
     assert!(good.exists());
 }
 
