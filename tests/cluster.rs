@@ -10,7 +10,13 @@ mod programs;
 
 #[path = "cluster/basics.rs"]
 mod basics;
+#[path = "cluster/drain.rs"]
+mod drain;
+#[path = "cluster/etcd_faults.rs"]
+mod etcd_faults;
 #[path = "cluster/failover.rs"]
 mod failover;
+#[path = "support/relay.rs"]
+mod relay;
 #[path = "cluster/support.rs"]
 mod support;

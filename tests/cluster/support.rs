@@ -72,13 +72,17 @@ impl Cluster {
 
 impl Replica {
     pub fn start(etcd: &[Etcd]) -> Replica {
-        let endpoints = etcd.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",");
+        Replica::start_at(&etcd.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(","))
+    }
+
+    /// A server that reaches etcd at these endpoints.
+    pub fn start_at(endpoints: &str) -> Replica {
         let (admin, cluster) = (free_address(), free_address());
         let ttl = format!("{}s", TTL.as_secs());
         let server = Server::start(
             SERVER,
             &[
-                ("ETCD_ENDPOINTS", &endpoints),
+                ("ETCD_ENDPOINTS", endpoints),
                 ("CLUSTER_SECRET", "correct-horse-battery-staple"),
                 ("CLUSTER_LISTEN", &cluster.to_string()),
                 ("CLUSTER_TTL", &ttl),
