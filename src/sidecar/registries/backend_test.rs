@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -68,7 +69,9 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
 /// Tests one backend from here and from the proxy; `None` where the proxy could not be asked.
 async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
     let (from_here, from_proxy) = tokio::join!(connect(backend), ask_proxy(client, backend));
-    Some(TestResult { backend: backend.clone(), from_here, from_proxy: from_proxy? })
+    // Only this tells an application that listens on loopback from one that does not listen yet.
+    let on_loopback = from_here.is_err() && accepts((Ipv4Addr::LOCALHOST, backend.port())).await.is_ok();
+    Some(TestResult { backend: backend.clone(), from_here, on_loopback, from_proxy: from_proxy? })
 }
 
 /// The proxy's report, or why there is none; `None` where the proxy could not be asked.
@@ -99,7 +102,12 @@ async fn ask_proxy(client: &Client, backend: &BackendUrl) -> Option<Result<Backe
 
 /// Connects to the advertised address, as the proxy would.
 async fn connect(backend: &BackendUrl) -> Result<(), String> {
-    match timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.authority())).await {
+    accepts(backend.authority()).await
+}
+
+/// Whether somebody accepts a connection there, or why not.
+async fn accepts(place: impl ToSocketAddrs) -> Result<(), String> {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect(place)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
@@ -126,6 +134,8 @@ struct TestResult {
     backend: BackendUrl,
     /// Whether this process could connect to it, or why not.
     from_here: Result<(), String>,
+    /// Whether something accepts connections on its port at 127.0.0.1 in this network namespace.
+    on_loopback: bool,
     /// The proxy's report, or why there is none.
     from_proxy: Result<BackendReport, String>,
 }
@@ -175,9 +185,11 @@ impl TestResult {
             _ if seen.contains("not allowed") => {
                 "the proxy may not reach this address: see BACKEND_ALLOW in its configuration".to_owned()
             }
+            (Err(_), _) if self.on_loopback => {
+                format!("the application listens on 127.0.0.1 only; let it listen on 0.0.0.0:{port}")
+            }
             (Err(reason), _) => format!(
-                "nor can this container ({reason}): the application probably listens on 127.0.0.1 only; \
-                 let it listen on 0.0.0.0:{port}"
+                "nor can this container ({reason}): does the application still start? Otherwise: is {port} its port?"
             ),
             (Ok(()), Host::Ip(ip)) => format!(
                 "this container can: do the proxy and the application share a network? If {ip} is on another \
@@ -195,7 +207,14 @@ impl fmt::Display for Reachability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reachability::Reachable { response_time_ms, status } => {
-                write!(f, "the proxy reached it in {response_time_ms:.1} ms, status {status}")
+                // A registry that does not measure says 0.
+                match *response_time_ms {
+                    0.0 => write!(f, "the proxy reached it, status {status}"),
+                    time if time < 0.1 => {
+                        write!(f, "the proxy reached it in less than 0.1 ms, status {status}")
+                    }
+                    time => write!(f, "the proxy reached it in {time:.1} ms, status {status}"),
+                }
             }
             Reachability::Unwell { status, why } => {
                 write!(f, "the proxy reached it, status {status}, but {why}")
@@ -215,6 +234,7 @@ mod tests {
         TestResult {
             backend: "http://10.2.2.7:8080/".parse().unwrap(),
             from_here: from_here.map_err(str::to_owned),
+            on_loopback: false,
             from_proxy: from_proxy.map_err(str::to_owned).map(|status_code| BackendReport {
                 reachable: true,
                 response_time_ms: 1.25,
@@ -234,7 +254,11 @@ mod tests {
 
     #[test]
     fn an_application_on_loopback_only_is_named_as_such() {
-        let reachability = result(Err("connection refused"), Err("connection refused")).reachability();
+        let seen = result(Err("connection refused"), Err("connection refused"));
+        let reachability = seen.reachability();
+        assert!(reachability.to_string().contains("does the application still start"), "{reachability}");
+        assert!(!reachability.to_string().contains("127.0.0.1 only"), "{reachability}");
+        let reachability = TestResult { on_loopback: true, ..seen }.reachability();
         assert!(reachability.to_string().contains("listens on 127.0.0.1 only"), "{reachability}");
         assert!(reachability.to_string().contains("0.0.0.0:8080"), "{reachability}");
     }
