@@ -24,12 +24,15 @@ const MAX_NAMES: usize = 1_024;
 /// What a look-up has found; the kind and the text of an error.
 type Outcome = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 
+/// Addresses, and when they were found.
+type Answer = (Vec<IpAddr>, Instant);
+
 /// What is known of a name.
 #[derive(Default)]
 struct Name {
     /// The look-up that goes on; `None` before it has an outcome.
     running: Option<watch::Receiver<Option<Outcome>>>,
-    last: Option<(Vec<IpAddr>, Instant)>,
+    last: Option<Answer>,
 }
 
 static NAMES: LazyLock<Mutex<HashMap<String, Name>>> = LazyLock::new(Mutex::default);
@@ -69,10 +72,7 @@ where
 }
 
 /// Joins the look-up of a name that goes on, or begins one.
-fn join<F>(
-    name: &str,
-    begin: impl FnOnce(String) -> F,
-) -> (watch::Receiver<Option<Outcome>>, Option<(Vec<IpAddr>, Instant)>)
+fn join<F>(name: &str, begin: impl FnOnce(String) -> F) -> (watch::Receiver<Option<Outcome>>, Option<Answer>)
 where
     F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
 {

@@ -211,7 +211,7 @@ impl<'b> Greeted<'b> {
         let (replica, leader) = (name(&mut bytes)?, name(&mut bytes)?);
         let mut nonce = [0; size_of::<Nonce>()];
         bytes.try_copy_to_slice(&mut nonce).map_err(malformed)?;
-        if bytes.is_empty() || bytes.len() % KEY_ID != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(KEY_ID) {
             return Err(Refused::Malformed);
         }
         Ok(Greeted { parties: Parties { epoch, replica, leader }, nonce, key_ids: bytes })

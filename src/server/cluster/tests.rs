@@ -43,7 +43,8 @@ struct Node {
     status: StatusReader,
     handle: RegistryHandle,
     _view: watch::Sender<StoreView>,
-    _inputs: (mpsc::Sender<(Probe, Result<(), ProbeFailure>)>, mpsc::Sender<Input>),
+    _results: mpsc::Sender<(Probe, Result<(), ProbeFailure>)>,
+    _inputs: mpsc::Sender<Input>,
 }
 
 impl Node {
@@ -83,7 +84,8 @@ impl Node {
             status,
             handle: handle.unwrap(),
             _view: view,
-            _inputs: (probes, inputs),
+            _results: probes,
+            _inputs: inputs,
         }
     }
 

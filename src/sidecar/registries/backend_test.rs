@@ -26,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two tests while the backend is unreachable.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause where the proxy has had too many tests.
+const TEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Tests until the proxy reaches the backend of every route. Each route is logged when it is live, and when its
 /// obstacle changes.
@@ -33,9 +35,16 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
     let mut pause = FIRST_PAUSE;
     let mut logged: BTreeMap<RouteKey, String> = BTreeMap::new();
     loop {
-        let mut missing = BTreeMap::new();
+        let (mut missing, mut results) = (BTreeMap::new(), BTreeMap::new());
         for (key, route) in routes {
-            let Some(result) = test(&client, &route.backend).await else {
+            // Routes with one backend share its test.
+            let backend = route.backend.to_string();
+            if !results.contains_key(&backend)
+                && let Some(result) = test(&client, &route.backend).await
+            {
+                results.insert(backend.clone(), result);
+            }
+            let Some(result) = results.get(&backend) else {
                 missing.insert(key, route);
                 continue;
             };
@@ -83,8 +92,17 @@ async fn ask_proxy(client: &Client, backend: &BackendUrl) -> Option<Result<Backe
     let status = client.status();
     if status.ours {
         let (registry, session) = (status.registry.peer?, status.session?);
-        let test = Request::BackendTest(backend.clone());
-        return match ask(registry, &session, test, ANSWER_TIMEOUT).await? {
+        let reply = loop {
+            let test = Request::BackendTest(backend.clone());
+            match ask(registry, &session, test, ANSWER_TIMEOUT).await? {
+                // A little later, then: there were others from here.
+                Reply::Error(Refusal::Other(text)) if text == "too many backend tests" => {
+                    sleep(TEST_PAUSE).await
+                }
+                reply => break reply,
+            }
+        };
+        return match reply {
             Reply::BackendOk(report) => Some(Ok(report)),
             Reply::BackendFail(error) => Some(Err(BackendTestError::Unreachable(error).to_string())),
             // There is, or will be, another session.

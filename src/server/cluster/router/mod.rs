@@ -93,7 +93,7 @@ impl Router {
             Input::Closed(conn) => self.forget(conn),
             Input::Reached => self.reached(now),
             Input::Lost => self.lost(),
-            Input::FromLeader(said) => self.from_leader(said),
+            Input::FromLeader(said) => self.leader_said(said),
             Input::Tick => self.tick(now),
             Input::Stop => self.stop(),
         }
@@ -183,7 +183,7 @@ impl Router {
         }
     }
 
-    fn from_leader(&mut self, said: FromLeader) {
+    fn leader_said(&mut self, said: FromLeader) {
         match said {
             FromLeader::Line(conn, line) => self.line(conn, line),
             FromLeader::Event(conn, line) => {
