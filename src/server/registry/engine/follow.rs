@@ -209,7 +209,15 @@ impl Engine {
         let Some(session) = self.sessions.get(no) else { return };
         let is_replaced = session.replaced_by.is_some() && session.state == SessionState::Replaced;
         match reason {
-            EndReason::Superseded if is_replaced => self.advance(now, no, SessionEvent::Succeeded),
+            EndReason::Superseded if is_replaced => {
+                let places = session.members.iter().filter_map(|id| self.membership.place(id));
+                let places: Vec<_> = places.map(|(domain, path)| (domain.clone(), path.clone())).collect();
+                self.advance(now, no, SessionEvent::Succeeded);
+                // The leader has seen the successor answer, so it serves here, too, where nobody else does.
+                for (domain, path) in places {
+                    self.membership.serve_untried(&domain, &path);
+                }
+            }
             _ => self.advance(now, no, SessionEvent::Ended),
         }
     }
