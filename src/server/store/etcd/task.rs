@@ -19,6 +19,7 @@ use crate::server::store::Decision;
 use super::backoff::pause;
 use super::clock;
 use super::commit::{Commit, Progress, Rejection};
+use super::copy::Copy;
 use super::image::{Image, Leader};
 use super::layout::{Folder, Key, Layout};
 use super::leadership::{Call, Event, Leadership, Reply, Standing, Time};
@@ -96,6 +97,7 @@ pub(super) struct Task {
     chore: Option<Sent>,
     has_asked_for_turn: bool,
     trouble: Option<Error>,
+    copy: Option<Copy>,
     /// Since when the store is dropped or stopped.
     stopping_since: Option<Time>,
     /// Whether everything that waited is written, and the leadership is being given up.
@@ -132,6 +134,7 @@ impl Task {
             chore: None,
             has_asked_for_turn: false,
             trouble: None,
+            copy: None,
             stopping_since: None,
             is_leaving: false,
         })
@@ -142,6 +145,7 @@ impl Task {
         let (tell, mut news) = mpsc::channel(NEWS);
         let reader = Reader::new(self.kv.clone(), self.layout.clone(), tell);
         let reading = tokio::spawn(reader.run(random_id()));
+        self.begin_with_copy().await;
         let presence = self.register();
         let mut alive = tokio::time::interval(self.settings.alive.max(Duration::from_secs(1)));
         loop {
@@ -168,6 +172,29 @@ impl Task {
         reading.abort();
         if let Some(presence) = presence {
             let _ = presence.deregister(LEAVE).await;
+        }
+    }
+
+    /// Serves what a local file holds until etcd is read.
+    async fn begin_with_copy(&mut self) {
+        let Some(path) = self.settings.copy.clone() else { return };
+        let (boot_id, grace) = (self.settings.boot_id.clone(), self.settings.alive * 4);
+        let opened = tokio::task::spawn_blocking(move || Copy::open(path, boot_id, grace));
+        // It fails when the runtime ends.
+        let Ok((copy, saved)) = opened.await else { return };
+        self.copy = Some(copy);
+        if let Some(saved) = saved {
+            info!("a local file holds {} sessions, which serve until etcd is read", saved.sessions.len());
+            self.tell(Feed::Loaded(StoreRevision(0), Box::new(saved))).await;
+        }
+    }
+
+    /// Keeps the copy up to date; `None`: everything is new.
+    async fn keep_copy(&mut self, changes: Option<&[StoreChange]>) {
+        let (Some(copy), Some(image)) = (&mut self.copy, &self.image) else { return };
+        let is_kept = changes.is_some_and(|changes| changes.is_empty() || copy.change(changes));
+        if !is_kept && !image.is_newer() {
+            copy.replace(image.saved(&self.settings.boot_id)).await;
         }
     }
 
@@ -283,11 +310,13 @@ impl Task {
                 info!("etcd holds {} sessions at revision {revision}", image.session_count());
                 self.image = Some(image);
                 self.owes_load = true;
+                self.keep_copy(None).await;
                 self.clear_trouble().await;
             }
             News::Revised(revised) => {
                 let Some(image) = &mut self.image else { return };
                 let changes = image.take(&revised);
+                self.keep_copy(Some(&changes)).await;
                 let is_told = matches!(self.told, Told::Follows(_)) && !self.owes_load;
                 if is_told && !changes.is_empty() {
                     let revision = store_revision(revised.revision);
