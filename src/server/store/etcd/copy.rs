@@ -3,7 +3,7 @@
 //! It is a state file. It has no marks: a replica that begins with it takes all sessions for lost, as a server does that
 //! starts again. A file that holds the state of another registry is left as it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use tracing::warn;
 use crate::server::registry::Tx;
 use crate::server::registry::persist::{SavedState, StoreChange};
 use crate::server::store::{Decision, FileStore, StateError, Store, file};
+
+/// How often, and after which pauses, a file is opened that another process has open.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The copy of a replica.
 pub(super) struct Copy {
@@ -32,7 +36,7 @@ impl Copy {
     pub(super) fn open(path: PathBuf, boot_id: String, grace: Duration) -> (Copy, Option<SavedState>) {
         let mut copy =
             Copy { path, boot_id, grace, store: None, last: 0, cluster_id: None, has_complained: false };
-        match FileStore::open(&copy.path, &copy.boot_id, grace) {
+        match open_when_free(&copy.path, &copy.boot_id, grace) {
             Ok(mut store) => {
                 let saved = store.take_saved().filter(|saved| !saved.sessions.is_empty());
                 copy.cluster_id = saved.as_ref().map(|saved| saved.cluster_id.clone());
@@ -58,14 +62,7 @@ impl Copy {
             }
             return;
         }
-        if let Some(mut store) = self.store.take() {
-            let end = store.take_end();
-            drop(store);
-            if let Some(end) = end {
-                // It ends with an error: nothing is ever sent.
-                let _ = end.await;
-            }
-        }
+        self.close().await;
         let cluster_id = state.cluster_id.clone();
         let (path, boot_id, grace) = (self.path.clone(), self.boot_id.clone(), self.grace);
         let made = tokio::task::spawn_blocking(move || {
@@ -97,10 +94,32 @@ impl Copy {
         is_good
     }
 
+    /// Waits until everything is written.
+    pub(super) async fn close(&mut self) {
+        let Some(mut store) = self.store.take() else { return };
+        let end = store.take_end();
+        drop(store);
+        if let Some(end) = end {
+            // It ends with an error: nothing is ever sent.
+            let _ = end.await;
+        }
+    }
+
     fn complain(&mut self, error: &StateError) {
         self.store = None;
         if !std::mem::replace(&mut self.has_complained, true) {
             warn!("no copy of what etcd holds is kept: {error}");
         }
     }
+}
+
+/// Opens the file. The server that ran before may be about to close it.
+fn open_when_free(path: &Path, boot_id: &str, grace: Duration) -> Result<FileStore, StateError> {
+    for _ in 1..TRIES {
+        match FileStore::open(path, boot_id, grace) {
+            Err(StateError::Busy { .. }) => std::thread::sleep(PAUSE),
+            opened => return opened,
+        }
+    }
+    FileStore::open(path, boot_id, grace)
 }

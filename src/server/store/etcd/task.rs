@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use registry_nodes::kv::{Answer, Compare, Fault, Kv, Op, Transaction};
 use registry_nodes::{ConfigError, Error, Node, Registration, Registry};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::server::registry::persist::StoreChange;
 use crate::server::registry::{StoreRevision, Term, Tx};
@@ -98,6 +98,8 @@ pub(super) struct Task {
     has_asked_for_turn: bool,
     trouble: Option<Error>,
     copy: Option<Copy>,
+    /// Whether it was said that something cannot be read.
+    has_unreadable: bool,
     /// Since when the store is dropped or stopped.
     stopping_since: Option<Time>,
     /// Whether everything that waited is written, and the leadership is being given up.
@@ -135,6 +137,7 @@ impl Task {
             has_asked_for_turn: false,
             trouble: None,
             copy: None,
+            has_unreadable: false,
             stopping_since: None,
             is_leaving: false,
         })
@@ -172,6 +175,9 @@ impl Task {
         reading.abort();
         if let Some(presence) = presence {
             let _ = presence.deregister(LEAVE).await;
+        }
+        if let Some(copy) = &mut self.copy {
+            copy.close().await;
         }
     }
 
@@ -307,7 +313,11 @@ impl Task {
         match news {
             News::Loaded { revision, entries } => {
                 let image = Image::load(self.layout.clone(), revision, entries);
-                info!("etcd holds {} sessions at revision {revision}", image.session_count());
+                if image.is_newer() {
+                    error!("a newer version wrote what etcd holds; this one neither serves nor changes it");
+                } else {
+                    info!("etcd holds {} sessions at revision {revision}", image.session_count());
+                }
                 self.image = Some(image);
                 self.owes_load = true;
                 self.keep_copy(None).await;
@@ -332,10 +342,23 @@ impl Task {
             }
             News::Back => self.clear_trouble().await,
         }
+        self.warn_of_unreadable();
         if let Some(image) = &self.image {
             let term = image.leader().map(|leader| leader.term);
             let revision = u64::try_from(image.revision()).unwrap_or(0);
             self.leadership.on(Event::Key { term, revision }, clock::now());
+        }
+    }
+
+    /// Says once that something cannot be read, until everything can.
+    fn warn_of_unreadable(&mut self) {
+        let unreadable = self.image.as_ref().and_then(|image| image.unreadable().iter().next());
+        let is_news = unreadable.is_some() && !self.has_unreadable;
+        self.has_unreadable = unreadable.is_some();
+        if let Some((key, why)) = unreadable.filter(|_| is_news) {
+            warn!(
+                "{key} in etcd cannot be read: {why}; what was read last stays, and this replica does not lead"
+            );
         }
     }
 

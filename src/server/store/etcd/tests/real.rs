@@ -1,5 +1,6 @@
 //! Replicas over real etcd of both versions, each with a stand-in for its registry.
 
+mod cable;
 #[path = "../../../../../nodes/tests/support/etcd.rs"]
 mod etcd;
 
@@ -22,6 +23,7 @@ use crate::server::store::tests::{Story, applied, contract};
 use crate::server::store::{Decision, Store};
 
 use super::images::many;
+use cable::Cable;
 use etcd::{Etcd, Version, wait_at_most, wait_for};
 
 /// As short as etcd grants it.
@@ -46,6 +48,8 @@ struct View {
     /// Whom it follows.
     leader: Option<LeaderInfo>,
     has_loaded: bool,
+    /// How many times it was told everything.
+    loads: usize,
     is_unreachable: bool,
     decisions: BTreeMap<Tx, Decision>,
     /// How many times it was told of changes.
@@ -76,9 +80,19 @@ impl Replica {
         credentials: Option<Credentials>,
         copy: Option<PathBuf>,
     ) -> Replica {
+        Replica::start_at(etcd.endpoint(), name, ttl, credentials, copy)
+    }
+
+    fn start_at(
+        endpoint: String,
+        name: &str,
+        ttl: Duration,
+        credentials: Option<Credentials>,
+        copy: Option<PathBuf>,
+    ) -> Replica {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let mut config = Config::new([etcd.endpoint()]);
+        let mut config = Config::new([endpoint]);
         config.base_path = "/cluster".parse().unwrap();
         config.timeout = Duration::from_secs(2);
         config.credentials = credentials;
@@ -181,6 +195,7 @@ impl View {
             Feed::Loaded(revision, state) => {
                 assert!(self.term.is_none(), "a leader knows what it has committed");
                 (self.state, self.revision, self.has_loaded) = (*state, revision, true);
+                self.loads += 1;
             }
             Feed::Changed(revision, changes) => {
                 assert!(self.has_loaded && self.term.is_none() && revision > self.revision);
@@ -330,6 +345,7 @@ fn a_leader_whose_key_is_gone_commits_nothing(version: Version) {
     }
     wait_for("decisions", || (1..50).all(|tx| leader.decision(tx).is_some()));
     wait_for("it to lead again", || leader.view().term.is_some_and(|new| new > term));
+    assert_eq!(leader.view().loads, 2, "after its term it was told what is held");
     let fresh = Replica::start(&etcd, "b");
     same_sessions(&leader, &fresh);
     let committed = (0..50).filter(|tx| leader.decision(*tx) == Some(Decision::Committed)).count();
@@ -357,22 +373,54 @@ fn an_etcd_that_pauses_changes_nothing_but_that_nothing_is_answered(version: Ver
 }
 
 fn what_was_missed_and_compacted_is_loaded(version: Version) {
-    let mut etcd = Etcd::start(version);
-    let (leader, follower) = pair(&etcd);
+    let etcd = Etcd::start(version);
+    let cable = Cable::to(etcd.client_port);
+    let leader = Replica::start(&etcd, "a");
+    wait_for("a leader", || leader.leads());
+    let follower = Replica::start_at(cable.endpoint(), "b", TTL, None, None);
     leader.commits(0, applied(1, 1, &[(1, Some("a.de"))]));
-    wait_for("the follower", || follower.view().state.sessions.len() == 1);
-    etcd.restart();
-    wait_for("proof", || wait_for_leader(&[&leader, &follower]).cluster.may_answer());
-    let now = wait_for_leader(&[&leader, &follower]);
-    for tx in 10..20 {
-        now.commits(tx, applied(tx, 1, &[]));
-    }
+    leader.commits(1, applied(2, 1, &[(1, Some("b.de"))]));
+    same_sessions(&leader, &follower);
+    let loads = follower.view().loads;
+    // What it missed is still there.
+    cable.cut();
+    wait_for("it to notice", || follower.view().is_unreachable);
+    leader.commits(2, applied(3, 1, &[(1, Some("c.de"))]));
+    assert_eq!(follower.view().state.sessions.len(), 2, "what was known stays");
+    cable.mend();
+    same_sessions(&leader, &follower);
+    wait_for("it to be up to date", || !follower.view().is_unreachable);
+    assert_eq!(follower.view().loads, loads, "it goes on where it was");
+
+    cable.cut();
+    wait_for("it to notice", || follower.view().is_unreachable);
+    leader.commits(3, StoreChange::Ended(SessionNo(1), EndReason::Expired));
+    leader.commits(4, applied(4, 1, &[(1, Some("d.de"))]));
     let revision = etcd.field("/cluster/@servers/cluster/id", "Revision").unwrap();
     etcd.ctl(&["compact", &revision]);
-    etcd.restart();
+    cable.mend();
     same_sessions(&leader, &follower);
-    assert_eq!(follower.view().state.sessions.len(), 11);
-    wait_for("both to be up to date", || !leader.view().is_unreachable && !follower.view().is_unreachable);
+    assert_eq!(follower.view().loads, loads + 1);
+    leader.commits(5, applied(5, 1, &[]));
+    same_sessions(&leader, &follower);
+}
+
+/// An etcd that was restored from an older copy begins with an older revision.
+fn an_etcd_that_went_back_is_loaded(version: Version) {
+    let (before, after) = (Etcd::start(version), Etcd::start(version));
+    let cable = Cable::to(before.client_port);
+    let replica = Replica::start_at(cable.endpoint(), "a", TTL, None, None);
+    wait_for("it to lead", || replica.leads());
+    for tx in 0..20 {
+        replica.commits(tx, applied(tx + 1, 1, &[]));
+    }
+    cable.cut();
+    wait_for("it to notice", || replica.view().is_unreachable);
+    cable.lead_to(after.client_port);
+    cable.mend();
+    wait_for("it to know nobody", || replica.view().state.sessions.is_empty());
+    wait_for("it to lead again", || replica.leads() && replica.cluster.may_answer());
+    replica.commits(50, applied(50, 1, &[]));
 }
 
 fn a_hundred_thousand_routes_are_one_change(version: Version) {
@@ -515,6 +563,7 @@ stories! {
     a_leader_whose_key_is_gone_commits_nothing
     an_etcd_that_pauses_changes_nothing_but_that_nothing_is_answered
     what_was_missed_and_compacted_is_loaded
+    an_etcd_that_went_back_is_loaded
     a_hundred_thousand_routes_are_one_change
     an_etcd_that_learns_to_authenticate_is_no_outage
     a_replica_that_starts_while_etcd_is_away_serves_its_copy
