@@ -7,6 +7,7 @@
 //! | [`sidecar`] | the daemon: configuration, address, readiness, the one `run` | how the server works |
 //! | [`server`] | the registry and the HTTP proxy whose routing it controls | the sidecar, the client |
 //! | [`environment`] | names, prefixes and files of variables; every mistake at once | what a variable means |
+//! | `etcd` | how both programs read where etcd is (feature `etcd`) | what they keep in it |
 //! | [`shutdown`], [`telemetry`] | used by all | all of the above |
 //! | [`prometheus`] | the text format of metrics | all of the above |
 //! | `tls` | what TLS clients have in common | all of the above |
@@ -16,6 +17,8 @@
 //! through the code six times: start, an option, a command, a request, a broken link, SIGTERM.
 
 pub mod environment;
+#[cfg(feature = "etcd")]
+mod etcd;
 pub mod prometheus;
 #[cfg(feature = "server")]
 pub mod server;

@@ -12,7 +12,7 @@ use lexopt::prelude::*;
 
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::sidecar::admin::control::cli::{self, Invocation};
-use registry_sidecar::sidecar::config::{CommandConfig, Config};
+use registry_sidecar::sidecar::config::{CommandConfig, Config, TABLE};
 use registry_sidecar::terminal::{USAGE, print, print_error};
 use registry_sidecar::{sidecar, telemetry};
 
@@ -35,10 +35,11 @@ registry-sidecar healthcheck [--registered]
                           ask the running daemon; TARGET is a route, a path or a domain, and everything without
 registry-sidecar nodes SERVICE [--follow] [--json]
                           the nodes of a service in etcd; needs SIDECAR_ETCD_ENDPOINTS (not in the lean build)
+registry-sidecar variables
+                          all variables, with their defaults and what they do
 registry-sidecar --help | --version
 
 Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_HOST, INSTANCE_NAME.
-All variables: docs/reference/configuration.md
 
 Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 128+n ended at once by signal n.
 Around a command: the command's own, 126 not executable, 127 not found, 69 WAIT_FOR in vain.
@@ -94,6 +95,7 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
                 let rest = arguments.raw_args()?;
                 Call::Nodes(rest.map(|word| word.string()).collect::<Result<_, _>>()?)
             }
+            Value(word) if word == "variables" => Call::Print(TABLE.listing()),
             Value(word) if word == "check" => Call::Check,
             Value(word) if word == "demo" => Call::Demo,
             other => return Err(other.unexpected()),

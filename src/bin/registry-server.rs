@@ -7,7 +7,7 @@ use anyhow::Context;
 use lexopt::Parser;
 use lexopt::prelude::*;
 
-use registry_sidecar::server::config::Config;
+use registry_sidecar::server::config::{Config, TABLE};
 use registry_sidecar::server::{Server, admin, store};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
@@ -25,10 +25,10 @@ registry-server healthcheck   exit with 0 if the server of this environment is a
 registry-server status    what it does at the moment, as JSON
 registry-server export    write what STATE_FILE holds to the standard output, as JSON
 registry-server import    make STATE_FILE from such JSON on the standard input
+registry-server variables all variables, with their defaults and what they do
 registry-server --help | --version
 
 Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (info).
-All variables: docs/reference/configuration.md
 
 Exit codes: 0 stopped as asked, 1 cannot run, 64 wrong usage or configuration, 128+n ended at once by signal n.
 ";
@@ -62,6 +62,7 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
             Long("version") | Short('V') => {
                 Call::Print(format!("registry-server {}\n", env!("CARGO_PKG_VERSION")))
             }
+            Value(word) if word == "variables" => Call::Print(TABLE.listing()),
             Value(word) if word == "check" => Call::Check,
             Value(word) if word == "healthcheck" => Call::Healthcheck,
             Value(word) if word == "status" => Call::Status,

@@ -144,6 +144,11 @@ impl Reader {
         self.source.values.get(name)?.file.as_ref().map(PathBuf::from)
     }
 
+    /// Whether the variable is set, in whatever spelling.
+    pub fn is_given(&self, name: &'static str) -> bool {
+        self.source.values.contains_key(name)
+    }
+
     /// Whether the variable was written with our prefix.
     pub fn is_prefixed(&self, name: &'static str) -> bool {
         let given = self.source.values.get(name);

@@ -70,6 +70,7 @@ impl Variable {
         ["METADATA", "ETCD_KEY"].contains(&self.name)
             || self.name.ends_with("_TOKEN")
             || self.name.ends_with("_PASSWORD")
+            || self.name.starts_with("CLUSTER_SECRET")
     }
 }
 
@@ -85,6 +86,22 @@ impl Table {
     /// The name as people should write it: bare where that is allowed, else with the prefix.
     pub fn advertised(&self, variable: &Variable) -> String {
         if variable.bare { variable.name.to_owned() } else { format!("{}{}", self.prefix, variable.name) }
+    }
+
+    /// All variables for a person at a terminal, two lines each: the name with its default, and what it does.
+    pub fn listing(&self) -> String {
+        let mut listing = String::new();
+        for known in self.variables.iter().filter(|known| known.implemented) {
+            let name = self.advertised(known);
+            let default = match known.default {
+                Fallback::Text(default) => format!(" ({default})"),
+                Fallback::Derived(from) => format!(" (unless set: {from})"),
+                Fallback::Required => " (required)".to_owned(),
+                Fallback::Unset => String::new(),
+            };
+            listing += &format!("{name}{default}\n    {}; for example {}\n", known.meaning, known.example);
+        }
+        listing
     }
 
     /// The name without our prefix; `None` where it has none.
@@ -132,6 +149,25 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_listing_has_a_name_as_it_is_written_its_default_and_what_it_does() {
+        const VARIABLES: &[Variable] = &[
+            Variable::new("PORT", Fallback::Text("80"), "8080", "the port").bare(),
+            Variable::new("HOST", Fallback::Derived("the host's name"), "a", "the host"),
+            Variable::new("NAME", Fallback::Required, "b", "the name").bare(),
+            Variable::new("TOKEN", Fallback::Unset, "c", "the secret"),
+            Variable::new("COLOUR", Fallback::Unset, "red", "nothing yet").later(),
+        ];
+        let listing = Table { prefix: "OUR_", variables: VARIABLES }.listing();
+        assert_eq!(
+            listing,
+            "PORT (80)\n    the port; for example 8080\n\
+             OUR_HOST (unless set: the host's name)\n    the host; for example a\n\
+             NAME (required)\n    the name; for example b\n\
+             OUR_TOKEN\n    the secret; for example c\n"
+        );
+    }
 
     #[test]
     fn slips_of_the_finger_are_near_and_other_words_are_not() {

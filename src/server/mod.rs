@@ -8,18 +8,23 @@
 //! | [`registry`] | sessions, staging, apply: one pure state machine | sockets, clocks, tasks, the proxy |
 //! | [`store`] | where applied state lives | what the registry does with it |
 //! | [`listener`] | TCP 81: connections to calls of the registry | what a command does |
+//! | [`cluster`] | several servers that are one registry | what a command does, etcd |
+//! | `replica` | makes this server one of several that share an etcd (feature `etcd`) | what a leader does |
 //! | [`live_table`] | the current routing table, which readers may wait for | the registry and the proxy |
 //! | [`policy_file`] | the file of REGISTRY_POLICY, reread when it changes | what a policy is used for |
 //! | [`routing`] | the immutable routing table: match a request, choose a member | the registry and the proxy |
 //! | [`proxy`] | the data plane: accepts clients, forwards requests to members, probes backends | the registry |
 
 pub mod admin;
+pub mod cluster;
 pub mod config;
 pub mod listener;
 pub mod live_table;
 pub mod policy_file;
 pub mod proxy;
 pub mod registry;
+#[cfg(feature = "etcd")]
+mod replica;
 pub mod routing;
 mod run;
 pub mod store;

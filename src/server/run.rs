@@ -16,8 +16,9 @@ use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
 
 use super::admin::{Admin, Sources};
-use super::config::{self, Config};
-use super::listener::{self, ListenerConfig, RegistryHandle, RegistryServer};
+use super::cluster::{Replica, StatusReader};
+use super::config::{self, ClusterConfig, Config};
+use super::listener::{self, ListenerConfig, RegistryCore, RegistryHandle};
 use super::live_table::LiveTable;
 use super::proxy::{
     self, AccessFormat, AccessLog, CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, HttpsConfig,
@@ -40,7 +41,7 @@ pub struct Server {
     proxy: Proxy,
     access_log: Option<AccessLog>,
     admin: Option<Admin>,
-    ready: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
 }
 
 /// Why a server did not start.
@@ -59,6 +60,9 @@ pub enum StartError {
     /// STATE_FILE cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The settings for etcd cannot be used.
+    #[error("ETCD_ENDPOINTS: {0}")]
+    Etcd(String),
 }
 
 impl StartError {
@@ -89,10 +93,16 @@ impl Server {
         let registry_failed = || failed("REGISTRY_LISTEN", config.registry_listen);
         let listener = TcpListener::bind(config.registry_listen).await.map_err(registry_failed())?;
         let registry_address = listener.local_addr().map_err(registry_failed())?;
-        let mut policy = BackendPolicy { allow: config.backend_allow.clone(), own: vec![registry_address] };
+        let mut policy = BackendPolicy {
+            allow: config.backend_allow.clone(),
+            own: vec![registry_address],
+            is_shared: config.cluster.is_some(),
+        };
         let started = Instant::now();
         let admin = admin_listener(config).await?;
         policy.own.extend(admin.as_ref().map(|(_, address)| *address));
+        let replicas = cluster_listener(config).await?;
+        policy.own.extend(replicas.as_ref().map(|(_, address)| *address));
         let table = Arc::new(LiveTable::default());
         let https = https_config(config)?;
         let (notify, notices) = mpsc::channel(MAX_NOTICES);
@@ -114,27 +124,32 @@ impl Server {
             tokio::spawn(file.watch(notify));
         }
         let boot_id = boot_id().await;
-        let store = store(config, &boot_id).await?;
         let mut settings = listener_config(config, policy);
+        let State { store, replica, status } = state(config, &boot_id, replicas, &settings).await?;
         settings.registry.boot_id = boot_id;
-        let registry =
-            RegistryServer::start(listener, settings, Arc::clone(&table), store, prober, results, notices)
-                .map_err(registry_failed())?;
+        let core = RegistryCore::start(settings, Arc::clone(&table), store, prober, results, notices)
+            .map_err(registry_failed())?;
+        let registry = match replica {
+            None => core.listen(listener),
+            Some(replica) => core.listen_through(listener, |core, stopped| replica.start(core, stopped)),
+        };
+        let registry = registry.map_err(registry_failed())?;
         // After the registry, so that the first request finds the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
-        let ready = Arc::new(AtomicBool::new(true));
-        let sources = |ready| Sources {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let sources = |stopping| Sources {
             table,
             metrics,
             load: proxy.load(),
             prober: probes,
             sessions: registry.sessions(),
             access_log: access_log.clone(),
-            ready,
+            stopping,
+            cluster: status,
             started,
         };
-        let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&ready))));
-        let server = Server { registry, proxy, access_log, admin, ready };
+        let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&stopping))));
+        let server = Server { registry, proxy, access_log, admin, stopping };
         server.log_start();
         Ok(server)
     }
@@ -172,7 +187,7 @@ impl Server {
     /// Sends `SHUTDOWN` to every client of the registry and lets requests in flight finish for at most 8 s. Returns as
     /// soon as there are none. Dropping the future does not cancel the stop.
     pub async fn stop(self) {
-        self.ready.store(false, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::Relaxed);
         self.registry.stop().await;
         let stopped = self.proxy.stop(DRAIN).await;
         if let Some(log) = &self.access_log {
@@ -208,7 +223,62 @@ fn access_log(config: &Config) -> io::Result<Option<AccessLog>> {
     AccessLog::to(io::stdout(), format).map(Some)
 }
 
-/// Opens the store for applied state.
+/// Binds CLUSTER_LISTEN, if there is a cluster.
+async fn cluster_listener(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    let Some(cluster) = &config.cluster else { return Ok(None) };
+    let failed = |error| StartError::Listen { variable: "CLUSTER_LISTEN", address: cluster.listen, error };
+    let listener = TcpListener::bind(cluster.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Some((listener, address)))
+}
+
+/// Where applied state is, and whether others share it.
+struct State {
+    store: Box<dyn Store>,
+    replica: Option<Replica>,
+    status: Option<StatusReader>,
+}
+
+/// Opens the store for applied state: STATE_FILE, or the etcd that several servers share.
+async fn state(
+    config: &Config,
+    boot_id: &str,
+    replicas: Option<(TcpListener, SocketAddr)>,
+    settings: &ListenerConfig,
+) -> Result<State, StartError> {
+    match config.cluster.as_ref().zip(replicas) {
+        Some((cluster, replicas)) => shared_state(cluster, config, boot_id, replicas, settings).await,
+        None => Ok(State { store: store(config, boot_id).await?, replica: None, status: None }),
+    }
+}
+
+#[cfg(feature = "etcd")]
+async fn shared_state(
+    cluster: &ClusterConfig,
+    config: &Config,
+    boot_id: &str,
+    replicas: (TcpListener, SocketAddr),
+    settings: &ListenerConfig,
+) -> Result<State, StartError> {
+    let joined = super::replica::join(cluster, config, boot_id, replicas, &settings.allow).await;
+    let super::replica::Joined { store, replica, status } =
+        joined.map_err(|error| StartError::Etcd(error.to_string()))?;
+    Ok(State { store, replica: Some(replica), status: Some(status) })
+}
+
+/// A build without etcd has no cluster.
+#[cfg(not(feature = "etcd"))]
+async fn shared_state(
+    cluster: &ClusterConfig,
+    _config: &Config,
+    _boot_id: &str,
+    _replicas: (TcpListener, SocketAddr),
+    _settings: &ListenerConfig,
+) -> Result<State, StartError> {
+    match cluster.etcd {}
+}
+
+/// Opens the store of a server alone.
 async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
     let Some(path) = config.state_file.clone() else { return Ok(Box::new(MemoryStore)) };
     let (boot_id, grace) = (boot_id.to_owned(), config.session_grace.get());

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use registry_sidecar::sidecar::admin::control::cli;
+use registry_sidecar::{server, sidecar};
 
 use super::log_lines::literals_of_the_code;
 use super::page::{Page, pages};
@@ -70,6 +71,23 @@ fn the_reference_has_every_command() {
                 has(&format!("registry-server {word}"));
             },
         );
+    }
+}
+
+/// Whoever has an image and no page asks the program itself.
+#[test]
+fn the_programs_print_every_variable_and_their_help_names_only_what_they_have() {
+    let tables = [sidecar::config::TABLE, server::config::TABLE];
+    for ((name, path), table) in PROGRAMS.iter().zip(tables) {
+        let output = Command::new(path).arg("variables").env_clear().output().unwrap();
+        assert!(output.status.success(), "{name}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        for known in table.variables.iter().filter(|known| known.implemented) {
+            let written = table.advertised(known);
+            let named = |line: &str| line.split(' ').next() == Some(&written);
+            assert!(printed.lines().any(named), "{name} variables does not print {written}");
+        }
+        assert!(!help(path).contains(".md"), "the help of {name} names a file that an image does not have");
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(super) use crate::prometheus::CONTENT;
 use crate::prometheus::Page;
+use crate::server::cluster::{ClusterStatus, Role};
 use crate::server::proxy::{RequestCounts, ServiceLabel};
 
 use super::snapshot::{Service, Snapshot};
@@ -24,9 +25,41 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page.single("proxy_connections", "gauge", "Connections of clients.", snapshot.connections);
     let lost = snapshot.dropped_lines;
     page.single("proxy_access_log_dropped_total", "counter", "Lines of the access log that were lost.", lost);
+    if let Some(cluster) = &snapshot.cluster {
+        self::cluster(&mut page, cluster);
+    }
     members(&mut page, snapshot);
     requests(&mut page, snapshot);
     page.text()
+}
+
+fn cluster(page: &mut Page, cluster: &ClusterStatus) {
+    page.family("registry_cluster_role", "gauge", "1 for what this server is in its cluster.");
+    let role = match cluster.role {
+        Role::Leaderless => "leaderless",
+        Role::Leading(_) => "leader",
+        Role::Following(_) => "follower",
+    };
+    for known in ["leader", "follower", "leaderless"] {
+        page.line("registry_cluster_role", &[("role", known)], u8::from(role == known));
+    }
+    let since = cluster.since.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    page.single("registry_cluster_role_since_timestamp_seconds", "gauge", "Since when.", since);
+    page.single(
+        "registry_cluster_revision",
+        "gauge",
+        "The revision of etcd that it knows.",
+        cluster.revision,
+    );
+    page.single(
+        "registry_cluster_behind",
+        "gauge",
+        "How many revisions its leader is ahead.",
+        cluster.behind,
+    );
+    page.single("registry_cluster_replicas", "gauge", "Servers that are present.", cluster.replicas.len());
+    let in_trouble = u8::from(cluster.trouble.is_some());
+    page.single("registry_cluster_trouble", "gauge", "1 while etcd cannot be read.", in_trouble);
 }
 
 fn members(page: &mut Page, snapshot: &Snapshot) {

@@ -17,7 +17,6 @@ mod status;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +32,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 pub use query::{QueryError, query};
+use snapshot::Readiness;
 pub use snapshot::Sources;
 
 /// Concurrent connections; further ones wait in the kernel's queue.
@@ -110,10 +110,14 @@ fn answer<B>(request: &Request<B>, sources: &Sources) -> Response<Full<Bytes>> {
     }
     match request.uri().path() {
         "/healthz" => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
-        "/readyz" if sources.ready.load(Ordering::Relaxed) => {
-            page(StatusCode::OK, TEXT, "ready\n".to_owned())
+        "/readyz" => {
+            let (status, text) = match sources.readiness() {
+                Readiness::Ready => (StatusCode::OK, "ready\n"),
+                Readiness::Loading => (StatusCode::SERVICE_UNAVAILABLE, "etcd was not read yet\n"),
+                Readiness::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            };
+            page(status, TEXT, text.to_owned())
         }
-        "/readyz" => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned()),
         "/metrics" => page(StatusCode::OK, metrics::CONTENT, metrics::render(&sources.snapshot())),
         "/status" => page(StatusCode::OK, "application/json", status::render(&sources.snapshot())),
         _ => page(StatusCode::NOT_FOUND, TEXT, "/metrics /status /healthz /readyz\n".to_owned()),

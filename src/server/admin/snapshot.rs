@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::server::cluster::{ClusterStatus, StatusReader};
 use crate::server::live_table::LiveTable;
 use crate::server::proxy::{
     AccessLog, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
@@ -28,8 +29,10 @@ pub struct Sources {
     pub sessions: watch::Receiver<usize>,
     /// The access log, if there is one.
     pub access_log: Option<AccessLog>,
-    /// Whether the server takes requests: true until it is stopped.
-    pub ready: Arc<AtomicBool>,
+    /// Whether the server stops.
+    pub stopping: Arc<AtomicBool>,
+    /// The cluster, if the server is one of several.
+    pub cluster: Option<StatusReader>,
     /// When the server started.
     pub started: Instant,
 }
@@ -37,6 +40,7 @@ pub struct Sources {
 pub(super) struct Snapshot {
     pub(super) uptime: Duration,
     pub(super) is_ready: bool,
+    pub(super) cluster: Option<ClusterStatus>,
     pub(super) connections: usize,
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
@@ -56,13 +60,33 @@ pub(super) struct Service {
     pub(super) upgraded: u64,
 }
 
+/// Whether the server takes requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// It is one of several, and has not read their table yet.
+    Loading,
+    Ready,
+    Stopping,
+}
+
 impl Sources {
+    pub(super) fn readiness(&self) -> Readiness {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Readiness::Stopping;
+        }
+        match &self.cluster {
+            Some(cluster) if !cluster.is_loaded() => Readiness::Loading,
+            _ => Readiness::Ready,
+        }
+    }
+
     pub(super) fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let claims: Vec<_> = self.table.load().claims().cloned().collect();
         Snapshot {
             uptime: self.started.elapsed(),
-            is_ready: self.ready.load(Ordering::Relaxed),
+            is_ready: self.readiness() == Readiness::Ready,
+            cluster: self.cluster.as_ref().map(StatusReader::read),
             connections: self.load.connections(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
+use crate::server::cluster::{ClusterStatus, Role};
 use crate::server::proxy::{RequestCounts, ServiceLabel};
 use crate::server::routing::{Claim, Member};
 
@@ -17,7 +18,7 @@ const MAX_MEMBERS: usize = 100;
 pub(super) fn render(snapshot: &Snapshot) -> String {
     let claims: Vec<_> =
         snapshot.claims.iter().take(MAX_CLAIMS).map(|found| claim(found, snapshot)).collect();
-    let status = json!({
+    let mut status = json!({
         "server": concat!("registry-server/", env!("CARGO_PKG_VERSION")),
         "uptime_seconds": snapshot.uptime.as_secs(),
         "ready": snapshot.is_ready,
@@ -33,7 +34,30 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         "claims_total": snapshot.claims.len(),
         "claims": claims,
     });
+    if let (Some(cluster), Some(fields)) = (&snapshot.cluster, status.as_object_mut()) {
+        fields.insert("cluster".to_owned(), self::cluster(cluster));
+    }
     format!("{status:#}\n")
+}
+
+fn cluster(cluster: &ClusterStatus) -> Value {
+    let (role, leader, term) = match &cluster.role {
+        Role::Leaderless => ("leaderless", None, None),
+        Role::Leading(term) => ("leader", Some(&cluster.replica), Some(term.0)),
+        Role::Following(leader) => ("follower", Some(&leader.name), Some(leader.term.0)),
+    };
+    json!({
+        "replica": cluster.replica,
+        "role": role,
+        "leader": leader,
+        "term": term,
+        "since": jiff::Timestamp::try_from(cluster.since).map(|since| since.to_string()).ok(),
+        "loaded": cluster.is_loaded,
+        "revision": cluster.revision,
+        "behind": cluster.behind,
+        "trouble": cluster.trouble,
+        "replicas": cluster.replicas,
+    })
 }
 
 fn claim(claim: &Claim, snapshot: &Snapshot) -> Value {

@@ -1,5 +1,6 @@
 //! The server's configuration, read from the environment. No other module of the server reads the environment.
 
+mod cluster;
 mod variables;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use registry_client::protocol::{GoDuration, Invalid};
 
 use super::policy_file::{PolicyFile, ReadFile};
 
+pub use cluster::{ClusterConfig, Etcd};
 pub use variables::{TABLE, VARIABLES};
 
 /// The server's configuration.
@@ -66,6 +68,8 @@ pub struct Config {
     pub proxy_threads: Option<NonZeroUsize>,
     /// STATE_FILE; `None`: the applied state is lost when the server ends.
     pub state_file: Option<PathBuf>,
+    /// ETCD_* and CLUSTER_*; `None`: this server is a registry alone.
+    pub cluster: Option<ClusterConfig>,
     /// LOG_LEVEL, LOG_LEVEL_LIBRARIES, LOG_FORMAT
     pub log: LogConfig,
     /// Warnings about settings that are valid and have no effect.
@@ -101,6 +105,7 @@ pub enum AccessLog {
 
 /// The text of each variable that this version implements.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "a build without etcd only knows their names"))]
 struct Raw {
     http_listen: Option<String>,
     https_listen: Option<String>,
@@ -128,6 +133,19 @@ struct Raw {
     log_level: Option<String>,
     log_level_libraries: Option<String>,
     log_format: Option<String>,
+    etcd_endpoints: Option<String>,
+    etcd_base_path: Option<String>,
+    etcd_username: Option<String>,
+    etcd_password: Option<String>,
+    etcd_timeout: Option<String>,
+    etcd_ca: Option<String>,
+    etcd_cert: Option<String>,
+    etcd_key: Option<String>,
+    cluster_secret: Option<String>,
+    cluster_secret_previous: Option<String>,
+    cluster_listen: Option<String>,
+    cluster_advertise: Option<String>,
+    cluster_ttl: Option<String>,
 }
 
 impl Config {
@@ -149,21 +167,22 @@ impl Config {
         context: Context<'_>,
     ) -> Result<Config, ConfigErrors> {
         let (raw, mut reader) = Reader::new(Source::read(TABLE, vars, &context));
-        let read = read(raw, &mut reader, context.read_file);
+        let read = read(raw, &mut reader, context);
         let (config, warnings) = reader.finish(read)?;
         Ok(Config { warnings, ..config })
     }
 }
 
 /// Reads every variable before it fails on one, so that the report is complete.
-fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config, Reported> {
+fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Config, Reported> {
+    let cluster = cluster::cluster(&mut raw, reader, context.host_name);
     let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
     let https = https(raw.https_listen, raw.cert_dir, reader);
     let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
     let registry_allow = reader.optional("REGISTRY_ALLOW", raw.registry_allow, networks);
     let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
     let registry_policy =
-        reader.optional("REGISTRY_POLICY", raw.registry_policy, |path| policy(path, read_file));
+        reader.optional("REGISTRY_POLICY", raw.registry_policy, |path| policy(path, context.read_file));
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
@@ -207,6 +226,7 @@ fn read(raw: Raw, reader: &mut Reader, read_file: ReadFile<'_>) -> Result<Config
         admin: admin?.map(|address| AdminListen { address, is_default }),
         access_log: access_log?.flatten(),
         state_file: state_file?,
+        cluster: cluster?,
         log: LogConfig { level: log_level?, libraries: libraries?, format: log_format? },
         warnings: Vec::new(),
     })
@@ -350,8 +370,9 @@ mod tests {
             ("LOG_FORMAT", "xml"),
         ])
         .unwrap_err();
-        let implemented = VARIABLES.iter().filter(|known| known.implemented);
-        for known in implemented {
+        // `cluster` has tests for those that belong together.
+        let alone = |name: &str| !name.starts_with("ETCD_") && !name.starts_with("CLUSTER_");
+        for known in VARIABLES.iter().filter(|known| known.implemented && alone(known.name)) {
             let about = report.problems().iter().filter(|problem| problem.variable == known.name);
             assert_eq!(about.count(), 1, "{}: {report}", known.name);
         }
@@ -373,11 +394,5 @@ mod tests {
         );
         let report = with(r#"{"default":["*"]}"#, "").unwrap_err().to_string();
         assert!(report.contains("must be the path of a file"), "{report}");
-    }
-
-    #[test]
-    fn variables_without_effect_in_this_version_are_reported() {
-        let config = read(&[("ETCD_ENDPOINTS", "http://etcd:2379")]).unwrap();
-        assert_eq!(config.warnings, ["ETCD_ENDPOINTS has no effect in this version"]);
     }
 }

@@ -21,7 +21,7 @@ use tracing::{debug, enabled};
 use crate::server::registry::{ConnId, Keepalive};
 
 use super::message::Message;
-use super::outgoing::{Events, ToConnection};
+use super::outgoing::{Events, Outlet, ToConnection};
 
 /// How many bytes are read at once, or as many as there are of an incomplete line if that is more. It is small because
 /// the buffer stays allocated, and most peers send little at a time.
@@ -101,7 +101,7 @@ impl Connection {
     pub(super) async fn run(mut self, mut stream: TcpStream, inbox: mpsc::Sender<Message>) {
         // A command may lead to a reply and to a session for PINGs.
         let (to_us, mut lines) = mpsc::channel(2 * self.most_unanswered + PUSHES);
-        if inbox.send(Message::Opened(self.id, self.peer, to_us)).await.is_err() {
+        if inbox.send(Message::Opened(self.id, self.peer, Outlet::Own(to_us))).await.is_err() {
             return;
         }
         let served = self.serve(&mut stream, &inbox, &mut lines).await;

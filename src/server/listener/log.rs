@@ -62,6 +62,7 @@ pub(super) fn write(event: &LogEvent) {
         }
         // The proxy logs it.
         LogEvent::Ejected { .. } => {}
+        LogEvent::Leads(term) => info!("this replica leads now (term {})", term.0),
         LogEvent::StageExpired(who) => {
             warn!(session = %who, "staged changes dropped: nobody applied them");
         }

@@ -1,22 +1,25 @@
-//! What connections tell the registry's task.
+//! What the task that owns the registry is told.
 
 use std::net::IpAddr;
 
-use registry_client::protocol::{Command, Refusal};
-use tokio::sync::mpsc;
+use registry_client::protocol::{Command, Refusal, SessionId};
 
-use crate::server::registry::ConnId;
+use crate::server::registry::{ConnId, Input};
 
-use super::outgoing::ToConnection;
+use super::outgoing::Outlet;
 
-/// A message from a connection to the task that owns the registry.
-pub(super) enum Message {
-    /// It is open. The lines for it go into this channel.
-    Opened(ConnId, IpAddr, mpsc::Sender<ToConnection>),
+/// A message to the task that owns the registry. Those of one sender are taken in their order.
+pub(crate) enum Message {
+    /// A connection is open. The lines for it go into this outlet.
+    Opened(ConnId, IpAddr, Outlet),
+    /// A connection is open at another replica, and a former leader had bound this session to it.
+    Announced(ConnId, IpAddr, SessionId, Outlet),
     /// It sent a line.
     Line(ConnId, Result<Command, Refusal>),
     /// It sent several lines.
     Lines(ConnId, Vec<Result<Command, Refusal>>),
     /// It is closed, or the peer has sent everything and received all replies.
     Closed(ConnId),
+    /// The rest of the server says something, in its order with what connections say.
+    Input(Box<Input>),
 }

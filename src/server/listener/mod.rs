@@ -25,13 +25,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use ipnet::IpNet;
 use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
+
+pub(crate) use message::Message;
+pub(crate) use outgoing::{PeerSender, RelayQueue, ToReplica};
 
 use crate::server::live_table::LiveTable;
 use crate::server::registry::{Input, Registry, RegistryConfig};
@@ -86,14 +89,27 @@ pub type ExternalInputs = mpsc::Receiver<Input>;
 #[derive(Debug)]
 pub struct RegistryServer;
 
+/// A registry that runs and has no port yet.
+#[derive(Debug)]
+pub struct RegistryCore {
+    allow: Vec<IpNet>,
+    queue: usize,
+    inbox: mpsc::Sender<Message>,
+    stop: watch::Sender<bool>,
+    sessions: watch::Receiver<usize>,
+    task: JoinHandle<()>,
+    stored: Option<oneshot::Receiver<()>>,
+}
+
 /// A running registry. Dropping it stops the registry without waiting for its end.
 #[derive(Debug)]
 pub struct RegistryHandle {
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    /// Keeps the registry itself from being stopped, where replicas use it too.
+    _core: Option<watch::Sender<bool>>,
     sessions: watch::Receiver<usize>,
-    accepting: JoinHandle<()>,
-    core: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
     stored: Option<oneshot::Receiver<()>>,
 }
 
@@ -105,14 +121,31 @@ impl RegistryServer {
     /// When the system has no random bits, or the listener no address.
     pub fn start(
         listener: TcpListener,
+        config: ListenerConfig,
+        table: Arc<LiveTable>,
+        store: Box<dyn Store>,
+        prober: Arc<dyn Prober>,
+        results: ProbeResults,
+        external: ExternalInputs,
+    ) -> std::io::Result<RegistryHandle> {
+        RegistryCore::start(config, table, store, prober, results, external)?.listen(listener)
+    }
+}
+
+impl RegistryCore {
+    /// Starts the task that owns the registry. What the store held is in the table when this returns. Must be called within
+    /// a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the system has no random bits.
+    pub fn start(
         mut config: ListenerConfig,
         table: Arc<LiveTable>,
         mut store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
         results: ProbeResults,
         external: ExternalInputs,
-    ) -> std::io::Result<RegistryHandle> {
-        let address = listener.local_addr()?;
+    ) -> std::io::Result<RegistryCore> {
         let (saved, stored) = (store.take_saved(), store.take_end());
         if let Some(saved) = saved.as_ref().filter(|saved| !saved.cluster_id.is_empty()) {
             config.registry.cluster_id.clone_from(&saved.cluster_id);
@@ -121,7 +154,8 @@ impl RegistryServer {
             let id = random().ok_or_else(|| std::io::Error::other("the system has no random bits"))?;
             config.registry.cluster_id = format!("{id:032x}");
         }
-        let registry = Registry::new(config.registry.clone(), Box::new(random));
+        let queue = config.registry.limits.queue;
+        let registry = Registry::new(config.registry, Box::new(random));
         let (stop, stopped) = watch::channel(false);
         let (count, sessions) = watch::channel(0);
         let (inbox, messages) = mpsc::channel(INBOX);
@@ -129,12 +163,55 @@ impl RegistryServer {
         if let Some(saved) = saved {
             core.restore(saved);
         }
-        let core = tokio::spawn(core.run(messages, results, external, stopped.clone()));
-        let queue = config.registry.limits.queue;
-        let acceptor = accept::Acceptor::new(config.allow, queue);
-        let accepting = tokio::spawn(acceptor.accept(listener, inbox, stopped));
-        Ok(RegistryHandle { address, stop, sessions, accepting, core, stored })
+        let task = tokio::spawn(core.run(messages, results, external, stopped));
+        Ok(RegistryCore { allow: config.allow, queue, inbox, stop, sessions, task, stored })
     }
+
+    /// Passes everything from the connections of `listener` to the registry.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub fn listen(self, listener: TcpListener) -> std::io::Result<RegistryHandle> {
+        let address = listener.local_addr()?;
+        let acceptor = accept::Acceptor::new(self.allow, self.queue);
+        let accepting = tokio::spawn(acceptor.accept(listener, self.inbox, self.stop.subscribe()));
+        Ok(RegistryHandle {
+            address,
+            stop: self.stop,
+            _core: None,
+            sessions: self.sessions,
+            tasks: vec![accepting, self.task],
+            stored: self.stored,
+        })
+    }
+
+    /// Passes everything from the connections of `listener` to what `between` starts. `between` gets the way to the
+    /// registry, and what says that the server stops. The registry itself stops when nobody can tell it anything any more.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub(crate) fn listen_through(
+        self,
+        listener: TcpListener,
+        between: impl FnOnce(mpsc::Sender<Message>, watch::Receiver<bool>) -> Between,
+    ) -> std::io::Result<RegistryHandle> {
+        let address = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let Between { inbox, tasks } = between(self.inbox, stopped.clone());
+        let acceptor = accept::Acceptor::new(self.allow, self.queue);
+        let accepting = tokio::spawn(acceptor.accept(listener, inbox, stopped));
+        let tasks = tasks.into_iter().chain([accepting, self.task]).collect();
+        let (sessions, stored) = (self.sessions, self.stored);
+        Ok(RegistryHandle { address, stop, _core: Some(self.stop), sessions, tasks, stored })
+    }
+}
+
+/// What stands between connections and the registry.
+pub(crate) struct Between {
+    /// Where connections send their messages.
+    pub(crate) inbox: mpsc::Sender<Message>,
+    /// The tasks that end when the server stops.
+    pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
 impl RegistryHandle {
@@ -153,11 +230,9 @@ impl RegistryHandle {
     pub async fn stop(self) {
         // The tasks that are waited for next are receivers, so this cannot fail.
         let _ = self.stop.send(true);
-        let (accepting, core) = (self.accepting.abort_handle(), self.core.abort_handle());
-        let both = async { (self.accepting.await, self.core.await) };
-        if tokio::time::timeout(STOP_TIMEOUT, both).await.is_err() {
-            accepting.abort();
-            core.abort();
+        let aborts: Vec<_> = self.tasks.iter().map(JoinHandle::abort_handle).collect();
+        if tokio::time::timeout(STOP_TIMEOUT, join_all(self.tasks)).await.is_err() {
+            aborts.iter().for_each(AbortHandle::abort);
         }
         // The registry's task has dropped the store, which lets the store end.
         if let Some(stored) = self.stored

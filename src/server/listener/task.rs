@@ -107,9 +107,13 @@ impl RegistryTask {
 
     fn on_message(&mut self, message: Message) {
         match message {
-            Message::Opened(conn, peer, lines) => {
-                self.connections.insert(conn, PeerSender::new(lines));
+            Message::Opened(conn, peer, outlet) => {
+                self.connections.insert(conn, PeerSender::new(outlet));
                 self.turn(Input::Opened(conn, peer));
+            }
+            Message::Announced(conn, peer, session, outlet) => {
+                self.connections.insert(conn, PeerSender::new(outlet));
+                self.turn(Input::Announced(conn, peer, session));
             }
             Message::Line(conn, line) => self.turn(Input::Line(conn, line)),
             Message::Lines(conn, lines) => {
@@ -118,6 +122,13 @@ impl RegistryTask {
             Message::Closed(conn) => {
                 self.connections.remove(&conn);
                 self.turn(Input::Closed(conn));
+            }
+            Message::Input(input) => {
+                // Connections are the leader's. Nobody is told that this one leads no more: they are not closed.
+                if matches!(*input, Input::Follow(_)) {
+                    self.connections.clear();
+                }
+                self.turn(*input);
             }
         }
     }
@@ -146,6 +157,9 @@ impl RegistryTask {
                 }
                 Effect::Bound(conn, keepalive) => {
                     unreachable.extend(deliver(&mut self.connections, conn, |sender| sender.bind(keepalive)));
+                }
+                Effect::Unbound(conn) => {
+                    unreachable.extend(deliver(&mut self.connections, conn, |sender| sender.unbind()));
                 }
                 Effect::Event(to, event) => {
                     let line: Arc<str> = event.encode().into();

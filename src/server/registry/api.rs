@@ -7,6 +7,7 @@ use std::time::Duration;
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{
     BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
+    SessionId,
 };
 
 use crate::server::registry::model::{
@@ -21,6 +22,8 @@ use crate::server::routing::{MemberId, Probe, ProbeFailure, Table};
 pub enum Input {
     /// A peer connected from an address that is allowed to.
     Opened(ConnId, IpAddr),
+    /// A peer is connected to another replica, and a former leader had bound this session to its connection.
+    Announced(ConnId, IpAddr, SessionId),
     /// It sent a line: a command, or one that is answered with this error.
     Line(ConnId, Result<Command, Refusal>),
     /// It has closed the connection, or has sent everything and received all replies.
@@ -68,6 +71,8 @@ pub enum Effect {
     Send(ConnId, ServerLine),
     /// A session is bound to the connection. From now on the connection may answer its PINGs.
     Bound(ConnId, Arc<Keepalive>),
+    /// No session is bound to the connection any more, which may be closed already. It stopped to answer PINGs before this.
+    Unbound(ConnId),
     /// Send an event to all of these. A peer that does not keep up loses it, and is told how many it has lost.
     Event(Vec<ConnId>, Push),
     /// Send what is queued, then EOF.
@@ -223,6 +228,8 @@ pub enum LogEvent {
         /// Whether it is left out.
         is_out: bool,
     },
+    /// This replica leads.
+    Leads(Term),
     /// Staged changes were dropped because the session did not apply them in time.
     StageExpired(SessionLabel),
     /// The store rejected a change of this session.

@@ -72,6 +72,11 @@ impl Registry {
         self.0.session_count()
     }
 
+    /// The revision of the shared store that this replica serves, if it follows.
+    pub fn store_revision(&self) -> StoreRevision {
+        self.0.store_revision()
+    }
+
     /// When to pass [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.0.next_deadline()

@@ -13,6 +13,9 @@ pub struct BackendPolicy {
     /// The server's own listeners, which are never a backend. An unspecified address (`0.0.0.0:80`) means every address
     /// of this host. [`BackendPolicy::is_ourselves`] finds those that are not loopback when a connection exists.
     pub own: Vec<SocketAddr>,
+    /// Several servers have the same table, on several machines: loopback is a backend only where
+    /// [`BackendPolicy::allow`] says so, because it is another machine for each of them.
+    pub is_shared: bool,
 }
 
 impl BackendPolicy {
@@ -30,7 +33,8 @@ impl BackendPolicy {
         }
         match &self.allow {
             Some(nets) => nets.iter().any(|net| net.contains(&ip)),
-            None => ip == peer || ip.is_loopback() || is_private(ip),
+            None if ip.is_loopback() => !self.is_shared,
+            None => ip == peer || is_private(ip),
         }
     }
 
@@ -73,6 +77,7 @@ mod tests {
         BackendPolicy {
             allow: allow.map(|nets| nets.iter().map(|net| net.parse().unwrap()).collect()),
             own: own.iter().map(|addr| addr.parse().unwrap()).collect(),
+            is_shared: false,
         }
     }
 
@@ -101,6 +106,15 @@ mod tests {
                 ("2001:db8::1", "[2001:db8::1]:80", true),
             ],
         );
+    }
+
+    #[test]
+    fn loopback_is_no_backend_of_several_servers_unless_it_is_allowed() {
+        let shared = |allow| BackendPolicy { is_shared: true, ..policy(allow, &[]) };
+        let loopback = |permitted| [("127.0.0.1", "127.0.0.1:80", permitted), ("::1", "[::1]:80", permitted)];
+        check(&shared(None), &loopback(false));
+        check(&shared(None), &[("10.2.2.7", "10.2.2.7:8080", true)]);
+        check(&shared(Some(&["127.0.0.0/8", "::1/128"])), &loopback(true));
     }
 
     #[test]

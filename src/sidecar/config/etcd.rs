@@ -65,9 +65,10 @@ impl NodeConfig {
 mod with_etcd {
     use std::time::Duration;
 
-    use registry_nodes::{ConfigError, Credentials, OnTaken, Pem, Tls};
+    use registry_nodes::OnTaken;
 
     use crate::environment::{self, ConfigErrors, Context, Source};
+    use crate::etcd::{self, EtcdTexts};
     use crate::sidecar::config::{TABLE, values};
     use registry_client::protocol::Invalid;
 
@@ -123,70 +124,22 @@ mod with_etcd {
     }
 
     fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<Option<registry_nodes::Config>, Reported> {
-        let endpoints = reader.optional("ETCD_ENDPOINTS", raw.etcd_endpoints.take(), endpoints);
-        let base_path = reader.value("ETCD_BASE_PATH", raw.etcd_base_path.take(), |text| {
-            text.parse().map_err(|reason| Invalid::new("base path", text, reason, "/services"))
-        });
         let layout = reader.value("ETCD_LAYOUT", raw.etcd_layout.take(), |text| {
             text.parse().map_err(|reason| Invalid::new("layout", text, reason, "services"))
         });
-        let user = reader.optional("ETCD_USERNAME", raw.etcd_username.take(), |text| Ok(text.to_owned()));
-        let password = reader.optional("ETCD_PASSWORD", raw.etcd_password.take(), |text| Ok(text.to_owned()));
-        let timeout = reader.value("ETCD_TIMEOUT", raw.etcd_timeout.take(), values::positive);
-        let ca = pem("ETCD_CA", raw.etcd_ca.take(), reader);
-        let cert = pem("ETCD_CERT", raw.etcd_cert.take(), reader);
-        let key = pem("ETCD_KEY", raw.etcd_key.take(), reader);
-        let Some(endpoints) = endpoints? else { return Ok(None) };
-        let credentials = match (user?, password?) {
-            (Some(user), Some(password)) => Some(Credentials { user, password }),
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(reader.refuse("ETCD_USERNAME", "ETCD_PASSWORD is not set".to_owned()));
-            }
-            (None, Some(_)) => {
-                return Err(reader.refuse("ETCD_PASSWORD", "ETCD_USERNAME is not set".to_owned()));
-            }
+        let texts = EtcdTexts {
+            endpoints: raw.etcd_endpoints.take(),
+            base_path: raw.etcd_base_path.take(),
+            username: raw.etcd_username.take(),
+            password: raw.etcd_password.take(),
+            timeout: raw.etcd_timeout.take(),
+            ca: raw.etcd_ca.take(),
+            cert: raw.etcd_cert.take(),
+            key: raw.etcd_key.take(),
         };
-        let config = registry_nodes::Config {
-            endpoints,
-            base_path: base_path?,
-            layout: layout?,
-            credentials,
-            timeout: timeout?.get(),
-            tls: Tls { ca, cert, key },
-        };
-        match config.check() {
-            Ok(_) => Ok(Some(config)),
-            Err(error) => Err(reader.refuse(variable_of(&config, &error), error.to_string())),
-        }
-    }
-
-    /// What a variable holds. Of one that was read from a file, the file counts: a renewed certificate is read at the
-    /// next connection.
-    fn pem(name: &'static str, text: Option<String>, reader: &Reader) -> Option<Pem> {
-        let text = text?;
-        Some(reader.file_of(name).map_or(Pem::Text(text), Pem::File))
-    }
-
-    /// Which variable a mistake is in.
-    fn variable_of(config: &registry_nodes::Config, error: &ConfigError) -> &'static str {
-        match error {
-            ConfigError::HalfIdentity if config.tls.cert.is_none() => "ETCD_KEY",
-            ConfigError::HalfIdentity => "ETCD_CERT",
-            ConfigError::File { path, .. } if config.tls.ca == Some(Pem::File(path.clone())) => "ETCD_CA",
-            ConfigError::File { path, .. } if config.tls.cert == Some(Pem::File(path.clone())) => "ETCD_CERT",
-            ConfigError::File { .. } => "ETCD_KEY",
-            _ => "ETCD_ENDPOINTS",
-        }
-    }
-
-    fn endpoints(text: &str) -> Result<Vec<String>, Invalid> {
-        let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
-        let endpoints: Vec<String> = items.map(str::to_owned).collect();
-        match endpoints.is_empty() {
-            true => Err(Invalid::new("endpoints", text, "no endpoint stands in it", "http://etcd:2379")),
-            false => Ok(endpoints),
-        }
+        let connection = etcd::connection(texts, reader)?;
+        let layout = layout?;
+        Ok(connection.map(|connection| registry_nodes::Config { layout, ..connection }))
     }
 
     fn on_taken(text: &str) -> Result<OnTaken, Invalid> {

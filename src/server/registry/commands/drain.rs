@@ -5,8 +5,8 @@ use std::time::Duration;
 use registry_client::protocol::report::DrainStatus;
 use registry_client::protocol::{Refusal, Reply};
 
-use crate::server::registry::engine::Engine;
-use crate::server::registry::model::{Now, SessionNo};
+use crate::server::registry::engine::{Engine, Outcome};
+use crate::server::registry::model::{ConnId, Now, SessionNo};
 use crate::server::registry::session::Draining;
 use crate::server::routing::Drain;
 
@@ -16,15 +16,16 @@ use super::limited_reply::rfc3339;
 pub(super) fn drain_start(
     engine: &mut Engine,
     now: Now,
+    conn: ConnId,
     no: SessionNo,
     asked: Duration,
-) -> Result<Reply, Refusal> {
+) -> Result<Outcome, Refusal> {
     let drain = Drain { since: now.mono, time: asked };
     let end = now.mono.checked_add(asked).zip(now.wall.checked_add(asked));
     let (end, complete) = end.ok_or_else(|| Refusal::InvalidDuration(format!("{asked:?}")))?;
     engine.session(no)?;
-    engine.begin_drain(no, Draining { drain, asked, started_at: now.wall }, end);
-    Ok(Reply::DrainStarted(rfc3339(complete)))
+    let draining = Draining { drain, asked, started_at: now.wall };
+    Ok(engine.start_drain(conn, no, draining, end, Reply::DrainStarted(rfc3339(complete))))
 }
 
 /// DRAIN_STATUS. A drain is over as soon as no request is in flight.
@@ -52,10 +53,9 @@ pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Resu
     }))
 }
 
-pub(super) fn drain_cancel(engine: &mut Engine, no: SessionNo) -> Result<Reply, Refusal> {
+pub(super) fn drain_cancel(engine: &mut Engine, conn: ConnId, no: SessionNo) -> Result<Outcome, Refusal> {
     draining(engine, no)?;
-    engine.cancel_drain(no);
-    Ok(Reply::DrainOk)
+    Ok(engine.stop_drain(conn, no))
 }
 
 fn draining(engine: &Engine, no: SessionNo) -> Result<Draining, Refusal> {

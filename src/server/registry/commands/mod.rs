@@ -15,7 +15,7 @@ mod session;
 mod settings;
 mod statistics;
 
-use registry_client::protocol::{Command, Reply, Request, SessionRef};
+use registry_client::protocol::{Command, Refusal, Reply, Request, SessionRef};
 
 use crate::server::registry::engine::{Engine, Outcome};
 use crate::server::registry::model::{ConnId, Now};
@@ -72,9 +72,9 @@ fn request(engine: &mut Engine, now: Now, conn: ConnId, session: &SessionRef, re
         Request::ConfigApplyPartial(scopes) => engine.apply(now, no, conn, Some(scopes)),
         Request::ConfigRollback => engine.discard_stage(no).map(|()| Reply::Ok).into(),
         Request::ConfigDiff => config::config_diff(engine, no).into(),
-        Request::DrainStart(time) => drain::drain_start(engine, now, no, time.get()).into(),
+        Request::DrainStart(time) => outcome(drain::drain_start(engine, now, conn, no, time.get())),
         Request::DrainStatus => drain::drain_status(engine, now, no).into(),
-        Request::DrainCancel => drain::drain_cancel(engine, no).into(),
+        Request::DrainCancel => outcome(drain::drain_cancel(engine, conn, no)),
         Request::MaintEnter { target, page } => maintenance::maint_enter(engine, now, conn, no, target, page),
         Request::MaintExit(target) => maintenance::maint_exit(engine, now, conn, no, target),
         Request::MaintStatus => maintenance::maint_status(engine, no, None).into(),
@@ -83,4 +83,9 @@ fn request(engine: &mut Engine, now: Now, conn: ConnId, session: &SessionRef, re
         Request::Subscribe(kind) => events::subscribe(engine, conn, no, kind).into(),
         Request::Unsubscribe(kind) => events::unsubscribe(engine, conn, no, kind).into(),
     }
+}
+
+/// What a command comes to that may be refused at once.
+fn outcome(result: Result<Outcome, Refusal>) -> Outcome {
+    result.unwrap_or_else(|refusal| Err(refusal).into())
 }

@@ -129,12 +129,40 @@ impl Engine {
         }
         self.sessions.set_peer(no, peer);
         self.advance(now, no, SessionEvent::Bound);
+        self.touch(no);
         if was_connected && before != peer {
             self.tell_members(no, false);
         }
+        self.stop_keepalive(no);
         if let Some(keepalive) = self.sessions.get_mut(no).and_then(Session::start_keepalive) {
             self.push(Effect::Bound(conn, keepalive));
         }
+    }
+
+    /// The connection that answered the session's PINGs does not any more, and is told so.
+    pub(super) fn stop_keepalive(&mut self, no: SessionNo) {
+        if let Some(conn) = self.sessions.get_mut(no).and_then(Session::stop_keepalive) {
+            self.push(Effect::Unbound(conn));
+        }
+    }
+
+    /// A replica has a connection open to which a former leader had bound this session. The session is bound to it again,
+    /// unless its client has come back on another one since. Where it is not, the connection is closed, so that its client
+    /// begins anew.
+    pub(super) fn announced(&mut self, now: Now, conn: ConnId, peer: IpAddr, id: &SessionId) {
+        self.opened(now, conn, peer);
+        if !self.connections.contains(conn) {
+            return;
+        }
+        self.sessions.recognise(id);
+        let no = self.resolve(conn, &SessionRef::Id(id.clone())).ok();
+        let is_free = |session: &Session| session.conn.is_none() && !session.lost_claim;
+        let no = no.filter(|no| self.sessions.get(*no).is_some_and(is_free));
+        let Some(no) = no else { return self.close(now, conn) };
+        if self.connections.sent_valid_command(conn) == Some(true) {
+            self.timers.cancel(Timer::Silent(conn));
+        }
+        self.resume_session(now, conn, no);
     }
 
     /// The session's connection is gone, or another session is bound there.

@@ -71,7 +71,8 @@ impl Engine {
         self.detach(now, no, delta, before);
         let joined = self.join(no, applied, new, &mut shared_hosts);
         if let Some(session) = self.sessions.get(no) {
-            for ip in joined.into_iter().filter(|ip| self.sessions.is_one_container(*ip)) {
+            let decides = self.role.leads();
+            for ip in joined.into_iter().filter(|ip| decides && self.sessions.is_one_container(*ip)) {
                 self.membership.address_taken(ip, &session.label(), &session.lineage());
             }
             let (who, revision) = (session.label(), session.revision);
@@ -84,6 +85,7 @@ impl Engine {
             .map(|installed| &*installed.applied.route);
         self.tell_of_hidden(no, changed, &shared_hosts);
         self.tell_config(no, &domains);
+        self.touch(no);
     }
 
     /// The members of other services in the claims of changed routes. Their owners do not live, or the apply would have been
@@ -194,7 +196,7 @@ impl Engine {
         let Some(session) = self.sessions.get(no).filter(|session| session.answered) else { return };
         if let Some(claim) = self.membership.claim(domain, path) {
             let older = self.membership.members_of(&session.predecessors, claim);
-            self.drop_members(now, older);
+            self.drop_superseded(now, older);
         }
     }
 

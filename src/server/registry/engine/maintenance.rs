@@ -222,7 +222,12 @@ impl Engine {
     fn set_maintenance(&mut self, no: SessionNo, target: RouteOrAll, entered: Option<ActiveMaintenance>) {
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.maintenance.set(target, entered);
-        let session = &*session;
+        self.show_maintenance(no, target);
+    }
+
+    /// Tells the members of a session's routes whether they are in maintenance.
+    pub(super) fn show_maintenance(&mut self, no: SessionNo, target: RouteOrAll) {
+        let Some(session) = self.sessions.get(no) else { return };
         let touched = session
             .applied
             .iter()

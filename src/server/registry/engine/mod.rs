@@ -17,6 +17,8 @@
 //! | `maintenance`, `maintenance_store`, `drain` | pages instead of members, what the store holds of it; draining |
 //! | `subscriptions`, `events` | who subscribed to what, and what they are sent |
 //! | `outbox`, `timers`, `backend_tests` | effects in order, deadlines, open tests |
+//! | `role`, `marks` | whether this server leads its replicas; what it tells them of sessions |
+//! | `follow`, `resync` | a follower takes up what the leader decided, change by change or as a whole |
 //! | `restore` | from what a store held to a registry that serves |
 
 mod backend_tests;
@@ -25,10 +27,12 @@ mod commit;
 mod connections;
 mod drain;
 mod events;
+mod follow;
 mod hidden_routes;
 mod install;
 mod maintenance;
 mod maintenance_store;
+mod marks;
 mod outbox;
 mod peers;
 mod pending_claims;
@@ -37,6 +41,8 @@ mod permissions;
 mod queue;
 mod replace;
 mod restore;
+mod resync;
+mod role;
 mod route_ids;
 mod staging;
 mod store_decision;
@@ -46,14 +52,14 @@ mod transitions;
 mod validate;
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use registry_client::protocol::{Command, Refusal};
 
 use crate::server::registry::api::{Effect, Input};
 use crate::server::registry::config::RegistryConfig;
 use crate::server::registry::membership::Membership;
-use crate::server::registry::model::{ConnId, Now, SessionNo};
+use crate::server::registry::model::{ConnId, Now, SessionNo, StoreRevision};
 use crate::server::registry::session::{Session, SessionIndex};
 use crate::server::routing::MemberId;
 
@@ -63,7 +69,9 @@ pub(crate) use queue::Outcome;
 
 use backend_tests::BackendTests;
 use connections::Connections;
+use marks::MarkQueue;
 use pending_commits::Commits;
+use role::Role;
 use subscriptions::Subscriptions;
 use timers::{Timer, Timers};
 
@@ -87,6 +95,14 @@ pub(crate) struct Engine {
     /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
     verdicts: HashMap<MemberId, SessionNo>,
     subscriptions: Subscriptions,
+    role: Role,
+    /// The revision of the shared store that this follower serves.
+    store_revision: StoreRevision,
+    /// Until when there was a leader, if there is none and there was one.
+    led_until: Option<SystemTime>,
+    /// What was restored is too old to be served, and no leader has vouched for it.
+    is_stale: bool,
+    marks: MarkQueue,
     stopping: bool,
     effects: Vec<Effect>,
 }
@@ -106,6 +122,11 @@ impl Engine {
             tests: BackendTests::default(),
             verdicts: HashMap::new(),
             subscriptions: Subscriptions::default(),
+            role: Role::Alone,
+            store_revision: StoreRevision::default(),
+            led_until: None,
+            is_stale: false,
+            marks: MarkQueue::default(),
             stopping: false,
             effects: Vec::new(),
         }
@@ -116,6 +137,7 @@ impl Engine {
         self.membership.set_time(now.mono);
         match input {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
+            Input::Announced(conn, peer, id) => self.announced(now, conn, peer, &id),
             Input::Line(conn, line) => self.line(now, conn, line),
             Input::Closed(conn) => self.closed(now, conn),
             Input::Tick => self.tick(now),
@@ -134,9 +156,12 @@ impl Engine {
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
-            // A server that is alone has no replicas.
-            Input::Lead(_) | Input::Follow(_) | Input::Replicated(..) | Input::Loaded(..) => {}
+            Input::Lead(term) => self.lead(now, term),
+            Input::Follow(leader) => self.follow(now, leader),
+            Input::Replicated(revision, changes) => self.replicate(now, revision, changes),
+            Input::Loaded(revision, saved) => self.load(now, revision, *saved),
         }
+        self.write_marks(now);
         self.flush_membership(true);
         self.tell_health();
     }
@@ -147,6 +172,9 @@ impl Engine {
             match timer {
                 Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
                 Timer::Wait(conn) => self.waited_too_long(now, conn),
+                Timer::Orphan(no) => self.orphan_over(now, no),
+                Timer::MarkLost(no) => self.touch(no),
+                Timer::Marks => {}
                 Timer::Grace(no) => self.grace_over(now, no),
                 Timer::Stage(no) => self.stage_expired(now, no),
                 Timer::Forget(no) => self.forget_in_store(no),
@@ -170,6 +198,11 @@ impl Engine {
     /// When to pass [`Input::Tick`] at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.timers.next().into_iter().chain(self.membership.next_deadline()).min()
+    }
+
+    /// The revision of the shared store that this follower serves.
+    pub(crate) fn store_revision(&self) -> StoreRevision {
+        self.store_revision
     }
 
     pub(crate) fn config(&self) -> &RegistryConfig {

@@ -12,8 +12,11 @@ impl Engine {
         self.push(Effect::Send(conn, line.into()));
     }
 
+    /// Writes what happened to a session to the log. A follower leaves that to the leader.
     pub(crate) fn log(&mut self, event: LogEvent) {
-        self.push(Effect::Log(event));
+        if self.role.leads() {
+            self.push(Effect::Log(event));
+        }
     }
 
     /// Queues an effect behind everything that has led to it. The table is published before anybody is told.

@@ -12,6 +12,10 @@ use super::timers::Timer;
 
 impl Engine {
     pub(super) fn opened(&mut self, now: Now, conn: ConnId, peer: IpAddr) {
+        if !self.role.leads() {
+            // Never a line: the reference client would take it for a reason to register anew.
+            return self.push(Effect::Close(conn));
+        }
         let limits = self.config.limits;
         let full = self.connections.len() >= limits.connections;
         let from_there = self.connections.add(conn, peer);

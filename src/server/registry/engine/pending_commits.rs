@@ -2,13 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use registry_client::protocol::{Domain, PathPrefix, Scope, ServiceName};
+use registry_client::protocol::{Domain, PathPrefix, Reply, Scope, ServiceName};
 
 use crate::server::registry::model::{ConnId, Delta, SessionNo, Tx};
-use crate::server::registry::session::{PendingEntry, StoredMaintenance};
+use crate::server::registry::persist::SessionMarks;
+use crate::server::registry::session::{Draining, PendingEntry, StoredMaintenance};
 
 use super::pending_claims::PendingClaims;
+
+/// A drain that begins when the store holds it.
+pub(super) struct BeginningDrain {
+    pub(super) draining: Draining,
+    pub(super) end: Instant,
+    pub(super) reply: Reply,
+}
 
 /// What to do when the store has decided on a change.
 pub(super) enum Pending {
@@ -42,6 +51,15 @@ pub(super) enum Pending {
     Expiry(SessionNo),
     /// The session is over already. Nobody waits for this.
     Forget(SessionNo),
+    /// DRAIN_START or DRAIN_CANCEL of a replica's session: in force, and answered, when the store holds it.
+    Draining {
+        session: SessionNo,
+        conn: ConnId,
+        begins: Option<Box<BeginningDrain>>,
+        marks: Box<SessionMarks>,
+    },
+    /// Marks of sessions. Nobody waits for this.
+    Marks(Vec<(SessionNo, SessionMarks)>),
 }
 
 /// The changes that the store has not decided on.
@@ -61,6 +79,12 @@ impl Commits {
     #[cfg(test)]
     pub(super) fn is_clear(&self) -> bool {
         self.open.is_empty() && self.claims.is_empty()
+    }
+
+    /// Forgets all of them: this replica does not lead any more, so what became of them comes from the store's records.
+    pub(super) fn abandon(&mut self) {
+        self.open.clear();
+        self.claims = PendingClaims::default();
     }
 
     /// The number that the next change will have.

@@ -2,6 +2,7 @@
 
 use crate::server::registry::membership::{FirstAnswer, Removal};
 use crate::server::registry::model::{Now, SessionEvent, SessionNo, SessionState};
+use crate::server::registry::persist::PlaceRecord;
 use crate::server::registry::session::Session;
 use crate::server::routing::MemberId;
 
@@ -50,6 +51,9 @@ impl Engine {
 
     /// Retires a replaced session that has no members any more.
     pub(super) fn retire_if_idle(&mut self, now: Now, no: SessionNo) {
+        if !self.role.leads() {
+            return;
+        }
         let idle = |session: &Session| session.members.is_empty() && session.pending.is_none();
         if self.sessions.get(no).is_some_and(idle) {
             self.advance(now, no, SessionEvent::Succeeded);
@@ -60,6 +64,9 @@ impl Engine {
     /// session's first answer they are not needed in claims either where the session has no member. Where it has one that
     /// has not answered yet, they stay.
     pub(crate) fn member_answered(&mut self, now: Now, answered: &FirstAnswer) {
+        if !self.role.leads() {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(answered.session) else { return };
         let first = !std::mem::replace(&mut session.answered, true);
         let (no, predecessors) = (session.no, session.predecessors.clone());
@@ -79,7 +86,21 @@ impl Engine {
             };
             superseded.extend(members.filter(|(id, _)| !needed(*id)));
         }
-        self.drop_members(now, superseded);
+        self.drop_superseded(now, superseded);
+    }
+
+    /// Removes members of sessions that were replaced, because their successors serve in their place.
+    pub(super) fn drop_superseded(&mut self, now: Now, members: Vec<(MemberId, SessionNo)>) {
+        for (id, no) in &members {
+            let place = self.membership.place(*id);
+            let place =
+                place.map(|(domain, path)| PlaceRecord { domain: domain.clone(), path: path.clone() });
+            if let Some(session) = self.sessions.get_mut(*no) {
+                session.superseded.extend(place);
+            }
+            self.touch(*no);
+        }
+        self.drop_members(now, members);
     }
 
     /// Removes members from their claims and their sessions.

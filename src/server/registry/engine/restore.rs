@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use registry_client::protocol::{Host, RouteId};
 
-use crate::server::registry::api::LogEvent;
+use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::membership::Removal;
-use crate::server::registry::model::{Applied, Now, Route, SessionNo};
-use crate::server::registry::persist::{MaintenanceRecord, SavedSession, SavedState, SessionRecord};
-use crate::server::registry::session::MaintenanceState;
+use crate::server::registry::model::{Applied, Now, Route, SessionEvent, SessionNo};
+use crate::server::registry::persist::{
+    MaintenanceRecord, PlaceRecord, SavedSession, SavedState, SessionRecord,
+};
+use crate::server::registry::session::{Lost, MaintenanceState};
 
 use super::Engine;
-use super::timers::Timer;
+use super::role::Role;
 
 /// A route that is being restored.
 struct Returning {
@@ -30,9 +32,15 @@ impl Engine {
     pub(crate) fn restore(&mut self, now: Now, saved: SavedState) {
         self.membership.set_time(now.mono);
         let serves = self.is_fresh(now, &saved);
+        let follows = !self.role.leads();
+        if follows {
+            self.is_stale = !serves;
+            self.led_until = self.led_until.or(saved.alive_at);
+        }
+        let mut all_marks = Vec::new();
         let mut returning = Vec::new();
         let count = saved.sessions.len();
-        for SavedSession { session: record, maintenance, marks: _, routes } in saved.sessions {
+        for SavedSession { session: record, maintenance, marks, routes } in saved.sessions {
             let no = SessionNo(record.no);
             let defaults_applied = record.defaults_applied;
             self.restore_session(now, record);
@@ -46,12 +54,24 @@ impl Engine {
                 returning.push(Returning { applied, session: no, id, in_force });
             }
             self.restore_maintenance(no, maintenance);
+            if follows {
+                if let Some(session) = self.sessions.get_mut(no) {
+                    session.superseded.clone_from(&marks.superseded);
+                }
+                all_marks.push((no, marks));
+            }
         }
         returning.sort_by_key(|route| (route.applied, route.session, route.id));
         let routes = returning.len();
         returning.iter().for_each(|route| self.restore_route(route, serves));
-        self.suspend_former_holders(&returning);
-        self.log(LogEvent::Restored { sessions: count, routes, serves });
+        if !follows {
+            self.suspend_former_holders(&returning);
+        }
+        all_marks.into_iter().for_each(|(no, marks)| self.take_marks(now, no, marks));
+        if matches!(self.role, Role::Follows(Some(_))) {
+            self.trust_records();
+        }
+        self.push(Effect::Log(LogEvent::Restored { sessions: count, routes, serves }));
         self.tell_outside_policy();
         self.flush_membership(true);
     }
@@ -72,7 +92,14 @@ impl Engine {
             self.sessions.restore_replaced(now, older, &record);
         }
         self.sessions.restore(now, record);
-        self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+        self.set_grace(no, now.mono + self.config.grace);
+        if self.role.leads() {
+            if let Some(session) = self.sessions.get_mut(no) {
+                session.lost = Some(Lost { at: now, is_prolonged: false });
+            }
+        } else {
+            self.advance(now, no, SessionEvent::Followed);
+        }
     }
 
     fn restore_maintenance(&mut self, no: SessionNo, record: MaintenanceRecord) {
@@ -89,6 +116,12 @@ impl Engine {
         let route = &in_force.route;
         for domain in route.spec.domains.as_slice() {
             let place = (domain, &route.spec.path);
+            let is_superseded =
+                |record: &PlaceRecord| record.domain == *domain && record.path == route.spec.path;
+            let Some(session) = self.sessions.get(*no) else { return };
+            if session.superseded.iter().any(is_superseded) {
+                continue;
+            }
             let Some(service) = self.sessions.get(*no).map(|session| session.registration.service.clone())
             else {
                 return;

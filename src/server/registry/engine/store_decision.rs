@@ -22,6 +22,7 @@ impl Engine {
         | Pending::ShutDown { session: no, .. }
         | Pending::Entering { session: no, .. }
         | Pending::Reserving { session: no, .. }
+        | Pending::Draining { session: no, .. }
         | Pending::Leaving { session: no, .. }) = pending
         else {
             return self.end_decided(now, pending, committed);
@@ -57,10 +58,14 @@ impl Engine {
                 self.resume(now, conn);
             }
             Pending::ShutDown { conn, .. } => self.answer_commit(now, conn, tx, refused()),
+            Pending::Draining { conn, begins, marks, .. } => {
+                let reply = if committed { self.drain_is_stored(no, begins, *marks) } else { refused() };
+                self.answer_commit(now, conn, tx, reply);
+            }
             Pending::Reserving { conn, last, .. } => {
                 self.reserved(now, no, conn, committed.then_some(last));
             }
-            Pending::Expiry(_) | Pending::Forget(_) | Pending::StoreMaintenance(_) => {}
+            Pending::Expiry(_) | Pending::Forget(_) | Pending::StoreMaintenance(_) | Pending::Marks(_) => {}
         }
         if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
             self.retire_if_idle(now, no);
@@ -83,6 +88,7 @@ impl Engine {
                 }
                 self.release(now, no, waiting);
             }
+            Pending::Marks(marks) => self.marks_decided(now, marks, committed),
             Pending::Forget(no) if !committed => self.timers.set(Timer::Forget(no), retry),
             Pending::StoreMaintenance(stored) if committed => self.maintenance_is_stored(&stored),
             Pending::StoreMaintenance(stored) => {

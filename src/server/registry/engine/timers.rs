@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     Wait(ConnId),
     /// The session's stage was not applied in time. It comes before the end of the session, which may go to the store.
     Stage(SessionNo),
+    /// The session did not return to the new leader in time.
+    Orphan(SessionNo),
     /// The session did not return in time.
     Grace(SessionNo),
     /// Ask the store again to forget the session.
@@ -24,6 +26,10 @@ pub(crate) enum Timer {
     Drain(SessionNo),
     /// The time of a maintenance request of the session is over.
     Verdict(SessionNo),
+    /// The session has been lost for long enough to be marked.
+    MarkLost(SessionNo),
+    /// Ask the store to hold the marks that have changed.
+    Marks,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +51,12 @@ impl Timers {
         if let Some(at) = self.at.remove(&timer) {
             self.due.remove(&(at, timer));
         }
+    }
+
+    /// Cancels those of which `is` says so.
+    pub(super) fn cancel_all(&mut self, is: impl Fn(Timer) -> bool) {
+        self.due.retain(|(_, timer)| !is(*timer));
+        self.at.retain(|timer, _| !is(*timer));
     }
 
     pub(super) fn is_set(&self, timer: Timer) -> bool {

@@ -1,12 +1,14 @@
 //! The one place where a session's state changes, and what follows from it (PROTOCOL section 2).
 
+use std::time::Instant;
+
 use registry_client::protocol::Reply;
 
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::membership::Removal;
 use crate::server::registry::model::{ConnId, Now, SessionEvent, SessionNo, SessionState};
 use crate::server::registry::persist::{EndReason, StoreChange};
-use crate::server::registry::session::Stage;
+use crate::server::registry::session::{Lost, Stage};
 
 use super::Engine;
 use super::connections::Wait;
@@ -59,23 +61,23 @@ impl Engine {
             return;
         }
         session.state = is;
-        if was == SessionState::Connected {
-            session.stop_keepalive();
-        }
         let (peer, who) = (session.peer, session.label());
         if was == SessionState::Connected {
+            self.stop_keepalive(no);
             self.sessions.disconnected(peer);
-            self.tell_members(no, true);
         }
+        self.note_loss(now, no, was, is);
         let grace = now.mono + self.config.grace;
         match is {
             SessionState::Connected => {
                 self.timers.cancel(Timer::Grace(no));
+                self.timers.cancel(Timer::Orphan(no));
                 self.sessions.connected(peer, self.config.limits.shared_addresses);
                 self.tell_members(no, false);
             }
+            SessionState::Remote => self.timers.cancel(Timer::Grace(no)),
             SessionState::Grace => {
-                self.timers.set(Timer::Grace(no), grace);
+                self.set_grace(no, grace);
                 self.log(LogEvent::Lost(who, self.config.grace));
             }
             SessionState::Replaced => self.became_replaced(no, grace),
@@ -89,9 +91,30 @@ impl Engine {
                 }
             }
         }
+        self.touch(no);
     }
 
-    fn became_replaced(&mut self, no: SessionNo, grace: std::time::Instant) {
+    /// Notes since when a session is lost, and tells its members.
+    fn note_loss(&mut self, now: Now, no: SessionNo, was: SessionState, is: SessionState) {
+        if was.is_bound() == is.is_bound() {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        session.lost = was.is_bound().then_some(Lost { at: now, is_prolonged: false });
+        // Those of a session that is bound here are told when its address is known.
+        if is != SessionState::Connected {
+            self.tell_members(no, was.is_bound());
+        }
+    }
+
+    /// Lets a session end at `at` unless it returns. The leader of replicas decides on that alone.
+    pub(super) fn set_grace(&mut self, no: SessionNo, at: Instant) {
+        if self.role.leads() {
+            self.timers.set(Timer::Grace(no), at);
+        }
+    }
+
+    fn became_replaced(&mut self, no: SessionNo, grace: Instant) {
         self.drop_verdicts(no);
         self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
@@ -99,7 +122,7 @@ impl Engine {
         let happened = session.replaced_by.map(|by| LogEvent::Replaced(session.label(), by));
         self.timers.cancel(Timer::Stage(no));
         if !self.timers.is_set(Timer::Grace(no)) {
-            self.timers.set(Timer::Grace(no), grace);
+            self.set_grace(no, grace);
         }
         if let Some(happened) = happened {
             self.log(happened);
@@ -120,7 +143,7 @@ impl Engine {
         for id in members.iter() {
             self.membership.remove(id, Removal::Ended);
         }
-        if stored {
+        if stored && self.role.leads() {
             self.forget_in_store(no);
         }
         if orphaned {
@@ -133,6 +156,8 @@ impl Engine {
         self.drop_subscriptions_of(no);
         let Some(session) = self.sessions.remove(no, retired) else { return };
         self.timers.cancel(Timer::Grace(no));
+        self.timers.cancel(Timer::Orphan(no));
+        self.timers.cancel(Timer::MarkLost(no));
         self.timers.cancel(Timer::Stage(no));
         self.timers.cancel(Timer::Drain(no));
         self.timers.cancel(Timer::StoreMaintenance(no));

@@ -3,7 +3,7 @@
 use registry_client::protocol::{Domain, PathPrefix, Refusal, Reply, ServiceName};
 
 use crate::server::registry::api::LogEvent;
-use crate::server::registry::model::{Delta, SessionNo, SessionState};
+use crate::server::registry::model::{Delta, SessionNo};
 use crate::server::routing::Claim;
 
 use super::Engine;
@@ -64,7 +64,7 @@ impl Engine {
     /// Whether a claim's owner lives: connected, or in grace with a member that passes its probe.
     fn owner_lives(&self, claim: &Claim) -> bool {
         self.membership.members(claim).any(|(_, no, serves)| {
-            serves || self.sessions.get(no).is_some_and(|session| session.state == SessionState::Connected)
+            serves || self.sessions.get(no).is_some_and(|session| session.state.is_bound())
         })
     }
 }

@@ -123,6 +123,9 @@ impl Membership {
         let Some(record) = self.members.get_mut(&id) else { return };
         let (was, is) = (record.state, record.state.next(event));
         record.state = is;
+        if (was == MemberState::Suspended) != (is == MemberState::Suspended) {
+            self.suspensions.push(record.shared.session);
+        }
         if was.serves() != is.serves() {
             let which = record.label();
             self.effects.push(Effect::Log(if is.serves() {

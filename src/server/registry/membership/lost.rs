@@ -1,11 +1,14 @@
 //! Members whose session has lost its connection (SEMANTICS section 4).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::server::registry::model::{MemberEvent, SessionLabel, SessionNo};
+use registry_client::protocol::BackendUrl;
+
+use crate::server::registry::model::{MemberEvent, MemberSet, MemberState, SessionLabel, SessionNo};
 use crate::server::routing::MemberId;
 
-use super::{Membership, TrackedMember};
+use super::{FirstAnswer, Membership, TrackedMember};
 
 impl Membership {
     /// A member's session has lost its connection, or is back and bound from `peer`.
@@ -32,6 +35,59 @@ impl Membership {
         } else {
             self.on_event(id, MemberEvent::Returned, None);
         }
+    }
+
+    /// The backends of these members that are suspended.
+    pub(crate) fn suspended(&self, members: &MemberSet) -> BTreeSet<BackendUrl> {
+        let records = members.iter().filter_map(|id| self.members.get(&id));
+        let suspended = records.filter(|record| record.state == MemberState::Suspended);
+        suspended.map(|record| record.endpoint.backend.clone()).collect()
+    }
+
+    /// Suspends those of these members whose backend is among `backends`, and lets the others that were suspended serve
+    /// again: the leader of the replicas has decided so.
+    pub(crate) fn set_suspended(&mut self, members: &[MemberId], backends: &BTreeSet<BackendUrl>) {
+        for id in members {
+            let Some(record) = self.members.get(id) else { continue };
+            let (is, wanted) =
+                (record.state == MemberState::Suspended, backends.contains(&record.endpoint.backend));
+            if is == wanted {
+                continue;
+            }
+            let (domain, path) = (record.domain.clone(), record.path.clone());
+            if !wanted {
+                self.on_event(*id, MemberEvent::Returned, None);
+                continue;
+            }
+            self.on_event(*id, MemberEvent::AddressTaken, None);
+            self.serve_untried(&domain, &path);
+        }
+    }
+
+    /// Lets these members serve as soon as they answer: a leader vouches for the records that they are from.
+    pub(crate) fn vouch_for(&mut self, members: &[MemberId]) {
+        for id in members {
+            if self.members.get(id).is_some_and(|record| record.state == MemberState::Dormant) {
+                self.on_event(*id, MemberEvent::Returned, None);
+            }
+        }
+    }
+
+    /// The addresses of these members' backends.
+    pub(crate) fn addresses(&self, members: &MemberSet) -> BTreeSet<IpAddr> {
+        members.iter().filter_map(|id| self.members.get(&id)?.ip()).collect()
+    }
+
+    /// The members of these that have answered since they joined.
+    pub(crate) fn answered(&self, members: &MemberSet) -> Vec<FirstAnswer> {
+        let records = members.iter().filter_map(|id| self.members.get(&id));
+        let answered = records.filter(|record| record.state == MemberState::Usable);
+        let first = |record: &Box<TrackedMember>| FirstAnswer {
+            session: record.shared.session,
+            domain: record.domain.clone(),
+            path: record.path.clone(),
+        };
+        answered.map(first).collect()
     }
 
     pub(super) fn forget_lost(&mut self, ip: IpAddr, id: MemberId) {

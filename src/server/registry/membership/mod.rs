@@ -59,6 +59,8 @@ pub(crate) struct Membership {
     last_member: u64,
     /// Members have left whose upgraded connections are to be closed.
     departure: bool,
+    /// Sessions with a member that was suspended, or is not any more.
+    suspensions: Vec<SessionNo>,
     effects: Vec<Effect>,
 }
 
@@ -78,6 +80,7 @@ impl Membership {
             buckets: None,
             last_member: 0,
             departure: false,
+            suspensions: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -100,6 +103,11 @@ impl Membership {
     /// Whether members have left since the last call.
     pub(crate) fn take_departure(&mut self) -> bool {
         std::mem::take(&mut self.departure)
+    }
+
+    /// The sessions whose members were suspended, or are not any more, since the last call.
+    pub(crate) fn take_suspensions(&mut self) -> Vec<SessionNo> {
+        std::mem::take(&mut self.suspensions)
     }
 
     /// The effects since the last call, in order.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use registry_client::protocol::{Domain, InstanceName, PathPrefix, ServiceName};
 
@@ -15,6 +15,16 @@ pub struct Now {
     pub mono: Instant,
     /// For times that people read, and for session ids.
     pub wall: SystemTime,
+}
+
+impl Now {
+    /// The moment that was so long ago, as far as the clocks go back.
+    pub(crate) fn back_by(self, ago: Duration) -> Now {
+        Now {
+            mono: self.mono.checked_sub(ago).unwrap_or(self.mono),
+            wall: self.wall.checked_sub(ago).unwrap_or(self.wall),
+        }
+    }
 }
 
 /// One of the listener's connections. A number is never used twice.

@@ -20,12 +20,18 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    pub(crate) fn start(id: SessionId) -> Arc<Self> {
+    /// A binding that has just begun.
+    pub fn start(id: SessionId) -> Arc<Self> {
         Arc::new(Keepalive { id, stopped: AtomicBool::new(false), last: AtomicU64::new(0) })
     }
 
+    /// The session.
+    pub fn session(&self) -> &SessionId {
+        &self.id
+    }
+
     /// The session is not bound to this connection any more, or may not be used. PINGs are for the registry again.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
     }
 

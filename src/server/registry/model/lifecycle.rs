@@ -6,6 +6,9 @@
 pub(crate) enum SessionState {
     /// Bound to a connection.
     Connected,
+    /// Not bound here, and not lost as far as the records say: the leader of the replicas knows its connection. Under a
+    /// leader that is new nobody does yet.
+    Remote,
     /// Its connection is gone; it may return until its grace ends.
     Grace,
     /// A newer session has its name. Its members serve until those of the newer session do, or its grace ends.
@@ -33,17 +36,25 @@ pub(crate) enum SessionEvent {
     ShutDown,
     /// The session that replaced it is gone, or has too many predecessors.
     Forgotten,
+    /// This replica follows, and the records do not say that the session is lost.
+    Followed,
+    /// This replica follows, and the records do not have the session any more.
+    Ended,
 }
 
 impl SessionState {
     pub(crate) fn next(self, event: SessionEvent) -> Self {
         use SessionEvent as E;
-        use SessionState::{Connected, Gone, Grace, Replaced, Retired};
+        use SessionState::{Connected, Gone, Grace, Remote, Replaced, Retired};
         match (self, event) {
-            (Connected | Grace, E::Bound) => Connected,
-            (Connected | Grace, E::Lost) => Grace,
-            (Connected | Grace, E::Replaced) => Replaced,
-            (Connected | Grace, E::ShutDown) => Gone,
+            (_, E::Ended) => Gone,
+            (Connected | Remote | Grace, E::Bound) => Connected,
+            (Connected | Remote | Grace, E::Lost) => Grace,
+            (Connected | Remote | Grace, E::Replaced) => Replaced,
+            (Connected | Remote | Grace, E::ShutDown) => Gone,
+            (Connected | Grace, E::Followed) => Remote,
+            // Its successor has applied nothing, so the records do not know of it.
+            (Replaced, E::Followed) => Grace,
             (Grace, E::GraceOver) => Gone,
             (Replaced, E::Succeeded | E::GraceOver | E::ShutDown) => Retired,
             (Retired, E::Forgotten) => Gone,
@@ -53,7 +64,12 @@ impl SessionState {
 
     /// Whether commands reach it.
     pub(crate) fn lives(self) -> bool {
-        matches!(self, SessionState::Connected | SessionState::Grace)
+        matches!(self, SessionState::Connected | SessionState::Remote | SessionState::Grace)
+    }
+
+    /// Whether it is bound to a connection, here or, as far as is known, at the leader.
+    pub(crate) fn is_bound(self) -> bool {
+        matches!(self, SessionState::Connected | SessionState::Remote)
     }
 }
 

@@ -84,6 +84,11 @@ impl SessionIndex {
             && self.active == 0
     }
 
+    /// Whether there has been no session yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.last == 0
+    }
+
     #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.all.values().map(|session| &**session)
@@ -158,6 +163,7 @@ impl SessionIndex {
             return;
         }
         let before = Name::of(session);
+        session.is_rebound = true;
         session.peer = peer;
         let after = Name::of(session);
         self.unname(&before, no);
@@ -233,7 +239,7 @@ impl SessionIndex {
         let (no, newest) = (SessionNo(older.no), Some(SessionNo(by.no)));
         if let Some(session) = self.all.get_mut(&no) {
             session.replaced_by = newest;
-            if session.state == SessionState::Grace {
+            if session.state.lives() {
                 session.state = SessionState::Replaced;
             }
             return;
@@ -251,6 +257,39 @@ impl SessionIndex {
     pub(crate) fn restored(&self) -> impl Iterator<Item = &Session> {
         let all = self.all.values().map(|session| &**session);
         all.filter(|session| session.state != SessionState::Retired)
+    }
+
+    /// What the store holds of a session that is known already.
+    pub(crate) fn update(&mut self, record: &SessionRecord) {
+        let no = SessionNo(record.no);
+        let Some(session) = self.all.get_mut(&no) else { return };
+        session.registration = record.registration();
+        session.last_apply = Some(record.last_apply);
+        session.last_activity = session.last_activity.max(record.last_apply);
+        session.revision = record.revision;
+        session.ids = RouteIds::restore(record.last_route);
+        if !session.is_rebound {
+            self.set_peer(no, record.peer);
+        }
+        if let Some(session) = self.all.get_mut(&no) {
+            session.is_rebound = session.marks.peer.is_some();
+            session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
+        }
+    }
+
+    /// The numbers of all sessions that are known, smallest first.
+    pub(crate) fn numbers(&self) -> Vec<SessionNo> {
+        let mut all: Vec<SessionNo> = self.all.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// A connected session from `ip`.
+    pub(crate) fn connected_from(&self, ip: IpAddr) -> Option<&Session> {
+        self.connected.get(&ip)?;
+        let is_there =
+            |session: &&Box<Session>| session.state == SessionState::Connected && session.peer == ip;
+        self.all.values().find(is_there).map(|session| &**session)
     }
 
     /// A client has sent this id. If it is that of a restored session, the id is known from now on.

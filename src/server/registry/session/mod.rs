@@ -20,7 +20,7 @@ mod route_ids;
 mod stage;
 mod targets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -31,7 +31,7 @@ use crate::server::registry::model::{
     Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
     ServiceToken, SessionLabel, SessionNo, SessionState, Tx,
 };
-use crate::server::registry::persist::SessionRecord;
+use crate::server::registry::persist::{PlaceRecord, SessionMarks, SessionRecord};
 
 pub(crate) use drain::Draining;
 pub(crate) use index::SessionIndex;
@@ -59,6 +59,14 @@ pub(crate) struct Session {
     pub(crate) replaced_by: Option<SessionNo>,
     /// The sessions that it replaced, oldest first, as long as they are known.
     pub(crate) predecessors: Vec<SessionNo>,
+    /// Since when it is not bound, unless it is.
+    pub(crate) lost: Option<Lost>,
+    /// It was bound from another address than that of its record.
+    pub(crate) is_rebound: bool,
+    /// The claims that it has left to the sessions that replaced it.
+    pub(crate) superseded: BTreeSet<PlaceRecord>,
+    /// Its marks, as far as the store is known to hold them.
+    pub(crate) marks: SessionMarks,
     /// One of its backends has answered, so its predecessors are not needed any more.
     pub(crate) answered: bool,
     /// Another service took a claim over while the session was lost, so it has to register again.
@@ -80,8 +88,17 @@ pub(crate) struct Session {
     pub(crate) connected_at: Now,
     last_activity: SystemTime,
     /// Lets its connection answer PINGs while the session is bound there.
-    keepalive: Option<Arc<Keepalive>>,
+    keepalive: Option<(ConnId, Arc<Keepalive>)>,
     pub(crate) last_apply: Option<SystemTime>,
+}
+
+/// That a session is lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lost {
+    /// Since when.
+    pub(crate) at: Now,
+    /// A new leader has given it the least time that it gets.
+    pub(crate) is_prolonged: bool,
 }
 
 /// What is known of a session's id.
@@ -107,25 +124,28 @@ impl Session {
 
     /// When a command for it came last, PINGs that its connection answered included.
     pub(crate) fn last_activity(&self) -> SystemTime {
-        let answered = self.keepalive.as_ref().and_then(|keepalive| keepalive.last());
+        let answered = self.keepalive.as_ref().and_then(|(_, keepalive)| keepalive.last());
         answered.map_or(self.last_activity, |answered| answered.max(self.last_activity))
     }
 
-    /// Lets the connection that it is bound to answer its PINGs. `None`: it is not bound, or its id is not known yet.
+    /// Lets the connection that it is bound to answer its PINGs, which no other does. `None`: it is not bound, or its id is
+    /// not known yet.
     pub(crate) fn start_keepalive(&mut self) -> Option<Arc<Keepalive>> {
-        self.stop_keepalive();
-        if self.state == SessionState::Connected {
-            self.keepalive = self.id().cloned().map(Keepalive::start);
+        let (conn, id) = (self.conn?, self.id()?.clone());
+        if self.state != SessionState::Connected {
+            return None;
         }
-        self.keepalive.clone()
+        let keepalive = Keepalive::start(id);
+        self.keepalive = Some((conn, Arc::clone(&keepalive)));
+        Some(keepalive)
     }
 
-    /// Its connection does not answer PINGs any more.
-    pub(crate) fn stop_keepalive(&mut self) {
+    /// Its connection does not answer PINGs any more. Returns the connection.
+    pub(crate) fn stop_keepalive(&mut self) -> Option<ConnId> {
         self.last_activity = self.last_activity();
-        if let Some(keepalive) = self.keepalive.take() {
-            keepalive.stop();
-        }
+        let (conn, keepalive) = self.keepalive.take()?;
+        keepalive.stop();
+        Some(conn)
     }
 
     fn id_hash(&self) -> IdHash {
@@ -173,6 +193,10 @@ impl Session {
             conn: None,
             replaced_by: None,
             predecessors: Vec::new(),
+            lost: None,
+            is_rebound: false,
+            superseded: BTreeSet::new(),
+            marks: SessionMarks::default(),
             answered: false,
             lost_claim: false,
             applied: BTreeMap::new(),
@@ -204,7 +228,7 @@ impl Session {
             service: &self.registration.service,
             instance: &self.registration.instance,
             peer: self.peer,
-            lost: self.state != SessionState::Connected,
+            lost: !self.state.is_bound(),
             drain: self.drain.map(|draining| draining.drain),
         }
     }

@@ -23,9 +23,9 @@ fn table<S: Debug + Copy + PartialEq, E: Debug + Copy>(
 #[test]
 fn what_becomes_of_a_session() {
     use SessionEvent::*;
-    use SessionState::{Connected, Gone, Grace, Retired};
-    let states = [Connected, Grace, SessionState::Replaced, Retired, Gone];
-    let events = [Bound, Lost, Replaced, Succeeded, GraceOver, ShutDown, Forgotten];
+    use SessionState::{Connected, Gone, Grace, Remote, Retired};
+    let states = [Connected, Remote, Grace, SessionState::Replaced, Retired, Gone];
+    let events = [Bound, Lost, Replaced, Succeeded, GraceOver, ShutDown, Forgotten, Followed, Ended];
     insta::assert_snapshot!(table(&states, &events, SessionState::next));
 }
 

@@ -1,5 +1,6 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
+mod announced;
 mod bounds;
 mod commit;
 mod drain;
@@ -13,6 +14,7 @@ mod marks;
 mod membership;
 mod policy;
 mod reference_client;
+mod replicas;
 mod replies;
 mod restoring;
 mod sessions;
@@ -49,6 +51,8 @@ struct World {
     commits: Vec<(Tx, StoreChange)>,
     /// What it holds.
     paper: SavedState,
+    /// The changes that it took, in their order.
+    history: Vec<StoreChange>,
     tests: Vec<TestId>,
     /// What each connection was given last to answer keepalives with.
     keepalives: HashMap<ConnId, Arc<Keepalive>>,
@@ -83,6 +87,7 @@ impl World {
             store_answers: true,
             commits: Vec::new(),
             paper: SavedState::default(),
+            history: Vec::new(),
             tests: Vec::new(),
             keepalives: HashMap::new(),
             log: Vec::new(),
@@ -115,11 +120,17 @@ impl World {
                 Effect::Close(conn) => assert!(self.closed.insert(conn), "closed once"),
                 Effect::Commit(tx, change) if self.store_answers => {
                     self.paper.apply(&change);
+                    self.history.push(change);
                     inputs.push(Input::Committed(tx));
                 }
                 Effect::Commit(tx, change) => self.commits.push((tx, change)),
                 Effect::Publish(table) => self.table = table,
                 Effect::Bound(conn, keepalive) => drop(self.keepalives.insert(conn, keepalive)),
+                Effect::Unbound(conn) => {
+                    let keepalive = self.keepalives.remove(&conn).expect("only what was bound is unbound");
+                    let ping = Command::parse("PING").unwrap();
+                    assert!(!keepalive.answers(&ping, || self.now.wall), "it answers no PING by then");
+                }
                 Effect::Departure => {}
                 Effect::Watch(probe) => {
                     assert!(!self.watched.contains(&probe), "watched once");
@@ -142,6 +153,7 @@ impl World {
         let (tx, change) = self.commits.remove(at);
         if holds {
             self.paper.apply(&change);
+            self.history.push(change);
         }
         self.input(if holds { Input::Committed(tx) } else { Input::Rejected(tx) });
     }
@@ -174,6 +186,14 @@ impl World {
         self.connections += 1;
         let conn = ConnId(self.connections);
         self.input(Input::Opened(conn, from.parse::<IpAddr>().unwrap()));
+        conn
+    }
+
+    /// A connection of another replica, to which a former leader had bound this session.
+    fn announce(&mut self, id: &str, from: &str) -> ConnId {
+        self.connections += 1;
+        let conn = ConnId(self.connections);
+        self.input(Input::Announced(conn, from.parse().unwrap(), id.parse().unwrap()));
         conn
     }
 
@@ -229,6 +249,12 @@ impl World {
         let added = self.ask(conn, &format!("ROUTE_ADD||{domain}|/|{backend}|0"));
         assert!(added.starts_with("ROUTE_OK|r"), "{added}");
         self.ask(conn, "CONFIG_APPLY|")
+    }
+
+    /// Registers and applies a route on a connection. Returns the reply to the apply.
+    fn apply_as(&mut self, conn: ConnId, service: &str, domain: &str, backend: &str) -> String {
+        self.register_on(conn, service, &format!("{service}-1"));
+        self.apply(conn, domain, backend)
     }
 
     /// A session with one applied route, whose backend has answered.

@@ -403,8 +403,8 @@ impl Task {
     async fn follow(&mut self, told: &Told) {
         let Told::Follows(leader) = told else { return };
         match leader {
-            Some(leader) => info!("replica {} leads", leader.replica),
-            None => info!("no replica leads"),
+            Some(leader) => debug!("replica {} leads", leader.replica),
+            None => debug!("no replica leads"),
         }
         self.tell(Feed::Follow(leader.clone())).await;
     }
@@ -418,7 +418,7 @@ impl Task {
     }
 
     async fn lead(&mut self, term: Term) {
-        info!("this replica leads");
+        debug!("this replica leads");
         (self.made, self.attempts, self.last_commit) = (0, 0, 0);
         self.collect(term);
         self.tell(Feed::Lead(term)).await;

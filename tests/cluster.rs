@@ -1,0 +1,16 @@
+//! Several servers that are one registry, with real programs: etcd, servers, sidecars and web servers.
+
+#![cfg(all(feature = "etcd", feature = "server"))]
+#![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
+
+#[path = "../nodes/tests/support/etcd.rs"]
+mod etcd;
+#[path = "support/programs.rs"]
+mod programs;
+
+#[path = "cluster/basics.rs"]
+mod basics;
+#[path = "cluster/failover.rs"]
+mod failover;
+#[path = "cluster/support.rs"]
+mod support;
