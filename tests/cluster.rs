@@ -10,6 +10,8 @@ mod programs;
 
 #[path = "cluster/basics.rs"]
 mod basics;
+#[path = "cluster/copies.rs"]
+mod copies;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/support.rs"]

@@ -23,8 +23,8 @@ registry-server           run
 registry-server check     report what is wrong with the configuration, and change nothing
 registry-server healthcheck   exit with 0 if the server of this environment is alive, else with 1
 registry-server status    what it does at the moment, as JSON
-registry-server export    write what STATE_FILE holds to the standard output, as JSON
-registry-server import    make STATE_FILE from such JSON on the standard input
+registry-server export    write what STATE_FILE or etcd holds to the standard output, as JSON
+registry-server import    make STATE_FILE, or a cluster in etcd, from such JSON on the standard input
 registry-server variables all variables, with their defaults and what they do
 registry-server --help | --version
 
@@ -108,16 +108,41 @@ fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
 }
 
 fn export(config: &Config) -> anyhow::Result<u8> {
+    #[cfg(feature = "etcd")]
+    if let Some(cluster) = &config.cluster {
+        let json = block_on(store::etcd::export_cluster(cluster.etcd.clone()))??;
+        return print(&format!("{json}\n"));
+    }
     let Some(path) = &config.state_file else { return Ok(no_state_file()) };
     print(&format!("{}\n", store::export(path)?))
 }
 
 fn import(config: &Config) -> anyhow::Result<u8> {
+    #[cfg(feature = "etcd")]
+    if let Some(cluster) = &config.cluster {
+        let json = standard_input()?;
+        let sessions = block_on(store::etcd::import_cluster(cluster.etcd.clone(), &json))??;
+        return print(&format!("{} in etcd holds {sessions} sessions\n", cluster.etcd.base_path));
+    }
     let Some(path) = &config.state_file else { return Ok(no_state_file()) };
-    let mut json = String::new();
-    std::io::stdin().read_to_string(&mut json).context("cannot read the standard input")?;
+    let json = standard_input()?;
     let sessions = store::import(path, &json)?;
     print(&format!("{} holds {sessions} sessions\n", path.display()))
+}
+
+fn standard_input() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("cannot read the standard input")?;
+    Ok(text)
+}
+
+#[cfg(feature = "etcd")]
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start")?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(result)
 }
 
 fn no_state_file() -> u8 {
