@@ -145,6 +145,9 @@ impl Task {
         let (tell, mut news) = mpsc::channel(NEWS);
         let reader = Reader::new(self.kv.clone(), self.layout.clone(), tell);
         let reading = tokio::spawn(reader.run(random_id()));
+        // Until etcd says something else.
+        self.told = Told::Follows(None);
+        self.tell(Feed::Follow(None)).await;
         self.begin_with_copy().await;
         let presence = self.register();
         let mut alive = tokio::time::interval(self.settings.alive.max(Duration::from_secs(1)));
