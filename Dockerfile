@@ -8,7 +8,7 @@
 # The last takes twice the time and makes the server as fast as it gets (scripts/guided). The first build of the sidecar
 # takes about three minutes on two cores and that of the server about six; later ones reuse what is compiled.
 #
-# It needs BuildKit: `export DOCKER_BUILDKIT=1` before Docker 23. "the --mount option requires BuildKit" says that it is off.
+# It needs BuildKit: `DOCKER_BUILDKIT=1 docker build …` before Docker 23. "the --mount option requires BuildKit" says that it is off.
 #
 # BUILD_IMAGE needs cargo with its own linker (1.90 or later), a C compiler and the static archive of glibc 2.36 or
 # later.

@@ -11,6 +11,7 @@
 //! | [`shutdown`], [`telemetry`] | used by all | all of the above |
 //! | [`prometheus`] | the text format of metrics | all of the above |
 //! | `tls` | what TLS clients have in common | all of the above |
+//! | `tcp_diag` | what the kernel knows of TCP connections | all of the above |
 //! | [`terminal`] | what a person gets from either program | all of the above |
 //!
 //! Dependencies point one way; `tests/architecture.rs` fails when one does not. `docs/ARCHITECTURE.md` walks
@@ -24,6 +25,7 @@ pub mod prometheus;
 pub mod server;
 pub mod shutdown;
 pub mod sidecar;
+mod tcp_diag;
 pub mod telemetry;
 pub mod terminal;
 #[cfg(feature = "server")]

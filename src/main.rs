@@ -13,6 +13,7 @@ use lexopt::prelude::*;
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::sidecar::admin::control::cli::{self, Invocation};
 use registry_sidecar::sidecar::config::{CommandConfig, Config, TABLE};
+use registry_sidecar::sidecar::process::conceal;
 use registry_sidecar::terminal::{USAGE, print, print_error};
 use registry_sidecar::{sidecar, telemetry};
 
@@ -29,9 +30,9 @@ registry-sidecar check    dry run: the configuration as understood, the address 
 registry-sidecar demo     registry, proxy, a small backend and a sidecar on loopback; prints a curl line
                           (not in the lean build)
 registry-sidecar status [--json] | routes | events [--follow] [--json] | drain [--cancel] | reload
-registry-sidecar maintenance enter [TARGET] [--reason TEXT] [--for 30m] | exit [TARGET] | status
+registry-sidecar maintenance enter [TARGET] [--reason TEXT] [--for 30m] [--wait] | exit [TARGET] [--wait] | status
                              | progress PERCENT [MESSAGE]
-registry-sidecar healthcheck [--registered]
+registry-sidecar healthcheck [--ready | --registered]
                           ask the running daemon; TARGET is a route, a path or a domain, and everything without
 registry-sidecar nodes SERVICE [--follow] [--json]
                           the nodes of a service in etcd; needs SIDECAR_ETCD_ENDPOINTS (not in the lean build)
@@ -41,7 +42,8 @@ registry-sidecar --help | --version
 
 Needed: SERVICE_NAME, DOMAINS. Often: REGISTRY_HOST (proxy), PORT (80), BACKEND_HOST, INSTANCE_NAME.
 
-Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 128+n ended at once by signal n.
+Exit codes: 0 stopped as asked, 64 wrong usage or configuration, 75 left without a network,
+128+n ended at once by signal n.
 Around a command: the command's own, 126 not executable, 127 not found, 69 WAIT_FOR in vain.
 ";
 
@@ -114,6 +116,8 @@ fn run(call: Call, command: Option<&[OsString]>) -> anyhow::Result<u8> {
         Call::Control(invocation) => control(invocation),
         Call::Nodes(words) => nodes(&words),
         Call::Daemon | Call::Check => {
+            // It can only fail on a kernel that does not know the call.
+            let _ = conceal();
             let config = match Config::load(command) {
                 Ok(config) => config,
                 Err(errors) => {
@@ -136,7 +140,7 @@ fn daemon(config: Config) -> anyhow::Result<u8> {
     let code = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot listen to signals")?;
         tokio::select! {
-            () = sidecar::run(config, shutdown.clone()) => Ok(0),
+            code = sidecar::run(config, shutdown.clone()) => Ok(code),
             code = shutdown.forced() => Ok(code),
         }
     });
@@ -155,7 +159,7 @@ fn wrapper(config: Config, command: CommandConfig) -> anyhow::Result<u8> {
 
 fn control(invocation: Invocation) -> anyhow::Result<u8> {
     let socket = Config::control_socket_from_env();
-    let answer = runtime()?.block_on(invocation.run(socket.as_deref(), &mut std::io::stdout()));
+    let answer = runtime()?.block_on(invocation.run(&socket, &mut std::io::stdout()));
     match answer {
         // The reader of `events --follow` may close its end at any time.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),

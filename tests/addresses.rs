@@ -5,6 +5,8 @@
 
 #[path = "support/programs.rs"]
 mod programs;
+#[path = "support/reference.rs"]
+mod reference;
 #[path = "support/relay.rs"]
 mod relay;
 
@@ -338,4 +340,111 @@ fn an_application_whose_name_others_have_too_keeps_its_address_and_never_gets_th
     names.set("app", &[7]);
     wait_until("its successor is served", || serves(1, http));
     daemon.wait_for_log("; it was 127.0.0.5");
+}
+
+/// What answers at the host, asked often enough to meet all members.
+fn answers(last: u8, http: u16) -> std::collections::BTreeSet<String> {
+    let proxy = SocketAddr::from(([127, 0, 0, last], http));
+    (0..30)
+        .filter_map(|_| get(proxy, HOST, "/"))
+        .map(|answer| format!("{} {}", answer.status, answer.body))
+        .collect()
+}
+
+/// A replica that says its own number.
+fn replica(last: u8, port: u16) -> Program {
+    let address = SocketAddr::from(([127, 0, 0, last], port));
+    programs::caddy(address, &format!("replica {last}"))
+}
+
+fn both(lasts: &[u8]) -> std::collections::BTreeSet<String> {
+    lasts.iter().map(|last| format!("200 replica {last}")).collect()
+}
+
+#[test]
+fn each_replica_behind_a_name_gets_requests_and_they_come_and_go() {
+    let (registry, http) = ports();
+    let port = free_address().port();
+    let (_server, port_text) = (server(2, registry, http), port.to_string());
+    let names = Names::default();
+    names.set("proxies", &[2]);
+    names.set("tasks.shop", &[11, 12, 13]);
+    let (_one, mut two) = (replica(11, port), replica(12, port));
+    let env = [
+        ("BACKEND_HOST", "tasks.shop"),
+        ("SIDECAR_BACKEND_EACH_ADDRESS", "true"),
+        ("PORT", port_text.as_str()),
+        ("SIDECAR_READY_INTERVAL", "100ms"),
+    ];
+    let mut daemon = Daemon::start(&names, registry, &env);
+    wait_until("the two that answer serve", || answers(2, http) == both(&[11, 12]));
+    daemon.wait_for_log("has 3 replicas");
+    // The third one was slow to start.
+    let _three = replica(13, port);
+    wait_until("the third one serves too", || answers(2, http) == both(&[11, 12, 13]));
+    // One of them is scaled away.
+    names.set("tasks.shop", &[11, 13]);
+    daemon.wait_for_log("has 2 replicas");
+    wait_until("it gets no requests any more", || answers(2, http) == both(&[11, 13]));
+    two.kill();
+    assert_eq!(answers(2, http), both(&[11, 13]));
+    daemon.stop();
+    wait_until("all are left", || !serves(2, http));
+}
+
+#[test]
+fn a_reference_server_gets_one_of_the_replicas_and_the_log_says_so() {
+    let reference = reference::Reference::start();
+    let port = free_address().port();
+    let (_one, _two, port_text) = (replica(11, port), replica(12, port), port.to_string());
+    let names = Names::default();
+    names.set("proxies", &[1]);
+    names.set("tasks.shop", &[11, 12]);
+    let env = [
+        ("BACKEND_HOST", "tasks.shop"),
+        ("SIDECAR_BACKEND_EACH_ADDRESS", "true"),
+        ("PORT", port_text.as_str()),
+    ];
+    let daemon = Daemon::start(&names, reference.address.port(), &env);
+    daemon.wait_for_log("one backend for a domain and path is understood");
+    let added =
+        reference.lines().iter().filter(|line| line.starts_with("ROUTE_ADD|")).cloned().collect::<Vec<_>>();
+    assert!(!added.is_empty() && added.iter().all(|line| line.contains("http://127.0.0.11:")), "{added:?}");
+}
+
+#[test]
+fn of_two_routes_on_two_ports_the_one_whose_port_is_dead_does_not_hold_back_the_other() {
+    let (registry, http) = ports();
+    let _server = server(2, registry, http);
+    let (one, two) = (free_address(), free_address());
+    let names = Names::default();
+    names.set("proxies", &[2]);
+    let routes = format!(
+        r#"[{{"domains":"{HOST}","port":{}}},{{"domains":"api.example.com","port":{}}}]"#,
+        one.port(),
+        two.port()
+    );
+    let env = [
+        ("DOMAINS", ""),
+        ("SIDECAR_ROUTES", routes.as_str()),
+        ("SIDECAR_READY_INTERVAL", "100ms"),
+        ("SIDECAR_READY_FALL", "2"),
+    ];
+    let proxy = SocketAddr::from(([127, 0, 0, 2], http));
+    let api = || status(proxy, "api.example.com", "/");
+    let mut first = programs::caddy(one, "web");
+    let daemon = Daemon::start(&names, registry, &env);
+    wait_until("the first one serves", || serves(2, http));
+    assert_eq!(api(), 404, "what was never ready is not registered");
+    let mut second = programs::caddy(two, "api");
+    wait_until("the second one serves too", || api() == 200);
+    second.kill();
+    daemon.wait_for_log("is not ready any more");
+    assert!(serves(2, http), "the first one is not drained");
+    let _second = programs::caddy(two, "api");
+    wait_until("the second one serves again", || api() == 200);
+    // Without any of them the application is not ready.
+    drop(_second);
+    first.kill();
+    daemon.wait_for_log("its routes are taken out");
 }

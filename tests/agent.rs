@@ -48,7 +48,7 @@ impl Agent {
     }
 
     fn is_healthy(&self) -> bool {
-        self.say("healthcheck").status.success()
+        self.say("healthcheck --ready").status.success()
     }
 }
 
@@ -59,8 +59,9 @@ const FAST: [(&str, &str); 3] =
 fn an_application_that_stops_answering_is_noticed_and_comes_back_by_itself() {
     let (server, backend) = (Server::start(SERVER, &[]), free_address());
     let agent = Agent::start(&server, backend.port(), &FAST);
-    wait_until("it answers", || agent.text("status").contains("not ready"));
+    wait_until("it answers", || agent.text("status").contains("not ready    tcp://127.0.0.1:"));
     assert!(!agent.is_healthy());
+    assert!(agent.say("healthcheck").status.success(), "the sidecar works, and need not be replaced");
 
     let mut first = caddy(backend, "first");
     agent.program.wait_for_log("live:");
@@ -83,6 +84,7 @@ fn the_daemon_tells_its_status_routes_and_events() {
     let agent = Agent::start(&server, backend.port(), &[]);
     agent.program.wait_for_log("live:");
 
+    assert!(agent.say("healthcheck").status.success());
     let told = agent.text("status");
     assert!(told.contains("application  ready") && told.contains("(registry-server): live, live"), "{told}");
     assert!(
@@ -101,6 +103,58 @@ fn the_daemon_tells_its_status_routes_and_events() {
         .collect();
     assert_eq!(names, ["CONNECTED", "ROUTE_ADDED", "HEALTH_CHECK_SET", "CONFIG_APPLIED"]);
     assert!(agent.say("healthcheck --registered").status.success());
+}
+
+/// The same web server, answering every request with this status.
+fn answering(address: SocketAddr, status: &str) -> Program {
+    let listen = address.to_string();
+    let words = ["respond", "--listen", &listen, "--status", status, "hello"];
+    let caddy = Program::start("caddy", "/usr/bin/caddy", &words, &[]);
+    wait_until("caddy listens", || std::net::TcpStream::connect(address).is_ok());
+    caddy
+}
+
+#[test]
+fn what_the_proxy_takes_out_is_not_live_and_every_answer_says_why() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let mut failing = answering(backend, "404");
+    let check = [("HEALTH_PATH", "/nope"), ("SIDECAR_HEALTH_INTERVAL", "1s")];
+    let agent = Agent::start(&server, backend.port(), &check);
+    let line = agent.program.wait_for_log("not live:");
+    assert!(
+        line.contains("status 404") && line.contains("GET /nope") && line.contains("HEALTH_PATH"),
+        "{line}"
+    );
+    let line = agent.program.wait_for_log("out: http://127.0.0.1:");
+    assert!(line.contains("HEALTH_PATH must be answered with 2xx or 3xx"), "{line}");
+    wait_until("status says it", || {
+        agent.text("status").contains("out          DOMAINS: the proxy sends no requests")
+    });
+    wait_until("events say it", || agent.text("events").contains("BACKEND_OUT"));
+    let told = agent.say("healthcheck --registered");
+    assert_eq!(told.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&told.stdout).contains("GET /nope does not pass"));
+    assert!(!agent.program.log().iter().any(|line| line.contains(" live:") && !line.contains("not live:")));
+
+    failing.kill();
+    let mut well = answering(backend, "204");
+    agent.program.wait_for_log("back: http://127.0.0.1:");
+    wait_until("it is healthy", || agent.say("healthcheck --registered").status.success());
+    assert!(!agent.text("status").contains("out          "), "{}", agent.text("status"));
+
+    // Later too, and by what the proxy meets on the way.
+    well.kill();
+    let _failing = answering(backend, "503");
+    wait_until("it is out again", || agent.text("healthcheck --registered").contains("does not pass"));
+}
+
+#[test]
+fn an_answer_of_502_to_a_check_of_any_status_below_500_is_not_live() {
+    let (server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _failing = answering(backend, "502");
+    let agent = Agent::start(&server, backend.port(), &[]);
+    let line = agent.program.wait_for_log("not live:");
+    assert!(line.contains("status 502") && line.contains("a status below 500"), "{line}");
 }
 
 #[test]
@@ -282,11 +336,34 @@ fn a_reference_server_is_told_of_maintenance_by_route_id_and_confirms_it() {
     agent.text("maintenance enter shop.example.com");
     agent.program.wait_for_log("the proxy shows the page");
     agent.text("maintenance exit shop.example.com");
-    agent.program.wait_for_log("the proxy reaches the application");
+    agent.program.wait_for_log("the proxy sends requests to the application");
     let lines = reference.lines();
     let told: Vec<_> = lines.iter().filter(|line| line.starts_with("MAINT_")).collect();
     assert!(told[0].ends_with("|r2|http://10.2.2.7:3001/down.html"), "{told:?}");
     assert!(told[1].starts_with("MAINT_EXIT|") && told[1].ends_with("|r2"), "{told:?}");
+}
+
+#[test]
+fn what_is_in_maintenance_and_whether_the_proxy_has_confirmed_it_is_told_as_it_is() {
+    let (mut server, backend) = (Server::start(SERVER, &[]), free_address());
+    let _caddy = caddy(backend, "hello");
+    let agent = Agent::start(&server, backend.port(), &[]);
+    agent.program.wait_for_log("live:");
+    let told = agent.say("maintenance enter / --wait");
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(told.status.code(), Some(0), "{text}");
+    assert!(text.contains("maintenance  on, for a part of the routes"), "{text}");
+    assert!(text.contains("entering     / at") && text.contains(": confirmed by the proxy"), "{text}");
+    assert_eq!(status(server.http, HOST, "/"), 503);
+    let told = agent.say("maintenance exit --wait");
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert!(told.status.success() && text.contains("maintenance  off"), "{text}");
+    assert_eq!(status(server.http, HOST, "/"), 200);
+
+    server.program.kill();
+    wait_until("that is noticed", || agent.text("status").contains("because "));
+    let text = agent.text("maintenance enter");
+    assert!(text.contains("maintenance  on") && text.contains("not confirmed yet"), "{text}");
 }
 
 #[test]

@@ -203,8 +203,8 @@ fn a_value_that_is_no_utf_8_is_a_mistake_and_no_panic() {
 fn the_port_of_a_legacy_link_is_understood_where_it_can_only_be_one() {
     let config = with(&[("REGISTRY_PORT", "tcp://10.0.0.5:8181")]).unwrap();
     assert_eq!(registration(&config).registry.endpoints[0].to_string(), "proxy:8181");
-    let text = with(&[("SIDECAR_REGISTRY_PORT", "tcp://10.0.0.5:81")]).unwrap_err().to_string();
-    assert!(text.starts_with("SIDECAR_REGISTRY_PORT=\"tcp://10.0.0.5:81\": it is no number"), "{text}");
+    let config = with(&[("SIDECAR_REGISTRY_PORT", "udp://10.0.0.5:8181")]).unwrap();
+    assert_eq!(registration(&config).registry.endpoints[0].port, 8181);
     assert!(with(&[("REGISTRY_PORT", "tcp://10.0.0.5:x")]).is_err());
 }
 
@@ -259,6 +259,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("ROUTES", "{}"),
         ("BACKEND_SCHEME", "ftp"),
         ("BACKEND_HOST", "app:80"),
+        ("BACKEND_EACH_ADDRESS", "all"),
         ("WEB_NET_CIDR", "10.2.2.0"),
         ("HEALTH_PATH", "health"),
         ("HEALTH_INTERVAL", "-1s"),
@@ -286,6 +287,7 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("MAINTENANCE_STATE", "maintenance.json"),
         ("DRAIN_TIMEOUT", "-1s"),
         ("CONTROL_SOCKET", "control.sock"),
+        ("WHEN_STRANDED", "swim"),
         ("KEEPALIVE_INTERVAL", "0"),
         ("REQUEST_TIMEOUT", "0"),
         ("RECONNECT_MIN", "0"),
@@ -319,7 +321,9 @@ fn every_example_and_every_default_of_the_table_is_accepted() {
         with(&[(spelled.as_str(), known.example)]).unwrap_or_else(|errors| panic!("{errors}"));
         if let Fallback::Text(text) = known.default {
             // What does nothing without another variable is warned about.
-            let config = Config { warnings: Vec::new(), ..with(&[(spelled.as_str(), text)]).unwrap() };
+            let mut config = Config { warnings: Vec::new(), ..with(&[(spelled.as_str(), text)]).unwrap() };
+            // Whoever asks for it wants to hear where it has no effect.
+            config.registration.iter_mut().for_each(|registration| registration.wants_compression = false);
             assert_eq!(config, with(&[]).unwrap(), "{spelled}");
         }
     }
@@ -648,4 +652,119 @@ fn readiness_asks_where_it_is_told_to_else_where_the_routes_lead() {
         let report = with(&[("SIDECAR_READY_CHECK", text)]).unwrap_err().to_string();
         assert!(report.starts_with("SIDECAR_READY_CHECK=") && report.contains(reason), "{report}");
     }
+}
+
+#[test]
+fn what_a_link_puts_into_a_port_variable_is_ignored_and_its_origin_is_named() {
+    for (name, service) in [
+        ("APP_PORT", "\"app\""),
+        ("PORT", "a container or service"),
+        ("MAINTENANCE_PORT", "\"maintenance\""),
+        ("SIDECAR_PORT", "\"sidecar\""),
+        ("SIDECAR_APP_PORT", "\"sidecar-app\""),
+        ("SIDECAR_MAINTENANCE_PORT", "\"sidecar-maintenance\""),
+        ("WAIT_FOR_PORT", "\"wait-for\""),
+    ] {
+        for url in ["tcp://10.43.0.9:8080", "udp://10.43.0.9:53", "sctp://[fd00::9]:36412"] {
+            let config = with(&[(name, url)]).unwrap();
+            let route = &registration(&config).routes[0];
+            assert_eq!(
+                (route.port, config.maintenance.port, config.readiness.wait),
+                (80, None, true),
+                "{name}"
+            );
+            let warned =
+                config.warnings.iter().find(|line| line.starts_with(&format!("{name}={url} is ignored")));
+            assert!(warned.is_some_and(|line| line.contains(service)), "{:?}", config.warnings);
+        }
+    }
+    // Another spelling of the same variable still counts.
+    let config = with(&[("SIDECAR_PORT", "tcp://10.43.0.9:80"), ("PORT", "3000")]).unwrap();
+    assert_eq!(registration(&config).routes[0].port, 3000);
+    // What is no link is a mistake as before.
+    for text in ["tcp://", "10.0.0.5:80", "http", "80/tcp"] {
+        assert!(with(&[("PORT", text)]).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn quotes_around_a_value_are_pointed_out_whatever_the_variable() {
+    for (name, value) in [
+        ("SERVICE_NAME", "'shop'"),
+        ("INSTANCE_NAME", "\"shop-1\""),
+        ("DOMAINS", "'example.com'"),
+        ("PORT", "\"8080\""),
+        ("HEALTH_PATH", "'/health'"),
+        ("SIDECAR_LOG_LEVEL", "'debug'"),
+        ("ENABLE_REGISTRY", "'true'"),
+        ("SIDECAR_METADATA", "'{}'"),
+    ] {
+        let report = with(&[(name, value)]).map(|config| config.warnings);
+        let text = match report {
+            Err(errors) => errors.to_string(),
+            Ok(warnings) => warnings.join("\n"),
+        };
+        assert!(text.contains(name) && text.contains("quotes stand around the value"), "{name}: {text}");
+    }
+    let report = with(&[("SIDECAR_METADATA", "'{\"a\":\"zebra\"}'")]).unwrap_err().to_string();
+    assert!(report.contains("quotes stand around") && !report.contains("zebra"), "{report}");
+    let config = with(&[("REGISTRY_TOKEN", "'horse'")]).unwrap();
+    let token = registration(&config).registry.token.clone().unwrap();
+    assert_eq!(token.reveal(), "'horse'", "it may be meant");
+    assert!(
+        config.warnings.iter().any(|line| line.contains("REGISTRY_TOKEN: quotes")),
+        "{:?}",
+        config.warnings
+    );
+    assert!(config.warnings.iter().all(|line| !line.contains("horse")), "{:?}", config.warnings);
+    for line in ["'my program' 'its word'", "node server.js"] {
+        assert!(with(&[("ENTRY_COMMAND", line)]).unwrap().warnings.is_empty(), "{line}");
+    }
+    assert!(
+        with(&[("ENTRY_COMMAND", "\"node server.js\"")]).unwrap().warnings[0]
+            .contains("ENTRY_COMMAND: quotes")
+    );
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_are_named() {
+    let text = with(&[("REGISTRY_TOKEN", "zebra\r")]).unwrap_err().to_string();
+    assert!(text.contains("carriage return") && !text.contains("zebra"), "{text}");
+    let config = with(&[("\u{feff}ROUTE_PATH", "/api")]).unwrap();
+    assert!(
+        config.warnings.iter().any(|line| line.contains("byte-order mark stands before the name ROUTE_PATH"))
+    );
+}
+
+#[test]
+fn more_domains_than_a_route_may_have_become_several_routes() {
+    let names = |count: usize| (0..count).map(|n| format!("d{n}.example.com")).collect::<Vec<_>>().join(",");
+    let parts = |count: usize| -> Vec<(String, usize)> {
+        let config = with(&[("DOMAINS", &names(count))]).unwrap();
+        let routes = &registration(&config).routes;
+        routes.iter().map(|route| (route.origin.clone(), route.domains.as_slice().len())).collect()
+    };
+    assert_eq!(parts(256), [("DOMAINS".to_owned(), 256)]);
+    assert_eq!(parts(257), [("DOMAINS".to_owned(), 256), ("DOMAINS (2)".to_owned(), 1)]);
+    assert_eq!(parts(600).len(), 3);
+    // The reference server's lines are short.
+    let long = (0..300).map(|n| format!("{}.{n}.example.com", "x".repeat(60))).collect::<Vec<_>>().join(" ");
+    let long = long.replace(".example.com", &format!(".{}.{}.example.com", "y".repeat(60), "z".repeat(60)));
+    let config = with(&[("DOMAINS", &long), ("ENABLE_SOCKETIO_ROUTE", "true")]).unwrap();
+    let routes = &registration(&config).routes;
+    assert!(routes.iter().all(|route| route.domains.to_string().len() <= 60_000));
+    let count = |path: &str| -> usize {
+        let of_path = routes.iter().filter(|route| route.path.to_string().trim_end_matches('/') == path);
+        of_path.map(|route| route.domains.as_slice().len()).sum()
+    };
+    assert_eq!((count(""), count("/socket.io")), (300, 300));
+    let text = with(&[
+        ("SIDECAR_ROUTES", &format!(r#"[{{"domains":"{}"}}]"#, names(300))),
+        ("DOMAINS", "d299.example.com"),
+    ]);
+    assert!(
+        text.unwrap_err()
+            .to_string()
+            .contains("SIDECAR_ROUTES[0]: d299.example.com/ is the route of DOMAINS")
+    );
 }

@@ -182,9 +182,10 @@ fn every_variable_of_a_command_has_a_value_that_is_refused_and_an_example_that_i
         ("RESTART", "sometimes"),
         ("RESTART_DELAY", "soon"),
         ("RUN_EVERY", "0"),
-        ("UPDATE_CHECK_INTERVAL", "0"),
+        ("UPDATE_CHECK_INTERVAL", "-1s"),
         ("UPDATE_TIMEOUT", "-1s"),
         ("SECRETS", "A-B"),
+        ("DRAIN_PORTS", "9000,http"),
         ("STOP_SIGNAL", "KILL"),
         ("STOP_GRACE_PERIOD", "0s"),
         ("SIGNAL_GROUP", "perhaps"),
@@ -220,7 +221,7 @@ fn what_needs_a_command_is_pointed_out_where_there_is_none() {
 }
 
 #[test]
-fn secrets_come_from_files_trimmed_and_name_file_is_gone() {
+fn secrets_come_from_files_as_they_are_but_for_line_ends_and_a_mark_and_name_file_is_gone() {
     let command = command(
         &[
             ("SIDECAR_SECRETS", "DB_PASSWORD, API_KEY MAIL_TOKEN GIVEN"),
@@ -230,12 +231,12 @@ fn secrets_come_from_files_trimmed_and_name_file_is_gone() {
             ("UNRELATED_FILE", "/x"),
         ],
         &[
-            ("/secrets/db", "  correct horse \n"),
+            ("/secrets/db", "\u{feff}  correct horse \r\n\n"),
             ("/run/secrets/API_KEY", "key\n"),
             ("/run/secrets/mail_token", "token"),
         ],
     );
-    assert_eq!(seen(&command, "DB_PASSWORD").unwrap(), "correct horse");
+    assert_eq!(seen(&command, "DB_PASSWORD").unwrap(), "  correct horse ");
     assert_eq!(seen(&command, "DB_PASSWORD_FILE"), None);
     assert_eq!(seen(&command, "API_KEY").unwrap(), "key");
     assert_eq!(seen(&command, "MAIL_TOKEN").unwrap(), "token");
@@ -307,4 +308,14 @@ fn steps_are_lines() {
     let lines: Vec<_> = command.steps.iter().map(|step| step.line.as_str()).collect();
     assert_eq!(lines, ["npm ci", "chown -R app /data"]);
     assert_eq!(command.step_timeout, Some(GoDuration::from_secs(900)));
+}
+
+#[test]
+fn an_interval_of_zero_turns_the_checks_for_updates_off() {
+    let both = [("SIDECAR_UPDATE_CHECK", "true"), ("SIDECAR_UPDATE_COMMAND", "true")];
+    for off in ["0", "0s"] {
+        let env = [&both[..], &[("UPDATE_CHECK_INTERVAL", off)]].concat();
+        assert_eq!(command(&env, &[]).update, None, "{off}");
+    }
+    assert!(command(&both, &[]).update.is_some());
 }

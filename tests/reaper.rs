@@ -4,8 +4,8 @@
 use std::io;
 use std::process::Command;
 
+use registry_sidecar::sidecar::config::Signal;
 use registry_sidecar::sidecar::process::reaper::{Child, Exit, Reaper, Target, Terminal};
-use rustix::process::Signal;
 
 fn shell(line: &str) -> Command {
     let mut command = Command::new("/bin/sh");
@@ -16,7 +16,7 @@ fn shell(line: &str) -> Command {
 #[tokio::test]
 async fn no_exit_code_is_lost_however_fast_and_many_the_children_are() {
     let reaper = Reaper::start().unwrap();
-    let spawn = |line: &str| reaper.spawn(shell(line), Terminal::Kept).unwrap();
+    let spawn = |line: &str| reaper.spawn(shell(line), Terminal::Kept, Signal::KILL).unwrap();
 
     let mut children: Vec<Child> = (0..40).map(|code| spawn(&format!("exit {code}"))).collect();
     for (code, child) in children.iter_mut().enumerate() {
@@ -27,7 +27,7 @@ async fn no_exit_code_is_lost_however_fast_and_many_the_children_are() {
     let mut parent = spawn("sh -c 'exit 3' & exit 5");
     assert_eq!(parent.wait().await, Exit::Code(5));
 
-    let missing = reaper.spawn(Command::new("/no/such/program"), Terminal::Kept).unwrap_err();
+    let missing = reaper.spawn(Command::new("/no/such/program"), Terminal::Kept, Signal::KILL).unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
 
     let mut sleeper = spawn("sleep 1000 & wait");

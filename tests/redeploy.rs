@@ -5,16 +5,24 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
+#[path = "redeploy/address.rs"]
+mod address;
 #[path = "redeploy/application.rs"]
 mod application;
 #[path = "redeploy/load.rs"]
 mod load;
 #[path = "support/programs.rs"]
 mod programs;
+#[path = "support/reference.rs"]
+mod reference;
+#[path = "support/relay.rs"]
+mod relay;
+#[path = "redeploy/unacknowledged.rs"]
+mod unacknowledged;
 
 use std::time::Duration;
 
-use load::Load;
+use load::{Load, RATE};
 use programs::{Program, Server, free_address};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_registry-server");
@@ -25,15 +33,25 @@ const ROUNDS: usize = 15;
 /// Between two changes.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What a slow application needs, in milliseconds.
+const SLOW: &str = "3000";
+/// Requests a second while an application is slow: all that wait for 3 s have room in a claim.
+const SLOW_RATE: u32 = 50;
+
 /// The application on `port`, wrapped and live.
 fn instance(server: &Server, port: u16, name: &str) -> Program {
+    let program = start(server, port, name, &[]);
+    program.wait_for_log("live:");
+    program
+}
+
+/// The application on `port`, wrapped, with these variables.
+fn start(server: &Server, port: u16, name: &str, more: &[(&'static str, &str)]) -> Program {
     let this = std::env::current_exe().unwrap();
     let words = ["--", this.to_str().unwrap(), "--ignored", "--exact", "application::serves", "--nocapture"];
     let listen = port.to_string();
-    let env = server.sidecar_env(port, &[("INSTANCE_NAME", name), (application::PORT, &listen)]);
-    let program = Program::start("instance", SIDECAR, &words, &env);
-    program.wait_for_log("live:");
-    program
+    let env = [&[("INSTANCE_NAME", name), (application::PORT, &listen)], more].concat();
+    Program::start("instance", SIDECAR, &words, &server.sidecar_env(port, &env))
 }
 
 /// TERM while requests are in flight; it has ended when this returns, in order.
@@ -43,6 +61,11 @@ fn stop(mut instance: Program, load: &Load) {
     // The application itself knows nothing of signals.
     assert_eq!(instance.wait().code(), Some(143), "{:?}", instance.log());
     assert!(instance.log().iter().any(|line| line.contains("nothing is in flight")), "{:?}", instance.log());
+}
+
+/// Slow ones take a fifth of the rounds.
+fn slow_rounds() -> usize {
+    rounds().div_ceil(5)
 }
 
 fn rounds() -> usize {
@@ -59,7 +82,7 @@ fn replacing_the_only_instance_stop_first_loses_no_request() {
     let server = server();
     let mut port = free_address().port();
     let mut running = instance(&server, port, "shop-1");
-    let load = Load::start(server.http, HOST);
+    let load = Load::start(server.http, HOST, RATE);
     for round in 1..=rounds() {
         std::thread::sleep(PAUSE);
         stop(running, &load);
@@ -74,11 +97,61 @@ fn replacing_the_only_instance_stop_first_loses_no_request() {
 fn replacing_the_only_instance_start_first_loses_no_request() {
     let server = server();
     let mut running = instance(&server, free_address().port(), "shop-0");
-    let load = Load::start(server.http, HOST);
+    let load = Load::start(server.http, HOST, RATE);
     for round in 1..=rounds() {
         std::thread::sleep(PAUSE);
         let next = instance(&server, free_address().port(), &format!("shop-{round}"));
         stop(running, &load);
+        running = next;
+    }
+    load.end_without_a_loss();
+}
+
+/// The stop comes while the proxy waits for the first answer to a BACKEND_TEST, and to requests.
+#[test]
+fn an_instance_that_is_stopped_before_its_first_answer_loses_no_request() {
+    let server = server();
+    let slow = [(application::FIRST_ANSWER, SLOW)];
+    let applied = "configuration applied";
+    let mut running = start(&server, free_address().port(), "shop-0", &slow);
+    running.wait_for_log(applied);
+    let load = Load::start(server.http, HOST, SLOW_RATE);
+    for round in 1..=slow_rounds() {
+        stop(running, &load);
+        running = start(&server, free_address().port(), &format!("shop-{round}"), &slow);
+        running.wait_for_log(applied);
+    }
+    running.wait_for_log("live:");
+    load.end_without_a_loss();
+}
+
+#[test]
+fn replacing_an_instance_whose_first_answer_takes_long_loses_no_request() {
+    replace_slow_ones(&[(application::FIRST_ANSWER, SLOW)]);
+}
+
+#[test]
+fn replacing_an_instance_that_listens_late_loses_no_request() {
+    replace_slow_ones(&[(application::LISTENS_AFTER, SLOW)]);
+}
+
+/// By turns stop-first and start-first.
+fn replace_slow_ones(slow: &[(&'static str, &str)]) {
+    let server = server();
+    let mut running = instance(&server, free_address().port(), "shop-0");
+    let load = Load::start(server.http, HOST, SLOW_RATE);
+    for round in 1..=slow_rounds() {
+        let start_next = || start(&server, free_address().port(), &format!("shop-{round}"), slow);
+        let next = if round.is_multiple_of(2) {
+            let next = start_next();
+            next.wait_for_log("live:");
+            stop(running, &load);
+            next
+        } else {
+            stop(running, &load);
+            start_next()
+        };
+        next.wait_for_log("live:");
         running = next;
     }
     load.end_without_a_loss();

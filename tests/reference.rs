@@ -52,7 +52,9 @@ fn intent() -> Intent {
 
 fn start(intent: Intent) -> (Client, EventStream, MemoryRegistry) {
     let (registry, connector) = MemoryRegistry::new();
-    let config = ClientConfig::new(Endpoint::new("proxy", 81));
+    // As often as the keepalive, so that the scripts are short.
+    let config =
+        ClientConfig::new(Endpoint::new("proxy", 81)).with_route_watch_interval(Duration::from_secs(30));
     let (client, events) = Client::start_with(connector, config, intent);
     (client, events, registry)
 }

@@ -30,6 +30,10 @@ pub struct ClientConfig {
     pub reconnect_min: Duration,
     /// The greatest delay before a new attempt to connect (10 s).
     pub reconnect_max: Duration,
+    /// How often a reference server is asked whether each route is still in force, because it loses routes that it lists
+    /// ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 7). `None` (the
+    /// default): every second in the first minute of a session, and then every 3 s.
+    pub route_watch_interval: Option<Duration>,
     /// Seeds the jitter of the delays, so that they are repeatable; `None` (the default): a random seed.
     pub seed: Option<u64>,
     /// Whether routes and maintenance pages that lead to this host's address follow when it changes (no). See
@@ -47,6 +51,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(5),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(10),
+            route_watch_interval: None,
             seed: None,
             follow_own_address: false,
         }
@@ -77,6 +82,13 @@ impl ClientConfig {
     #[must_use]
     pub fn with_reconnect_delays(mut self, min: Duration, max: Duration) -> Self {
         (self.reconnect_min, self.reconnect_max) = (min, max);
+        self
+    }
+
+    /// Asks a reference server this often about its routes.
+    #[must_use]
+    pub fn with_route_watch_interval(mut self, interval: Duration) -> Self {
+        self.route_watch_interval = Some(interval);
         self
     }
 

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::lookup;
 use crate::protocol::{Host, Invalid};
 
 /// A registry: a name or an address, and a port.
@@ -37,6 +38,12 @@ pub trait Connector: Send + Sync + 'static {
         &self,
         attempt: u32,
     ) -> impl Future<Output = Result<(Self::Stream, SocketAddr), ConnectError>> + Send;
+
+    /// The address of this host that a connection was made from; `None` where it has none or nobody knows it. While a
+    /// reply is due, the client looks every second whether the host still has it.
+    fn local_ip(_stream: &Self::Stream) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// Makes addresses of names. The client's own is [`SystemResolver`]; a program with other needs brings its own.
@@ -106,6 +113,9 @@ pub struct TcpConnector<R = SystemResolver> {
 }
 
 /// Resolves as the rest of the system does: hosts file, then DNS, as `getaddrinfo` is configured.
+///
+/// There is one look-up of a name at a time in a process. It goes on when a call that waits for it is dropped, and the next
+/// call waits for the same. While one takes long, calls get the answer of the one before, if that is at most a minute old.
 ///
 /// A look-up that hangs occupies a blocking thread until the system gives up, even when its result is no
 /// longer wanted. A program that must end meanwhile shuts its runtime down in the background.
@@ -222,12 +232,24 @@ impl<R: Resolver> Connector for TcpConnector<R> {
             reason: "no address".to_owned(),
         }))
     }
+
+    fn local_ip(stream: &TcpStream) -> Option<IpAddr> {
+        stream.local_addr().ok().map(|local| local.ip())
+    }
 }
 
 impl Resolver for SystemResolver {
     async fn resolve(&self, endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
-        let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?;
-        Ok(found.collect())
+        let port = endpoint.port;
+        if let Ok(ip) = endpoint.host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let system = |name: String| async move {
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        };
+        let found = lookup::shared(&endpoint.host, system).await?;
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
 }
 
@@ -239,6 +261,18 @@ pub(super) fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(peer)?;
     socket.local_addr().map(|local| local.ip())
+}
+
+/// Whether this host has lost the address: nothing can be bound to it. What else may go wrong with that, such as too
+/// many open files, says nothing about the address.
+pub(super) fn is_gone(ip: IpAddr) -> bool {
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        // Binding to one takes the interface, which a plain address does not name.
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let bound = UdpSocket::bind((ip, 0));
+    !is_link_local && bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 impl ConnectError {

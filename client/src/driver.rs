@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use futures_core::Stream;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::codec::{Encoder, FramedRead};
 
-use super::connect::Connector;
+use super::connect::{Connector, is_gone};
 use super::error::CallError;
 use super::event::{Cause, Event};
 use super::intent::Goal;
@@ -35,6 +35,8 @@ pub(super) enum TaskRequest {
     Subscribe(EventKind, bool),
     /// Register although the name was taken; answered once the status shows it.
     TakeOver(oneshot::Sender<()>),
+    /// This host has other addresses than before.
+    NetworkChanged,
 }
 
 pub(super) type CallReply = oneshot::Sender<Result<Reply, CallError>>;
@@ -47,6 +49,10 @@ pub(super) struct Inputs {
     /// The task knows that it is to leave.
     pub(super) left: bool,
 }
+
+/// How often the task looks whether this host still has the address of its connection, while a reply is due. A connection
+/// without it looks like one whose peer is slow.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The machine with everything that it is told and tells.
 pub(super) struct Driver<C> {
@@ -107,7 +113,14 @@ impl<C: Connector> Driver<C> {
             loop {
                 tokio::select! {
                     connected = &mut connecting => break connected,
-                    wake = self.inputs.wake(self.core.session.deadline()) => self.core.wake(wake),
+                    wake = self.inputs.wake(self.core.session.deadline()) => {
+                        let is_other_network = wake.is_change_of_network();
+                        self.core.wake(wake);
+                        if is_other_network {
+                            // The same attempt, from an address that this host still has.
+                            return;
+                        }
+                    }
                 }
                 if self.core.want != dialling {
                     return;
@@ -124,18 +137,28 @@ impl<C: Connector> Driver<C> {
     }
 
     async fn serve(&mut self, stream: C::Stream, peer: SocketAddr) {
+        let local_ip = C::local_ip(&stream);
         let (reader, mut writer) = tokio::io::split(stream);
         let mut lines = FramedRead::new(reader, LineCodec::new(MAX_CLIENT_LINE));
         let core = &mut self.core;
         core.outgoing.clear();
         core.want = Want::Link;
         core.step(|session, now| session.link_up(peer, now));
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while core.want == Want::Link {
             let deadline = core.session.deadline();
             tokio::select! {
                 line = next_line(&mut lines) => core.received(line),
                 written = writer.write(&core.outgoing), if !core.outgoing.is_empty() => core.written(written),
-                wake = self.inputs.wake(deadline) => core.wake(wake),
+                wake = self.inputs.wake(deadline) => {
+                    let may_be_gone = wake.is_change_of_network();
+                    core.wake(wake);
+                    if may_be_gone {
+                        core.look_at(local_ip);
+                    }
+                }
+                _ = look.tick(), if local_ip.is_some() && core.session.awaits_reply() => core.look_at(local_ip),
             }
         }
         // What is still to be sent is of no use to a peer that was given up.
@@ -157,6 +180,12 @@ impl Inputs {
             Some(ask) = self.requests.recv() => Wake::Request(ask),
             () = sleep_until(deadline) => Wake::Tick,
         }
+    }
+}
+
+impl Wake {
+    fn is_change_of_network(&self) -> bool {
+        matches!(self, Wake::Request(TaskRequest::NetworkChanged))
     }
 }
 
@@ -192,6 +221,7 @@ impl Core {
                 // Whoever asked may have gone.
                 let _ = done.send(());
             }
+            Wake::Request(TaskRequest::NetworkChanged) => self.step(Session::network_changed),
             Wake::Request(TaskRequest::Subscribe(kind, on)) => {
                 self.step(|session, now| session.subscribe(kind, on, now));
             }
@@ -207,8 +237,8 @@ impl Core {
     fn received(&mut self, line: Option<Result<Line, io::Error>>) {
         match line {
             Some(Ok(line)) => {
+                tracing::debug!(line = %shown(&line), "received");
                 let received = Received::from(line);
-                tracing::debug!(line = %received.shown(), "received");
                 self.step(|session, now| session.receive(received, now));
             }
             Some(Err(error)) => self.down(Cause::Broken(error.to_string())),
@@ -225,6 +255,14 @@ impl Core {
                 tracing::debug!(?failed, "write failed");
                 self.outgoing.clear();
             }
+        }
+    }
+
+    /// Gives the connection up if this host no longer has the address that it was made from, and makes another at once.
+    fn look_at(&mut self, local_ip: Option<IpAddr>) {
+        if let Some(ip) = local_ip.filter(|ip| is_gone(*ip)) {
+            self.down(Cause::OwnAddressGone(ip));
+            self.step(Session::network_changed);
         }
     }
 
@@ -276,15 +314,29 @@ impl Core {
     }
 }
 
-impl Received {
-    /// What to show of it in a log: no secrets.
-    fn shown(&self) -> String {
-        match self {
-            Received::Line(line) => line.redacted(),
-            Received::Http => "(HTTP)".to_owned(),
-            Received::Garbage(text) => format!("(no reply: {text:?})"),
-            Received::TooLong => "(too long)".to_owned(),
-        }
+/// What to show of a line in a log: as it came, without the session's id, which is a secret.
+fn shown(line: &Line) -> String {
+    let text = match line {
+        Line::TooLong => return "(too long)".to_owned(),
+        Line::NotUtf8 => return "(bytes that are no UTF-8)".to_owned(),
+        Line::Text(text) => text,
+    };
+    if text.starts_with("ACK|") {
+        return "ACK|[redacted]".to_owned();
+    }
+    const ID: &str = "\"session_id\"";
+    let value = text.find(ID).and_then(|at| {
+        let behind = at + ID.len();
+        let begin = behind + text[behind..].find('"')? + 1;
+        // One that does not end is hidden to the end of the line.
+        let end = text[begin..].find('"').map_or(text.len(), |length| begin + length);
+        Some((begin, end))
+    });
+    match value {
+        Some((begin, end)) => format!("{}[redacted]{}", &text[..begin], &text[end..]),
+        // One that cannot be found may stand there all the same.
+        None if text.starts_with("SESSION_OK|") => "SESSION_OK|[redacted]".to_owned(),
+        None => text.clone(),
     }
 }
 
@@ -315,5 +367,25 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_shown_as_it_came_but_for_the_sessions_id() {
+        let shown = |text: &str| shown(&Line::Text(text.to_owned()));
+        let order = r#"ROUTE_LIST_OK|[{"b":1,"a":2.50}]"#;
+        assert_eq!(shown(order), order, "neither sorted nor filled up");
+        assert_eq!(shown("ACK|horse"), "ACK|[redacted]");
+        let info = r#"SESSION_OK|{"x":1,"session_id" : "horse","y":2}"#;
+        assert_eq!(shown(info), r#"SESSION_OK|{"x":1,"session_id" : "[redacted]","y":2}"#);
+        for broken in
+            [r#"SESSION_OK|{"session_id":"horse"#, "SESSION_OK|horse", r#"SESSION_OK|{"session_id":"#]
+        {
+            assert!(!shown(broken).contains("horse"), "{broken}");
+        }
     }
 }

@@ -90,8 +90,17 @@ impl Client {
         self.local_ip().map(|ip| BackendUrl::new(Scheme::Http, Host::Ip(ip), port))
     }
 
+    /// Tells the client that this host's addresses have changed, which a program that watches its interfaces knows first. A
+    /// connection from an address that is gone is given up at once, and a client without a connection tries again at
+    /// once. Without this the client finds out within a second of its next command.
+    pub fn network_changed(&self) {
+        // A full queue means that the task is about to look at its connection anyway; a stopped task has none.
+        drop(self.try_ask(TaskRequest::NetworkChanged));
+    }
+
     /// Leaves in order: sends CLIENT_SHUTDOWN and waits at most 500 ms for its answer or the end of the connection.
-    /// Ends at once where there is no session. Afterwards the client has stopped, for all its clones.
+    /// Ends at once where there is no session. Afterwards the client has stopped, for all its clones, and
+    /// [`Status::left`] tells whether the registry has answered.
     ///
     /// Dropping the call does not stop the leaving. Calling it again waits for the same end.
     pub async fn shutdown(&self) {

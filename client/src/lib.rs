@@ -56,6 +56,7 @@ mod follow;
 mod handle;
 mod host;
 mod intent;
+mod lookup;
 mod maintenance;
 mod plan;
 pub mod protocol;

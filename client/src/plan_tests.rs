@@ -241,6 +241,53 @@ fn what_a_server_of_ours_is_too_old_for_is_left_out_and_named() {
 }
 
 #[test]
+fn a_reference_has_one_backend_for_a_claim_and_the_next_one_when_that_goes() {
+    let domains = ["a.de", "b.de"];
+    let (one, two) = (route(&domains, "http://h:1"), route(&domains, "http://h:2"));
+    let mut wanted = routes(&[("web@1", one), ("web@2", two)]);
+    let (mut server, mut ours) = (Carrier::default(), Carrier::default());
+    server.apply_all(&wanted, &Dialect::Reference);
+    let backends = |server: &Carrier| -> Vec<String> {
+        server.applied.known().map(|(_, _, route)| route.backend.to_string()).collect()
+    };
+    assert_eq!(backends(&server), ["http://h:1/"]);
+    let notes = Dialect::Reference.unsupported(&wanted);
+    assert!(
+        notes.len() == 1 && notes[0].key == "web@2".into() && notes[0].what.contains("one backend"),
+        "{notes:?}"
+    );
+    ours.apply_all(&wanted, &Dialect::ours());
+    assert_eq!(backends(&ours).len(), 2);
+    wanted.remove("web@1");
+    server.apply_all(&wanted, &Dialect::Reference);
+    assert_eq!(backends(&server), ["http://h:2/"]);
+}
+
+#[test]
+fn what_a_servers_default_is_belongs_to_its_dialect() {
+    let with = |on| {
+        let main = route(&["a.de"], "http://h:1");
+        let main = main.with_option(RouteOption::Websocket(on));
+        routes(&[("main", main)])
+    };
+    let told = |on, dialect: &Dialect| {
+        let batches = Carrier::default().apply_all(&with(on), dialect);
+        let lines: Vec<String> = batches.into_iter().flatten().collect();
+        lines.into_iter().filter(|line| line.starts_with("OPTIONS_SET")).collect::<Vec<_>>()
+    };
+    assert!(told(true, &Dialect::ours()).is_empty());
+    assert_eq!(told(false, &Dialect::ours()).len(), 1);
+    assert_eq!(told(true, &Dialect::Reference), ["OPTIONS_SET|ALL|websocket|true"]);
+    assert_eq!(told(false, &Dialect::Reference), ["OPTIONS_SET|ALL|websocket|false"]);
+    // Back to the default: what was set is removed.
+    let mut server = Carrier::default();
+    server.apply_all(&with(false), &Dialect::ours());
+    let batches = server.apply_all(&with(true), &Dialect::ours());
+    assert_eq!(batches, [["OPTIONS_REMOVE|r1|websocket"]]);
+    assert!(server.apply_all(&with(true), &Dialect::ours()).is_empty());
+}
+
+#[test]
 fn a_held_route_is_left_as_it_is() {
     let mut server = Carrier::default();
     server.apply_all(&routes(&[("main", route(&["a.de"], "http://h:1"))]), &Dialect::ours());
@@ -335,8 +382,9 @@ proptest! {
                 prop_assert!(line.starts_with("OPTIONS_SET|ALL|"));
             }
         }
-        prop_assert_eq!(server.applied.len(), to.len());
-        for (key, route) in &to {
+        let surplus = dialect.surplus(&to);
+        prop_assert_eq!(server.applied.len(), to.len() - surplus.len());
+        for (key, route) in to.iter().filter(|(key, _)| !surplus.contains(*key)) {
             prop_assert!(server.applied.id_of(key, route, &dialect).is_some());
         }
     }

@@ -42,6 +42,8 @@ pub struct Timing {
     pub reconnect_min: Duration,
     /// The greatest delay before a new attempt to connect.
     pub reconnect_max: Duration,
+    /// From one look at a reference server's routes to the next; `None`: more often while the session is young.
+    pub route_watch: Option<Duration>,
 }
 
 /// How long to wait for the answer to CLIENT_SHUTDOWN ([SEMANTICS section 8](crate::spec::semantics#8-bounds)).
@@ -88,13 +90,19 @@ pub struct Session {
     /// What the registry said where it did not do as the last maintenance request asked.
     maintenance_refusal: Option<String>,
     subscriptions: BTreeSet<EventKind>,
-    /// The routes whose entries a reference server is asked about at each keepalive.
+    /// The routes that a reference server is asked about now.
     watched: Vec<RouteId>,
+    /// The last that it was asked about in the look before.
+    watched_up_to: Option<RouteId>,
+    /// When the next look begins.
+    watch_at: Option<Instant>,
     last_peer: Option<SocketAddr>,
     /// Why there is no session.
     cause: Option<Cause>,
     /// Our name belongs to somebody else until a RECONNECT says otherwise.
     replaced: bool,
+    /// CLIENT_SHUTDOWN was answered.
+    left: bool,
     ever_bound: bool,
     /// The listeners were told of a session, and not yet of its end.
     connection_reported: bool,
@@ -260,9 +268,12 @@ impl Session {
             maintenance_refusal: None,
             subscriptions: BTreeSet::new(),
             watched: Vec::new(),
+            watched_up_to: None,
+            watch_at: None,
             last_peer: None,
             cause: None,
             replaced: false,
+            left: false,
             ever_bound: false,
             connection_reported: false,
             link_backoff,
@@ -352,6 +363,21 @@ impl Session {
         }
     }
 
+    /// This host has other addresses than before. An attempt to connect from an address that is gone would hang, and there
+    /// may be a way now where there was none: begin anew without a pause.
+    pub(crate) fn network_changed(&mut self, now: Instant) {
+        if matches!(self.state, State::Connecting | State::Disconnected { .. }) {
+            self.link_backoff.reset();
+            self.enter(State::Disconnected { retry_at: now });
+            self.tick(now);
+        }
+    }
+
+    /// Whether a command is on the wire that has no reply yet.
+    pub(crate) fn awaits_reply(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
     /// When [`Session::tick`] must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
@@ -373,7 +399,7 @@ impl Session {
                     Some(until) => Some(until),
                     None => retries.min(),
                 };
-                due.into_iter().chain([ping_at]).min()
+                due.into_iter().chain([ping_at]).chain(self.watch_at).min()
             }),
             State::Registering | State::Resuming | State::Syncing(_) => oldest,
         }
@@ -449,11 +475,14 @@ impl Session {
             .iter()
             .map(|(key, route)| (key.clone(), self.route_status(key, route, desired.contains_key(key))))
             .collect();
-        let in_force = routes.values().all(|status| matches!(status, RouteStatus::Applied(_)));
+        // What the registry cannot have beside other routes is served by those.
+        let surplus = self.dialect().surplus(&self.wanted);
+        let mut counted = routes.iter().filter(|(key, _)| !surplus.contains(*key));
+        let in_force = counted.all(|(_, status)| matches!(status, RouteStatus::Applied(_)));
         let phase = self.state.phase();
         let bound = self.link.as_ref().is_some_and(|link| link.bound_since.is_some());
         let known = self.known.as_ref();
-        let nothing_else = known.is_some_and(|known| known.applied.len() == routes.len());
+        let nothing_else = known.is_some_and(|known| known.applied.len() == routes.len() - surplus.len());
         Status {
             phase,
             registry: self.registry(),
@@ -470,6 +499,7 @@ impl Session {
             session: known.map(|known| known.id.clone()),
             cluster_id: known.and_then(|known| known.cluster.clone()),
             replaced: self.replaced,
+            left: self.left,
             visibility_wanted: self.visibility,
             shown: self.shown(),
             can_drain: self.can_drain(),
@@ -489,8 +519,11 @@ impl Session {
     fn is_as_wanted(&self) -> bool {
         let Some(known) = &self.known else { return false };
         let desired = self.desired();
-        let in_force = |(key, route)| known.applied.id_of(key, route, self.dialect()).is_some();
-        known.applied.len() == desired.len()
+        let surplus = self.dialect().surplus(desired);
+        let in_force = |(key, route): (&RouteKey, &Route)| {
+            surplus.contains(key) || known.applied.id_of(key, route, self.dialect()).is_some()
+        };
+        known.applied.len() == desired.len() - surplus.len()
             && desired.iter().all(in_force)
             && self.visibility_is_as_wanted()
             && known.subscribed == self.subscriptions
@@ -510,7 +543,8 @@ impl Session {
             return RouteStatus::Pending;
         }
         let id = self.known.as_ref().and_then(|known| known.applied.id_of(key, route, self.dialect()));
-        let unsupported = self.dialect() == &Dialect::Reference && route.backend.scheme() == Scheme::H2c;
+        let unsupported = self.dialect() == &Dialect::Reference
+            && (route.backend.scheme() == Scheme::H2c || self.dialect().surplus(&self.wanted).contains(key));
         match (id, self.refused.get(key)) {
             (Some(id), _) => RouteStatus::Applied(id),
             (None, Some(refused)) if is_desired => RouteStatus::Refused(refused.refusal.clone()),

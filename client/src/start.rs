@@ -39,6 +39,7 @@ impl Client {
             request_timeout: config.request_timeout,
             reconnect_min: config.reconnect_min,
             reconnect_max: config.reconnect_max,
+            route_watch: config.route_watch_interval,
         };
         let seed = config.seed.unwrap_or_else(|| fastrand::u64(..));
         let (goal, goal_seen) = watch::channel(intent.goal());

@@ -39,6 +39,9 @@ pub struct Status {
     ///
     /// [`Event::Replaced`]: crate::Event::Replaced
     pub replaced: bool,
+    /// The registry has acknowledged that this client left (CLIENT_SHUTDOWN). Without that it may send requests until it
+    /// notices.
+    pub left: bool,
     /// What people are to see of the routes.
     pub visibility_wanted: Visibility,
     /// What people see of the routes, as far as the registry has confirmed it: [`Visibility::Maintenance`] where

@@ -17,7 +17,7 @@ pub use error::{ConfigErrors, Problem, reason_of};
 pub use file::{host_name, read as read_file};
 pub use reader::{Reader, Reported};
 pub use secret::Secret;
-pub use source::Source;
+pub use source::{Source, without_ends};
 pub use variable::{FILE_SUFFIX, Fallback, Table, Variable, nearest};
 
 /// What a configuration depends on beside the environment; tests bring their own.

@@ -63,6 +63,12 @@ impl Source {
         for (name, value) in vars {
             // None of our names has bytes that are not UTF-8.
             let Ok(name) = name.into_string() else { continue };
+            if let Some(meant) = name.strip_prefix('\u{feff}') {
+                self.warnings.push(format!(
+                    "a byte-order mark stands before the name {meant}, so nobody reads it: save the env file without"
+                ));
+                continue;
+            }
             if is_blank(&value) {
                 continue;
             }
@@ -107,7 +113,11 @@ impl Source {
                     self.problems.push(Problem::new(direct, None, reason));
                     return None;
                 }
-                (Some(value), None) => return self.direct(variable, direct, value),
+                (Some(value), None) => {
+                    if !self.is_of_a_link(variable, &direct, value) {
+                        return self.direct(variable, direct, value);
+                    }
+                }
                 (None, Some(path)) => return self.read_file(variable, file, path, context),
             }
         }
@@ -120,7 +130,55 @@ impl Source {
             self.problems.push(Problem::new(name, None, "its value is no UTF-8").example(line));
             return None;
         };
-        Some(Given { text: trimmed(variable, text).to_owned(), variable: name, file: None })
+        let text = trimmed(variable, text).to_owned();
+        self.without_quotes(variable, Given { text, variable: name, file: None })
+    }
+
+    /// Whether the value is the URL that a link puts into a variable of this name. The user did not write it, so it is
+    /// ignored, unless the variable understands it.
+    fn is_of_a_link(&mut self, variable: &Variable, name: &str, value: &OsStr) -> bool {
+        let is_url = value.to_str().is_some_and(is_link);
+        let is_one = is_url && variable.may_be_linked() && !variable.linked;
+        if is_one {
+            let service = name.strip_suffix("PORT").unwrap_or(name).trim_end_matches('_');
+            let linked = match service {
+                "" => "a container or service".to_owned(),
+                service => {
+                    format!("the container or service {:?}", service.to_ascii_lowercase().replace('_', "-"))
+                }
+            };
+            self.warnings.push(format!(
+                "{name}={} is ignored: a link to {linked} has set it (Kubernetes does that unless enableServiceLinks is \
+                 false); write the port into {}{}",
+                value.to_string_lossy(),
+                self.table.prefix,
+                if self.table.without_prefix(name).is_some() { "APP_PORT" } else { variable.name },
+            ));
+        }
+        is_one
+    }
+
+    /// Refuses a value with quotes around it, which an env file of Docker does not remove. A shell line or a secret may
+    /// have them on purpose, so there they are only pointed out.
+    fn without_quotes(&mut self, variable: &Variable, given: Given) -> Option<Given> {
+        if !is_quoted(&given.text) {
+            return Some(given);
+        }
+        let from = match given.file {
+            Some(_) => "in the file",
+            None => "an env file takes them as a part of it",
+        };
+        let reason = format!("quotes stand around the value ({from}): leave them out");
+        // METADATA is kept secret and is JSON all the same.
+        if variable.shell || (variable.is_secret() && variable.name != "METADATA") {
+            self.warnings.push(format!("{}: {reason}, unless they are meant", given.variable));
+            return Some(given);
+        }
+        let text = (!variable.is_secret()).then_some(&given.text);
+        let shown = given.file.as_ref().or(text).map(String::as_str);
+        let line = format!("{}={}", given.variable.trim_end_matches(FILE_SUFFIX), variable.example);
+        self.problems.push(Problem::new(&given.variable, shown, reason).example(line));
+        None
     }
 
     fn read_file(
@@ -147,10 +205,15 @@ impl Source {
                 None
             }
             Ok(content) => {
-                let text = trimmed(variable, content.trim_end_matches(['\n', '\r'])).to_owned();
-                Some(Given { text, variable: name, file: Some(shown) })
+                let text = trimmed(variable, without_ends(&content)).to_owned();
+                self.without_quotes(variable, Given { text, variable: name, file: Some(shown) })
             }
         }
+    }
+
+    /// The text of a variable, by its name in the table; `None` where it is not set.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|given| given.text.as_str())
     }
 
     /// A hint where one of the names that nobody reads may be a misspelling of one of `wanted`.
@@ -179,6 +242,25 @@ fn unknown(table: &Table, name: &str, base: &str) -> String {
         Some(near) => format!("{name} is unknown and has no effect: is {prefix}{near}{suffix} meant?"),
         None => format!("{name} is unknown and has no effect"),
     }
+}
+
+/// Whether it is what links put into variables: a scheme, and a host with a port.
+fn is_link(text: &str) -> bool {
+    let Some((scheme, rest)) = text.trim().split_once("://") else { return false };
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    is_scheme && rest.contains(':')
+}
+
+/// Whether it is one text in quotes, with no further ones of that kind inside.
+fn is_quoted(text: &str) -> bool {
+    let inner = |quote| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    ['\'', '"'].into_iter().any(|quote| inner(quote).is_some_and(|inner| !inner.contains(quote)))
+}
+
+/// What a file holds without the line ends behind it and a byte-order mark before it, which editors add.
+pub fn without_ends(content: &str) -> &str {
+    content.strip_prefix('\u{feff}').unwrap_or(content).trim_end_matches(['\n', '\r'])
 }
 
 /// The text without the blanks around it, which only a secret may need.

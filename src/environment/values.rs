@@ -67,7 +67,12 @@ pub fn token(text: &str) -> Result<Secret, Invalid> {
         return refuse("it is longer than 4096 bytes");
     }
     if text.chars().any(char::is_control) {
-        return refuse("a line end or another control character stands in it");
+        return refuse(match text.ends_with('\r') {
+            true => {
+                "a carriage return stands at its end: save the file that it comes from with Unix line ends"
+            }
+            false => "a line end or another control character stands in it",
+        });
     }
     Ok(Secret::new(text))
 }

@@ -12,6 +12,10 @@ pub struct Variable {
     pub bare: bool,
     /// Whether this version acts on it.
     pub implemented: bool,
+    /// Whether it understands the URL that a link to a container or service puts into a variable of its name.
+    pub linked: bool,
+    /// Whether it holds a shell line, which may begin and end with quotes.
+    pub shell: bool,
     /// What holds when it is not set.
     pub default: Fallback,
     /// A valid value, which errors show.
@@ -50,7 +54,16 @@ impl Variable {
         example: &'static str,
         meaning: &'static str,
     ) -> Variable {
-        Variable { name, bare: false, implemented: true, default, example, meaning }
+        Variable {
+            name,
+            bare: false,
+            implemented: true,
+            linked: false,
+            shell: false,
+            default,
+            example,
+            meaning,
+        }
     }
 
     /// Like `self`, but also read without the prefix.
@@ -59,10 +72,28 @@ impl Variable {
         Variable { bare: true, ..self }
     }
 
+    /// Like `self`, but it understands the URL of a link.
+    #[must_use]
+    pub const fn linked(self) -> Self {
+        Variable { linked: true, ..self }
+    }
+
+    /// Like `self`, but it holds shell lines.
+    #[must_use]
+    pub const fn shell(self) -> Self {
+        Variable { shell: true, ..self }
+    }
+
     /// Like `self`, but known and without effect in this version.
     #[must_use]
     pub const fn later(self) -> Self {
         Variable { implemented: false, ..self }
+    }
+
+    /// Whether a link may set a variable of this name: that of Docker to a container, or that of Kubernetes to a service,
+    /// whose name is the part before `_PORT` (`SIDECAR_PORT` for a service `sidecar`).
+    pub(super) fn may_be_linked(&self) -> bool {
+        self.name == "PORT" || self.name.ends_with("_PORT")
     }
 
     /// Whether values are kept out of logs and errors. METADATA is among them, because people put tokens there.

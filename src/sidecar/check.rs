@@ -40,7 +40,8 @@ pub async fn check(config: &Config) -> String {
         }
     };
     describe_node(&mut report, config, advertised);
-    let intent = intent(registration, advertised);
+    let mut intent = intent(registration, advertised);
+    intent.maintenance_port = config.maintenance.port;
     for (registry, dialect) in [("registry-server", Dialect::ours()), ("go-proxy", Dialect::Reference)] {
         let _ = writeln!(report, "\nto a {registry} it would send:");
         let _ = dry_run(&intent, &dialect).iter().try_for_each(|line| writeln!(report, "    {line}"));
@@ -103,9 +104,29 @@ fn describe_command(report: &mut String, command: &CommandConfig) {
         let lines = &mut update.steps.iter();
         let _ = lines.try_for_each(|step| writeln!(report, "update step  {}", step.line));
     }
+    if runs_php_fpm(command) {
+        let _ = writeln!(
+            report,
+            "note         php-fpm breaks off its requests at a stop unless process_control_timeout is set (10s)"
+        );
+    }
     if let Some(user) = &command.run_as {
         let _ = writeln!(report, "runs as      {}:{}, HOME {}", user.uid, user.gid, user.home);
     }
+}
+
+/// Whether the command looks like PHP-FPM, which has a setting of its own for the stop.
+fn runs_php_fpm(command: &CommandConfig) -> bool {
+    let words = match &command.line {
+        CommandLine::Shell(line) => line.clone(),
+        CommandLine::Program(program, arguments) => {
+            let words = [program].into_iter().chain(arguments).map(|word| word.to_string_lossy());
+            words.collect::<Vec<_>>().join(" ")
+        }
+    };
+    words
+        .split_whitespace()
+        .any(|word| word.rsplit('/').next().is_some_and(|name| name.starts_with("php-fpm")))
 }
 
 fn describe(report: &mut String, config: &Config, registration: &RegistrationConfig) {

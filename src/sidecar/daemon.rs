@@ -1,36 +1,46 @@
 //! The two ways to run: beside an application ([`run`]), and around a command ([`wrap`]). Puts the parts together.
 
+use std::future::pending;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::shutdown::Shutdown;
 use registry_client::{Resolver, SystemResolver};
 
+use super::address::{Lookup, follow_replicas, until_stranded};
 use super::admin::{control, serve_metrics};
-use super::config::{CommandConfig, Config, Endpoint, Off, ReadinessConfig, ReadyCheck, RegistrationConfig};
+use super::config::{
+    CommandConfig, Config, Endpoint, Off, Place, ReadinessConfig, ReadyCheck, RegistrationConfig,
+};
 use super::maintenance::{Maintenance, end_expired_windows, serve_page};
 use super::nodes::NodePresence;
 use super::process::reaper::Reaper;
 use super::process::wrapper::{Wrapper, listen_to_signals};
 use super::process::{exec_check, shell_line};
-use super::readiness::{Shell, wait_until_ready, watch};
+use super::readiness::{self, Shell, Tried};
 use super::registries::keep_registered;
-use super::state::DaemonState;
+use super::state::{CommandStatus, DaemonState};
+
+/// The exit code of a daemon that is left without a network (WHEN_STRANDED): the engine is to try again, by the
+/// convention of sysexits.
+const STRANDED: u8 = 75;
 
 /// Runs beside an application until asked to stop, and has left every registry when it returns: each is drained
 /// within DRAIN_TIMEOUT where it can be, and then has 500 ms for its answer (SEMANTICS section 8), all at the same
-/// time.
+/// time. Returns the code to exit with: 0, or 75 where it is left without a network.
 ///
 /// Dropping it ends the sessions without a word; their routes stay for the registry's grace period.
-pub async fn run(config: Config, shutdown: Shutdown) {
-    run_with(config, shutdown, SystemResolver).await;
+pub async fn run(config: Config, shutdown: Shutdown) -> u8 {
+    run_with(config, shutdown, SystemResolver).await
 }
 
 /// Like [`run`], with another way to find the addresses of names: BACKEND_HOST's and the registries'.
-pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolver + Clone) {
+pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolver + Clone) -> u8 {
     config.warnings.iter().for_each(|line| warn!("{line}"));
     let (config, (state, maintenance)) = (Arc::new(config), new_state());
     let _services = start_services(&config, &state, &maintenance);
@@ -39,31 +49,99 @@ pub async fn run_with(config: Config, shutdown: Shutdown, resolver: impl Resolve
         (None, Some(_)) => info!("{}: there is only the node in etcd", config.off.unwrap_or(Off::Disabled)),
         (None, None) => {
             info!("{}: there is nothing to do", config.off.unwrap_or(Off::Disabled));
-            return shutdown.requested().await;
+            shutdown.requested().await;
+            return 0;
         }
     }
     let node = NodePresence::start(&config, &state);
-    let shell = shell_for_checks(&config.readiness);
-    tokio::select! {
-        () = wait_until_ready(&config.readiness, shell.as_ref()) => {
-            state.change_conditions(|conditions| conditions.ready = true);
-            let ready = |ready| state.change_conditions(|conditions| conditions.ready = ready);
-            let watched = async {
-                tokio::select! {
-                    () = watch(&config.readiness, shell.as_ref(), ready) => {}
-                    () = shutdown.requested() => {}
-                }
-            };
-            let registered = keep_registered(&config, &state, &maintenance, shutdown.clone(), resolver);
-            tokio::join!(registered, watched, async {
-                // At once, while the routes are drained.
-                shutdown.requested().await;
-                node.leave().await;
-            });
-        }
-        () = shutdown.requested() => info!("nothing was registered yet"),
-    }
+    let registries = config.registration.as_ref().map_or(&[][..], |it| &it.registry.endpoints);
+    let stranded = |is| state.change_conditions(|conditions| conditions.stranded = is);
+    let code = tokio::select! {
+        biased;
+        () = register_when_ready(&config, &state, &maintenance, &shutdown, node, resolver) => 0,
+        () = until_stranded(registries, config.when_stranded, stranded) => STRANDED,
+    };
     info!("stopped");
+    code
+}
+
+/// Registers the application when it is ready for the first time, and returns when it has left after a request to stop.
+async fn register_when_ready(
+    config: &Config,
+    state: &DaemonState,
+    maintenance: &Maintenance,
+    shutdown: &Shutdown,
+    node: NodePresence,
+    resolver: impl Resolver + Clone,
+) {
+    let is_each = config.address.each_address && config.registration.is_some();
+    let (found, replicas) = watch::channel(Vec::new());
+    let replicas = is_each.then_some(replicas);
+    let following = async {
+        let registries = config.registration.as_ref().map_or(&[][..], |it| &it.registry.endpoints);
+        let lookup = Lookup { config: &config.address, registries, wrapped: false, resolver: &resolver };
+        match is_each {
+            true => follow_replicas(lookup, |addresses| drop(found.send_replace(addresses))).await,
+            false => pending().await,
+        }
+    };
+    let shell = shell_for_checks(&config.readiness);
+    let mut conditions = state.watch_conditions();
+    let registered = async {
+        let ready = async { conditions.wait_for(|conditions| conditions.ready).await.is_ok() };
+        tokio::select! {
+            true = ready => {}
+            () = shutdown.requested() => return info!("nothing was registered yet"),
+        }
+        let resolver = resolver.clone();
+        let registered =
+            keep_registered(config, state, maintenance, shutdown.clone(), resolver, replicas.clone());
+        tokio::join!(registered, async {
+            // At once, while the routes are drained.
+            shutdown.requested().await;
+            node.leave().await;
+        });
+    };
+    tokio::select! {
+        () = registered => {}
+        () = following => {}
+        () = watch_readiness(config, state, shell.as_ref(), shutdown, replicas.clone()) => {}
+    }
+}
+
+/// Keeps the state up to date on whether the application is ready, until asked to stop. It never returns.
+async fn watch_readiness(
+    config: &Config,
+    state: &DaemonState,
+    shell: Option<&Shell>,
+    shutdown: &Shutdown,
+    replicas: Option<watch::Receiver<Vec<IpAddr>>>,
+) {
+    let set_ready = |ready| state.change_conditions(|conditions| conditions.ready = ready);
+    if !config.readiness.wait {
+        set_ready(true);
+        return pending().await;
+    }
+    let first = replicas.as_ref().map(|replicas| replicas.borrow().clone());
+    let (wanted, places) = watch::channel(config.places(first.as_deref()));
+    let followed = async {
+        let Some(mut replicas) = replicas else { return pending::<()>().await };
+        while replicas.changed().await.is_ok() {
+            let now = config.places(Some(&replicas.borrow_and_update()));
+            let names: Vec<String> = now.iter().map(Place::name).collect();
+            set_ready(state.retain_places(|name| names.iter().any(|known| known == name)));
+            wanted.send_replace(now);
+        }
+        pending().await
+    };
+    let tried = |tried: Tried<'_>| set_ready(state.set_place(tried.place, tried.is_ready, tried.problem));
+    tokio::select! {
+        () = readiness::follow(&config.readiness, shell, places, |_| false, tried) => {}
+        () = followed => {}
+        // What the application does from now on is of no interest any more.
+        () = shutdown.requested() => {}
+    }
+    pending().await
 }
 
 /// Runs `command` with everything around it, and returns the code to exit with when it has ended for good. Call it
@@ -83,6 +161,8 @@ pub async fn wrap(config: Config, command: CommandConfig) -> io::Result<u8> {
     }
     let config = Arc::new(config);
     let (state, maintenance) = new_state();
+    // From the first moment on health checks are about the command, and not about a sidecar beside an application.
+    state.set_command(CommandStatus::default());
     let wrapper = Wrapper::new(Arc::clone(&config), command, reaper, state.clone(), maintenance.clone());
     let services = start_services(&config, &state, &maintenance);
     let node = NodePresence::start(&config, &state);

@@ -16,11 +16,13 @@ use tracing::{debug, warn};
 const MAX_CONNECTIONS: usize = 64;
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How long a connection may take from accept to close.
+/// How long a request's head may take, and each step of the response: a client that reads slowly gets all of it.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(10);
-/// How many bytes of a request's body are read and dropped. Closing with unread bytes would reset the connection, and
-/// the response could be lost.
-const MAX_BODY: usize = 256 * 1024;
+/// How long the rest of a request is read and dropped once the response has gone. To close with unread bytes, or before
+/// the client has closed, would reset the connection, and a reset overtakes what the client has not read yet.
+const MAX_LINGER: Duration = Duration::from_secs(10);
+/// How much of the response is written in one step.
+const STEP: usize = 16 * 1024;
 /// The pause before a port in use is tried again, and after a failed accept.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -58,7 +60,7 @@ pub(crate) async fn serve(what: &'static str, addresses: &[SocketAddr], respond:
             Ok((stream, _)) => {
                 let respond = Arc::clone(&respond);
                 tokio::spawn(async move {
-                    if let Ok(Err(error)) = timeout(MAX_TIME, handle(stream, &respond)).await {
+                    if let Err(error) = handle(stream, &respond).await {
                         debug!("{what}: {error}");
                     }
                     drop(permit);
@@ -89,35 +91,47 @@ async fn listen(what: &str, addresses: &[SocketAddr]) -> TcpListener {
 }
 
 async fn handle(mut stream: TcpStream, respond: &Respond) -> io::Result<()> {
-    let Some((head, mut body)) = head(&mut stream).await? else { return Ok(()) };
-    let response = match Request::parse(&head) {
-        Some(request) => respond(&request),
-        None => Response::text("400 Bad Request", "bad request\n"),
+    let response = match timeout(MAX_TIME, head(&mut stream)).await?? {
+        Head::Whole(head) => match Request::parse(&head) {
+            Some(request) => respond(&request),
+            None => Response::text("400 Bad Request", "bad request\n"),
+        },
+        Head::TooLong => Response::text("431 Request Header Fields Too Large", "the head is too long\n"),
+        Head::None => return Ok(()),
     };
-    stream.write_all(&response.encode()).await?;
-    stream.shutdown().await?;
-    let mut rest = [0; 4096];
-    while body < MAX_BODY {
-        match stream.read(&mut rest).await? {
-            0 => break,
-            length => body += length,
-        }
+    for part in response.encode().chunks(STEP) {
+        timeout(MAX_TIME, stream.write_all(part)).await??;
     }
-    Ok(())
+    stream.shutdown().await?;
+    let rest = async {
+        let mut rest = [0; 4096];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A client that goes on sending has had its time.
+    timeout(MAX_LINGER, rest).await.unwrap_or(Ok(()))
 }
 
-/// The head of the request, and how many bytes of the body arrived with it; `None` if there was no request or it was
-/// too long.
-async fn head(stream: &mut TcpStream) -> io::Result<Option<(String, usize)>> {
+/// What a client has sent before the body.
+enum Head {
+    Whole(String),
+    TooLong,
+    /// The client has closed without a request.
+    None,
+}
+
+async fn head(stream: &mut TcpStream) -> io::Result<Head> {
     let mut seen = Vec::new();
     loop {
         if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
-            let body = seen.len() - end - 4;
             seen.truncate(end);
-            return Ok(Some((String::from_utf8_lossy(&seen).into_owned(), body)));
+            return Ok(Head::Whole(String::from_utf8_lossy(&seen).into_owned()));
         }
-        if seen.len() > MAX_HEAD || stream.read_buf(&mut seen).await? == 0 {
-            return Ok(None);
+        if seen.len() > MAX_HEAD {
+            return Ok(Head::TooLong);
+        }
+        if stream.read_buf(&mut seen).await? == 0 {
+            return Ok(Head::None);
         }
     }
 }
@@ -165,5 +179,49 @@ impl Response {
             bytes.extend(&self.body);
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends `request` to a responder whose body has so many bytes, and does what `then` does before it reads.
+    async fn exchange(
+        request: &[u8],
+        body: usize,
+        then: impl AsyncFnOnce(&mut TcpStream),
+    ) -> io::Result<Vec<u8>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let text = "x".repeat(body);
+        let respond: Respond = Arc::new(move |_| Response::text("503 Service Unavailable", &text));
+        tokio::spawn(async move { handle(listener.accept().await?.0, &respond).await });
+        let mut client = TcpStream::connect(address).await?;
+        client.write_all(request).await?;
+        then(&mut client).await;
+        let mut response = Vec::new();
+        client.read_to_end(&mut response).await?;
+        Ok(response)
+    }
+
+    /// A reset would cut the response off, or be an error here.
+    #[tokio::test]
+    async fn a_response_arrives_whole_however_much_of_the_request_is_unread() {
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (body, upload) in [(3_000, 0), (3_000, 4_000_000), (2_000_000, 0)] {
+            let rest = vec![b'y'; upload];
+            // The response is not read before the upload has gone, as some proxies do it.
+            let response = exchange(head, body, async |client| client.write_all(&rest).await.unwrap());
+            let response = response.await.unwrap();
+            assert!(response.starts_with(b"HTTP/1.1 503") && response.ends_with(&vec![b'x'; body]), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_answered() {
+        let request = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &vec![b'y'; 200_000]].concat();
+        let response = exchange(&request, 1, async |_| {}).await.unwrap();
+        assert!(response.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&response));
     }
 }

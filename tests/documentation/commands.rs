@@ -7,7 +7,7 @@ use registry_sidecar::sidecar::admin::control::cli;
 use registry_sidecar::{server, sidecar};
 
 use super::log_lines::literals_of_the_code;
-use super::page::{Page, pages};
+use super::page::{Page, ROOT, pages};
 
 const PROGRAMS: [(&str, &str); 2] = [
     ("registry-sidecar", env!("CARGO_BIN_EXE_registry-sidecar")),
@@ -107,4 +107,9 @@ fn the_page_on_metrics_has_those_of_the_code_and_no_others() {
         names.dedup();
     }
     assert_eq!(shown, there);
+    let alerts = std::fs::read_to_string(Path::new(ROOT).join("deploy/monitoring/alerts.yml")).unwrap();
+    let words = alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    for name in words.filter(|word| is_metric(word)) {
+        assert!(there.binary_search(&name).is_ok(), "deploy/monitoring/alerts.yml: there is no {name}");
+    }
 }

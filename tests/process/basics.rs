@@ -194,3 +194,122 @@ fn a_terminal_is_handed_over() {
     assert!(code(&output) == 6 && said.contains("read hello"), "{said}");
     assert!(!said.contains("job control"), "{said}");
 }
+
+/// The lines that a shell with job control says in a terminal below the sidecar, while `typed` comes from its keyboard.
+fn in_terminal(command: &str, typed: &[u8]) -> (i32, String) {
+    let line = format!("{SIDECAR} -- {command}");
+    let mut terminal = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    terminal.stdin.take().unwrap().write_all(typed).unwrap();
+    let output = terminal.wait_with_output().unwrap();
+    (code(&output), text(&output.stdout))
+}
+
+#[test]
+fn a_shell_below_has_job_control() {
+    // Who reads the terminal in the background is stopped, and goes on in the foreground.
+    let script =
+        "bash -ic 'cat & until jobs | grep -q Stopped; do sleep 0.05; done; echo was-stopped; fg; exit 6'";
+    let (code, said) = in_terminal(script, b"hello\n\x04");
+    assert!(code == 6 && said.contains("was-stopped") && said.matches("hello").count() >= 1, "{code} {said}");
+}
+
+#[test]
+fn every_child_has_the_mask_of_signals_that_we_were_started_with() {
+    // Without a child of its own: a shell that waits for one changes its mask.
+    let show = "while read line; do case $line in SigBlk*) echo \"$line\";; esac; done </proc/$$/status";
+    let folder = tempfile::tempdir().unwrap();
+    let seen = folder.path().join("seen");
+    let check = format!("exec:{show} >>{}", seen.display());
+    let mask_of = |blocked: &[&str], env: Env<'_>, words: &[&str]| {
+        let mut command = Command::new("env");
+        command.args(blocked).arg(SIDECAR).arg("--").args(words);
+        command.env_clear().env("PATH", crate::PATH).envs(env.iter().copied());
+        let output = command.output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        let masks = said.lines().filter_map(|line| line.split("SigBlk:").nth(1));
+        masks.map(|mask| mask.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let (none, usr2) = ("0000000000000000", "0000000000000800");
+    let words = ["grep", "SigBlk", "/proc/self/status"];
+    assert_eq!(mask_of(&[], &[], &words), [none]);
+    assert_eq!(mask_of(&["--block-signal=USR2"], &[], &words), [usr2]);
+    assert_eq!(
+        mask_of(&[], &[("SIDECAR_PRE_START", show), ("SIDECAR_WAIT_FOR", &check)], &words),
+        [none, none]
+    );
+    assert!(fs::read_to_string(&seen).unwrap().contains(none));
+    if is_root() {
+        assert_eq!(mask_of(&[], &[("SIDECAR_RUN_AS", "4711")], &words), [none]);
+    }
+}
+
+/// An executable file with this content.
+fn executable(folder: &tempfile::TempDir, name: &str, content: &[u8]) -> String {
+    let path = folder.path().join(name);
+    fs::write(&path, content).unwrap();
+    let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(&path, open(0o755)).unwrap();
+    fs::set_permissions(folder.path(), open(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_script_without_a_first_line_for_the_kernel_goes_to_the_shell_in_every_way_to_start_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = executable(&folder, "script", b"echo \"$0 got $1\"; exit 5\n");
+    let expected = format!("{script} got x\n");
+    let output = run(&[], &[&script, "x"]);
+    assert_eq!((code(&output), text(&output.stdout)), (5, expected.clone()));
+    let path = format!("{}:{}", folder.path().display(), crate::PATH);
+    let output = run(&[("PATH", &path)], &["script", "x"]);
+    assert_eq!((code(&output), text(&output.stdout)), (5, expected.clone()));
+    let output = run(&[("APP_DIR", folder.path().to_str().unwrap())], &["./script", "x"]);
+    assert_eq!((code(&output), text(&output.stdout).as_str()), (5, "./script got x\n"));
+    if is_root() {
+        let output = run(&[("SIDECAR_RUN_AS", "4711")], &[&script, "x"]);
+        assert_eq!((code(&output), text(&output.stdout)), (5, expected));
+    }
+    let (code, said) = in_terminal(&format!("{script} x"), b"");
+    assert!(code == 5 && said.contains("got x"), "{code} {said}");
+}
+
+#[test]
+fn what_is_neither_a_program_for_this_machine_nor_a_script_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut foreign = fs::read("/bin/true").unwrap();
+    let machine = if cfg!(target_arch = "x86_64") { 183_u16 } else { 62 };
+    foreign[18..20].copy_from_slice(&machine.to_le_bytes());
+    let cases: [(&str, &[u8], &str); 3] = [
+        ("foreign", &foreign, "it is a program for "),
+        ("bom", b"\xef\xbb\xbf#!/bin/sh\nexit 0\n", "a byte-order mark stands before its #!"),
+        ("binary", b"\x01\x02\0\x03\n", "neither a program for this machine nor a script"),
+    ];
+    for (name, content, named) in cases {
+        let path = executable(&folder, name, content);
+        for env in [&[][..], &[("SIDECAR_RUN_AS", "4711")]] {
+            if env.is_empty() || is_root() {
+                let output = run(env, &[&path]);
+                assert!(code(&output) == 126 && text(&output.stderr).contains(named), "{name}: {output:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_command_of_our_own_user_cannot_read_our_environment() {
+    // Root may read everything, so both are somebody else.
+    if !is_root() {
+        return println!("NOT RUN: only root can become another user");
+    }
+    let script = "cat /proc/$PPID/environ >/dev/null 2>&1 && echo READ || echo CONCEALED";
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=4711", "--regid=4711", "--clear-groups", SIDECAR, "--", "sh", "-c", script]);
+    command.env("REGISTRY_TOKEN", "horse");
+    let output = command.output().unwrap();
+    assert_eq!(text(&output.stdout), "CONCEALED\n", "{}", text(&output.stderr));
+}

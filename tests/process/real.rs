@@ -224,3 +224,58 @@ fn php_fpm_finishes_a_request_when_it_is_stopped() {
 fn php_fpm_finishes_a_request_when_the_signal_of_its_image_comes() {
     fpm_is_stopped_by("QUIT");
 }
+
+/// A FastCGI request by hand for the script, which takes its time; what came back.
+fn fastcgi(pool: std::net::SocketAddr, script: &str) -> String {
+    let mut stream = TcpStream::connect(pool).unwrap();
+    let mut params = Vec::new();
+    for (name, value) in
+        [("REQUEST_METHOD", "GET"), ("SCRIPT_FILENAME", script), ("SERVER_PROTOCOL", "HTTP/1.1")]
+    {
+        params.extend([name.len() as u8, value.len() as u8]);
+        params.extend(name.bytes().chain(value.bytes()));
+    }
+    let record = |kind: u8, content: &[u8]| {
+        let [high, low] = (content.len() as u16).to_be_bytes();
+        [&[1, kind, 0, 1, high, low, 0, 0], content].concat()
+    };
+    let begin = record(1, &[0, 1, 0, 0, 0, 0, 0, 0]);
+    stream.write_all(&[begin, record(4, &params), record(4, &[]), record(5, &[])].concat()).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn php_fpm_in_front_of_nothing_ends_its_request_before_it_is_stopped() {
+    let (fpm, pool, site) = (php_fpm(), free_address(), site());
+    let root = site.path().display();
+    std::fs::write(site.path().join("slow.php"), "<?php usleep(1500000); echo 'whole';").unwrap();
+    // Without process_control_timeout the master ends its workers at once.
+    let config = format!(
+        "[global]\nerror_log = /dev/stderr\npid = {root}/pid\n[www]\nuser = nobody\nlisten = {pool}\n\
+         pm = static\npm.max_children = 2\n"
+    );
+    let file = site.path().join("fpm.conf");
+    std::fs::write(&file, config).unwrap();
+    let check = format!("tcp://{pool}");
+    let port = pool.port().to_string();
+    for (name, value) in [("SIDECAR_READY_CHECK", check.as_str()), ("SIDECAR_DRAIN_PORTS", &port)] {
+        let words = [fpm.as_str(), "-F", "-R", "-y", file.to_str().unwrap()];
+        let mut sidecar = crate::wrap(&[(name, value), ("SIDECAR_DRAIN_TIMEOUT", "20s")], &words);
+        wait_until("it listens", || TcpStream::connect(pool).is_ok());
+        let script = format!("{root}/slow.php");
+        let request = std::thread::spawn(move || fastcgi(pool, &script));
+        wait_until("it is asked", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let local = format!(":{:04X} ", pool.port());
+            table.lines().any(|line| line.split_whitespace().nth(3) == Some("01") && line.contains(&local))
+        });
+        sidecar.signal("TERM");
+        sidecar.wait_for_log("waiting for requests on 1 connections to the application to end");
+        let answer = request.join().unwrap();
+        assert!(answer.contains("whole"), "{name}: {answer:?}");
+        sidecar.wait_for_log("sending SIGQUIT to the command");
+        sidecar.wait();
+    }
+}

@@ -1,5 +1,6 @@
 //! The wrapper with a registry that behaves like the reference server, line by line.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -45,6 +46,8 @@ async fn registered(link: &mut Link, port: u16, page: u16) {
          < OK
          > {add}
          < ROUTE_OK|r2
+         > OPTIONS_SET|S1|ALL|websocket|true
+         < OPTIONS_OK
          > CONFIG_APPLY|S1
          < OK"
     ))
@@ -58,6 +61,11 @@ async fn tested(link: &mut Link, port: u16) {
          < BACKEND_OK|{{\"reachable\":true,\"response_time_ms\":1,\"status_code\":200,\"tls_valid\":false}}"
     ))
     .await;
+}
+
+/// Waits until the program has logged this, and answers its questions about its routes meanwhile.
+async fn logged(link: &mut Link, program: &Program, text: &str) {
+    link.answer_watch_until(|| program.log().iter().any(|line| line.contains(text))).await;
 }
 
 const TELLING: &str =
@@ -74,7 +82,7 @@ async fn the_routes_are_out_before_the_command_gets_its_signal() {
     let mut link = registry.accept().await;
     registered(&mut link, port, 0).await;
     tested(&mut link, port).await;
-    program.wait_for_log("live:");
+    logged(&mut link, &program, "live:").await;
     program.signal("TERM");
     // Its drain would be an outage, so that there is none.
     link.expect("CLIENT_SHUTDOWN|S1").await;
@@ -95,12 +103,13 @@ async fn what_this_server_cannot_count_is_waited_for_by_the_connections_that_the
     let mut link = registry.accept().await;
     registered(&mut link, port, 0).await;
     tested(&mut link, port).await;
-    program.wait_for_log("live:");
+    logged(&mut link, &program, "live:").await;
     // A request that is on its way from the proxy.
-    let request = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut request = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    request.write_all(b"GET / HTTP/1.1\r\n").unwrap();
     program.signal("TERM");
     link.play("> CLIENT_SHUTDOWN|S1\n< SHUTDOWN_OK").await;
-    program.wait_for_log("waiting for 1 connections to the application to end");
+    program.wait_for_log("waiting for requests on 1 connections to the application to end");
     assert!(!was_told(&program), "{:?}", program.log());
     drop(request);
     tokio::task::spawn_blocking(move || assert_eq!(program.wait().code(), Some(5))).await.unwrap();
@@ -135,11 +144,11 @@ async fn steps_run_behind_a_page_that_is_entered_after_the_apply_and_left_when_t
     let mut link = registry.accept().await;
     registered(&mut link, port, page).await;
     link.play(&format!("> MAINT_ENTER|S1|r2|http://127.0.0.1:{page}/\n< ACK\n< MAINT_OK|r2")).await;
-    program.wait_for_log("the proxy shows the page");
+    logged(&mut link, &program, "the proxy shows the page").await;
     std::fs::write(&go, "").unwrap();
     link.play("> MAINT_EXIT|S1|r2\n< ACK\n< MAINT_OK|r2").await;
     tested(&mut link, port).await;
-    program.wait_for_log("live:");
+    logged(&mut link, &program, "live:").await;
 }
 
 #[tokio::test]
@@ -164,7 +173,7 @@ async fn the_command_is_stopped_for_its_update_when_the_page_is_confirmed_and_no
     link.play("> MAINT_EXIT|S1|r2\n< ACK").await;
     assert!(was_told(&program), "{:?}", program.log());
     link.send("MAINT_OK|r2").await;
-    program.wait_for_log("the update is done");
+    logged(&mut link, &program, "the update is done").await;
     let log = program.log().join("\n");
     let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no {what:?} in\n{log}"));
     assert!(at("the proxy shows the page") < at("sending SIGTERM to the command"), "{log}");

@@ -137,3 +137,45 @@ fn the_third_signal_kills() {
     assert_eq!(sidecar.wait().code(), Some(137));
     sidecar.wait_for_log("killing what is left");
 }
+
+#[test]
+fn realtime_signals_are_passed_on_and_rewritten_and_any_signal_can_be_dropped() {
+    let script = "trap 'echo got 34' 34; trap 'echo got 37' RTMIN+3; trap 'echo got 64' RTMAX; trap 'echo got USR1' USR1
+        trap 'echo got USR2' USR2; trap 'echo got TERM; exit 7' TERM; echo recording; while :; do sleep 0.05; done";
+    let env = [("SIDECAR_SIGNAL_REWRITE", "USR1:0,USR2:SIGRTMIN+3")];
+    let mut sidecar = wrap(&env, &["bash", "-c", script]);
+    sidecar.wait_for_log("recording");
+    for (signal, got) in [("34", "got 34"), ("64", "got 64"), ("USR1", ""), ("USR2", "got 37")] {
+        sidecar.signal(signal);
+        sidecar.wait_for_log(got);
+    }
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.wait().code(), Some(7));
+    assert!(!sidecar.log().iter().any(|line| line.contains("got USR")), "{:?}", sidecar.log());
+}
+
+#[test]
+fn the_stop_signal_may_be_a_realtime_one() {
+    let script = "trap 'echo stopped; exit 7' RTMIN+3; echo up; while :; do sleep 0.05; done";
+    for asked in ["TERM", "37"] {
+        let mut sidecar = wrap(&[("SIDECAR_STOP_SIGNAL", "SIGRTMIN+3")], &["bash", "-c", script]);
+        sidecar.wait_for_log("up");
+        sidecar.signal(asked);
+        sidecar.wait_for_log("stopped");
+        assert_eq!(sidecar.wait().code(), Some(7), "{asked}");
+    }
+}
+
+#[test]
+fn whatever_ends_us_takes_the_command_along_with_its_stop_signal() {
+    let users: &[&str] = if crate::is_root() { &["", "4711"] } else { &[""] };
+    for user in users {
+        for signal in ["KILL", "ABRT"] {
+            let env = [("SIDECAR_STOP_SIGNAL", "SIGQUIT"), ("SIDECAR_RUN_AS", *user)];
+            let mut sidecar = recorder(&env);
+            sidecar.signal(signal);
+            sidecar.wait();
+            sidecar.wait_for_log("got QUIT");
+        }
+    }
+}

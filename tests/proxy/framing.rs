@@ -199,6 +199,29 @@ async fn a_target_is_a_path_or_a_url_and_a_host_is_a_name_with_a_port() {
     assert_eq!(backend.accepts(), 0);
 }
 
+/// `http::Uri` holds no others, and a URL may not: RFC 3986 section 2.
+#[tokio::test]
+async fn a_byte_that_no_target_may_hold_is_named_on_the_page() {
+    let (stage, _backend) = stage().await;
+    let mut refused = Vec::new();
+    for byte in (0x20..=0xFF).filter(|byte| *byte != b'#') {
+        for before in ["GET /a", "GET /a?b=c"] {
+            let request = [before.as_bytes(), &[byte], b"d HTTP/1.1\r\nHost: example.com\r\n\r\n"].concat();
+            let mut client = stage.client().await;
+            client.send(request).await;
+            let response = client.response().await;
+            if response.status() != 400 {
+                continue;
+            }
+            let written = format!("which a URL writes as %{byte:02X}.");
+            assert!(response.body.contains(&written), "{before} and {byte:#x}: {}", response.body);
+            refused.push((before.len(), byte));
+        }
+    }
+    assert!(refused.contains(&(6, b'`')) && refused.contains(&(10, b'"')), "{refused:x?}");
+    assert!(!refused.contains(&(6, b'{')), "{refused:x?}");
+}
+
 #[tokio::test]
 async fn seventy_kilobytes_of_headers_arrive_whole() {
     let (stage, backend) = stage().await;

@@ -1,23 +1,36 @@
 //! The application that is wrapped: it takes between 1 and 300 ms for an answer, sums up what it was sent, and
-//! drops everything when a signal ends it.
+//! drops everything when a signal ends it. It may need a while to listen, and for its first answer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Once;
 use std::thread;
 use std::time::Duration;
 
 /// The variable with the port to listen on.
 pub(crate) const PORT: &str = "APPLICATION_PORT";
 
+/// The variable with how many milliseconds pass before it listens.
+pub(crate) const LISTENS_AFTER: &str = "APPLICATION_LISTENS_AFTER";
+/// The variable with how many milliseconds the first answer takes. Whoever asks meanwhile waits for it too.
+pub(crate) const FIRST_ANSWER: &str = "APPLICATION_FIRST_ANSWER";
+
+fn milliseconds(name: &str) -> Duration {
+    std::env::var(name).map_or(Duration::ZERO, |text| Duration::from_millis(text.parse().unwrap()))
+}
+
 #[test]
 #[ignore = "the application that the other tests wrap; it never ends by itself"]
 fn serves() {
     let Ok(port) = std::env::var(PORT) else { return };
-    let listener = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
+    thread::sleep(milliseconds(LISTENS_AFTER));
+    let listener = TcpListener::bind(("0.0.0.0", port.parse().unwrap())).unwrap();
     for client in listener.incoming().map_while(Result::ok) {
         thread::spawn(move || answer_all(client));
     }
 }
+
+static WARM: Once = Once::new();
 
 /// Until the other end has enough.
 fn answer_all(client: TcpStream) -> std::io::Result<()> {
@@ -37,6 +50,7 @@ fn answer_all(client: TcpStream) -> std::io::Result<()> {
         }
         let mut body = vec![0; length];
         client.read_exact(&mut body)?;
+        WARM.call_once(|| thread::sleep(milliseconds(FIRST_ANSWER)));
         // The path says how long it is to take: /<milliseconds>.
         let path = head.split(' ').nth(1).unwrap_or("/");
         thread::sleep(Duration::from_millis(path.trim_start_matches('/').parse().unwrap_or(1)));

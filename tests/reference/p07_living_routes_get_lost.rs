@@ -1,5 +1,5 @@
 //! Point 7: When the grace of a former session ends, the living route may be lost while ROUTE_LIST still shows it: it
-//! is asked about at every keepalive, and a ROUTE_UPDATE that changes nothing repairs it.
+//! is asked about again and again, and a ROUTE_UPDATE that changes nothing repairs it.
 
 use super::live;
 

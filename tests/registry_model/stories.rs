@@ -296,7 +296,7 @@ fn grand_tour(live: &str) -> Vec<Step> {
         say(
             0,
             &[
-                "CIRCUIT_BREAKER_STATUS||r1",
+                "CIRCUIT_BREAKER_RESET||r1",
                 "CIRCUIT_BREAKER_SET||r1|5|10s|0",
                 "CIRCUIT_BREAKER_SET||r1|5|10s|3",
             ],

@@ -1,6 +1,6 @@
 //! The registry's core in virtual time, with a scripted store and prober around it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -315,7 +315,8 @@ fn headers(member: &Member) -> Vec<(String, String)> {
 /// Session ids as they are on the wire, by the model's numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Ids {
-    known: HashMap<usize, String>,
+    /// Not of every session: an id is told when the answers before it are.
+    known: BTreeMap<usize, String>,
 }
 
 impl Ids {
@@ -336,7 +337,8 @@ impl Ids {
             && let Ok(number) = rest.trim_end_matches('~').parse::<usize>()
         {
             let half = if rest.ends_with('~') { "~" } else { "" };
-            *field = match number.checked_rem(self.known.len()) {
+            let nth = number.checked_rem(self.known.len());
+            *field = match nth.and_then(|nth| self.known.keys().nth(nth)) {
                 Some(number) => format!("@{number}{half}"),
                 None => "nobody".to_owned(),
             };

@@ -439,5 +439,6 @@ pub(crate) fn timing(keepalive: u64, request: u64) -> Timing {
         request_timeout: Duration::from_secs(request),
         reconnect_min: Duration::from_millis(100),
         reconnect_max: Duration::from_secs(10),
+        route_watch: None,
     }
 }

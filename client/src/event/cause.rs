@@ -1,5 +1,6 @@
 //! Why there is no session.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::connect::ConnectError;
@@ -18,6 +19,9 @@ pub enum Cause {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(String),
+    /// The address that the connection was made from is no longer one of this host's, so no answer can arrive.
+    #[error("{0}, from which the connection was made, is no longer an address of this host")]
+    OwnAddressGone(IpAddr),
     /// The registry said that it is going down.
     #[error("the registry is shutting down")]
     ServerShutdown,
@@ -68,6 +72,7 @@ impl Cause {
             Cause::Connect(_)
             | Cause::Closed
             | Cause::Broken(_)
+            | Cause::OwnAddressGone(_)
             | Cause::ServerShutdown
             | Cause::Silent { .. } => false,
         }

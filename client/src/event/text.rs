@@ -54,7 +54,7 @@ impl fmt::Display for Event {
                 write!(f, "end of maintenance of {target} requested")
             }
             Event::MaintenanceExited { target, mode: Mode::Proxy } => {
-                write!(f, "maintenance of {target} has ended: the proxy reaches the application")
+                write!(f, "maintenance of {target} has ended: the proxy sends requests to the application")
             }
             Event::MaintenanceExited { target, mode: Mode::Local } => {
                 write!(f, "maintenance of {target} has ended here; the proxy has not confirmed it")
@@ -63,7 +63,10 @@ impl fmt::Display for Event {
                 write!(f, "the proxy did not enter maintenance as asked: {refusal}")
             }
             Event::MaintenanceFailed { entering: false, refusal } => {
-                write!(f, "the proxy did not leave maintenance as asked: {refusal}")
+                write!(
+                    f,
+                    "the proxy did not leave maintenance as asked, or does not reach the application: {refusal}"
+                )
             }
             Event::Drained(true) => f.write_str("drained: the registry sends no new requests here"),
             Event::Drained(false) => f.write_str("no longer drained: the registry sends requests here again"),

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Dialect, Unsupported, reference};
-use crate::intent::{Headers, Route, Routes};
+use crate::intent::{Headers, Route, RouteKey, Routes};
+use crate::protocol::RouteOption;
 use crate::protocol::report::SessionInfo;
 
 /// How many capabilities of a server are looked at.
@@ -49,9 +50,12 @@ impl Dialect {
     pub(crate) fn understood<'a>(&self, route: &'a Route) -> Cow<'a, Route> {
         match self {
             Dialect::Reference => reference::understood(route),
-            Dialect::Ours { lacks, .. } if lacks.is_empty() => Cow::Borrowed(route),
+            Dialect::Ours { lacks, .. } if lacks.is_empty() && !route.options.iter().any(is_for_others) => {
+                Cow::Borrowed(route)
+            }
             Dialect::Ours { lacks, .. } => {
                 let mut route = route.clone();
+                route.options = route.options.iter().filter(|option| !is_for_others(*option)).collect();
                 if lacks.contains("HEADERS_SET") {
                     route.headers = Headers::default();
                 }
@@ -59,6 +63,14 @@ impl Dialect {
                 route.circuit_breaker.take_if(|_| lacks.contains("CIRCUIT_BREAKER_SET"));
                 Cow::Owned(route)
             }
+        }
+    }
+
+    /// The routes that it cannot have beside the others, which serve their claims.
+    pub(crate) fn surplus(&self, wanted: &Routes) -> BTreeSet<RouteKey> {
+        match self {
+            Dialect::Ours { .. } => BTreeSet::new(),
+            Dialect::Reference => reference::surplus(wanted),
         }
     }
 
@@ -92,4 +104,10 @@ impl Dialect {
             Dialect::Reference => 1,
         }
     }
+}
+
+/// Whether a route says this only because another dialect has another default: upgrades are on at a server of ours unless
+/// they are turned off, and off at a reference server unless they are turned on. Here it would cost a command for nothing.
+fn is_for_others(option: RouteOption) -> bool {
+    option == RouteOption::Websocket(true)
 }

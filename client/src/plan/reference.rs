@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::{Applied, Batch, Step, Unsupported, set_header};
+use super::{Applied, Batch, Step, Unsupported, claims, set_header};
 use crate::intent::{Headers, Options, Route, RouteKey, Routes};
 use crate::protocol::{OptionKey, RouteId, Scheme, is_field_safe};
 
@@ -13,7 +13,9 @@ use crate::protocol::{OptionKey, RouteId, Scheme, is_field_safe};
 /// Entries of former sessions leak, and take the traffic below the exact path. So what has not been cleaned by
 /// a removal yet is added provisionally, removed, and added for good, with an apply after each.
 pub(super) fn plan(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>) -> Vec<Batch> {
-    let candidates = || wanted.iter().filter(|(key, route)| !held.contains(*key) && !needs_h2c(route));
+    let surplus = surplus(wanted);
+    let can = |key: &RouteKey, route: &Route| !needs_h2c(route) && !surplus.contains(key);
+    let candidates = || wanted.iter().filter(|(key, route)| !held.contains(*key) && can(key, route));
     let mut kept: BTreeSet<RouteId> = candidates()
         .filter_map(|(key, route)| {
             let same = |(id, old): &(RouteId, &Route)| same(old, route) && !applied.is_provisional(*id);
@@ -87,13 +89,29 @@ fn has_split_header(route: &Route) -> bool {
     route.headers.iter().any(|(_, value)| !is_field_safe(value.as_str()))
 }
 
+/// The routes that are left out because another one has exactly their claims: it has one backend for a domain and path.
+/// The first of them by key stays.
+pub(super) fn surplus(wanted: &Routes) -> BTreeSet<RouteKey> {
+    let mut taken: BTreeSet<BTreeSet<_>> = BTreeSet::new();
+    let candidates = wanted.iter().filter(|(_, route)| !needs_h2c(route));
+    candidates
+        .filter(|(_, route)| !taken.insert(claims(route).collect()))
+        .map(|(key, _)| key.clone())
+        .collect()
+}
+
 fn needs_h2c(route: &Route) -> bool {
     route.backend.scheme() == Scheme::H2c
 }
 
 pub(super) fn unsupported(wanted: &Routes) -> Vec<Unsupported> {
+    let surplus = surplus(wanted);
     let notes = wanted.iter().flat_map(|(key, route)| {
         let cases = [
+            (
+                surplus.contains(key),
+                "one backend for a domain and path is understood, and another route has it: the route is left out",
+            ),
             (needs_h2c(route), "h2c backends are not understood: the route is left out"),
             (
                 route.options.get(OptionKey::Hold).is_some(),

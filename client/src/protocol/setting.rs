@@ -123,7 +123,8 @@ impl RouteOption {
         }
     }
 
-    /// Whether it says what holds when nothing is set ([PROTOCOL section 5](crate::spec::protocol#5-values)).
+    /// Whether it says what holds at a server of ours when nothing is set
+    /// ([PROTOCOL section 5](crate::spec::protocol#5-values)). Other servers have defaults of their own.
     pub fn is_default(self) -> bool {
         match self {
             RouteOption::Timeout(timeout) => timeout == GoDuration::from_secs(60),

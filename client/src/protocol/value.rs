@@ -289,9 +289,13 @@ impl Domains {
         }
     }
 
-    /// The one by which a person or a health check calls the route: the first that is no wildcard.
-    pub fn first_exact(&self) -> Option<&Domain> {
-        self.as_slice().iter().find(|domain| !domain.is_wildcard())
+    /// The name by which a health check calls the route: the first that is no wildcard, or the first with `www` in the
+    /// star's place, because an application that serves only such names refuses any other. `None` where the latter would
+    /// be too long for a name.
+    pub fn to_call(&self) -> Option<Domain> {
+        let exact = self.as_slice().iter().find(|domain| !domain.is_wildcard()).cloned();
+        let below = || format!("www{}", self.as_slice().first()?.as_str().strip_prefix('*')?).parse().ok();
+        exact.or_else(below)
     }
 }
 
@@ -379,6 +383,19 @@ mod tests {
             assert!(refused.parse::<ServiceName>().is_err(), "{refused:?}");
             assert!(refused.parse::<InstanceName>().is_err(), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn a_route_is_called_by_a_name_that_its_application_knows() {
+        let called = |names: &[&str]| {
+            let domains = Domains::new(names.iter().map(|name| name.parse().unwrap())).unwrap();
+            domains.to_call().map(|domain| domain.to_string())
+        };
+        assert_eq!(called(&["*.a.de", "b.de"]).as_deref(), Some("b.de"));
+        assert_eq!(called(&["*.a.de", "*.b.de"]).as_deref(), Some("www.a.de"));
+        let long =
+            format!("*.{}", ["x".repeat(62), "x".repeat(62), "x".repeat(62), "x".repeat(62)].join("."));
+        assert_eq!(called(&[&long]), None);
     }
 
     #[test]

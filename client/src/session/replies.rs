@@ -23,7 +23,10 @@ impl Session {
         };
         match (expect, reply) {
             // Replies come in order, so this one answers CLIENT_SHUTDOWN, whatever it says.
-            (Expect::Shutdown, _) => self.stop(),
+            (Expect::Shutdown, _) => {
+                self.left = true;
+                self.stop();
+            }
             (Expect::Ignore, _) => self.pump(now),
             (_, _) if matches!(self.state, State::Leaving { .. }) => {}
             (Expect::Register, Reply::Registered(id)) => self.registered(id, now),
@@ -63,7 +66,6 @@ impl Session {
             (Expect::Apply, Reply::Error(refusal)) => self.apply_refused(&refusal, now),
             (Expect::Ping, Reply::Pong) => {
                 self.link_backoff.reset();
-                self.watch_routes();
                 self.converge(now);
             }
             (_, Reply::Error(refusal)) => self.lose(Cause::Refused { command, refusal }, now),

@@ -57,8 +57,13 @@ pub(super) struct PendingMaintenance {
 const VERDICT_LIMIT: Duration = Duration::from_secs(120);
 /// Between a refusal, or a backend that could not be reached, and the next try.
 const PAUSE: Duration = Duration::from_secs(30);
-/// How many routes a reference server is asked about at a keepalive.
+/// How many routes a reference server is asked about in one look.
 const MAX_WATCHED: usize = 16;
+/// How long a session is young: a reference server loses routes when it ends the session of an instance's predecessor.
+const YOUNG: Duration = Duration::from_secs(60);
+/// From one look at a reference server's routes to the next in a young session, and later.
+const WATCH_YOUNG: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_secs(3);
 /// How many backends are remembered that a reference server may keep in maintenance.
 const MAX_STUCK: usize = 1_000;
 /// What a reference server says of a route that it has lost ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 7).
@@ -177,10 +182,9 @@ impl Session {
             .or_else(|| self.next_drain())
             .or_else(|| self.next_maintenance(now))
             .or_else(|| self.next_subscription())
-            .or_else(|| self.next_watch())
     }
 
-    fn next_drain(&mut self) -> Option<(Request, Expect)> {
+    pub(super) fn next_drain(&mut self) -> Option<(Request, Expect)> {
         let wanted = self.visibility == Visibility::Draining;
         if !self.can_drain() {
             return None;
@@ -224,6 +228,9 @@ impl Session {
             return None;
         }
         let (page, ids) = self.different()?;
+        if page.is_none() {
+            self.mark_uncertain(&ids);
+        }
         let target = Target::Some(ids.iter().copied().map(TargetItem::Route).collect());
         let request = match &page {
             Some(page) => Request::MaintEnter { target, page: page.clone() },
@@ -297,6 +304,15 @@ impl Session {
         }
     }
 
+    /// Leaving is on the wire. From now on it may come into force at any moment, so whoever wants maintenance again before
+    /// that is known must ask for it again.
+    fn mark_uncertain(&mut self, ids: &[RouteId]) {
+        let Some(known) = &mut self.known else { return };
+        for id in ids {
+            known.maintained.entry(*id).and_modify(|held| held.again = true);
+        }
+    }
+
     /// A verdict arrives. It does not say which request it answers, so at most one is outstanding.
     pub(super) fn verdict_received(&mut self, verdict: &Push, now: Instant) {
         if self.verdicts_to_ignore > 0 {
@@ -319,8 +335,9 @@ impl Session {
                 self.repeat_later(&due.ids, now);
                 Some((true, "timeout waiting for maintenance page to become reachable"))
             }
+            // It is left all the same.
             Push::BackendTimeout if due.page.is_none() => {
-                self.maintenance_retry_at = Some(now + PAUSE);
+                self.mark_maintained(&due.ids, None, true);
                 Some((false, "timeout waiting for backend to become reachable"))
             }
             // Of a request that we have given up.
@@ -386,6 +403,7 @@ impl Session {
     pub(super) fn forget_requests(&mut self) {
         self.maintenance_retry_at = None;
         self.watched.clear();
+        self.watch_at = None;
         self.verdicts_to_ignore = 0;
         let verdict = self.pending_maintenance.take();
         let is_reference = *self.dialect() == Dialect::Reference;
@@ -477,7 +495,7 @@ impl Session {
                 && concerned.iter().all(|(id, key, route)| {
                     let held = known.maintained.get(id);
                     match enters {
-                        true => held.is_some_and(|held| held.confirmed),
+                        true => held.is_some_and(|held| held.confirmed && !held.again),
                         // Another request may want it in maintenance.
                         false => held.is_none() || self.maintenance.page(key, route).is_some(),
                     }
@@ -517,17 +535,30 @@ impl Session {
     }
 
     /// A reference server may lose a route that it still lists ([PROTOCOL section 8](crate::spec::protocol#8-what-our-client-bears-from-the-reference-server), 7): ask about each.
-    pub(super) fn watch_routes(&mut self) {
-        if *self.dialect() == Dialect::Reference
-            && let Some(known) = &self.known
-        {
-            self.watched = known.applied.known().map(|(id, ..)| id).take(MAX_WATCHED).collect();
+    /// Of more than [`MAX_WATCHED`] the next ones at each look.
+    pub(super) fn next_watch(&mut self, now: Instant) -> Option<(Request, Expect)> {
+        if *self.dialect() != Dialect::Reference {
+            return None;
         }
-    }
-
-    fn next_watch(&mut self) -> Option<(Request, Expect)> {
+        let at = self.watch_at.unwrap_or_else(|| now + self.watch_interval(now));
+        self.watch_at = Some(at);
+        if self.watched.is_empty() && at <= now {
+            self.watch_at = Some(now + self.watch_interval(now));
+            let ids: Vec<RouteId> = self.known.as_ref()?.applied.known().map(|(id, ..)| id).collect();
+            let is_next = |id: &RouteId| self.watched_up_to.is_some_and(|last| *id > last);
+            let next = ids.iter().position(is_next).unwrap_or(0);
+            self.watched = ids[next..].iter().chain(&ids[..next]).take(MAX_WATCHED).copied().collect();
+            self.watched_up_to = self.watched.last().copied();
+            self.watched.reverse();
+        }
         let id = self.watched.pop()?;
         Some((Request::CircuitBreakerStatus(id), Expect::Watch(id)))
+    }
+
+    fn watch_interval(&self, now: Instant) -> Duration {
+        let since = self.link.as_ref().and_then(|link| link.bound_since);
+        let is_young = since.is_some_and(|since| now.saturating_duration_since(since) < YOUNG);
+        self.timing.route_watch.unwrap_or(if is_young { WATCH_YOUNG } else { WATCH })
     }
 
     pub(super) fn watch_answered(&mut self, id: RouteId, reply: &Reply, now: Instant) {

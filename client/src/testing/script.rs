@@ -16,6 +16,10 @@ use crate::connect::{ConnectError, Connector, Endpoint};
 
 /// How long the client may take for what the script says; generous, because nobody waits for it in vain.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// How the client watches its routes.
+const WATCH: &str = "CIRCUIT_BREAKER_STATUS|";
 /// The same where time is virtual.
 const VIRTUAL_PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -25,6 +29,9 @@ const VIRTUAL_PATIENCE: Duration = Duration::from_secs(3600);
 /// > REGISTER|web|web-1|0|{}      the client must send exactly this; `*` at the end matches the rest
 /// < ACK|S1                       the registry sends this
 /// ```
+///
+/// Questions by which the client watches its routes (CIRCUIT_BREAKER_STATUS) come at any time. Where the script has none
+/// they are answered with `ERROR|circuit breaker not found`.
 #[derive(Debug)]
 pub struct ScriptedRegistry {
     listener: TcpListener,
@@ -112,9 +119,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ScriptedLink<S> {
         }
     }
 
+    /// Answers the questions by which the client watches its routes until `done`; panics where it sends anything else.
+    pub async fn answer_watch_until(&mut self, mut done: impl FnMut() -> bool) {
+        let answered = async {
+            while !done() {
+                if let Ok(sent) = timeout(LOOK, self.stream.fill_buf()).await {
+                    assert!(sent.is_ok_and(|sent| !sent.is_empty()), "the end of the connection");
+                    let line = self.line().await.unwrap_or_default();
+                    assert!(self.answer_watch(&line).await, "got {line:?}");
+                }
+            }
+        };
+        timeout(2 * PATIENCE, answered).await.expect("it did not come true");
+    }
+
+    async fn answer_watch(&mut self, line: &str) -> bool {
+        let is_watch = line.starts_with(WATCH);
+        if is_watch {
+            self.send("ERROR|circuit breaker not found").await;
+        }
+        is_watch
+    }
+
     /// The client's next line must match.
     pub async fn expect(&mut self, expected: &str) {
-        let line = self.line().await;
+        let mut line = self.line().await;
+        while let Some(sent) = &line
+            && !expected.starts_with(WATCH)
+            && self.answer_watch(&sent.clone()).await
+        {
+            line = self.line().await;
+        }
         let line = line.unwrap_or_else(|| panic!("expected {expected:?}, met the end of the connection"));
         let matches = match expected.strip_suffix('*') {
             Some(start) => line.starts_with(start),

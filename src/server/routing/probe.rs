@@ -29,7 +29,8 @@ pub enum ProbeKind {
     Get {
         /// The path, which is appended to the backend's base path.
         path: HealthPath,
-        /// The Host header: the route's first exact domain, else the backend's own authority.
+        /// The Host header: the route's first exact domain, or `www` below its first wildcard; else the backend's own
+        /// authority.
         host: Option<Domain>,
     },
 }

@@ -9,7 +9,7 @@
 //! error ([`AddressError::Ambiguous`]).
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -141,7 +141,8 @@ impl Doubtful {
 
 /// What to write where a name has several addresses.
 const ADVICE: &str = "set BACKEND_HOST to a name that no other container on its networks has (name the service so, or \
-                      give it a network alias), or to its address";
+                      give it a network alias), or to its address; where all of them are replicas of one service, set \
+                      SIDECAR_BACKEND_EACH_ADDRESS=true";
 
 fn joined(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -271,6 +272,22 @@ fn is_ambiguous(seen: &[&Interface], addresses: &[IpAddr], chosen: IpAddr) -> bo
     let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) =
         addresses.iter().filter(|ip| is_outside(ip)).partition(|ip| ip.is_ipv4());
     several_in_a_subnet || (is_outside(&chosen) && (v4.len() > 1 || v6.len() > 1))
+}
+
+/// The addresses that the replicas of one service have in one network, so that none of them counts twice: those inside
+/// WEB_NET_CIDR, else those in a subnet of ours, else those of one family. Sorted.
+pub(super) fn same_network(interfaces: &[Interface], addresses: &[IpAddr], web_net: IpNet) -> Vec<IpAddr> {
+    let mut seen: Vec<&Interface> = interfaces.iter().collect();
+    seen.sort_by_key(|interface| rank(interface));
+    let only = |belongs: &dyn Fn(&IpAddr) -> bool| {
+        let found: BTreeSet<IpAddr> = addresses.iter().copied().filter(|ip| belongs(ip)).collect();
+        Some(found.into_iter().collect::<Vec<_>>()).filter(|found| !found.is_empty())
+    };
+    only(&|ip| web_net.contains(ip))
+        .or_else(|| seen.iter().find_map(|interface| only(&|ip| interface.reaches(*ip))))
+        .or_else(|| only(&|ip| ip.is_ipv4()))
+        .or_else(|| only(&|_| true))
+        .unwrap_or_default()
 }
 
 fn choice(seen: &[&Interface], ip: IpAddr, reason: Reason) -> Choice {
@@ -526,5 +543,18 @@ mod tests {
              also saw 10.2.2.2 (eth0, virtual)"
         );
         assert_eq!(choose(&list(&[LO, "5 eth0 10.3.0.7/24"]), &inputs).unwrap().ip, ip("10.2.2.9"));
+    }
+
+    #[test]
+    fn replicas_count_once_each_however_many_networks_and_families_they_have() {
+        let interfaces = list(&["1 lo 127.0.0.1/8", "2 eth0 10.9.0.2/24", "3 eth1 10.2.2.2/24"]);
+        let net = "10.2.2.0/24".parse().unwrap();
+        let of = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect::<Vec<_>>();
+        let found = |addresses: &[&str]| same_network(&interfaces, &of(addresses), net);
+        assert_eq!(found(&["10.9.0.8", "10.2.2.9", "10.2.2.8", "fd00::8"]), of(&["10.2.2.8", "10.2.2.9"]));
+        assert_eq!(found(&["172.16.0.4", "10.9.0.8", "10.9.0.9"]), of(&["10.9.0.8", "10.9.0.9"]));
+        assert_eq!(found(&["fd00::8", "172.16.0.4"]), of(&["172.16.0.4"]));
+        assert_eq!(found(&["fd00::9", "fd00::8"]), of(&["fd00::8", "fd00::9"]));
+        assert_eq!(found(&[]), of(&[]));
     }
 }

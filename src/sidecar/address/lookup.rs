@@ -134,6 +134,14 @@ impl<R: Resolver> Lookup<'_, R> {
         }
     }
 
+    /// All addresses of BACKEND_HOST. Cancel-safe.
+    ///
+    /// # Errors
+    /// The resolver's, or that it has not answered in time.
+    pub(super) async fn backend_addresses(&self, host: &Host) -> io::Result<Vec<IpAddr>> {
+        resolve(self.resolver, host, RESOLVE_TIMEOUT).await
+    }
+
     /// One try. Cancel-safe.
     ///
     /// # Errors
@@ -225,6 +233,7 @@ mod tests {
         let resolver = Answers(Mutex::new(answers));
         let config = AddressConfig {
             backend_host: Some(Host::Name("app".to_owned())),
+            each_address: false,
             web_net: "10.2.2.0/24".parse().unwrap(),
         };
         let lookup = Lookup { config: &config, registries: &[], wrapped: false, resolver: &resolver };

@@ -16,10 +16,12 @@ use super::choice::{AddressError, Choice, Doubtful};
 use super::interfaces::{Interface, interfaces};
 use super::lookup::{Lookup, LookupError};
 
-/// The pause between two checks of the interfaces.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// The pause between two checks of the interfaces. Until a new address is known, requests go to the old one.
+const INTERVAL: Duration = Duration::from_millis(500);
 /// How many checks of the interfaces pass between two resolutions of BACKEND_HOST.
-const CHECKS_PER_RESOLUTION: u32 = 3;
+const CHECKS_PER_RESOLUTION: u32 = 12;
+/// The same while an earlier result is open.
+const CHECKS_PER_REPETITION: u32 = 4;
 
 /// What follows from a lookup.
 #[derive(Debug, PartialEq)]
@@ -124,13 +126,15 @@ impl AddressWatch {
     }
 }
 
-/// Follows the address for as long as it runs, and calls `moved` with the old and the new one. It logs each obstacle
+/// Follows the address for as long as it runs, and calls `moved` with the old and the new one. When the interfaces have
+/// changed it calls `changed` first, because connections may have lost their own address. It logs each obstacle
 /// once. A network namespace with nothing but `lo` is logged as an error, because only a restart of this container
 /// helps there. Where it is not known any more which address is the application's, it passes the error to `unknown`;
 /// `None` means that it is known.
 pub(crate) async fn follow(
     lookup: Lookup<'_, impl Resolver>,
     current: Choice,
+    changed: impl Fn(),
     moved: impl Fn(IpAddr, IpAddr),
     unknown: impl Fn(Option<String>),
 ) {
@@ -142,12 +146,18 @@ pub(crate) async fn follow(
         sleep(INTERVAL).await;
         checks = checks.wrapping_add(1);
         let now = interfaces().ok();
-        let due = by_name && checks.is_multiple_of(CHECKS_PER_RESOLUTION);
+        let is_open = watch.candidate.is_some() || watch.reported.is_some();
+        let due = by_name && checks.is_multiple_of(CHECKS_PER_RESOLUTION)
+            || is_open && checks.is_multiple_of(CHECKS_PER_REPETITION);
+        let has_changed = now != seen;
         // Look the address up only when the interfaces changed, a resolution is due, or an earlier result is open.
-        if now == seen && !due && watch.candidate.is_none() && watch.reported.is_none() {
+        if !has_changed && !due {
             continue;
         }
         seen = now;
+        if has_changed {
+            changed();
+        }
         match watch.on_lookup(lookup.once().await) {
             Change::Keep => debug!("the address is the same"),
             Change::Move(old, new) => {

@@ -71,6 +71,8 @@ fn render(snapshot: &Snapshot) -> String {
     page.single("registry_sidecar_uptime_seconds", "gauge", "Since the start.", snapshot.uptime.as_secs());
     let ready = u8::from(snapshot.conditions.ready);
     page.single("registry_sidecar_ready", "gauge", "Whether the application is ready.", ready);
+    let help = "Whether only the loopback interface is left.";
+    page.single("registry_sidecar_stranded", "gauge", help, u8::from(snapshot.conditions.stranded));
     page.family("registry_sidecar_wanted", "gauge", "What people are to see: 1 for the state that it is.");
     for visibility in [Visibility::Absent, Visibility::Maintenance, Visibility::Live, Visibility::Draining] {
         let is = u8::from(snapshot.conditions.visibility() == visibility);

@@ -10,13 +10,17 @@ use registry_client::{Client, Visibility};
 
 pub(super) fn status(state: &DaemonState, maintenance: &Maintenance) -> Value {
     let conditions = state.conditions();
-    let sessions: Vec<Value> = state.clients().iter().map(session_status).collect();
+    let sessions: Vec<Value> = state.clients().iter().map(|client| session_status(client, state)).collect();
     let progress = state.progress();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "uptime_seconds": state.uptime().as_secs(),
         "ready": conditions.ready,
+        "places": state.places().into_iter().map(|(name, place)| {
+            json!({"place": name, "ready": place.ready, "problem": place.problem})
+        }).collect::<Vec<_>>(),
+        "stranded": conditions.stranded,
         "wanted": visibility_name(conditions.visibility()),
         "reason": conditions.reason(),
         "address_problem": state.address_problem(),
@@ -42,8 +46,9 @@ fn node_status(node: NodeStatus) -> Value {
     json!({"key": node.key, "state": node.state, "trouble": node.trouble})
 }
 
-fn session_status(client: &Client) -> Value {
+fn session_status(client: &Client, state: &DaemonState) -> Value {
     let status = client.status();
+    let out = state.out_at(&status.registry.name);
     let wanted = client.routes();
     let routes: Vec<Value> = status
         .routes
@@ -56,6 +61,7 @@ fn session_status(client: &Client) -> Value {
                 "path": route.map(|route| route.path.to_string()),
                 "backend_url": route.map(|route| route.backend.to_string()),
                 "status": standing.to_string(),
+                "out": out.get(key),
                 "maintenance": status.maintenance.get(key).map(|confirmed| match confirmed {
                     true => "confirmed",
                     false => "requested",

@@ -10,7 +10,7 @@ use super::etcd;
 use super::raw::Raw;
 use super::secrets::Environment;
 use super::{
-    AddressConfig, Config, Endpoint, LogConfig, MaintenanceConfig, NodeConfig, Off, ReadinessConfig,
+    AddressConfig, Config, ControlSocket, LogConfig, MaintenanceConfig, NodeConfig, Off, ReadinessConfig,
     ReadyCheck, RegistrationConfig, RegistryConfig, RouteConfig, is_verified, routes, values,
 };
 
@@ -66,10 +66,12 @@ fn warn_without_effect(config: &Config, reader: &mut Reader) {
     };
     let only_addresses = registry.is_some_and(|registry| registry.each_address && !has_name(registry));
     let unasked = !config.readiness.wait && config.registration.is_some();
+    let is_wrapper = config.command.is_some();
     let page = config.maintenance.page.is_some() && config.maintenance.port.is_none();
     for (name, has_no_effect, why) in [
         ("REGISTRY_EACH_ADDRESS", only_addresses, "REGISTRY_HOST holds no name"),
         ("READY_CHECK", unasked, "WAIT_FOR_PORT=false asks nobody"),
+        ("WHEN_STRANDED", is_wrapper, "a command is never stranded without its network"),
         ("MAINTENANCE_PAGE", page, "no page is served, because MAINTENANCE_PORT is not set"),
     ] {
         if has_no_effect && reader.is_prefixed(name) {
@@ -97,7 +99,8 @@ fn parts(
     let registry = registry(raw, reader);
     let (service, instance) = names(raw, reader, origin.context.host_name, is_named);
     let metadata = reader.value("METADATA", raw.metadata.take(), values::metadata);
-    let address = address(raw, reader);
+    let address = address(raw, reader, is_wrapper);
+    let wants_compression = raw.compression.is_some();
     let routes = routes::routes(raw, reader, required);
     let known_routes: &[RouteConfig] = match &routes {
         Ok(routes) => &routes.list,
@@ -110,6 +113,7 @@ fn parts(
     let maintenance = maintenance(raw, reader);
     let drain_timeout = reader.value("DRAIN_TIMEOUT", raw.drain_timeout.take(), values::wire);
     let control_socket = reader.optional("CONTROL_SOCKET", raw.control_socket.take(), values::path);
+    let when_stranded = reader.value("WHEN_STRANDED", raw.when_stranded.take(), values::when_stranded);
     let metrics_listen = reader.optional("METRICS_LISTEN", raw.metrics_listen.take(), values::listen_address);
     let log = log(raw, reader);
     let node = match (&service, &instance, &metadata, &routes) {
@@ -127,7 +131,7 @@ fn parts(
     enabled?;
     let registration = match (required, service?, instance?) {
         (true, Some(service), Some(instance)) => {
-            Some(RegistrationConfig { registry, service, instance, metadata, routes })
+            Some(RegistrationConfig { registry, service, instance, metadata, routes, wants_compression })
         }
         _ => None,
     };
@@ -140,7 +144,8 @@ fn parts(
         readiness: readiness?,
         maintenance: maintenance?,
         drain_timeout: drain_timeout?,
-        control_socket: control_socket?,
+        control_socket: ControlSocket { path: control_socket?, owner: None },
+        when_stranded: when_stranded?,
         metrics_listen: metrics_listen?,
         log: log?,
         arguments: None,
@@ -149,9 +154,7 @@ fn parts(
 }
 
 fn registry(raw: &mut Raw, reader: &mut Reader) -> Result<RegistryConfig, Reported> {
-    // Only the name without prefix can come from a legacy link.
-    let parse_port = if reader.is_prefixed("REGISTRY_PORT") { values::port } else { values::linked_port };
-    let port = reader.value("REGISTRY_PORT", raw.registry_port.take(), parse_port);
+    let port = reader.value("REGISTRY_PORT", raw.registry_port.take(), values::linked_port);
     let default_port = *port.as_ref().unwrap_or(&1);
     let endpoints =
         reader.value("REGISTRY_HOST", raw.registry_host.take(), |text| values::endpoints(text, default_port));
@@ -242,10 +245,22 @@ fn is_container_id(host_name: &str) -> bool {
     host_name.len() == 12 && host_name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn address(raw: &mut Raw, reader: &mut Reader) -> Result<AddressConfig, Reported> {
+fn address(raw: &mut Raw, reader: &mut Reader, is_wrapper: bool) -> Result<AddressConfig, Reported> {
     let backend_host = reader.optional("BACKEND_HOST", raw.backend_host.take(), values::host);
+    let each_address = reader.value("BACKEND_EACH_ADDRESS", raw.backend_each_address.take(), values::flag);
     let web_net = reader.value("WEB_NET_CIDR", raw.web_net_cidr.take(), values::network);
-    Ok(AddressConfig { backend_host: backend_host?, web_net: web_net? })
+    let (backend_host, mut each_address) = (backend_host?, each_address?);
+    let is_name = matches!(backend_host, Some(Host::Name(_)));
+    if each_address && (is_wrapper || !is_name) {
+        let why = match is_wrapper {
+            true => "the command has the address of this container",
+            false => "BACKEND_HOST is no name",
+        };
+        let spelled = reader.spelled("BACKEND_EACH_ADDRESS");
+        reader.warn(format!("{spelled} has no effect: {why}"));
+        each_address = false;
+    }
+    Ok(AddressConfig { backend_host, each_address, web_net: web_net? })
 }
 
 /// READY_CHECK and its like; `derived` gives the checks where it is not set.
@@ -267,11 +282,14 @@ fn readiness(
     let timeout = reader.value("READY_TIMEOUT", raw.ready_timeout.take(), values::positive);
     let rise = reader.value("READY_RISE", raw.ready_rise.take(), values::count);
     let fall = reader.value("READY_FALL", raw.ready_fall.take(), values::count);
-    let checks = checks?.unwrap_or_else(derived);
+    let given = checks?;
+    let whole = given.is_some();
+    let checks = given.unwrap_or_else(derived);
     let runs_commands = checks.iter().any(|check| matches!(check, ReadyCheck::Exec(_)));
     Ok(ReadinessConfig {
         wait: wait?,
         checks,
+        whole,
         interval: interval?,
         timeout: timeout?,
         rise: rise?,
@@ -286,19 +304,15 @@ fn readiness(
 
 /// One check for each distinct host and port of the routes.
 fn derived_checks(routes: &[RouteConfig], fallback_port: u16, backend_host: Option<Host>) -> Vec<ReadyCheck> {
-    let at = |host: Option<Host>, port| match host {
-        Some(host) => ReadyCheck::Tcp(Endpoint { host, port }),
-        None => ReadyCheck::OwnPort(port),
-    };
     let mut checks = Vec::new();
     for route in routes {
-        let check = at(route.host.clone().or_else(|| backend_host.clone()), route.port);
+        let check = ReadyCheck::at(route.host.clone().or_else(|| backend_host.clone()), route.port);
         if !checks.contains(&check) {
             checks.push(check);
         }
     }
     if checks.is_empty() {
-        checks.push(at(backend_host, fallback_port));
+        checks.push(ReadyCheck::at(backend_host, fallback_port));
     }
     checks
 }

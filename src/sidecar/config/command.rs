@@ -3,14 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rustix::process::Signal;
-
 use crate::environment::{Context, Reader, Reported};
 use registry_client::protocol::{GoDuration, Invalid};
 
 use super::raw::Raw;
 use super::secrets::{self, Environment};
-use super::signals;
+use super::signals::{self, Signal};
 use super::steps::{self, Step};
 use super::user::{self, RunAs};
 use super::{ReadyCheck, values};
@@ -50,8 +48,17 @@ pub struct CommandConfig {
     pub grace: Option<GoDuration>,
     /// Whether signals go to the whole process group: with SIGNAL_GROUP, and always for shell lines.
     pub group: bool,
-    /// SIGNAL_REWRITE: pairs of the signal to replace and the signal to send.
-    pub rewrite: Vec<(Signal, Signal)>,
+    /// SIGNAL_REWRITE: pairs of the signal to replace and the signal to send; `None` drops it.
+    pub rewrite: Vec<(Signal, Option<Signal>)>,
+    /// DRAIN_PORTS: ports of the command, beside those of its routes, whose connections may end before it is stopped.
+    pub drain_ports: Vec<u16>,
+}
+
+impl CommandConfig {
+    /// The path as the command sees it, whose directory is APP_DIR.
+    pub fn in_directory(&self, path: &Path) -> PathBuf {
+        self.directory.as_deref().unwrap_or(Path::new("")).join(path)
+    }
 }
 
 /// When a command that ended by itself is restarted.
@@ -114,6 +121,7 @@ pub const COMMAND_VARIABLES: &[&str] = &[
     "UPDATE_COMMAND",
     "UPDATE_TIMEOUT",
     "SECRETS",
+    "DRAIN_PORTS",
     "STOP_SIGNAL",
     "STOP_GRACE_PERIOD",
     "SIGNAL_GROUP",
@@ -173,6 +181,7 @@ pub(super) fn command(
         stop_signal: stop.signal,
         grace: stop.grace,
         rewrite: stop.rewrite,
+        drain_ports: stop.drain_ports,
     }))
 }
 
@@ -279,11 +288,13 @@ fn run_policy(raw: &mut Raw, reader: &mut Reader) -> Result<RunPolicy, Reported>
 /// UPDATE_CHECK and UPDATE_COMMAND, which are refused if only one of them is set.
 fn update(raw: &mut Raw, reader: &mut Reader) -> Result<Option<UpdateConfig>, Reported> {
     let check = raw.update_check.take();
-    let every = reader.value("UPDATE_CHECK_INTERVAL", raw.update_check_interval.take(), values::positive);
+    let every = reader.value("UPDATE_CHECK_INTERVAL", raw.update_check_interval.take(), values::duration);
     let steps = reader.optional("UPDATE_COMMAND", raw.update_command.take(), steps::parse);
     let timeout = reader.value("UPDATE_TIMEOUT", raw.update_timeout.take(), values::duration);
     let (every, steps, timeout) = (every?, steps?.unwrap_or_default(), timeout?.non_zero().ok());
     match (check, steps.is_empty()) {
+        // 0 turns the checks off, as in the Go entrypoints.
+        (Some(_), false) if every.is_zero() => Ok(None),
         (Some(check), false) => Ok(Some(UpdateConfig { check, every, steps, timeout })),
         (None, true) => Ok(None),
         (Some(_), true) => {
@@ -328,7 +339,8 @@ struct Stop {
     signal: Option<Signal>,
     grace: Option<GoDuration>,
     group: bool,
-    rewrite: Vec<(Signal, Signal)>,
+    rewrite: Vec<(Signal, Option<Signal>)>,
+    drain_ports: Vec<u16>,
 }
 
 fn stop(raw: &mut Raw, reader: &mut Reader) -> Result<Stop, Reported> {
@@ -336,5 +348,12 @@ fn stop(raw: &mut Raw, reader: &mut Reader) -> Result<Stop, Reported> {
     let grace = reader.optional("STOP_GRACE_PERIOD", raw.stop_grace_period.take(), values::positive);
     let group = reader.value("SIGNAL_GROUP", raw.signal_group.take(), values::flag);
     let rewrite = reader.optional("SIGNAL_REWRITE", raw.signal_rewrite.take(), signals::rewrites);
-    Ok(Stop { signal: signal?, grace: grace?, group: group?, rewrite: rewrite?.unwrap_or_default() })
+    let drain_ports = reader.optional("DRAIN_PORTS", raw.drain_ports.take(), values::ports);
+    Ok(Stop {
+        signal: signal?,
+        grace: grace?,
+        group: group?,
+        rewrite: rewrite?.unwrap_or_default(),
+        drain_ports: drain_ports?.unwrap_or_default(),
+    })
 }

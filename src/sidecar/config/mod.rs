@@ -11,6 +11,7 @@
 mod build;
 mod command;
 mod etcd;
+mod places;
 mod raw;
 mod routes;
 mod secrets;
@@ -39,7 +40,9 @@ pub use command::{COMMAND_VARIABLES, CommandConfig, CommandLine, Restart, Update
 #[cfg(feature = "etcd")]
 pub use etcd::load_nodes_config;
 pub use etcd::{EtcdConfig, NodeConfig};
+pub use places::{Place, addresses_of};
 pub use secrets::Environment;
+pub use signals::Signal;
 pub use steps::Step;
 pub use user::RunAs;
 pub use variables::{PREFIX, TABLE, VARIABLES};
@@ -63,8 +66,10 @@ pub struct Config {
     pub maintenance: MaintenanceConfig,
     /// DRAIN_TIMEOUT: how long requests in flight may take to end once the sidecar leaves.
     pub drain_timeout: GoDuration,
-    /// CONTROL_SOCKET; `None` uses the default path, or the abstract namespace.
-    pub control_socket: Option<PathBuf>,
+    /// Where the daemon is talked to.
+    pub control_socket: ControlSocket,
+    /// WHEN_STRANDED: what follows when this process is left in a network namespace that nobody reaches.
+    pub when_stranded: WhenStranded,
     /// METRICS_LISTEN; `None` serves no metrics.
     pub metrics_listen: Option<SocketAddr>,
     /// The log.
@@ -93,6 +98,44 @@ impl fmt::Display for Off {
     }
 }
 
+/// Where the daemon is talked to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ControlSocket {
+    /// CONTROL_SOCKET; `None` uses the default path, or the abstract namespace.
+    pub path: Option<PathBuf>,
+    /// Whose daemon it is; `None` where the environment names neither a service nor an instance.
+    pub owner: Option<Owner>,
+}
+
+/// The names of a daemon, which tell it from others that share its namespaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// SERVICE_NAME as it is written; empty where it is not set.
+    pub service: String,
+    /// INSTANCE_NAME, or the host name.
+    pub instance: String,
+}
+
+impl Owner {
+    fn of(source: &Source, context: &Context<'_>) -> Option<Owner> {
+        let (service, instance) = (source.text("SERVICE_NAME"), source.text("INSTANCE_NAME"));
+        (service.is_some() || instance.is_some()).then(|| Owner {
+            service: service.unwrap_or_default().to_owned(),
+            instance: instance.unwrap_or(context.host_name).to_owned(),
+        })
+    }
+}
+
+/// What a sidecar beside an application does when the container whose network it shares has stopped: only `lo` is left,
+/// and it stays so until the engine starts this container again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenStranded {
+    /// Exits with 75, so that the engine joins it to the network again.
+    Exit,
+    /// Stays, unhealthy.
+    Stay,
+}
+
 /// What is registered, with which registries, and under which names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegistrationConfig {
@@ -106,6 +149,8 @@ pub struct RegistrationConfig {
     pub metadata: Map<String, Value>,
     /// At least one; no two with a domain and a path in common.
     pub routes: Vec<RouteConfig>,
+    /// COMPRESSION was set, and is not our default alone.
+    pub wants_compression: bool,
 }
 
 impl RegistrationConfig {
@@ -221,6 +266,9 @@ impl RouteOptions {
 pub struct AddressConfig {
     /// BACKEND_HOST.
     pub backend_host: Option<Host>,
+    /// BACKEND_EACH_ADDRESS: each address of BACKEND_HOST, then a name, is a replica with routes of its own. Never around
+    /// a command.
+    pub each_address: bool,
     /// WEB_NET_CIDR, with the host bits cleared.
     pub web_net: IpNet,
 }
@@ -230,8 +278,11 @@ pub struct AddressConfig {
 pub struct ReadinessConfig {
     /// WAIT_FOR_PORT; without it the application counts as ready at once.
     pub wait: bool,
-    /// READY_CHECK, or one check for each distinct host and port of the routes. At least one; all must pass.
+    /// READY_CHECK, or one check for each distinct host and port of the routes. At least one.
     pub checks: Vec<ReadyCheck>,
+    /// READY_CHECK is set: all checks must pass for all routes. Otherwise each route waits for its own host and port
+    /// alone ([`Config::places`]).
+    pub whole: bool,
     /// READY_INTERVAL, the longest pause between two tries. More than zero.
     pub interval: GoDuration,
     /// READY_TIMEOUT, for one try. More than zero.
@@ -345,9 +396,11 @@ impl Config {
     }
 
     /// CONTROL_SOCKET alone, for a command that talks to the daemon: the other variables need not be right for that.
-    pub fn control_socket_from_env() -> Option<PathBuf> {
-        let path = std::env::var_os(format!("{PREFIX}CONTROL_SOCKET")).filter(|path| !path.is_empty());
-        path.map(PathBuf::from)
+    pub fn control_socket_from_env() -> ControlSocket {
+        let context = Context { host_name: &environment::host_name(), read_file: &environment::read_file };
+        let source = Source::read(TABLE, std::env::vars_os(), &context);
+        let path = source.text("CONTROL_SOCKET").map(PathBuf::from);
+        ControlSocket { path, owner: Owner::of(&source, &context) }
     }
 
     /// The configuration that `vars` describe (SEMANTICS section 10).
@@ -372,7 +425,9 @@ impl Config {
     ) -> Result<Config, ConfigErrors> {
         let vars: Vec<_> = vars.into_iter().collect();
         let source = Source::read(TABLE, vars.iter().cloned(), &context);
-        let config = build::build(source, command::Origin { arguments, vars: &vars, context: &context })?;
+        let owner = Owner::of(&source, &context);
+        let mut config = build::build(source, command::Origin { arguments, vars: &vars, context: &context })?;
+        config.control_socket.owner = owner;
         Ok(Config { arguments: arguments.map(<[OsString]>::to_vec), ..config })
     }
 }

@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for Raw {
 raw! {
     registry_host registry_port registry_token service_token registry_each_address enable_registry
     service_name instance_name metadata
-    domains route_path port app_port priority routes backend_scheme backend_host web_net_cidr
+    domains route_path port app_port priority routes backend_scheme backend_host backend_each_address web_net_cidr
     health_path health_interval health_timeout
     compression enable_websocket preserve_host backend_http2 backend_timeout
     response_headers rate_limit circuit_breaker
@@ -55,7 +55,7 @@ raw! {
     wait_for_port port_wait_timeout ready_check ready_interval ready_timeout ready_rise ready_fall
     keepalive_interval request_timeout reconnect_min reconnect_max
     maintenance_port maintenance_page maintenance_page_url maintenance_state drain_timeout control_socket
-    metrics_listen
+    when_stranded metrics_listen
     log_level log_level_libraries log_format
     etcd_endpoints etcd_base_path etcd_username etcd_password etcd_ttl etcd_timeout
     etcd_ca etcd_cert etcd_key etcd_layout etcd_if_taken
@@ -64,7 +64,7 @@ raw! {
     restart restart_delay run_every
     update_check update_check_interval update_command update_timeout
     secrets
-    stop_signal stop_grace_period signal_group signal_rewrite
+    drain_ports stop_signal stop_grace_period signal_group signal_rewrite
 }
 
 #[cfg(test)]

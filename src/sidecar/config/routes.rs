@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::environment::{Reader, Reported, nearest, reason_of};
 use registry_client::protocol::{
-    CircuitBreaker, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host, Invalid, PathPrefix,
-    RateLimit, Scheme,
+    CircuitBreaker, Domain, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host, Invalid,
+    PathPrefix, RateLimit, Scheme,
 };
 
 use super::raw::Raw;
@@ -42,8 +42,8 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
     match (domains, socketio) {
         (Some(domains), socketio) => {
             let companion = socketio.map(|path| companion(inherited.clone(), domains.clone(), path));
-            list.push(inherited.route("DOMAINS".to_owned(), domains));
-            list.extend(companion);
+            list.extend(inherited.routes("DOMAINS".to_owned(), &domains));
+            list.extend(companion.into_iter().flatten());
         }
         (None, Some(_)) if required => {
             let reason = "it adds to the route of DOMAINS, which is not set: write the route into ROUTES";
@@ -73,7 +73,39 @@ struct Draft {
     circuit_breaker: Option<CircuitBreaker>,
 }
 
+/// The most domains of one route, and the longest text of them, in bytes: our server takes 256, and the reference server
+/// limits a line to 65,535 bytes (PROTOCOL section 1).
+const MAX_DOMAINS: usize = 256;
+const MAX_DOMAINS_TEXT: usize = 60_000;
+
+/// The domains, spread over as many parts as it takes.
+fn spread(domains: &Domains) -> Vec<Domains> {
+    let mut parts: Vec<Vec<Domain>> = vec![Vec::new()];
+    let mut length = 0;
+    for domain in domains.as_slice() {
+        let text = domain.as_str().len() + 1;
+        let part = parts.last().map_or(0, Vec::len);
+        if part >= MAX_DOMAINS || (part > 0 && length + text > MAX_DOMAINS_TEXT) {
+            parts.push(Vec::new());
+            length = 0;
+        }
+        length += text;
+        parts.last_mut().into_iter().for_each(|part| part.push(domain.clone()));
+    }
+    parts.into_iter().filter_map(Domains::new).collect()
+}
+
 impl Draft {
+    /// One route for these domains, or several where one cannot have so many.
+    fn routes(self, origin: String, domains: &Domains) -> Vec<RouteConfig> {
+        let name = |number: usize| match number {
+            0 => origin.clone(),
+            number => format!("{origin} ({})", number + 1),
+        };
+        let parts = spread(domains).into_iter().enumerate();
+        parts.map(|(number, part)| self.clone().route(name(number), part)).collect()
+    }
+
     fn route(self, origin: String, domains: Domains) -> RouteConfig {
         RouteConfig {
             origin,
@@ -160,10 +192,10 @@ fn socketio(raw: &mut Raw, reader: &mut Reader) -> Result<Option<PathPrefix>, Re
 }
 
 /// The route that carries the websockets of socket.io.
-fn companion(mut draft: Draft, domains: Domains, path: PathPrefix) -> RouteConfig {
+fn companion(mut draft: Draft, domains: Domains, path: PathPrefix) -> Vec<RouteConfig> {
     draft.path = path;
     draft.options.websocket = true;
-    draft.route("SOCKETIO_PATH".to_owned(), domains)
+    draft.routes("SOCKETIO_PATH".to_owned(), &domains)
 }
 
 /// The items of ROUTES; none where it is not set.
@@ -198,7 +230,7 @@ fn listed(
         let Entry { draft, outcome: entry_outcome, .. } = entry;
         match (entry_outcome, draft.domains.clone()) {
             (Err(Reported), _) => outcome = Err(Reported),
-            (Ok(()), Some(domains)) => routes.push(draft.route(format!("ROUTES[{index}]"), domains)),
+            (Ok(()), Some(domains)) => routes.extend(draft.routes(format!("ROUTES[{index}]"), &domains)),
             (Ok(()), None) if domains_refused => outcome = Err(Reported),
             (Ok(()), None) => {
                 let reason = "it has no domains, and DOMAINS is not set".to_owned();
@@ -366,7 +398,10 @@ fn without_repetition(list: &[RouteConfig], reader: &mut Reader) -> Result<(), R
         let Some((earlier, domain)) = shared else { continue };
         let reason = format!("{domain}{} is the route of {} already", route.path, earlier.origin);
         outcome = Err(match route.origin.strip_prefix("ROUTES") {
-            Some(place) => reader.refuse_part("ROUTES", place, None, reason),
+            Some(place) => {
+                let place = place.split(' ').next().unwrap_or(place);
+                reader.refuse_part("ROUTES", place, None, reason)
+            }
             None => reader.refuse("SOCKETIO_PATH", reason),
         });
     }

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::environment::{Context, FILE_SUFFIX, Reader, Reported};
+use crate::environment::{Context, FILE_SUFFIX, Reader, Reported, without_ends};
 use registry_client::protocol::Invalid;
 
 use super::variables::PREFIX;
@@ -131,7 +131,7 @@ pub(super) fn environment(
     composed(environment, names, vars, reader)
 }
 
-/// The secret's text, trimmed and not empty, from `path` where NAME_FILE gives one, else from [`SECRETS_DIR`].
+/// The secret's text, without line ends and a byte-order mark, not empty, from `path` where NAME_FILE gives one, else from [`SECRETS_DIR`].
 fn find(name: &str, path: Option<&OsStr>, context: &Context<'_>) -> Result<String, String> {
     let places: Vec<OsString> = match path {
         Some(path) => vec![path.to_owned()],
@@ -153,8 +153,9 @@ fn find(name: &str, path: Option<&OsStr>, context: &Context<'_>) -> Result<Strin
 
 fn content(path: &Path, context: &Context<'_>) -> Result<String, String> {
     let text = String::from_utf8((context.read_file)(path)?).map_err(|_| "it is no UTF-8".to_owned())?;
-    match text.trim() {
-        "" => Err("the file is empty".to_owned()),
+    // Blanks may be a part of it; a line end and a byte-order mark are an editor's.
+    match without_ends(&text) {
+        text if text.trim().is_empty() => Err("the file is empty".to_owned()),
         text if text.contains('\0') => Err("a NUL stands in it, which no variable can hold".to_owned()),
         text if text.len() > MAX_VALUE => Err("it is too long for a variable (127 KiB)".to_owned()),
         text => Ok(text.to_owned()),

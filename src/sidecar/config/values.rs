@@ -10,20 +10,24 @@ use registry_client::protocol::{
     CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthPath, Host, Invalid, RateLimit, Scheme,
 };
 
-use super::{Endpoint, ReadyCheck};
+use super::{Endpoint, ReadyCheck, WhenStranded};
 
-/// The longest text of all domains in one ROUTE_ADD, in bytes: the reference server limits a line to 65,535 bytes
-/// (PROTOCOL section 1).
-const MAX_DOMAINS_TEXT: usize = 60_000;
-/// The longest METADATA, in bytes, for the same reason; REGISTER carries tokens and names too.
+/// The longest METADATA, in bytes: the reference server limits a line to 65,535 bytes (PROTOCOL section 1), and REGISTER
+/// carries tokens and names too.
 const MAX_METADATA: usize = 48 * 1024;
 /// The most registries in REGISTRY_HOST, because each needs a session.
 const MAX_ENDPOINTS: usize = 16;
 
 /// A port, or the URL that Docker's legacy links put into REGISTRY_PORT: `tcp://10.0.0.5:81`.
 pub(super) fn linked_port(text: &str) -> Result<u16, Invalid> {
-    let inner = text.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':')).map(|(_, port)| port);
+    let inner = text.split_once("://").and_then(|(_, rest)| rest.rsplit_once(':')).map(|(_, port)| port);
     port(inner.unwrap_or(text)).map_err(|refused| Invalid::new("port", text, refused.reason, "81"))
+}
+
+/// Ports separated by commas or blanks.
+pub(super) fn ports(text: &str) -> Result<Vec<u16>, Invalid> {
+    let ports = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|port| !port.is_empty());
+    ports.map(port).collect()
 }
 
 /// A port, or 0 for none.
@@ -48,6 +52,14 @@ pub(super) fn scheme(text: &str) -> Result<Scheme, Invalid> {
         "https" => Ok(Scheme::Https),
         "h2c" => Ok(Scheme::H2c),
         _ => Err(Invalid::new("scheme", text, "it is none of http, https, h2c", "http")),
+    }
+}
+
+pub(super) fn when_stranded(text: &str) -> Result<WhenStranded, Invalid> {
+    match text.to_ascii_lowercase().as_str() {
+        "exit" => Ok(WhenStranded::Exit),
+        "stay" => Ok(WhenStranded::Stay),
+        _ => Err(Invalid::new("consequence", text, "it is none of exit, stay", "exit")),
     }
 }
 
@@ -80,11 +92,7 @@ pub(super) fn domains(text: &str) -> Result<Domains, Invalid> {
     let names = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|name| !name.is_empty());
     let parsed = names.map(str::parse::<Domain>).collect::<Result<Vec<_>, _>>()?;
     let refuse = |reason: &'static str| Invalid::new("domains", text, reason, "app.example.com");
-    let domains = Domains::new(parsed).ok_or_else(|| refuse("no domain stands in it"))?;
-    if domains.to_string().len() > MAX_DOMAINS_TEXT {
-        return Err(refuse("longer than 60000 characters: spread the domains over several ROUTES"));
-    }
-    Ok(domains)
+    Domains::new(parsed).ok_or_else(|| refuse("no domain stands in it"))
 }
 
 /// A list of `host[:port]`; hosts without a port get `default_port`. Duplicates are dropped.

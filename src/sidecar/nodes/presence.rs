@@ -70,7 +70,7 @@ async fn find_address(config: &Config, state: &DaemonState) {
         let unknown = |problem| state.set_address_problem(problem);
         let choice = lookup.until_found(unknown).await;
         state.set_advertised(choice.ip);
-        follow(lookup, choice, |_, new| state.set_advertised(new), unknown).await;
+        follow(lookup, choice, || {}, |_, new| state.set_advertised(new), unknown).await;
     }
     std::future::pending().await
 }

@@ -3,9 +3,9 @@
 
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 
+use crate::sidecar::config::Signal;
 use crate::sidecar::readiness::Shell;
 
 use super::reaper::{ChildHandle, Reaper, Target, Terminal};
@@ -36,7 +36,7 @@ impl Drop for KilledAtTheEnd {
 async fn run(reaper: Reaper, mut command: Command) -> Result<(), String> {
     let (mut reading, out, err) = output_pipe().map_err(|error| error.to_string())?;
     command.stdin(Stdio::null()).stdout(out).stderr(err);
-    let child = reaper.spawn(command, Terminal::Kept);
+    let child = reaper.spawn(command, Terminal::Kept, Signal::KILL);
     let mut child = child.map_err(|error| format!("/bin/sh cannot be started: {error}"))?;
     let _end = KilledAtTheEnd(child.handle());
     let (mut said, mut chunk, mut is_open) = (Vec::new(), [0; 512], true);

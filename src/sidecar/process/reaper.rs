@@ -16,16 +16,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
-};
+use rustix::process::{Pid, WaitOptions, getpgrp, getpid, set_child_subreaper, wait};
 use rustix::termios::tcgetpgrp;
 use signal_hook::consts::signal::SIGCHLD;
 use signal_hook_tokio::Signals;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::os;
+use crate::sidecar::config::Signal;
+
+use super::os::{self, Image};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,8 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Exit::Code(code) => write!(f, "ended with {code}"),
-            Exit::Signal(signal) => match signal_hook::low_level::signal_name(*signal) {
-                Some(name) => write!(f, "was ended by {name}"),
+            Exit::Signal(signal) => match Signal::from_number(*signal) {
+                Some(signal) => write!(f, "was ended by {signal}"),
                 None => write!(f, "was ended by signal {signal}"),
             },
         }
@@ -122,16 +122,32 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Starts `command` in a process group of its own, with the standard streams that it sets and no other
-    /// descriptor. With [`Terminal::Handed`], where our standard input is a terminal and we are in its foreground,
-    /// the command's group takes our place there.
+    /// Starts `command` in a process group of its own, with the standard streams that it sets, the mask of signals with
+    /// which this process was started, and no other descriptor. With [`Terminal::Handed`], where our standard input is
+    /// a terminal and we are in its foreground, the command's group takes our place there. When this process ends,
+    /// however it ends, the command gets the signal `death`. Call it on the main thread.
     ///
     /// # Errors
     /// Those of `fork` and `exec`; the child is then gone.
-    pub fn spawn(&self, mut command: Command, inherits: Terminal) -> io::Result<Child> {
+    pub fn spawn(&self, command: Command, inherits: Terminal, death: Signal) -> io::Result<Child> {
+        self.spawn_image(command, None, inherits, death)
+    }
+
+    /// Like [`Reaper::spawn`]. With an `image` the command becomes that, whatever program it names itself.
+    pub(super) fn spawn_image(
+        &self,
+        mut command: Command,
+        image: Option<Image>,
+        inherits: Terminal,
+        death: Signal,
+    ) -> io::Result<Child> {
         command.process_group(0);
         if inherits == Terminal::Handed && is_in_foreground() {
             os::take_terminal(&mut command);
+        }
+        os::prepare(&mut command, death);
+        if let Some(image) = image {
+            os::become_exactly(&mut command, image);
         }
         let mut children = self.lock();
         let spawned = command.spawn()?;
@@ -208,13 +224,10 @@ impl ChildHandle {
         if !children.contains_key(&self.pid()) {
             return;
         }
-        let sent = match target {
-            Target::Process => kill_process(self.pid, signal),
-            Target::Group => kill_process_group(self.pid, signal),
-        };
-        match sent {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(error) => warn!("cannot send signal {} to process {}: {error}", signal.as_raw(), self.pid()),
+        match os::send(self.pid, target == Target::Group, signal) {
+            Ok(()) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {}
+            Err(error) => warn!("cannot send {signal} to process {}: {error}", self.pid()),
         }
     }
 }
@@ -234,6 +247,7 @@ mod tests {
         assert_eq!(Exit::Signal(200).code(), 255);
         assert_eq!(Exit::Code(1).to_string(), "ended with 1");
         assert_eq!(Exit::Signal(9).to_string(), "was ended by SIGKILL");
-        assert_eq!(Exit::Signal(40).to_string(), "was ended by signal 40");
+        assert_eq!(Exit::Signal(40).to_string(), "was ended by SIGRTMIN+6");
+        assert_eq!(Exit::Signal(33).to_string(), "was ended by signal 33");
     }
 }

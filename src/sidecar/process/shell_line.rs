@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use tokio::net::unix::pipe;
 
 /// The shell of POSIX systems.
-const SHELL: &str = "/bin/sh";
+pub(super) const SHELL: &str = "/bin/sh";
 
 /// The command that runs a shell line; its environment, directory and user are still to be set.
 pub(crate) fn command(line: &str) -> Command {

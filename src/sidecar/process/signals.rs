@@ -1,13 +1,14 @@
 //! Which signals stop the wrapped command, which are passed on, and as what (SEMANTICS section 10, "Stop"). Pure.
 
-use rustix::process::Signal;
 use signal_hook::consts::signal::{
     SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGURG, SIGUSR1, SIGUSR2,
     SIGVTALRM, SIGWINCH, SIGXCPU,
 };
-use signal_hook::low_level::signal_name;
 
-/// The signals that the wrapper listens to. SIGTTIN and SIGTTOU are not among them: they would stop this process when
+use crate::sidecar::config::Signal;
+
+/// The signals that the wrapper listens to, beside the realtime ones: as PID 1 it would lose those that it does not listen
+/// to, and otherwise they would end it. SIGTTIN and SIGTTOU are not among them: they would stop this process when
 /// it uses the terminal, which the command has now, so they are blocked.
 pub(crate) const LISTENED: [i32; 15] = [
     SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP, SIGALRM, SIGVTALRM,
@@ -46,14 +47,9 @@ pub(crate) fn stop_signal_of(program: &str) -> Signal {
     known.map_or(Signal::TERM, |(_, signal)| *signal)
 }
 
-/// The signal's name, such as `SIGTERM`.
-pub(crate) fn name(signal: Signal) -> &'static str {
-    signal_name(signal.as_raw()).unwrap_or("a signal")
-}
-
-/// The signal to send instead of `signal`, by the first rule of SIGNAL_REWRITE that fits.
-pub(crate) fn rewritten(signal: Signal, rules: &[(Signal, Signal)]) -> Signal {
-    rules.iter().find(|(from, _)| *from == signal).map_or(signal, |(_, to)| *to)
+/// The signal to send instead of `signal`, by the first rule of SIGNAL_REWRITE that fits; `None`: it is dropped.
+pub(crate) fn rewritten(signal: Signal, rules: &[(Signal, Option<Signal>)]) -> Option<Signal> {
+    rules.iter().find(|(from, _)| *from == signal).map_or(Some(signal), |(_, to)| *to)
 }
 
 #[cfg(test)]
@@ -61,17 +57,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_signal_that_is_listened_to_has_a_name() {
-        assert!(LISTENED.iter().all(|number| Signal::from_named_raw(*number).is_some()));
-        assert_eq!(name(Signal::WINCH), "SIGWINCH");
+    fn every_signal_that_is_listened_to_is_one_that_may_be_sent() {
+        assert!(LISTENED.iter().all(|number| Signal::from_number(*number).is_some()));
     }
 
     #[test]
     fn programs_that_drop_requests_on_term_get_what_they_finish_on() {
-        let of = |program| name(stop_signal_of(program));
-        assert_eq!((of("php-fpm8.2"), of("php-fpm"), of("nginx")), ("SIGQUIT", "SIGQUIT", "SIGQUIT"));
-        assert_eq!((of("apache2"), of("httpd")), ("SIGWINCH", "SIGWINCH"));
-        assert_eq!((of("node"), of("php"), of("nginx-exporter")), ("SIGTERM", "SIGTERM", "SIGQUIT"));
+        let of = |program| stop_signal_of(program).to_string();
+        assert_eq!([of("php-fpm8.2"), of("php-fpm"), of("nginx")], ["SIGQUIT", "SIGQUIT", "SIGQUIT"]);
+        assert_eq!([of("apache2"), of("httpd")], ["SIGWINCH", "SIGWINCH"]);
+        assert_eq!([of("node"), of("php"), of("nginx-exporter")], ["SIGTERM", "SIGTERM", "SIGQUIT"]);
     }
 
     #[test]
@@ -85,8 +80,10 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_fits_rewrites() {
-        let rules = [(Signal::TERM, Signal::QUIT), (Signal::QUIT, Signal::HUP)];
-        assert_eq!(rewritten(Signal::TERM, &rules), Signal::QUIT);
-        assert_eq!(rewritten(Signal::USR1, &rules), Signal::USR1);
+        let rules =
+            [(Signal::TERM, Some(Signal::QUIT)), (Signal::QUIT, Some(Signal::HUP)), (Signal::INT, None)];
+        assert_eq!(rewritten(Signal::TERM, &rules), Some(Signal::QUIT));
+        assert_eq!(rewritten(Signal::USR1, &rules), Some(Signal::USR1));
+        assert_eq!(rewritten(Signal::INT, &rules), None);
     }
 }

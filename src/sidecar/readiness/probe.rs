@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::sidecar::address;
 use crate::sidecar::config::{Endpoint, ReadyCheck};
 use registry_client::protocol::{HealthPath, Host};
+use registry_client::{Endpoint as Name, Resolver, SystemResolver};
 
+use super::failure::{Cause, Failure};
 use super::fastcgi;
 use super::shell::Shell;
 
@@ -21,31 +24,72 @@ const MAX_STATUS_LINE: usize = 4 * 1024;
 /// How many of this host's addresses are tried where nobody listens on 127.0.0.1.
 const MAX_OWN_ADDRESSES: usize = 16;
 
-/// Tries the check.
+/// Tries the check. Looking its name up may take `limit`, and everything after that once more.
 ///
 /// # Errors
-/// Says, for a person, why it fails; without the name of the check.
-pub(super) async fn probe(check: &ReadyCheck, shell: Option<&Shell>) -> Result<(), String> {
+/// Says why it fails; without the name of the check.
+pub(super) async fn probe(check: &ReadyCheck, limit: Duration, shell: Option<&Shell>) -> Result<(), Failure> {
+    let addresses = match place_of(check) {
+        Some(place) => look_up(place, limit).await?,
+        None => Vec::new(),
+    };
+    match timeout(limit, answer(check, &addresses, shell)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Failure::new(Cause::Silent, format!("no answer within {limit:?}"))),
+    }
+}
+
+fn place_of(check: &ReadyCheck) -> Option<&Endpoint> {
+    match check {
+        ReadyCheck::Tcp(place)
+        | ReadyCheck::Http(place, _)
+        | ReadyCheck::Https(place, _)
+        | ReadyCheck::FastCgi(place, _) => Some(place),
+        ReadyCheck::OwnPort(_) | ReadyCheck::Unix(_) | ReadyCheck::File(_) | ReadyCheck::Exec(_) => None,
+    }
+}
+
+/// The addresses of a place. A look-up that is not over within `limit` goes on, and the next try waits for it.
+async fn look_up(place: &Endpoint, limit: Duration) -> Result<Vec<SocketAddr>, Failure> {
+    let name = match &place.host {
+        Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, place.port)]),
+        Host::Name(name) => name,
+    };
+    match timeout(limit, SystemResolver.resolve(&Name::new(name.as_str(), place.port))).await {
+        Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+        Ok(Ok(_)) => Err(Failure::new(Cause::Unresolved, format!("the name {name} has no address"))),
+        Ok(Err(error)) => {
+            Err(Failure::new(Cause::Unresolved, format!("the name {name} does not resolve ({error})")))
+        }
+        Err(_) => {
+            let text =
+                format!("DNS has not answered for the name {name} within {limit:?}; the look-up goes on");
+            Err(Failure::new(Cause::SlowNameServer, text))
+        }
+    }
+}
+
+async fn answer(check: &ReadyCheck, addresses: &[SocketAddr], shell: Option<&Shell>) -> Result<(), Failure> {
     match check {
         ReadyCheck::OwnPort(port) => own(*port).await,
-        ReadyCheck::Tcp(place) => connect(place).await.map(drop),
-        ReadyCheck::Http(place, path) => http(connect(place).await?, place, path).await,
-        ReadyCheck::Https(place, path) => https(connect(place).await?, place, path).await,
-        ReadyCheck::FastCgi(place, path) => fastcgi::get(connect(place).await?, path).await,
+        ReadyCheck::Tcp(_) => connect(addresses).await.map(drop),
+        ReadyCheck::Http(place, path) => Ok(http(connect(addresses).await?, place, path).await?),
+        ReadyCheck::Https(place, path) => Ok(https(connect(addresses).await?, place, path).await?),
+        ReadyCheck::FastCgi(_, path) => Ok(fastcgi::get(connect(addresses).await?, path).await?),
         ReadyCheck::Unix(path) => {
-            UnixStream::connect(path).await.map(drop).map_err(|error| error.to_string())
+            Ok(UnixStream::connect(path).await.map(drop).map_err(|error| error.to_string())?)
         }
-        ReadyCheck::File(path) => file(path),
+        ReadyCheck::File(path) => Ok(file(path)?),
         ReadyCheck::Exec(line) => match shell {
-            Some(shell) => shell.run(line).await,
-            None => Err("no command can be run here".to_owned()),
+            Some(shell) => Ok(shell.run(line).await?),
+            None => Err("no command can be run here".to_owned().into()),
         },
     }
 }
 
 /// Tries 127.0.0.1, and then the other addresses of this host: the application may listen on only one of those.
-async fn own(port: u16) -> Result<(), String> {
-    let at = |ip: IpAddr| Endpoint { host: Host::Ip(ip), port };
+async fn own(port: u16) -> Result<(), Failure> {
+    let at = |ip: IpAddr| [SocketAddr::new(ip, port)];
     let refused = match connect(&at(Ipv4Addr::LOCALHOST.into())).await {
         Ok(_) => return Ok(()),
         Err(refused) => refused,
@@ -62,14 +106,20 @@ async fn own(port: u16) -> Result<(), String> {
     Err(refused)
 }
 
-async fn connect(place: &Endpoint) -> Result<TcpStream, String> {
-    let stream = match &place.host {
-        Host::Ip(ip) => TcpStream::connect(SocketAddr::new(*ip, place.port)).await,
-        Host::Name(name) => TcpStream::connect((name.as_str(), place.port)).await,
-    };
-    let stream = stream.map_err(|error| error.to_string())?;
+/// Connects to the first of the addresses that accepts.
+async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
+    let stream = TcpStream::connect(addresses).await.map_err(|error| {
+        let cause = match error.kind() {
+            io::ErrorKind::ConnectionRefused => Cause::Refused,
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Cause::Silent
+            }
+            _ => Cause::Other,
+        };
+        Failure::new(cause, error.to_string())
+    })?;
     if is_connected_to_itself(&stream) {
-        return Err("nobody listens".to_owned());
+        return Err(Failure::new(Cause::Refused, "nobody listens"));
     }
     Ok(stream)
 }
@@ -140,6 +190,8 @@ mod tests {
 
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(10);
+
     async fn listener(ip: &str) -> (TcpListener, Endpoint) {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -147,7 +199,7 @@ mod tests {
     }
 
     /// What is said of a server that answers with `reply`.
-    async fn http_verdict(path: &str, reply: &'static str) -> Result<(), String> {
+    async fn http_verdict(path: &str, reply: &'static str) -> Result<(), Failure> {
         let (listener, place) = listener("127.0.0.1").await;
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -156,7 +208,7 @@ mod tests {
             stream.write_all(reply.as_bytes()).await.unwrap();
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let verdict = probe(&ReadyCheck::Http(place, path.parse().unwrap()), None).await;
+        let verdict = probe(&ReadyCheck::Http(place, path.parse().unwrap()), LIMIT, None).await;
         assert!(server.await.unwrap().starts_with(&format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:")));
         verdict
     }
@@ -182,21 +234,21 @@ mod tests {
             address::interfaces().unwrap().into_iter().find(|own| own.ip.is_ipv4() && !own.ip.is_loopback());
         let Some(own) = own else { return };
         let (listener, place) = listener(&own.ip.to_string()).await;
-        probe(&ReadyCheck::OwnPort(place.port), None).await.unwrap();
+        probe(&ReadyCheck::OwnPort(place.port), LIMIT, None).await.unwrap();
         drop(listener);
-        assert!(probe(&ReadyCheck::OwnPort(place.port), None).await.is_err());
+        assert!(probe(&ReadyCheck::OwnPort(place.port), LIMIT, None).await.is_err());
     }
 
     #[tokio::test]
     async fn a_unix_socket_and_a_file_are_there_or_not() {
         let folder = tempfile::tempdir().unwrap();
         let (socket, file) = (folder.path().join("app.sock"), folder.path().join("ready"));
-        assert!(probe(&ReadyCheck::Unix(socket.clone()), None).await.is_err());
-        assert!(probe(&ReadyCheck::File(file.clone()), None).await.is_err());
+        assert!(probe(&ReadyCheck::Unix(socket.clone()), LIMIT, None).await.is_err());
+        assert!(probe(&ReadyCheck::File(file.clone()), LIMIT, None).await.is_err());
         let _listener = UnixListener::bind(&socket).unwrap();
         std::fs::write(&file, "").unwrap();
-        probe(&ReadyCheck::Unix(socket), None).await.unwrap();
-        probe(&ReadyCheck::File(file), None).await.unwrap();
+        probe(&ReadyCheck::Unix(socket), LIMIT, None).await.unwrap();
+        probe(&ReadyCheck::File(file), LIMIT, None).await.unwrap();
     }
 
     #[tokio::test]

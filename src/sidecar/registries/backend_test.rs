@@ -1,6 +1,6 @@
 //! Asks the proxy, by BACKEND_TEST, whether it reaches the backend, and says what to do if it does not.
 //!
-//! Only a route that the proxy reaches is live. An application that listens on 127.0.0.1, or a container on another
+//! Only a route that the proxy reaches, and whose check passes there, is live. An application that listens on 127.0.0.1, or a container on another
 //! network, looks healthy from the inside (SEMANTICS section 10).
 
 use std::collections::BTreeMap;
@@ -12,11 +12,16 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use registry_client::protocol::report::BackendReport;
-use registry_client::protocol::{BackendUrl, Host};
+use registry_client::protocol::{BackendUrl, Host, Refusal, Reply, Request};
 use registry_client::{BackendTestError, Client, Route, RouteKey};
+
+use super::proxy_health::{Told, is_out, why};
+use super::side_connection::ask;
 
 /// How long this process may take to connect to the backend.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a registry of ours may take to answer a BACKEND_TEST, which it does within 5 s (PROTOCOL section 1).
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two tests while the backend is unreachable.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -33,11 +38,16 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
                 missing.insert(key, route);
                 continue;
             };
-            let reachability = result.reachability();
+            let mut reachability = result.reachability();
+            if let Reachability::Reachable { status, .. } = reachability
+                && is_out(&client, &key, &route).await
+            {
+                reachability = Reachability::Unwell { status, why: why(&route, &Told::default()) };
+            }
             let line = format!("{} -> {}: {reachability}", Urls(&route), route.backend);
             match reachability {
                 Reachability::Reachable { .. } => info!("live: {line}"),
-                Reachability::Unreachable { .. } => {
+                Reachability::Unreachable { .. } | Reachability::Unwell { .. } => {
                     if logged.get(&key) != Some(&line) {
                         warn!("not live: {line}");
                     }
@@ -57,15 +67,34 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
 
 /// Tests one backend from here and from the proxy; `None` where the proxy could not be asked.
 async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
-    let (from_here, from_proxy) = tokio::join!(connect(backend), client.backend_test(backend.clone()));
-    let from_proxy = match from_proxy {
-        Ok(report) => Ok(report),
-        Err(BackendTestError::NoSession | BackendTestError::TooMany | BackendTestError::Stopped) => {
-            return None;
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    Some(TestResult { backend: backend.clone(), from_here, from_proxy })
+    let (from_here, from_proxy) = tokio::join!(connect(backend), ask_proxy(client, backend));
+    Some(TestResult { backend: backend.clone(), from_here, from_proxy: from_proxy? })
+}
+
+/// The proxy's report, or why there is none; `None` where the proxy could not be asked.
+///
+/// The application may take long for its first answer, and a stop may be asked for meanwhile. So a server of ours is
+/// asked over another connection than the one on which the session is drained. A reference server can only be asked
+/// over that one; it is not asked once the session leaves.
+async fn ask_proxy(client: &Client, backend: &BackendUrl) -> Option<Result<BackendReport, String>> {
+    let status = client.status();
+    if status.ours {
+        let (registry, session) = (status.registry.peer?, status.session?);
+        let test = Request::BackendTest(backend.clone());
+        return match ask(registry, &session, test, ANSWER_TIMEOUT).await? {
+            Reply::BackendOk(report) => Some(Ok(report)),
+            Reply::BackendFail(error) => Some(Err(BackendTestError::Unreachable(error).to_string())),
+            // There is, or will be, another session.
+            Reply::Error(Refusal::NoSession | Refusal::SessionNotFound | Refusal::SessionReplaced) => None,
+            Reply::Error(refusal) => Some(Err(BackendTestError::Refused(refusal).to_string())),
+            _ => None,
+        };
+    }
+    match client.backend_test(backend.clone()).await {
+        Ok(report) => Some(Ok(report)),
+        Err(BackendTestError::NoSession | BackendTestError::TooMany | BackendTestError::Stopped) => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
 }
 
 /// Connects to the advertised address, as the proxy would.
@@ -110,6 +139,13 @@ enum Reachability {
         response_time_ms: f64,
         /// The status of that answer.
         status: u16,
+    },
+    /// The proxy reaches it, but its check does not pass, so it sends no requests, or soon will not.
+    Unwell {
+        /// The status of the answer to the test.
+        status: u16,
+        /// Why, and what an operator can do.
+        why: String,
     },
     /// Requests do not reach it.
     Unreachable {
@@ -160,6 +196,9 @@ impl fmt::Display for Reachability {
         match self {
             Reachability::Reachable { response_time_ms, status } => {
                 write!(f, "the proxy reached it in {response_time_ms:.1} ms, status {status}")
+            }
+            Reachability::Unwell { status, why } => {
+                write!(f, "the proxy reached it, status {status}, but {why}")
             }
             Reachability::Unreachable { seen, hint } => {
                 write!(f, "the proxy cannot reach it ({seen}); {hint}")

@@ -5,18 +5,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tokio_util::codec::FramedRead;
 use tracing::{debug, warn};
 
-use registry_client::protocol::{
-    Command, Line, LineCodec, MAX_CLIENT_LINE, Reply, Request, ServerLine, SessionId, SessionRef,
-};
+use registry_client::protocol::{Reply, Request, SessionId};
 use registry_client::{Endpoint, Phase, Resolver, Status};
+
+use super::side_connection::ask;
 
 /// How long each of the other addresses may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,10 +53,10 @@ async fn unrelated(own: SocketAddr, addresses: &[SocketAddr], session: &SessionI
     let others = addresses.iter().filter(|address| address.ip() != own.ip()).take(MAX_ASKED);
     let mut unrelated = Vec::new();
     for other in others {
-        match timeout(ANSWER_TIMEOUT, knows_session(*other, session)).await {
-            Ok(Some(false)) if !unrelated.contains(&other.ip()) => unrelated.push(other.ip()),
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => debug!("{other}: no answer whether it shares its state with {own}"),
+        match ask(*other, session, Request::SessionInfo, ANSWER_TIMEOUT).await {
+            Some(Reply::Error(_)) if !unrelated.contains(&other.ip()) => unrelated.push(other.ip()),
+            Some(Reply::Error(_) | Reply::SessionInfo(_)) => {}
+            _ => debug!("{other}: no answer whether it shares its state with {own}"),
         }
     }
     unrelated
@@ -74,18 +69,4 @@ fn warn(host: &str, own: IpAddr, unrelated: &[IpAddr]) {
          requests for it get 404; set SIDECAR_REGISTRY_EACH_ADDRESS=true to register with each",
         unrelated.join(", ")
     );
-}
-
-/// Asks the registry at `address` for the session; `None` where no registry answers.
-async fn knows_session(address: SocketAddr, session: &SessionId) -> Option<bool> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    let question = Command::Request(SessionRef::Id(session.clone()), Request::SessionInfo);
-    stream.write_all(format!("{}\n", question.encode()).as_bytes()).await.ok()?;
-    let mut lines = FramedRead::new(&mut stream, LineCodec::new(MAX_CLIENT_LINE));
-    let Some(Ok(Line::Text(line))) = lines.next().await else { return None };
-    match ServerLine::parse(&line).ok()? {
-        ServerLine::Reply(Reply::SessionInfo(_)) => Some(true),
-        ServerLine::Reply(Reply::Error(_)) => Some(false),
-        _ => None,
-    }
 }

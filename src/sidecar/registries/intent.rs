@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::sidecar::config::{RegistrationConfig, RouteConfig};
-use registry_client::protocol::Metadata;
+use registry_client::protocol::{Metadata, OptionKey, RouteOption};
 use registry_client::{Intent, Route};
 
 /// What is registered when our address is `advertised`. Each route is named after the variable that it comes from.
@@ -18,7 +18,8 @@ pub(crate) fn intent(config: &RegistrationConfig, advertised: IpAddr) -> Intent 
     intent
 }
 
-fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
+/// One route as it is registered when the application is at `advertised`.
+pub(super) fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
     let backend = config.backend(advertised);
     let mut route =
         Route::new(config.domains.clone(), config.path.clone(), backend).with_priority(config.priority);
@@ -26,8 +27,9 @@ fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
     route.headers = config.headers.iter().cloned().collect();
     route.rate_limit = config.rate_limit;
     route.circuit_breaker = config.circuit_breaker;
-    // Leave out what is the default anyway: each option costs a command.
-    route.options = config.options.to_options().into_iter().filter(|option| !option.is_default()).collect();
+    // Leave out what is the default everywhere: each option costs a command. Websockets are off at a reference server.
+    let is_said = |option: &RouteOption| !option.is_default() || option.key() == OptionKey::Websocket;
+    route.options = config.options.to_options().into_iter().filter(is_said).collect();
     route
 }
 

@@ -1,14 +1,14 @@
 //! Leaves a registry so that no request meets a process that has ended (SEMANTICS section 6).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::shutdown::Shutdown;
-use registry_client::{CallError, Client, Status, Visibility};
+use registry_client::{CallError, Client, Phase, Registry, Status, Visibility};
 
-use super::tcp_table::no_connections;
+use super::requests_in_flight::{Since, until_none};
 
 /// The pause between two questions how far the drain is.
 const POLL: Duration = Duration::from_millis(50);
@@ -17,9 +17,10 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// How long CLIENT_SHUTDOWN may take at a registry that has already been silent for [`ANSWER_LIMIT`].
 const SILENT_SHUTDOWN_LIMIT: Duration = Duration::from_millis(20);
 
-/// How a drain ended.
+/// How a question to the registry ended.
+#[derive(Debug, PartialEq, Eq)]
 enum DrainEnd {
-    /// Nothing is in flight.
+    /// It is as it was asked for: the drain has begun, or nothing is in flight.
     Over,
     /// The session is gone, so nobody can be asked.
     Gone,
@@ -27,36 +28,71 @@ enum DrainEnd {
     Silent,
 }
 
+/// What is known of the requests after the registry was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// No new ones come, and those in flight have ended, or had as long as they may take.
+    Drained,
+    /// The registry sends no new ones since then. It could not tell what is in flight.
+    Acknowledged(Instant),
+    /// The registry has not answered: its proxy may still send requests.
+    Unacknowledged,
+}
+
+impl Left {
+    /// From when on no new requests come through any of the registries; `None`: none are in flight.
+    pub(super) fn least_certain(all: impl IntoIterator<Item = Left>) -> Option<Since> {
+        let mut last = None;
+        for left in all {
+            match left {
+                Left::Drained => {}
+                Left::Acknowledged(at) => last = last.max(Some(at)),
+                Left::Unacknowledged => return Some(Since::Unknown),
+            }
+        }
+        last.map(Since::Known)
+    }
+}
+
 /// Drains within `limit` where the registry announces `drain`: once it acknowledges, no new requests come, and those
 /// in flight end. Then sends CLIENT_SHUTDOWN, which has 500 ms of its own. A reference server is not drained, because
 /// a drain is an outage there. A forced shutdown ends the drain.
 ///
 /// Dropping it stops at once, without CLIENT_SHUTDOWN if that was not sent yet.
-pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) {
-    let status = client.status();
-    let can_drain =
-        status.bound && status.capabilities.contains("drain") && status.shown != Visibility::Absent;
-    if can_drain && !limit.is_zero() {
-        let registry = status.registry;
+pub(super) async fn leave(client: Client, limit: Duration, shutdown: Shutdown) -> Left {
+    let Status { bound, shown, capabilities, registry, phase, .. } = client.status();
+    // While the first apply is not answered, its routes may be in force.
+    if shown == Visibility::Absent && phase != Phase::Syncing {
+        client.shutdown().await;
+        return Left::Drained;
+    }
+    if bound && capabilities.contains("drain") && !limit.is_zero() {
         let drained = tokio::select! {
-            drained = timeout(limit, drain(&client)) => drained,
-            _ = shutdown.forced() => Ok(DrainEnd::Gone),
+            drained = drain(&client, &registry, limit) => drained,
+            _ = shutdown.forced() => DrainEnd::Gone,
         };
-        match drained {
-            Ok(DrainEnd::Over) => info!("{registry}: drained, nothing is in flight"),
-            Ok(DrainEnd::Gone) => {}
-            Ok(DrainEnd::Silent) => {
-                warn!("{registry}: no answer within {ANSWER_LIMIT:?}; leaving without one");
-                // Do not insist on an answer to the shutdown from a registry that does not answer.
-                return drop(timeout(SILENT_SHUTDOWN_LIMIT, client.shutdown()).await);
-            }
-            Err(_) => warn!("{registry}: requests are still in flight after {limit:?}; leaving"),
+        if drained == DrainEnd::Silent {
+            warn!("{registry}: no answer within {ANSWER_LIMIT:?}; leaving without one");
+            // Do not insist on an answer to the shutdown from a registry that does not answer.
+            drop(timeout(SILENT_SHUTDOWN_LIMIT, client.shutdown()).await);
+            return if client.status().left {
+                Left::Acknowledged(Instant::now())
+            } else {
+                Left::Unacknowledged
+            };
+        }
+        if drained == DrainEnd::Over {
+            client.shutdown().await;
+            return Left::Drained;
         }
     }
     client.shutdown().await;
+    if client.status().left { Left::Acknowledged(Instant::now()) } else { Left::Unacknowledged }
 }
 
-async fn drain(client: &Client) -> DrainEnd {
+/// `Over` once the registry has acknowledged the drain, and nothing is in flight or `limit` has passed.
+async fn drain(client: &Client, registry: &Registry, limit: Duration) -> DrainEnd {
+    let begun = Instant::now();
     if client.set_visibility(Visibility::Draining).is_err() {
         return DrainEnd::Gone;
     }
@@ -67,22 +103,27 @@ async fn drain(client: &Client) -> DrainEnd {
         Ok(Ok(status)) if status.bound => {}
         Ok(_) => return DrainEnd::Gone,
     }
-    nothing_in_flight(client).await
+    match timeout(limit.saturating_sub(begun.elapsed()), nothing_in_flight(client)).await {
+        Ok(DrainEnd::Over) => info!("{registry}: drained, nothing is in flight"),
+        Ok(end) => return end,
+        Err(_) => warn!("{registry}: requests are still in flight after {limit:?}; leaving"),
+    }
+    DrainEnd::Over
 }
 
 /// Whether requests may come through this registry's proxy that it cannot count.
-pub(super) fn cannot_count(status: &Status) -> bool {
+fn cannot_count(status: &Status) -> bool {
     status.bound && !status.capabilities.contains("drain") && status.shown != Visibility::Absent
 }
 
-/// Waits within `limit` until nothing is in flight, as the registry counts it, or where it cannot, until nobody is
-/// connected to `ports`. The session goes on. Call it once new requests go elsewhere.
+/// Waits within `limit` until nothing is in flight, as the registry counts it, or where it cannot, as the kernel's
+/// state of the connections to `ports` shows it. The session goes on. Call it once new requests go elsewhere.
 ///
 /// Dropping it ends the waiting; the drain that counts the requests is cancelled all the same.
 pub(crate) async fn finish_in_flight(client: &Client, ports: &[u16], limit: Duration) {
     let status = client.status();
     if cannot_count(&status) {
-        return no_connections(ports, limit).await;
+        return until_none(ports, Since::Known(Instant::now()), limit).await;
     }
     if limit.is_zero() || !status.bound {
         return;

@@ -6,15 +6,18 @@ use std::net::IpAddr;
 use tracing::{info, warn};
 
 use crate::sidecar::address::Lookup;
-use crate::sidecar::config::Config;
+use crate::sidecar::config::{Config, RegistrationConfig};
 use crate::sidecar::state::DaemonState;
-use registry_client::{Intent, SystemResolver};
+use registry_client::SystemResolver;
 
-use super::intent::intent;
-
-/// Answers the requests to reload for as long as it runs, and passes each new intent to `apply`. Tokens count from
+/// Answers the requests to reload for as long as it runs. `apply` puts each new configuration in force, and returns how
+/// many routes are wanted then. Tokens count from
 /// the next registration on. A mistake is logged and returned to the request.
-pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, apply: impl Fn(Intent)) {
+pub(super) async fn reload_when_asked(
+    config: &Config,
+    state: &DaemonState,
+    apply: impl Fn(Config, RegistrationConfig, IpAddr) -> usize,
+) {
     loop {
         let request = state.next_reload().await;
         let result = reload(config, state.advertised(), &apply).await;
@@ -30,11 +33,11 @@ pub(super) async fn reload_when_asked(config: &Config, state: &DaemonState, appl
 async fn reload(
     config: &Config,
     advertised: Option<IpAddr>,
-    apply: impl Fn(Intent),
+    apply: impl Fn(Config, RegistrationConfig, IpAddr) -> usize,
 ) -> Result<String, String> {
     let unchanged = |reason: &dyn Display| format!("nothing is changed: {reason}");
     let read = config.load_again().map_err(|errors| unchanged(&errors))?;
-    let Some(registration) = &read.registration else {
+    let Some(registration) = read.registration.clone() else {
         return Err(unchanged(&"there would be no route any more"));
     };
     let lookup = Lookup {
@@ -48,8 +51,6 @@ async fn reload(
         Some(own) => own,
         None => lookup.once().await.map_err(|reason| unchanged(&reason))?.ip,
     };
-    let intent = intent(registration, own);
-    let routes = intent.routes.len();
-    apply(intent);
+    let routes = apply(read, registration, own);
     Ok(format!("read the configuration again, routes wanted: {routes}"))
 }

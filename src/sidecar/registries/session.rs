@@ -4,12 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::sidecar::config::RegistryConfig;
 use crate::sidecar::maintenance::duration_text;
 use crate::sidecar::state::DaemonState;
+use registry_client::protocol::EventKind;
 use registry_client::{
     Client, ClientConfig, Connector, Endpoint as Registry, Event, EventStream, Intent, Phase, Visibility,
 };
@@ -17,6 +19,7 @@ use registry_client::{
 use super::backend_test::until_live;
 use super::hints::WithHint;
 use super::log_throttle::{Log, LogThrottle};
+use super::proxy_health::{Told, follow};
 
 /// How long the resolution of a registry's name may take, and then the connection to each address.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +31,10 @@ pub(super) struct Session {
     client: Client,
     events: EventStream,
     state: DaemonState,
+    /// The instance's name, by which events about its own backends are told from others.
+    instance: String,
+    /// What the proxy has told of them last.
+    told: watch::Sender<Told>,
     /// Decides which repeated failures are logged.
     throttle: LogThrottle,
 }
@@ -46,8 +53,10 @@ impl Session {
         client_config.request_timeout = config.request_timeout.get();
         client_config.reconnect_min = config.reconnect_min.get();
         client_config.reconnect_max = config.reconnect_max.get();
+        let instance = intent.instance.to_string();
         let (client, events) = Client::start_with(connector, client_config, intent);
-        Session { client, events, state, throttle: LogThrottle::default() }
+        let told = watch::Sender::new(Told::default());
+        Session { client, events, state, instance, told, throttle: LogThrottle::default() }
     }
 
     /// A handle to the client that keeps the session.
@@ -59,6 +68,8 @@ impl Session {
     pub(super) async fn run(mut self) {
         let never = || -> Pin<Box<dyn Future<Output = ()> + Send>> { Box::pin(std::future::pending()) };
         let (mut verification, mut replacement_due) = (never(), never());
+        let follow = follow(self.client.clone(), self.state.clone(), self.told.subscribe());
+        let mut followed: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(follow);
         let mut replaced = None;
         loop {
             tokio::select! {
@@ -71,6 +82,7 @@ impl Session {
                         replacement_due = Box::pin(sleep(REPLACEMENT_DELAY));
                     }
                     Some(event) => {
+                        self.hear_of_backends(&event).await;
                         self.log_event(&event);
                         self.state.record(&self.client.status().registry.name, &event);
                         // Test the backends only while people are to see them.
@@ -82,6 +94,7 @@ impl Session {
                     }
                 },
                 () = &mut verification => verification = never(),
+                () = &mut followed => followed = never(),
                 () = &mut replacement_due => {
                     replacement_due = never();
                     if let Some(event) = replaced.take().filter(|_| self.client.status().phase == Phase::Dormant) {
@@ -89,6 +102,21 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// Subscribes to the events about backends where there are some, and keeps what they tell of this instance's.
+    async fn hear_of_backends(&self, event: &Event) {
+        match event {
+            Event::ConfigApplied { .. } if self.client.status().ours => {
+                // A client that has stopped has no use for events.
+                let _ = self.client.subscribe(EventKind::BackendHealthChanged).await;
+            }
+            Event::Registry { kind: EventKind::BackendHealthChanged, data } => {
+                let told = serde_json::to_value(data).ok().and_then(|data| Told::of(&data, &self.instance));
+                drop(told.map(|told| self.told.send_replace(told)));
+            }
+            _ => {}
         }
     }
 
@@ -106,6 +134,8 @@ impl Session {
             Event::Error { .. } | Event::MaintenanceFailed { .. } => {
                 self.log_failure(&event.to_string(), event);
             }
+            // Whoever follows the backends logs what becomes of ours.
+            Event::Registry { kind: EventKind::BackendHealthChanged, .. } => debug!("{event}"),
             Event::Disconnected { .. }
             | Event::Replaced { .. }
             | Event::Unsupported { .. }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::shutdown::Shutdown;
-use crate::sidecar::config::{Endpoint, RegistryConfig};
+use crate::sidecar::config::{Endpoint, RegistrationConfig, RegistryConfig};
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::state::DaemonState;
 use registry_client::protocol::Host;
@@ -21,7 +21,8 @@ use registry_client::{Client, Endpoint as Registry, Intent, Resolver, TcpConnect
 
 use super::address_plan::SessionNo;
 use super::cluster_check::warn_if_split;
-use super::leave::leave;
+use super::leave::{Left, leave};
+use super::reference_gaps::{gaps, warn_of_gaps};
 use super::session::{CONNECT_TIMEOUT, Session};
 
 /// How long the sessions have to log their end once they have left.
@@ -32,6 +33,8 @@ pub(super) struct Sessions<R> {
     state: DaemonState,
     maintenance: Maintenance,
     config: RegistryConfig,
+    /// What is set and does nothing at a reference server.
+    reference_gaps: Vec<String>,
     resolver: R,
     intent: Mutex<Intent>,
     clients: Mutex<BTreeMap<SessionKey, Client>>,
@@ -48,17 +51,19 @@ impl<R: Resolver + Clone> Sessions<R> {
     /// Starts a session for every endpoint that has only one. Those of the other endpoints are started as their
     /// addresses are discovered.
     pub(super) fn start(
-        config: &RegistryConfig,
+        registration: &RegistrationConfig,
         intent: Intent,
         state: DaemonState,
         maintenance: Maintenance,
         resolver: R,
     ) -> Self {
         let (alive, ended) = mpsc::channel(1);
+        let config = &registration.registry;
         let sessions = Sessions {
             state,
             maintenance,
             config: config.clone(),
+            reference_gaps: gaps(registration),
             resolver,
             intent: Mutex::new(intent),
             clients: Mutex::new(BTreeMap::new()),
@@ -102,26 +107,41 @@ impl<R: Resolver + Clone> Sessions<R> {
         }
     }
 
-    /// Replaces routes and metadata in every session, also in those that start later.
+    /// This host's addresses have changed.
+    pub(super) fn network_changed(&self) {
+        locked(&self.clients).values().for_each(Client::network_changed);
+    }
+
+    /// Replaces routes and metadata in every session, also in those that start later. What is the same changes nothing.
     pub(super) fn set_intent(&self, intent: Intent) {
+        let mut shared = locked(&self.intent);
         for client in locked(&self.clients).values() {
             // A client that has stopped has nothing left to change.
-            let _ = client.set_metadata(intent.metadata.clone());
-            let _ = client.set_routes(intent.routes.clone());
+            if intent.metadata != shared.metadata {
+                let _ = client.set_metadata(intent.metadata.clone());
+            }
+            if intent.routes != shared.routes {
+                let _ = client.set_routes(intent.routes.clone());
+            }
         }
-        let mut shared = locked(&self.intent);
         (shared.routes, shared.metadata) = (intent.routes, intent.metadata);
     }
 
+    /// How many routes are wanted.
+    pub(super) fn route_count(&self) -> usize {
+        locked(&self.intent).routes.len()
+    }
+
     /// Ends all sessions at the same time: each is drained within `limit` where the registry can do that, and then
-    /// has 500 ms for its answer (SEMANTICS section 8).
-    pub(super) async fn leave(self, limit: Duration, shutdown: &Shutdown) {
+    /// has 500 ms for its answer (SEMANTICS section 8). Returns what is known of the requests of each.
+    pub(super) async fn leave(self, limit: Duration, shutdown: &Shutdown) -> Vec<Left> {
         let Sessions { clients, alive, mut ended, .. } = self;
         let clients = std::mem::take(&mut *locked(&clients)).into_values();
-        join_all(clients.map(|client| leave(client, limit, shutdown.clone()))).await;
+        let left = join_all(clients.map(|client| leave(client, limit, shutdown.clone()))).await;
         // Let the sessions log their last events, but do not wait for a registry that stays silent.
         drop(alive);
         let _ = timeout(LAST_EVENTS, ended.recv()).await;
+        left
     }
 
     /// Starts a session with the registry at `place`.
@@ -132,6 +152,9 @@ impl<R: Resolver + Clone> Sessions<R> {
         let connector = TcpConnector::new(registry.clone(), CONNECT_TIMEOUT).with_resolver(place);
         let session = Session::start(connector, registry, &self.config, intent, self.state.clone());
         let client = session.client();
+        if !self.reference_gaps.is_empty() {
+            tokio::spawn(warn_of_gaps(client.watch(), self.reference_gaps.clone()));
+        }
         let alive = self.alive.clone();
         tokio::spawn(async move {
             session.run().await;

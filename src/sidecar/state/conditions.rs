@@ -21,6 +21,8 @@ pub(crate) struct Conditions {
     pub(crate) was_ready: bool,
     /// BACKEND_HOST has addresses, and which one is the application's is not known.
     pub(crate) address_unknown: bool,
+    /// Nothing but loopback is left in the network namespace: nobody can be reached, and nobody reaches us.
+    pub(crate) stranded: bool,
     /// An operator put everything into maintenance.
     pub(crate) maintenance: bool,
     /// Work on the application that is going on.
@@ -28,6 +30,10 @@ pub(crate) struct Conditions {
     /// An operator asked for a drain.
     pub(crate) drained: bool,
 }
+
+/// What a process without a network is told about.
+const STRANDED: &str = "this network namespace has only the loopback interface: the container whose network it is has \
+                        stopped, and this one must be started again after it";
 
 impl Conditions {
     /// What people are to see. Maintenance comes before a lack of
@@ -48,6 +54,7 @@ impl Conditions {
     /// Why people see that, in words.
     pub(crate) fn reason(self) -> &'static str {
         match self {
+            Conditions { stranded: true, .. } => STRANDED,
             Conditions { maintenance: true, .. } => "maintenance was asked for",
             Conditions { work: Some(Work::Preparation), .. } => "the application is being prepared",
             Conditions { work: Some(Work::Update), .. } => "the application is being updated",
@@ -67,7 +74,7 @@ mod tests {
     #[test]
     fn every_combination_has_one_answer() {
         let mut seen = Vec::new();
-        for bits in 0..64u8 {
+        for bits in 0..128u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
             let conditions = Conditions {
                 ready: bit(0),
@@ -75,6 +82,7 @@ mod tests {
                 maintenance: bit(2),
                 drained: bit(3),
                 address_unknown: bit(5),
+                stranded: bit(6),
                 work: bit(4).then_some(Work::Update),
             };
             let visibility = conditions.visibility();

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::broadcast;
 
 use registry_client::Event;
@@ -30,7 +30,16 @@ impl History {
 
     /// Keeps an event of the session with `registry` and sends it to the subscribers.
     pub(super) fn add(&self, registry: &str, event: &Event) {
-        let event: Arc<str> = as_json(registry, event).to_string().into();
+        self.keep(&as_json(registry, event));
+    }
+
+    /// The same for what is no event of the client.
+    pub(super) fn add_message(&self, registry: &str, event: &'static str, message: &str) {
+        self.keep(&json!({"event": event, "registry": registry, "message": message}));
+    }
+
+    fn keep(&self, event: &Value) {
+        let event: Arc<str> = event.to_string().into();
         let mut recent = self.recent();
         if recent.len() >= MAX_RECENT {
             recent.pop_front();

@@ -9,16 +9,18 @@ mod conditions;
 mod counters;
 mod history;
 mod node;
+mod places;
 mod reload;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::info;
 
-use registry_client::{Client, Event, Visibility};
+use registry_client::{Client, Event, RouteKey, Visibility};
 
 pub(crate) use command::{CommandStatus, Progress};
 pub(crate) use conditions::{Conditions, Work};
@@ -27,6 +29,9 @@ pub(crate) use counters::RegistryCounters;
 pub(crate) use history::EventReceiver;
 use history::History;
 pub(crate) use node::NodeStatus;
+#[cfg(test)]
+pub(crate) use places::PlaceStatus;
+pub(crate) use places::Places;
 use reload::ReloadQueue;
 pub(crate) use reload::ReloadRequest;
 
@@ -40,12 +45,16 @@ struct Shared {
     conditions: watch::Sender<Conditions>,
     /// Why it is not known which address is the application's; `Some` exactly while `address_unknown` is a condition.
     address_problem: Mutex<Option<String>>,
+    /// How the places stand at which the application becomes ready.
+    places: watch::Sender<Places>,
     clients: watch::Sender<Vec<Client>>,
     progress: watch::Sender<Progress>,
     /// `None` until a wrapped command has begun.
     command: watch::Sender<Option<CommandStatus>>,
     /// The address that is advertised; `None`: it is not known yet.
     advertised: watch::Sender<Option<IpAddr>>,
+    /// The routes that get no requests, by registry, and why.
+    out: Mutex<BTreeMap<String, BTreeMap<RouteKey, String>>>,
     /// The node in etcd; `None`: none should be there.
     node: watch::Sender<Option<NodeStatus>>,
     history: History,
@@ -60,10 +69,12 @@ impl DaemonState {
         let shared = Shared {
             conditions: watch::Sender::new(Conditions::default()),
             address_problem: Mutex::default(),
+            places: watch::Sender::new(Places::new()),
             clients: watch::Sender::new(Vec::new()),
             progress: watch::Sender::new(Progress::default()),
             command: watch::Sender::new(None),
             advertised: watch::Sender::new(None),
+            out: Mutex::default(),
             node: watch::Sender::new(None),
             history: History::new(),
             counters: Counters::default(),
@@ -75,6 +86,11 @@ impl DaemonState {
 
     pub(crate) fn conditions(&self) -> Conditions {
         *self.shared.conditions.borrow()
+    }
+
+    /// Every change of the conditions.
+    pub(crate) fn watch_conditions(&self) -> watch::Receiver<Conditions> {
+        self.shared.conditions.subscribe()
     }
 
     /// What people are to see.
@@ -131,15 +147,16 @@ impl DaemonState {
     pub(crate) fn set_clients(&self, clients: Vec<Client>) {
         let names: Vec<_> = clients.iter().map(|client| client.status().registry.name).collect();
         self.shared.counters.retain(|name| names.iter().any(|known| **known == *name));
+        self.out().retain(|name, _| names.iter().any(|known| **known == **name));
         self.shared.clients.send_replace(clients);
     }
 
-    /// The address at which the application is reached, from now on.
     /// The address that is advertised; `None`: it is not known yet.
     pub(crate) fn advertised(&self) -> Option<IpAddr> {
         *self.shared.advertised.borrow()
     }
 
+    /// The address at which the application is reached, from now on.
     pub(crate) fn set_advertised(&self, address: IpAddr) {
         self.shared.advertised.send_replace(Some(address));
     }
@@ -181,6 +198,25 @@ impl DaemonState {
     pub(crate) fn record(&self, registry: &str, event: &Event) {
         self.shared.counters.count(registry, event);
         self.shared.history.add(registry, event);
+    }
+
+    /// Records that a registry's proxy has taken a backend out, or sends requests there again.
+    pub(crate) fn record_health(&self, registry: &str, event: &'static str, message: &str) {
+        self.shared.history.add_message(registry, event, message);
+    }
+
+    /// The routes to which a registry's proxy sends no requests although they are in force, and why.
+    pub(crate) fn set_out(&self, registry: &str, routes: BTreeMap<RouteKey, String>) {
+        self.out().insert(registry.to_owned(), routes);
+    }
+
+    /// What [`DaemonState::set_out`] was told last.
+    pub(crate) fn out_at(&self, registry: &str) -> BTreeMap<RouteKey, String> {
+        self.out().get(registry).cloned().unwrap_or_default()
+    }
+
+    fn out(&self) -> MutexGuard<'_, BTreeMap<String, BTreeMap<RouteKey, String>>> {
+        self.shared.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The latest events, and those to come.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tokio::sync::watch;
 
-use super::{Conditions, DaemonState};
+use super::DaemonState;
 
 /// The node in etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +38,6 @@ impl DaemonState {
     /// Counts that a node that was in etcd is gone.
     pub(crate) fn count_node_loss(&self) {
         self.shared.counters.count_node_loss();
-    }
-
-    pub(crate) fn watch_conditions(&self) -> watch::Receiver<Conditions> {
-        self.shared.conditions.subscribe()
     }
 
     pub(crate) fn watch_advertised(&self) -> watch::Receiver<Option<IpAddr>> {

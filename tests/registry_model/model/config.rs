@@ -78,9 +78,10 @@ impl Route {
         Route { id, domains, path, backend, priority, cells: Cells::default() }
     }
 
-    /// What a check sends as Host: the first domain that is no wildcard.
+    /// What a check sends as Host: the first domain that is no wildcard, or `www` below the first wildcard.
     pub(crate) fn host(&self) -> Option<String> {
-        self.domains.iter().find(|domain| !domain.starts_with("*.")).cloned()
+        let exact = self.domains.iter().find(|domain| !domain.starts_with("*.")).cloned();
+        exact.or_else(|| Some(self.domains.first()?.replacen('*', "www", 1)))
     }
 }
 

@@ -88,14 +88,24 @@ struct Connection {
     /// What waits for an answer from outside, and the lines behind it.
     waiting: Option<Waiting>,
     queue: Vec<String>,
+    /// What may not be said yet, because a backend that was asked for before has not answered.
+    unsaid: Vec<Unsaid>,
+}
+
+#[derive(Debug, Clone)]
+enum Unsaid {
+    /// For a backend: which test of all this is.
+    Test {
+        number: u64,
+        since: u64,
+    },
+    Line(Want),
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Waiting {
     /// For the store's word on what it asked for, since then.
     Store { session: usize, since: u64 },
-    /// For a backend: which test of all this is.
-    Test { number: u64, since: u64 },
     /// For the store's word on what its session does already, and then to be executed.
     Turn { line: String, since: u64 },
 }
@@ -103,9 +113,7 @@ enum Waiting {
 impl Waiting {
     fn since(&self) -> u64 {
         match self {
-            Waiting::Store { since, .. } | Waiting::Test { since, .. } | Waiting::Turn { since, .. } => {
-                *since
-            }
+            Waiting::Store { since, .. } | Waiting::Turn { since, .. } => *since,
         }
     }
 }
@@ -235,9 +243,17 @@ impl Model {
             return;
         }
         let opened = self.now;
-        let (session, heard, waiting, queue) = (None, false, None, Vec::new());
-        let robbed_of = None;
-        self.connections.push(Connection { number, peer, session, robbed_of, opened, heard, waiting, queue });
+        self.connections.push(Connection {
+            number,
+            peer,
+            session: None,
+            robbed_of: None,
+            opened,
+            heard: false,
+            waiting: None,
+            queue: Vec::new(),
+            unsaid: Vec::new(),
+        });
     }
 
     /// The connection is gone.
@@ -257,9 +273,11 @@ impl Model {
         if line.is_empty() || line == "ACK" || line.starts_with("ACK|") {
             return;
         }
-        if connection.waiting.is_some() && connection.queue.len() >= self.rules.max_queue {
+        let behind = connection.queue.len() + connection.unsaid.len().saturating_sub(1);
+        let is_busy = connection.waiting.is_some() || !connection.unsaid.is_empty();
+        if is_busy && behind >= self.rules.max_queue {
             self.error(number, "too many commands at once");
-            self.out.push(Out::Close(number));
+            self.say_goodbye(number);
             return self.close(number);
         }
         let connection = self.connection_mut(number).expect("it is open");
@@ -394,7 +412,7 @@ impl Model {
         let numbers: Vec<usize> = self.connections.iter().map(|c| c.number).collect();
         for number in numbers {
             self.exactly(number, "SHUTDOWN");
-            self.out.push(Out::Close(number));
+            self.say_goodbye(number);
             self.close(number);
         }
     }
@@ -408,7 +426,26 @@ impl Model {
     }
 
     fn say(&mut self, conn: usize, want: Want) {
-        self.out.push(Out::Line(conn, want));
+        match self.connection_mut(conn) {
+            Some(connection) if !connection.unsaid.is_empty() => connection.unsaid.push(Unsaid::Line(want)),
+            _ => self.out.push(Out::Line(conn, want)),
+        }
+    }
+
+    /// Says what may be said.
+    fn say_on(&mut self, conn: usize) {
+        while let Some(connection) = self.connection_mut(conn)
+            && let Some(Unsaid::Line(want)) = connection.unsaid.first().cloned()
+        {
+            connection.unsaid.remove(0);
+            self.out.push(Out::Line(conn, want));
+        }
+    }
+
+    /// The last of a connection: nobody waits for backends any more.
+    fn say_goodbye(&mut self, conn: usize) {
+        self.give_up_tests(conn);
+        self.out.push(Out::Close(conn));
     }
 
     fn exactly(&mut self, conn: usize, text: &str) {

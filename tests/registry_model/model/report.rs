@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::config::{Cells, Config, Route};
-use super::{Drain, Model, Waiting, Want};
+use super::{Drain, Model, Unsaid, Want};
 
 /// A moment in a reply; none is an empty text.
 pub(crate) fn moment(at: Option<u64>) -> Value {
@@ -119,7 +119,9 @@ impl Model {
     }
 
     pub(super) fn circuit_status(&mut self, conn: usize, s: usize, id: u32) {
-        if let Err(text) = self.breaker(s, id) {
+        if self.sessions[s].applied.route(id).is_none()
+            && let Err(text) = self.breaker(s, id)
+        {
             return self.error(conn, text);
         }
         let session = &self.sessions[s];
@@ -129,7 +131,7 @@ impl Model {
             "successes": 0,
             "last_failure": "",
             "next_attempt": "",
-            "healthy": self.is_served(s, id),
+            "healthy": self.is_healthy(s, id),
             "in_maintenance": session.maintained.of(id).is_some(),
             "draining": session.drain.is_some(),
         });
@@ -221,14 +223,15 @@ impl Model {
             return self.error(conn, &text);
         }
         self.tests += 1;
-        let waiting = Waiting::Test { number: self.tests, since: self.now };
-        self.connection_mut(conn).expect("it is open").waiting = Some(waiting);
+        let test = Unsaid::Test { number: self.tests, since: self.now };
+        self.connection_mut(conn).expect("it is open").unsaid.push(test);
     }
 
     /// What a BACKEND_TEST saw, of all that ever were: a status, or why nothing was seen.
     pub(crate) fn tested(&mut self, number: u64, seen: Result<u16, &str>) {
-        let asked = |c: &&super::Connection| matches!(c.waiting, Some(Waiting::Test { number: n, .. }) if n == number);
-        let Some(conn) = self.connections.iter().find(asked).map(|c| c.number) else { return };
+        let is_it = |unsaid: &Unsaid| matches!(unsaid, Unsaid::Test { number: n, .. } if *n == number);
+        let Some(conn) = self.connections.iter_mut().find(|c| c.unsaid.iter().any(is_it)) else { return };
+        let at = conn.unsaid.iter().position(is_it).expect("it was found");
         let want = match seen {
             Ok(status) => Want::Json(
                 "BACKEND_OK",
@@ -236,25 +239,44 @@ impl Model {
             ),
             Err(why) => Want::Json("BACKEND_FAIL", json!({ "reachable": false, "error": why })),
         };
-        self.say(conn, want);
-        self.connection_mut(conn).expect("it was found").waiting = None;
-        self.settle();
+        conn.unsaid[at] = Unsaid::Line(want);
+        let number = conn.number;
+        self.say_on(number);
+    }
+
+    pub(super) fn give_up_tests(&mut self, conn: usize) {
+        let tests = self.tests(|c| c.number == conn);
+        tests.into_iter().for_each(|(number, _)| self.tested(number, Err("the connection ends")));
+    }
+
+    /// The tests that such connections wait for, and since when.
+    fn tests(&self, of: impl Fn(&super::Connection) -> bool) -> Vec<(u64, u64)> {
+        let unsaid = self.connections.iter().filter(|c| of(c)).flat_map(|c| &c.unsaid);
+        let test = |unsaid: &Unsaid| match unsaid {
+            Unsaid::Test { number, since } => Some((*number, *since)),
+            Unsaid::Line(_) => None,
+        };
+        unsaid.filter_map(test).collect()
+    }
+
+    /// When the oldest test has taken as long as one may.
+    pub(super) fn test_deadline(&self) -> Option<u64> {
+        self.tests(|_| true).into_iter().map(|(_, since)| since + self.rules.longest_wait).min()
     }
 
     /// Every BACKEND_TEST is over.
     pub(crate) fn all_tests_end(&mut self, seen: Result<u16, &str>) {
-        let waiting = |c: &super::Connection| match c.waiting {
-            Some(Waiting::Test { number, .. }) => Some(number),
-            _ => None,
-        };
-        while let Some(number) = self.connections.iter().find_map(waiting) {
-            self.tested(number, seen);
-        }
+        self.tests(|_| true).into_iter().for_each(|(number, _)| self.tested(number, seen));
     }
 
     /// A command that waits is answered within the longest wait, whatever comes of it.
     pub(super) fn pass_waits(&mut self) {
         let now = self.now;
+        let limit = self.rules.longest_wait;
+        let tests = self.tests(|_| true);
+        for (number, _) in tests.into_iter().filter(|(_, since)| since + limit <= now) {
+            self.tested(number, Err("no answer in time"));
+        }
         let late = |c: &super::Connection| {
             let since = c.waiting.as_ref()?.since();
             (since + self.rules.longest_wait <= now).then_some((since, c.number))
@@ -262,13 +284,10 @@ impl Model {
         let mut all: Vec<(u64, usize)> = self.connections.iter().filter_map(late).collect();
         all.sort_unstable();
         for (_, number) in all {
-            let Some(waiting) = self.connection_mut(number).and_then(|c| c.waiting.take()) else { continue };
-            if let Waiting::Test { .. } = waiting {
-                self.say(number, Want::Json("BACKEND_FAIL", json!({ "reachable": false, "error": "*" })));
-            } else {
+            if self.connection_mut(number).and_then(|c| c.waiting.take()).is_some() {
                 self.error(number, "store unavailable");
+                self.proceed(number);
             }
-            self.proceed(number);
         }
     }
 }

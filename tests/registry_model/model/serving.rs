@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::config::{Cells, Config, Route};
 use super::staging::changed;
 use super::text::host_of;
-use super::{Drain, Model, Out};
+use super::{Drain, Model};
 
 /// A domain and a path, and the service that owns the two.
 #[derive(Debug, Clone)]
@@ -121,7 +121,7 @@ impl Model {
             // One that came back while the store was deciding is told by the end of its connection.
             let bound = self.connections.iter().find(|c| c.session == Some(member.session)).map(|c| c.number);
             if let Some(number) = bound {
-                self.out.push(Out::Close(number));
+                self.say_goodbye(number);
                 self.connections.retain(|c| c.number != number);
                 self.end_subscriptions(|s| s.conn == number);
                 self.lose(member.session);
@@ -329,11 +329,12 @@ impl Model {
     }
 
     /// Whether a route leads to a member that answers.
-    pub(super) fn is_served(&self, s: usize, id: u32) -> bool {
+    pub(super) fn is_healthy(&self, s: usize, id: u32) -> bool {
         let Some(route) = self.sessions[s].applied.route(id) else { return false };
         let mut all = self.claims.iter().flat_map(|claim| &claim.members);
         all.any(|m| {
             route.domains.iter().any(|domain| m.is_at(s, domain, &route.path, &route.backend))
+                && m.answered
                 && self.answers(m)
         })
     }
@@ -499,6 +500,7 @@ impl Model {
         due.extend(self.claims.iter().filter_map(|claim| claim.until));
         due.extend(self.sessions.iter().filter(|s| !s.ended).filter_map(|s| s.drain).map(Drain::ends));
         due.extend(self.verdict_deadlines());
+        due.extend(self.test_deadline());
         for connection in &self.connections {
             due.extend(connection.waiting.as_ref().map(|waiting| waiting.since() + self.rules.longest_wait));
         }

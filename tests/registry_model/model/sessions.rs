@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::config::Config;
 use super::maintenance::Maintained;
 use super::staging::{Given, Pending};
-use super::{Model, Out, Session, Want};
+use super::{Model, Session, Want};
 
 /// An end that the store did not take is tried again, and a stage that it decides on is looked at again.
 pub(crate) const STORE_RETRY: u64 = 5_000;
@@ -252,10 +252,11 @@ impl Model {
             self.connections.iter().filter(|c| c.session == Some(s)).map(|c| c.number).collect();
         self.end(s);
         if let Some(conn) = asked_by {
+            self.give_up_tests(conn);
             self.exactly(conn, "SHUTDOWN_OK");
         }
         for number in bound {
-            self.out.push(Out::Close(number));
+            self.say_goodbye(number);
             self.connections.retain(|c| c.number != number);
             self.end_subscriptions(|s| s.conn == number);
         }
@@ -336,7 +337,7 @@ impl Model {
             .collect();
         for number in silent {
             self.say(number, Want::Begins("ERROR|".to_owned()));
-            self.out.push(Out::Close(number));
+            self.say_goodbye(number);
             self.close(number);
         }
     }

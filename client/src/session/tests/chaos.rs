@@ -153,6 +153,7 @@ impl World {
             request_timeout: Duration::from_secs(10),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(10),
+            route_watch: None,
         };
         World {
             session: Session::new("proxy:81".into(), timing, intent(&[]), seed, now),

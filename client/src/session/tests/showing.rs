@@ -1,7 +1,7 @@
 //! What people see: drain, maintenance, and what is asked through the session on the way.
 
 use super::super::*;
-use super::story::{Story, intent, route, routes};
+use super::story::{Story, intent, route, routes, secs};
 use super::{MAIN, live};
 use crate::intent::{MaintenanceAction as Action, MaintenanceRequest, MaintenanceTarget};
 
@@ -34,7 +34,11 @@ fn in_maintenance() -> Story {
 
 /// The same beginning at a reference server: one route, r2, after the entries of former sessions are gone.
 fn live_at_reference(intent: Intent) -> Story {
-    let mut story = Story::new(intent);
+    live_at_reference_with(intent, |_| {})
+}
+
+fn live_at_reference_with(intent: Intent, change: impl FnOnce(&mut Timing)) -> Story {
+    let mut story = Story::with(intent, change);
     story.play(
         "~ dial
          > REGISTER|web|web-1|0|{}
@@ -464,6 +468,137 @@ fn a_reference_server_that_has_lost_a_route_is_noticed_at_the_keepalive_and_repa
          > CIRCUIT_BREAKER_STATUS|S1|r2
          < ERROR|circuit breaker not found",
     );
+}
+
+/// Every second in a session's first minute, when its predecessor's session may end, and then every 3 s.
+#[test]
+fn a_reference_server_is_asked_about_its_routes_more_often_while_the_session_is_young() {
+    let mut story = live_at_reference_with(main_intent(), |timing| timing.route_watch = None);
+    let look = "> CIRCUIT_BREAKER_STATUS|S1|r2\n< ERROR|circuit breaker not found";
+    for _ in 0..29 {
+        story.play(&format!("+ 1s\n{look}"));
+    }
+    story.play(&format!("+ 1s\n> PING|S1\n< PONG\n{look}"));
+    for _ in 0..29 {
+        story.play(&format!("+ 1s\n{look}"));
+    }
+    story.play(&format!("+ 1s\n> PING|S1\n< PONG\n{look}\n+ 2900ms"));
+    for _ in 0..5 {
+        story.play(&format!("+ 100ms\n{look}\n+ 2900ms"));
+    }
+}
+
+#[test]
+fn of_many_routes_a_reference_server_is_asked_about_some_at_a_time_and_all_in_turn() {
+    let many: Vec<(String, Route)> =
+        (0..20).map(|number| (format!("m{number:02}"), route(&format!("d{number:02}.com"), MAIN))).collect();
+    let wanted: Vec<(&str, Route)> = many.iter().map(|(key, route)| (key.as_str(), route.clone())).collect();
+    let mut story = Story::with(intent(&wanted), |timing| timing.route_watch = None);
+    story.play("~ dial\n> REGISTER|web|web-1|0|{}\n< ACK|S1\n> SESSION_INFO|S1\n< REFERENCE\n> ROUTE_ADD|S1|d00.com|/|http://10.2.2.7:8080/|10");
+    story.say("ROUTE_OK|r1");
+    let mut id = 1;
+    let mut answer_all = |story: &mut Story| {
+        let mut asked = Vec::new();
+        while let Some(line) = story.take_sent() {
+            let fields: Vec<&str> = line.split('|').collect();
+            let reply = match fields[0] {
+                "ROUTE_ADD" => {
+                    id += 1;
+                    format!("ROUTE_OK|r{id}")
+                }
+                "ROUTE_REMOVE" => format!("ROUTE_OK|{}", fields[2]),
+                "CIRCUIT_BREAKER_STATUS" => {
+                    asked.push(fields[2].to_owned());
+                    "ERROR|circuit breaker not found".to_owned()
+                }
+                _ => "OK".to_owned(),
+            };
+            story.say(&reply);
+        }
+        asked
+    };
+    assert!(answer_all(&mut story).is_empty());
+    let mut looks = Vec::new();
+    for _ in 0..3 {
+        story.wait(secs(1));
+        looks.push(answer_all(&mut story));
+    }
+    assert!(looks.iter().all(|look| look.len() == 16), "{looks:?}");
+    let all: BTreeSet<&String> = looks[..2].iter().flatten().collect();
+    assert_eq!(all.len(), 20, "{looks:?}");
+}
+
+#[test]
+fn a_drain_does_not_wait_for_the_answer_to_a_backend_test() {
+    let mut story = live();
+    let test = |story: &mut Story| {
+        let url = "http://10.2.2.7:8080/".parse().unwrap();
+        story.session.call(Ticket(1), Request::BackendTest(url), story.now);
+    };
+    test(&mut story);
+    story.show(Visibility::Draining);
+    story.play(
+        r#"> BACKEND_TEST|S1|http://10.2.2.7:8080/
+           > DRAIN_START|S1|0s
+           + 3s
+           < BACKEND_FAIL|{"reachable":false,"error":"slow"}
+           < DRAIN_OK|2026-01-01T00:00:00Z"#,
+    );
+    assert_eq!(story.session.status().shown, Visibility::Draining);
+    assert_eq!(story.answered.len(), 1);
+
+    // A reference server carries out one after the other, and has no drain that is none.
+    let mut story = live_at_reference(main_intent());
+    test(&mut story);
+    story.show(Visibility::Draining);
+    story.play("> BACKEND_TEST|S1|http://10.2.2.7:8080/");
+}
+
+/// The page is shown no longer, whatever the verdict says.
+#[test]
+fn what_was_left_without_a_good_verdict_is_entered_again_when_that_is_asked_for() {
+    let left = "> MAINT_EXIT|S1|r1
+         < ACK
+         < ERROR|timeout waiting for backend to become reachable
+         ! ERROR
+         ! MAINT_PROXY_EXITED";
+    let mut story = in_maintenance();
+    exit(&mut story, MaintenanceTarget::All);
+    story.play(left);
+    assert_eq!(story.session.status().shown, Visibility::Live);
+    story.play("+ 28s");
+    enter(&mut story, MaintenanceTarget::All);
+    story.play("> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK");
+    assert_eq!(story.session.status().maintenance.values().collect::<Vec<_>>(), [&false]);
+    story.play("< MAINT_OK|r1\n! MAINT_PROXY_ENTERED");
+
+    let mut story = live_at_reference(main_intent());
+    let entered = "> MAINT_ENTER|S1|r2|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r2\n! MAINT_PROXY_ENTERED";
+    enter(&mut story, MaintenanceTarget::All);
+    story.play(entered);
+    exit(&mut story, MaintenanceTarget::All);
+    story.play(&left.replace("r1", "r2"));
+    enter(&mut story, MaintenanceTarget::All);
+    story.play(entered);
+}
+
+#[test]
+fn maintenance_that_is_wanted_again_before_it_was_left_is_asked_for_again() {
+    let mut story = in_maintenance();
+    exit(&mut story, MaintenanceTarget::All);
+    story.play("! MAINT_EXIT_REQUESTED\n> MAINT_EXIT|S1|r1\n< ACK");
+    enter(&mut story, MaintenanceTarget::All);
+    // The page may be gone at any moment, so nobody is told that it is there.
+    story.play("! MAINT_REQUESTED\n+ 1s\n< MAINT_OK|r1\n> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK");
+    assert!(!story.events().contains(&"MAINT_PROXY_ENTERED"));
+    story.play("< MAINT_OK|r1\n! MAINT_PROXY_ENTERED");
+
+    // The same where the connection is lost in between, and with it the verdict.
+    let mut story = in_maintenance();
+    exit(&mut story, MaintenanceTarget::All);
+    story.play("> MAINT_EXIT|S1|r1\n< ACK\n~ eof");
+    enter(&mut story, MaintenanceTarget::All);
+    resume(&mut story, r#""r1""#, "> MAINT_ENTER|S1|r1|http://10.2.2.7:3001/\n< ACK\n< MAINT_OK|r1");
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Story {
             request_timeout: secs(10),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: secs(10),
+            route_watch: Some(secs(30)),
         };
         change(&mut timing);
         let now = Instant::now();
@@ -97,6 +98,22 @@ impl Story {
             ..intent(&[]).goal()
         };
         self.session.want(goal, self.now);
+    }
+
+    /// The next line that no script has consumed.
+    pub(super) fn take_sent(&mut self) -> Option<String> {
+        self.collect();
+        self.sent.pop_front()
+    }
+
+    /// The registry sends this line.
+    pub(super) fn say(&mut self, text: &str) {
+        self.session.receive(Received::Line(line(text)), self.now);
+    }
+
+    /// Time passes.
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.pass(time);
     }
 
     /// The names of the events that no script has consumed.

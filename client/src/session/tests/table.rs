@@ -65,7 +65,7 @@ fn says(session: &mut Session, text: &str, now: Instant) {
     session.receive(Received::Line(line(text)), now);
 }
 
-const INPUTS: [(&str, Input); 16] = [
+const INPUTS: [(&str, Input); 17] = [
     ("link up", |session, now| session.link_up(PEER, now)),
     ("link failed", |session, now| session.link_failed(ConnectError::Refused { address: PEER }, now)),
     ("EOF", |session, now| session.link_down(Cause::Closed, now)),
@@ -87,6 +87,7 @@ const INPUTS: [(&str, Input); 16] = [
         session.want(Goal { change, routes, ..intent(&[]).goal() }, now);
     }),
     ("take over", Session::take_over),
+    ("network changed", Session::network_changed),
     ("leave", Session::leave),
 ];
 

@@ -1,10 +1,13 @@
 //! Gives hyper's answers to requests that it cannot parse a body like every page of the proxy has. hyper answers them
 //! with a bare head, without calling the service.
+//!
+//! It must not know what a request means: it keeps how the latest request began, so that the page can name the byte that
+//! no URL may hold.
 
+use std::borrow::Cow;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-
 use std::task::{Context, Poll, ready};
 
 use http::StatusCode;
@@ -13,21 +16,31 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::server::proxy::client_state::response_state::ResponseState;
 use crate::server::proxy::http::page;
 
+use super::refused_target::{explanation, refused_byte};
+
+/// How much is kept of a request's beginning: enough for most targets, little beside what an idle connection holds.
+const KEPT: usize = 256;
+
 /// An HTTP/1.1 client's stream.
 #[derive(Debug)]
 pub(super) struct ParseErrorPageStream<T> {
     stream: T,
     responses: Arc<ResponseState>,
+    /// What the client sent first when it last sent something and no response was open.
+    beginning: [u8; KEPT],
+    /// How many bytes of `beginning` that is.
+    kept: usize,
 }
 
 impl<T: AsyncWrite + Unpin> ParseErrorPageStream<T> {
     pub(super) fn new(stream: T, responses: Arc<ResponseState>) -> Self {
-        ParseErrorPageStream { stream, responses }
+        ParseErrorPageStream { stream, responses, beginning: [0; KEPT], kept: 0 }
     }
 
     /// The page for an answer of hyper's own. Bytes are that if no response is open or unwritten.
     fn page(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        (!self.responses.is_unwritten()).then(|| with_body(bytes)).flatten()
+        let beginning = &self.beginning[..self.kept];
+        (!self.responses.is_unwritten()).then(|| with_body(bytes, beginning)).flatten()
     }
 
     /// Writes `page` in place of the `length` bytes of the bare head. It is short and the first thing in the socket's
@@ -38,17 +51,18 @@ impl<T: AsyncWrite + Unpin> ParseErrorPageStream<T> {
     }
 }
 
-/// Adds a body to a head without one.
-fn with_body(head: &[u8]) -> Option<Vec<u8>> {
+/// Adds a body to a head without one, which answers the request that begins with `request`.
+fn with_body(head: &[u8], request: &[u8]) -> Option<Vec<u8>> {
     let head = std::str::from_utf8(head).ok()?;
     let status = StatusCode::from_bytes(head.strip_prefix("HTTP/1.1 ")?.get(..3)?.as_bytes()).ok()?;
     let why = match status {
-        StatusCode::BAD_REQUEST => "The request could not be understood.",
-        StatusCode::URI_TOO_LONG => "The request's target is too long.",
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The request's head is too large.",
+        StatusCode::BAD_REQUEST => refused_byte(request)
+            .map_or(Cow::Borrowed("The request could not be understood."), |byte| explanation(byte).into()),
+        StatusCode::URI_TOO_LONG => "The request's target is too long.".into(),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "The request's head is too large.".into(),
         _ => return None,
     };
-    let body = page::text(status, why);
+    let body = page::text(status, &why);
     let (before, after) = head.split_once("content-length: 0\r\n")?;
     let about = "content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\ncache-control: no-store";
     Some(format!("{before}{about}\r\ncontent-length: {}\r\n{after}{body}", body.len()).into_bytes())
@@ -60,7 +74,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for ParseErrorPageStream<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if !self.responses.is_unwritten() {
+            let new = &buf.filled()[before..];
+            let kept = new.len().min(KEPT);
+            self.beginning[..kept].copy_from_slice(&new[..kept]);
+            self.kept = kept;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -11,7 +11,6 @@ use http::header::HOST;
 use http::uri::Scheme as UriScheme;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::server::routing::Member;
 use registry_client::protocol::Scheme;
@@ -78,7 +77,7 @@ pub(crate) async fn checkout(
             return Ok(reused(UpstreamConnection::Http1(idle)));
         }
         // Boxed, because the future is large and seldom needed.
-        return Box::pin(connect_plain(dialer, member, patience)).await;
+        return Box::pin(connect_plain((pool, dialer), member, patience)).await;
     }
     let name = pooled_name(member, request);
     let connector = Connector { pool, dialer, member, name, must_be_new, patience, now };
@@ -94,11 +93,11 @@ fn new(connection: UpstreamConnection) -> Checkout {
 }
 
 async fn connect_plain(
-    dialer: &Dialer,
+    (pool, dialer): (&Pool, &Dialer),
     member: &Member,
     patience: Duration,
 ) -> Result<Checkout, ConnectError> {
-    let stream = dialer.connect_within(patience, &member.backend, member.terms.peer).await?;
+    let stream = pool.watch(dialer.connect_within(patience, &member.backend, member.terms.peer).await?);
     Ok(new(UpstreamConnection::Http1(Http1Connection::handshake(stream, None).await?)))
 }
 
@@ -196,10 +195,10 @@ impl Connector<'_> {
     }
 
     async fn connect(&self, offer: Offer) -> Result<Connected, ConnectError> {
-        let Connector { dialer, member, patience, .. } = self;
-        let stream = dialer.connect_within(*patience, &member.backend, member.terms.peer).await?;
+        let Connector { pool, dialer, member, patience, .. } = self;
+        let stream = pool.watch(dialer.connect_within(*patience, &member.backend, member.terms.peer).await?);
         if self.member.backend.scheme() == Scheme::H2c {
-            let io = TokioIo::<TcpStream>::new(stream);
+            let io = TokioIo::new(stream);
             return Ok(Connected::Http2(http2_connections::handshake(io).await?));
         }
         let name = self.name.as_deref().and_then(dns_name);

@@ -23,8 +23,11 @@ const MAX_NAME_AGE: Duration = Duration::from_secs(3);
 const MAX_NAMES: usize = 1024;
 /// How many of a name's addresses are tried.
 const MAX_ADDRESSES: usize = 4;
-/// How long a connection may be silent before TCP sends keepalive probes. Upgraded connections depend on it.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// After so long a silence TCP sends keepalive probes, at such intervals. Without an answer to as many the connection is
+/// over. What is unacknowledged keeps TCP from probing: that is up to `liveness`.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 2;
 
 /// Connects to the backends that the policy permits.
 pub(crate) struct Dialer {
@@ -133,7 +136,10 @@ impl Dialer {
             return Err(DialError::NotAllowed(address.ip()));
         }
         stream.set_nodelay(true).map_err(failed)?;
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(failed)?;
         Ok(stream)
     }

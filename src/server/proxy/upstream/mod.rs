@@ -7,6 +7,7 @@
 //! | `connection`, `http1`, `http2` | a connection for one request; alone on it (HTTP/1.1) or with others (HTTP/2) |
 //! | `dial`, `tls` | TCP connections as the policy allows; the TLS handshake and what is verified |
 //! | `recovery` | requests that wait for a member that cannot be connected to |
+//! | `liveness` | finds connections whose backend is gone without a word |
 //! | `request_body` | a request's body on its way to a backend |
 //! | `early_response` | reads the response of a backend that closes before it has read the whole request |
 //!
@@ -18,6 +19,7 @@ pub(crate) mod dial;
 mod early_response;
 mod http1;
 mod http2;
+mod liveness;
 pub(crate) mod pool;
 pub(crate) mod recovery;
 pub(crate) mod request_body;

@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
+
 use crate::server::routing::MemberId;
 
 use super::connection::UpstreamConnection;
 use super::http1::Http1Connection;
 use super::http2::Http2Connections;
+use super::liveness::{Liveness, WatchedStream};
 use super::tls::PooledName;
 
 /// How long a connection may be idle. Node closes idle connections after 5 s (SEMANTICS section 9).
@@ -25,6 +28,8 @@ pub(crate) struct Pool {
     /// Idle HTTP/1.1 connections, the one used last at the end.
     idle: RefCell<HashMap<MemberId, Vec<Idle>, foldhash::fast::RandomState>>,
     http2: RefCell<HashMap<MemberId, Rc<Http2Connections>>>,
+    /// All of them, also while requests have them.
+    liveness: Liveness,
 }
 
 struct Idle {
@@ -77,6 +82,16 @@ impl Pool {
             !connections.is_empty()
         });
         self.http2.borrow_mut().retain(|_, connections| connections.drop_idle(now, MAX_IDLE));
+    }
+
+    /// Watches a new connection: reading fails when its backend is gone without a word.
+    pub(super) fn watch(&self, stream: TcpStream) -> WatchedStream {
+        self.liveness.watch(stream)
+    }
+
+    /// Ends the connections whose backends are gone. To be called about every second.
+    pub(crate) fn look_for_dead(&self, now: Instant) {
+        self.liveness.look(now);
     }
 
     pub(super) fn http2(&self, member: MemberId) -> Rc<Http2Connections> {

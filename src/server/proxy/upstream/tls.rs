@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -101,8 +101,8 @@ pub(crate) enum Offer {
 }
 
 /// A connection after its TLS handshake.
-pub(crate) struct TlsConnection {
-    pub(crate) stream: TlsStream<TcpStream>,
+pub(crate) struct TlsConnection<S> {
+    pub(crate) stream: TlsStream<S>,
     /// The backend chose HTTP/2.
     pub(crate) is_http2: bool,
     /// Whether the certificate is valid. Always true for a backend with a name.
@@ -127,13 +127,13 @@ impl BackendTls {
 
     /// Does the handshake on a connection to `backend`, within 5 s. `sni` is the server name to send; without one it is
     /// the backend's own name.
-    pub(crate) async fn handshake(
+    pub(crate) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        stream: TcpStream,
+        stream: S,
         backend: &BackendUrl,
         sni: Option<DnsName<'static>>,
         offer: Offer,
-    ) -> Result<TlsConnection, TlsError> {
+    ) -> Result<TlsConnection<S>, TlsError> {
         let identity = identity(backend);
         let verifier = Arc::new(Verifier {
             enforce: matches!(backend.host(), Host::Name(_)),

@@ -103,7 +103,9 @@ async fn check_idle(connections: Rc<Connections>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        context.pool.drop_idle(StdInstant::now());
+        let std_now = StdInstant::now();
+        context.pool.drop_idle(std_now);
+        context.pool.look_for_dead(std_now);
         let now = context.clock.tick();
         for client in connections.open.borrow().values() {
             client.check_timeouts(now);

@@ -3,7 +3,7 @@
 use registry_client::protocol::{BackendUrl, Refusal};
 
 use crate::server::registry::api::Effect;
-use crate::server::registry::engine::{Engine, Outcome, Wait};
+use crate::server::registry::engine::{Engine, Outcome};
 use crate::server::registry::model::{ConnId, SessionNo};
 
 pub(super) fn backend_test(engine: &mut Engine, conn: ConnId, no: SessionNo, url: BackendUrl) -> Outcome {
@@ -14,5 +14,5 @@ pub(super) fn backend_test(engine: &mut Engine, conn: ConnId, no: SessionNo, url
     let peer = session.peer;
     let test = engine.begin_test(conn);
     engine.push(Effect::Test { test, url, peer });
-    Outcome::Wait(Wait::Test(test))
+    Outcome::Test(test)
 }

@@ -47,7 +47,9 @@ pub(super) fn breaker_status(
     id: RouteId,
 ) -> Result<Reply, Refusal> {
     let session = engine.session(no)?;
-    let status = breaker(session, id)?.breaker().status(now.mono);
+    // A route without a breaker has one that never opens.
+    let applied = session.applied.get(&id).ok_or_else(|| not_in_force(session, id))?;
+    let status = applied.state.breaker().status(now.mono);
     let ago = |at: Instant| now.wall - now.mono.saturating_duration_since(at);
     let ahead = |at: Instant| now.wall + at.saturating_duration_since(now.mono);
     Ok(Reply::CircuitStatus(CircuitStatus {
@@ -56,7 +58,7 @@ pub(super) fn breaker_status(
         successes: status.successes.into(),
         last_failure: status.last_failure.map(ago).map(rfc3339).unwrap_or_default(),
         next_attempt: status.next_attempt.map(ahead).map(rfc3339).unwrap_or_default(),
-        healthy: engine.membership().is_served(&session.members, id),
+        healthy: engine.membership().is_healthy(&session.members, id),
         in_maintenance: session.maintenance.of(id).is_some(),
         draining: session.drain.is_some(),
     }))
@@ -90,11 +92,14 @@ fn entry(route_id: RouteId, state: Option<&Arc<RouteState>>) -> Stats {
     }
 }
 
+/// A route that is only staged has no breaker yet.
+fn not_in_force(session: &Session, id: RouteId) -> Refusal {
+    session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound)
+}
+
 /// The state of a route that has a breaker in force.
 fn breaker(session: &Session, id: RouteId) -> Result<&RouteState, Refusal> {
-    let Some(applied) = session.applied.get(&id) else {
-        return Err(session.spec(id).map_or(Refusal::RouteNotFound, |_| Refusal::CircuitBreakerNotFound));
-    };
+    let applied = session.applied.get(&id).ok_or_else(|| not_in_force(session, id))?;
     settings_breaker(&applied.route.settings, &session.defaults).ok_or(Refusal::CircuitBreakerNotFound)?;
     Ok(&applied.state)
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use registry_client::protocol::{Command, Refusal};
+use registry_client::protocol::{Command, Refusal, Reply, ServerLine};
 
 use crate::server::registry::model::{ConnId, SessionNo, TestId, Tx};
 
@@ -26,20 +26,28 @@ struct Connection {
     taken_over: Option<SessionNo>,
     /// It has sent a valid command.
     is_known: bool,
-    /// What its oldest unanswered command waits for.
+    /// What its oldest command that has not run waits for.
     wait: Option<Wait>,
+    /// From the oldest BACKEND_TEST without an answer on: everything that was to be sent since, in order.
+    due: VecDeque<Due>,
     /// How many verdicts on maintenance requests it has not been sent.
     verdicts: usize,
-    /// The commands behind the one that waits. Replies come in the order of the commands.
+    /// The commands behind the one that waits.
     queue: VecDeque<Line>,
+}
+
+/// What is to be sent on a connection in its turn.
+enum Due {
+    /// The answer to a BACKEND_TEST, which is not there yet.
+    Answer(TestId),
+    /// This line, when all answers before it are there.
+    Line(ServerLine),
 }
 
 /// What a command waits for.
 pub(crate) enum Wait {
     /// The store's decision.
     Store(Tx),
-    /// A backend's answer.
-    Test(TestId),
     /// The store's decision on an earlier change of the same session. The command runs after it.
     Turn(SessionNo, Box<Command>),
 }
@@ -50,7 +58,7 @@ pub(super) enum Arrival {
     Run(Line),
     /// It waits behind another command.
     Queued,
-    /// Too many commands wait there already.
+    /// Too many commands or replies wait there already.
     Full,
     /// The connection is closed.
     Closed,
@@ -59,8 +67,8 @@ pub(super) enum Arrival {
 /// What a connection leaves behind that has been closed.
 pub(super) struct Closed {
     pub(super) bound: Option<SessionNo>,
-    /// The BACKEND_TEST that it waited for.
-    pub(super) test: Option<TestId>,
+    /// The BACKEND_TESTs that it waited for.
+    pub(super) tests: Vec<TestId>,
 }
 
 impl Connections {
@@ -92,6 +100,7 @@ impl Connections {
             taken_over: None,
             is_known: false,
             wait: None,
+            due: VecDeque::new(),
             verdicts: 0,
             queue: VecDeque::new(),
         };
@@ -109,11 +118,7 @@ impl Connections {
                 self.by_address.remove(&connection.peer);
             }
         }
-        let test = match connection.wait {
-            Some(Wait::Test(test)) => Some(test),
-            _ => None,
-        };
-        Some(Closed { bound: connection.bound, test })
+        Some(Closed { bound: connection.bound, tests: connection.tests().collect() })
     }
 
     pub(super) fn peer(&self, conn: ConnId) -> Option<IpAddr> {
@@ -151,17 +156,57 @@ impl Connections {
         self.open.get(&conn).is_some_and(|connection| connection.taken_over == Some(no))
     }
 
-    /// Takes in a line. At most `limit` commands wait behind one that has no answer yet.
+    /// Takes in a line. At most `limit` commands and replies wait behind a command that has no answer yet.
     pub(super) fn arrive(&mut self, conn: ConnId, line: Line, limit: usize) -> Arrival {
         let Some(connection) = self.open.get_mut(&conn) else { return Arrival::Closed };
-        if connection.wait.is_none() {
+        let is_idle = connection.wait.is_none() && connection.due.is_empty();
+        if !is_idle && connection.queue.len() + connection.due.len().saturating_sub(1) >= limit {
+            Arrival::Full
+        } else if connection.wait.is_none() {
             Arrival::Run(line)
-        } else if connection.queue.len() < limit {
+        } else {
             connection.queue.push_back(line);
             Arrival::Queued
-        } else {
-            Arrival::Full
         }
+    }
+
+    /// The line, if it may be sent now. Otherwise it is kept until the answers before it are there.
+    pub(super) fn in_turn(&mut self, conn: ConnId, line: ServerLine) -> Option<ServerLine> {
+        match self.open.get_mut(&conn) {
+            Some(connection) if !connection.due.is_empty() => {
+                connection.due.push_back(Due::Line(line));
+                None
+            }
+            _ => Some(line),
+        }
+    }
+
+    /// The next reply is the result of this test.
+    pub(super) fn expect_test(&mut self, conn: ConnId, test: TestId) {
+        if let Some(connection) = self.open.get_mut(&conn) {
+            connection.due.push_back(Due::Answer(test));
+        }
+    }
+
+    /// The answer to a test is there. Returns the lines that may be sent now.
+    pub(super) fn test_answered(&mut self, conn: ConnId, test: TestId, reply: Reply) -> Vec<ServerLine> {
+        let Some(connection) = self.open.get_mut(&conn) else { return Vec::new() };
+        let is_it = |due: &&mut Due| matches!(due, Due::Answer(of) if *of == test);
+        if let Some(due) = connection.due.iter_mut().find(is_it) {
+            *due = Due::Line(reply.into());
+        }
+        let is_line = |due: &Due| matches!(due, Due::Line(_));
+        let count = connection.due.iter().take_while(|due| is_line(due)).count();
+        let lines = connection.due.drain(..count).filter_map(|due| match due {
+            Due::Line(line) => Some(line),
+            Due::Answer(_) => None,
+        });
+        lines.collect()
+    }
+
+    /// The tests whose answers a connection waits for, oldest first.
+    pub(super) fn tests(&self, conn: ConnId) -> Vec<TestId> {
+        self.open.get(&conn).map_or(Vec::new(), |connection| connection.tests().collect())
     }
 
     /// The connection has sent a valid command. Returns whether it is its first; `None`: it is closed.
@@ -200,5 +245,14 @@ impl Connections {
         if let Some(connection) = self.open.get_mut(&conn) {
             connection.verdicts = connection.verdicts.saturating_add_signed(more);
         }
+    }
+}
+
+impl Connection {
+    fn tests(&self) -> impl Iterator<Item = TestId> + '_ {
+        self.due.iter().filter_map(|due| match due {
+            Due::Answer(test) => Some(*test),
+            Due::Line(_) => None,
+        })
     }
 }

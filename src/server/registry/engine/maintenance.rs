@@ -250,7 +250,7 @@ impl Engine {
             .iter()
             .filter(|(id, _)| target == RouteOrAll::All || target == RouteOrAll::Route(**id));
         let probe = |(_, Applied { route, .. }): (&RouteId, &Applied)| {
-            page_probe(&route.spec.backend, session.peer, route.spec.domains.first_exact())
+            page_probe(&route.spec.backend, session.peer, route.spec.domains.to_call().as_ref())
         };
         touched.filter(|(id, _)| has_page(**id)).map(probe).collect()
     }

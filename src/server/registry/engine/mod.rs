@@ -64,7 +64,6 @@ use crate::server::registry::session::{Session, SessionIndex};
 use crate::server::routing::MemberId;
 
 pub(crate) use bind::NewSession;
-pub(crate) use connections::Wait;
 pub(crate) use queue::Outcome;
 
 use backend_tests::BackendTests;
@@ -151,7 +150,7 @@ impl Engine {
                     self.member_answered(now, &answered);
                 }
             }
-            Input::Tested(test, result) => self.tested(now, test, result),
+            Input::Tested(test, result) => self.tested(test, result),
             Input::Ejection(member) => self.membership.ejection(member, now.mono),
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
@@ -171,6 +170,7 @@ impl Engine {
         while let Some(timer) = self.timers.pop(now.mono) {
             match timer {
                 Timer::Silent(conn) => self.drop_connection(now, conn, "no valid command in time"),
+                Timer::Test(test) => self.tested(test, Err("no answer in time".to_owned())),
                 Timer::Wait(conn) => self.waited_too_long(now, conn),
                 Timer::Orphan(no) => self.orphan_over(now, no),
                 Timer::MarkLost(no) => self.touch(no),

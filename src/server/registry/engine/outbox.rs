@@ -8,8 +8,11 @@ use crate::server::registry::model::ConnId;
 use super::Engine;
 
 impl Engine {
+    /// Sends a line in its turn: behind the answers to the BACKEND_TESTs that came before what it answers.
     pub(super) fn send(&mut self, conn: ConnId, line: impl Into<ServerLine>) {
-        self.push(Effect::Send(conn, line.into()));
+        if let Some(line) = self.connections.in_turn(conn, line.into()) {
+            self.push(Effect::Send(conn, line));
+        }
     }
 
     /// Writes what happened to a session to the log. A follower leaves that to the leader.

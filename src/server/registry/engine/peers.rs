@@ -37,8 +37,9 @@ impl Engine {
         let Some(closed) = self.connections.remove(conn) else { return };
         self.timers.cancel(Timer::Silent(conn));
         self.timers.cancel(Timer::Wait(conn));
-        if let Some(test) = closed.test {
+        for test in closed.tests {
             self.tests.end(test);
+            self.timers.cancel(Timer::Test(test));
         }
         self.drop_subscriptions_on(conn);
         if let Some(no) = closed.bound {
@@ -46,9 +47,10 @@ impl Engine {
         }
     }
 
-    /// Closes a connection from our side.
+    /// Closes a connection from our side, when everything has been sent that is due there.
     pub(super) fn close(&mut self, now: Now, conn: ConnId) {
         if self.connections.contains(conn) {
+            self.give_up_tests(conn);
             self.push(Effect::Close(conn));
             self.closed(now, conn);
         }

@@ -1,11 +1,14 @@
 //! Which command runs next.
 //!
-//! Replies come in the order of the commands, so a connection's commands wait behind one that has no answer yet. A
-//! command also waits while the store decides on a change of its session, if it could get in the way of that.
+//! Replies come in the order of the commands. Commands wait behind one that waits for the store, because what they do
+//! may depend on the decision. A command also waits while the store decides on a change of its session, if it could get
+//! in the way of that. A BACKEND_TEST changes nothing, so commands behind it run at once and only their replies wait: a
+//! slow backend must not hold back a drain (PROTOCOL section 1).
 
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{Command, Refusal, Reply, Request, SessionRef};
 
+use crate::server::registry::api::Effect;
 use crate::server::registry::model::{ConnId, Now, SessionNo, TestId, Tx};
 
 use super::Engine;
@@ -18,8 +21,10 @@ pub(crate) enum Outcome {
     Reply(Reply),
     /// It has been answered.
     Done,
-    /// It is answered later.
+    /// It is answered later, and the commands behind it run after that.
     Wait(Wait),
+    /// It is answered when this test is over. The commands behind it run meanwhile.
+    Test(TestId),
 }
 
 impl From<Result<Reply, Refusal>> for Outcome {
@@ -53,6 +58,10 @@ impl Engine {
                 if self.connections.wait(conn, wait) {
                     self.timers.set(Timer::Wait(conn), now.mono + self.config.longest_wait);
                 }
+            }
+            Outcome::Test(test) => {
+                self.connections.expect_test(conn, test);
+                self.timers.set(Timer::Test(test), now.mono + self.config.longest_wait);
             }
         }
     }
@@ -131,32 +140,35 @@ impl Engine {
         }
     }
 
-    /// Begins a BACKEND_TEST for a command, which waits for its result.
+    /// Begins a BACKEND_TEST for a command, whose answer is the result.
     pub(crate) fn begin_test(&mut self, conn: ConnId) -> TestId {
         self.tests.begin(conn)
     }
 
-    pub(super) fn tested(&mut self, now: Now, test: TestId, result: Result<BackendReport, String>) {
+    /// A test is over, or is given up. Its result is sent, and the replies that waited behind it.
+    pub(super) fn tested(&mut self, test: TestId, result: Result<BackendReport, String>) {
+        self.timers.cancel(Timer::Test(test));
         let Some(conn) = self.tests.end(test) else { return };
-        if self.stop_waiting(conn, |wait| matches!(wait, Wait::Test(of) if *of == test)).is_some() {
-            self.send(conn, result.map_or_else(Reply::BackendFail, Reply::BackendOk));
-            self.resume(now, conn);
+        let reply = result.map_or_else(Reply::BackendFail, Reply::BackendOk);
+        for line in self.connections.test_answered(conn, test, reply) {
+            self.push(Effect::Send(conn, line));
+        }
+    }
+
+    /// Gives up the tests that a connection waits for, because no more is sent there than what is due now.
+    pub(super) fn give_up_tests(&mut self, conn: ConnId) {
+        for test in self.connections.tests(conn) {
+            self.tested(test, Err("the connection ends".to_owned()));
         }
     }
 
     /// Refuses a command that has waited as long as one may (PROTOCOL section 1). What it waited for may still happen;
     /// a client sees it in the session's revision.
     pub(super) fn waited_too_long(&mut self, now: Now, conn: ConnId) {
-        let Some(wait) = self.stop_waiting(conn, |_| true) else { return };
-        let reply = match wait {
-            Wait::Store(_) | Wait::Turn(..) => Reply::Error(Refusal::StoreUnavailable),
-            Wait::Test(test) => {
-                self.tests.end(test);
-                Reply::BackendFail("no answer in time".to_owned())
-            }
-        };
-        self.send(conn, reply);
-        self.resume(now, conn);
+        if self.stop_waiting(conn, |_| true).is_some() {
+            self.send(conn, Reply::Error(Refusal::StoreUnavailable));
+            self.resume(now, conn);
+        }
     }
 }
 

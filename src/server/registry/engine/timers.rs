@@ -3,13 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use crate::server::registry::model::{ConnId, SessionNo};
+use crate::server::registry::model::{ConnId, SessionNo, TestId};
 
 /// What becomes due. Deadlines of the same moment come in the order of the kinds here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// The connection has not sent a valid command in time.
     Silent(ConnId),
+    /// A backend had as long to answer a BACKEND_TEST as a command may wait.
+    Test(TestId),
     /// The connection's command has waited as long as one may.
     Wait(ConnId),
     /// The session's stage was not applied in time. It comes before the end of the session, which may go to the store.

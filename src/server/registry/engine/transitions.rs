@@ -46,6 +46,8 @@ impl Engine {
         let bound = self.sessions.get(no).and_then(|session| session.conn);
         self.advance(now, no, SessionEvent::ShutDown);
         if let Some(conn) = asked_by {
+            // The client's process ends when it has the reply, so that must not wait for a backend.
+            self.give_up_tests(conn);
             self.send(conn, Reply::ShutdownOk);
         }
         if let Some(bound) = bound {

@@ -151,10 +151,11 @@ impl Membership {
         self.members(claim).map(of).filter(|(_, session)| sessions.contains(session)).collect()
     }
 
-    /// Whether the route leads to one of these members, and that member serves.
-    pub(crate) fn is_served(&self, members: &MemberSet, route: RouteId) -> bool {
+    /// Whether the route leads to one of these members that has answered its probe and gets requests.
+    pub(crate) fn is_healthy(&self, members: &MemberSet, route: RouteId) -> bool {
         let mut records = members.iter().filter_map(|id| self.members.get(&id));
-        records.any(|record| record.is_of(route) && record.state.serves())
+        records
+            .any(|record| record.is_of(route) && record.state.serves() && !record.is_new() && !record.ejected)
     }
 
     /// Which claim a member is in.

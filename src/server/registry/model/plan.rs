@@ -122,7 +122,7 @@ fn check(route: &Route, option: &dyn Fn(OptionKey) -> Option<RouteOption>) -> Op
     let interval = interval.unwrap_or(CHECK_INTERVAL);
     (!interval.is_zero()).then(|| HealthQuestion {
         path,
-        host: route.spec.domains.first_exact().cloned(),
+        host: route.spec.domains.to_call(),
         interval,
         timeout: duration(OptionKey::HealthCheckTimeout).unwrap_or(CHECK_TIMEOUT),
     })

@@ -89,7 +89,8 @@ fn commands_that_wait_are_bounded() {
     for line in ["BACKEND_TEST||http://10.2.2.7:80", "PING|", "PING|", "PING|"] {
         world.say(conn, line);
     }
-    assert_eq!(world.read(conn), ["ERROR|too many commands at once"]);
+    let given_up = r#"BACKEND_FAIL|{"error":"the connection ends","reachable":false}"#;
+    assert_eq!(world.read(conn), [given_up, "PONG", "PONG", "ERROR|too many commands at once"]);
     assert!(world.closed.contains(&conn));
 }
 

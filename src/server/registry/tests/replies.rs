@@ -185,7 +185,7 @@ fn config_diff_says_what_an_apply_would_change() {
 }
 
 #[test]
-fn a_backend_test_says_what_was_seen_and_holds_up_only_its_own_connection() {
+fn a_backend_test_says_what_was_seen_and_holds_up_only_replies_of_its_own_connection() {
     let mut world = World::new();
     let (conn, id) = world.register("web", "web-1", A);
     world.say(conn, "BACKEND_TEST||http://10.2.2.7:80");
@@ -204,6 +204,55 @@ fn a_backend_test_says_what_was_seen_and_holds_up_only_its_own_connection() {
     world.input(Input::Tested(test, Ok(report)));
     let ok = r#"BACKEND_OK|{"reachable":true,"response_time_ms":1.5,"status_code":204,"tls_valid":false}"#;
     assert_eq!(world.read(conn), [ok, "PONG", "ROUTE_OK|r1"]);
+}
+
+/// A drain, a page, a change of routes and the end of a session are in force at once, whatever backends do.
+#[test]
+fn what_comes_behind_a_backend_test_is_carried_out_at_once() {
+    let mut world = World::new();
+    let (conn, id) = world.live("web", "web-1", A, "a.de", "http://10.2.2.7:80");
+    world.say(conn, "BACKEND_TEST||http://10.2.2.7:80");
+    world.say(conn, "DRAIN_START||0s");
+    let other = world.connect(A);
+    let status = |world: &mut World| world.ask(other, &format!("DRAIN_STATUS|{id}"));
+    assert!(status(&mut world).contains(r#""active":true"#));
+    world.say(conn, "DRAIN_CANCEL|");
+    assert_eq!(status(&mut world), "ERROR|no drain in progress");
+    world.say(conn, "BACKEND_TEST||http://10.2.2.7:81");
+    world.say(conn, "MAINT_ENTER||ALL");
+    assert!(world.ask(other, &format!("MAINT_STATUS|{id}")).contains(r#"["r1"]"#));
+    world.say(conn, "ROUTE_REMOVE||r1");
+    world.say(conn, "CONFIG_APPLY|");
+    assert!(world.pool("a.de").is_empty());
+    assert_eq!(world.read(conn), [""; 0], "replies come in the order of the commands");
+
+    let second = world.tests.remove(1);
+    world.input(Input::Tested(second, Err("refused".to_owned())));
+    assert_eq!(world.read(conn), [""; 0]);
+    let first = world.tests.remove(0);
+    world.input(Input::Tested(first, Err("refused".to_owned())));
+    let failed = r#"BACKEND_FAIL|{"error":"refused","reachable":false}"#;
+    let lines = world.read(conn);
+    assert!(lines[1].starts_with("DRAIN_OK|"), "{lines:?}");
+    let rest: Vec<&str> =
+        lines.iter().map(String::as_str).filter(|line| !line.starts_with("DRAIN_OK|")).collect();
+    assert_eq!(rest, [failed, "DRAIN_OK", failed, "ACK", "MAINT_OK|ALL", "ROUTE_OK", "OK"]);
+}
+
+#[test]
+fn the_end_of_a_session_does_not_wait_for_a_backend() {
+    let mut world = World::new();
+    let (conn, _) = world.live("web", "web-1", A, "a.de", "http://10.2.2.7:80");
+    for line in ["BACKEND_TEST||http://10.2.2.7:80", "PING|", "CLIENT_SHUTDOWN|"] {
+        world.say(conn, line);
+    }
+    let given_up = r#"BACKEND_FAIL|{"error":"the connection ends","reachable":false}"#;
+    assert_eq!(world.read(conn), [given_up, "PONG", "SHUTDOWN_OK"]);
+    assert!(world.closed.contains(&conn));
+    let late = world.tests.remove(0);
+    world.input(Input::Tested(late, Err("too late".to_owned())));
+    world.after(seconds(31));
+    assert!(world.registry.next_deadline().is_none());
 }
 
 #[test]

@@ -123,6 +123,32 @@ fn a_limit_is_the_routes_own_or_the_sessions_and_that_of_the_member_applied_last
 }
 
 #[test]
+fn the_status_of_a_route_tells_whether_its_check_passes() {
+    let backend = "http://10.2.2.7:80";
+    let mut world = World::new();
+    let (conn, _) = world.register("web", "web-1", A);
+    world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.7:80|0", "HEALTH_SET||r1|/health|30s|5s"]);
+    assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1"), "ERROR|circuit breaker not found");
+    world.do_all(conn, &["CONFIG_APPLY|"]);
+    let is_healthy = |world: &mut World| {
+        let status = world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1");
+        assert!(status.starts_with(r#"CIRCUIT_STATUS_OK|{"state":"closed""#), "{status}");
+        status.contains(r#""healthy":true"#)
+    };
+    // It gets requests, as the first of its claim, but nobody knows what the check says.
+    assert_eq!((world.serving("a.de").len(), is_healthy(&mut world)), (1, false));
+    world.passes(backend);
+    assert!(is_healthy(&mut world));
+    for _ in 0..3 {
+        assert!(is_healthy(&mut world));
+        world.fails(backend);
+    }
+    assert!(!is_healthy(&mut world));
+    world.passes(backend);
+    assert!(is_healthy(&mut world));
+}
+
+#[test]
 fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
     let (mut world, conn) = world();
     world.do_all(conn, &["CIRCUIT_BREAKER_SET||ALL|1|10s|1"]);
@@ -138,7 +164,7 @@ fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
         assert!(admission.failed(world.now.mono));
     };
     fail(&world, "a.de");
-    let open = r#"CIRCUIT_STATUS_OK|{"state":"open","failures":1,"successes":0,"last_failure":"2023-11-14T22:13:20Z","next_attempt":"2023-11-14T22:13:30Z","healthy":true,"in_maintenance":false,"draining":false}"#;
+    let open = r#"CIRCUIT_STATUS_OK|{"state":"open","failures":1,"successes":0,"last_failure":"2023-11-14T22:13:20Z","next_attempt":"2023-11-14T22:13:30Z","healthy":false,"in_maintenance":false,"draining":false}"#;
     assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1"), open);
     assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r2").contains("closed"));
     world.after(seconds(4));
@@ -152,7 +178,8 @@ fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
     assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"));
     fail(&world, "a.de");
     world.do_all(conn, &["CIRCUIT_BREAKER_SET||ALL|0|0s|0", "CONFIG_APPLY|"]);
-    assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1"), "ERROR|circuit breaker not found");
+    assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"));
+    assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_RESET||r1"), "ERROR|circuit breaker not found");
     world.do_all(conn, &["CIRCUIT_BREAKER_SET||r1|1|10s|1", "CONFIG_APPLY|"]);
     assert!(
         world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"),

@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
+use crate::sidecar::config::ControlSocket;
 use registry_client::protocol::GoDuration;
 
 use super::render;
-use super::request::Request;
+use super::request::{MAX_WAIT, Request};
 use super::socket::connect;
 
 /// The first words of the commands for the daemon.
@@ -49,7 +49,9 @@ impl Invocation {
             ["routes"] => Request::Routes,
             ["events"] => Request::Events { follow: has("--follow") },
             ["drain"] => Request::Drain { cancel: has("--cancel") },
-            ["healthcheck"] => Request::Healthcheck { registered: has("--registered") },
+            ["healthcheck"] => {
+                Request::Healthcheck { ready: has("--ready"), registered: has("--registered") }
+            }
             ["reload"] => Request::Reload,
             ["maintenance", ref words @ ..] => maintenance(words, &mut flags)?,
             [command, ..] => return Err(format!("{command} takes no further words")),
@@ -61,12 +63,12 @@ impl Invocation {
         }
     }
 
-    /// Asks the daemon, writes the answer, and returns the exit code: 0, 1 where the daemon refuses, 69 where no
-    /// daemon runs. `healthcheck` exits only with 0 or 1, because engines know no others.
+    /// Asks the daemon, writes the answer, and returns the exit code: 0, 1 where the daemon refuses or a registry has not
+    /// confirmed what was waited for, 69 where no daemon runs. `healthcheck` exits only with 0 or 1, because engines know no others.
     ///
     /// # Errors
     /// Where the answer cannot be written.
-    pub async fn run(self, socket: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
+    pub async fn run(self, socket: &ControlSocket, out: &mut impl Write) -> io::Result<u8> {
         let is_check = matches!(self.request, Request::Healthcheck { .. });
         let nobody = |error: io::Error| {
             let text = format!(
@@ -89,7 +91,7 @@ impl Invocation {
         }
     }
 
-    async fn ask(&self, socket: Option<&Path>, out: &mut impl Write) -> io::Result<u8> {
+    async fn ask(&self, socket: &ControlSocket, out: &mut impl Write) -> io::Result<u8> {
         let mut stream = timeout(ANSWER_TIMEOUT, connect(socket)).await??;
         let line = serde_json::to_string(&self.request)? + "\n";
         stream.write_all(line.as_bytes()).await?;
@@ -108,15 +110,25 @@ impl Invocation {
                 out.flush()?;
             }
         }
-        let line = timeout(ANSWER_TIMEOUT, lines.next_line()).await??;
+        let line = timeout(self.answer_timeout(), lines.next_line()).await??;
         let answer: Value = serde_json::from_str(&line.ok_or(io::ErrorKind::UnexpectedEof)?)?;
         self.show(&answer, out)
+    }
+
+    fn answer_timeout(&self) -> Duration {
+        match self.request {
+            Request::MaintenanceEnter { wait: true, .. } | Request::MaintenanceExit { wait: true, .. } => {
+                ANSWER_TIMEOUT + MAX_WAIT
+            }
+            _ => ANSWER_TIMEOUT,
+        }
     }
 
     fn show(&self, answer: &Value, out: &mut impl Write) -> io::Result<u8> {
         let data = &answer["data"];
         let is_ok = answer["ok"].as_bool() == Some(true);
         let healthy = data["healthy"].as_bool().unwrap_or(true);
+        let is_confirmed = data["unconfirmed"].as_array().is_none_or(Vec::is_empty);
         let text = match &self.request {
             _ if self.as_json && is_ok => format!("{data}\n"),
             _ if self.as_json => format!("{answer}\n"),
@@ -140,7 +152,7 @@ impl Invocation {
             | Request::MaintenanceProgress { .. } => render::maintenance(data),
         };
         out.write_all(text.as_bytes())?;
-        Ok(if is_ok && healthy { 0 } else { 1 })
+        Ok(if is_ok && healthy && is_confirmed { 0 } else { 1 })
     }
 }
 
@@ -186,10 +198,12 @@ fn maintenance(words: &[&str], flags: &mut BTreeMap<String, String>) -> Result<R
                 parsed.map_err(|error| format!("--for: {error}"))?;
             }
             let target = target.first().map(|target| (*target).to_owned());
-            Request::MaintenanceEnter { target, reason: flags.remove("--reason"), duration }
+            let wait = flags.remove("--wait").is_some();
+            Request::MaintenanceEnter { target, reason: flags.remove("--reason"), duration, wait }
         }
         ["exit", target @ ..] if target.len() <= 1 => {
-            Request::MaintenanceExit { target: target.first().map(|target| (*target).to_owned()) }
+            let target = target.first().map(|target| (*target).to_owned());
+            Request::MaintenanceExit { target, wait: flags.remove("--wait").is_some() }
         }
         ["progress", percent, message @ ..] => {
             let number = percent.trim_end_matches('%').parse().ok().filter(|percent| *percent <= 100);
@@ -198,9 +212,11 @@ fn maintenance(words: &[&str], flags: &mut BTreeMap<String, String>) -> Result<R
             Request::MaintenanceProgress { percent, message }
         }
         _ => {
-            return Err("maintenance enter [TARGET] [--reason TEXT] [--for 30m], exit [TARGET], status, or \
-                        progress PERCENT [MESSAGE]"
-                .to_owned());
+            return Err(
+                "maintenance enter [TARGET] [--reason TEXT] [--for 30m] [--wait], exit [TARGET] [--wait], \
+                        status, or progress PERCENT [MESSAGE]"
+                    .to_owned(),
+            );
         }
     })
 }
@@ -219,17 +235,25 @@ mod tests {
             ("status --json", Request::Status),
             ("events --follow", Request::Events { follow: true }),
             ("drain --cancel", Request::Drain { cancel: true }),
-            ("healthcheck --registered", Request::Healthcheck { registered: true }),
-            ("maintenance enter", Request::MaintenanceEnter { target: None, reason: None, duration: None }),
+            ("healthcheck --registered", Request::Healthcheck { ready: false, registered: true }),
+            ("healthcheck --ready", Request::Healthcheck { ready: true, registered: false }),
+            (
+                "maintenance enter --wait",
+                Request::MaintenanceEnter { target: None, reason: None, duration: None, wait: true },
+            ),
             (
                 "maintenance enter --reason moving /admin --for=30m",
                 Request::MaintenanceEnter {
                     target: Some("/admin".to_owned()),
                     reason: Some("moving".to_owned()),
                     duration: Some("30m".to_owned()),
+                    wait: false,
                 },
             ),
-            ("maintenance exit /admin", Request::MaintenanceExit { target: Some("/admin".to_owned()) }),
+            (
+                "maintenance exit /admin",
+                Request::MaintenanceExit { target: Some("/admin".to_owned()), wait: false },
+            ),
             (
                 "maintenance progress 40 migrating the data",
                 Request::MaintenanceProgress {

@@ -10,7 +10,6 @@ mod request;
 mod socket;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::sidecar::config::ControlSocket;
 use crate::sidecar::maintenance::Maintenance;
 use crate::sidecar::state::DaemonState;
 
@@ -37,8 +37,8 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Answers requests for as long as it runs. Where it cannot listen it warns once, and the daemon works without it.
-pub(crate) async fn serve(configured: Option<PathBuf>, state: DaemonState, maintenance: Maintenance) {
-    let (listener, _file) = match listen(configured.as_deref()).await {
+pub(crate) async fn serve(configured: ControlSocket, state: DaemonState, maintenance: Maintenance) {
+    let (listener, _file) = match listen(&configured).await {
         Ok(listening) => listening,
         Err(error) => {
             warn!("no control socket, `registry-sidecar status` and its like will not work: {error}");

@@ -20,6 +20,11 @@ pub(super) fn status(data: &Value) -> String {
     let mut out = String::new();
     let ready = if data["ready"].as_bool() == Some(true) { "ready" } else { "not ready" };
     let _ = writeln!(out, "application  {ready}");
+    for place in list(&data["places"]) {
+        if let Some(problem) = place["problem"].as_str() {
+            let _ = writeln!(out, "not ready    {problem}");
+        }
+    }
     let _ = writeln!(out, "wanted       {}, because {}", text(data, "wanted"), text(data, "reason"));
     if let Some(problem) = data["address_problem"].as_str() {
         let _ = writeln!(out, "address      {problem}");
@@ -105,6 +110,9 @@ fn routes(session: &Value) -> String {
             text(route, "backend_url"),
             text(route, "status")
         );
+        if let Some(why) = route["out"].as_str() {
+            let _ = writeln!(out, "out          {}: {why}", text(route, "route"));
+        }
     }
     out
 }
@@ -112,10 +120,18 @@ fn routes(session: &Value) -> String {
 /// The text of the `maintenance` commands.
 pub(super) fn maintenance(data: &Value) -> String {
     let mut out = String::new();
-    let whole = if data["maintenance"].as_bool() == Some(true) { "on" } else { "off" };
+    let has_windows = list(&data["windows"]).iter().any(|window| window["except"].as_bool() != Some(true));
+    let whole = match data["maintenance"].as_bool() {
+        Some(true) => "on",
+        _ if has_windows => "on, for a part of the routes",
+        _ => "off",
+    };
     let _ = writeln!(out, "maintenance  {whole}");
     if let Some(warning) = data["warning"].as_str() {
         let _ = writeln!(out, "warning      {warning}");
+    }
+    for why in list(&data["unconfirmed"]) {
+        let _ = writeln!(out, "unconfirmed  {}", why.as_str().unwrap_or("-"));
     }
     out.push_str(&windows(data));
     let progress = &data["progress"];
@@ -138,6 +154,14 @@ pub(super) fn maintenance(data: &Value) -> String {
             let confirmed = route["confirmed"].as_bool() == Some(true);
             let word = if confirmed { "confirmed by the proxy" } else { "not confirmed yet" };
             let _ = writeln!(out, "route        {}: {word}", text(route, "route"));
+        }
+        for request in list(&session["requests"]) {
+            let asked = if request["entering"].as_bool() == Some(true) { "entering" } else { "leaving" };
+            let (target, standing) = (text(request, "target"), text(request, "standing"));
+            let _ = writeln!(out, "{asked:13}{target} at {}: {standing}", text(session, "registry"));
+        }
+        if let Some(refusal) = session["refusal"].as_str() {
+            let _ = writeln!(out, "because      {refusal}");
         }
     }
     out

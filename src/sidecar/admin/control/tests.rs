@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::cli::Invocation;
 use super::*;
@@ -10,7 +10,7 @@ async fn daemon() -> (tempfile::TempDir, PathBuf, DaemonState, Maintenance) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let (state, maintenance) = fresh();
-    tokio::spawn(serve(Some(path.clone()), state.clone(), maintenance.clone()));
+    tokio::spawn(serve(at(&path), state.clone(), maintenance.clone()));
     let connected = async {
         while UnixStream::connect(&path).await.is_err() {
             tokio::task::yield_now().await;
@@ -18,6 +18,10 @@ async fn daemon() -> (tempfile::TempDir, PathBuf, DaemonState, Maintenance) {
     };
     timeout(MAX_TIME, connected).await.unwrap();
     (folder, path, state, maintenance)
+}
+
+fn at(path: &Path) -> ControlSocket {
+    ControlSocket { path: Some(path.to_owned()), owner: None }
 }
 
 /// The state of a daemon that has just started.
@@ -29,7 +33,7 @@ fn fresh() -> (DaemonState, Maintenance) {
 async fn run(path: &Path, words: &str) -> (u8, String) {
     let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
     let mut out = Vec::new();
-    let code = Invocation::parse(&words).unwrap().run(Some(path), &mut out).await.unwrap();
+    let code = Invocation::parse(&words).unwrap().run(&at(path), &mut out).await.unwrap();
     (code, String::from_utf8(out).unwrap())
 }
 
@@ -158,7 +162,7 @@ async fn an_exception_to_maintenance_of_everything_leaves_the_rest_in_it() {
     state.set_clients(vec![client.clone()]);
     run(&path, "maintenance enter").await;
     let (_, text) = run(&path, "maintenance exit /admin").await;
-    assert!(text.contains("maintenance  off") && text.contains("not          /admin"), "{text}");
+    assert!(text.contains("maintenance  on, for a part") && text.contains("not          /admin"), "{text}");
     let mut status = client.watch();
     let all =
         status.wait_for(|status| status.maintenance_wanted == [registry_client::MaintenanceTarget::All]);
@@ -182,12 +186,22 @@ async fn maintenance_of_a_path_is_asked_of_the_client_and_an_unknown_one_is_refu
 }
 
 #[tokio::test]
-async fn health_is_the_applications_and_a_registry_that_is_away_changes_nothing() {
+async fn health_is_the_sidecars_and_a_registry_that_is_away_changes_nothing() {
     let (_folder, path, state, _) = daemon().await;
-    assert_eq!(run(&path, "healthcheck").await.0, 1);
+    // An engine would restart the sidecar, and not the application that is not ready.
+    assert_eq!(run(&path, "healthcheck").await.0, 0);
+    state.set_place("tcp://app:80", false, Some("tcp://app:80: connection refused".to_owned()));
+    for words in ["healthcheck --ready", "healthcheck --registered", "status"] {
+        let (code, text) = run(&path, words).await;
+        assert!(
+            (code == 1) == (words != "status") && text.contains("tcp://app:80: connection refused"),
+            "{text}"
+        );
+    }
     state.change_conditions(|conditions| conditions.ready = true);
     state.set_clients(vec![offline()]);
-    assert_eq!(run(&path, "healthcheck").await.0, 0);
+    assert_eq!((run(&path, "healthcheck").await.0, run(&path, "healthcheck --ready").await.0), (0, 0));
+    assert!(run(&path, "healthcheck").await.1.contains("but not all of it: tcp://app:80"));
     let refused = async {
         while !run(&path, "status").await.1.contains("because      connection to 127.0.0.1:9 refused") {
             tokio::task::yield_now().await;
@@ -197,6 +211,25 @@ async fn health_is_the_applications_and_a_registry_that_is_away_changes_nothing(
     assert_eq!(run(&path, "healthcheck").await.0, 0);
     let (code, text) = run(&path, "healthcheck --registered").await;
     assert!(code == 1 && text.contains("no route is live"), "{text}");
+}
+
+#[tokio::test]
+async fn around_a_command_health_is_the_applications() {
+    let (_folder, path, state, _) = daemon().await;
+    state.set_command(crate::sidecar::state::CommandStatus::default());
+    assert_eq!(run(&path, "healthcheck").await.0, 1);
+    state.change_conditions(|conditions| conditions.ready = true);
+    assert_eq!(run(&path, "healthcheck").await.0, 0);
+}
+
+#[tokio::test]
+async fn a_sidecar_without_a_network_is_unhealthy() {
+    let (_folder, path, state, _) = daemon().await;
+    state.change_conditions(|conditions| (conditions.ready, conditions.stranded) = (true, true));
+    for words in ["healthcheck", "healthcheck --ready"] {
+        let (code, text) = run(&path, words).await;
+        assert!(code == 1 && text.contains("only the loopback interface"), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -1,19 +1,26 @@
 //! Starts the command and its steps with their directory, user, environment and standard streams.
 
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, fchown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
-use crate::sidecar::config::{CommandConfig, CommandLine, RunAs};
+use crate::sidecar::config::{CommandConfig, CommandLine, RunAs, Signal};
+use crate::sidecar::process::os::Image;
 use crate::sidecar::process::reaper::{Child, Reaper, Terminal};
-use crate::sidecar::process::shell_line;
+use crate::sidecar::process::shell_line::{self, SHELL};
+use crate::sidecar::process::signals;
+
+use super::program_file::{Rejected, rejected};
 
 /// The exit codes of a shell for a program that does not exist, and for one that cannot be run.
 const NOT_FOUND: u8 = 127;
@@ -36,17 +43,68 @@ impl fmt::Display for StartError {
 
 /// Starts the command with our standard streams, and hands it the terminal if there is one.
 pub(super) fn launch(reaper: &Reaper, config: &CommandConfig) -> Result<Child, StartError> {
-    let mut command = match &config.line {
-        CommandLine::Shell(line) => shell(config, line),
-        CommandLine::Program(program, arguments) => {
-            let mut command = Command::new(program);
-            command.args(arguments);
-            set_surroundings(&mut command, config);
-            command
+    match &config.line {
+        CommandLine::Shell(line) => {
+            spawn(reaper, config, shell_as_user(config, line), Terminal::Handed, death_signal(config))
         }
+        CommandLine::Program(program, arguments) => launch_program(reaper, config, program, arguments),
+    }
+}
+
+/// Starts a program that is searched in PATH. A file that the kernel does not take and that is text goes to the shell.
+fn launch_program(
+    reaper: &Reaper,
+    config: &CommandConfig,
+    program: &OsStr,
+    arguments: &[OsString],
+) -> Result<Child, StartError> {
+    let start = |paths: &[PathBuf], words: &[&OsStr]| {
+        // Std makes everything but the last step: the image is what is executed.
+        let mut command = Command::new(program);
+        set_surroundings(&mut command, config);
+        change_user(&mut command, config);
+        let texts = |words: Vec<Vec<u8>>| words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+        let bytes = |word: &&OsStr| word.as_bytes().to_vec();
+        let variables = config.environment.reveal();
+        let variables = variables.map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+        let paths = paths.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect();
+        let image =
+            Image::new(texts(paths)?, texts(words.iter().map(bytes).collect())?, texts(variables.collect())?);
+        reaper.spawn_image(command, Some(image), Terminal::Handed, death_signal(config))
     };
-    change_user(&mut command, config);
-    spawn(reaper, config, command, Terminal::Handed)
+    check_directory(config, program)?;
+    let candidates = candidates(config, program);
+    let words: Vec<&OsStr> = [program].into_iter().chain(arguments.iter().map(OsString::as_os_str)).collect();
+    let what = program.to_string_lossy().into_owned();
+    let not_taken = match start(&candidates, &words) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOEXEC) => error,
+        started => return started.map_err(|error| start_error(what, &error)),
+    };
+    let Some(file) = candidates.iter().find(|path| is_executable(&config.in_directory(path))) else {
+        return Err(start_error(what, &not_taken));
+    };
+    match rejected(&config.in_directory(file)) {
+        Rejected::Other(why) => Err(StartError { what, why, code: NOT_EXECUTABLE }),
+        Rejected::Script => {
+            debug!("{what} names no interpreter: {SHELL} runs it");
+            let words: Vec<&OsStr> =
+                [OsStr::new(SHELL), file.as_os_str()].into_iter().chain(words.into_iter().skip(1)).collect();
+            start(&[PathBuf::from(SHELL)], &words).map_err(|error| start_error(what, &error))
+        }
+    }
+}
+
+/// What the command gets when we end before it: its stop signal, as far as that is known before it runs.
+fn death_signal(config: &CommandConfig) -> Signal {
+    let by_name = || match &config.line {
+        CommandLine::Program(program, _) => {
+            let name = Path::new(program).file_name().unwrap_or_default();
+            signals::stop_signal_of(&name.to_string_lossy())
+        }
+        CommandLine::Shell(_) => Signal::TERM,
+    };
+    let signal = config.stop_signal.unwrap_or_else(by_name);
+    signals::rewritten(signal, &config.rewrite).unwrap_or(signal)
 }
 
 /// A shell line with the command's directory, environment and user.
@@ -67,14 +125,9 @@ fn change_user(command: &mut Command, config: &CommandConfig) {
 pub(super) fn find_program(config: &CommandConfig) -> Result<(), StartError> {
     let CommandLine::Program(program, _) = &config.line else { return Ok(()) };
     let text = program.to_string_lossy().into_owned();
-    let candidates: Vec<PathBuf> = match text.contains('/') {
-        true => vec![config.directory.clone().unwrap_or_default().join(program)],
-        false => config.environment.search_path().map(|folder| folder.join(program)).collect(),
-    };
-    let files: Vec<_> = candidates.iter().filter(|path| path.is_file()).collect();
-    let executable =
-        |path: &&&PathBuf| path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
-    match (files.iter().any(|path| executable(&path)), files.is_empty()) {
+    let candidates = candidates(config, program).into_iter().map(|path| config.in_directory(&path));
+    let files: Vec<PathBuf> = candidates.filter(|path| path.is_file()).collect();
+    match (files.iter().any(|path| is_executable(path)), files.is_empty()) {
         (true, _) => Ok(()),
         (false, true) => {
             Err(StartError { what: text, why: "there is no such program yet".to_owned(), code: NOT_FOUND })
@@ -83,6 +136,19 @@ pub(super) fn find_program(config: &CommandConfig) -> Result<(), StartError> {
             Err(StartError { what: text, why: "it is not executable".to_owned(), code: NOT_EXECUTABLE })
         }
     }
+}
+
+/// Where a program may be: as it is written if it has a path, else in each directory of PATH.
+fn candidates(config: &CommandConfig, program: &OsStr) -> Vec<PathBuf> {
+    match program.as_bytes().contains(&b'/') {
+        true => vec![PathBuf::from(program)],
+        false => config.environment.search_path().map(|folder| folder.join(program)).collect(),
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    let mode = path.metadata().map(|metadata| metadata.permissions().mode());
+    path.is_file() && mode.is_ok_and(|mode| mode & 0o111 != 0)
 }
 
 /// Makes APP_DIR where it is missing, so that steps can fill it.
@@ -114,23 +180,33 @@ pub(super) fn spawn(
     config: &CommandConfig,
     command: Command,
     terminal: Terminal,
+    death: Signal,
 ) -> Result<Child, StartError> {
+    check_directory(config, command.get_program())?;
     let what = command.get_program().to_string_lossy().into_owned();
-    if let Some(directory) = config.directory.as_ref().filter(|directory| !directory.is_dir()) {
-        let why = format!("APP_DIR, {}, is no directory", directory.display());
-        return Err(StartError { what, why, code: NOT_EXECUTABLE });
+    reaper.spawn(command, terminal, death).map_err(|error| start_error(what, &error))
+}
+
+fn check_directory(config: &CommandConfig, program: &OsStr) -> Result<(), StartError> {
+    match config.directory.as_ref().filter(|directory| !directory.is_dir()) {
+        None => Ok(()),
+        Some(directory) => Err(StartError {
+            what: program.to_string_lossy().into_owned(),
+            why: format!("APP_DIR, {}, is no directory", directory.display()),
+            code: NOT_EXECUTABLE,
+        }),
     }
-    reaper.spawn(command, terminal).map_err(|error| {
-        let (why, code) = match error.kind() {
-            io::ErrorKind::NotFound if what.contains('/') => (
-                format!("there is no such file, or what its first line names is missing ({error})"),
-                NOT_FOUND,
-            ),
-            io::ErrorKind::NotFound => (format!("no program of that name in PATH ({error})"), NOT_FOUND),
-            _ => (error.to_string(), NOT_EXECUTABLE),
-        };
-        StartError { what, why, code }
-    })
+}
+
+fn start_error(what: String, error: &io::Error) -> StartError {
+    let (why, code) = match error.kind() {
+        io::ErrorKind::NotFound if what.contains('/') => {
+            (format!("there is no such file, or what its first line names is missing ({error})"), NOT_FOUND)
+        }
+        io::ErrorKind::NotFound => (format!("no program of that name in PATH ({error})"), NOT_FOUND),
+        _ => (error.to_string(), NOT_EXECUTABLE),
+    };
+    StartError { what, why, code }
 }
 
 /// Gives standard streams that are pipes, sockets or a terminal to the command's user, so that it can open

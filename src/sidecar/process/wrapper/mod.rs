@@ -4,6 +4,8 @@
 //! not answer delays its stop only within the supervisor's limits.
 
 mod launch;
+mod own_sockets;
+mod program_file;
 mod publisher;
 mod running_program;
 mod step;
@@ -16,14 +18,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use rustix::process::Signal;
 use signal_hook_tokio::Signals;
+use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::sidecar::config::{CommandConfig, Config, ReadyCheck, Step};
+use crate::sidecar::config::{CommandConfig, Config, ReadyCheck, Signal, Step};
 use crate::sidecar::maintenance::Maintenance;
-use crate::sidecar::readiness::{Shell, try_all, wait_until_ready};
+use crate::sidecar::readiness::{self, Shell, Tried, try_all};
 use crate::sidecar::state::{self, CommandStatus, DaemonState, Progress};
 use registry_client::Visibility;
 
@@ -82,7 +84,8 @@ fn shows_page(config: &Config, command: &CommandConfig) -> bool {
 /// Where signals cannot be listened to.
 pub(crate) fn listen_to_signals(command: &CommandConfig) -> io::Result<Signals> {
     let mut listened = LISTENED.to_vec();
-    listened.extend(command.stop_signal.map(Signal::as_raw));
+    listened.extend(Signal::realtime().map(Signal::number));
+    listened.extend(command.stop_signal.map(Signal::number));
     Signals::new(listened)
 }
 
@@ -209,7 +212,8 @@ impl Wrapper {
             Effect::KillStep | Effect::KillCommand => self.signal(Target::Group, Signal::KILL),
             Effect::Start => return Some(self.start()),
             Effect::AwaitReady => {
-                self.waits.ready = Box::pin(await_ready(Arc::clone(&self.config), self.shell.clone()));
+                self.waits.ready =
+                    Box::pin(await_ready(Arc::clone(&self.config), self.shell.clone(), self.state.clone()));
             }
             Effect::Publish(wanted) => self.publish(wanted),
             Effect::StopCommand => self.stop_command(),
@@ -340,22 +344,28 @@ impl Wrapper {
     }
 
     fn on_signal(&mut self, raw: i32) -> Option<Input> {
-        let signal = Signal::from_named_raw(raw)?;
+        let signal = Signal::from_number(raw)?;
+        let Some(rewritten) = signals::rewritten(signal, &self.command.rewrite) else {
+            debug!("{signal} is dropped, as SIGNAL_REWRITE says");
+            return None;
+        };
         match signals::action(signal, self.stop_signal()) {
             SignalAction::Stop => {
-                info!("{}: stopping in order", signals::name(signal));
+                info!("{signal}: stopping in order");
                 Some(Input::Stop)
             }
-            SignalAction::Forward(signal) => {
-                self.signal(self.target(), signals::rewritten(signal, &self.command.rewrite));
+            SignalAction::Forward(_) => {
+                self.signal(self.target(), rewritten);
                 None
             }
         }
     }
 
     fn stop_command(&self) {
-        let signal = signals::rewritten(self.stop_signal(), &self.command.rewrite);
-        info!("sending {} to the command", signals::name(signal));
+        let stop = self.stop_signal();
+        // A rule that drops it is about signals that come: without any the command would never end.
+        let signal = signals::rewritten(stop, &self.command.rewrite).unwrap_or(stop);
+        info!("sending {signal} to the command");
         self.signal(self.target(), signal);
     }
 
@@ -411,10 +421,22 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Waits until the application is ready; where nothing is registered it does not wait.
-async fn await_ready(config: Arc<Config>, shell: Shell) -> Input {
-    if config.registration.is_some() {
-        wait_until_ready(&config.readiness, Some(&shell)).await;
+/// Waits until the application, or a part of it, is ready; where nothing is registered it does not wait.
+async fn await_ready(config: Arc<Config>, shell: Shell, state: DaemonState) -> Input {
+    if config.registration.is_none() || !config.readiness.wait {
+        return Input::Ready;
+    }
+    // What was seen of an earlier run says nothing about this one.
+    state.retain_places(|_| false);
+    // The sender may go: without replicas the places stay the same.
+    let (_, places) = watch::channel(config.places(None));
+    let mut seen = state.watch_places();
+    let tried = |tried: Tried<'_>| {
+        state.set_place(tried.place, tried.is_ready, tried.problem);
+    };
+    tokio::select! {
+        () = readiness::follow(&config.readiness, Some(&shell), places, |_| false, tried) => {}
+        _ = seen.wait_for(|places| places.values().any(|place| place.ready)) => {}
     }
     Input::Ready
 }
@@ -423,7 +445,8 @@ async fn await_ready(config: Arc<Config>, shell: Shell) -> Input {
 async fn await_dependencies(command: Arc<CommandConfig>, shell: Shell) -> Input {
     let (mut pause, mut logged) = (FIRST_PAUSE, String::new());
     let names: Vec<String> = command.wait_for.iter().map(ReadyCheck::to_string).collect();
-    while let Err(failed) = try_all(&command.wait_for, DEPENDENCY_TIMEOUT, Some(&shell)).await {
+    while let Err(failure) = try_all(&command.wait_for, DEPENDENCY_TIMEOUT, Some(&shell)).await {
+        let failed = failure.to_string();
         if failed != logged {
             info!("waiting for {}, at most {}: {failed}", names.join(" and "), command.wait_for_timeout);
             logged = failed;

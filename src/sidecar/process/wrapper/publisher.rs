@@ -9,12 +9,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::shutdown::{self, ShutdownTrigger};
+use crate::sidecar::address::interfaces;
 use crate::sidecar::config::{Config, RegistrationConfig};
 use crate::sidecar::maintenance::Maintenance;
-use crate::sidecar::readiness::{self, Shell};
+use crate::sidecar::readiness::{self, Shell, Tried};
 use crate::sidecar::registries::{finish_in_flight, keep_registered};
 use crate::sidecar::state::{DaemonState, Work};
 use registry_client::{Client, Phase, SystemResolver, Visibility};
+
+use super::own_sockets::OwnSockets;
 
 /// Carries out `Effect::Publish`.
 pub(super) struct Publisher {
@@ -79,38 +82,54 @@ impl Publisher {
         let maintenance = self.maintenance.clone();
         let (running, task) = watch::channel(());
         tokio::spawn(async move {
-            keep_registered(&config, &state, &maintenance, left, SystemResolver).await;
+            keep_registered(&config, &state, &maintenance, left, SystemResolver, None).await;
             drop(running);
         });
         self.registration = Some(Registration { leave, task });
     }
 
     fn watch_readiness(&mut self) {
-        if self.config.registration.is_none() && self.config.etcd.is_none() {
+        let is_wanted = self.config.registration.is_some() || self.config.etcd.is_some();
+        if !is_wanted || !self.config.readiness.wait {
             return;
         }
         let (config, state, shell) = (Arc::clone(&self.config), self.state.clone(), self.shell.clone());
+        let (_, places) = watch::channel(config.places(None));
+        let (before, is_registered) = (state.places(), config.registration.is_some());
         self.watched.spawn(async move {
-            let ready = |ready| state.change_conditions(|conditions| conditions.ready = ready);
-            readiness::watch(&config.readiness, Some(&shell), ready).await;
+            let tried = |tried: Tried<'_>| {
+                let ready = state.set_place(tried.place, tried.is_ready, tried.problem);
+                state.change_conditions(|conditions| conditions.ready = ready);
+            };
+            // A command without routes was not waited for, and counts as ready.
+            let was_ready = |name: &str| !is_registered || before.get(name).is_some_and(|place| place.ready);
+            readiness::follow(&config.readiness, Some(&shell), places, was_ready, tried).await;
         });
     }
 
     /// Draining is the first part of leaving, so both begin with a request to stop. `Absent` ends a drain that still
     /// goes on.
     fn leave(&mut self, wanted: Visibility) -> Settled {
+        let is_drain = wanted == Visibility::Draining;
+        let limit = self.config.drain_timeout.get();
+        let own =
+            interfaces().unwrap_or_default().into_iter().map(|interface| interface.ip).collect::<Vec<_>>();
+        let sockets = if is_drain { OwnSockets::of(&self.config, &own) } else { OwnSockets::default() };
         let Some(Registration { leave, task }) = &self.registration else {
             self.state.clear_application();
-            return Box::pin(std::future::ready(()));
+            return Box::pin(sockets.until_idle(limit));
         };
         let mut task = task.clone();
-        if wanted == Visibility::Draining {
+        if is_drain {
             leave.request();
         } else {
             leave.force();
             self.registration = None;
         }
-        Box::pin(async move { while task.changed().await.is_ok() {} })
+        Box::pin(async move {
+            while task.changed().await.is_ok() {}
+            sockets.until_idle(limit).await;
+        })
     }
 }
 

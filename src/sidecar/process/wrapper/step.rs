@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::sidecar::config::CommandConfig;
+use crate::sidecar::config::{CommandConfig, Signal};
 use crate::sidecar::process::reaper::{Child, ChildHandle, Exit, Reaper, Terminal};
 use crate::sidecar::process::shell_line::output_pipe;
 
@@ -72,7 +72,7 @@ pub(super) fn run(
             None
         }
     };
-    let child = launch::spawn(reaper, config, command, Terminal::Kept)?;
+    let child = launch::spawn(reaper, config, command, Terminal::Kept, Signal::TERM)?;
     Ok(Step { child, logging })
 }
 
