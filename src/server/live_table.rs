@@ -4,6 +4,7 @@
 //! member can serve it now, waits for the next table. This module must not know either of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{broadcast, watch};
@@ -20,6 +21,8 @@ pub struct LiveTable {
     changed: watch::Sender<()>,
     left: watch::Sender<()>,
     ejections: broadcast::Sender<MemberId>,
+    /// Nothing is known yet of who serves what.
+    is_loading: AtomicBool,
 }
 
 impl Default for LiveTable {
@@ -27,11 +30,32 @@ impl Default for LiveTable {
     fn default() -> Self {
         let (changed, left) = (watch::Sender::new(()), watch::Sender::new(()));
         let (ejections, _) = broadcast::channel(MAX_UNREAD_EJECTIONS);
-        LiveTable { table: ArcSwap::from_pointee(Table::default()), changed, left, ejections }
+        LiveTable {
+            table: ArcSwap::from_pointee(Table::default()),
+            changed,
+            left,
+            ejections,
+            is_loading: AtomicBool::new(false),
+        }
     }
 }
 
 impl LiveTable {
+    /// A table that is empty because it was not read yet.
+    pub fn loading() -> Self {
+        LiveTable { is_loading: AtomicBool::new(true), ..LiveTable::default() }
+    }
+
+    /// Whether the table is empty because it was not read yet.
+    pub fn is_loading(&self) -> bool {
+        self.is_loading.load(Ordering::Relaxed)
+    }
+
+    /// The table is read.
+    pub fn loaded(&self) {
+        self.is_loading.store(false, Ordering::Relaxed);
+    }
+
     /// The current table. Costs one atomic load.
     pub fn load(&self) -> Guard<Arc<Table>> {
         self.table.load()

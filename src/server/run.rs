@@ -103,7 +103,10 @@ impl Server {
         policy.own.extend(admin.as_ref().map(|(_, address)| *address));
         let replicas = cluster_listener(config).await?;
         policy.own.extend(replicas.as_ref().map(|(_, address)| *address));
-        let table = Arc::new(LiveTable::default());
+        let table = Arc::new(match config.cluster {
+            Some(_) => LiveTable::loading(),
+            None => LiveTable::default(),
+        });
         let https = https_config(config)?;
         let (notify, notices) = mpsc::channel(MAX_NOTICES);
         if let Some(https) = &https {

@@ -10,7 +10,7 @@ use crate::support::{Client, Cluster, Replica, TTL, Traffic, host};
 const SLACK: Duration = Duration::from_secs(5);
 
 /// How long it takes until a server takes an apply again.
-fn time_until_applies_work(cluster: &Cluster, at: usize, begun: Instant) -> Duration {
+pub(crate) fn time_until_applies_work(cluster: &Cluster, at: usize, begun: Instant) -> Duration {
     let backend = free_address();
     wait_until("an apply works", || {
         let mut client = Client::connect(cluster.replicas[at].server.registry);

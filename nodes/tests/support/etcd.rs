@@ -65,6 +65,12 @@ impl Etcd {
         Etcd::start_with(version, &[])
     }
 
+    /// The same at a port that its clients know already.
+    pub fn start_on(version: Version, client: u16) -> Etcd {
+        let peer = free_port();
+        Etcd::member(version, "m0", client, peer, &format!("m0=http://127.0.0.1:{peer}"), &[])
+    }
+
     /// The same with further arguments.
     pub fn start_with(version: Version, arguments: &[&str]) -> Etcd {
         let peer = free_port();

@@ -69,7 +69,10 @@ impl Conductor {
                     let Some(said) = said else { break };
                     self.pass(said).await;
                 }
-                Ok(()) = view.changed() => self.show(&view.borrow_and_update()),
+                Ok(()) = view.changed() => {
+                    let view = view.borrow_and_update().clone();
+                    self.show(view).await;
+                }
                 () = &mut stops => return,
             }
         }
@@ -120,12 +123,19 @@ impl Conductor {
         self.roles.send_if_modified(|known| std::mem::replace(known, role.clone()) != role);
     }
 
-    fn show(&self, view: &StoreView) {
+    async fn show(&self, view: StoreView) {
         self.status.revisions().ours.store(view.revision, Ordering::Relaxed);
+        let (mut ours, mut are_news) = (String::new(), false);
         self.status.change(|status| {
+            ours.clone_from(&status.replica);
+            are_news = status.replicas != view.replicas;
             status.trouble.clone_from(&view.trouble);
             status.replicas.clone_from(&view.replicas);
         });
+        if are_news {
+            let others = view.replicas.into_iter().filter(|name| *name != ours).collect();
+            self.tell(Input::Replicas(others)).await;
+        }
     }
 
     async fn tell(&self, input: Input) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut};
 use registry_client::protocol::{Command, Refusal, ServerLine, SessionId};
 
-use crate::server::registry::ConnId;
+use crate::server::registry::{ConnId, DrainShare, SessionNo};
 
 /// A line of a client: a command, or what it is answered with because it is none.
 pub(super) type Line = Result<Command, Refusal>;
@@ -28,6 +28,8 @@ pub(super) enum ToLeader {
     Line(ConnId, Line),
     /// The connection is closed, or the client has sent everything and received all replies.
     Closed(ConnId),
+    /// All that the replica's proxy has left to do for sessions that it knows to be drained.
+    Drains(Vec<DrainShare>),
     /// The replica lives.
     Alive,
 }
@@ -49,6 +51,9 @@ pub(super) enum FromLeader {
     Alive(u64),
 }
 
+/// So many sessions fit into a message. The leader takes a replica for busy that says nothing of a session.
+const MOST_DRAINS: usize = 40_000;
+
 /// Bytes that are no message of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message that this version does not know")]
@@ -60,6 +65,7 @@ const COMMAND: u8 = 0x03;
 const REFUSED: u8 = 0x04;
 const CLOSED: u8 = 0x05;
 const REPLICA_ALIVE: u8 = 0x06;
+const DRAINS: u8 = 0x07;
 const LINE: u8 = 0x11;
 const EVENT: u8 = 0x12;
 const BOUND: u8 = 0x13;
@@ -84,6 +90,15 @@ impl ToLeader {
             ToLeader::Line(conn, Err(refusal)) => text(out, REFUSED, *conn, &refusal.text()),
             ToLeader::Closed(conn) => head(out, CLOSED, *conn),
             ToLeader::Alive => out.put_u8(REPLICA_ALIVE),
+            ToLeader::Drains(shares) => {
+                out.put_u8(DRAINS);
+                for share in shares.iter().take(MOST_DRAINS) {
+                    out.put_u64(share.session.0);
+                    out.put_u64(share.in_flight);
+                    out.put_u64(share.upgraded);
+                    out.put_u8(u8::from(share.is_closed));
+                }
+            }
         }
     }
 
@@ -92,6 +107,13 @@ impl ToLeader {
         let kind = bytes.try_get_u8().map_err(|_| UnknownMessage)?;
         if kind == REPLICA_ALIVE {
             return nothing_left(bytes).map(|()| ToLeader::Alive);
+        }
+        if kind == DRAINS {
+            let mut shares = Vec::new();
+            while !bytes.is_empty() {
+                shares.push(drain_share(&mut bytes)?);
+            }
+            return Ok(ToLeader::Drains(shares));
         }
         let conn = connection(&mut bytes)?;
         match kind {
@@ -171,6 +193,13 @@ fn connection(bytes: &mut &[u8]) -> Result<ConnId, UnknownMessage> {
     bytes.try_get_u64().map(ConnId).map_err(|_| UnknownMessage)
 }
 
+fn drain_share(bytes: &mut &[u8]) -> Result<DrainShare, UnknownMessage> {
+    let mut number = || bytes.try_get_u64().map_err(|_| UnknownMessage);
+    let (session, in_flight, upgraded) = (SessionNo(number()?), number()?, number()?);
+    let is_closed = bytes.try_get_u8().map_err(|_| UnknownMessage)? != 0;
+    Ok(DrainShare { session, in_flight, upgraded, is_closed })
+}
+
 fn address(bytes: &mut &[u8]) -> Result<IpAddr, UnknownMessage> {
     let mut octets = [0; 16];
     bytes.try_copy_to_slice(&mut octets).map_err(|_| UnknownMessage)?;
@@ -212,6 +241,9 @@ mod tests {
             all.push(ToLeader::Line(CONN, Command::parse(line)));
         }
         all.push(ToLeader::Line(CONN, Err(Refusal::LineTooLong)));
+        let share = DrainShare { session: SessionNo(7), in_flight: 1 << 33, upgraded: 2, is_closed: true };
+        all.push(ToLeader::Drains(Vec::new()));
+        all.push(ToLeader::Drains(vec![share, DrainShare { is_closed: false, ..share }]));
         all
     }
 

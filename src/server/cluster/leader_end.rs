@@ -63,6 +63,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     shared.came_back(&parties.replica).await;
     let (queue, messages, is_full) = RelayQueue::new(QUEUE);
     let mut connections = RelayedConnections::new(
+        &parties.replica,
         shared.registry.clone(),
         shared.numbers.clone(),
         queue,

@@ -47,7 +47,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use crate::environment::Secret;
-use crate::server::listener::{Between, Message};
+use crate::server::listener::{Between, RegistryEnds};
 
 use conductor::Conductor;
 use handshake::Secrets;
@@ -107,7 +107,11 @@ impl Replica {
     ///
     /// # Panics
     /// Outside a runtime of tokio.
-    pub(crate) fn start(self, registry: mpsc::Sender<Message>, stopped: watch::Receiver<bool>) -> Between {
+    pub(crate) fn start(
+        self,
+        RegistryEnds { inbox: registry, drains }: RegistryEnds,
+        stopped: watch::Receiver<bool>,
+    ) -> Between {
         let Replica { settings, listener, store, status } = self;
         let (leads, leading) = watch::channel(None);
         let (roles, role) = watch::channel(Role::Leaderless);
@@ -121,6 +125,7 @@ impl Replica {
             leads: leading,
             proof: store.proof,
             stopped: stopped.clone(),
+            drains,
             revisions: status.revisions(),
             parked: Mutex::default(),
             parkings: AtomicU64::default(),

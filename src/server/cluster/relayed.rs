@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::frame::{FromLeader, ToLeader};
 use crate::server::listener::{Message, RelayQueue, ToReplica};
-use crate::server::registry::ConnId;
+use crate::server::registry::{ConnId, Input};
 
 /// Numbers for the connections of all replicas, none of which is used twice.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +29,7 @@ pub(super) struct RegistryEnded;
 
 /// The connections of one replica.
 pub(super) struct RelayedConnections {
+    replica: Arc<str>,
     registry: mpsc::Sender<Message>,
     numbers: ConnNumbers,
     queue: RelayQueue,
@@ -40,12 +41,13 @@ pub(super) struct RelayedConnections {
 impl RelayedConnections {
     /// Passes on what the replica says of connections from the networks `allow`. What is for them goes into `queue`.
     pub(super) fn new(
+        replica: &str,
         registry: mpsc::Sender<Message>,
         numbers: ConnNumbers,
         queue: RelayQueue,
         allow: Arc<[IpNet]>,
     ) -> Self {
-        RelayedConnections { registry, numbers, queue, allow, known: HashMap::new() }
+        RelayedConnections { replica: replica.into(), registry, numbers, queue, allow, known: HashMap::new() }
     }
 
     /// Passes one message of the replica on to the registry.
@@ -68,6 +70,9 @@ impl RelayedConnections {
             ToLeader::Closed(conn) => {
                 let Some(number) = self.known.remove(&conn) else { return Ok(()) };
                 Message::Closed(number)
+            }
+            ToLeader::Drains(shares) => {
+                Message::Input(Box::new(Input::Drains(Arc::clone(&self.replica), shares)))
             }
             ToLeader::Alive => return Ok(()),
         };

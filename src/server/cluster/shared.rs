@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::handshake::Secrets;
 use super::relayed::{ConnNumbers, RelayedConnections};
 use crate::server::listener::Message;
-use crate::server::registry::Term;
+use crate::server::registry::{DrainShare, Term};
 
 /// Whether the proof that this replica leads is young enough to answer anybody.
 pub type Proof = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) leads: watch::Receiver<Option<Term>>,
     pub(super) proof: Proof,
     pub(super) stopped: watch::Receiver<bool>,
+    /// What this replica's proxy has left to do for sessions that are being drained.
+    pub(super) drains: watch::Receiver<Vec<DrainShare>>,
     /// The revision of the store that this replica's registry has, and that of the leader as far as it is known.
     pub(super) revisions: Arc<Revisions>,
     /// By the name of their replica, the connections that the registry still takes for open, while it may say nothing to

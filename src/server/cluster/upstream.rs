@@ -97,6 +97,7 @@ async fn speak(term: Term, shared: &Shared, events: &mpsc::Sender<Event>) -> Rel
     let (to_leader, mut said) = mpsc::channel(TO_LEADER);
     let (queue, mut answers, mut is_full) = RelayQueue::new(QUEUE);
     let mut connections = RelayedConnections::new(
+        &shared.name,
         shared.registry.clone(),
         shared.numbers.clone(),
         queue,
@@ -203,6 +204,8 @@ async fn read(mut reader: LinkReader, shared: &Shared, events: &mpsc::Sender<Eve
 
 async fn write(mut writer: LinkWriter, mut said: mpsc::Receiver<ToLeader>, shared: &Shared) -> LinkError {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut drains = shared.drains.clone();
+    drains.mark_changed();
     let mut alive = interval(shared.heartbeat());
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -213,6 +216,7 @@ async fn write(mut writer: LinkWriter, mut said: mpsc::Receiver<ToLeader>, share
                 }
             }
             _ = alive.tick() => drop(writer.push(|out| ToLeader::Alive.encode(out))),
+            Ok(()) = drains.changed() => batch.push(ToLeader::Drains(drains.borrow_and_update().clone())),
         }
         for message in batch.drain(..) {
             if writer.push(|out| message.encode(out))

@@ -202,7 +202,7 @@ mod tests {
             ("CLUSTER_ADVERTISE", "host:0", "a host and a port"),
             ("CLUSTER_TTL", "1s", "less than 2s"),
             ("ETCD_BASE_PATH", "/a/../b", "a part of it"),
-            ("ETCD_TIMEOUT", "0s", "duration"),
+            ("ETCD_TIMEOUT", "0s", "more than zero"),
             ("ETCD_USERNAME", "u", "ETCD_PASSWORD is not set"),
             ("ETCD_PASSWORD", "p", "ETCD_USERNAME is not set"),
             ("ETCD_CERT", "-----BEGIN", "go together"),

@@ -37,7 +37,7 @@ pub(crate) use message::Message;
 pub(crate) use outgoing::{PeerSender, RelayQueue, ToReplica};
 
 use crate::server::live_table::LiveTable;
-use crate::server::registry::{Input, Registry, RegistryConfig};
+use crate::server::registry::{DrainShare, Input, Registry, RegistryConfig};
 use crate::server::routing::{Probe, ProbeFailure};
 use crate::server::store::Store;
 
@@ -95,6 +95,7 @@ pub struct RegistryCore {
     allow: Vec<IpNet>,
     queue: usize,
     inbox: mpsc::Sender<Message>,
+    drains: watch::Sender<Vec<DrainShare>>,
     stop: watch::Sender<bool>,
     sessions: watch::Receiver<usize>,
     task: JoinHandle<()>,
@@ -159,12 +160,13 @@ impl RegistryCore {
         let (stop, stopped) = watch::channel(false);
         let (count, sessions) = watch::channel(0);
         let (inbox, messages) = mpsc::channel(INBOX);
-        let mut core = task::RegistryTask::new(registry, table, store, prober, count);
+        let drains = watch::Sender::new(Vec::new());
+        let mut core = task::RegistryTask::new(registry, table, store, prober, count, drains.clone());
         if let Some(saved) = saved {
             core.restore(saved);
         }
         let task = tokio::spawn(core.run(messages, results, external, stopped));
-        Ok(RegistryCore { allow: config.allow, queue, inbox, stop, sessions, task, stored })
+        Ok(RegistryCore { allow: config.allow, queue, inbox, drains, stop, sessions, task, stored })
     }
 
     /// Passes everything from the connections of `listener` to the registry.
@@ -185,25 +187,34 @@ impl RegistryCore {
         })
     }
 
-    /// Passes everything from the connections of `listener` to what `between` starts. `between` gets the way to the
-    /// registry, and what says that the server stops. The registry itself stops when nobody can tell it anything any more.
+    /// Passes everything from the connections of `listener` to what `between` starts. `between` gets the
+    /// registry's ends, and what says that the server stops. The registry itself stops when nobody can tell it anything any more.
     ///
     /// # Errors
     /// When the listener has no address.
     pub(crate) fn listen_through(
         self,
         listener: TcpListener,
-        between: impl FnOnce(mpsc::Sender<Message>, watch::Receiver<bool>) -> Between,
+        between: impl FnOnce(RegistryEnds, watch::Receiver<bool>) -> Between,
     ) -> std::io::Result<RegistryHandle> {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let Between { inbox, tasks } = between(self.inbox, stopped.clone());
+        let Between { inbox, tasks } =
+            between(RegistryEnds { inbox: self.inbox, drains: self.drains.subscribe() }, stopped.clone());
         let acceptor = accept::Acceptor::new(self.allow, self.queue);
         let accepting = tokio::spawn(acceptor.accept(listener, inbox, stopped));
         let tasks = tasks.into_iter().chain([accepting, self.task]).collect();
         let (sessions, stored) = (self.sessions, self.stored);
         Ok(RegistryHandle { address, stop, _core: Some(self.stop), sessions, tasks, stored })
     }
+}
+
+/// The registry for what stands between it and connections.
+pub(crate) struct RegistryEnds {
+    /// The way to it.
+    pub(crate) inbox: mpsc::Sender<Message>,
+    /// What this server has left to do for sessions that are being drained.
+    pub(crate) drains: watch::Receiver<Vec<DrainShare>>,
 }
 
 /// What stands between connections and the registry.

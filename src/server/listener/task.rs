@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 use registry_client::protocol::report::BackendReport;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::server::live_table::LiveTable;
 use crate::server::registry::persist::SavedState;
-use crate::server::registry::{ConnId, Effect, Input, Now, Registry, TestId, Tx};
+use crate::server::registry::{ConnId, DrainShare, Effect, Input, Now, Registry, TestId, Tx};
 use crate::server::routing::MemberId;
 use crate::server::store::{Decision, Store};
 
@@ -24,6 +24,8 @@ use super::{ExternalInputs, ProbeResults, Prober, log};
 const BATCH: usize = 256;
 /// How many BACKEND_TESTs run at once. A test runs on when its peer has left.
 const TESTS: usize = 1024;
+/// How often other replicas are told what is left of drains.
+const SHOW_DRAINS: Duration = Duration::from_millis(200);
 /// How long a BACKEND_TEST may take (PROTOCOL section 1).
 const TEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,8 @@ pub(super) struct RegistryTask {
     tests: JoinSet<(TestId, Result<BackendReport, String>)>,
     /// How many sessions there are, for [`RegistryHandle::sessions`](super::RegistryHandle::sessions).
     sessions: watch::Sender<usize>,
+    /// What is left to do for sessions that are being drained, where somebody wants to know.
+    drains: watch::Sender<Vec<DrainShare>>,
     /// Inputs that carrying out effects has led to. They come before any other.
     outcomes: VecDeque<Input>,
 }
@@ -50,10 +54,22 @@ impl RegistryTask {
         store: Box<dyn Store>,
         prober: Arc<dyn Prober>,
         sessions: watch::Sender<usize>,
+        drains: watch::Sender<Vec<DrainShare>>,
     ) -> Self {
         let (connections, tests, outcomes) = (HashMap::new(), JoinSet::new(), VecDeque::new());
         let ejections = table.ejections();
-        RegistryTask { registry, table, store, prober, connections, ejections, tests, sessions, outcomes }
+        RegistryTask {
+            registry,
+            table,
+            store,
+            prober,
+            connections,
+            ejections,
+            tests,
+            sessions,
+            drains,
+            outcomes,
+        }
     }
 
     /// Restores what the store held. To be called before [`RegistryTask::run`].
@@ -73,6 +89,8 @@ impl RegistryTask {
     ) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut stopping = false;
+        let mut show_drains = interval(SHOW_DRAINS);
+        show_drains.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.registry.next_deadline().map(Instant::from_std);
             tokio::select! {
@@ -97,6 +115,7 @@ impl RegistryTask {
                     self.turn(decision_input(tx, decision));
                 }
                 () = sleep_until(deadline) => self.turn(Input::Tick),
+                _ = show_drains.tick(), if self.drains.receiver_count() > 0 => self.show_drains(),
                 _ = stop.wait_for(|stop| *stop), if !stopping => {
                     stopping = true;
                     self.turn(Input::Stop);
@@ -128,9 +147,23 @@ impl RegistryTask {
                 if matches!(*input, Input::Follow(_)) {
                     self.connections.clear();
                 }
+                let is_load = matches!(*input, Input::Loaded(..));
                 self.turn(*input);
+                if is_load {
+                    self.table.loaded();
+                }
             }
         }
+    }
+
+    /// Tells the leader's replica, if there is one, what is left of drains here.
+    fn show_drains(&self) {
+        let drains = self.registry.drains();
+        self.drains.send_if_modified(|shown| {
+            let is_news = *shown != drains;
+            *shown = drains;
+            is_news
+        });
     }
 
     /// Passes an input in, carries the effects out, and passes in what that has led to.

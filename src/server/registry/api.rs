@@ -57,11 +57,28 @@ pub enum Input {
     /// This replica follows: it answers no command, commits nothing, and serves what the records say. Whose records they
     /// are; `None`: nobody leads.
     Follow(Option<Term>),
+    /// For a leader: the other replicas that are present, by their names.
+    Replicas(Vec<String>),
+    /// For a leader: all that the proxy of this replica has left to do for sessions that it knows to be drained.
+    Drains(Arc<str>, Vec<DrainShare>),
     /// For a follower: the changes that the shared store holds since the revision before this one, in their order.
     Replicated(StoreRevision, Vec<StoreChange>),
     /// For a follower: everything that the shared store holds at this revision. It is what a replica begins with, and
     /// what it is told again where it has missed changes. Members that are in both stay as they are.
     Loaded(StoreRevision, Box<SavedState>),
+}
+
+/// What a replica's proxy has left to do for a session that is being drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainShare {
+    /// The session.
+    pub session: SessionNo,
+    /// Requests whose response is not over.
+    pub in_flight: u64,
+    /// Upgraded connections.
+    pub upgraded: u64,
+    /// Whether no new request goes to the session's members. What was counted then only falls.
+    pub is_closed: bool,
 }
 
 /// Something that the caller is to do. Effects are carried out in their order.

@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use persist::SavedState;
 
-pub use api::{Effect, Input, LogEvent};
+pub use api::{DrainShare, Effect, Input, LogEvent};
 pub use config::{Limits, RegistryConfig};
 pub use engine::Random;
 pub use model::{
@@ -75,6 +75,11 @@ impl Registry {
     /// The revision of the shared store that this replica serves, if it follows.
     pub fn store_revision(&self) -> StoreRevision {
         self.0.store_revision()
+    }
+
+    /// What this server's proxy has left to do for sessions that are being drained.
+    pub fn drains(&self) -> Vec<DrainShare> {
+        self.0.drains()
     }
 
     /// When to pass [`Input::Tick`] at the latest.

@@ -28,7 +28,8 @@ pub(super) fn with_claim<T>(
         Page::BadRequest("The path has an encoded slash beside a dot segment, which nobody can read surely.")
     })?;
     let host = host.to_str().map_err(|_| Page::NoClaim)?;
-    with(table.load().find(host, &path).ok_or(Page::NoClaim)?)
+    let unknown = || if table.is_loading() { Page::Loading } else { Page::NoClaim };
+    with(table.load().find(host, &path).ok_or_else(unknown)?)
 }
 
 /// Gives the request to a usable member other than `tried`; `None` if there is none.

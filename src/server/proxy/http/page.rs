@@ -33,6 +33,8 @@ pub(crate) enum Page {
     RequestTimeout,
     /// No claim matches host and path.
     NoClaim,
+    /// The proxy has not read yet who serves what.
+    Loading,
     /// A claim matches and has no usable member.
     NoMember,
     /// The circuit breakers of all usable members are open. The first lets a request through in so many seconds.
@@ -66,7 +68,9 @@ impl Page {
             Page::UpgradeNotAllowed => StatusCode::FORBIDDEN,
             Page::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Page::NoClaim => StatusCode::NOT_FOUND,
-            Page::NoMember | Page::CircuitOpen(_) | Page::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+            Page::Loading | Page::NoMember | Page::CircuitOpen(_) | Page::Maintenance => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Page::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Page::Unreachable | Page::InvalidResponse => StatusCode::BAD_GATEWAY,
             Page::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -85,6 +89,7 @@ impl Page {
             }
             Page::RequestTimeout => "The rest of the request did not arrive in time.",
             Page::NoClaim => "No service has registered this host and path.",
+            Page::Loading => "This server has just started and does not know yet who serves this address.",
             Page::NoMember => {
                 "A service has registered this address, but none of its instances is usable now."
             }
@@ -117,7 +122,7 @@ impl Page {
                 headers.insert(RETRY_AFTER, HeaderValue::from(MAINTENANCE_SECONDS));
                 headers.insert(MAINTENANCE_MODE, HeaderValue::from_static("true"));
             }
-            Page::NoMember => {
+            Page::NoMember | Page::Loading => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
             }
             Page::RateLimited(seconds) | Page::CircuitOpen(seconds) => {

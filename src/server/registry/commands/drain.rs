@@ -28,16 +28,21 @@ pub(super) fn drain_start(
     Ok(engine.start_drain(conn, no, draining, end, Reply::DrainStarted(rfc3339(complete))))
 }
 
-/// DRAIN_STATUS. A drain is over as soon as no request is in flight.
+/// DRAIN_STATUS. A drain is over as soon as no request is in flight at any replica.
 pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Result<Reply, Refusal> {
     let mut draining = draining(engine, no)?;
     let mut remaining_work = engine.membership().remaining_work(members(engine, no));
-    if remaining_work.in_flight == 0 && !draining.drain.is_over(now.mono) {
+    let elsewhere = engine.work_elsewhere(no);
+    let is_idle = elsewhere.is_complete && remaining_work.in_flight + elsewhere.left.in_flight == 0;
+    if is_idle && !draining.drain.is_over(now.mono) {
         draining.drain.time = now.mono.saturating_duration_since(draining.drain.since);
         engine.end_drain(no, draining);
         // A request may have come before the members were closed.
         remaining_work = engine.membership().remaining_work(members(engine, no));
     }
+    // A replica that has not said what it has left, or still sends requests to a member that is closed here, is busy.
+    let is_closing = draining.drain.is_over(now.mono) && elsewhere.left.usable;
+    let busy = u64::from(!elsewhere.is_complete || is_closing);
     let elapsed = now.mono.saturating_duration_since(draining.drain.since);
     let remaining = draining.drain.time.saturating_sub(elapsed);
     let weight = if remaining_work.usable { draining.drain.weight(now.mono) } else { 0.0 };
@@ -48,8 +53,8 @@ pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Resu
         elapsed_seconds: elapsed.as_secs_f64(),
         remaining_seconds: remaining.as_secs_f64(),
         traffic_percent: weight * 100.0,
-        in_flight: Some(remaining_work.in_flight),
-        upgraded: Some(remaining_work.upgraded),
+        in_flight: Some(remaining_work.in_flight + elsewhere.left.in_flight.max(busy)),
+        upgraded: Some(remaining_work.upgraded + elsewhere.left.upgraded),
     }))
 }
 

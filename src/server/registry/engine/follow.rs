@@ -26,6 +26,7 @@ impl Engine {
         for change in changes {
             match change {
                 StoreChange::Applied { session, applied, delta, maintenance } => {
+                    self.take_places_back(SessionNo(session.no), &delta);
                     self.take_apply(now, &session, applied, &delta, maintenance.as_deref());
                 }
                 StoreChange::Maintenance(all) => {
@@ -54,14 +55,7 @@ impl Engine {
     ) {
         let no = SessionNo(record.no);
         self.commits.skip_to(applied);
-        if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Retired) {
-            // The former leader had ended it, and the store does not hold that.
-            self.advance(now, no, SessionEvent::Ended);
-        }
-        if self.sessions.get(no).is_none() {
-            self.sessions.restore(now, record.clone());
-            self.advance(now, no, SessionEvent::Followed);
-        }
+        self.know(now, record);
         if record.shared_address {
             self.sessions.is_shared(record.peer, self.config.limits.shared_addresses);
         }
@@ -74,6 +68,19 @@ impl Engine {
             self.install(now, no, applied, delta, None);
         }
         self.sessions.update(record);
+    }
+
+    /// Adds the session of a record, unless it is known.
+    pub(super) fn know(&mut self, now: Now, record: &SessionRecord) {
+        let no = SessionNo(record.no);
+        if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Retired) {
+            // The former leader had ended it, and the store does not hold that.
+            self.advance(now, no, SessionEvent::Ended);
+        }
+        if self.sessions.get(no).is_none() {
+            self.sessions.restore(now, record.clone());
+            self.advance(now, no, SessionEvent::Followed);
+        }
     }
 
     /// The sessions that this one replaced.
@@ -164,11 +171,14 @@ impl Engine {
     /// where nobody else does.
     fn take_superseded(&mut self, now: Now, no: SessionNo, marks: &SessionMarks) {
         let Some(session) = self.sessions.get_mut(no) else { return };
-        let new: Vec<_> = marks.superseded.difference(&session.superseded).cloned().collect();
         session.superseded.clone_from(&marks.superseded);
-        for place in new {
+        session.lost_claim |= session.state.lives() && !session.superseded.is_empty();
+        for place in &marks.superseded {
             let Some(claim) = self.membership.claim(&place.domain, &place.path) else { continue };
             let members = self.membership.members_of(&[no], claim);
+            if members.is_empty() {
+                continue;
+            }
             self.drop_members(now, members);
             self.membership.serve_untried(&place.domain, &place.path);
         }

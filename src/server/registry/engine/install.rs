@@ -63,7 +63,7 @@ impl Engine {
         let domains = self.changed_domains(changed);
         let evicted = self.evict_owners(&installed, no);
         self.disconnect_owners(now, &evicted);
-        self.drop_members(now, evicted);
+        self.drop_superseded(now, evicted);
 
         // Members that stay come first, so that a member survives whose route has a new id. Then those that go, so that a
         // backend that replaces the only one serves at once. New members come last.
@@ -88,13 +88,25 @@ impl Engine {
         self.touch(no);
     }
 
+    /// A session that applies a route again is not superseded there any more.
+    pub(super) fn take_places_back(&mut self, no: SessionNo, delta: &Delta) {
+        let Some(session) = self.sessions.get_mut(no).filter(|session| !session.superseded.is_empty()) else {
+            return;
+        };
+        for (domain, path) in delta.claims() {
+            session.superseded.retain(|place| (&place.domain, &place.path) != (domain, path));
+        }
+    }
+
     /// The members of other services in the claims of changed routes. Their owners do not live, or the apply would have been
     /// refused.
     fn evict_owners(&mut self, installed: &[InstalledRoute], no: SessionNo) -> Vec<(MemberId, SessionNo)> {
-        let Some(by) = self.sessions.get(no).map(Session::label) else { return Vec::new() };
+        let Some(session) = self.sessions.get(no) else { return Vec::new() };
+        let by = session.label();
         let mut evicted = Vec::new();
         let changed = installed.iter().filter(|installed| installed.is_changed);
-        for (domain, path) in changed.flat_map(|installed| installed.applied.route.claims()) {
+        let places = changed.flat_map(|installed| installed.applied.route.claims());
+        for (domain, path) in places.filter(|(domain, path)| !session.is_superseded(domain, path)) {
             let Some(claim) =
                 self.membership.claim(domain, path).filter(|claim| claim.terms.service != by.service)
             else {
@@ -144,7 +156,7 @@ impl Engine {
                 let attach = |plan| self.membership.attach(&owner, installed.id, place, plan, applied);
                 if plan.as_ref().is_some_and(attach) {
                     shared_hosts.insert(domain);
-                } else if installed.is_changed {
+                } else if installed.is_changed && !session.is_superseded(place.0, place.1) {
                     new.push((installed, domain));
                 }
             }

@@ -26,6 +26,7 @@ mod bind;
 mod commit;
 mod connections;
 mod drain;
+mod drain_shares;
 mod events;
 mod follow;
 mod hidden_routes;
@@ -68,6 +69,7 @@ pub(crate) use queue::Outcome;
 
 use backend_tests::BackendTests;
 use connections::Connections;
+use drain_shares::DrainShares;
 use marks::MarkQueue;
 use pending_commits::Commits;
 use role::Role;
@@ -94,6 +96,7 @@ pub(crate) struct Engine {
     /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
     verdicts: HashMap<MemberId, SessionNo>,
     subscriptions: Subscriptions,
+    drain_shares: DrainShares,
     role: Role,
     /// The revision of the shared store that this follower serves.
     store_revision: StoreRevision,
@@ -121,6 +124,7 @@ impl Engine {
             tests: BackendTests::default(),
             verdicts: HashMap::new(),
             subscriptions: Subscriptions::default(),
+            drain_shares: DrainShares::default(),
             role: Role::Alone,
             store_revision: StoreRevision::default(),
             led_until: None,
@@ -155,6 +159,8 @@ impl Engine {
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
+            Input::Replicas(names) => self.drain_shares.set_replicas(names),
+            Input::Drains(replica, shares) => self.drain_shares.set(&replica, shares),
             Input::Lead(term) => self.lead(now, term),
             Input::Follow(leader) => self.follow(now, leader),
             Input::Replicated(revision, changes) => self.replicate(now, revision, changes),

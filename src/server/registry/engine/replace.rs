@@ -89,7 +89,8 @@ impl Engine {
         self.drop_superseded(now, superseded);
     }
 
-    /// Removes members of sessions that were replaced, because their successors serve in their place.
+    /// Removes members because another session serves in their place: the successor of theirs, or one of another service
+    /// that took the claim over. Replicas have to know where.
     pub(super) fn drop_superseded(&mut self, now: Now, members: Vec<(MemberId, SessionNo)>) {
         for (id, no) in &members {
             let place = self.membership.place(*id);

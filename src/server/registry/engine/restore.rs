@@ -9,9 +9,7 @@ use registry_client::protocol::{Host, RouteId};
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::membership::Removal;
 use crate::server::registry::model::{Applied, Now, Route, SessionEvent, SessionNo};
-use crate::server::registry::persist::{
-    MaintenanceRecord, PlaceRecord, SavedSession, SavedState, SessionRecord,
-};
+use crate::server::registry::persist::{MaintenanceRecord, SavedSession, SavedState, SessionRecord};
 use crate::server::registry::session::{Lost, MaintenanceState};
 
 use super::Engine;
@@ -57,6 +55,7 @@ impl Engine {
             if follows {
                 if let Some(session) = self.sessions.get_mut(no) {
                     session.superseded.clone_from(&marks.superseded);
+                    session.lost_claim = session.state.lives() && !session.superseded.is_empty();
                 }
                 all_marks.push((no, marks));
             }
@@ -116,10 +115,8 @@ impl Engine {
         let route = &in_force.route;
         for domain in route.spec.domains.as_slice() {
             let place = (domain, &route.spec.path);
-            let is_superseded =
-                |record: &PlaceRecord| record.domain == *domain && record.path == route.spec.path;
             let Some(session) = self.sessions.get(*no) else { return };
-            if session.superseded.iter().any(is_superseded) {
+            if session.is_superseded(place.0, place.1) {
                 continue;
             }
             let Some(service) = self.sessions.get(*no).map(|session| session.registration.service.clone())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use registry_client::protocol::RouteId;
 
 use crate::server::registry::model::{Delta, Now, Route, SessionNo, SessionState, StoreRevision};
-use crate::server::registry::persist::{EndReason, SavedSession, SavedState};
+use crate::server::registry::persist::{EndReason, PlaceRecord, SavedSession, SavedState, SessionMarks};
 
 use super::Engine;
 
@@ -54,9 +54,29 @@ impl Engine {
         }
         applies.sort_by_key(|(applied, saved, _)| (*applied, saved.session.no));
         for (applied, saved, delta) in applies {
-            let is_new = self.sessions.get(SessionNo(saved.session.no)).is_none();
+            let no = SessionNo(saved.session.no);
+            let is_new = self.sessions.get(no).is_none();
             let maintenance = is_new.then_some(&saved.maintenance);
+            self.know(now, &saved.session);
+            self.note_places_of_others(no, applied, &saved.marks, &delta);
             self.take_apply(now, &saved.session, applied, &delta, maintenance);
+        }
+    }
+
+    /// Notes in which of its claims others serve in a session's place: where the marks say so, and where another service
+    /// has applied the claim later.
+    fn note_places_of_others(&mut self, no: SessionNo, applied: u64, marks: &SessionMarks, delta: &Delta) {
+        let Some(session) = self.sessions.get(no) else { return };
+        let service = &session.registration.service;
+        let mut superseded = marks.superseded.clone();
+        for (domain, path) in delta.claims() {
+            let claim = self.membership.claim(domain, path).filter(|claim| claim.terms.service != *service);
+            if claim.is_some_and(|claim| self.membership.last_apply(claim) > applied) {
+                superseded.insert(PlaceRecord { domain: domain.clone(), path: path.clone() });
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(no) {
+            session.superseded = superseded;
         }
     }
 

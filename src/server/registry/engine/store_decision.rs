@@ -35,6 +35,7 @@ impl Engine {
         match pending {
             Pending::Apply { conn, delta, scopes, stored, .. } => {
                 if committed {
+                    self.take_places_back(no, &delta);
                     self.install(now, no, tx.0, &delta, scopes.as_deref());
                     self.maintenance_is_stored(&stored);
                     self.store_maintenance_if_changed(no);

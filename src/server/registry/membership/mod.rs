@@ -32,6 +32,7 @@ use crate::server::registry::api::Effect;
 use crate::server::registry::model::{MemberSet, SessionNo};
 use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
 
+pub(crate) use drain::RemainingWork;
 pub(crate) use events::FirstAnswer;
 pub(crate) use join::{Detached, Joined, Removal};
 
@@ -143,6 +144,12 @@ impl Membership {
             let record = self.members.get(&member.id)?;
             Some((member, record.shared.session, record.state.serves()))
         })
+    }
+
+    /// The number of the last apply of a claim's members.
+    pub(crate) fn last_apply(&self, claim: &Claim) -> u64 {
+        let records = claim.members.iter().filter_map(|member| self.members.get(&member.id));
+        records.map(|record| record.applied).max().unwrap_or_default()
     }
 
     /// The members of these sessions in a claim.

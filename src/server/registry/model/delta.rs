@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use registry_client::protocol::RouteId;
+use registry_client::protocol::{Domain, PathPrefix, RouteId};
 
 use super::route::Route;
 use super::settings::RouteSettings;
@@ -17,6 +17,11 @@ pub struct Delta {
 }
 
 impl Delta {
+    /// The claims of the routes that it adds or changes.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (&Domain, &PathPrefix)> {
+        self.routes.iter().filter_map(|(_, route)| route.as_ref()).flat_map(|route| route.claims())
+    }
+
     pub(crate) fn route(&self, id: RouteId) -> Option<&Arc<Route>> {
         let at = self.routes.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         self.routes[at].1.as_ref()

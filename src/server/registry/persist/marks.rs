@@ -35,7 +35,8 @@ pub struct SessionMarks {
     /// Two sessions were connected from its address at once, since its last apply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared_address: bool,
-    /// The claims in which the session that replaced it serves in its place.
+    /// The claims in which another session serves in its place: the one that replaced it, or one of another service that
+    /// took the claim over.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub superseded: BTreeSet<PlaceRecord>,
 }

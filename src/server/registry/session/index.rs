@@ -89,7 +89,7 @@ impl SessionIndex {
         self.last == 0
     }
 
-    #[cfg(test)]
+    /// All of them, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.all.values().map(|session| &**session)
     }

@@ -25,7 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use registry_client::protocol::{Metadata, Registration, RouteId, RouteSpec, SessionId};
+use registry_client::protocol::{Domain, Metadata, PathPrefix, Registration, RouteId, RouteSpec, SessionId};
 
 use crate::server::registry::model::{
     Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
@@ -63,7 +63,7 @@ pub(crate) struct Session {
     pub(crate) lost: Option<Lost>,
     /// It was bound from another address than that of its record.
     pub(crate) is_rebound: bool,
-    /// The claims that it has left to the sessions that replaced it.
+    /// The claims in which another session serves in its place.
     pub(crate) superseded: BTreeSet<PlaceRecord>,
     /// Its marks, as far as the store is known to hold them.
     pub(crate) marks: SessionMarks,
@@ -238,6 +238,11 @@ impl Session {
         let mut maintenance = std::mem::take(&mut self.maintenance);
         maintenance.retain_routes(|id| self.spec(id).is_some() || self.applied.contains_key(&id));
         self.maintenance = maintenance;
+    }
+
+    /// Whether another session serves in its place there.
+    pub(crate) fn is_superseded(&self, domain: &Domain, path: &PathPrefix) -> bool {
+        self.superseded.iter().any(|place| place.domain == *domain && place.path == *path)
     }
 
     /// It and the sessions that it replaced: the same instance over time.

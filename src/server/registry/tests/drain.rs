@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::server::registry::{DrainShare, SessionNo};
 
 const A: &str = "10.2.2.7";
 const B: &str = "10.2.2.8";
@@ -146,4 +147,46 @@ fn a_successor_serves_at_once_where_only_a_drained_member_is_left() {
     let (second, _) = world.register("web", "web-2", B);
     assert_eq!(world.apply(second, "a.de", WEB_B), "OK");
     assert_eq!(world.serving("a.de"), ["10.2.2.8:80"]);
+}
+
+fn share(session: u64, in_flight: u64, is_closed: bool) -> DrainShare {
+    DrainShare { session: SessionNo(session), in_flight, upgraded: 0, is_closed }
+}
+
+#[test]
+fn a_drain_is_over_when_it_is_over_at_every_replica_that_is_present() {
+    let (mut world, first, _) = siblings();
+    let here = |replicas: &[&str]| Input::Replicas(replicas.iter().map(|name| (*name).to_owned()).collect());
+    let says = |replica: &str, shares: Vec<DrainShare>| Input::Drains(replica.into(), shares);
+    world.input(here(&["b", "c"]));
+    world.do_all(first, &["DRAIN_START||10s"]);
+    assert_eq!(world.drain_status(first)["in_flight"], 1, "nobody has said anything");
+    world.input(says("b", vec![share(1, 3, false)]));
+    assert_eq!(world.drain_status(first)["in_flight"], 3, "c has not");
+    world.input(says("c", vec![share(2, 0, true)]));
+    assert_eq!(world.drain_status(first)["in_flight"], 3, "that was another session");
+    world.input(says("c", vec![share(1, 0, false)]));
+    assert_eq!(world.drain_status(first)["in_flight"], 3);
+    assert!(world.drain_status(first)["remaining_seconds"].as_f64().unwrap() > 0.0);
+    world.input(says("b", vec![share(1, 0, false)]));
+    assert_eq!(world.drain_status(first)["in_flight"], 1, "they may still send it requests");
+    assert_eq!(world.drain_status(first)["remaining_seconds"], 0.0, "it is over here");
+    world.input(says("b", vec![share(1, 0, true)]));
+    assert_eq!(world.drain_status(first)["in_flight"], 1, "c may");
+    world.input(here(&["b"]));
+    assert_eq!(world.drain_status(first)["in_flight"], 0, "c is gone, and its requests with it");
+}
+
+#[test]
+fn a_server_says_what_it_has_left_of_drains() {
+    let (mut world, first, _) = siblings();
+    assert_eq!(world.registry.drains(), []);
+    world.in_flight("a.de", 0, 2);
+    world.do_all(first, &["DRAIN_START||10s"]);
+    assert_eq!(world.registry.drains(), [share(1, 2, false)]);
+    world.in_flight("a.de", 0, 0);
+    world.drain_status(first);
+    assert_eq!(world.registry.drains(), [share(1, 0, true)]);
+    world.do_all(first, &["DRAIN_CANCEL|"]);
+    assert_eq!(world.registry.drains(), []);
 }

@@ -52,7 +52,6 @@ pub(super) struct Ends {
 /// What the registry was told last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
-    Nothing,
     Leads(Term),
     Follows(Option<LeaderInfo>),
 }
@@ -121,7 +120,7 @@ impl Task {
             layout,
             ends,
             image: None,
-            told: Told::Nothing,
+            told: Told::Follows(None),
             owes_load: true,
             waiting: VecDeque::new(),
             committing: None,
@@ -145,8 +144,6 @@ impl Task {
         let (tell, mut news) = mpsc::channel(NEWS);
         let reader = Reader::new(self.kv.clone(), self.layout.clone(), tell);
         let reading = tokio::spawn(reader.run(random_id()));
-        // Until etcd says something else.
-        self.told = Told::Follows(None);
         self.tell(Feed::Follow(None)).await;
         self.begin_with_copy().await;
         let presence = self.register();
