@@ -10,15 +10,12 @@ mod programs;
 
 #[path = "cluster/basics.rs"]
 mod basics;
-<<<<<<< HEAD
 #[path = "cluster/copies.rs"]
 mod copies;
-=======
 #[path = "cluster/drain.rs"]
 mod drain;
 #[path = "cluster/etcd_faults.rs"]
 mod etcd_faults;
->>>>>>> main
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "support/relay.rs"]
