@@ -49,13 +49,19 @@ RUN --mount=type=cache,target=/src/target,id=registry-server-target \
         cargo build --locked --profile dist --features etcd --target "$host" --bin registry-server \
      && binary="target/$host/dist/registry-server"; \
     fi \
- && mkdir -p /out && cp "$binary" /out/
+ && mkdir -p /out /out-files/state && cp "$binary" /out/
 
 FROM scratch AS server
 COPY --from=build-server /out/registry-server /registry-server
+# The directory /state, which a volume takes over with its owner.
+COPY --from=build-server --chown=65532:65532 /out-files/ /
 USER 65532:65532
+# A restart finds what was applied before. The `?` lets the server start where the volume cannot be written.
+ENV STATE_FILE=/state/registry.redb?
+VOLUME /state
 EXPOSE 80 81 82 443
-HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["/registry-server", "healthcheck"]
+# Often, because swarm names a task in its DNS only once it is healthy: the first check comes after one interval.
+HEALTHCHECK --interval=1500ms --timeout=5s --start-period=5s --retries=5 CMD ["/registry-server", "healthcheck"]
 ENTRYPOINT ["/registry-server"]
 
 FROM scratch AS sidecar-etcd

@@ -20,8 +20,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The addresses of a server that lets the system choose its ports.
-const ANYWHERE: [(&str, &str); 3] =
-    [("HTTP_LISTEN", "127.0.0.1:0"), ("REGISTRY_LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "127.0.0.1:0")];
+const ANYWHERE: [(&str, &str); 4] = [
+    ("HTTP_LISTEN", "127.0.0.1:0"),
+    ("REGISTRY_LISTEN", "127.0.0.1:0"),
+    ("ADMIN_LISTEN", "127.0.0.1:0"),
+    ("START_HOLD", "0s"),
+];
 
 fn config(vars: &[(&str, &str)]) -> Config {
     let vars = vars.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
@@ -35,7 +39,7 @@ async fn server() -> Server {
 
 async fn ask(addr: SocketAddr, path: &str) -> Response {
     let mut client = Peer::connect(addr).await;
-    client.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n")).await;
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     client.response().await
 }
 
@@ -214,7 +218,7 @@ async fn health_and_readiness_are_two_pages_and_others_are_not_there() {
         assert_eq!(ask(admin, path).await.status(), status, "{path}");
     }
     let mut client = Peer::connect(admin).await;
-    client.send("POST /metrics HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n").await;
+    client.send("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(client.response().await.status(), 405);
 }
 
@@ -280,4 +284,24 @@ async fn the_command_status_prints_the_page() {
     assert_eq!(output.status.code(), Some(0));
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(status["server"].as_str().unwrap().starts_with("registry-server/"), "{status}");
+}
+
+/// A name of a browser's page that resolves to this host must not be read by that page.
+#[tokio::test]
+async fn a_request_for_a_foreign_name_is_refused() {
+    let server =
+        Server::start(&config(&[&ANYWHERE[..], &[("ADMIN_HOSTS", "proxy")]].concat())).await.unwrap();
+    for (host, status) in
+        [("localhost:8081", 200), ("127.0.0.1", 200), ("Proxy:8081", 200), ("evil.example", 421)]
+    {
+        for path in ["/metrics", "/status", "/healthz"] {
+            let mut client = Peer::connect(server.admin_address().unwrap()).await;
+            client
+                .send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://evil.example\r\n\r\n"))
+                .await;
+            let response = client.response().await;
+            assert_eq!(response.status(), status, "{host}{path}");
+            assert_eq!(response.field("access-control-allow-origin"), None);
+        }
+    }
 }

@@ -117,6 +117,27 @@ fn a_registry_with_a_state_file_serves_again_before_any_sidecar_is_back() {
 }
 
 #[test]
+fn after_a_restart_without_state_requests_wait_for_the_sidecars() {
+    let admin = free_address();
+    let mut server = Server::start(SERVER, &[("START_HOLD", "20s"), ("ADMIN_LISTEN", &admin.to_string())]);
+    let backend = free_address();
+    let _caddy = caddy(backend, "back again");
+    let sidecar = sidecar(&server, backend.port(), &[]);
+    sidecar.wait_for_log("live");
+
+    sidecar.signal("STOP");
+    server.crash_and_restart();
+    let http = server.http;
+    let early = std::thread::spawn(move || get(http, HOST, "/"));
+    let waiting =
+        || get(admin, "localhost", "/metrics").is_some_and(|page| page.body.contains("_waiting 1\n"));
+    wait_until("the request waits", waiting);
+    sidecar.signal("CONT");
+    let answer = early.join().unwrap().unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, "back again"));
+}
+
+#[test]
 fn a_sidecar_that_is_asked_to_stop_takes_its_route_along_and_exits_with_0() {
     let (server, backend) = (Server::start(SERVER, &[("HOLD", "0s")]), free_address());
     let _caddy = caddy(backend, "hello");

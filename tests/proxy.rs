@@ -22,6 +22,8 @@ mod hold;
 mod outage;
 #[path = "proxy/probes.rs"]
 mod probes;
+#[path = "proxy/start_hold.rs"]
+mod start_hold;
 #[path = "proxy/stopping.rs"]
 mod stopping;
 #[path = "proxy/upgrade.rs"]

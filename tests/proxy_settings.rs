@@ -48,8 +48,12 @@ impl World {
     }
 
     async fn with(vars: &[(&str, &str)]) -> Self {
-        let listen =
-            [("HTTP_LISTEN", "127.0.0.1:0"), ("REGISTRY_LISTEN", "127.0.0.1:0"), ("ADMIN_LISTEN", "off")];
+        let listen = [
+            ("HTTP_LISTEN", "127.0.0.1:0"),
+            ("REGISTRY_LISTEN", "127.0.0.1:0"),
+            ("ADMIN_LISTEN", "off"),
+            ("START_HOLD", "0s"),
+        ];
         let vars =
             listen.iter().chain(vars).map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let no_file = |_: &std::path::Path| Err("there is no such file".to_owned());

@@ -321,6 +321,28 @@ fn a_file_that_cannot_be_used_is_a_clear_error_at_the_start() {
     assert!(said.contains("damaged, or no state file") && said.contains("other.redb.corrupt-"), "{said}");
 }
 
+#[test]
+fn an_optional_file_that_cannot_be_used_is_only_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.redb");
+    let locked = Server::start(&SERVER, &[("STATE_FILE", file.to_str().unwrap())]);
+    let damaged = folder.path().join("damaged.redb");
+    std::fs::write(&damaged, "no database at all, but long enough to be taken for one".repeat(100)).unwrap();
+    for (unusable, why) in [
+        (folder.path().join("none/registry.redb"), "No such file"),
+        (file, "another process has it open"),
+        (damaged, "damaged, or no state file"),
+    ] {
+        let server = Server::start(&SERVER, &[("STATE_FILE", &format!("{}?", unusable.display()))]);
+        let said = server.program.wait_for_log("goes on without it");
+        assert!(said.contains("WARN") && said.contains(why), "{said}");
+    }
+    drop(locked);
+    let good = folder.path().join("good.redb");
+    let _server = Server::start(&SERVER, &[("STATE_FILE", &format!("{}?", good.display()))]);
+    assert!(good.exists());
+}
+
 /// A file that holds many sessions, and what an export says of it.
 fn state_of_many(folder: &Path) -> (PathBuf, Vec<u8>) {
     let file = folder.join("good.redb");

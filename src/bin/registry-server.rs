@@ -7,7 +7,8 @@ use anyhow::Context;
 use lexopt::Parser;
 use lexopt::prelude::*;
 
-use registry_sidecar::server::config::{Config, TABLE};
+use registry_sidecar::server::config::{Config, StateFile, TABLE};
+use registry_sidecar::server::registry::ServiceToken;
 use registry_sidecar::server::{Server, admin, store};
 use registry_sidecar::shutdown::Shutdown;
 use registry_sidecar::telemetry;
@@ -21,10 +22,12 @@ A Registry V2 registry, and the HTTP reverse proxy whose routing it controls.
 
 registry-server           run
 registry-server check     report what is wrong with the configuration, and change nothing
+registry-server check --untrusted   report also what neighbours that are not trusted could do
 registry-server healthcheck   exit with 0 if the server of this environment is alive, else with 1
 registry-server status    what it does at the moment, as JSON
 registry-server export    write what STATE_FILE or etcd holds to the standard output, as JSON
 registry-server import    make STATE_FILE, or a cluster in etcd, from such JSON on the standard input
+registry-server policy hash   write the digest of a service's secret, read from the standard input, for REGISTRY_POLICY
 registry-server variables all variables, with their defaults and what they do
 registry-server --help | --version
 
@@ -36,10 +39,12 @@ Exit codes: 0 stopped as asked, 1 cannot run, 64 wrong usage or configuration, 1
 enum Call {
     Run,
     Check,
+    CheckUntrusted,
     Healthcheck,
     Status,
     Export,
     Import,
+    PolicyHash,
     Print(String),
 }
 
@@ -64,10 +69,19 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
             }
             Value(word) if word == "variables" => Call::Print(TABLE.listing()),
             Value(word) if word == "check" => Call::Check,
+            Long("untrusted") if matches!(call, Some(Call::Check)) => {
+                call = None;
+                Call::CheckUntrusted
+            }
             Value(word) if word == "healthcheck" => Call::Healthcheck,
             Value(word) if word == "status" => Call::Status,
             Value(word) if word == "export" => Call::Export,
             Value(word) if word == "import" => Call::Import,
+            Value(word) if word == "policy" => match arguments.next()? {
+                Some(Value(word)) if word == "hash" => Call::PolicyHash,
+                Some(other) => return Err(other.unexpected()),
+                None => return Err("policy what? There is: policy hash".into()),
+            },
             other => return Err(other.unexpected()),
         };
         if call.replace(wanted).is_some() {
@@ -78,8 +92,10 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
 }
 
 fn run(call: Call) -> anyhow::Result<u8> {
-    if let Call::Print(text) = &call {
-        return print(text);
+    match &call {
+        Call::Print(text) => return print(text),
+        Call::PolicyHash => return hash_secret(),
+        _ => {}
     }
     let config = match Config::load() {
         Ok(config) => config,
@@ -93,12 +109,24 @@ fn run(call: Call) -> anyhow::Result<u8> {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
             print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
         }
+        Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
         Call::Status => print(&ask(&config, "/status")?),
         Call::Export => export(&config),
         Call::Import => import(&config),
-        Call::Run | Call::Print(_) => serve(&config),
+        Call::Run | Call::PolicyHash | Call::Print(_) => serve(&config),
     }
+}
+
+/// What neighbours that are not trusted could do, each with the line that closes it.
+fn openings(config: &Config) -> String {
+    let all = config.openings();
+    if all.is_empty() {
+        return "nothing that a setting would close is open to neighbours that are not trusted\n".to_owned();
+    }
+    all.iter()
+        .map(|opening| format!("open: {}\n  close it with: {}\n", opening.what, opening.close))
+        .collect()
 }
 
 /// Asks the running server, which has the same environment.
@@ -113,7 +141,7 @@ fn export(config: &Config) -> anyhow::Result<u8> {
         let json = block_on(store::etcd::export_cluster(cluster.etcd.clone()))??;
         return print(&format!("{json}\n"));
     }
-    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    let Some(StateFile { path, .. }) = &config.state_file else { return Ok(no_state_file()) };
     print(&format!("{}\n", store::export(path)?))
 }
 
@@ -124,7 +152,7 @@ fn import(config: &Config) -> anyhow::Result<u8> {
         let sessions = block_on(store::etcd::import_cluster(cluster.etcd.clone(), &json))??;
         return print(&format!("{} in etcd holds {sessions} sessions\n", cluster.etcd.base_path));
     }
-    let Some(path) = &config.state_file else { return Ok(no_state_file()) };
+    let Some(StateFile { path, .. }) = &config.state_file else { return Ok(no_state_file()) };
     let json = standard_input()?;
     let sessions = store::import(path, &json)?;
     print(&format!("{} holds {sessions} sessions\n", path.display()))
@@ -143,6 +171,19 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     Ok(result)
+}
+
+/// Prints how a REGISTRY_POLICY has the secret on the standard input.
+fn hash_secret() -> anyhow::Result<u8> {
+    let secret = standard_input()?;
+    let secret = secret.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        print_error(USAGE, "registry-server: there is no secret on the standard input\n");
+        return Ok(USAGE);
+    }
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).context("the system has no random bits")?;
+    print(&format!("{}\n", ServiceToken::new(u128::from_ne_bytes(salt), secret).digest()))
 }
 
 fn no_state_file() -> u8 {

@@ -29,12 +29,13 @@ pub struct PolicyFile {
 }
 
 impl PolicyFile {
-    /// Reads the file.
+    /// Reads the file, and those that it names.
     ///
     /// # Errors
-    /// If the file cannot be read or is not a valid policy.
+    /// If one of them cannot be read or is not valid.
     pub fn read(path: PathBuf, read: ReadFile<'_>) -> Result<Self, String> {
-        let (policy, content) = parse(read(&path))?;
+        let content = read(&path)?;
+        let policy = parse(&content, read)?;
         Ok(PolicyFile { path, policy, content })
     }
 
@@ -44,14 +45,15 @@ impl PolicyFile {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shown = self.path.display().to_string();
-        let (mut last, mut applied) = (Ok(self.content.clone()), Ok(self.content));
+        let known: Found = Ok((self.content, Ok(self.policy)));
+        let (mut last, mut applied) = (known.clone(), known);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = registry.closed() => return,
             }
             let path = self.path.clone();
-            let looking = tokio::task::spawn_blocking(move || read_file(&path));
+            let looking = tokio::task::spawn_blocking(move || look(&path));
             let found = looking.await.unwrap_or_else(|_| Err("reading it broke off".to_owned()));
             // The file may be half written: use its content only when two checks have found the same.
             let is_steady = last == found;
@@ -60,8 +62,8 @@ impl PolicyFile {
                 continue;
             }
             applied.clone_from(&found);
-            match parse(found) {
-                Ok((policy, _)) => {
+            match found.and_then(|(_, policy)| policy) {
+                Ok(policy) => {
                     info!("REGISTRY_POLICY={shown} has changed and is in force");
                     if registry.send(Input::Policy(policy)).await.is_err() {
                         return;
@@ -73,8 +75,15 @@ impl PolicyFile {
     }
 }
 
-fn parse(found: Result<Vec<u8>, String>) -> Result<(ClaimPolicy, Vec<u8>), String> {
-    let content = found?;
-    let policy = ClaimPolicy::parse(&content).map_err(|error| error.to_string())?;
-    Ok((policy, content))
+/// What is in the file, and the policy that it makes with the secrets in the files that it names.
+type Found = Result<(Vec<u8>, Result<ClaimPolicy, String>), String>;
+
+fn look(path: &Path) -> Found {
+    let content = read_file(path)?;
+    let policy = parse(&content, &read_file);
+    Ok((content, policy))
+}
+
+fn parse(content: &[u8], read: ReadFile<'_>) -> Result<ClaimPolicy, String> {
+    ClaimPolicy::parse(content, read).map_err(|error| error.to_string())
 }

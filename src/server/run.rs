@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,12 +13,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
-use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
+use registry_client::protocol::{BackendUrl, Host};
 
 use super::admin::{Admin, Sources};
 use super::cluster::{Replica, StatusReader};
-use super::config::{self, ClusterConfig, Config};
+use super::config::{self, ClusterConfig, Config, StateFile};
 use super::listener::{self, ListenerConfig, RegistryCore, RegistryHandle};
 use super::live_table::LiveTable;
 use super::proxy::{
@@ -137,6 +138,7 @@ impl Server {
             Some(replica) => core.listen_through(listener, |core, stopped| replica.start(core, stopped)),
         };
         let registry = registry.map_err(registry_failed())?;
+        begin_start_hold(config, &table, started);
         // After the registry, so that the first request finds the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
         let stopping = Arc::new(AtomicBool::new(false));
@@ -148,6 +150,7 @@ impl Server {
             sessions: registry.sessions(),
             access_log: access_log.clone(),
             stopping,
+            hosts: config.admin_hosts.clone(),
             cluster: status,
             started,
         };
@@ -226,6 +229,16 @@ fn access_log(config: &Config) -> io::Result<Option<AccessLog>> {
     AccessLog::to(io::stdout(), format).map(Some)
 }
 
+/// Lets requests wait that nobody claims, if nothing was restored: the services register again only now.
+fn begin_start_hold(config: &Config, table: &LiveTable, started: Instant) {
+    let hold = config.start_hold.get();
+    if let Some(until) = started.checked_add(hold).filter(|_| !hold.is_zero())
+        && table.load().claims().next().is_none()
+    {
+        table.hold_unclaimed(until);
+    }
+}
+
 /// Binds CLUSTER_LISTEN, if there is a cluster.
 async fn cluster_listener(config: &Config) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
     let Some(cluster) = &config.cluster else { return Ok(None) };
@@ -281,9 +294,23 @@ async fn shared_state(
     match cluster.etcd {}
 }
 
-/// Opens the store of a server alone.
+/// Opens the store of a server alone. Where STATE_FILE is optional and cannot be used, there is none.
 async fn store(config: &Config, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
-    let Some(path) = config.state_file.clone() else { return Ok(Box::new(MemoryStore)) };
+    let Some(StateFile { path, is_optional }) = config.state_file.clone() else {
+        return Ok(Box::new(MemoryStore));
+    };
+    match open_store(config, path, boot_id).await {
+        Err(StartError::State(error)) if is_optional => {
+            warn!(
+                "{error}. The server goes on without it: a restart loses what is applied, until the sidecars are back"
+            );
+            Ok(Box::new(MemoryStore))
+        }
+        opened => opened,
+    }
+}
+
+async fn open_store(config: &Config, path: PathBuf, boot_id: &str) -> Result<Box<dyn Store>, StartError> {
     let (boot_id, grace) = (boot_id.to_owned(), config.session_grace.get());
     let (shown, error) = (path.clone(), "the task that opens it broke off");
     let opening = tokio::task::spawn_blocking(move || FileStore::open(&path, &boot_id, grace));
@@ -340,6 +367,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
     let defaults = ListenerConfig::default();
     let limits = Limits {
         sessions: config.max_sessions,
+        sessions_per_address: config.max_sessions_per_address,
         routes: config.max_routes_per_session,
         headers: config.max_headers_per_route,
         staged_bytes: config.max_staged_bytes,
@@ -355,6 +383,7 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
             token: config.registry_token.as_ref().map(|token| Token::new(token.reveal())),
             stage_ttl: config.stage_ttl.get(),
             policy: config.registry_policy.as_ref().map(|file| file.policy.clone()),
+            exclusive_hosts: config.exclusive_hosts,
             backends,
             limits,
             ..defaults.registry
@@ -366,6 +395,19 @@ fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {
 struct RegistryProber {
     probes: ProberHandle,
     policy: BackendPolicy,
+}
+
+/// What a session from `peer` is told of a backend that fails. Details of another host would tell its open ports from its
+/// closed ones.
+fn shown_error(url: &BackendUrl, peer: IpAddr, error: String) -> String {
+    let is_own = match url.host() {
+        Host::Ip(ip) => ip.to_canonical() == peer.to_canonical(),
+        Host::Name(_) => false,
+    };
+    if is_own || peer.is_loopback() || error.starts_with("not allowed") {
+        return error;
+    }
+    "it does not answer, or not with HTTP (more is told only to a session at its address)".to_owned()
 }
 
 impl listener::Prober for RegistryProber {
@@ -382,7 +424,7 @@ impl listener::Prober for RegistryProber {
         async move {
             let test = test_backend(&url, &policy, peer).await;
             match test.error {
-                Some(error) => Err(error),
+                Some(error) => Err(shown_error(&url, peer, error)),
                 None => Ok(BackendReport {
                     reachable: test.reachable,
                     response_time_ms: test.response_time.as_secs_f64() * 1000.0,

@@ -2,6 +2,11 @@
 //!
 //! It must not know sockets: it turns questions into bytes, and bytes into what the kernel says.
 
+#![cfg_attr(
+    not(feature = "server"),
+    allow(dead_code, reason = "only the proxy asks about single connections")
+)]
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::time::Duration;

@@ -63,6 +63,10 @@ impl TcpDiag {
     ///
     /// # Errors
     /// As [`TcpDiag::connections_at`].
+    #[cfg_attr(
+        not(feature = "server"),
+        allow(dead_code, reason = "only the proxy asks about single connections")
+    )]
     pub(crate) fn connection(&mut self, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<TcpState>> {
         let mut found = None;
         self.ask(&message::ask_for_connection(local, peer), false, |state| found = Some(state))?;

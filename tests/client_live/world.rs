@@ -23,7 +23,12 @@ pub(crate) async fn free_addresses() -> [SocketAddr; 2] {
 /// A server on these addresses, which may have been another's until now.
 pub(crate) async fn server_at([http, registry]: [SocketAddr; 2], more: &[(&str, &str)]) -> Server {
     let (http, registry) = (http.to_string(), registry.to_string());
-    let ports = [("HTTP_LISTEN", http.as_str()), ("REGISTRY_LISTEN", &registry), ("PROXY_THREADS", "2")];
+    let ports = [
+        ("HTTP_LISTEN", http.as_str()),
+        ("REGISTRY_LISTEN", &registry),
+        ("PROXY_THREADS", "2"),
+        ("START_HOLD", "0s"),
+    ];
     let vars = ports.iter().chain(more).map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let read_file = |path: &std::path::Path| std::fs::read(path).map_err(|e| e.to_string());
     let context = Context { host_name: "proxy", read_file: &read_file };

@@ -99,6 +99,8 @@ fn the_page_has_every_limit_of_the_registry_with_its_default() {
     }
     let limits = server::registry::Limits::default();
     for (what, most) in [
+        ("of these, by all sessions from one address", limits.staged_bytes_per_address),
+        ("of these, of all sessions at once", limits.staged_bytes_in_all),
         ("bytes of these headers", limits.header_bytes),
         ("domains of a route", limits.domains),
         ("bytes of the metadata", limits.metadata_bytes),
@@ -108,5 +110,9 @@ fn the_page_has_every_limit_of_the_registry_with_its_default() {
     }
     let mut answers: Vec<&String> = rows.iter().map(|row| &row[4]).collect();
     answers.dedup();
-    assert_eq!(answers.len(), rows.len() - 1, "each in words of its own; the two of headers are one");
+    assert_eq!(
+        answers.len(),
+        rows.len() - 4,
+        "each in words of its own; those of headers and of stages are one"
+    );
 }

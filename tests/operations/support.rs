@@ -33,7 +33,12 @@ pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) {
 
 /// A registry with its proxy on free ports; `vars` besides.
 pub(crate) async fn server(vars: &[(&str, &str)]) -> Server {
-    let ports = [("HTTP_LISTEN", "127.0.0.1:0"), ("REGISTRY_LISTEN", "127.0.0.1:0"), ("PROXY_THREADS", "2")];
+    let ports = [
+        ("HTTP_LISTEN", "127.0.0.1:0"),
+        ("REGISTRY_LISTEN", "127.0.0.1:0"),
+        ("PROXY_THREADS", "2"),
+        ("START_HOLD", "0s"),
+    ];
     let vars = ports.iter().chain(vars).map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let read_file = |path: &std::path::Path| std::fs::read(path).map_err(|e| e.to_string());
     let config = Config::from_env(vars, Context { host_name: "proxy", read_file: &read_file }).unwrap();

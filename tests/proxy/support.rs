@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use registry_sidecar::server::live_table::LiveTable;
 use registry_sidecar::server::proxy::{Proxy, ProxyConfig};
@@ -284,6 +284,16 @@ impl Stage {
         self.claim(domain, path, members, Hold::default());
     }
 
+    /// Requests that nobody claims wait for so long.
+    pub(crate) fn hold_unclaimed(&self, time: Duration) {
+        self.table.hold_unclaimed(Instant::now() + time);
+    }
+
+    /// How many requests that nobody claims wait.
+    pub(crate) fn unclaimed(&self) -> usize {
+        self.table.unclaimed_waiting()
+    }
+
     /// A claim that has lost its members, and for which requests wait.
     pub(crate) fn held(&self, domain: &str, hold: &Hold) {
         self.claim(domain, "/", vec![], hold.clone());
@@ -292,6 +302,7 @@ impl Stage {
     fn claim(&self, domain: &str, path: &str, members: Vec<Member>, hold: Hold) {
         let mut table = (**self.table.load()).clone();
         table.put(Claim {
+            owns_host: false,
             domain: domain.parse().unwrap(),
             path: path.parse().unwrap(),
             terms: members.last().map_or_else(|| Arc::new(terms("web-1")), |last| Arc::clone(&last.terms)),

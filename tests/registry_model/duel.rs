@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::compare::{self, Clock};
 use super::coverage::Coverage;
 use super::model::{ClaimView, Model, Out, Rules, Store, Watched};
-use super::steps::{HOSTS, PATHS, PEERS, PLACES, Step, StoreMode};
+use super::steps::{Answer, HOSTS, PATHS, PEERS, PLACES, Step, StoreMode};
 use super::world::{self, Ids, Said};
 
 /// The real registry, however it is reached.
@@ -24,7 +24,7 @@ pub(crate) trait Core {
     fn open(&mut self, conn: usize, peer: IpAddr);
     fn close(&mut self, conn: usize);
     fn line(&mut self, conn: usize, line: &str);
-    fn probed(&mut self, probe: &Probe, passes: bool);
+    fn probed(&mut self, probe: &Probe, answer: Answer);
     fn set_store(&mut self, mode: StoreMode);
     fn store_answers(&mut self, holds: bool);
     /// Ends the oldest BACKEND_TEST, and says the how-manieth of all it was.
@@ -106,7 +106,7 @@ impl<C: Core> Duel<C> {
                 self.model.advance(self.ms);
                 self.core.advance(self.ms);
             }
-            Step::Probe { which, passes, times } => self.probe(*which, *passes, *times)?,
+            Step::Probe { which, answer, times } => self.probe(*which, *answer, *times)?,
             Step::Store(mode) => {
                 self.core.set_store(*mode);
                 self.model.set_store(match mode {
@@ -177,7 +177,7 @@ impl<C: Core> Duel<C> {
         !line.is_empty() && line != "ACK" && !line.starts_with("ACK|")
     }
 
-    fn probe(&mut self, which: usize, passes: bool, times: usize) -> Result<(), String> {
+    fn probe(&mut self, which: usize, answer: Answer, times: usize) -> Result<(), String> {
         let mut all: Vec<(Watched, _)> =
             self.core.watched().into_iter().map(|probe| (world::watched(&probe), probe)).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -186,12 +186,11 @@ impl<C: Core> Duel<C> {
         }
         let (shown, probe) = &all[which % all.len()];
         if let Some(last) = self.log.last_mut() {
-            let how = if passes { "passes" } else { "fails" };
-            *last = format!("{shown:?} {how} {times} times");
+            *last = format!("{shown:?} {answer:?} {times} times");
         }
         for _ in 0..times {
-            self.model.probed(shown, passes);
-            self.core.probed(probe, passes);
+            self.model.probed(shown, answer);
+            self.core.probed(probe, answer);
             self.compare_lines()?;
         }
         Ok(())

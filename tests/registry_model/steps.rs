@@ -19,7 +19,7 @@ pub(crate) enum Step {
     /// One of the probes that are being asked is answered this many times.
     Probe {
         which: usize,
-        passes: bool,
+        answer: Answer,
         times: usize,
     },
     /// From now on the store answers like this at once, or not.
@@ -28,6 +28,15 @@ pub(crate) enum Step {
     StoreAnswers(bool),
     /// The oldest BACKEND_TEST is over.
     Test(bool),
+}
+
+/// What comes of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Passes,
+    Refuses,
+    /// The port accepts the connection, and no answer comes in time.
+    IsSlow,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +68,7 @@ impl fmt::Display for Step {
             Step::HangUp(place) => write!(f, "#{place} hangs up"),
             Step::Say(place, lines) => write!(f, "#{place} says {}", lines.join("\n          and ")),
             Step::Wait(seconds) => write!(f, "{seconds} s pass"),
-            Step::Probe { which, passes, times } => {
-                let how = if *passes { "passes" } else { "fails" };
-                write!(f, "probe {which} {how} {times} times")
-            }
+            Step::Probe { which, answer, times } => write!(f, "probe {which} {answer:?} {times} times"),
             Step::Store(mode) => write!(f, "the store {mode:?} from now on"),
             Step::StoreAnswers(holds) => write!(f, "the store answers: {holds}"),
             Step::Test(works) => write!(f, "the oldest BACKEND_TEST ends: {works}"),
@@ -89,13 +95,17 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (place, apply_something()).prop_map(|(place, lines)| Step::Say(place, lines)),
         4 => (0..PLACES, habit()).prop_map(|(place, lines)| Step::Say(place, lines)),
         8 => select(vec![0, 1, 2, 4, 5, 15, 20, 30, 61, 150, 299, 301, 1801]).prop_map(Step::Wait),
-        14 => (0..64_usize, prop::bool::weighted(0.6), 1..4_usize)
-            .prop_map(|(which, passes, times)| Step::Probe { which, passes, times }),
+        14 => (0..64_usize, answer(), 1..4_usize)
+            .prop_map(|(which, answer, times)| Step::Probe { which, answer, times }),
         1 => select(vec![StoreMode::Holds, StoreMode::Holds, StoreMode::Refuses, StoreMode::Waits])
             .prop_map(Step::Store),
         2 => prop::bool::weighted(0.8).prop_map(Step::StoreAnswers),
         2 => any::<bool>().prop_map(Step::Test),
     ]
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![6 => Just(Answer::Passes), 2 => Just(Answer::Refuses), 2 => Just(Answer::IsSlow)]
 }
 
 /// A session that is on its way to being live.

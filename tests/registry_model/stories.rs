@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunne
 use super::coverage::Coverage;
 use super::duel::Duel;
 use super::model::Rules;
-use super::steps::{self, Step, StoreMode};
+use super::steps::{self, Answer, Step, StoreMode};
 use super::tcp::{TcpWorld, tellable};
 use super::world::World;
 
@@ -27,6 +27,7 @@ fn rules() -> Rules {
         longest_wait: 5_000,
         token: None,
         max_sessions: 7,
+        max_sessions_per_address: 4,
         max_routes: 6,
         max_domains: 3,
         max_headers: 2,
@@ -92,7 +93,9 @@ fn tours() -> Vec<(Rules, Vec<Step>)> {
             Rules { max_sessions: 1, ..rules() },
             vec![
                 say(0, &[r#"REGISTER|web|one|0|{"service_token":"s"}"#]),
-                say(1, &["REGISTER|web|two|0|", r#"REGISTER|web|two|0|{"service_token":"s"}"#]),
+                say(1, &["REGISTER|web|two|0|"]),
+                Step::Wait(1),
+                say(1, &[r#"REGISTER|web|two|0|{"service_token":"s"}"#]),
                 say(1, &[r#"REGISTER|web|two|0|{"service_token":1}"#, "PING|"]),
             ],
         ),
@@ -128,8 +131,46 @@ fn tours() -> Vec<(Rules, Vec<Step>)> {
                 say(0, &["STATS_GET|", "STATS_GET|||after=r0", "STATS_GET||ALL|after=r400"]),
             ],
         ),
+        (
+            Rules { token: Some("t0p".to_owned()), ..rules() },
+            vec![
+                say(0, &["REGISTER|web|one|0|"]),
+                say(0, &[r#"REGISTER|web|one|0|{"token":"t0p"}"#]),
+                Step::Wait(1),
+                say(0, &["REGISTER|web|one|0|"]),
+                Step::Wait(1),
+                say(0, &[r#"REGISTER|web|one|0|{"token":"t0p"}"#]),
+                Step::Wait(1),
+                say(0, &[r#"REGISTER|web|one|0|{"token":"t0p"}"#]),
+                say(1, &[r#"REGISTER|web|two|0|{"token":"t0p"}"#]),
+            ],
+        ),
+        (
+            rules(),
+            vec![
+                say(0, &["REGISTER|web|one|0|", "BACKEND_TEST||http://app", "BACKEND_TEST||http://app"]),
+                say(0, &["BACKEND_TEST||http://app"; 4]),
+                Step::Test(true),
+                Step::Test(true),
+                Step::Test(true),
+                Step::Test(true),
+                Step::Test(true),
+                Step::Test(true),
+                Step::Wait(1),
+                say(0, &["BACKEND_TEST||http://app"]),
+            ],
+        ),
         (Rules { max_routes: 12_000, ..rules() }, ids_beyond_a_line()),
-        (Rules { max_sessions: 20, ..rules() }, subscriptions_of_many()),
+        (Rules { max_sessions: 20, max_sessions_per_address: 20, ..rules() }, subscriptions_of_many()),
+        (
+            Rules { max_sessions_per_address: 1, ..rules() },
+            vec![
+                say(0, &["REGISTER|web|one|0|", "REGISTER|web|two|0|", "REGISTER|web|one|0|"]),
+                say(1, &["REGISTER|web|two|0|", r#"REGISTER|web|two|0|{"service_token":"s"}"#]),
+                say(3, &["REGISTER|web|three|0|", "REGISTER|web|four|0|"]),
+                say(2, &[r#"REGISTER|web|five|0|{"service_token":"s"}"#]),
+            ],
+        ),
         (rules(), vec![say(0, &["PING|%full", "PING|%over", "PING|"])]),
         (rules(), more_than_may_wait()),
         (rules(), subscribed_after_the_news(live)),
@@ -149,9 +190,9 @@ fn tours() -> Vec<(Rules, Vec<Step>)> {
                         "HEADERS_SET||r1|C|4",
                     ],
                 ),
-                say(0, &["CONFIG_APPLY|"]),
+                say(0, &["CONFIG_APPLY|", "CIRCUIT_BREAKER_RESET||r1"]),
                 say(0, &maintenance),
-                Step::Probe { which: 1, passes: true, times: 1 },
+                Step::Probe { which: 1, answer: Answer::Passes, times: 1 },
                 say(0, &["MAINT_STATUS|"]),
             ],
         ),
@@ -391,6 +432,8 @@ fn the_listener_does_what_the_naive_model_foresees() {
 /// What does not come about through sockets of one machine in no time; the core's stories have it.
 const BEYOND_TCP: &[&str] = &[
     // Loopback is exempt.
+    "ERROR|too many sessions from this address",
+    "ERROR|too many wrong tokens from this address",
     "ERROR|too many connections from this address",
     // The listener reads no more of a connection long before.
     "ERROR|too many commands at once",

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use super::compare::Clock;
 use super::duel::Core;
 use super::model::{ClaimView, Out, Rules};
-use super::steps::{PEERS, Step, StoreMode};
+use super::steps::{Answer, PEERS, Step, StoreMode};
 use super::world::{self, Said};
 
 /// How long anything may take that happens at once.
@@ -201,11 +201,8 @@ impl Core for TcpWorld {
         }
     }
 
-    fn probed(&mut self, probe: &Probe, passes: bool) {
-        let result = if passes { Ok(()) } else { Err("connection refused".to_owned()) };
-        self.runtime
-            .block_on(self.results.send((probe.clone(), result.map_err(ProbeFailure::from))))
-            .unwrap();
+    fn probed(&mut self, probe: &Probe, answer: Answer) {
+        self.runtime.block_on(self.results.send((probe.clone(), world::result_of(answer)))).unwrap();
         // Taken as soon as there is room for another; and done when the next is answered.
         drop(self.runtime.block_on(self.results.reserve()).unwrap());
         self.wait_until_done();

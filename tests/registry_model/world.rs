@@ -10,12 +10,12 @@ use registry_client::protocol::{CircuitBreaker, Command, MAX_LINE, Refusal, Repl
 use registry_sidecar::server::registry::{
     ConnId, Effect, Input, Keepalive, Limits, Now, Registry, RegistryConfig, TestId, Token, Tx,
 };
-use registry_sidecar::server::routing::{Claim, Member, Probe, ProbeKind, Table};
+use registry_sidecar::server::routing::{Claim, Member, Probe, ProbeFailure, ProbeKind, Table};
 
 use super::compare::{Clock, ROUNDING};
 use super::duel::Core;
-use super::model::{ClaimView, MemberView, Out, Rules, Watched};
-use super::steps::{self, StoreMode};
+use super::model::{ClaimView, MemberView, Out, REFUSED, Rules, SLOW, Watched};
+use super::steps::{self, Answer, StoreMode};
 
 /// What came out on a connection.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +59,7 @@ pub(crate) fn config(rules: &Rules) -> RegistryConfig {
             connections: rules.max_connections,
             connections_per_address: rules.max_connections_per_address,
             sessions: rules.max_sessions,
+            sessions_per_address: rules.max_sessions_per_address,
             routes: rules.max_routes,
             domains: rules.max_domains,
             headers: rules.max_headers,
@@ -200,8 +201,8 @@ impl Core for World {
         self.happens(Input::Line(id, parsed));
     }
 
-    fn probed(&mut self, probe: &Probe, passes: bool) {
-        let result = if passes { Ok(()) } else { Err("connection refused".to_owned().into()) };
+    fn probed(&mut self, probe: &Probe, answer: Answer) {
+        let result = result_of(answer);
         self.happens(Input::Probed(probe.clone(), result));
     }
 
@@ -247,6 +248,15 @@ impl Core for World {
     /// The routing table in the model's words. Moments are milliseconds since the start.
     fn claims(&self) -> Vec<ClaimView> {
         self.table.claims().map(|claim| view(claim, self.started, self.now.mono)).collect()
+    }
+}
+
+/// What the prober says of an answer.
+pub(crate) fn result_of(answer: Answer) -> Result<(), ProbeFailure> {
+    match answer {
+        Answer::Passes => Ok(()),
+        Answer::Refuses => Err(REFUSED.to_owned().into()),
+        Answer::IsSlow => Err(ProbeFailure::slow(SLOW.to_owned())),
     }
 }
 

@@ -51,8 +51,6 @@ pub(crate) struct Oracle {
     waiting: BTreeSet<(u64, u64)>,
     /// A member came back that should not have.
     revived: Option<String>,
-    /// Since when each member is there.
-    members: BTreeMap<u64, Duration>,
     up_since: Option<Duration>,
     down_since: Duration,
     /// The registry that is up remembers nothing, or does not trust what it remembers.
@@ -119,7 +117,6 @@ impl Oracle {
         self.down_since = now;
         self.forgot |= forgets;
         self.since.clear();
-        self.members.clear();
         self.waiting.clear();
         if forgets {
             self.sessions.clear();
@@ -230,9 +227,6 @@ impl World {
         let mut served = BTreeSet::new();
         let mut wrong = BTreeSet::new();
         for claim in table.claims() {
-            for member in &claim.members {
-                self.oracle.members.entry(member.id.0).or_insert(self.now);
-            }
             for member in claim.members.iter().filter(|member| member.usable) {
                 let Host::Ip(ip) = member.backend.host() else { continue };
                 let address = v4(*ip);
@@ -275,25 +269,16 @@ impl World {
         }
     }
 
-    /// Whether a replica has said to this registry, since then, that an address is its own.
+    /// Whether a replica has registered with this registry from an address since then. Naming it as a backend says nothing:
+    /// anybody can.
     fn has_announced(&self, stranger: ReplicaId, address: Ipv4Addr, since: Duration) -> bool {
         let replica = &self.replicas[stranger];
-        let by_peer = self.oracle.sessions.values().any(|seen| {
+        self.oracle.sessions.values().any(|seen| {
             seen.service == replica.service
                 && seen.instance == replica.instance
                 && seen.announced.is_some_and(|(from, at)| from == IpAddr::V4(address) && at > since)
                 && seen.lost_since.is_none()
-        });
-        let at = Host::Ip(address.into());
-        let by_backend =
-            self.server.table.claims().filter(|claim| claim.terms.service == replica.service).any(|claim| {
-                let own = |member: &&Member| {
-                    let seen_since = self.oracle.members.get(&member.id.0);
-                    member.terms.instance == replica.instance && seen_since.is_some_and(|at| *at > since)
-                };
-                claim.members.iter().filter(own).any(|member| *member.backend.host() == at)
-            });
-        by_peer || (replica.apart.is_some() && by_backend)
+        })
     }
 
     fn look_at_dead(&mut self, claim: &Claim, member: &Member) {

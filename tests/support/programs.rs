@@ -183,11 +183,12 @@ pub struct Server {
 impl Server {
     pub fn start(path: &'static str, more: &[(&'static str, &str)]) -> Server {
         let (registry, http) = (free_address(), free_address());
-        // Without HOLD an outage shows at once; `more` overrides.
+        // Without HOLD and START_HOLD an outage shows at once; `more` overrides.
         let mut env = vec![
             ("REGISTRY_LISTEN", registry.to_string()),
             ("HTTP_LISTEN", http.to_string()),
             ("HOLD", "0s".to_owned()),
+            ("START_HOLD", "0s".to_owned()),
             ("ADMIN_LISTEN", "off".to_owned()),
         ];
         env.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));

@@ -23,6 +23,9 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page.line("registry_probe_results_total", &[("result", "passed")], snapshot.probes.passed);
     page.line("registry_probe_results_total", &[("result", "failed")], snapshot.probes.failed);
     page.single("proxy_connections", "gauge", "Connections of clients.", snapshot.connections);
+    let waiting = snapshot.unclaimed_waiting;
+    let help = "Requests that wait for somebody to claim them, after a start without state.";
+    page.single("proxy_unclaimed_requests_waiting", "gauge", help, waiting);
     let lost = snapshot.dropped_lines;
     page.single("proxy_access_log_dropped_total", "counter", "Lines of the access log that were lost.", lost);
     if let Some(cluster) = &snapshot.cluster {

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `snapshot` | gathers the state of the server at one moment |
 //! | `metrics`, `status` | render it for Prometheus and as JSON |
+//! | `hosts` | under which names it answers |
 //! | `query` | the client: `registry-server healthcheck` and `status` |
 //!
 //! It changes nothing and shows no secret. Still it listens on loopback by default, because it shows hosts and
-//! addresses.
+//! addresses. No answer has a CORS header: pages of other origins must not read it.
 
+mod hosts;
 mod metrics;
 mod query;
 mod snapshot;
@@ -103,6 +105,11 @@ async fn serve(stream: TcpStream, sources: Arc<Sources>) {
 }
 
 fn answer<B>(request: &Request<B>, sources: &Sources) -> Response<Full<Bytes>> {
+    if !hosts::are_ours(request.headers(), &sources.hosts) {
+        let text =
+            "asked for under a name that is neither an address, nor localhost, nor one of ADMIN_HOSTS\n";
+        return page(StatusCode::MISDIRECTED_REQUEST, TEXT, text.to_owned());
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

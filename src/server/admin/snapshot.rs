@@ -31,6 +31,8 @@ pub struct Sources {
     pub access_log: Option<AccessLog>,
     /// Whether the server stops.
     pub stopping: Arc<AtomicBool>,
+    /// ADMIN_HOSTS: the names that may be asked for.
+    pub hosts: Vec<String>,
     /// The cluster, if the server is one of several.
     pub cluster: Option<StatusReader>,
     /// When the server started.
@@ -44,6 +46,8 @@ pub(super) struct Snapshot {
     pub(super) connections: usize,
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
+    /// Requests that wait for somebody to claim them.
+    pub(super) unclaimed_waiting: usize,
     pub(super) dropped_lines: u64,
     pub(super) requests: BTreeMap<ServiceLabel, RequestCounts>,
     pub(super) services: BTreeMap<String, Service>,
@@ -90,6 +94,7 @@ impl Sources {
             connections: self.load.connections(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
+            unclaimed_waiting: self.table.unclaimed_waiting(),
             dropped_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
             requests: self.metrics.read(),
             services: services(&claims, now),

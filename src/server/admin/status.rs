@@ -29,6 +29,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
             "passed": snapshot.probes.passed,
             "failed": snapshot.probes.failed,
         },
+        "unclaimed_waiting": snapshot.unclaimed_waiting,
         "access_log_dropped": snapshot.dropped_lines,
         "requests": requests(snapshot),
         "claims_total": snapshot.claims.len(),

@@ -1,6 +1,7 @@
 //! The server's configuration, read from the environment. No other module of the server reads the environment.
 
 mod cluster;
+mod untrusted;
 mod variables;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use registry_client::protocol::{GoDuration, Invalid};
 use super::policy_file::{PolicyFile, ReadFile};
 
 pub use cluster::{ClusterConfig, Etcd};
+pub use untrusted::Opening;
 pub use variables::{TABLE, VARIABLES};
 
 /// The server's configuration.
@@ -36,6 +38,8 @@ pub struct Config {
     pub registry_token: Option<Secret>,
     /// REGISTRY_POLICY, read; `None`: every service may claim every domain.
     pub registry_policy: Option<PolicyFile>,
+    /// HOSTS: a host belongs as a whole to the first service that claims a part of it.
+    pub exclusive_hosts: bool,
     /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
     pub backend_allow: Option<Vec<IpNet>>,
     /// TRUSTED_PROXIES
@@ -44,16 +48,22 @@ pub struct Config {
     pub session_grace: GoDuration,
     /// HOLD; zero turns it off.
     pub hold: GoDuration,
+    /// START_HOLD; zero turns it off.
+    pub start_hold: GoDuration,
     /// STAGE_TTL, more than zero.
     pub stage_ttl: GoDuration,
     /// MAX_CONNECTIONS, at least one.
     pub max_connections: usize,
     /// MAX_SESSIONS, at least one.
     pub max_sessions: usize,
+    /// MAX_SESSIONS_PER_ADDRESS, at least one.
+    pub max_sessions_per_address: usize,
     /// MAX_ROUTES_PER_SESSION, at least one.
     pub max_routes_per_session: usize,
     /// ADMIN_LISTEN; `None`: off.
     pub admin: Option<AdminListen>,
+    /// ADMIN_HOSTS, in lower case.
+    pub admin_hosts: Vec<String>,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
     /// MAX_HEADERS_PER_ROUTE, at least one.
@@ -67,7 +77,7 @@ pub struct Config {
     /// PROXY_THREADS; `None`: one for each processor.
     pub proxy_threads: Option<NonZeroUsize>,
     /// STATE_FILE; `None`: the applied state is lost when the server ends, unless it is in etcd. Then this is a copy.
-    pub state_file: Option<PathBuf>,
+    pub state_file: Option<StateFile>,
     /// ETCD_* and CLUSTER_*; `None`: this server is a registry alone.
     pub cluster: Option<ClusterConfig>,
     /// LOG_LEVEL, LOG_LEVEL_LIBRARIES, LOG_FORMAT
@@ -94,6 +104,15 @@ pub struct AdminListen {
     pub is_default: bool,
 }
 
+/// The file of STATE_FILE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// A `?` behind the path: where the file cannot be used, the server starts without it.
+    pub is_optional: bool,
+}
+
 /// The format of the access log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLog {
@@ -114,13 +133,16 @@ struct Raw {
     registry_allow: Option<String>,
     registry_token: Option<String>,
     registry_policy: Option<String>,
+    hosts: Option<String>,
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
     session_grace: Option<String>,
     hold: Option<String>,
+    start_hold: Option<String>,
     stage_ttl: Option<String>,
     max_connections: Option<String>,
     max_sessions: Option<String>,
+    max_sessions_per_address: Option<String>,
     max_routes_per_session: Option<String>,
     max_headers_per_route: Option<String>,
     max_staged_bytes: Option<String>,
@@ -128,6 +150,7 @@ struct Raw {
     max_connections_per_address: Option<String>,
     proxy_threads: Option<String>,
     admin_listen: Option<String>,
+    admin_hosts: Option<String>,
     access_log: Option<String>,
     state_file: Option<String>,
     log_level: Option<String>,
@@ -183,13 +206,16 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
     let registry_policy =
         reader.optional("REGISTRY_POLICY", raw.registry_policy, |path| policy(path, context.read_file));
+    let hosts = reader.value("HOSTS", raw.hosts, hosts);
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
     let session_grace = reader.value("SESSION_GRACE", raw.session_grace, values::duration);
     let hold = reader.value("HOLD", raw.hold, values::duration);
+    let start_hold = reader.value("START_HOLD", raw.start_hold, values::duration);
     let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
+    let sessions_of_address = reader.value("MAX_SESSIONS_PER_ADDRESS", raw.max_sessions_per_address, count);
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
     let max_headers = reader.value("MAX_HEADERS_PER_ROUTE", raw.max_headers_per_route, count);
     let max_staged_bytes = reader.value("MAX_STAGED_BYTES", raw.max_staged_bytes, count);
@@ -198,8 +224,9 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let threads = reader.optional("PROXY_THREADS", raw.proxy_threads, count);
     let is_default = raw.admin_listen.is_none();
     let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
+    let admin_hosts = reader.optional("ADMIN_HOSTS", raw.admin_hosts, host_names);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
-    let state_file = reader.optional("STATE_FILE", raw.state_file, file_path);
+    let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let libraries = reader.value("LOG_LEVEL_LIBRARIES", raw.log_level_libraries, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
@@ -210,13 +237,16 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         registry_allow: registry_allow?,
         registry_token: registry_token?,
         registry_policy: registry_policy?,
+        exclusive_hosts: hosts?,
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
         session_grace: session_grace?,
         hold: hold?,
+        start_hold: start_hold?,
         stage_ttl: stage_ttl?,
         max_connections: max_connections? as usize,
         max_sessions: max_sessions? as usize,
+        max_sessions_per_address: sessions_of_address? as usize,
         max_routes_per_session: max_routes? as usize,
         max_headers_per_route: max_headers? as usize,
         max_staged_bytes: max_staged_bytes? as usize,
@@ -224,6 +254,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         max_connections_per_address: max_per_address? as usize,
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
+        admin_hosts: admin_hosts?.unwrap_or_default(),
         access_log: access_log?.flatten(),
         state_file: state_file?,
         cluster: cluster?,
@@ -263,6 +294,28 @@ fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, Invalid> {
     if text == "off" { Ok(None) } else { listen(text).map(Some) }
 }
 
+/// Whether hosts are exclusive.
+fn hosts(text: &str) -> Result<bool, Invalid> {
+    match text {
+        "shared" => Ok(false),
+        "first" => Ok(true),
+        _ => Err(Invalid::new("rule for hosts", text, "it is neither shared nor first", "first")),
+    }
+}
+
+/// Parses names of hosts without ports, separated by commas, blanks or both.
+fn host_names(text: &str) -> Result<Vec<String>, Invalid> {
+    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
+    let name = |item: &str| {
+        let is_legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if item.chars().all(is_legal) {
+            return Ok(item.to_ascii_lowercase());
+        }
+        Err(Invalid::new("host name", item, "it is no name without a port", "proxy"))
+    };
+    items.map(name).collect()
+}
+
 fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
     match text {
         "json" => Ok(Some(AccessLog::Json)),
@@ -278,6 +331,12 @@ fn file_path(text: &str) -> Result<PathBuf, Invalid> {
         return Err(Invalid::new("file", text, "it is no path of a file", "/state/registry.redb"));
     }
     Ok(PathBuf::from(text))
+}
+
+/// Parses the path of STATE_FILE, with `?` behind it where the server may start without the file.
+fn state_file(text: &str) -> Result<StateFile, Invalid> {
+    let optional = text.strip_suffix('?');
+    Ok(StateFile { path: file_path(optional.unwrap_or(text))?, is_optional: optional.is_some() })
 }
 
 /// Reads the policy in the file at `path`.
@@ -349,13 +408,16 @@ mod tests {
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
             ("REGISTRY_TOKEN", "a\nb"),
             ("REGISTRY_POLICY", "/etc/policy.json"),
+            ("HOSTS", "mine"),
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),
             ("SESSION_GRACE", "-1s"),
             ("HOLD", "a while"),
+            ("START_HOLD", "until then"),
             ("STAGE_TTL", "0s"),
             ("MAX_CONNECTIONS", "0"),
             ("MAX_SESSIONS", "many"),
+            ("MAX_SESSIONS_PER_ADDRESS", "few"),
             ("MAX_ROUTES_PER_SESSION", "-5"),
             ("MAX_HEADERS_PER_ROUTE", "0"),
             ("MAX_STAGED_BYTES", "8MB"),
@@ -363,6 +425,7 @@ mod tests {
             ("MAX_CONNECTIONS_PER_ADDRESS", "some"),
             ("PROXY_THREADS", "0"),
             ("ADMIN_LISTEN", "yes"),
+            ("ADMIN_HOSTS", "http://proxy"),
             ("ACCESS_LOG", "xml"),
             ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),

@@ -6,9 +6,12 @@ use crate::server::registry::{LogEvent, MemberEvent, MemberLabel};
 
 pub(super) fn write(event: &LogEvent) {
     match event {
-        LogEvent::WrongToken(peer) => warn!(%peer, "refused: without the REGISTRY_TOKEN"),
-        LogEvent::WrongServiceToken { service, instance, peer } => {
-            warn!(%peer, %service, %instance, "refused: without the service's service_token");
+        LogEvent::WrongToken { peer, unseen } => warn!(%peer, unseen, "refused: without the REGISTRY_TOKEN"),
+        LogEvent::WrongServiceToken { service, instance, peer, unseen } => {
+            warn!(%peer, %service, %instance, unseen, "refused: without the service's service_token");
+        }
+        LogEvent::TokenNotAdded { service, instance, peer } => {
+            warn!(%peer, %service, %instance, "refused: a service_token cannot be added while instances without one are registered");
         }
         LogEvent::Registered(who, peer) => info!(session = %who, %peer, "registered"),
         LogEvent::Restored { sessions, routes, serves } => {

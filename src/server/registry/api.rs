@@ -121,9 +121,25 @@ pub enum Effect {
 #[derive(Debug, Clone)]
 pub enum LogEvent {
     /// A registration did not give the registry's token.
-    WrongToken(IpAddr),
+    WrongToken {
+        /// Its address.
+        peer: IpAddr,
+        /// How many registrations from there were refused unseen since the last such line.
+        unseen: u64,
+    },
     /// A registration did not give its service's token.
     WrongServiceToken {
+        /// Which service.
+        service: ServiceName,
+        /// The instance that it is from.
+        instance: InstanceName,
+        /// Its address.
+        peer: IpAddr,
+        /// How many registrations from there were refused unseen since the last such line.
+        unseen: u64,
+    },
+    /// A registration gave a service's token while instances without one are there.
+    TokenNotAdded {
         /// Which service.
         service: ServiceName,
         /// The instance that it is from.

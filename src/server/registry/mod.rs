@@ -34,7 +34,8 @@ pub use config::{Limits, RegistryConfig};
 pub use engine::Random;
 pub use model::{
     ClaimPolicy, CompactSettings, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, Now, PolicyError,
-    Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, StoreRevision, Term, TestId, Token, Tx,
+    ReadSecret, Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, StoreRevision, Term, TestId,
+    Token, Tx,
 };
 
 pub use persist::{EndReason, StoreChange};

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Which addresses backends may have. It is applied to the resolved address at registration and at each connect.
 #[derive(Debug, Clone, Default)]
@@ -21,8 +21,8 @@ pub struct BackendPolicy {
 impl BackendPolicy {
     /// Whether a registration from `peer` may have `target` as a backend.
     ///
-    /// Whatever [`BackendPolicy::allow`] says, link-local, unspecified and multicast addresses and the server's own
-    /// listeners are not permitted, and loopback only for loopback peers. IPv4-mapped IPv6 addresses count as IPv4.
+    /// Whatever [`BackendPolicy::allow`] says, link-local, unspecified and multicast addresses, those of clouds' metadata
+    /// and the server's own listeners are not permitted, and loopback only for loopback peers. IPv4-mapped IPv6 addresses count as IPv4.
     pub fn permits(&self, peer: IpAddr, target: SocketAddr) -> bool {
         let (peer, ip) = (peer.to_canonical(), target.ip().to_canonical());
         if is_never_a_backend(ip) || self.is_own_listener(ip, target.port()) {
@@ -53,12 +53,53 @@ impl BackendPolicy {
     }
 }
 
+/// Where clouds serve their machines' credentials, beyond the link-local 169.254.169.254. Some are in private ranges.
+const METADATA: [IpNet; 8] = [
+    // Alibaba Cloud
+    v4_net([100, 100, 100, 200], 32),
+    // Oracle Cloud, before it took 169.254.169.254 too
+    v4_net([192, 0, 0, 192], 32),
+    // Azure's agent
+    v4_net([168, 63, 129, 16], 32),
+    // AWS: metadata, time, names
+    v6_net([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
+    // Google Cloud
+    v6_net([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+    // Oracle Cloud
+    v6_net([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
+    // Scaleway
+    v6_net([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128),
+    // Akamai
+    v6_net([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 0x1], 128),
+];
+
+const fn v4_net(octets: [u8; 4], prefix: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from_octets(octets), prefix))
+}
+
+const fn v6_net(segments: [u16; 8], prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_segments(segments), prefix))
+}
+
 fn is_never_a_backend(ip: IpAddr) -> bool {
+    let ip = translated(ip);
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip == Ipv4Addr::BROADCAST,
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
-    link_local || ip.is_unspecified() || ip.is_multicast()
+    let is_metadata = METADATA.iter().any(|net| net.contains(&ip));
+    link_local || is_metadata || ip.is_unspecified() || ip.is_multicast()
+}
+
+/// The IPv4 address that a NAT64 gateway makes of an IPv6 address of the well-known prefix (RFC 6052).
+fn translated(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = v6.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => ip,
+    }
 }
 
 /// Whether an address belongs to a private network.
@@ -160,6 +201,19 @@ mod tests {
                     ("127.0.0.1", "[::]:80", false),
                     ("10.2.2.7", "224.0.0.1:80", false),
                     ("10.2.2.7", "255.255.255.255:80", false),
+                    ("10.2.2.7", "[fd00:ec2::254]:80", false),
+                    ("10.2.2.7", "[fd00:ec2::23]:80", false),
+                    ("10.2.2.7", "[fd20:ce::254]:80", false),
+                    ("10.2.2.7", "[fd00:c1::a9fe:a9fe]:80", false),
+                    ("fd00:42::42", "[fd00:42::42]:80", false),
+                    ("10.2.2.7", "[fd00:a9fe:a9fe::1]:80", false),
+                    ("10.2.2.7", "100.100.100.200:80", false),
+                    ("10.2.2.7", "168.63.129.16:80", false),
+                    ("192.0.0.192", "192.0.0.192:80", false),
+                    ("10.2.2.7", "[64:ff9b::a9fe:a9fe]:80", false),
+                    ("10.2.2.7", "[64:ff9b::6464:64c8]:80", false),
+                    ("10.2.2.7", "[fe80::a9fe:a9fe]:80", false),
+                    ("10.2.2.7", "[fd00:ec3::254]:80", true),
                 ],
             );
         }

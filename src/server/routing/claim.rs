@@ -17,6 +17,8 @@ pub struct Claim {
     pub domain: Domain,
     /// The path prefix.
     pub path: PathPrefix,
+    /// Its service owns the host as a whole: what of it nobody claims goes to no wildcard of another service.
+    pub owns_host: bool,
     /// The settings of the claim as a whole: those of the member applied last.
     pub terms: Arc<Terms>,
     /// The rate limit for each client: that of the member applied last.

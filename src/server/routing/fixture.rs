@@ -35,6 +35,7 @@ pub(super) fn unusable(id: u64) -> Member {
 
 pub(super) fn claim(domain: &str, path: &str, priority: i32) -> Claim {
     Claim {
+        owns_host: false,
         domain: domain.parse().unwrap(),
         path: path.parse().unwrap(),
         terms: terms("web-1", priority),

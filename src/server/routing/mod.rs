@@ -56,6 +56,7 @@ pub use members::Members;
 pub use normalise::{AmbiguousPath, normalise};
 pub use outage::Outage;
 pub use probe::{Probe, ProbeFailure, ProbeKind};
+pub(crate) use rate_limit::network;
 pub use rate_limit::{AddressLimit, MAX_BUCKETS, MAX_REQUESTS, RateBuckets};
 pub use response_headers::ResponseHeaders;
 pub use route_state::RouteState;

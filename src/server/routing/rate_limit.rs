@@ -181,7 +181,7 @@ fn ticks(time: Duration) -> u64 {
 
 /// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, because a customer has all of its
 /// addresses.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
         ip => ip,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use registry_client::protocol::{Domain, PathPrefix};
+use registry_client::protocol::{Domain, PathPrefix, ServiceName};
 
 use super::claim::Claim;
 use super::host_trie::{Claims, Hosts};
@@ -21,7 +21,7 @@ const MAX_HOST: usize = 253;
 impl Table {
     /// The claim that serves a request (SEMANTICS section 2): the exact host before wildcards, the longest
     /// wildcard suffix first, and among a host's claims the higher priority, then the longer path. A host
-    /// without a matching path falls through to its wildcards.
+    /// without a matching path falls through to its wildcards, or, where a service owns it, to those of that service.
     ///
     /// `host` is a Host header: case, port and a trailing dot are ignored. `path` must be [normalised](super::normalise).
     /// Does not allocate.
@@ -35,27 +35,45 @@ impl Table {
         name.copy_from_slice(host.as_bytes());
         name.make_ascii_lowercase();
         let exact = std::str::from_utf8(name).ok()?;
-        self.find_on(exact, path).or_else(|| self.find_on_wildcards(name, path))
+        let mut owner = None;
+        self.find_on(exact, path, &mut owner).or_else(|| self.find_on_wildcards(name, path, owner))
     }
 
     /// Tries `*.b.example.com`, `*.example.com` and `*.com`, in this order, for `a.b.example.com`. Each of them is an
     /// end of the name with a `*` written over the byte before the dot.
-    fn find_on_wildcards(&self, name: &mut [u8], path: &str) -> Option<&Arc<Claim>> {
+    fn find_on_wildcards<'a>(
+        &'a self,
+        name: &mut [u8],
+        path: &str,
+        mut owner: Option<&'a ServiceName>,
+    ) -> Option<&'a Arc<Claim>> {
         for dot in 1..name.len() {
             if name[dot] != b'.' {
                 continue;
             }
             name[dot - 1] = b'*';
             let wildcard = std::str::from_utf8(&name[dot - 1..]).ok()?;
-            if let Some(claim) = self.find_on(wildcard, path) {
+            if let Some(claim) = self.find_on(wildcard, path, &mut owner) {
                 return Some(claim);
             }
         }
         None
     }
 
-    fn find_on(&self, domain: &str, path: &str) -> Option<&Arc<Claim>> {
-        self.hosts.get(domain)?.iter().find(|claim| claim.path.matches(path))
+    /// `owner`: the service to which the request's host belongs as a whole, as far as is known by now.
+    fn find_on<'a>(
+        &'a self,
+        domain: &str,
+        path: &str,
+        owner: &mut Option<&'a ServiceName>,
+    ) -> Option<&'a Arc<Claim>> {
+        let claims = self.hosts.get(domain)?;
+        let may = |claim: &Claim| owner.is_none_or(|owner| *owner == claim.terms.service);
+        let found = claims.iter().find(|claim| claim.path.matches(path) && may(claim));
+        if found.is_none() && owner.is_none() {
+            *owner = claims.iter().find(|claim| claim.owns_host).map(|claim| &claim.terms.service);
+        }
+        found
     }
 
     /// Adds a claim. It replaces the one with its domain and path.
@@ -157,6 +175,35 @@ mod tests {
             [("/api/x", "a.b.example.com/api"), ("/app", "*.b.example.com/app"), ("/other", "*.example.com/")]
         {
             assert_eq!(found(&table, "a.b.example.com", path).as_deref(), Some(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_owned_falls_through_to_its_owners_wildcards_only() {
+        let of = |service: &str, domain: &str, path: &str| {
+            let mut claim = claim(domain, path, 0);
+            claim.owns_host = service == "owner";
+            Arc::make_mut(&mut claim.terms).service = service.parse().unwrap();
+            claim
+        };
+        let mut table = Table::default();
+        for claim in [
+            of("owner", "a.b.example.com", "/api"),
+            of("other", "*.b.example.com", "/"),
+            of("owner", "*.example.com", "/app"),
+            of("other", "*.com", "/"),
+        ] {
+            table.put(claim);
+        }
+        for (host, path, expected) in [
+            ("a.b.example.com", "/api", Some("a.b.example.com/api")),
+            ("a.b.example.com", "/other", None),
+            ("a.b.example.com", "/app", Some("*.example.com/app")),
+            ("x.b.example.com", "/other", Some("*.b.example.com/")),
+            ("x.example.com", "/other", None),
+            ("x.com", "/", Some("*.com/")),
+        ] {
+            assert_eq!(found(&table, host, path).as_deref(), expected, "{host}{path}");
         }
     }
 

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -25,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two tests while the backend is unreachable.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause where the proxy has had too many tests.
+const TEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Tests until the proxy reaches the backend of every route. Each route is logged when it is live, and when its
 /// obstacle changes.
@@ -32,9 +35,16 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
     let mut pause = FIRST_PAUSE;
     let mut logged: BTreeMap<RouteKey, String> = BTreeMap::new();
     loop {
-        let mut missing = BTreeMap::new();
+        let (mut missing, mut results) = (BTreeMap::new(), BTreeMap::new());
         for (key, route) in routes {
-            let Some(result) = test(&client, &route.backend).await else {
+            // Routes with one backend share its test.
+            let backend = route.backend.to_string();
+            if !results.contains_key(&backend)
+                && let Some(result) = test(&client, &route.backend).await
+            {
+                results.insert(backend.clone(), result);
+            }
+            let Some(result) = results.get(&backend) else {
                 missing.insert(key, route);
                 continue;
             };
@@ -68,7 +78,9 @@ pub(super) async fn until_live(client: Client, mut routes: BTreeMap<RouteKey, Ro
 /// Tests one backend from here and from the proxy; `None` where the proxy could not be asked.
 async fn test(client: &Client, backend: &BackendUrl) -> Option<TestResult> {
     let (from_here, from_proxy) = tokio::join!(connect(backend), ask_proxy(client, backend));
-    Some(TestResult { backend: backend.clone(), from_here, from_proxy: from_proxy? })
+    // Only this tells an application that listens on loopback from one that does not listen yet.
+    let on_loopback = from_here.is_err() && accepts((Ipv4Addr::LOCALHOST, backend.port())).await.is_ok();
+    Some(TestResult { backend: backend.clone(), from_here, on_loopback, from_proxy: from_proxy? })
 }
 
 /// The proxy's report, or why there is none; `None` where the proxy could not be asked.
@@ -80,8 +92,17 @@ async fn ask_proxy(client: &Client, backend: &BackendUrl) -> Option<Result<Backe
     let status = client.status();
     if status.ours {
         let (registry, session) = (status.registry.peer?, status.session?);
-        let test = Request::BackendTest(backend.clone());
-        return match ask(registry, &session, test, ANSWER_TIMEOUT).await? {
+        let reply = loop {
+            let test = Request::BackendTest(backend.clone());
+            match ask(registry, &session, test, ANSWER_TIMEOUT).await? {
+                // A little later, then: there were others from here.
+                Reply::Error(Refusal::Other(text)) if text == "too many backend tests" => {
+                    sleep(TEST_PAUSE).await
+                }
+                reply => break reply,
+            }
+        };
+        return match reply {
             Reply::BackendOk(report) => Some(Ok(report)),
             Reply::BackendFail(error) => Some(Err(BackendTestError::Unreachable(error).to_string())),
             // There is, or will be, another session.
@@ -99,7 +120,12 @@ async fn ask_proxy(client: &Client, backend: &BackendUrl) -> Option<Result<Backe
 
 /// Connects to the advertised address, as the proxy would.
 async fn connect(backend: &BackendUrl) -> Result<(), String> {
-    match timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.authority())).await {
+    accepts(backend.authority()).await
+}
+
+/// Whether somebody accepts a connection there, or why not.
+async fn accepts(place: impl ToSocketAddrs) -> Result<(), String> {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect(place)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
@@ -126,6 +152,8 @@ struct TestResult {
     backend: BackendUrl,
     /// Whether this process could connect to it, or why not.
     from_here: Result<(), String>,
+    /// Whether something accepts connections on its port at 127.0.0.1 in this network namespace.
+    on_loopback: bool,
     /// The proxy's report, or why there is none.
     from_proxy: Result<BackendReport, String>,
 }
@@ -175,9 +203,11 @@ impl TestResult {
             _ if seen.contains("not allowed") => {
                 "the proxy may not reach this address: see BACKEND_ALLOW in its configuration".to_owned()
             }
+            (Err(_), _) if self.on_loopback => {
+                format!("the application listens on 127.0.0.1 only; let it listen on 0.0.0.0:{port}")
+            }
             (Err(reason), _) => format!(
-                "nor can this container ({reason}): the application probably listens on 127.0.0.1 only; \
-                 let it listen on 0.0.0.0:{port}"
+                "nor can this container ({reason}): does the application still start? Otherwise: is {port} its port?"
             ),
             (Ok(()), Host::Ip(ip)) => format!(
                 "this container can: do the proxy and the application share a network? If {ip} is on another \
@@ -195,7 +225,14 @@ impl fmt::Display for Reachability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reachability::Reachable { response_time_ms, status } => {
-                write!(f, "the proxy reached it in {response_time_ms:.1} ms, status {status}")
+                // A registry that does not measure says 0.
+                match *response_time_ms {
+                    0.0 => write!(f, "the proxy reached it, status {status}"),
+                    time if time < 0.1 => {
+                        write!(f, "the proxy reached it in less than 0.1 ms, status {status}")
+                    }
+                    time => write!(f, "the proxy reached it in {time:.1} ms, status {status}"),
+                }
             }
             Reachability::Unwell { status, why } => {
                 write!(f, "the proxy reached it, status {status}, but {why}")
@@ -215,6 +252,7 @@ mod tests {
         TestResult {
             backend: "http://10.2.2.7:8080/".parse().unwrap(),
             from_here: from_here.map_err(str::to_owned),
+            on_loopback: false,
             from_proxy: from_proxy.map_err(str::to_owned).map(|status_code| BackendReport {
                 reachable: true,
                 response_time_ms: 1.25,
@@ -234,7 +272,11 @@ mod tests {
 
     #[test]
     fn an_application_on_loopback_only_is_named_as_such() {
-        let reachability = result(Err("connection refused"), Err("connection refused")).reachability();
+        let seen = result(Err("connection refused"), Err("connection refused"));
+        let reachability = seen.reachability();
+        assert!(reachability.to_string().contains("does the application still start"), "{reachability}");
+        assert!(!reachability.to_string().contains("127.0.0.1 only"), "{reachability}");
+        let reachability = TestResult { on_loopback: true, ..seen }.reachability();
         assert!(reachability.to_string().contains("listens on 127.0.0.1 only"), "{reachability}");
         assert!(reachability.to_string().contains("0.0.0.0:8080"), "{reachability}");
     }

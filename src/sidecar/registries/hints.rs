@@ -47,6 +47,12 @@ fn hint_for_refusal(refusal: &Refusal) -> Option<&'static str> {
         Refusal::Other(text) if text == "wrong service token" => {
             Some("set SIDECAR_SERVICE_TOKEN to that of the service's other instances")
         }
+        Refusal::Other(text) if text == "service token cannot be added" => Some(
+            "instances without SIDECAR_SERVICE_TOKEN are registered: stop them first, or put the secret into the registry's policy",
+        ),
+        Refusal::Other(text) if text.starts_with("too many wrong tokens") => Some(
+            "a wrong token came from this address: after it the registry lets the address wait, up to a minute",
+        ),
         _ => None,
     }
 }

@@ -17,6 +17,15 @@ use super::{Model, Want};
 pub(crate) struct Entered {
     pub page: Option<String>,
     pub since: u64,
+    /// The other session that entered it.
+    pub by: Option<usize>,
+}
+
+impl Entered {
+    /// As it is for this session.
+    fn of(&self, s: usize) -> Entered {
+        Entered { by: self.by.filter(|by| *by != s), ..self.clone() }
+    }
 }
 
 /// Where a session's routes are, as far as maintenance goes.
@@ -100,7 +109,7 @@ impl Model {
             Err(text) => return self.error(conn, &text),
         };
         let Some(page) = enter else { return self.exit(conn, s, target, places) };
-        let entered = Entered { page, since: self.now };
+        let entered = Entered { page, since: self.now, by: Some(s) };
         let kept = self.kept_after(&places, Some(&entered));
         let peer = self.sessions[s].peer;
         let entering = Entering { target: target.clone(), places, entered, peer };
@@ -160,7 +169,7 @@ impl Model {
                 all.push((*s, self.sessions[*s].maintained.clone()));
             }
             if let Some((_, after)) = all.iter_mut().find(|(known, _)| known == s) {
-                after.set(*place, entered.cloned());
+                after.set(*place, entered.map(|entered| entered.of(*s)));
             }
         }
         all.retain(|(s, after)| self.sessions[*s].kept != *after);
@@ -180,7 +189,7 @@ impl Model {
 
     fn change_maintenance(&mut self, places: &[Place], entered: Option<&Entered>) {
         for (s, place) in places {
-            self.sessions[*s].maintained.set(*place, entered.cloned());
+            self.sessions[*s].maintained.set(*place, entered.map(|entered| entered.of(*s)));
         }
         let mut sessions: Vec<usize> = places.iter().map(|(s, _)| *s).collect();
         sessions.sort_unstable();
@@ -243,6 +252,10 @@ impl Model {
         target: &Target,
         enter: &Option<Option<String>>,
     ) -> Result<Vec<Place>, String> {
+        let names_service = matches!(target, Target::Some(items) if items.contains(&Item::Service));
+        if enter.is_some() && names_service && self.sessions[s].applied.routes.is_empty() {
+            return Err("not allowed: SERVICE for a session without an applied route".to_owned());
+        }
         if let Some(Some(page)) = enter {
             self.permit(s, page)?;
         }
@@ -273,6 +286,24 @@ impl Model {
             places.extend(found);
         }
         Ok(places)
+    }
+
+    /// What a session entered for others ends with it.
+    pub(super) fn end_maintenance_by(&mut self, setter: usize) {
+        for s in 0..self.sessions.len() {
+            if s == setter || self.sessions[s].ended {
+                continue;
+            }
+            let is_its = |entered: &Entered| entered.by == Some(setter);
+            let maintained = &mut self.sessions[s].maintained;
+            let before = maintained.clone();
+            maintained.all = maintained.all.take().filter(|entered| !is_its(entered));
+            maintained.routes.retain(|(_, entered)| !entered.as_ref().is_some_and(is_its));
+            if *maintained != before {
+                self.keep_up(s);
+            }
+        }
+        self.settle_claims();
     }
 
     /// What is asked before people see the backends again: nothing where no page was given.

@@ -9,12 +9,14 @@ mod config;
 mod events;
 mod maintenance;
 mod report;
+mod resume;
 mod serving;
 mod sessions;
 mod staging;
 mod table;
 pub(crate) mod text;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -23,7 +25,7 @@ pub(crate) use command::COMMANDS;
 use command::{Command, Request};
 use config::Config;
 use serving::Claim;
-pub(crate) use serving::Watched;
+pub(crate) use serving::{REFUSED, SLOW, Watched};
 use staging::{Given, Pending, Stage};
 pub(crate) use table::{ClaimView, MemberView};
 use text::Refused;
@@ -38,6 +40,7 @@ pub(crate) struct Rules {
     pub longest_wait: u64,
     pub token: Option<String>,
     pub max_sessions: usize,
+    pub max_sessions_per_address: usize,
     pub max_routes: usize,
     pub max_domains: usize,
     pub max_headers: usize,
@@ -106,6 +109,8 @@ enum Unsaid {
 enum Waiting {
     /// For the store's word on what it asked for, since then.
     Store { session: usize, since: u64 },
+    /// For a backend that the session of this id may have left behind: any of these, from the earliest question on.
+    Resume { id: String, asked: Vec<Watched>, number: u64, since: u64 },
     /// For the store's word on what its session does already, and then to be executed.
     Turn { line: String, since: u64 },
 }
@@ -113,7 +118,9 @@ enum Waiting {
 impl Waiting {
     fn since(&self) -> u64 {
         match self {
-            Waiting::Store { since, .. } | Waiting::Turn { since, .. } => *since,
+            Waiting::Store { since, .. } | Waiting::Resume { since, .. } | Waiting::Turn { since, .. } => {
+                *since
+            }
         }
     }
 }
@@ -192,9 +199,18 @@ pub(crate) struct Model {
     claims: Vec<Claim>,
     /// Addresses from which two sessions were connected at once.
     shared: Vec<IpAddr>,
+    /// For an address and a session, the oldest of those that it has met there.
+    kin: BTreeMap<(IpAddr, usize), usize>,
     subscriptions: Vec<events::Subscription>,
     news: Vec<events::News>,
     tests: u64,
+    /// Who has begun tests since then.
+    tests_since: Option<u64>,
+    counted_tests: Vec<(usize, IpAddr)>,
+    /// Who gave wrong secrets.
+    guesses: Vec<sessions::Guess>,
+    /// How many RECONNECTs have had to wait.
+    resumes: u64,
     given_so_far: u64,
     /// What the store was given and has not answered, in order.
     given: Vec<Given>,
@@ -213,9 +229,14 @@ impl Model {
             sessions: Vec::new(),
             claims: Vec::new(),
             shared: Vec::new(),
+            kin: BTreeMap::new(),
             subscriptions: Vec::new(),
             news: Vec::new(),
             tests: 0,
+            tests_since: None,
+            counted_tests: Vec::new(),
+            guesses: Vec::new(),
+            resumes: 0,
             given_so_far: 0,
             given: Vec::new(),
             undecided: Vec::new(),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::config::{Cells, Config, Route};
-use super::{Drain, Model, Unsaid, Want};
+use super::{Drain, Model, Unsaid, Waiting, Want};
 
 /// A moment in a reply; none is an empty text.
 pub(crate) fn moment(at: Option<u64>) -> Value {
@@ -222,9 +222,28 @@ impl Model {
         if let Err(text) = self.permit(s, &url) {
             return self.error(conn, &text);
         }
+        if !self.counts_test(s) {
+            return self.error(conn, "too many backend tests");
+        }
         self.tests += 1;
         let test = Unsaid::Test { number: self.tests, since: self.now };
         self.connection_mut(conn).expect("it is open").unsaid.push(test);
+    }
+
+    /// Whether a session may begin a test: five within a second, and twenty from its address.
+    fn counts_test(&mut self, s: usize) -> bool {
+        if self.tests_since.is_none_or(|since| self.now >= since + 1_000) {
+            self.tests_since = Some(self.now);
+            self.counted_tests.clear();
+        }
+        let peer = self.sessions[s].peer;
+        let own = self.counted_tests.iter().filter(|(of, _)| *of == s).count();
+        let from_there = self.counted_tests.iter().filter(|(_, from)| *from == peer).count();
+        let may = own < 5 && (from_there < 20 || peer.is_loopback());
+        if may {
+            self.counted_tests.push((s, peer));
+        }
+        may
     }
 
     /// What a BACKEND_TEST saw, of all that ever were: a status, or why nothing was seen.
@@ -284,7 +303,11 @@ impl Model {
         let mut all: Vec<(u64, usize)> = self.connections.iter().filter_map(late).collect();
         all.sort_unstable();
         for (_, number) in all {
-            if self.connection_mut(number).and_then(|c| c.waiting.take()).is_some() {
+            let Some(waiting) = self.connection_mut(number).and_then(|c| c.waiting.take()) else { continue };
+            if let Waiting::Resume { .. } = waiting {
+                self.exactly(number, "REREGISTER");
+                self.proceed(number);
+            } else {
                 self.error(number, "store unavailable");
                 self.proceed(number);
             }

@@ -1,7 +1,9 @@
 //! Who serves what: claims, members, probes, drain and hold (SEMANTICS sections 1, 3, 4 and 6).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::super::steps::Answer;
 use super::config::{Cells, Config, Route};
 use super::staging::changed;
 use super::text::host_of;
@@ -36,10 +38,16 @@ pub(crate) struct Member {
     /// It serves until it has: nobody else does.
     hopeful: bool,
     failures: u32,
+    /// One of its probes failed in another way than by being late.
+    rejected: bool,
+    /// Its last probe passed.
+    passed: bool,
     /// Three failures in a row.
     sick: bool,
     /// It failed while its session was lost, or somebody else came to its address then.
     out: bool,
+    /// It was the latter.
+    suspended: bool,
     /// Which apply brought it last.
     applied: u64,
 }
@@ -59,6 +67,9 @@ pub(crate) struct Watched {
 pub(crate) const QUICK: u64 = 1_000;
 /// How long a backend without a check has to accept a connection.
 const CONNECT_TIMEOUT: u64 = 2_000;
+/// What is said of a backend that refuses, and of one that is late.
+pub(crate) const REFUSED: &str = "connection refused";
+pub(crate) const SLOW: &str = "no answer within 5s";
 
 impl Drain {
     fn is_over(self, now: u64) -> bool {
@@ -77,7 +88,8 @@ impl Member {
 
     fn returns(&mut self) {
         if self.out {
-            (self.out, self.answered, self.hopeful, self.sick) = (false, false, false, false);
+            (self.out, self.suspended, self.answered) = (false, false, false);
+            (self.hopeful, self.sick) = (false, false);
         }
     }
 }
@@ -100,15 +112,12 @@ impl Model {
             }
         }
         self.drop_unwanted(s);
-        let mut addresses = Vec::new();
         for (route, domain) in &places {
-            if self.join(s, route, domain, number) {
-                addresses.extend(host_of(&route.backend).parse::<IpAddr>());
-            }
+            self.join(s, route, domain, number);
         }
-        for ip in addresses {
-            self.suspend_at(ip, s);
-        }
+        let routes = &self.sessions[s].applied.routes;
+        let has_left = |ip: &IpAddr| routes.iter().all(|route| host_of(&route.backend).parse() != Ok(*ip));
+        self.kin.retain(|(ip, session), _| *session != s || !has_left(ip));
     }
 
     /// Another service's members leave a claim that `s` takes: their owner lives no more.
@@ -205,7 +214,7 @@ impl Model {
     }
 
     /// Adds a member, unless it is there. One where nobody else serves does so at once.
-    fn join(&mut self, s: usize, route: &Route, domain: &str, number: u64) -> bool {
+    fn join(&mut self, s: usize, route: &Route, domain: &str, number: u64) {
         let (service, path) = (self.sessions[s].service.clone(), &route.path);
         let found = self.claims.iter().position(|c| c.domain == domain && c.path == *path);
         let at = found.unwrap_or_else(|| {
@@ -224,7 +233,7 @@ impl Model {
         });
         let claim = &self.claims[at];
         if claim.members.iter().any(|m| m.is_at(s, domain, path, &route.backend)) {
-            return false;
+            return;
         }
         let served = claim.members.iter().any(|member| self.usable(claim, member));
         let claim = &mut self.claims[at];
@@ -238,11 +247,13 @@ impl Model {
             answered: false,
             hopeful: !served,
             failures: 0,
+            rejected: false,
+            passed: false,
             sick: false,
             out: false,
+            suspended: false,
             applied: number,
         });
-        true
     }
 
     /// A session is over, and its members with it. Whoever takes their place is waited for.
@@ -264,31 +275,39 @@ impl Model {
     pub(super) fn members_lost_or_back(&mut self, s: usize) {
         let lost = self.sessions[s].lost;
         for member in self.claims.iter_mut().flat_map(|c| &mut c.members).filter(|m| m.session == s) {
-            member.failures = 0;
+            (member.failures, member.rejected) = (0, false);
             if !lost {
                 member.returns();
             }
         }
     }
 
-    /// Another session came up at an address: lost sessions' members there are not trusted until they return.
+    /// A session is connected from an address: lost sessions' members there are not trusted until they return.
     pub(super) fn suspend_at(&mut self, ip: IpAddr, by: usize) {
         self.settle_claims();
         if ip.is_loopback() || self.shared.contains(&ip) {
             return;
         }
-        let kin = self.predecessors(by);
+        let mut kin = self.predecessors(by);
+        kin.push(by);
+        let met = |s: usize| self.kin.get(&(ip, s)).copied();
+        let theirs: Vec<usize> = kin.iter().filter_map(|s| met(*s)).collect();
+        kin.extend(
+            (0..self.sessions.len()).filter(|s| met(*s).is_some_and(|oldest| theirs.contains(&oldest))),
+        );
         let (mut out, mut taken) = (Vec::new(), Vec::new());
         for member in self.claims.iter_mut().flat_map(|c| &mut c.members) {
             // The same instance, registered from two addresses, is no stranger to itself.
             let (theirs, its) = (&self.sessions[member.session], &self.sessions[by]);
             let same = theirs.service == its.service && theirs.instance == its.instance;
-            let other = member.session != by && !kin.contains(&member.session) && !same;
+            let other = !kin.contains(&member.session) && !same;
             let there = host_of(&member.backend).parse() == Ok(ip);
             if other && there && self.sessions[member.session].lost {
                 if (member.answered || member.hopeful) && !member.sick && !member.out {
                     out.push(member.clone());
                 }
+                // One that failed before is not looked at again.
+                member.suspended |= !member.out;
                 member.out = true;
                 taken.push(member.clone());
             }
@@ -301,11 +320,36 @@ impl Model {
         }
     }
 
+    /// Whether one of a session's members was suspended at an address.
+    pub(super) fn is_suspended_at(&self, s: usize, ip: IpAddr) -> bool {
+        let mut members = self.claims.iter().flat_map(|claim| &claim.members);
+        members.any(|m| m.session == s && m.suspended && host_of(&m.backend).parse() == Ok(ip))
+    }
+
+    /// Nobody answers for a session's members at an address any more.
+    pub(super) fn fail_at(&mut self, s: usize, ip: IpAddr) {
+        let mut failed = Vec::new();
+        for member in self.claims.iter_mut().flat_map(|claim| &mut claim.members) {
+            if member.session == s && !member.out && host_of(&member.backend).parse() == Ok(ip) {
+                if (member.answered || member.hopeful) && !member.sick {
+                    failed.push(member.clone());
+                }
+                member.out = true;
+            }
+        }
+        for member in failed {
+            self.note(&member, false, "failed_in_grace", None);
+        }
+        self.settle_claims();
+    }
+
     /// Who owns a claim that `service` wants, if that is another one that lives.
     pub(super) fn living_owner(&self, domain: &str, path: &str, service: &str) -> Option<&str> {
         let claim =
             self.claims.iter().find(|c| c.domain == domain && c.path == path && c.service != service)?;
-        let lives = |member: &Member| !self.sessions[member.session].lost || self.answers(member);
+        let stays = |member: &Member| member.suspended && member.passed;
+        let lives =
+            |member: &Member| !self.sessions[member.session].lost || self.answers(member) || stays(member);
         claim.members.iter().any(lives).then_some(claim.service.as_str())
     }
 
@@ -358,7 +402,7 @@ impl Model {
     /// What the probe of a member is, if there is one at all.
     fn watch(&self, member: &Member) -> Option<Watched> {
         let session = &self.sessions[member.session];
-        if member.out {
+        if member.out && !member.suspended {
             return None;
         }
         let quick = session.lost || !member.answered;
@@ -378,14 +422,16 @@ impl Model {
     /// Everything that must be asked just now, each question once.
     pub(crate) fn watched(&self) -> Vec<Watched> {
         let members = self.claims.iter().flat_map(|claim| &claim.members).filter_map(|m| self.watch(m));
-        let mut all: Vec<Watched> = members.chain(self.maintenance_probes()).collect();
+        let mut all: Vec<Watched> =
+            members.chain(self.maintenance_probes()).chain(self.resume_probes()).collect();
         all.sort();
         all.dedup();
         all
     }
 
     /// A backend answered, or did not.
-    pub(crate) fn probed(&mut self, probe: &Watched, passed: bool) {
+    pub(crate) fn probed(&mut self, probe: &Watched, answer: Answer) {
+        let passed = answer == Answer::Passes;
         let asked: Vec<Member> = self
             .claims
             .iter()
@@ -393,40 +439,106 @@ impl Model {
             .filter(|member| self.watch(member).as_ref() == Some(probe))
             .cloned()
             .collect();
+        self.resume_probed(probe, passed);
         self.maintenance_probed(probe, passed);
         for member in &asked {
-            self.member_probed(member, passed);
+            self.member_probed(member, answer);
         }
         self.settle_claims();
-        for member in asked.iter().filter(|member| passed && !member.answered) {
+        for member in asked.iter().filter(|member| passed && !member.answered && !member.out) {
             self.answered(member);
         }
         self.settle();
     }
 
-    fn member_probed(&mut self, which: &Member, passed: bool) {
+    fn member_probed(&mut self, which: &Member, answer: Answer) {
+        let error = if answer == Answer::IsSlow { SLOW } else { REFUSED };
+        let waits_for_proven = self.has_proven(&which.domain, &which.path);
         let lost = self.sessions[which.session].lost;
         let mut all = self.claims.iter_mut().flat_map(|claim| &mut claim.members);
         let same = |m: &&mut Member| m.is_at(which.session, &which.domain, &which.path, &which.backend);
         let Some(member) = all.find(same) else { return };
         let before = (member.answered || member.hopeful) && !member.sick && !member.out;
-        if passed {
-            (member.answered, member.sick, member.failures) = (true, false, 0);
+        member.passed = answer == Answer::Passes;
+        if member.passed {
+            member.failures = 0;
+            if !member.out {
+                (member.answered, member.sick) = (true, false);
+            }
         } else if lost {
             member.out = true;
         } else {
             member.failures += 1;
-            if member.failures >= 3 {
-                member.sick = member.answered;
-                member.hopeful = false;
+            member.rejected |= answer == Answer::Refuses;
+        }
+        let asked = member.clone();
+        let may_stay = self.is_merely_slow(&asked) && !waits_for_proven;
+        if !asked.passed && !lost && asked.failures >= 3 && !may_stay {
+            let mut all = self.claims.iter_mut().flat_map(|claim| &mut claim.members);
+            let same = |m: &&mut Member| m.is_at(which.session, &which.domain, &which.path, &which.backend);
+            if let Some(member) = all.find(same) {
+                (member.sick, member.hopeful) = (member.answered, false);
             }
         }
-        let member = member.clone();
+        let all = self.claims.iter().flat_map(|claim| &claim.members);
+        let mut same = all.filter(|m| m.is_at(which.session, &which.domain, &which.path, &which.backend));
+        let Some(member) = same.next().cloned() else { return };
         match (before, self.answers(&member)) {
             (false, true) => self.note(&member, true, "answered", None),
-            (true, false) if lost => self.note(&member, false, "failed_in_grace", Some("connection refused")),
-            (true, false) => self.note(&member, false, "check_failed", Some("connection refused")),
+            (true, false) if lost => self.note(&member, false, "failed_in_grace", Some(error)),
+            (true, false) => self.note(&member, false, "check_failed", Some(error)),
             _ => {}
+        }
+    }
+
+    /// Whether requests go to somebody in a claim whose backend has answered.
+    fn has_proven(&self, domain: &str, path: &str) -> bool {
+        let found = self.claims.iter().find(|claim| claim.domain == domain && claim.path == path);
+        let is_proven = |claim: &Claim, member: &Member| member.answered && self.usable(claim, member);
+        found.is_some_and(|claim| claim.members.iter().any(|member| is_proven(claim, member)))
+    }
+
+    /// Whether all that speaks against somebody who came is that the answers to the probes come too late.
+    fn is_merely_slow(&self, member: &Member) -> bool {
+        let session = &self.sessions[member.session];
+        let is_new = !member.answered && !member.out;
+        let may_serve = !session.lost && session.drain.is_none() && self.maintained(member).is_none();
+        is_new && member.failures > 0 && !member.rejected && may_serve
+    }
+
+    /// Where nobody serves and no page is asked for, those serve who are merely slow.
+    fn let_slow_serve(&mut self, at: usize) {
+        if self.is_shown(&self.claims[at]) {
+            return;
+        }
+        for member in 0..self.claims[at].members.len() {
+            let found = self.claims[at].members[member].clone();
+            if !found.hopeful && self.is_merely_slow(&found) {
+                self.claims[at].members[member].hopeful = true;
+                self.note(&found, true, "answered", None);
+            }
+        }
+    }
+
+    /// Sessions that are connected and have backends at one address that have answered are kin there.
+    fn note_kin(&mut self) {
+        let mut met: BTreeMap<IpAddr, BTreeSet<usize>> = BTreeMap::new();
+        for member in self.claims.iter().flat_map(|claim| &claim.members) {
+            let is_proven =
+                member.answered && !member.sick && !member.out && !self.sessions[member.session].lost;
+            if let Ok(ip) = host_of(&member.backend).parse::<IpAddr>()
+                && is_proven
+                && !ip.is_loopback()
+                && !self.shared.contains(&ip)
+            {
+                met.entry(ip).or_default().insert(member.session);
+            }
+        }
+        for (ip, sessions) in met.into_iter().filter(|(_, sessions)| sessions.len() > 1) {
+            let oldest = sessions.iter().map(|s| *self.kin.get(&(ip, *s)).unwrap_or(s)).min();
+            self.kin.extend(
+                sessions.iter().zip(oldest.into_iter().cycle()).map(|(s, oldest)| ((ip, *s), oldest)),
+            );
         }
     }
 
@@ -457,6 +569,7 @@ impl Model {
             self.hear_store();
             self.settle_claims();
         }
+        self.note_kin();
         self.tell_news();
     }
 
@@ -468,6 +581,7 @@ impl Model {
     }
 
     fn settle_claim(&mut self, at: usize) {
+        self.let_slow_serve(at);
         let claim = &self.claims[at];
         let shown = self.is_shown(claim);
         let last = claim.members.iter().max_by_key(|member| member.applied);

@@ -9,6 +9,19 @@ use super::{Model, Session, Want};
 
 /// An end that the store did not take is tried again, and a stage that it decides on is looked at again.
 pub(crate) const STORE_RETRY: u64 = 5_000;
+/// How long a session that never applied outlives its connection.
+const UNAPPLIED_GRACE: u64 = 60_000;
+
+/// Somebody who gave a wrong secret.
+#[derive(Debug)]
+pub(crate) struct Guess {
+    peer: std::net::IpAddr,
+    pause: u64,
+    until: u64,
+}
+
+/// The longest pause after a wrong secret; after as long a peace it is forgotten.
+const LONGEST_PAUSE: u64 = 60_000;
 
 impl Session {
     /// Whether its id is accepted: it has not ended, and no newer session has its name.
@@ -25,9 +38,14 @@ impl Model {
         instance: String,
         metadata: serde_json::Map<String, Value>,
     ) {
+        let peer = self.connection(conn).expect("it is open").peer;
+        if self.guesses.iter().any(|guess| guess.peer == peer && self.now < guess.until) {
+            return self.refuse_secret(conn, "too many wrong tokens from this address");
+        }
         let given = metadata.get("token").and_then(Value::as_str);
         if self.rules.token.is_some() && self.rules.token.as_deref() != given {
-            return self.error(conn, "wrong registry token");
+            self.guessed_wrong(peer);
+            return self.refuse_secret(conn, "wrong registry token");
         }
         if metadata.get("service_token").is_some_and(|token| !token.is_string()) {
             return self.error(conn, "service_token is no text");
@@ -35,10 +53,8 @@ impl Model {
         let given = metadata.get("service_token").and_then(Value::as_str).unwrap_or_default();
         let mut kept = self.sessions.iter().filter(|s| !s.ended && s.service == service);
         if kept.find_map(|s| s.service_token.as_deref()).is_some_and(|token| token != given) {
-            return self.error(conn, "wrong service token");
-        }
-        if serde_json::to_string(&metadata).expect("it was JSON").len() > self.rules.max_metadata {
-            return self.error(conn, "metadata too large");
+            self.guessed_wrong(peer);
+            return self.refuse_secret(conn, "wrong service token");
         }
         let connection = self.connection(conn).expect("it is open");
         let (peer, former) = (connection.peer, connection.session);
@@ -48,10 +64,25 @@ impl Model {
                 !old.ended && old.service == service && old.instance == instance && old.peer == peer
             })
             .collect();
+        let others = self.sessions.iter().filter(|s| !s.ended && s.service == service);
+        if !given.is_empty()
+            && others.clone().all(|s| s.service_token.is_none())
+            && others.count() > namesakes.len()
+        {
+            return self.error(conn, "service token cannot be added");
+        }
+        if serde_json::to_string(&metadata).expect("it was JSON").len() > self.rules.max_metadata {
+            return self.error(conn, "metadata too large");
+        }
         let present = self.sessions.iter().filter(|s| !s.ended).count();
         let limit = self.rules.max_sessions * if namesakes.is_empty() { 1 } else { 2 };
         if present >= limit {
             return self.error(conn, "too many sessions");
+        }
+        let from_there = self.sessions.iter().filter(|s| !s.ended && s.peer == peer).count();
+        let limit = self.rules.max_sessions_per_address * if namesakes.is_empty() { 1 } else { 2 };
+        if from_there >= limit && !peer.is_loopback() {
+            return self.error(conn, "too many sessions from this address");
         }
         if let Some(former) = former {
             self.unbind(conn, former);
@@ -66,6 +97,26 @@ impl Model {
         self.note_shared(peer);
         self.suspend_at(peer, number);
         self.say(conn, Want::Registered(number));
+    }
+
+    /// Whoever guesses waits, twice as long each time.
+    fn guessed_wrong(&mut self, peer: std::net::IpAddr) {
+        if peer.is_loopback() {
+            return;
+        }
+        let before =
+            self.guesses.iter().position(|guess| guess.peer == peer).map(|at| self.guesses.remove(at));
+        let pause = before.map_or(1_000, |before| (before.pause * 2).min(LONGEST_PAUSE));
+        self.guesses.push(Guess { peer, pause, until: self.now + pause });
+    }
+
+    /// A connection without a session is closed.
+    fn refuse_secret(&mut self, conn: usize, text: &str) {
+        self.error(conn, text);
+        if self.connection(conn).is_some_and(|c| c.session.is_none()) {
+            self.say_goodbye(conn);
+            self.close(conn);
+        }
     }
 
     fn new_session(
@@ -136,30 +187,8 @@ impl Model {
         }
     }
 
-    pub(super) fn reconnect(&mut self, conn: usize, id: &str) {
-        let s = match self.find_session(conn, id) {
-            Ok(s) => s,
-            Err("session replaced") => return self.error(conn, "session replaced"),
-            Err(_) => return self.exactly(conn, "REREGISTER"),
-        };
-        // One that lost a claim to another service has to ask for it again.
-        if self.sessions[s].robbed {
-            return self.exactly(conn, "REREGISTER");
-        }
-        let connection = self.connection(conn).expect("it is open");
-        let former = connection.session;
-        if former == Some(s) {
-            return self.exactly(conn, "OK");
-        }
-        if let Some(former) = former {
-            self.unbind(conn, former);
-        }
-        self.bind(conn, s);
-        self.exactly(conn, "OK");
-    }
-
     /// One session, one connection: the latest binding wins.
-    fn bind(&mut self, conn: usize, s: usize) {
+    pub(super) fn bind(&mut self, conn: usize, s: usize) {
         let bound: Vec<usize> =
             self.connections.iter().filter(|c| c.session == Some(s)).map(|c| c.number).collect();
         for other in bound {
@@ -216,13 +245,19 @@ impl Model {
             if self.connection(conn).is_some_and(|c| c.robbed_of == Some(s)) {
                 return self.bind(conn, s);
             }
-            let session = &mut self.sessions[s];
-            session.grace_until = Some(self.now + self.rules.grace);
+            let grace = self.grace_of(s);
+            self.sessions[s].grace_until = Some(self.now + grace);
         }
     }
 
+    /// One that never applied has nothing to lose.
+    fn grace_of(&self, s: usize) -> u64 {
+        let has_applied = self.sessions[s].revision > 0;
+        if has_applied { self.rules.grace } else { self.rules.grace.min(UNAPPLIED_GRACE) }
+    }
+
     /// A connection has another session now.
-    fn unbind(&mut self, conn: usize, s: usize) {
+    pub(super) fn unbind(&mut self, conn: usize, s: usize) {
         self.connection_mut(conn).expect("it is open").session = None;
         self.end_subscriptions(|sub| sub.conn == conn && sub.session == s);
         self.lose(s);
@@ -235,7 +270,8 @@ impl Model {
             return;
         }
         session.lost = true;
-        session.grace_until = Some(self.now + self.rules.grace);
+        let grace = self.grace_of(s);
+        self.sessions[s].grace_until = Some(self.now + grace);
         self.members_lost_or_back(s);
     }
 
@@ -270,6 +306,7 @@ impl Model {
         session.stage = None;
         session.requests.clear();
         self.end_subscriptions(|subscription| subscription.session == s);
+        self.end_maintenance_by(s);
         self.end_members(s);
         if !self.sessions[s].replaced {
             for session in self.sessions.iter_mut().filter(|older| older.replaced_by == Some(s)) {
@@ -297,7 +334,7 @@ impl Model {
     }
 
     pub(super) fn session_deadlines(&self) -> Vec<u64> {
-        let mut due = Vec::new();
+        let mut due: Vec<u64> = self.guesses.iter().map(|guess| guess.until + LONGEST_PAUSE).collect();
         for session in self.sessions.iter().filter(|session| !session.ended) {
             due.extend(session.grace_until);
             due.extend(session.remember_at);
@@ -311,6 +348,7 @@ impl Model {
 
     pub(super) fn pass_session_deadlines(&mut self) {
         let now = self.now;
+        self.guesses.retain(|guess| guess.until + LONGEST_PAUSE > now);
         for s in 0..self.sessions.len() {
             let session = &mut self.sessions[s];
             if let Some(stage) = &mut session.stage

@@ -1,7 +1,7 @@
 //! Decides whether a request may go to a backend, and chooses the first member if one is usable. Another check before a
 //! backend goes here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use http::{HeaderValue, Request};
@@ -19,8 +19,16 @@ use super::select::{choose, retry_after, with_claim};
 /// A request that may go to a backend.
 pub(super) struct Permitted {
     pub(super) host: HeaderValue,
-    /// The member that gets it first; `None`: no member is usable now.
-    pub(super) first: Option<Assignment>,
+    pub(super) first: First,
+}
+
+/// Who gets a request first.
+pub(super) enum First {
+    Member(Assignment),
+    /// Nobody yet: no member of its claim is usable now.
+    NoMember,
+    /// Nobody yet: nobody claims its host and path, and the proxy has started only now. The client has this address.
+    NoClaim(IpAddr),
 }
 
 pub(super) fn check(
@@ -30,15 +38,47 @@ pub(super) fn check(
 ) -> Result<Permitted, Page> {
     let host = requested_host(request)?;
     check_max_forwards(request)?;
+    let address = || client.forwarding.client(request.headers());
+    let first = match find(client, (&host, request.uri().path()), address, record) {
+        Err(Page::NoClaim) if may_wait(client, &host, record.now()) => First::NoClaim(address()),
+        found => found?.map_or(First::NoMember, First::Member),
+    };
+    Ok(Permitted { host, first })
+}
+
+/// Finds the claim for a host and path, counts the request against its limit, and chooses a member if one is usable.
+pub(super) fn find(
+    client: &ClientConnection,
+    (host, path): (&HeaderValue, &str),
+    address: impl FnOnce() -> IpAddr,
+    record: &mut Record,
+) -> Result<Option<Assignment>, Page> {
     let now = record.now();
-    let first = with_claim(&client.context.proxy.table, &host, request.uri().path(), |claim| {
+    with_claim(&client.context.proxy.table, host, path, |claim| {
         if let Some(limit) = &claim.limit {
-            check_rate(limit, client, client.forwarding.client(request.headers()), now)?;
+            check_rate(limit, client, address(), now)?;
         }
         record.claim_found(claim);
         Ok(choose(claim, None, now))
-    })?;
-    Ok(Permitted { host, first })
+    })
+}
+
+/// Whether a request for `host` that nobody claims may wait. One for an address may not: no service claims addresses, and
+/// whoever tries all addresses asks for them.
+fn may_wait(client: &ClientConnection, host: &HeaderValue, now: Instant) -> bool {
+    let hold = client.context.proxy.table.start_hold();
+    hold.is_some_and(|hold| hold.deadline(now).is_some()) && !is_address(host)
+}
+
+fn is_address(host: &HeaderValue) -> bool {
+    let Ok(host) = host.to_str() else { return true };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bare.map_or_else(|| name.parse::<IpAddr>().is_ok(), |bare| bare.parse::<Ipv6Addr>().is_ok())
+        || host.parse::<Ipv6Addr>().is_ok()
 }
 
 /// Counts a request from `address` against the claim's limit.
@@ -54,4 +94,19 @@ fn check_rate(
         }
         Page::RateLimited(retry_after(wait))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_in_every_spelling_are_no_names() {
+        for address in ["10.2.2.7", "10.2.2.7:8080", "[::1]", "[2001:db8::1]:443", "::1", "127.0.0.1:"] {
+            assert!(is_address(&HeaderValue::from_static(address)), "{address}");
+        }
+        for name in ["example.com", "example.com:80", "10.2.2.7.example.com", "localhost", "a:b", "[::1"] {
+            assert!(!is_address(&HeaderValue::from_static(name)), "{name}");
+        }
+    }
 }

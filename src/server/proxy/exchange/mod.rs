@@ -9,6 +9,7 @@
 //! | `outgoing` | the request as a backend gets it |
 //! | `retry` | sends it to members until one answers |
 //! | `wait` | waits for a member while none is usable |
+//! | `wait_for_claim` | waits for a claim after the start |
 //! | `redial` | dials a member that cannot be connected to |
 //! | `response` | the response as the client gets it: from a backend, a page, or an upgrade |
 //! | `body`, `backend_body`, `compressed_body` | the response's body: which of several, streamed, compressed |
@@ -31,6 +32,7 @@ mod retry;
 mod select;
 mod tunnel;
 mod wait;
+mod wait_for_claim;
 
 use std::convert::Infallible;
 use std::future::{Future, ready};

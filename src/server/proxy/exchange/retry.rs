@@ -24,12 +24,12 @@ use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::{MemberId, Settings};
 
 use super::assignment::Assignment;
-use super::guard::{self, Permitted};
+use super::guard::{self, First, Permitted};
 use super::outgoing::OutgoingRequest;
 use super::record::{Record, Turn};
 use super::redial::{self, MAX_CONNECTING};
 use super::response::BackendResponse;
-use super::wait;
+use super::{wait, wait_for_claim};
 
 /// How many members a request is given to. All but two of them must have left meanwhile.
 const MAX_MEMBERS: usize = 16;
@@ -37,8 +37,7 @@ const MAX_MEMBERS: usize = 16;
 /// A request that may go to a backend.
 pub(super) struct Exchange {
     client: Rc<ClientConnection>,
-    /// The member that gets it first; `None`: no member was usable when the request arrived.
-    first: Option<Assignment>,
+    first: First,
     outgoing: OutgoingRequest,
     /// The client's side of the upgrade that it asks for.
     upgrade: Option<OnUpgrade>,
@@ -71,7 +70,7 @@ impl Exchange {
 
     /// Gives the request to one member after another until one answers.
     pub(super) async fn run(&mut self, record: &mut Record) -> Result<BackendResponse, Page> {
-        let mut assignment = match self.first.take() {
+        let mut assignment = match self.first_member(record).await? {
             Some(first) => first,
             None => self.wait_for_member(None, record).await?,
         };
@@ -101,6 +100,19 @@ impl Exchange {
             };
         }
         Err(Page::Unreachable)
+    }
+
+    /// The member that gets the request first; `None`: its claim has no usable member now.
+    async fn first_member(&mut self, record: &mut Record) -> Result<Option<Assignment>, Page> {
+        match std::mem::replace(&mut self.first, First::NoMember) {
+            First::Member(first) => Ok(Some(first)),
+            First::NoMember => Ok(None),
+            First::NoClaim(address) => {
+                // Boxed, because the future is large and seldom needed.
+                let found = wait_for_claim::for_member(&self.client, &self.outgoing, address, record);
+                Box::pin(found).await
+            }
+        }
     }
 
     async fn wait_for_member(

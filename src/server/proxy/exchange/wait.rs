@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::watch::error::RecvError;
 use tokio::time::sleep_until;
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
@@ -74,7 +74,7 @@ pub(super) async fn for_member(
                 None => std::future::pending().await,
             }
         };
-        match something_changed(client, &mut changes, next_permit, &mut disconnect, until).await {
+        match something_changed(client, changes.changed(), next_permit, &mut disconnect, until).await {
             Woken::Permit(next) => permit = next,
             Woken::LookAgain => {}
             Woken::Stopping => return Err(Page::NoMember),
@@ -139,7 +139,7 @@ fn maintenance_page(
 }
 
 /// What ended a wait.
-enum Woken {
+pub(super) enum Woken {
     /// The request's permit has come at this member; `None`: nobody waits there any more.
     Permit(Option<(MemberId, Permit)>),
     /// There is a new table, or the time is over.
@@ -148,16 +148,16 @@ enum Woken {
     Stopping,
 }
 
-/// Waits for a new table, a permit, or `until`. When the client disconnects, its connection is aborted, which drops this
+/// Waits for a change of the table, a permit, or `until`. When the client disconnects, its connection is aborted, which drops this
 /// future.
-async fn something_changed(
+pub(super) async fn something_changed(
     client: &ClientConnection,
-    changes: &mut watch::Receiver<()>,
+    change: impl Future<Output = Result<(), RecvError>>,
     permit: impl Future<Output = Option<(MemberId, Permit)>>,
     disconnect: &mut Disconnect,
     until: Instant,
 ) -> Woken {
-    let (mut change, mut permit) = (pin!(changes.changed()), pin!(permit));
+    let (mut change, mut permit) = (pin!(change), pin!(permit));
     let mut deadline = pin!(sleep_until(until.into()));
     poll_fn(|cx| {
         // A stop wakes every connection and so this future.

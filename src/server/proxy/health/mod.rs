@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `schedule` | decides which probe runs when; no clock, no socket |
+//! | `pace` | spreads the probes of one address and port |
 //! | `prober` | runs the probes and reports their results |
 //! | `backend_test` | asks a backend once |
 //! | `request` | sends one GET to a backend |
@@ -10,6 +11,7 @@
 //! It must not know what the registry does with a result.
 
 mod backend_test;
+mod pace;
 mod prober;
 mod request;
 mod schedule;

@@ -13,8 +13,9 @@ use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::tls::Trust;
 use crate::server::routing::{BackendPolicy, Probe, ProbeFailure, ProbeKind};
 
+use super::pace::ProbeNumber;
 use super::request::get;
-use super::schedule::{MAX_TIMEOUT, MIN_INTERVAL, ProbeNumber, Schedule};
+use super::schedule::{MAX_TIMEOUT, MIN_INTERVAL, Schedule};
 
 /// Results that may wait for the receiver. When there are this many, no probe starts until it takes one.
 const MAX_WAITING_RESULTS: usize = 1024;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crate::server::routing::Probe;
 use registry_client::protocol::Host;
 
+use super::pace::{Paces, ProbeNumber, Target};
+
 /// The least time between the starts of two probes, which allows 500 a second. If more are due, all of them run late by
 /// the same, so the intervals stretch.
 const SPACING: Duration = Duration::from_millis(2);
@@ -30,14 +32,11 @@ pub(crate) struct Schedule {
     /// How many run: of all, and of those who share a [`Party`].
     running: usize,
     parties: HashMap<Party, Share>,
+    paces: Paces,
     /// When the next probe may start.
     free_at: Option<Instant>,
     next_number: ProbeNumber,
 }
-
-/// Identifies an entry. Never used twice, so that a late result of a removed probe is not taken for one of a new entry
-/// for the same probe.
-pub(crate) type ProbeNumber = u64;
 
 /// With whom a probe shares its part of the places: with all that sessions from one address ask, and with all that is
 /// asked of one address.
@@ -120,7 +119,10 @@ impl Schedule {
         mut draw: impl FnMut() -> f64,
     ) -> Option<(ProbeNumber, Arc<Probe>)> {
         while self.wake_at()? <= now {
-            let (_, number) = self.waiting.pop_first()?;
+            let number = match self.next_due(now) {
+                Some(number) => number,
+                None => continue,
+            };
             let Some(entry) = self.entries.get_mut(&number) else { continue };
             let free = MAX_RUNNING - self.running;
             let parties = parties(&entry.probe);
@@ -136,9 +138,27 @@ impl Schedule {
                 self.parties.entry(party).or_default().running += 1;
             }
             self.free_at = Some(now + SPACING);
-            return Some((number, Arc::clone(&entry.probe)));
+            let probe = Arc::clone(&entry.probe);
+            self.paces.started(target(&probe), now);
+            return Some((number, probe));
         }
         None
+    }
+
+    /// The probe that is due next and whose target may be asked now. `None`: the one that was due waits for its target, or
+    /// a target has become free for which none waited.
+    fn next_due(&mut self, now: Instant) -> Option<ProbeNumber> {
+        let entries = &self.entries;
+        if let Some(number) = self.paces.next(now, |number| entries.contains_key(&number)) {
+            return Some(number);
+        }
+        let (due, number) = self.waiting.first().copied()?;
+        if due > now {
+            return None;
+        }
+        self.waiting.pop_first();
+        let probe = &self.entries.get(&number)?.probe;
+        self.paces.admit(&target(probe), probe.peer, number).then_some(number)
     }
 
     /// Notes that a started probe is over. Returns it if it still has watchers.
@@ -172,12 +192,16 @@ impl Schedule {
 
     /// When [`Schedule::start`] can start a probe; `None`: not before another method is called.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
-        let (due, _) = self.waiting.first()?;
+        let due = self.waiting.first().map(|(due, _)| *due).into_iter().chain(self.paces.wake_at()).min()?;
         if self.running >= MAX_RUNNING {
             return None;
         }
-        Some(self.free_at.map_or(*due, |free_at| free_at.max(*due)))
+        Some(self.free_at.map_or(due, |free_at| free_at.max(due)))
     }
+}
+
+fn target(probe: &Probe) -> Target {
+    (probe.backend.host().clone(), probe.backend.port())
 }
 
 fn running(parties: &HashMap<Party, Share>, party: &Party) -> usize {
@@ -186,6 +210,7 @@ fn running(parties: &HashMap<Party, Share>, party: &Party) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pace::TARGET_SPACING;
     use super::*;
     use crate::server::routing::ProbeKind;
 
@@ -241,6 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn one_address_and_port_is_asked_ten_times_a_second_however_many_want_it() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        let check = |peer: &str, n: u16| Probe {
+            kind: ProbeKind::Get { path: format!("/{n}").parse().unwrap(), host: None },
+            ..of(peer, "10.2.2.9", 80)
+        };
+        (0..990).for_each(|n| schedule.watch(check("10.2.2.66", n), now));
+        schedule.watch(of("10.2.2.66", "10.2.2.9", 81), now);
+        schedule.watch(check("10.2.2.9", 0), now);
+        let started = run(&mut schedule, now, SECOND * 10, Duration::from_millis(5));
+        let at_80 = started.iter().filter(|(_, port)| *port == 80).count();
+        assert!((95..=101).contains(&at_80), "{at_80}");
+        let at_81 = started.iter().filter(|(_, port)| *port == 81).count();
+        assert!((9..=12).contains(&at_81), "another port is another backend: {at_81}");
+    }
+
+    #[test]
     fn equal_probes_are_one_entry_until_the_last_watcher_leaves() {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         schedule.watch(probe(1, SECOND), now);
@@ -272,7 +314,7 @@ mod tests {
         schedule.forget(&probe(1, SECOND));
         schedule.watch(probe(1, SECOND), now);
         assert_eq!(schedule.finish(old, &probe(1, SECOND), now), None);
-        let (new, _) = schedule.start(now + SPACING, || 0.5).unwrap();
+        let (new, _) = schedule.start(now + TARGET_SPACING, || 0.5).unwrap();
         assert!(schedule.finish(new, &probe(1, SECOND), now).is_some());
     }
 
@@ -325,7 +367,7 @@ mod tests {
     fn no_party_takes_all_places() {
         type Silent = fn(u16) -> Probe;
         let one_session: Silent = |n| of("10.2.2.66", &format!("10.3.{}.{}", n / 250, n % 250), 80);
-        let one_target: Silent = |n| of(&format!("10.3.{}.{}", n / 250, n % 250), "10.2.2.66", 80);
+        let one_target: Silent = |n| of(&format!("10.3.{}.{}", n / 250, n % 250), "10.2.2.66", n);
         let both: Silent = |n| of("10.2.2.66", "10.2.2.67", n);
         for silent in [one_session, one_target, both] {
             let (mut schedule, now) = (Schedule::default(), Instant::now());

@@ -22,7 +22,9 @@ pub(super) fn maint_enter(
     target: Target,
     page: Option<BackendUrl>,
 ) -> Outcome {
-    let places = match check_request(engine, conn, no, &target, page.as_ref()) {
+    let checked =
+        may_enter(engine, no, &target).and_then(|()| check_request(engine, conn, no, &target, page.as_ref()));
+    let places = match checked {
         Ok(places) => places,
         Err(refusal) => return Err(refusal).into(),
     };
@@ -59,6 +61,15 @@ pub(super) fn maint_status(engine: &Engine, no: SessionNo, after: Option<RouteId
     let ids = entered.map(|(id, _)| id).filter(|id| after.is_none_or(|after| *id > after));
     let in_maintenance = take(ids.map(|id| id.to_string()), room, after.is_some())?;
     bounded(Reply::MaintenanceStatus(MaintenanceStatus { in_maintenance, ..status }))
+}
+
+/// Whether a session may put this into maintenance: other instances of its service only if it is one itself.
+fn may_enter(engine: &Engine, no: SessionNo, target: &Target) -> Result<(), Refusal> {
+    let Target::Some(items) = target else { return Ok(()) };
+    if items.contains(&TargetItem::Service) && engine.session(no)?.applied.is_empty() {
+        return Err(Refusal::NotAllowed("SERVICE for a session without an applied route".to_owned()));
+    }
+    Ok(())
 }
 
 /// Whether a request may be made. Returns what it is for.

@@ -23,8 +23,8 @@ use crate::server::registry::model::{ConnId, Now};
 /// Carries a command out.
 pub(crate) fn carry_out(engine: &mut Engine, now: Now, conn: ConnId, command: Command) -> Outcome {
     match command {
-        Command::Register(registration) => session::register(engine, now, conn, registration).into(),
-        Command::Reconnect(id) => session::reconnect(engine, now, conn, &id),
+        Command::Register(registration) => session::register(engine, now, conn, registration),
+        Command::Reconnect(id) => engine.reconnect(now, conn, &id),
         Command::Request(session, request) => self::request(engine, now, conn, &session, request),
     }
 }
@@ -79,7 +79,7 @@ fn request(engine: &mut Engine, now: Now, conn: ConnId, session: &SessionRef, re
         Request::MaintExit(target) => maintenance::maint_exit(engine, now, conn, no, target),
         Request::MaintStatus => maintenance::maint_status(engine, no, None).into(),
         Request::MaintStatusPage { after } => maintenance::maint_status(engine, no, Some(after)).into(),
-        Request::BackendTest(url) => backend_test::backend_test(engine, conn, no, url),
+        Request::BackendTest(url) => backend_test::backend_test(engine, now, conn, no, url),
         Request::Subscribe(kind) => events::subscribe(engine, conn, no, kind).into(),
         Request::Unsubscribe(kind) => events::unsubscribe(engine, conn, no, kind).into(),
     }

@@ -1,9 +1,9 @@
-//! REGISTER, RECONNECT, SESSION_INFO and CLIENT_SHUTDOWN (PROTOCOL sections 2 and 3).
+//! REGISTER and SESSION_INFO (PROTOCOL sections 2 and 3).
 
 use std::net::IpAddr;
 
 use registry_client::protocol::report::SessionInfo;
-use registry_client::protocol::{Refusal, Registration, Reply, SessionId, SessionRef};
+use registry_client::protocol::{Refusal, Registration, Reply};
 
 use crate::server::registry::api::LogEvent;
 use crate::server::registry::engine::{Engine, NewSession, Outcome};
@@ -29,16 +29,35 @@ const CAPABILITIES: [&str; 12] = [
 ];
 
 /// REGISTER.
-pub(crate) fn register(
+pub(crate) fn register(engine: &mut Engine, now: Now, conn: ConnId, registration: Registration) -> Outcome {
+    let Some(peer) = engine.peer(conn) else { return Err(Refusal::NoSession).into() };
+    if engine.must_wait(now, peer) {
+        return engine.refuse_secret(now, conn, other("too many wrong tokens from this address"));
+    }
+    let namesakes = engine.sessions().namesakes(&registration, peer);
+    if let Some(wrong) = wrong_secret(engine, &registration) {
+        let unseen = engine.guessed_wrong(now, peer);
+        let Registration { service, instance, .. } = registration;
+        let (event, text) = match wrong {
+            Wrong::Registry => (LogEvent::WrongToken { peer, unseen }, "wrong registry token"),
+            Wrong::Service => {
+                (LogEvent::WrongServiceToken { service, instance, peer, unseen }, "wrong service token")
+            }
+        };
+        engine.log(event);
+        return engine.refuse_secret(now, conn, other(text));
+    }
+    begin(engine, now, conn, (registration, peer, namesakes)).into()
+}
+
+fn begin(
     engine: &mut Engine,
     now: Now,
     conn: ConnId,
-    registration: Registration,
+    (registration, peer, namesakes): (Registration, IpAddr, Vec<SessionNo>),
 ) -> Result<Reply, Refusal> {
-    let peer = engine.peer(conn).ok_or(Refusal::NoSession)?;
-    let namesakes = engine.sessions().namesakes(&registration, peer);
-    check_tokens(engine, &registration, peer)?;
-    check_room(engine, &registration, !namesakes.is_empty())?;
+    check_added_token(engine, &registration, peer, &namesakes)?;
+    check_room(engine, &registration, peer, !namesakes.is_empty())?;
     let none = || other("no randomness to be had, try again");
     let random = engine.random().ok_or_else(none)?;
     let service_token = service_token(engine, &registration).map_err(|NoRandom| none())?;
@@ -47,38 +66,78 @@ pub(crate) fn register(
         .map(Reply::Registered)
 }
 
-/// Checks the tokens of a registration, before anything of it is stored.
-fn check_tokens(engine: &mut Engine, registration: &Registration, peer: IpAddr) -> Result<(), Refusal> {
+/// Which secret of a registration is wrong.
+enum Wrong {
+    Registry,
+    Service,
+}
+
+/// Checks the secrets of a registration, before anything of it is stored.
+fn wrong_secret(engine: &Engine, registration: &Registration) -> Option<Wrong> {
     let given = registration.metadata.text("token").unwrap_or_default();
     if engine.config().token.as_ref().is_some_and(|token| !token.is(given)) {
-        engine.log(LogEvent::WrongToken(peer));
-        return Err(other("wrong registry token"));
+        return Some(Wrong::Registry);
     }
+    // One that is no text is refused for that.
+    let given = given_service_token(registration).ok()?;
+    let is_right = by_policy(engine, registration, given).unwrap_or_else(|| {
+        engine.sessions().token_of(&registration.service).is_none_or(|token| token.is(given))
+    });
+    (!is_right).then_some(Wrong::Service)
+}
+
+/// Whether the policy's secrets of the service say that `given` is right; `None`: it has none of this service.
+fn by_policy(engine: &Engine, registration: &Registration, given: &str) -> Option<bool> {
+    engine.config().policy.as_ref()?.knows(&registration.service, given)
+}
+
+/// A service's token cannot be added while there are others of it, who would be locked out.
+fn check_added_token(
+    engine: &mut Engine,
+    registration: &Registration,
+    peer: IpAddr,
+    namesakes: &[SessionNo],
+) -> Result<(), Refusal> {
     let given = given_service_token(registration)?;
-    if engine.sessions().token_of(&registration.service).is_some_and(|token| !token.is(given)) {
-        let (service, instance) = (registration.service.clone(), registration.instance.clone());
-        engine.log(LogEvent::WrongServiceToken { service, instance, peer });
-        return Err(other("wrong service token"));
+    let service = &registration.service;
+    let is_known =
+        by_policy(engine, registration, given).is_some() || engine.sessions().token_of(service).is_some();
+    let mut all = engine.sessions().of_service(service).into_iter();
+    if !is_known && !given.is_empty() && all.any(|no| !namesakes.contains(&no)) {
+        let (service, instance) = (service.clone(), registration.instance.clone());
+        engine.log(LogEvent::TokenNotAdded { service, instance, peer });
+        return Err(other("service token cannot be added"));
     }
     Ok(())
 }
 
 /// Checks the limits. A session that replaces another is let in when others are not, because both serve for a while.
-fn check_room(engine: &Engine, registration: &Registration, replaces: bool) -> Result<(), Refusal> {
-    if registration.metadata.encode().len() > engine.config().limits.metadata_bytes {
+fn check_room(
+    engine: &Engine,
+    registration: &Registration,
+    peer: IpAddr,
+    replaces: bool,
+) -> Result<(), Refusal> {
+    let limits = engine.config().limits;
+    if registration.metadata.encode().len() > limits.metadata_bytes {
         return Err(other("metadata too large"));
     }
-    let most = engine.config().limits.sessions.saturating_mul(if replaces { 2 } else { 1 });
-    if engine.sessions().active() >= most {
+    let most = |limit: usize| limit.saturating_mul(if replaces { 2 } else { 1 });
+    if engine.sessions().active() >= most(limits.sessions) {
         return Err(other("too many sessions"));
+    }
+    let from_there = engine.sessions().usage().of(peer).sessions;
+    if from_there >= most(limits.sessions_per_address) && !peer.is_loopback() {
+        return Err(other("too many sessions from this address"));
     }
     Ok(())
 }
 
-/// The hash of the service's token: the known one, or a new one for the first session that gives a token.
+/// The hash of the service's token: the known one, or a new one for the first session that gives a token. None where the
+/// policy holds the service's secrets.
 fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Option<ServiceToken>, NoRandom> {
     let given = given_service_token(registration).unwrap_or_default();
-    if given.is_empty() {
+    if given.is_empty() || by_policy(engine, registration, given).is_some() {
         return Ok(None);
     }
     if let Some(known) = engine.sessions().token_of(&registration.service) {
@@ -86,21 +145,6 @@ fn service_token(engine: &mut Engine, registration: &Registration) -> Result<Opt
     }
     let salt = engine.random().ok_or(NoRandom)?;
     Ok(Some(ServiceToken::new(salt, given)))
-}
-
-/// RECONNECT. A session whose claim another service has taken over must register again, so that its client stages the
-/// route again and learns who has the claim.
-pub(super) fn reconnect(engine: &mut Engine, now: Now, conn: ConnId, id: &SessionId) -> Outcome {
-    let no = match engine.resolve(conn, &SessionRef::Id(id.clone())) {
-        Ok(no) => no,
-        Err(Refusal::SessionReplaced) => return Outcome::Reply(Reply::Error(Refusal::SessionReplaced)),
-        Err(_) => return Outcome::Reply(Reply::Reregister),
-    };
-    if engine.sessions().get(no).is_some_and(|session| session.lost_claim) {
-        return Outcome::Reply(Reply::Reregister);
-    }
-    engine.resume_session(now, conn, no);
-    Outcome::Reply(Reply::Ok)
 }
 
 pub(super) fn session_info(engine: &Engine, now: Now, no: SessionNo) -> Result<Reply, Refusal> {

@@ -39,7 +39,7 @@ pub(super) fn stats_page(engine: &Engine, no: SessionNo, after: RouteId) -> Resu
     take(entries, room(&Reply::StatsAll(Vec::new())), true).map(Reply::StatsAll)
 }
 
-/// CIRCUIT_BREAKER_STATUS.
+/// CIRCUIT_BREAKER_STATUS. An active route without a breaker has a closed one, as at the reference server.
 pub(super) fn breaker_status(
     engine: &Engine,
     now: Now,

@@ -49,11 +49,9 @@ impl Engine {
         self.bind(now, conn, no);
         let session = self.session(no)?;
         let id = session.id().cloned().ok_or(Refusal::SessionNotFound)?;
-        let (who, lineage) = (session.label(), session.lineage());
-        self.log(LogEvent::Registered(who.clone(), peer));
-        if self.sessions.is_one_container(peer) {
-            self.membership.address_taken(peer, &who, &lineage);
-        }
+        let who = session.label();
+        self.log(LogEvent::Registered(who, peer));
+        self.comes_to(peer, no);
         Ok(id)
     }
 
@@ -68,7 +66,25 @@ impl Engine {
         }
         self.bind(now, conn, no);
         self.say_resumed(no);
+        if let Some(peer) = self.connections.peer(conn) {
+            self.comes_to(peer, no);
+        }
     }
+
+    /// A session is connected from an address that names one container. Whoever had the address before is suspended there,
+    /// unless it is kin (SEMANTICS section 4). A session that only names the address as its backend's takes nothing.
+    pub(super) fn comes_to(&mut self, ip: IpAddr, no: SessionNo) {
+        self.takes_address(ip, no, |_| false);
+    }
+
+    /// The same, without those that are spared.
+    pub(super) fn takes_address(&mut self, ip: IpAddr, no: SessionNo, is_spared: impl Fn(SessionNo) -> bool) {
+        let decides = self.role.leads() && self.sessions.is_one_container(ip);
+        let Some(session) = self.sessions.get(no).filter(|_| decides) else { return };
+        let is_kin = |other| self.sessions.is_kin(session, other, ip) || is_spared(other);
+        self.membership.address_taken(ip, &session.label(), is_kin);
+    }
+
     fn say_resumed(&mut self, no: SessionNo) {
         if let Some(session) = self.sessions.get(no) {
             let resumed = LogEvent::Resumed(session.label(), session.peer);
@@ -109,7 +125,7 @@ impl Engine {
             self.bind(now, conn, no);
             return self.say_resumed(no);
         }
-        self.timers.set(Timer::Grace(no), now.mono + self.config.grace);
+        self.timers.set(Timer::Grace(no), now.mono + self.grace_of(no));
     }
 
     /// Binds a session to a connection. If it is bound to another one, that loses it.

@@ -73,7 +73,8 @@ impl Engine {
     /// Asks the store to hold a change. Until it has decided, further commands for the session wait.
     pub(super) fn commit(&mut self, no: SessionNo, change: StoreChange, pending: Pending) -> Tx {
         debug_assert!(self.role.leads(), "a follower asks the store for nothing");
-        let is_waited_for = !matches!(pending, Pending::Forget(_) | Pending::StoreMaintenance(_));
+        let is_waited_for =
+            !matches!(pending, Pending::Forget(_) | Pending::StoreMaintenance(_) | Pending::StoreKin(_));
         let tx = self.commits.add(pending);
         if is_waited_for && let Some(session) = self.sessions.get_mut(no) {
             session.pending = Some(tx);

@@ -48,6 +48,8 @@ enum Due {
 pub(crate) enum Wait {
     /// The store's decision.
     Store(Tx),
+    /// The answer of a backend that a session may have left behind. RECONNECT waits for it.
+    Resume,
     /// The store's decision on an earlier change of the same session. The command runs after it.
     Turn(SessionNo, Box<Command>),
 }

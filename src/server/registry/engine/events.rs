@@ -1,6 +1,6 @@
 //! Events, and whom they are sent to (PROTOCOL sections 3 and 6).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use registry_client::protocol::{Domain, EventKind, Push, Refusal};
@@ -93,7 +93,8 @@ impl Engine {
         routes.flat_map(|route| route.spec.domains.as_slice()).cloned().collect()
     }
 
-    /// Sends `global_config_changed` to all subscribers but the session that applied.
+    /// Sends `global_config_changed` to all subscribers but the session that applied; where services learn nothing of each
+    /// other, to those of its service.
     pub(super) fn tell_config(&mut self, by: SessionNo, domains: &BTreeSet<Domain>) {
         let Some(session) = self.sessions.get(by).filter(|_| !domains.is_empty()) else { return };
         let body = json!({
@@ -101,19 +102,40 @@ impl Engine {
             "domains": domains.iter().map(Domain::as_str).take(LISTED).collect::<Vec<_>>(),
             "domains_total": domains.len(),
         });
+        let (service, hides) = (&session.registration.service, self.hides_others());
+        let is_of_service = |no: SessionNo| {
+            self.sessions.get(no).is_some_and(|session| session.registration.service == *service)
+        };
         let others = self.subscriptions.config.iter().filter(|(_, no)| *no != by);
+        let others = others.filter(|(_, no)| !hides || is_of_service(*no));
         self.announce(others.map(|(conn, _)| *conn).collect(), EventKind::GlobalConfigChanged, body);
     }
 
     /// Sends `cert_renewed`: the proxy has a certificate for these names that it did not have before.
     pub(super) fn tell_certificate(&mut self, names: &[String], renewed: bool) {
-        let to = self.subscriptions.certificates.iter().map(|(conn, _)| *conn).collect();
-        let body = json!({
-            "names": names.iter().take(LISTED).collect::<Vec<_>>(),
-            "names_total": names.len(),
-            "renewed": renewed,
-        });
-        self.announce(to, EventKind::CertRenewed, body);
+        // Connections that may see the same names are told together.
+        let mut to: BTreeMap<Vec<&String>, BTreeSet<ConnId>> = BTreeMap::new();
+        for (conn, no) in &self.subscriptions.certificates {
+            let seen: Vec<&String> = names.iter().filter(|name| self.may_see(*no, name)).collect();
+            if !seen.is_empty() || names.is_empty() {
+                to.entry(seen).or_default().insert(*conn);
+            }
+        }
+        for (names, to) in to {
+            let body = json!({
+                "names": names.iter().take(LISTED).collect::<Vec<_>>(),
+                "names_total": names.len(),
+                "renewed": renewed,
+            });
+            self.announce(to, EventKind::CertRenewed, body);
+        }
+    }
+
+    /// Whether a session may learn that there is a certificate for a name: its service may claim it, or see others'.
+    fn may_see(&self, no: SessionNo, name: &str) -> bool {
+        let Some(policy) = self.config.policy.as_ref().filter(|_| self.hides_others()) else { return true };
+        let service = self.sessions.get(no).map(|session| &session.registration.service);
+        service.is_some_and(|service| name.parse().is_ok_and(|domain| policy.permits(service, &domain)))
     }
 
     /// Sends an event to each connection once, however many of its sessions have subscribed.

@@ -124,6 +124,11 @@ impl Engine {
         let who = session.label();
         let page = |url, peer| self.membership.page(url, &who, peer);
         session.maintenance = MaintenanceState::restore(record, has, page);
+        for setter in session.maintenance.entered_by() {
+            if let Some(setter) = self.sessions.get_mut(setter) {
+                setter.keeps_others_in_maintenance = true;
+            }
+        }
     }
 
     /// Makes a session as its marks say. What is so already stays as it is.

@@ -3,10 +3,9 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use registry_client::protocol::{BackendUrl, Domain, Host, PathPrefix, RouteId, Scope};
+use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId, Scope};
 
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::membership::{Detached, Joined};
@@ -49,6 +48,8 @@ impl Engine {
         if session.stage.is_empty() {
             self.timers.cancel(Timer::Stage(no));
         }
+        self.sessions.count_stage(no);
+        let Some(session) = self.sessions.get_mut(no) else { return };
         let (before, installed) = replace_routes(session, applied, delta);
         if delta.defaults.is_some() {
             reset_breakers(session, session.applied.values());
@@ -69,12 +70,9 @@ impl Engine {
         // backend that replaces the only one serves at once. New members come last.
         let (new, mut shared_hosts) = self.attach(no, applied, &installed);
         self.detach(now, no, delta, before);
-        let joined = self.join(no, applied, new, &mut shared_hosts);
-        if let Some(session) = self.sessions.get(no) {
-            let decides = self.role.leads();
-            for ip in joined.into_iter().filter(|ip| decides && self.sessions.is_one_container(*ip)) {
-                self.membership.address_taken(ip, &session.label(), &session.lineage());
-            }
+        self.join(no, applied, new, &mut shared_hosts);
+        if let Some(session) = self.sessions.get_mut(no) {
+            session.forget_left_kin();
             let (who, revision) = (session.label(), session.revision);
             let (changed, routes) = (delta.routes.len(), session.applied.len());
             self.log(LogEvent::Applied { who, revision, changed, routes });
@@ -212,16 +210,16 @@ impl Engine {
         }
     }
 
-    /// Adds the members that are new. Returns the addresses of their backends.
+    /// Adds the members that are new.
     fn join<'a>(
         &mut self,
         no: SessionNo,
         applied: u64,
         new: Vec<(&'a InstalledRoute, &'a Domain)>,
         shared_hosts: &mut SharedHosts<'a>,
-    ) -> Vec<IpAddr> {
-        let Some(session) = self.sessions.get_mut(no) else { return Vec::new() };
-        let (mut members, mut addresses) = (Vec::new(), Vec::new());
+    ) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        let mut members = Vec::new();
         let mut joined = None;
         let in_force = routes_in_force(&new);
         self.membership.expect(new.len());
@@ -243,18 +241,12 @@ impl Engine {
             if is_new_here && joined.is_none() {
                 joined = Some((domain.clone(), path.clone()));
             }
-            if let Host::Ip(ip) = plan.backend.host()
-                && addresses.last() != Some(&ip.to_canonical())
-            {
-                addresses.push(ip.to_canonical());
-            }
         }
         session.members.extend(members);
         if let Some((domain, path)) = joined {
             let (who, peer) = (session.label(), session.peer);
             self.log(LogEvent::Joined { who, peer, domain, path });
         }
-        addresses
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use registry_client::protocol::RouteOrAll;
-use registry_client::protocol::{BackendUrl, Reply, RouteId, Target};
+use registry_client::protocol::{BackendUrl, Reply, RouteId, ServiceName, Target};
 
 use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Tx, page_probe};
 use crate::server::registry::persist::StoreChange;
@@ -51,7 +51,7 @@ impl Engine {
     ) -> Outcome {
         let of = self.sessions.get(no).map(|session| (session.label(), session.peer));
         let page = page.zip(of).map(|(url, (who, peer))| self.membership.page(url, &who, peer));
-        let entered = ActiveMaintenance { shown: Arc::new(Maintenance { page }), at: now.wall };
+        let entered = ActiveMaintenance::new(Arc::new(Maintenance { page }), now.wall, no);
         let stored = self.stored_after(&places, Some(&entered));
         let entering = PendingEntry { target, places, entered };
         if stored.is_empty() {
@@ -213,7 +213,11 @@ impl Engine {
 
     fn change_maintenance(&mut self, places: &[Place], entered: Option<&ActiveMaintenance>) {
         for (session, target) in places {
-            self.set_maintenance(*session, *target, entered.cloned());
+            self.set_maintenance(*session, *target, entered.map(|entered| entered.of(*session)));
+        }
+        let setter = entered.and_then(|entered| entered.by);
+        if let Some(session) = setter.and_then(|setter| self.sessions.get_mut(setter)) {
+            session.keeps_others_in_maintenance |= places.iter().any(|(no, _)| Some(*no) != setter);
         }
         let sessions: BTreeSet<SessionNo> = places.iter().map(|(no, _)| *no).collect();
         sessions.into_iter().for_each(|no| self.store_maintenance_if_changed(no));
@@ -225,7 +229,7 @@ impl Engine {
         self.show_maintenance(no, target);
     }
 
-    /// Tells the members of a session's routes whether they are in maintenance.
+    /// Gives the members of all routes of a session, or of one, the maintenance that these are in.
     pub(super) fn show_maintenance(&mut self, no: SessionNo, target: RouteOrAll) {
         let Some(session) = self.sessions.get(no) else { return };
         let touched = session
@@ -236,6 +240,29 @@ impl Engine {
             let (plan, spec) = (session.plan(*id, applied), &applied.route.spec);
             for domain in spec.domains.as_slice() {
                 self.membership.replan(no, *id, (domain, &spec.path), &plan);
+            }
+        }
+    }
+
+    /// A session is over. What it entered for other sessions of its service ends with it, and so does its page.
+    pub(super) fn end_maintenance_by(&mut self, setter: SessionNo, service: &ServiceName) {
+        for no in self.sessions.of_service(service) {
+            let Some(session) = self.sessions.get_mut(no) else { continue };
+            if session.maintenance.end_of(setter) {
+                self.show_maintenance(no, RouteOrAll::All);
+                self.store_maintenance_if_changed(no);
+            }
+        }
+    }
+
+    /// Ends what sessions entered for others that are not known any more: the former leader ended them, and nothing else.
+    pub(super) fn end_maintenance_of_the_gone(&mut self) {
+        for no in self.sessions.numbers() {
+            let Some(session) = self.sessions.get(no) else { continue };
+            let service = session.registration.service.clone();
+            let setters = session.maintenance.entered_by().into_iter();
+            for setter in setters.filter(|setter| self.sessions.get(*setter).is_none()).collect::<Vec<_>>() {
+                self.end_maintenance_by(setter, &service);
             }
         }
     }

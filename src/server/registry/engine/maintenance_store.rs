@@ -27,7 +27,7 @@ impl Engine {
         for (no, target) in places {
             let Some(session) = self.sessions.get(*no).filter(|session| is_stored(session)) else { continue };
             let maintenance = after.entry(*no).or_insert_with(|| session.maintenance.without_requests());
-            maintenance.set(*target, entered.cloned());
+            maintenance.set(*target, entered.map(|entered| entered.of(*no)));
         }
         let changes = |(no, record): &(SessionNo, MaintenanceRecord)| {
             self.sessions.get(*no).is_some_and(|session| session.maintenance.stored() != record)

@@ -9,7 +9,9 @@
 //! | `mod` (this) | which rule an input is for |
 //! | `peers`, `connections` | connections come and go; what is known of each |
 //! | `queue` | which command runs next, and what it has to wait for |
-//! | `bind`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
+//! | `kin` | sessions that share an address and do not suspend each other there |
+//! | `bind`, `resume`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
+//! | `guesses` | whoever gives a wrong secret waits |
 //! | `permissions`, `staging`, `route_ids` | what a session may claim and stage, and under which ids |
 //! | `validate`, `commit`, `install` | the three steps of an apply |
 //! | `pending_commits`, `pending_claims`, `store_decision` | what is with the store; what follows when it decides |
@@ -29,8 +31,10 @@ mod drain;
 mod drain_shares;
 mod events;
 mod follow;
+mod guesses;
 mod hidden_routes;
 mod install;
+mod kin;
 mod maintenance;
 mod maintenance_store;
 mod marks;
@@ -42,6 +46,7 @@ mod permissions;
 mod queue;
 mod replace;
 mod restore;
+mod resume;
 mod resync;
 mod role;
 mod route_ids;
@@ -60,7 +65,7 @@ use registry_client::protocol::{Command, Refusal};
 use crate::server::registry::api::{Effect, Input};
 use crate::server::registry::config::RegistryConfig;
 use crate::server::registry::membership::Membership;
-use crate::server::registry::model::{ConnId, Now, SessionNo, StoreRevision};
+use crate::server::registry::model::{ConnId, ExclusiveHosts, Now, SessionNo, StoreRevision};
 use crate::server::registry::session::{Session, SessionIndex};
 use crate::server::routing::MemberId;
 
@@ -70,8 +75,10 @@ pub(crate) use queue::Outcome;
 use backend_tests::BackendTests;
 use connections::Connections;
 use drain_shares::DrainShares;
+use guesses::Guesses;
 use marks::MarkQueue;
 use pending_commits::Commits;
+use resume::Resumes;
 use role::Role;
 use subscriptions::Subscriptions;
 use timers::{Timer, Timers};
@@ -93,6 +100,8 @@ pub(crate) struct Engine {
     timers: Timers,
     commits: Commits,
     tests: BackendTests,
+    resumes: Resumes,
+    guesses: Guesses,
     /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
     verdicts: HashMap<MemberId, SessionNo>,
     subscriptions: Subscriptions,
@@ -112,8 +121,10 @@ pub(crate) struct Engine {
 impl Engine {
     /// An engine without sessions.
     pub(crate) fn new(config: RegistryConfig, random: Random, carry_out: CarryOut) -> Self {
+        let mut membership = Membership::new(config.hold);
+        membership.set_exclusive(ExclusiveHosts::new(config.exclusive_hosts, config.policy.as_ref()));
         Engine {
-            membership: Membership::new(config.hold),
+            membership,
             config,
             random,
             carry_out,
@@ -122,6 +133,8 @@ impl Engine {
             timers: Timers::default(),
             commits: Commits::default(),
             tests: BackendTests::default(),
+            resumes: Resumes::default(),
+            guesses: Guesses::default(),
             verdicts: HashMap::new(),
             subscriptions: Subscriptions::default(),
             drain_shares: DrainShares::default(),
@@ -147,8 +160,10 @@ impl Engine {
             Input::Committed(tx) => self.store_decided(now, tx, true),
             Input::Rejected(tx) => self.store_decided(now, tx, false),
             Input::Probed(probe, result) => {
+                let waiting = self.membership.waiting_for(&probe);
+                self.resume_probed(now, &waiting, result.is_ok());
                 if result.is_ok() {
-                    self.maintenance_probe_passed(now, self.membership.waiting_for(&probe));
+                    self.maintenance_probe_passed(now, waiting);
                 }
                 for answered in self.membership.probed(&probe, &result) {
                     self.member_answered(now, &answered);
@@ -166,6 +181,7 @@ impl Engine {
             Input::Replicated(revision, changes) => self.replicate(now, revision, changes),
             Input::Loaded(revision, saved) => self.load(now, revision, *saved),
         }
+        self.note_kin(now);
         self.write_marks(now);
         self.flush_membership(true);
         self.tell_health();
@@ -187,6 +203,7 @@ impl Engine {
                 Timer::StoreMaintenance(no) => self.store_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
+                Timer::Guess(peer) => self.forget_guesses(peer),
             }
         }
     }
@@ -238,6 +255,8 @@ impl Engine {
         self.connections.is_empty()
             && self.commits.is_clear()
             && self.tests.is_empty()
+            && self.resumes.is_empty()
+            && self.guesses.is_empty()
             && self.verdicts.is_empty()
             && self.subscriptions.is_empty()
             && self.sessions.is_empty()

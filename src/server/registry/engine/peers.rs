@@ -41,6 +41,7 @@ impl Engine {
             self.tests.end(test);
             self.timers.cancel(Timer::Test(test));
         }
+        self.drop_resume(conn);
         self.drop_subscriptions_on(conn);
         if let Some(no) = closed.bound {
             self.unbind(now, no);

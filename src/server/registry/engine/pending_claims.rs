@@ -43,6 +43,12 @@ impl PendingClaims {
         self.by_place.get(&(domain.clone(), path.clone())).map(|(service, _)| service)
     }
 
+    /// Which service other than `besides` is about to have a claim on a host.
+    pub(super) fn host_claimant(&self, host: &Domain, besides: &ServiceName) -> Option<&ServiceName> {
+        let on_host = self.by_place.iter().filter(|((domain, _), _)| domain == host);
+        on_host.map(|(_, (service, _))| service).find(|service| *service != besides)
+    }
+
     /// The store has decided on an apply.
     pub(super) fn remove(&mut self, tx: Tx, delta: &Delta) {
         if !self.indexed.remove(&tx) {

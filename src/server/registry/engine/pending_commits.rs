@@ -47,6 +47,8 @@ pub(super) enum Pending {
     Leaving { session: SessionNo, stored: StoredMaintenance },
     /// The store holds an older maintenance. Nobody waits for this.
     StoreMaintenance(StoredMaintenance),
+    /// The store does not know all kin of the session. Nobody waits for this.
+    StoreKin(SessionNo),
     /// The grace of a session is over.
     Expiry(SessionNo),
     /// The session is over already. Nobody waits for this.
@@ -130,6 +132,11 @@ impl Commits {
             Some(Pending::Apply { service, delta, .. }) => Some((service, &**delta)),
             _ => None,
         });
+    }
+
+    /// Which service other than `besides` is about to have a claim on a host, as of the last [`Commits::index_claims`].
+    pub(super) fn host_claimant(&self, host: &Domain, besides: &ServiceName) -> Option<&ServiceName> {
+        self.claims.host_claimant(host, besides)
     }
 
     /// Which service is about to have a claim, as of the last [`Commits::index_claims`].

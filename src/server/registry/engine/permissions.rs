@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use registry_client::protocol::{BackendUrl, Domain, Host, Refusal, RouteSpec};
 
 use crate::server::registry::api::LogEvent;
-use crate::server::registry::model::{ClaimPolicy, SessionNo};
+use crate::server::registry::model::{ClaimPolicy, ExclusiveHosts, SessionNo};
 use crate::server::registry::session::Session;
 
 use super::Engine;
@@ -32,8 +32,14 @@ impl Engine {
         Some((domain, Refusal::NotAllowed(format!("domain {domain} for service {service}"))))
     }
 
+    /// Whether a service learns nothing of others: with a policy that does not say that it may.
+    pub(super) fn hides_others(&self) -> bool {
+        self.config.policy.as_ref().is_some_and(|policy| !policy.shows_others())
+    }
+
     /// Takes a new REGISTRY_POLICY.
     pub(super) fn set_policy(&mut self, policy: ClaimPolicy) {
+        self.membership.set_exclusive(ExclusiveHosts::new(self.config.exclusive_hosts, Some(&policy)));
         self.config.policy = Some(policy);
         self.tell_outside_policy();
     }

@@ -5,6 +5,8 @@
 //! in the way of that. A BACKEND_TEST changes nothing, so commands behind it run at once and only their replies wait: a
 //! slow backend must not hold back a drain (PROTOCOL section 1).
 
+use std::net::IpAddr;
+
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{Command, Refusal, Reply, Request, SessionRef};
 
@@ -140,9 +142,15 @@ impl Engine {
         }
     }
 
-    /// Begins a BACKEND_TEST for a command, whose answer is the result.
-    pub(crate) fn begin_test(&mut self, conn: ConnId) -> TestId {
-        self.tests.begin(conn)
+    /// Begins a BACKEND_TEST for a command, which waits for its result. `None`: there were too many within a second.
+    pub(crate) fn begin_test(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        no: SessionNo,
+        peer: IpAddr,
+    ) -> Option<TestId> {
+        self.tests.count(now.mono, no, peer).then(|| self.tests.begin(conn))
     }
 
     /// A test is over, or is given up. Its result is sent, and the replies that waited behind it.
@@ -165,10 +173,14 @@ impl Engine {
     /// Refuses a command that has waited as long as one may (PROTOCOL section 1). What it waited for may still happen;
     /// a client sees it in the session's revision.
     pub(super) fn waited_too_long(&mut self, now: Now, conn: ConnId) {
-        if self.stop_waiting(conn, |_| true).is_some() {
-            self.send(conn, Reply::Error(Refusal::StoreUnavailable));
-            self.resume(now, conn);
-        }
+        let Some(wait) = self.stop_waiting(conn, |_| true) else { return };
+        self.drop_resume(conn);
+        let reply = match wait {
+            Wait::Store(_) | Wait::Turn(..) => Reply::Error(Refusal::StoreUnavailable),
+            Wait::Resume => Reply::Reregister,
+        };
+        self.send(conn, reply);
+        self.resume(now, conn);
     }
 }
 

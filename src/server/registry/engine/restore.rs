@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use registry_client::protocol::{Host, RouteId};
+use registry_client::protocol::RouteId;
 
 use crate::server::registry::api::{Effect, LogEvent};
 use crate::server::registry::membership::Removal;
 use crate::server::registry::model::{Applied, Now, Route, SessionEvent, SessionNo};
 use crate::server::registry::persist::{MaintenanceRecord, SavedSession, SavedState, SessionRecord};
-use crate::server::registry::session::{Lost, MaintenanceState};
+use crate::server::registry::session::{Lost, MaintenanceState, Session};
 
 use super::Engine;
 use super::role::Role;
@@ -60,11 +60,13 @@ impl Engine {
                 all_marks.push((no, marks));
             }
         }
+        self.restore_setters();
         returning.sort_by_key(|route| (route.applied, route.session, route.id));
         let routes = returning.len();
         returning.iter().for_each(|route| self.restore_route(route, serves));
         if !follows {
             self.suspend_former_holders(&returning);
+            self.membership.hold_unserved();
         }
         all_marks.into_iter().for_each(|(no, marks)| self.take_marks(now, no, marks));
         if matches!(self.role, Role::Follows(Some(_))) {
@@ -109,6 +111,22 @@ impl Engine {
         session.maintenance = MaintenanceState::restore(record, has, page);
     }
 
+    /// Notes who has entered maintenance for whom. What sessions entered that are over by now has ended with them.
+    fn restore_setters(&mut self) {
+        let entered = |session: &Session| {
+            let no = session.no;
+            session.maintenance.entered_by().into_iter().map(move |by| (by, no))
+        };
+        let all: Vec<(SessionNo, SessionNo)> = self.sessions.restored().flat_map(entered).collect();
+        for (setter, no) in all {
+            if let Some(setter) = self.sessions.get_mut(setter).filter(|setter| setter.revision > 0) {
+                setter.keeps_others_in_maintenance = true;
+            } else if let Some(session) = self.sessions.get_mut(no) {
+                session.maintenance.end_of(setter);
+            }
+        }
+    }
+
     /// Leads a route to its members. Where two services have the same claim, the one that applied last has it, as before.
     fn restore_route(&mut self, returning: &Returning, serves: bool) {
         let Returning { applied, session: no, id, in_force } = returning;
@@ -144,24 +162,18 @@ impl Engine {
         }
     }
 
-    /// Suspends members at addresses where another session came later, by its connection or with a backend (SEMANTICS
-    /// section 4). Only the order of the applies is known: the session that applied last came last.
+    /// Suspends members at addresses from which another session was connected later (SEMANTICS section 4). Only the order of
+    /// the applies is known: of two sessions, the one that applied last came last.
     fn suspend_former_holders(&mut self, returning: &[Returning]) {
+        let mut applied: BTreeMap<SessionNo, u64> = BTreeMap::new();
         let mut holders: BTreeMap<IpAddr, SessionNo> =
             self.sessions.restored().map(|session| (session.peer, session.no)).collect();
-        for Returning { session: no, in_force: Applied { route, .. }, .. } in returning {
-            let peer = self.sessions.get(*no).map(|session| session.peer);
-            let backend = match route.spec.backend.host() {
-                Host::Ip(ip) => Some(ip.to_canonical()),
-                Host::Name(_) => None,
-            };
-            holders.extend([peer, backend].into_iter().flatten().map(|ip| (ip, *no)));
+        for route in returning {
+            applied.insert(route.session, route.applied);
+            holders.extend(self.sessions.get(route.session).map(|session| (session.peer, session.no)));
         }
         for (ip, no) in holders {
-            if self.sessions.is_one_container(ip) {
-                let Some(session) = self.sessions.get(no) else { continue };
-                self.membership.address_taken(ip, &session.label(), &session.lineage());
-            }
+            self.takes_address(ip, no, |other| applied.get(&other) > applied.get(&no));
         }
     }
 }

@@ -54,6 +54,7 @@ impl Engine {
             self.adopt(now, no, led_until, is_stale);
         }
         self.retire_superseded(now);
+        self.end_maintenance_of_the_gone();
         self.push(Effect::Log(LogEvent::Leads(term)));
     }
 
@@ -106,10 +107,8 @@ impl Engine {
         // Nothing was suspended while it was expected back. Who came to its addresses meanwhile has them now.
         let Some(session) = self.sessions.get(no) else { return };
         for ip in self.membership.addresses(&session.members) {
-            if let Some(other) = self.sessions.connected_from(ip)
-                && self.sessions.is_one_container(ip)
-            {
-                self.membership.address_taken(ip, &other.label(), &other.lineage());
+            if let Some(other) = self.sessions.connected_from(ip).map(|other| other.no) {
+                self.comes_to(ip, other);
             }
         }
     }
@@ -149,6 +148,8 @@ impl Engine {
         for no in self.sessions.numbers() {
             self.drop_verdicts(no);
         }
+        self.abandon_resumes();
+        self.guesses = Default::default();
         self.connections = Default::default();
         self.subscriptions = Default::default();
         self.tests.abandon();
@@ -162,6 +163,9 @@ impl Engine {
             session.stage = Stage::default();
             session.pending = None;
             session.waiting.clear();
+            session.has_new_kin = false;
+            self.sessions.count_stage(no);
+            let Some(session) = self.sessions.get(no) else { continue };
             let event = match session.state {
                 SessionState::Retired => continue,
                 _ if session.revision == 0 => SessionEvent::Ended,

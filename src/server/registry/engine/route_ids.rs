@@ -1,12 +1,8 @@
 //! Before a session gives out more route ids than it may, the store is told how many it has given out.
 
-use std::sync::Arc;
-
 use registry_client::protocol::{Command, Refusal, Request};
 
-use crate::server::registry::model::{ConnId, Delta, Now, SessionNo};
-use crate::server::registry::persist::{SessionRecord, StoreChange};
-use crate::server::registry::session::Session;
+use crate::server::registry::model::{ConnId, Now, SessionNo};
 
 use super::Engine;
 use super::connections::Wait;
@@ -32,14 +28,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(no) else { return Err(Refusal::SessionNotFound).into() };
         let pending = Pending::Reserving { session: no, conn, last: session.ids.given() };
         session.waiting.push(conn);
-        let (session, delta) = (record(session, now), Delta { routes: Vec::new(), defaults: None });
-        let session = SessionRecord {
-            shared_address: !self.sessions.is_one_container(session.peer),
-            replaced: self.sessions.get(no).map(|of| self.sessions.replaced_by(of)).unwrap_or_default(),
-            ..session
-        };
-        let (session, applied) = (Box::new(session), self.commits.next_number());
-        let change = StoreChange::Applied { session, applied, delta: Arc::new(delta), maintenance: None };
+        let Some(change) = self.unchanged(now, no) else { return Err(Refusal::SessionNotFound).into() };
         self.commit(no, change, pending);
         Outcome::Wait(Wait::Turn(no, Box::new(command)))
     }
@@ -55,10 +44,4 @@ impl Engine {
             self.resume(now, conn);
         }
     }
-}
-
-/// The session as its last apply left it.
-fn record(session: &Session, now: Now) -> SessionRecord {
-    let last_apply = session.last_apply.unwrap_or(now.wall);
-    SessionRecord { revision: session.revision, last_apply, ..session.record(now) }
 }

@@ -15,6 +15,7 @@ impl Engine {
     pub(crate) fn discard_stage(&mut self, no: SessionNo) -> Result<(), Refusal> {
         let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
         session.stage = Stage::default();
+        self.sessions.count_stage(no);
         self.timers.cancel(Timer::Stage(no));
         Ok(())
     }
@@ -27,17 +28,29 @@ impl Engine {
         bytes: usize,
         change: impl FnOnce(&mut Session) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
-        if session.stage.bytes().saturating_add(bytes) > self.config.limits.staged_bytes {
+        let session = self.sessions.get(no).ok_or(Refusal::SessionNotFound)?;
+        if !self.may_stage(session, bytes) {
             return Err(Refusal::Other("too many staged changes".to_owned()));
         }
-        let result = change(session)?;
-        if session.stage.is_empty() {
+        let session = self.sessions.get_mut(no).ok_or(Refusal::SessionNotFound)?;
+        let result = change(session);
+        if result.is_ok() && session.stage.is_empty() {
             self.timers.cancel(Timer::Stage(no));
-        } else {
+        } else if result.is_ok() {
             self.timers.set(Timer::Stage(no), now.mono + self.config.stage_ttl);
         }
-        Ok(result)
+        self.sessions.count_stage(no);
+        result
+    }
+
+    /// Whether a session may stage about `bytes` more: it may itself, all from its address may, and all may.
+    fn may_stage(&self, session: &Session, bytes: usize) -> bool {
+        let (limits, usage) = (self.config.limits, self.sessions.usage());
+        let fits = |staged: usize, most| staged.saturating_add(bytes) <= most;
+        fits(session.stage.bytes(), limits.staged_bytes)
+            && (session.peer.is_loopback()
+                || fits(usage.of(session.peer).staged, limits.staged_bytes_per_address))
+            && fits(usage.staged(), limits.staged_bytes_in_all)
     }
 
     /// The time of the session's stage is over. While the store decides on an apply, the stage stays: it is needed again if
@@ -49,6 +62,7 @@ impl Engine {
         }
         session.stage = Stage::default();
         let expired = LogEvent::StageExpired(session.label());
+        self.sessions.count_stage(no);
         self.log(expired);
     }
 }

@@ -66,12 +66,17 @@ impl Engine {
             Pending::Reserving { conn, last, .. } => {
                 self.reserved(now, no, conn, committed.then_some(last));
             }
-            Pending::Expiry(_) | Pending::Forget(_) | Pending::StoreMaintenance(_) | Pending::Marks(_) => {}
+            Pending::Expiry(_)
+            | Pending::Forget(_)
+            | Pending::StoreMaintenance(_)
+            | Pending::StoreKin(_)
+            | Pending::Marks(_) => {}
         }
         if self.sessions.get(no).is_some_and(|session| session.state == SessionState::Replaced) {
             self.retire_if_idle(now, no);
         }
         self.go_on_leaving(now, no);
+        self.store_new_kin(now, no);
         self.release(now, no, waiting);
     }
 
@@ -88,6 +93,12 @@ impl Engine {
                     self.timers.set(Timer::Grace(no), retry);
                 }
                 self.release(now, no, waiting);
+            }
+            // With the session's next change.
+            Pending::StoreKin(no) if !committed => {
+                if let Some(session) = self.sessions.get_mut(no) {
+                    session.has_new_kin = true;
+                }
             }
             Pending::Marks(marks) => self.marks_decided(now, marks, committed),
             Pending::Forget(no) if !committed => self.timers.set(Timer::Forget(no), retry),

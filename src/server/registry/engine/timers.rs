@@ -1,6 +1,7 @@
 //! Deadlines, each at most once. Finding the next one does not depend on how many there are.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::server::registry::model::{ConnId, SessionNo, TestId};
@@ -28,6 +29,8 @@ pub(crate) enum Timer {
     Drain(SessionNo),
     /// The time of a maintenance request of the session is over.
     Verdict(SessionNo),
+    /// There was no wrong secret from the address for a while.
+    Guess(IpAddr),
     /// The session has been lost for long enough to be marked.
     MarkLost(SessionNo),
     /// Ask the store to hold the marks that have changed.

@@ -1,6 +1,6 @@
 //! The one place where a session's state changes, and what follows from it (PROTOCOL section 2).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use registry_client::protocol::Reply;
 
@@ -69,7 +69,8 @@ impl Engine {
             self.sessions.disconnected(peer);
         }
         self.note_loss(now, no, was, is);
-        let grace = now.mono + self.config.grace;
+        let time = self.grace_of(no);
+        let grace = now.mono + time;
         match is {
             SessionState::Connected => {
                 self.timers.cancel(Timer::Grace(no));
@@ -80,7 +81,7 @@ impl Engine {
             SessionState::Remote => self.timers.cancel(Timer::Grace(no)),
             SessionState::Grace => {
                 self.set_grace(no, grace);
-                self.log(LogEvent::Lost(who, self.config.grace));
+                self.log(LogEvent::Lost(who, time));
             }
             SessionState::Replaced => self.became_replaced(no, grace),
             SessionState::Retired => self.became_retired(now, no),
@@ -94,6 +95,12 @@ impl Engine {
             }
         }
         self.touch(no);
+    }
+
+    /// How long a session outlives its connection. One that never applied has nothing to lose, and takes a place.
+    pub(super) fn grace_of(&self, no: SessionNo) -> Duration {
+        let has_applied = self.sessions.get(no).is_some_and(|session| session.revision > 0);
+        if has_applied { self.config.grace } else { self.config.grace.min(self.config.unapplied_grace) }
     }
 
     /// Notes since when a session is lost, and tells its members.
@@ -122,6 +129,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(no) else { return };
         session.stage = Stage::default();
         let happened = session.replaced_by.map(|by| LogEvent::Replaced(session.label(), by));
+        self.sessions.count_stage(no);
         self.timers.cancel(Timer::Stage(no));
         if !self.timers.is_set(Timer::Grace(no)) {
             self.set_grace(no, grace);
@@ -137,6 +145,7 @@ impl Engine {
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Drain(no));
         self.timers.cancel(Timer::StoreMaintenance(no));
+        self.end_its_maintenance(no);
         self.sessions.retire(no);
         let Some(session) = self.sessions.get_mut(no) else { return };
         let (members, stored) = (std::mem::take(&mut session.members), session.revision > 0);
@@ -156,6 +165,7 @@ impl Engine {
     fn became_gone(&mut self, now: Now, no: SessionNo, retired: bool) {
         self.drop_verdicts(no);
         self.drop_subscriptions_of(no);
+        self.end_its_maintenance(no);
         let Some(session) = self.sessions.remove(no, retired) else { return };
         self.timers.cancel(Timer::Grace(no));
         self.timers.cancel(Timer::Orphan(no));
@@ -174,6 +184,15 @@ impl Engine {
                 older.replaced_by = None;
             }
             self.advance(now, older, SessionEvent::Forgotten);
+        }
+    }
+
+    fn end_its_maintenance(&mut self, no: SessionNo) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        // A follower is told by the records of the others.
+        if std::mem::take(&mut session.keeps_others_in_maintenance) && self.role.leads() {
+            let service = session.registration.service.clone();
+            self.end_maintenance_by(no, &service);
         }
     }
 

@@ -39,9 +39,18 @@ impl Engine {
         let claims = claims.flat_map(|(id, route)| {
             route.spec.domains.as_slice().iter().map(move |domain| (id, domain, &route.spec.path))
         });
-        let taken = |(id, domain, path)| Some((id, domain, path, self.owner_besides(service, domain, path)?));
+        let taken = |(id, domain, path)| {
+            Some((
+                id,
+                domain,
+                path,
+                self.owner_besides(service, domain, path).or_else(|| self.host_owner(service, domain))?,
+            ))
+        };
         let (route, domain, path, owner) = claims.into_iter().find_map(taken)?;
-        let refusal = Refusal::Other(format!("route {route}: {domain}{path} belongs to service {owner}"));
+        let shown =
+            if self.hides_others() { "another service".to_owned() } else { format!("service {owner}") };
+        let refusal = Refusal::Other(format!("route {route}: {domain}{path} belongs to {shown}"));
         let (who, domain, path, owner) = (session.label(), domain.clone(), path.clone(), owner.clone());
         self.log(LogEvent::Conflict { who, route, domain, path, owner });
         Some(refusal)
@@ -59,6 +68,16 @@ impl Engine {
             return Some(&claim.terms.service);
         }
         self.commits.claimant(domain, path).filter(|other| *other != service)
+    }
+
+    /// The other service to which a host belongs as a whole, because it has claimed or is about to claim a part of it.
+    fn host_owner(&self, service: &ServiceName, host: &Domain) -> Option<&ServiceName> {
+        if !self.membership.is_exclusive(host) {
+            return None;
+        }
+        let others = self.membership.host(host).iter().filter(|claim| claim.terms.service != *service);
+        let mut living = others.filter(|claim| self.owner_lives(claim)).map(|claim| &claim.terms.service);
+        living.next().or_else(|| self.commits.host_claimant(host, service))
     }
 
     /// Whether a claim's owner lives: connected, or in grace with a member that passes its probe.

@@ -45,6 +45,20 @@ impl Membership {
         self.place_claim(claim, Some(before));
     }
 
+    /// Holds each claim without a usable member, as after a loss. The members of a claim that was restored may all wait for
+    /// their sessions.
+    pub(crate) fn hold_unserved(&mut self) {
+        let is_unserved = |claim: &&Arc<Claim>| !claim.has_usable() && claim.maintenance().is_none();
+        let unserved: Vec<Arc<Claim>> = self.table.claims().filter(is_unserved).cloned().collect();
+        for before in
+            unserved.iter().filter(|claim| !claim.terms.hold.is_zero() && claim.hold.until().is_none())
+        {
+            let mut claim = Claim::clone(before);
+            claim.hold.set_until(self.now.and_then(|now| now.checked_add(before.terms.hold)));
+            self.place_claim(claim, Some(before));
+        }
+    }
+
     fn place_claim(&mut self, claim: Claim, before: Option<&Claim>) {
         self.unhold(before);
         if claim.members.is_empty() {

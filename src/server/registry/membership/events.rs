@@ -29,6 +29,7 @@ impl Membership {
         let mut answered = Vec::new();
         for id in watchers.iter() {
             let Some(record) = self.members.get_mut(&id) else { continue };
+            record.answers = result.is_ok();
             let event = match result {
                 Ok(()) => {
                     record.failures = 0;
@@ -122,7 +123,9 @@ impl Membership {
     pub(super) fn on_event(&mut self, id: MemberId, event: MemberEvent, error: Option<&String>) {
         let Some(record) = self.members.get_mut(&id) else { return };
         let (was, is) = (record.state, record.state.next(event));
+        let before = record.proven_at();
         record.state = is;
+        self.proven.changed(before, record.proven_at());
         if (was == MemberState::Suspended) != (is == MemberState::Suspended) {
             self.suspensions.push(record.shared.session);
         }

@@ -88,7 +88,12 @@ impl Membership {
         }
         let state = if serves { MemberState::Provisional } else { MemberState::Dormant };
         let before = self.table.get(place.0, place.1).cloned();
-        self.add(owner, route, place, plan, applied, (state, before.as_ref()))
+        let id = self.add(owner, route, place, plan, applied, (state, before.as_ref()));
+        if let Some(record) = self.members.get_mut(&id) {
+            // Until its first probe says something else.
+            record.answers = serves;
+        }
+        id
     }
 
     /// Leads a route to the member that its session has in the claim, or to a new one.
@@ -132,6 +137,7 @@ impl Membership {
         let mut claim = before.map(|claim| Claim::clone(claim)).unwrap_or_else(|| Claim {
             domain: domain.clone(),
             path: path.clone(),
+            owns_host: self.exclusive.covers(domain),
             terms: shared.terms.clone(),
             limit: None,
             hold: Hold::default(),
@@ -155,6 +161,7 @@ impl Membership {
             state,
             failures: 0,
             is_rejected: false,
+            answers: false,
             lost: owner.lost,
             ejected: false,
             shared,
@@ -205,6 +212,7 @@ impl Membership {
             Removal::Unwanted => record.endpoint.load.close(),
         }
         self.probes.stop(id, record.asked.take(), &mut self.effects);
+        self.proven.changed(record.proven_at(), None);
         if let Some(ip) = record.ip() {
             self.forget_lost(ip, id);
         }

@@ -14,7 +14,9 @@ impl Membership {
     /// A member's session has lost its connection, or is back and bound from `peer`.
     pub(crate) fn set_lost(&mut self, id: MemberId, lost: bool, peer: IpAddr) {
         let Some(record) = self.members.get_mut(&id) else { return };
+        let before = record.proven_at();
         record.lost = lost;
+        self.proven.changed(before, record.proven_at());
         record.failures = 0;
         record.is_rejected = false;
         if record.shared.terms.peer != peer {
@@ -35,6 +37,21 @@ impl Membership {
         } else {
             self.on_event(id, MemberEvent::Returned, None);
         }
+    }
+
+    /// Nobody answers for these members at `ip` any more, from where their session has moved away.
+    pub(crate) fn failed_at(&mut self, members: &[MemberId], ip: IpAddr) {
+        for id in members {
+            if self.members.get(id).is_some_and(|record| record.ip() == Some(ip)) {
+                self.on_event(*id, MemberEvent::FailedInGrace, None);
+            }
+        }
+    }
+
+    /// Whether one of these members was suspended at `ip`.
+    pub(crate) fn is_suspended_at(&self, members: &[MemberId], ip: IpAddr) -> bool {
+        let mut records = members.iter().filter_map(|id| self.members.get(id));
+        records.any(|record| record.ip() == Some(ip) && record.state == MemberState::Suspended)
     }
 
     /// The backends of these members that are suspended.
@@ -99,9 +116,9 @@ impl Membership {
         }
     }
 
-    /// The session `by` came to `ip`: suspends the members there whose sessions are lost, unless they are in its `lineage` or
-    /// of the same instance (SEMANTICS section 4).
-    pub(crate) fn address_taken(&mut self, ip: IpAddr, by: &SessionLabel, lineage: &[SessionNo]) {
+    /// The session `by` came to `ip`: suspends the members there whose sessions are lost, unless these are `kin` or of the
+    /// same instance (SEMANTICS section 4).
+    pub(crate) fn address_taken(&mut self, ip: IpAddr, by: &SessionLabel, kin: impl Fn(SessionNo) -> bool) {
         let Some(lost) = self.lost_at.get(&ip) else { return };
         let is_same = |record: &TrackedMember| {
             let terms = &record.shared.terms;
@@ -109,7 +126,7 @@ impl Membership {
         };
         let others = |id: &MemberId| {
             let record = self.members.get(id);
-            record.is_some_and(|record| !lineage.contains(&record.shared.session) && !is_same(record))
+            record.is_some_and(|record| !kin(record.shared.session) && !is_same(record))
         };
         let others: Vec<MemberId> = lost.iter().filter(others).collect();
         for id in others {

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use registry_client::protocol::{Domain, Host, PathPrefix, RouteId};
+use registry_client::protocol::{Domain, PathPrefix, RouteId};
 
 use crate::server::registry::model::{
-    MemberLabel, MemberPlan, MemberState, Owner, RareSettings, SessionNo, probe,
+    MemberLabel, MemberPlan, MemberState, Owner, RareSettings, SessionNo, address_of, probe,
 };
 use crate::server::routing::{Endpoint, Probe, Terms};
 
@@ -25,6 +25,8 @@ pub(crate) struct TrackedMember {
     pub(crate) failures: u8,
     /// A probe has failed since it joined, and not because the answer came too late.
     pub(crate) is_rejected: bool,
+    /// Its last probe passed.
+    pub(crate) answers: bool,
     pub(crate) lost: bool,
     /// Whether the data plane leaves it out because requests failed, as far as is known.
     pub(crate) ejected: bool,
@@ -142,10 +144,19 @@ impl TrackedMember {
 
     /// The backend's address, if it is given as one.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
-        match self.endpoint.backend.host() {
-            Host::Ip(ip) => Some(ip.to_canonical()),
-            Host::Name(_) => None,
-        }
+        address_of(&self.endpoint.backend)
+    }
+
+    /// Where it is, and its session, if that is connected and the member has answered.
+    pub(super) fn proven_at(&self) -> Option<(IpAddr, SessionNo)> {
+        let is_proven = self.state == MemberState::Usable && !self.lost;
+        Some((self.ip().filter(|_| is_proven)?, self.shared.session))
+    }
+
+    /// Whether it keeps its claim for its service although its session is lost (SEMANTICS section 1). A suspended member
+    /// gets no requests, and its backend may be another's. But the claim is not given away while one answers there.
+    pub(super) fn keeps_claim(&self) -> bool {
+        self.state.serves() || (self.state == MemberState::Suspended && self.answers)
     }
 
     /// The probe that decides whether it serves. `None`: none does.
@@ -153,7 +164,7 @@ impl TrackedMember {
         let quick = self.lost || self.is_new();
         let check = self.shared.rare.as_ref().and_then(|rare| rare.check.as_ref());
         let settled = self.state == MemberState::Usable && !quick;
-        if self.state.waits_for_session() || (settled && check.is_none()) {
+        if self.state == MemberState::Dormant || (settled && check.is_none()) {
             return None;
         }
         Some(probe(&self.endpoint.backend, self.shared.terms.peer, check, quick))

@@ -9,6 +9,7 @@
 //! | `claims` | claims in the table: settings, usable members, holding |
 //! | `watched_probes` | which probes are asked, and for whom |
 //! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
+//! | `proven` | at which addresses members of several sessions have answered |
 //! | `lost`, `drain`, `maintenance` | members of lost and draining sessions, and those in maintenance |
 
 mod claims;
@@ -18,6 +19,7 @@ mod join;
 mod lost;
 mod maintenance;
 mod member;
+mod proven;
 mod route_list;
 mod watched_probes;
 
@@ -29,7 +31,7 @@ use std::time::{Duration, Instant};
 use registry_client::protocol::{BackendUrl, Domain, PathPrefix, RouteId};
 
 use crate::server::registry::api::Effect;
-use crate::server::registry::model::{MemberSet, SessionNo};
+use crate::server::registry::model::{ExclusiveHosts, MemberSet, SessionNo};
 use crate::server::routing::{Claim, Member, MemberId, Probe, RateBuckets, Table};
 
 pub(crate) use drain::RemainingWork;
@@ -37,6 +39,7 @@ pub(crate) use events::FirstAnswer;
 pub(crate) use join::{Detached, Joined, Removal};
 
 use member::{SharedTerms, TrackedMember};
+use proven::Proven;
 use watched_probes::Probes;
 
 pub(crate) struct Membership {
@@ -46,6 +49,8 @@ pub(crate) struct Membership {
     hold: Duration,
     /// Claims without members, by the time at which they go.
     held: BTreeSet<(Instant, Domain, PathPrefix)>,
+    /// The hosts that belong to one service as a whole.
+    exclusive: ExclusiveHosts,
     table: Table,
     /// The table has changed since it was published.
     dirty: bool,
@@ -55,6 +60,8 @@ pub(crate) struct Membership {
     probes: Probes,
     /// Members whose session is lost, by the address of their backend if it is given as one.
     lost_at: HashMap<IpAddr, MemberSet>,
+    /// Where members of connected sessions have answered.
+    proven: Proven,
     /// The buckets of all rate limits, once there is one.
     buckets: Option<Arc<RateBuckets>>,
     last_member: u64,
@@ -72,12 +79,14 @@ impl Membership {
             now: None,
             hold,
             held: BTreeSet::new(),
+            exclusive: ExclusiveHosts::default(),
             table: Table::default(),
             dirty: false,
             members: HashMap::default(),
             last_shared: None,
             probes: Probes::default(),
             lost_at: HashMap::new(),
+            proven: Proven::default(),
             buckets: None,
             last_member: 0,
             departure: false,
@@ -89,6 +98,22 @@ impl Membership {
     /// Sets the time of the input that is handled next.
     pub(crate) fn set_time(&mut self, now: Instant) {
         self.now = Some(now);
+    }
+
+    /// Sets which hosts belong to one service as a whole, for claims from now on and those in force.
+    pub(crate) fn set_exclusive(&mut self, exclusive: ExclusiveHosts) {
+        self.exclusive = exclusive;
+        let differs = |claim: &&Arc<Claim>| claim.owns_host != self.exclusive.covers(&claim.domain);
+        let changed: Vec<Arc<Claim>> = self.table.claims().filter(differs).cloned().collect();
+        for claim in changed {
+            self.table.put(Claim { owns_host: !claim.owns_host, ..Claim::clone(&claim) });
+            self.dirty = true;
+        }
+    }
+
+    /// Whether a host belongs to one service as a whole.
+    pub(crate) fn is_exclusive(&self, domain: &Domain) -> bool {
+        self.exclusive.covers(domain)
     }
 
     /// Makes room for so many more members.
@@ -118,7 +143,11 @@ impl Membership {
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.probes.is_empty() && self.lost_at.is_empty() && self.held.is_empty()
+        self.members.is_empty()
+            && self.probes.is_empty()
+            && self.lost_at.is_empty()
+            && self.proven.is_empty()
+            && self.held.is_empty()
     }
 
     pub(crate) fn claim(&self, domain: &Domain, path: &PathPrefix) -> Option<&Arc<Claim>> {
@@ -135,14 +164,14 @@ impl Membership {
         self.table.claims()
     }
 
-    /// The claim's members with their sessions and whether they serve.
+    /// The claim's members with their sessions, and whether they keep the claim although their sessions are lost.
     pub(crate) fn members<'a>(
         &'a self,
         claim: &'a Claim,
     ) -> impl Iterator<Item = (&'a Member, SessionNo, bool)> {
         claim.members.iter().filter_map(|member| {
             let record = self.members.get(&member.id)?;
-            Some((member, record.shared.session, record.state.serves()))
+            Some((member, record.shared.session, record.keeps_claim()))
         })
     }
 
@@ -168,6 +197,16 @@ impl Membership {
     /// Which claim a member is in.
     pub(crate) fn place(&self, id: MemberId) -> Option<(&Domain, &PathPrefix)> {
         self.members.get(&id).map(|record| (&record.domain, &record.path))
+    }
+
+    /// The addresses at which sessions have met with members that have answered, since the last call.
+    pub(crate) fn take_met(&mut self) -> Vec<IpAddr> {
+        self.proven.take_met()
+    }
+
+    /// The connected sessions with members at an address that have answered.
+    pub(crate) fn proven_at(&self, ip: IpAddr) -> impl Iterator<Item = SessionNo> {
+        self.proven.at(ip)
     }
 
     fn find(

@@ -8,7 +8,7 @@ use super::route::Route;
 use super::settings::RouteSettings;
 
 /// What an apply changes of a session, and nothing else.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Default, Debug, Clone, PartialEq)]
 pub struct Delta {
     /// The routes that change, by id and in its order, each as the apply leaves it; `None`: the apply removes it.
     pub routes: Vec<(RouteId, Option<Arc<Route>>)>,

@@ -86,7 +86,8 @@ pub(crate) enum MemberState {
     Failed,
     /// It failed while its session was lost. It waits for its session: another container may answer at its address.
     Dormant,
-    /// Another session came to its address while its own was lost. It waits for its session.
+    /// Another session came to its address while its own was lost. It waits for its session, and keeps its claim while a
+    /// backend answers there.
     Suspended,
 }
 
@@ -116,7 +117,7 @@ impl MemberState {
             (Provisional | Joining, E::FailedThrice) => Joining,
             (Usable | Failed, E::FailedThrice) => Failed,
             (Provisional | Joining | Usable | Failed, E::FailedInGrace) => Dormant,
-            (_, E::AddressTaken) => Suspended,
+            (Provisional | Joining | Usable | Failed, E::AddressTaken) => Suspended,
             (Dormant | Suspended, E::Returned) => Joining,
             (Joining, E::ClaimUnserved) => Provisional,
             (state, _) => state,

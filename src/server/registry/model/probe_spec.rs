@@ -1,8 +1,9 @@
 //! The probes of backends and maintenance pages.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use registry_client::protocol::{BackendUrl, Domain};
+use registry_client::protocol::{BackendUrl, Domain, Host};
 
 use crate::server::routing::{Probe, ProbeKind};
 
@@ -17,8 +18,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A backend's address, if it is given as one.
+pub(crate) fn address_of(backend: &BackendUrl) -> Option<IpAddr> {
+    match backend.host() {
+        Host::Ip(ip) => Some(ip.to_canonical()),
+        Host::Name(_) => None,
+    }
+}
+
 /// The probe that a maintenance request waits for: does a page or a backend answer with a status below 500?
-pub(crate) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<&Domain>) -> Probe {
+pub(crate) fn page_probe(url: &BackendUrl, peer: IpAddr, host: Option<&Domain>) -> Probe {
     // A page that is a file has nothing below it.
     let (backend, path) = if url.is_file() { (url.at_root(), url.path()) } else { (url.clone(), "/") };
     let kind = match path.parse() {
@@ -32,7 +41,7 @@ pub(crate) fn page_probe(url: &BackendUrl, peer: std::net::IpAddr, host: Option<
 /// it serves.
 pub(crate) fn probe(
     backend: &BackendUrl,
-    peer: std::net::IpAddr,
+    peer: IpAddr,
     check: Option<&HealthQuestion>,
     quick: bool,
 ) -> Probe {

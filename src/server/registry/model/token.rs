@@ -12,7 +12,7 @@ use super::encoding;
 use super::id_hash::IdHash;
 
 /// A secret. `Debug` does not show it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
@@ -54,6 +54,11 @@ impl ServiceToken {
         ServiceToken { salt, hash: hash(salt, token) }
     }
 
+    /// How a REGISTRY_POLICY has it.
+    pub fn digest(&self) -> String {
+        format!("sha256:{}", Text(self.clone()))
+    }
+
     /// Whether `given` is the token. The time that this takes depends on the length of `given` alone.
     pub(crate) fn is(&self, given: &str) -> bool {
         let pairs = self.hash.iter().zip(hash(self.salt, given));
@@ -88,6 +93,14 @@ impl FromStr for Text {
         let (salt, hash) = text.split_once(':').ok_or(WRONG)?;
         let salt = u128::from_str_radix(salt, 16).map_err(|_| WRONG)?;
         Ok(Text(ServiceToken { salt, hash: hash.parse::<IdHash>().map_err(|_| WRONG)?.to_bytes() }))
+    }
+}
+
+impl FromStr for ServiceToken {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<Text>().map(|text| text.0)
     }
 }
 

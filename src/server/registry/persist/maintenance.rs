@@ -33,6 +33,9 @@ pub struct EnteredRecord {
     /// The page that people see; `None`: the proxy's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<PageRecord>,
+    /// The number of the session that entered it, if it is another one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<u64>,
 }
 
 /// A page that people see.

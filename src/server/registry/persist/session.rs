@@ -1,5 +1,6 @@
 //! The record of a session without its routes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -59,6 +60,10 @@ pub struct SessionRecord {
     /// The sessions that it replaced, oldest first. Their clients are still told so (PROTOCOL section 2).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced: Vec<Replaced>,
+    /// For each address at which it has met other sessions with backends that answer, the number of the oldest of them. Those
+    /// with the same number are kin there (SEMANTICS section 4).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kin: BTreeMap<IpAddr, u64>,
 }
 
 /// A session that another one replaced.

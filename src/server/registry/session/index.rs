@@ -1,6 +1,6 @@
 //! All sessions, and the ways to find one: by number, by id, by name and address, by service.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
@@ -9,7 +9,8 @@ use registry_client::protocol::{InstanceName, Registration, ServiceName, Session
 use crate::server::registry::model::{IdHash, Now, ServiceToken, SessionNo, SessionState};
 use crate::server::registry::persist::{Replaced, SessionRecord};
 
-use super::{Identity, RouteIds, Session};
+use super::usage::Usage;
+use super::{Identity, RouteIds, Session, Stage};
 
 /// At most so many sessions of a service are looked at to count the siblings of one.
 const MOST_SIBLINGS: usize = 100;
@@ -50,6 +51,7 @@ pub(crate) struct SessionIndex {
     names: HashMap<Name, Vec<SessionNo>>,
     /// The sessions that are not retired, by service.
     services: HashMap<ServiceName, Service>,
+    usage: Usage,
     /// How many sessions are connected from an address.
     connected: HashMap<IpAddr, usize>,
     /// Addresses from which two sessions were ever connected at once (SEMANTICS section 4).
@@ -80,6 +82,7 @@ impl SessionIndex {
             && self.hashes.is_empty()
             && self.names.is_empty()
             && self.services.is_empty()
+            && self.usage.is_empty()
             && self.connected.is_empty()
             && self.active == 0
     }
@@ -97,6 +100,19 @@ impl SessionIndex {
     /// How many sessions live or still serve.
     pub(crate) fn active(&self) -> usize {
         self.active
+    }
+
+    /// What the sessions take.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Counts what the session has staged now.
+    pub(crate) fn count_stage(&mut self, no: SessionNo) {
+        let Some(session) = self.all.get_mut(&no) else { return };
+        let after = session.stage.bytes();
+        let before = std::mem::replace(&mut session.counted_stage, after);
+        self.usage.restage(session.peer, before, after);
     }
 
     /// Adds a session that was just registered. The caller binds it next.
@@ -129,6 +145,7 @@ impl SessionIndex {
             service.token.get_or_insert_with(|| (token.clone(), 0)).1 += 1;
         }
         self.active += 1;
+        self.usage.add(session.peer, 0);
         self.all.insert(no, Box::new(session));
     }
 
@@ -163,8 +180,10 @@ impl SessionIndex {
             return;
         }
         let before = Name::of(session);
+        self.usage.remove(session.peer, session.counted_stage);
         session.is_rebound = true;
         session.peer = peer;
+        self.usage.add(peer, session.counted_stage);
         let after = Name::of(session);
         self.unname(&before, no);
         self.names.entry(after).or_default().push(no);
@@ -172,7 +191,9 @@ impl SessionIndex {
 
     /// Takes a session out of everything but the look-up by its id.
     pub(crate) fn retire(&mut self, no: SessionNo) {
-        if let Some(session) = self.all.get(&no) {
+        if let Some(session) = self.all.get_mut(&no) {
+            session.stage = Stage::default();
+            self.usage.remove(session.peer, std::mem::take(&mut session.counted_stage));
             let (name, gave_token) = (Name::of(session), session.service_token.is_some());
             self.unname(&name, no);
             self.leave_service(&name.0, no, gave_token);
@@ -229,6 +250,7 @@ impl SessionIndex {
         session.ids = RouteIds::restore(record.last_route);
         session.defaults = record.defaults.into();
         session.defaults_applied = record.defaults_applied;
+        session.kin = kin(&record.kin);
         session.predecessors = record.replaced.iter().map(|older| SessionNo(older.no)).collect();
         self.insert(session);
         self.last = self.last.max(no.0);
@@ -267,6 +289,7 @@ impl SessionIndex {
         session.last_apply = Some(record.last_apply);
         session.last_activity = session.last_activity.max(record.last_apply);
         session.revision = record.revision;
+        session.kin = kin(&record.kin);
         session.ids = RouteIds::restore(record.last_route);
         if !session.is_rebound {
             self.set_peer(no, record.peer);
@@ -336,11 +359,34 @@ impl SessionIndex {
         }
     }
 
+    /// Connected sessions have met at `ip` with backends that answer: from now on they are kin there. Returns those of which
+    /// that is new.
+    pub(crate) fn meet(&mut self, ip: IpAddr, met: &[SessionNo]) -> Vec<SessionNo> {
+        let oldest_of = |no: &SessionNo| self.all.get(no).map(|session| *session.kin.get(&ip).unwrap_or(no));
+        let Some(oldest) = met.iter().filter_map(oldest_of).min() else { return Vec::new() };
+        let mut is_new = |no: &SessionNo| {
+            self.all.get_mut(no).is_some_and(|session| session.kin.insert(ip, oldest) != Some(oldest))
+        };
+        met.iter().copied().filter(|no| is_new(no)).collect()
+    }
+
+    /// Whether `other` is of the lineage of `session`, or kin of one of that at `ip`.
+    pub(crate) fn is_kin(&self, session: &Session, other: SessionNo, ip: IpAddr) -> bool {
+        let oldest = |no: SessionNo| self.all.get(&no).and_then(|session| session.kin.get(&ip));
+        let theirs = oldest(other);
+        session.lineage().into_iter().any(|no| no == other || (theirs.is_some() && oldest(no) == theirs))
+    }
+
     /// Whether an address names one container: it is not loopback, and two sessions were never connected
     /// from it at once.
     pub(crate) fn is_one_container(&self, ip: IpAddr) -> bool {
         !ip.is_loopback() && !self.shared.contains(&ip)
     }
+}
+
+/// The kin of a record.
+fn kin(record: &BTreeMap<IpAddr, u64>) -> BTreeMap<IpAddr, SessionNo> {
+    record.iter().map(|(ip, oldest)| (*ip, SessionNo(*oldest))).collect()
 }
 
 /// `<instance>-<unix ms>-<128 random bits>` (PROTOCOL section 2).

@@ -36,6 +36,8 @@ pub(crate) struct MaintenanceState {
 pub(crate) struct ActiveMaintenance {
     pub(crate) shown: Arc<Maintenance>,
     pub(crate) at: SystemTime,
+    /// The session that entered it, if it is another one's: it ends with that session.
+    pub(crate) by: Option<SessionNo>,
 }
 
 /// What can be in maintenance: a route of a session, or all of its routes.
@@ -98,6 +100,20 @@ impl MaintenanceState {
                 self.routes.insert(id, entered);
             }
         }
+    }
+
+    /// Leaves what was entered by another session that is over. Returns whether that was anything.
+    pub(crate) fn end_of(&mut self, other: SessionNo) -> bool {
+        let all = self.all.take_if(|entered| entered.by == Some(other));
+        let before = self.routes.len();
+        self.routes.retain(|_, entered| entered.as_ref().is_none_or(|entered| entered.by != Some(other)));
+        all.is_some() || self.routes.len() != before
+    }
+
+    /// The other sessions that entered something here.
+    pub(crate) fn entered_by(&self) -> BTreeSet<SessionNo> {
+        let all = self.all.iter().chain(self.routes.values().flatten());
+        all.filter_map(|entered| entered.by).collect()
     }
 
     /// Forgets the maintenance of routes that do not exist.
@@ -217,7 +233,11 @@ impl MaintenanceState {
     ) -> Self {
         let mut entered = |record: &EnteredRecord| {
             let page = record.page.as_ref().map(|record| page(record.url.clone(), record.peer));
-            ActiveMaintenance { shown: Arc::new(Maintenance { page }), at: record.at }
+            ActiveMaintenance {
+                shown: Arc::new(Maintenance { page }),
+                at: record.at,
+                by: record.by.map(SessionNo),
+            }
         };
         let all = record.all.as_ref().map(&mut entered);
         let of_routes = record.routes.iter().filter(|(id, _)| has(**id));
@@ -228,11 +248,22 @@ impl MaintenanceState {
 }
 
 impl ActiveMaintenance {
+    /// What a session has entered.
+    pub(crate) fn new(shown: Arc<Maintenance>, at: SystemTime, by: SessionNo) -> Self {
+        ActiveMaintenance { shown, at, by: Some(by) }
+    }
+
+    /// As it is for this session.
+    pub(crate) fn of(&self, no: SessionNo) -> Self {
+        ActiveMaintenance { by: self.by.filter(|by| *by != no), ..self.clone() }
+    }
+
     fn record(&self) -> EnteredRecord {
         let page = self.shown.page.as_ref();
         EnteredRecord {
             at: self.at,
             page: page.map(|page| PageRecord { url: page.backend.clone(), peer: page.terms.peer }),
+            by: self.by.map(|by| by.0),
         }
     }
 }

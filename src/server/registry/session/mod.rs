@@ -8,6 +8,7 @@
 //! | `mod` (this) | one session |
 //! | `index` | all sessions, and the ways to find one |
 //! | `stage`, `diff` | changes that are not applied yet, and CONFIG_DIFF's reply about them |
+//! | `usage` | how many sessions there are, and how much they stage, by address |
 //! | `route_ids` | the counter of its route ids |
 //! | `targets` | the routes that a command's target means |
 //! | `drain`, `maintenance` | the state of its drain and of its maintenance |
@@ -19,6 +20,7 @@ mod maintenance;
 mod route_ids;
 mod stage;
 mod targets;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,7 +31,7 @@ use registry_client::protocol::{Domain, Metadata, PathPrefix, Registration, Rout
 
 use crate::server::registry::model::{
     Applied, CompactSettings, ConnId, IdHash, Keepalive, MemberPlan, MemberSet, Now, Owner, RouteSettings,
-    ServiceToken, SessionLabel, SessionNo, SessionState, Tx,
+    ServiceToken, SessionLabel, SessionNo, SessionState, Tx, address_of,
 };
 use crate::server::registry::persist::{PlaceRecord, SessionMarks, SessionRecord};
 
@@ -71,6 +73,10 @@ pub(crate) struct Session {
     pub(crate) answered: bool,
     /// Another service took a claim over while the session was lost, so it has to register again.
     pub(crate) lost_claim: bool,
+    /// For each address at which it has met others with backends that answer, the oldest of them (SEMANTICS section 4).
+    kin: BTreeMap<IpAddr, SessionNo>,
+    /// The store has yet to be told of some of them.
+    pub(crate) has_new_kin: bool,
     pub(crate) applied: BTreeMap<RouteId, Applied>,
     pub(crate) defaults: CompactSettings,
     /// The number of the apply that set `defaults`.
@@ -78,9 +84,13 @@ pub(crate) struct Session {
     pub(crate) revision: u64,
     pub(crate) ids: RouteIds,
     pub(crate) stage: Stage,
+    /// How many bytes of its stage are counted in the index.
+    counted_stage: usize,
     pub(crate) members: MemberSet,
     pub(crate) drain: Option<Draining>,
     pub(crate) maintenance: MaintenanceState,
+    /// It entered maintenance for other sessions, which ends with it.
+    pub(crate) keeps_others_in_maintenance: bool,
     /// A change of it that the store has not decided on. Commands wait for the decision.
     pub(crate) pending: Option<Tx>,
     /// The connections whose commands wait for `pending`.
@@ -175,6 +185,7 @@ impl Session {
             defaults: RouteSettings::clone(&self.defaults),
             defaults_applied: self.defaults_applied,
             replaced: Vec::new(),
+            kin: self.kin.iter().map(|(ip, oldest)| (*ip, oldest.0)).collect(),
         }
     }
 
@@ -199,15 +210,19 @@ impl Session {
             marks: SessionMarks::default(),
             answered: false,
             lost_claim: false,
+            kin: BTreeMap::new(),
+            has_new_kin: false,
             applied: BTreeMap::new(),
             defaults: CompactSettings::default(),
             defaults_applied: 0,
             revision: 0,
             ids: RouteIds::default(),
             stage: Stage::default(),
+            counted_stage: 0,
             members: MemberSet::default(),
             drain: None,
             maintenance: MaintenanceState::default(),
+            keeps_others_in_maintenance: false,
             pending: None,
             waiting: Vec::new(),
             connected_at: at,
@@ -248,6 +263,15 @@ impl Session {
     /// It and the sessions that it replaced: the same instance over time.
     pub(crate) fn lineage(&self) -> Vec<SessionNo> {
         self.predecessors.iter().copied().chain([self.no]).collect()
+    }
+
+    /// Forgets its kin at addresses at which it has no backend any more.
+    pub(crate) fn forget_left_kin(&mut self) {
+        let backends = self.applied.values().map(|applied| &applied.route.spec.backend);
+        if !self.kin.is_empty() {
+            let addresses: BTreeSet<IpAddr> = backends.filter_map(address_of).collect();
+            self.kin.retain(|ip, _| addresses.contains(ip));
+        }
     }
 
     /// How many routes it has, applied and newly staged.

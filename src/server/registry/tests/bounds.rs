@@ -48,6 +48,78 @@ fn sessions_are_bounded_and_retired_ones_do_not_count() {
 }
 
 #[test]
+fn sessions_from_one_address_are_bounded_however_they_come_and_leave_places_to_others() {
+    let mut world = World::with(|config| config.limits.sessions_per_address = 3);
+    let conn = world.connect(A);
+    for n in 0..3 {
+        world.register_on(conn, "web", &format!("web-{n}"));
+    }
+    let refused = "ERROR|too many sessions from this address";
+    assert_eq!(world.ask(conn, "REGISTER|web|web-4|0|"), refused, "on one connection");
+    let again = world.connect(A);
+    assert_eq!(world.ask(again, "REGISTER|shop|shop-1|0|"), refused, "or on several");
+    world.register("shop", "shop-1", "10.2.2.8");
+    for n in 0..10 {
+        world.register("shop", &format!("shop-{n}"), "127.0.0.1");
+    }
+    world.register_on(again, "web", "web-1");
+    world.register_on(again, "web", "web-0");
+    world.hang_up(conn);
+    world.hang_up(again);
+    world.after(seconds(59));
+    let later = world.connect(A);
+    assert_eq!(world.ask(later, "REGISTER|web|web-4|0|"), refused);
+    world.after(seconds(1));
+    world.register_on(later, "web", "web-4");
+}
+
+#[test]
+fn a_session_that_never_applied_ends_a_minute_after_its_connection_and_not_the_grace() {
+    for (grace, ends) in [(300, 60), (10, 10)] {
+        let mut world = World::with(|config| config.grace = seconds(grace));
+        let (conn, id) = world.register("web", "web-1", A);
+        world.do_all(conn, &["ROUTE_ADD||a.de|/|http://10.2.2.7:80|0"]);
+        world.hang_up(conn);
+        world.after(seconds(ends - 1));
+        let back = world.connect(A);
+        assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "OK");
+        world.hang_up(back);
+        world.after(seconds(ends));
+        let back = world.connect(A);
+        assert_eq!(world.ask(back, &format!("RECONNECT|{id}")), "REREGISTER");
+    }
+}
+
+#[test]
+fn what_the_sessions_of_an_address_and_all_of_them_stage_is_bounded() {
+    let long = "x".repeat(300);
+    let add = format!("ROUTE_ADD||a.de|/{long}|http://10.2.2.7:80|0");
+    for (of_address, of_all, other, fits) in
+        [(1000, 100_000, A, false), (1000, 100_000, "10.2.2.8", true), (100_000, 1000, "10.2.2.8", false)]
+    {
+        let mut world = World::with(|config| {
+            config.limits.staged_bytes_per_address = of_address;
+            config.limits.staged_bytes_in_all = of_all;
+        });
+        let (one, _) = world.register("web", "web-1", A);
+        world.do_all(one, &[&add, &add]);
+        let (two, _) = world.register("web", "web-2", other);
+        let reply = world.ask(two, &add);
+        assert_eq!(reply == "ERROR|too many staged changes", !fits, "{of_address} {of_all} {other}: {reply}");
+        world.do_all(one, &["CONFIG_ROLLBACK|"]);
+        world.do_all(two, &[&add]);
+        world.do_all(two, &["CONFIG_APPLY|"]);
+        world.do_all(one, &[&add, &add]);
+        world.after(seconds(1800));
+        world.do_all(two, &[&add]);
+        world.do_all(one, &["CLIENT_SHUTDOWN|"]);
+        world.do_all(two, &["CLIENT_SHUTDOWN|"]);
+        world.after(seconds(60));
+        assert!(world.registry.is_empty(), "nothing is counted any more");
+    }
+}
+
+#[test]
 fn the_ids_that_a_session_has_replaced_are_bounded() {
     let mut world = World::with(|config| config.limits.predecessors = 2);
     let mut ids = Vec::new();

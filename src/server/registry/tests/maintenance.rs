@@ -322,3 +322,88 @@ fn what_a_sibling_asks_for_meanwhile_ends_up_in_the_store_as_well() {
     assert_eq!(["a.de", "b.de"].map(|domain| world.page(domain)), shown);
     assert_eq!(world.page("c.de"), later);
 }
+
+const EVIL_PAGE: &str = "http://10.2.2.9:3001/";
+
+/// A session of the service `shop` with an applied route, elsewhere than the service's own.
+fn joined(world: &mut World) -> ConnId {
+    let (conn, _) = world.register("shop", "evil-1", "10.2.2.9");
+    assert_eq!(world.apply(conn, "evil.de", "http://10.2.2.9:80"), "OK");
+    conn
+}
+
+fn is_in_maintenance(world: &World, domain: &str) -> bool {
+    let claim = world.table.get(&domain.parse().unwrap(), &"/".parse().unwrap()).unwrap();
+    claim.maintenance().is_some()
+}
+
+#[test]
+fn only_an_instance_with_an_applied_route_puts_its_whole_service_into_maintenance() {
+    let mut world = World::new();
+    world.live("shop", "shop-1", "10.2.2.7", "shop.de", "http://10.2.2.7:80");
+    let (evil, _) = world.register("shop", "evil-1", "10.2.2.9");
+    world.do_all(evil, &["ROUTE_ADD||evil.de|/|http://10.2.2.9:80|0"]);
+    let refused = "ERROR|not allowed: SERVICE for a session without an applied route";
+    for target in ["SERVICE", "r1,SERVICE"] {
+        assert_eq!(world.ask(evil, &format!("MAINT_ENTER||{target}|{EVIL_PAGE}")), refused);
+    }
+    assert!(!is_in_maintenance(&world, "shop.de"));
+    world.say(evil, "MAINT_ENTER||ALL");
+    assert_eq!(world.read(evil), ["ACK", "MAINT_OK|ALL"]);
+}
+
+#[test]
+fn what_a_session_entered_for_others_ends_with_it_and_so_does_its_page() {
+    for ends in ["CLIENT_SHUTDOWN|", "its grace", "its replacement"] {
+        let mut world = World::new();
+        world.live("shop", "shop-1", "10.2.2.7", "shop.de", "http://10.2.2.7:80");
+        let evil = joined(&mut world);
+        assert_eq!(world.ask(evil, &format!("MAINT_ENTER||SERVICE|{EVIL_PAGE}")), "ACK");
+        assert!(is_in_maintenance(&world, "shop.de"));
+        if ends == "its grace" {
+            world.hang_up(evil);
+            world.after(seconds(299));
+            assert!(is_in_maintenance(&world, "shop.de"), "it may return");
+            world.after(seconds(1));
+        } else if ends == "its replacement" {
+            let next = joined(&mut world);
+            world.passes("http://10.2.2.9:80");
+            world.do_all(next, &["PING|"].map(|_| "CONFIG_APPLY|"));
+        } else {
+            world.do_all(evil, &[ends]);
+        }
+        assert!(!is_in_maintenance(&world, "shop.de"), "{ends}");
+        assert_eq!(world.serving("shop.de"), ["10.2.2.7:80"]);
+        let mut world = world.restart();
+        assert!(!is_in_maintenance(&world, "shop.de"), "nor after a restart");
+        world.after(seconds(301));
+    }
+}
+
+#[test]
+fn any_instance_may_leave_what_another_entered_and_its_own_maintenance_stays_its_own() {
+    let mut world = World::new();
+    let (own, _) = world.live("shop", "shop-1", "10.2.2.7", "shop.de", "http://10.2.2.7:80");
+    let evil = joined(&mut world);
+    world.say(evil, "MAINT_ENTER||SERVICE");
+    assert!(is_in_maintenance(&world, "shop.de"));
+    world.say(own, "MAINT_EXIT||SERVICE");
+    assert!(!is_in_maintenance(&world, "shop.de"));
+    world.say(evil, "MAINT_ENTER||SERVICE");
+    world.say(own, "MAINT_ENTER||r1");
+    world.say(evil, "CLIENT_SHUTDOWN|");
+    assert!(is_in_maintenance(&world, "shop.de"), "it has entered that itself");
+}
+
+#[test]
+fn who_entered_what_for_others_is_known_after_a_restart() {
+    let mut world = World::new();
+    world.live("shop", "shop-1", "10.2.2.7", "shop.de", "http://10.2.2.7:80");
+    let evil = joined(&mut world);
+    assert_eq!(world.ask(evil, &format!("MAINT_ENTER||SERVICE|{EVIL_PAGE}")), "ACK");
+    let mut world = world.restart();
+    assert!(is_in_maintenance(&world, "shop.de"));
+    world.live("shop", "shop-1", "10.2.2.7", "shop.de", "http://10.2.2.7:80");
+    world.after(seconds(300));
+    assert!(!is_in_maintenance(&world, "shop.de"), "its session has not returned");
+}

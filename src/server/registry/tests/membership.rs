@@ -217,17 +217,6 @@ fn a_lost_sessions_member_is_suspended_when_another_registers_from_its_address()
 }
 
 #[test]
-fn a_lost_sessions_member_is_suspended_when_another_applies_a_backend_on_its_address() {
-    let mut world = World::new();
-    let (conn, _) = world.live("web", "web-1", A, "a.de", WEB_A);
-    world.hang_up(conn);
-    let (other, _) = world.register("shop", "shop-1", B);
-    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
-    assert_eq!(world.apply(other, "b.de", "http://10.2.2.7:90"), "OK");
-    assert_eq!(world.serving("a.de"), [""; 0]);
-}
-
-#[test]
 fn the_address_rule_spares_loopback_and_addresses_of_several_sessions() {
     let mut world = World::new();
     for (host, shared) in [("127.0.0.1", false), ("10.2.2.9", true)] {

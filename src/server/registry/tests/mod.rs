@@ -1,6 +1,7 @@
 //! Stories about the registry in virtual time. Each is a sentence of PROTOCOL or SEMANTICS.
 
 mod announced;
+mod backend_tests;
 mod bounds;
 mod commit;
 mod drain;
@@ -8,6 +9,7 @@ mod events;
 mod hiding;
 mod hold;
 mod install;
+mod kin;
 mod lifecycle;
 mod maintenance;
 mod marks;
@@ -17,6 +19,7 @@ mod reference_client;
 mod replicas;
 mod replies;
 mod restoring;
+mod resume;
 mod sessions;
 mod settings;
 mod staging;

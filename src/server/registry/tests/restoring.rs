@@ -388,19 +388,6 @@ fn random_walks_lose_nothing_by_a_restart() {
 }
 
 #[test]
-fn after_a_restart_an_address_belongs_to_whoever_applied_a_backend_there_last() {
-    let mut world = World::new();
-    let (lost, _) = world.live("shop", "shop-1", A, "shop.de", WEB);
-    world.hang_up(lost);
-    world.fails(WEB);
-    // Its address was given to an application whose sidecar is elsewhere.
-    world.live("web", "web-1", B, "a.de", WEB);
-    let world = world.restart();
-    assert_eq!(world.serving("a.de"), ["10.2.2.7:80"]);
-    assert_eq!(world.serving("shop.de"), [""; 0], "who answers there is somebody else");
-}
-
-#[test]
 fn an_instance_that_registers_from_where_its_backend_moved_is_no_stranger_there() {
     let mut world = World::new();
     // It announced its next address over a connection from the former one, and was then started again there.

@@ -141,7 +141,7 @@ fn reconnect_to_an_unknown_or_expired_session_is_answered_with_reregister() {
 #[test]
 fn a_command_by_id_from_elsewhere_renews_the_grace() {
     let mut world = World::new();
-    let (conn, id) = world.register("web", "web-1", A);
+    let (conn, id) = world.live("web", "web-1", A, "a.de", WEB);
     world.hang_up(conn);
     for _ in 0..3 {
         world.after(seconds(200));
@@ -360,7 +360,9 @@ fn a_session_that_comes_back_from_another_address_is_registered_there() {
     let (conn, id) = world.live("web", "web-1", A, "a.de", WEB);
     world.hang_up(conn);
     let moved = world.connect(B);
-    assert_eq!(world.ask(moved, &format!("RECONNECT|{id}")), "OK");
+    world.say(moved, &format!("RECONNECT|{id}"));
+    world.passes(WEB);
+    assert_eq!(world.read(moved), ["OK"]);
     let (_, _) = world.register("web", "web-1", A);
     assert_eq!(world.ask(moved, "PING|"), "PONG", "a namesake at its old address is a sibling");
     let (_, _) = world.register("web", "web-1", B);
@@ -370,16 +372,56 @@ fn a_session_that_comes_back_from_another_address_is_registered_there() {
 #[test]
 fn whoever_registers_without_the_token_is_refused_and_nothing_is_kept() {
     let mut world = World::with(|config| config.token = Some(crate::server::registry::Token::new("hush")));
-    let conn = world.connect(A);
     for metadata in ["", "{}", r#"{"token":"hus"}"#, r#"{"token":["hush"]}"#] {
+        let conn = world.connect("127.0.0.1");
         let line = format!("REGISTER|web|web-1|0|{metadata}");
         assert_eq!(world.ask(conn, &line), "ERROR|wrong registry token");
+        assert!(world.closed.contains(&conn));
     }
-    assert_eq!(world.ask(conn, "PING|"), "ERROR|no session");
     assert!(world.registry.0.sessions().is_empty());
     assert!(!format!("{:?}", world.log).contains("hus"));
+    let conn = world.connect(A);
     assert!(world.ask(conn, r#"REGISTER|web|web-1|0|{"token":"hush"}"#).starts_with("ACK|"));
     assert!(!world.ask(conn, "SESSION_INFO|").contains("hush"));
+}
+
+#[test]
+fn whoever_guesses_waits_ever_longer_and_is_logged_seldom() {
+    let mut world = World::with(|config| config.token = Some(crate::server::registry::Token::new("hush")));
+    let ask = |world: &mut World, from: &str, token: &str| {
+        let conn = world.connect(from);
+        let reply = world.ask(conn, &format!(r#"REGISTER|web|web-1|0|{{"token":"{token}"}}"#));
+        (reply, world.closed.contains(&conn))
+    };
+    let (wrong, wait) = ("ERROR|wrong registry token", "ERROR|too many wrong tokens from this address");
+    for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+        assert_eq!(ask(&mut world, A, "guess"), (wrong.to_owned(), true));
+        for _ in 0..100 {
+            assert_eq!(ask(&mut world, A, "hush"), (wait.to_owned(), true), "not even the right one counts");
+        }
+        assert!(ask(&mut world, "10.2.2.8", "hush").0.starts_with("ACK|"), "others do not wait");
+        world.after(seconds(pause) - Duration::from_millis(1));
+        assert_eq!(ask(&mut world, A, "guess").0, wait);
+        world.after(Duration::from_millis(1));
+    }
+    let unseen: Vec<u64> = world
+        .log
+        .iter()
+        .filter_map(|event| match event {
+            LogEvent::WrongToken { unseen, .. } => Some(*unseen),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(unseen, [0, 101, 101, 101, 101, 101, 101, 101]);
+    assert!(ask(&mut world, A, "hush").0.starts_with("ACK|"), "the pause is over");
+    world.after(seconds(60));
+    ask(&mut world, A, "guess");
+    world.after(seconds(1));
+    assert_eq!(
+        ask(&mut world, A, "guess").0,
+        wrong,
+        "after a minute of peace it begins with the first pause"
+    );
 }
 
 #[test]

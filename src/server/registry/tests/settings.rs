@@ -178,9 +178,12 @@ fn a_breaker_belongs_to_a_route_and_starts_anew_with_another_backend() {
     assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"));
     fail(&world, "a.de");
     world.do_all(conn, &["CIRCUIT_BREAKER_SET||ALL|0|0s|0", "CONFIG_APPLY|"]);
-    assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"));
+    assert!(world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"), "an active route without one");
     assert_eq!(world.ask(conn, "CIRCUIT_BREAKER_RESET||r1"), "ERROR|circuit breaker not found");
-    world.do_all(conn, &["CIRCUIT_BREAKER_SET||r1|1|10s|1", "CONFIG_APPLY|"]);
+    let staged = world.ask(conn, "ROUTE_ADD||b.de|/|http://10.2.2.7:90|0").replace("ROUTE_OK|", "");
+    let of_staged = format!("CIRCUIT_BREAKER_STATUS||{staged}");
+    assert_eq!(world.ask(conn, &of_staged), "ERROR|circuit breaker not found", "one that is only staged");
+    world.do_all(conn, &["CONFIG_ROLLBACK|", "CIRCUIT_BREAKER_SET||r1|1|10s|1", "CONFIG_APPLY|"]);
     assert!(
         world.ask(conn, "CIRCUIT_BREAKER_STATUS||r1").contains("closed"),
         "one that is set again begins anew"

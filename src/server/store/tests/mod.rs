@@ -47,6 +47,7 @@ pub(super) fn session(no: u64, revision: u64) -> SessionRecord {
         defaults: RouteSettings::default(),
         defaults_applied: 0,
         replaced: Vec::new(),
+        kin: BTreeMap::new(),
     }
 }
 

@@ -1,15 +1,21 @@
 //! The current routing table, with one writer and many readers.
 //!
 //! The registry's task stores a new table after each change. The proxy loads a snapshot for each request and, if no
-//! member can serve it now, waits for the next table. This module must not know either of them.
+//! member can serve it now, waits for the next table; `start_hold` counts those that nobody claims. This module must not
+//! know either of them.
 
-use std::sync::Arc;
+mod start_hold;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{broadcast, watch};
 
 use crate::server::routing::{MemberId, Table};
+
+pub use start_hold::{MAX_WAITING_AT_START, MAX_WAITING_OF_CLIENT, StartHold, UnclaimedRequest};
 
 /// How many ejections a subscriber may be behind before it loses the oldest.
 const MAX_UNREAD_EJECTIONS: usize = 256;
@@ -21,6 +27,7 @@ pub struct LiveTable {
     changed: watch::Sender<()>,
     left: watch::Sender<()>,
     ejections: broadcast::Sender<MemberId>,
+    start_hold: OnceLock<StartHold>,
     /// Nothing is known yet of who serves what.
     is_loading: AtomicBool,
 }
@@ -35,6 +42,7 @@ impl Default for LiveTable {
             changed,
             left,
             ejections,
+            start_hold: OnceLock::new(),
             is_loading: AtomicBool::new(false),
         }
     }
@@ -65,6 +73,22 @@ impl LiveTable {
     pub fn store(&self, table: Arc<Table>) {
         self.table.store(table);
         self.changed.send_replace(());
+    }
+
+    /// The table lacks what was applied before the start, so requests that nobody claims may wait until then. Only the
+    /// first call counts.
+    pub fn hold_unclaimed(&self, until: Instant) {
+        self.start_hold.get_or_init(|| StartHold::new(until));
+    }
+
+    /// Where requests wait that nobody claims; `None`: the table had everything at the start.
+    pub fn start_hold(&self) -> Option<&StartHold> {
+        self.start_hold.get()
+    }
+
+    /// How many requests wait that nobody claims.
+    pub fn unclaimed_waiting(&self) -> usize {
+        self.start_hold.get().map_or(0, StartHold::waiting_requests)
     }
 
     /// Wakes all that wait for a change, although the table is the same: what the proxy knows of a member has changed.
