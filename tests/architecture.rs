@@ -197,6 +197,7 @@ const PURE: &[&str] = &[
     "server::registry",
     "server::routing",
     "server::store::etcd::backoff",
+    "server::store::etcd::chores",
     "server::store::etcd::commit",
     "server::store::etcd::image",
     "server::store::etcd::layout",

@@ -10,6 +10,8 @@ mod programs;
 
 #[path = "cluster/basics.rs"]
 mod basics;
+#[path = "cluster/copies.rs"]
+mod copies;
 #[path = "cluster/drain.rs"]
 mod drain;
 #[path = "cluster/etcd_faults.rs"]

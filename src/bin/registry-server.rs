@@ -25,8 +25,8 @@ registry-server check     report what is wrong with the configuration, and chang
 registry-server check --untrusted   report also what neighbours that are not trusted could do
 registry-server healthcheck   exit with 0 if the server of this environment is alive, else with 1
 registry-server status    what it does at the moment, as JSON
-registry-server export    write what STATE_FILE holds to the standard output, as JSON
-registry-server import    make STATE_FILE from such JSON on the standard input
+registry-server export    write what STATE_FILE or etcd holds to the standard output, as JSON
+registry-server import    make STATE_FILE, or a cluster in etcd, from such JSON on the standard input
 registry-server policy hash   write the digest of a service's secret, read from the standard input, for REGISTRY_POLICY
 registry-server variables all variables, with their defaults and what they do
 registry-server --help | --version
@@ -136,22 +136,46 @@ fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
 }
 
 fn export(config: &Config) -> anyhow::Result<u8> {
+    #[cfg(feature = "etcd")]
+    if let Some(cluster) = &config.cluster {
+        let json = block_on(store::etcd::export_cluster(cluster.etcd.clone()))??;
+        return print(&format!("{json}\n"));
+    }
     let Some(StateFile { path, .. }) = &config.state_file else { return Ok(no_state_file()) };
     print(&format!("{}\n", store::export(path)?))
 }
 
 fn import(config: &Config) -> anyhow::Result<u8> {
+    #[cfg(feature = "etcd")]
+    if let Some(cluster) = &config.cluster {
+        let json = standard_input()?;
+        let sessions = block_on(store::etcd::import_cluster(cluster.etcd.clone(), &json))??;
+        return print(&format!("{} in etcd holds {sessions} sessions\n", cluster.etcd.base_path));
+    }
     let Some(StateFile { path, .. }) = &config.state_file else { return Ok(no_state_file()) };
-    let mut json = String::new();
-    std::io::stdin().read_to_string(&mut json).context("cannot read the standard input")?;
+    let json = standard_input()?;
     let sessions = store::import(path, &json)?;
     print(&format!("{} holds {sessions} sessions\n", path.display()))
 }
 
+fn standard_input() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("cannot read the standard input")?;
+    Ok(text)
+}
+
+#[cfg(feature = "etcd")]
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start")?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(result)
+}
+
 /// Prints how a REGISTRY_POLICY has the secret on the standard input.
 fn hash_secret() -> anyhow::Result<u8> {
-    let mut secret = String::new();
-    std::io::stdin().read_to_string(&mut secret).context("cannot read the standard input")?;
+    let secret = standard_input()?;
     let secret = secret.trim_end_matches(['\r', '\n']);
     if secret.is_empty() {
         print_error(USAGE, "registry-server: there is no secret on the standard input\n");

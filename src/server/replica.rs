@@ -52,6 +52,7 @@ pub(super) async fn join(
         boot_id: boot_id.to_owned(),
         alive: ALIVE.min(config.session_grace.get() / 4),
         presence,
+        copy: config.state_file.as_ref().map(|file| file.path.clone()),
     };
     let (store, cluster_store, feed) = etcd::start(settings)?;
     let replica = ReplicaSettings {

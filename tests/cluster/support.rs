@@ -72,26 +72,36 @@ impl Cluster {
 
 impl Replica {
     pub fn start(etcd: &[Etcd]) -> Replica {
-        Replica::start_at(&etcd.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(","))
+        Replica::start_with(etcd, &[])
+    }
+
+    /// The same with further variables.
+    pub fn start_with(etcd: &[Etcd], more: &[(&'static str, &str)]) -> Replica {
+        let endpoints = etcd.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",");
+        Replica::start_at_with(&endpoints, more)
     }
 
     /// A server that reaches etcd at these endpoints.
     pub fn start_at(endpoints: &str) -> Replica {
+        Replica::start_at_with(endpoints, &[])
+    }
+
+    fn start_at_with(endpoints: &str, more: &[(&'static str, &str)]) -> Replica {
         let (admin, cluster) = (free_address(), free_address());
         let ttl = format!("{}s", TTL.as_secs());
-        let server = Server::start(
-            SERVER,
-            &[
-                ("ETCD_ENDPOINTS", endpoints),
-                ("CLUSTER_SECRET", "correct-horse-battery-staple"),
-                ("CLUSTER_LISTEN", &cluster.to_string()),
-                ("CLUSTER_TTL", &ttl),
-                ("ADMIN_LISTEN", &admin.to_string()),
-                // Each of them has the same loopback here.
-                ("BACKEND_ALLOW", "127.0.0.0/8"),
-                ("SESSION_GRACE", "1m"),
-            ],
-        );
+        let (cluster, admin_text) = (cluster.to_string(), admin.to_string());
+        let mut environment = vec![
+            ("ETCD_ENDPOINTS", endpoints),
+            ("CLUSTER_SECRET", "correct-horse-battery-staple"),
+            ("CLUSTER_LISTEN", &cluster),
+            ("CLUSTER_TTL", &ttl),
+            ("ADMIN_LISTEN", &admin_text),
+            // Each of them has the same loopback here.
+            ("BACKEND_ALLOW", "127.0.0.0/8"),
+            ("SESSION_GRACE", "1m"),
+        ];
+        environment.extend_from_slice(more);
+        let server = Server::start(SERVER, &environment);
         Replica { server, admin }
     }
 

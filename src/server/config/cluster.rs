@@ -65,9 +65,6 @@ pub(super) fn cluster(
     let is_wanted = raw.etcd_endpoints.is_some();
     if !is_wanted {
         warn_without_endpoints(reader);
-    } else if raw.state_file.as_deref().is_some_and(|file| !file.ends_with('?')) {
-        // The image sets an optional one.
-        reader.warn("STATE_FILE has no effect with ETCD_ENDPOINTS: etcd has the state".to_owned());
     }
     let has_secret = raw.cluster_secret.is_some();
     let secret = reader.optional("CLUSTER_SECRET", raw.cluster_secret.take(), secret);

@@ -76,7 +76,7 @@ pub struct Config {
     pub max_connections_per_address: usize,
     /// PROXY_THREADS; `None`: one for each processor.
     pub proxy_threads: Option<NonZeroUsize>,
-    /// STATE_FILE; `None`: the applied state is lost when the server ends.
+    /// STATE_FILE; `None`: the applied state is lost when the server ends, unless it is in etcd. Then this is a copy.
     pub state_file: Option<StateFile>,
     /// ETCD_* and CLUSTER_*; `None`: this server is a registry alone.
     pub cluster: Option<ClusterConfig>,

@@ -39,13 +39,7 @@ pub enum ImportError {
 /// # Errors
 /// See [`StateError`].
 pub fn export(path: &Path) -> Result<String, StateError> {
-    let document = Document {
-        format: FORMAT,
-        server: concat!("registry-server/", env!("CARGO_PKG_VERSION")).to_owned(),
-        state: file::load(path)?,
-    };
-    // It has only numbers, texts and maps with texts as keys, so this cannot fail.
-    Ok(serde_json::to_string_pretty(&document).unwrap_or_default())
+    Ok(write(file::load(path)?))
 }
 
 /// Makes a state file from an export. The file must not exist. Returns how many sessions it has. Blocks.
@@ -53,6 +47,20 @@ pub fn export(path: &Path) -> Result<String, StateError> {
 /// # Errors
 /// See [`ImportError`].
 pub fn import(path: &Path, json: &str) -> Result<usize, ImportError> {
+    let state = read(json)?;
+    file::create(path, &state)?;
+    Ok(state.sessions.len())
+}
+
+/// The document of a state.
+pub(super) fn write(state: SavedState) -> String {
+    let server = concat!("registry-server/", env!("CARGO_PKG_VERSION")).to_owned();
+    // It has only numbers, texts and maps with texts as keys, so this cannot fail.
+    serde_json::to_string_pretty(&Document { format: FORMAT, server, state }).unwrap_or_default()
+}
+
+/// The state of a document.
+pub(super) fn read(json: &str) -> Result<SavedState, ImportError> {
     let wrong = |error: serde_json::Error| ImportError::Document(error.to_string());
     // The format is checked first: unknown parts of a newer format are no mistake in the document.
     let value: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
@@ -62,6 +70,5 @@ pub fn import(path: &Path, json: &str) -> Result<usize, ImportError> {
         None => return Err(ImportError::Document("it has no format".to_owned())),
     }
     let document: Document = serde_json::from_value(value).map_err(wrong)?;
-    file::create(path, &document.state)?;
-    Ok(document.state.sessions.len())
+    Ok(document.state)
 }

@@ -325,6 +325,11 @@ pub(super) fn create(path: &Path, saved: &SavedState) -> Result<(), StateError> 
     if path.exists() {
         return Err(StateError::Exists { path: path.to_owned() });
     }
+    replace(path, saved)
+}
+
+/// Makes a file with this state, which takes the place of one that is there. No process may have that one open.
+pub(super) fn replace(path: &Path, saved: &SavedState) -> Result<(), StateError> {
     let new = sibling(path, "new");
     let unusable = |error| unusable(path, error);
     match fs::remove_file(&new) {

@@ -12,29 +12,38 @@
 //! | `commit` | pure: one commit, until it is certain what became of it |
 //! | `leadership` | pure: whether this replica leads |
 //! | `presence` | pure: what replicas say of themselves |
+//! | `chores` | pure: what is written that nobody waits for |
 //! | `backoff` | pure: pauses between tries |
 //! | `clock` | the clock of leases and proofs |
+//! | `question` | asks etcd about the leadership |
 //! | `reader` | loads and watches etcd |
+//! | `copy` | a copy in a local file |
 //! | `task` | carries everything out |
+//! | `transfer` | a cluster as a document, and from one |
 //!
 //! Nothing in here knows the registry's rules, its connections or the proxy.
 
 mod backoff;
+mod chores;
 mod clock;
 mod commit;
+mod copy;
 mod image;
 mod layout;
 mod leadership;
 mod presence;
+mod question;
 mod reader;
 mod task;
 mod transaction;
+mod transfer;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -49,6 +58,7 @@ use crate::server::registry::{StoreRevision, Term, Tx};
 use super::{Decision, Store};
 
 pub use presence::{Presence, RELAY, SETTINGS};
+pub use transfer::{TransferError, export_cluster, import_cluster};
 
 /// How many changes may wait. Beyond that a change is rejected at once.
 const OUTSTANDING: usize = 65_536;
@@ -70,12 +80,15 @@ pub struct Settings {
     pub alive: Duration,
     /// What this replica says of itself, [`RELAY`] and [`SETTINGS`] included.
     pub presence: Presence,
+    /// STATE_FILE: where a copy of what etcd holds is kept; `None`: nowhere.
+    pub copy: Option<PathBuf>,
 }
 
 /// What the registry of a replica is told, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Feed {
     /// Everything that is held at a revision: at the beginning, after this replica has led, and after changes were missed.
+    /// Revision 0: that is the copy in the local file, and what etcd holds comes later.
     Loaded(StoreRevision, Box<SavedState>),
     /// What the commit of a revision changed. Only a replica that follows is told.
     Changed(StoreRevision, Vec<StoreChange>),

@@ -103,22 +103,7 @@ impl Reader {
 
     async fn load(&mut self, cluster_id: &str) -> Result<(i64, Vec<Entry>), Fault> {
         self.name_cluster(cluster_id).await?;
-        let (mut entries, mut pinned) = (Vec::new(), None);
-        for (folder, limit) in READ {
-            let prefix = self.layout.read(folder);
-            let mut after: Option<String> = None;
-            loop {
-                let query = Query { prefix: &prefix, after: after.as_deref(), limit, revision: pinned };
-                let page = self.kv.page(query).await?;
-                pinned = Some(page.revision);
-                after = page.entries.last().map(|entry| entry.key.clone());
-                entries.extend(page.entries);
-                if !page.more {
-                    break;
-                }
-            }
-        }
-        Ok((pinned.unwrap_or(0), entries))
+        load(&self.kv, &self.layout).await
     }
 
     async fn name_cluster(&self, cluster_id: &str) -> Result<(), Fault> {
@@ -143,4 +128,24 @@ impl Reader {
     async fn tell(&self, news: News) -> Result<(), Unheard> {
         self.news.send(news).await.map_err(|_| Unheard)
     }
+}
+
+/// Reads everything as it is at one revision, in pages of about a mebibyte.
+pub(super) async fn load(kv: &Kv, layout: &Layout) -> Result<(i64, Vec<Entry>), Fault> {
+    let (mut entries, mut pinned) = (Vec::new(), None);
+    for (folder, limit) in READ {
+        let prefix = layout.read(folder);
+        let mut after: Option<String> = None;
+        loop {
+            let query = Query { prefix: &prefix, after: after.as_deref(), limit, revision: pinned };
+            let page = kv.page(query).await?;
+            pinned = Some(page.revision);
+            after = page.entries.last().map(|entry| entry.key.clone());
+            entries.extend(page.entries);
+            if !page.more {
+                break;
+            }
+        }
+    }
+    Ok((pinned.unwrap_or(0), entries))
 }

@@ -7,36 +7,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use registry_nodes::kv::{Answer, Compare, Fault, Kv, Op, Transaction};
+use registry_nodes::kv::{Answer, Fault, Kv, Transaction};
 use registry_nodes::{ConfigError, Error, Node, Registration, Registry};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::server::registry::persist::StoreChange;
 use crate::server::registry::{StoreRevision, Term, Tx};
 use crate::server::store::Decision;
 
 use super::backoff::pause;
+use super::chores;
 use super::clock;
 use super::commit::{Commit, Progress, Rejection};
+use super::copy::Copy;
 use super::image::{Image, Leader};
-use super::layout::{Folder, Key, Layout};
+use super::layout::{Key, Layout};
 use super::leadership::{Call, Event, Leadership, Reply, Standing, Time};
 use super::presence::{self, RELAY, SETTINGS};
+use super::question::Question;
 use super::reader::{News, Reader};
 use super::transaction::{Fence, Plan, plan};
-use super::values::{BootValue, LeaderValue, encode};
+use super::values::{LeaderValue, encode};
 use super::{Feed, LeaderInfo, Said, Settings, Status};
 
 /// How many messages of the reader wait.
 const NEWS: usize = 16;
-/// How many terms' counts of commits are kept. A leader whose term is over asks for its own until it knows what became of
-/// its last commit.
-const TERMS: usize = 16;
-/// After so long a boot in which no server is alive is forgotten.
-const BOOT: Duration = Duration::from_secs(24 * 60 * 60);
-/// How many operations a chore has at most.
-const CHORE: usize = 50;
+/// How many chores wait at most before a server says again that it is alive.
+const WAITING_CHORES: usize = 50;
 /// How long the leadership and the presence may take to be given up. Then they go with their leases.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -54,7 +52,6 @@ pub(super) struct Ends {
 /// What the registry was told last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
-    Nothing,
     Leads(Term),
     Follows(Option<LeaderInfo>),
 }
@@ -96,6 +93,9 @@ pub(super) struct Task {
     chore: Option<Sent>,
     has_asked_for_turn: bool,
     trouble: Option<Error>,
+    copy: Option<Copy>,
+    /// Whether it was said that something cannot be read.
+    has_unreadable: bool,
     /// Since when the store is dropped or stopped.
     stopping_since: Option<Time>,
     /// Whether everything that waited is written, and the leadership is being given up.
@@ -120,7 +120,7 @@ impl Task {
             layout,
             ends,
             image: None,
-            told: Told::Nothing,
+            told: Told::Follows(None),
             owes_load: true,
             waiting: VecDeque::new(),
             committing: None,
@@ -132,6 +132,8 @@ impl Task {
             chore: None,
             has_asked_for_turn: false,
             trouble: None,
+            copy: None,
+            has_unreadable: false,
             stopping_since: None,
             is_leaving: false,
         })
@@ -142,6 +144,8 @@ impl Task {
         let (tell, mut news) = mpsc::channel(NEWS);
         let reader = Reader::new(self.kv.clone(), self.layout.clone(), tell);
         let reading = tokio::spawn(reader.run(random_id()));
+        self.tell(Feed::Follow(None)).await;
+        self.begin_with_copy().await;
         let presence = self.register();
         let mut alive = tokio::time::interval(self.settings.alive.max(Duration::from_secs(1)));
         loop {
@@ -168,6 +172,32 @@ impl Task {
         reading.abort();
         if let Some(presence) = presence {
             let _ = presence.deregister(LEAVE).await;
+        }
+        if let Some(copy) = &mut self.copy {
+            copy.close().await;
+        }
+    }
+
+    /// Serves what a local file holds until etcd is read.
+    async fn begin_with_copy(&mut self) {
+        let Some(path) = self.settings.copy.clone() else { return };
+        let (boot_id, grace) = (self.settings.boot_id.clone(), self.settings.alive * 4);
+        let opened = tokio::task::spawn_blocking(move || Copy::open(path, boot_id, grace));
+        // It fails when the runtime ends.
+        let Ok((copy, saved)) = opened.await else { return };
+        self.copy = Some(copy);
+        if let Some(saved) = saved {
+            info!("a local file holds {} sessions, which serve until etcd is read", saved.sessions.len());
+            self.tell(Feed::Loaded(StoreRevision(0), Box::new(saved))).await;
+        }
+    }
+
+    /// Keeps the copy up to date; `None`: everything is new.
+    async fn keep_copy(&mut self, changes: Option<&[StoreChange]>) {
+        let (Some(copy), Some(image)) = (&mut self.copy, &self.image) else { return };
+        let is_kept = changes.is_some_and(|changes| changes.is_empty() || copy.change(changes));
+        if !is_kept && !image.is_newer() {
+            copy.replace(image.saved(&self.settings.boot_id)).await;
         }
     }
 
@@ -245,27 +275,11 @@ impl Task {
     }
 
     fn ask(&self, call: Call) -> Asked {
-        let (kv, limit, ttl) = (self.kv.clone(), self.leadership.limit(), self.settings.ttl);
-        let key = self.layout.key(&Key::Leader);
+        let (kv, key, limit) = (self.kv.clone(), self.layout.key(&Key::Leader), self.leadership.limit());
         let relay = self.settings.presence.get(RELAY).cloned();
         let value = encode(&LeaderValue { replica: self.settings.replica.clone(), relay });
-        Box::pin(async move {
-            let reply = match call {
-                Call::Grant { lease } => kv.grant(lease, ttl).await.map(|ttl| Reply::Granted { ttl }),
-                Call::Renew { lease } => kv.renew(lease, limit).await.map(|()| Reply::Renewed),
-                Call::Stand { lease } => stand(&kv, key, value, lease, limit).await,
-                Call::Prove { term } => {
-                    // etcd answers a transaction without operations from what the member knows itself.
-                    let look = vec![Op::Get { key: key.clone() }];
-                    let txn =
-                        Transaction { when: vec![of_term(key, term)], then: look, ..Transaction::default() };
-                    let answer = kv.transact_within(&txn, limit).await;
-                    answer.map(|answer| Reply::Proven(answer.succeeded))
-                }
-                Call::Resign { lease, term } => resign(&kv, key, lease, term, limit).await,
-            };
-            reply.unwrap_or_else(Reply::Failed)
-        })
+        let ttl = self.settings.ttl;
+        Box::pin(async move { Question { key, value, ttl, limit }.ask(&kv, call).await })
     }
 
     fn replied(&mut self, reply: Reply) {
@@ -280,14 +294,20 @@ impl Task {
         match news {
             News::Loaded { revision, entries } => {
                 let image = Image::load(self.layout.clone(), revision, entries);
-                info!("etcd holds {} sessions at revision {revision}", image.session_count());
+                if image.is_newer() {
+                    error!("a newer version wrote what etcd holds; this one neither serves nor changes it");
+                } else {
+                    info!("etcd holds {} sessions at revision {revision}", image.session_count());
+                }
                 self.image = Some(image);
                 self.owes_load = true;
+                self.keep_copy(None).await;
                 self.clear_trouble().await;
             }
             News::Revised(revised) => {
                 let Some(image) = &mut self.image else { return };
                 let changes = image.take(&revised);
+                self.keep_copy(Some(&changes)).await;
                 let is_told = matches!(self.told, Told::Follows(_)) && !self.owes_load;
                 if is_told && !changes.is_empty() {
                     let revision = store_revision(revised.revision);
@@ -303,10 +323,23 @@ impl Task {
             }
             News::Back => self.clear_trouble().await,
         }
+        self.warn_of_unreadable();
         if let Some(image) = &self.image {
             let term = image.leader().map(|leader| leader.term);
             let revision = u64::try_from(image.revision()).unwrap_or(0);
             self.leadership.on(Event::Key { term, revision }, clock::now());
+        }
+    }
+
+    /// Says once that something cannot be read, until everything can.
+    fn warn_of_unreadable(&mut self) {
+        let unreadable = self.image.as_ref().and_then(|image| image.unreadable().iter().next());
+        let is_news = unreadable.is_some() && !self.has_unreadable;
+        self.has_unreadable = unreadable.is_some();
+        if let Some((key, why)) = unreadable.filter(|_| is_news) {
+            warn!(
+                "{key} in etcd cannot be read: {why}; what was read last stays, and this replica does not lead"
+            );
         }
     }
 
@@ -461,30 +494,17 @@ impl Task {
         self.committing = Some(committing);
     }
 
-    /// Writes down what is to be deleted that nobody needs any more. Only the leader does that.
+    /// Has deleted what nobody needs any more. Only the leader does that.
     fn collect(&mut self, term: Term) {
-        let Some(image) = &self.image else { return };
-        let folders = image
-            .loose_parts()
-            .map(|(no, id)| Op::DeleteBelow { prefix: self.layout.folder(Folder::PartsOf(no, id)) });
-        let old_terms = image.commits().iter().rev().skip(TERMS).filter(|old| **old != term);
-        let terms = old_terms.map(|old| Op::Delete { key: self.layout.key(&Key::Commits(*old)) });
-        let is_old = |at: &SystemTime| at.elapsed().is_ok_and(|age| age > BOOT);
-        let boots = image.boots().iter().filter(|(_, at)| is_old(at));
-        let boots = boots.map(|(id, _)| Op::Delete { key: self.layout.key(&Key::Boot(id.clone())) });
-        let ops: Vec<Op> = folders.chain(terms).chain(boots).collect();
-        for ops in ops.chunks(CHORE) {
-            let when = vec![of_term(self.layout.key(&Key::Leader), term)];
-            self.chores.push_back(Transaction { when, then: ops.to_vec(), otherwise: Vec::new() });
+        if let Some(image) = &self.image {
+            self.chores.extend(chores::collect(image, &self.layout, term, SystemTime::now()));
         }
     }
 
     fn say_alive(&mut self) {
-        let key = self.layout.key(&Key::Boot(self.settings.boot_id.clone()));
-        let put = Op::Put { key, value: encode(&BootValue { alive_at: SystemTime::now() }), lease: 0 };
-        // A chore that waits is as good as a second one.
-        if !self.settings.boot_id.is_empty() && self.chores.len() < CHORE {
-            self.chores.push_back(Transaction { then: vec![put], ..Transaction::default() });
+        // One that waits is as good as a second one.
+        if !self.settings.boot_id.is_empty() && self.chores.len() < WAITING_CHORES {
+            self.chores.push_back(chores::alive(&self.layout, &self.settings.boot_id, SystemTime::now()));
         }
     }
 
@@ -548,44 +568,6 @@ fn decide(say: &mpsc::UnboundedSender<Said>, txs: &[Tx], decision: Decision) {
         // The registry is gone when the server stops.
         let _ = say.send(Said::Decided(*tx, decision));
     }
-}
-
-/// Puts the leader's key under the lease, if nobody leads.
-async fn stand(kv: &Kv, key: String, value: Vec<u8>, lease: i64, limit: Duration) -> Result<Reply, Fault> {
-    let txn = Transaction {
-        when: vec![Compare::Created { key: key.clone(), revision: 0 }],
-        then: vec![Op::Put { key: key.clone(), value, lease }],
-        otherwise: vec![Op::Get { key }],
-    };
-    let answer = kv.transact_within(&txn, limit).await?;
-    let revision = |revision: i64| Term(u64::try_from(revision).unwrap_or(0));
-    if answer.succeeded {
-        return Ok(Reply::Leads { lease, term: revision(answer.revision) });
-    }
-    match answer.found.into_iter().next().flatten() {
-        Some(found) => Ok(Reply::Leads { lease: found.lease, term: revision(found.created) }),
-        None => Err(Fault::Refused(Error::Refused("a transaction without its answer".to_owned()))),
-    }
-}
-
-/// Deletes the leader's key, if it is the one of this term, and then the lease.
-async fn resign(
-    kv: &Kv,
-    key: String,
-    lease: i64,
-    term: Option<Term>,
-    limit: Duration,
-) -> Result<Reply, Fault> {
-    if let Some(term) = term {
-        let delete = vec![Op::Delete { key: key.clone() }];
-        let txn = Transaction { when: vec![of_term(key, term)], then: delete, otherwise: Vec::new() };
-        kv.transact_within(&txn, limit).await?;
-    }
-    kv.revoke(lease).await.map(|()| Reply::Resigned)
-}
-
-fn of_term(key: String, term: Term) -> Compare {
-    Compare::Created { key, revision: i64::try_from(term.0).unwrap_or(i64::MAX) }
 }
 
 fn store_revision(revision: i64) -> StoreRevision {

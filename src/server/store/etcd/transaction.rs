@@ -19,7 +19,7 @@ use registry_client::protocol::RouteId;
 
 use super::image::Image;
 use super::layout::{Folder, Key, Layout, PartsId};
-use super::values::{CommitValue, PartValue, PartsPointer, SessionValue, Step, encode};
+use super::values::{CommitValue, PartsPointer, SessionValue, Step, encode};
 
 /// How many operations a transaction has at most; etcd refuses more than 128. The commit's own key is one more.
 const OPERATIONS: usize = 99;
@@ -242,17 +242,21 @@ fn routes_after(
 /// The values of parts, each about as long as a small apply. There is at least one, so that parts are never mistaken for
 /// parts that are missing.
 fn part_values(routes: &BTreeMap<RouteId, RouteRecord>) -> Vec<Vec<u8>> {
-    let (mut values, mut part, mut bytes) = (Vec::new(), PartValue::new(), 0);
+    let (mut values, mut part) = (Vec::new(), vec![b'[']);
     for (id, route) in routes {
-        bytes += encode(route).len();
-        part.push((id.0, route.clone()));
-        if bytes >= SMALL {
-            values.push(encode(&std::mem::take(&mut part)));
-            bytes = 0;
+        if part.len() > 1 {
+            part.push(b',');
+        }
+        // Each route is encoded once: there may be very many.
+        part.extend(encode(&(id.0, route)));
+        if part.len() >= SMALL {
+            part.push(b']');
+            values.push(std::mem::replace(&mut part, vec![b'[']));
         }
     }
-    if !part.is_empty() || values.is_empty() {
-        values.push(encode(&part));
+    if part.len() > 1 || values.is_empty() {
+        part.push(b']');
+        values.push(part);
     }
     values
 }

@@ -78,7 +78,7 @@ impl Story {
             session.defaults_applied = self.last_apply;
         }
         let count = if self.random.u8(..8) == 0 { MANY } else { self.random.u32(..6) };
-        let first = self.random.u32(..5);
+        let first = self.random.u32(1..6);
         let routes = (first..first + count).map(|id| (RouteId(id), self.route())).collect();
         let delta = Arc::new(Delta { routes, defaults });
         StoreChange::Applied { session, applied: self.last_apply, delta, maintenance }
