@@ -264,7 +264,9 @@ fn two_addresses_of_one_registry_share_a_session_and_nobody_fights() {
     });
     // The older session serves until the newer one's backend has answered the proxy.
     let has_one_member = |answer: Answer| answer.body.contains("\"members_total\": 1,");
-    wait_until("the newer one serves alone", || get(admin, HOST, "/status").is_some_and(has_one_member));
+    wait_until("the newer one serves alone", || {
+        get(admin, "localhost", "/status").is_some_and(has_one_member)
+    });
     assert_eq!(sent("REGISTER|"), 2);
     assert!(serves(1, http), "the end of the older session touches nothing of the newer one");
     assert!(!daemon.log().contains("taken this one's place"), "{}", daemon.log());

@@ -30,7 +30,13 @@ fn a_graceful_stop_says_shutdown_to_everybody_and_then_closes() {
         lines[3].send(&format!("BACKEND_TEST||http://{}/", silent.local_addr().unwrap()));
         let _asked = silent.accept().unwrap();
         server.program.signal(signal);
-        for line in &mut lines {
+        for (number, line) in lines.iter_mut().enumerate() {
+            if number == 3 {
+                assert!(
+                    line.read().unwrap().starts_with("BACKEND_FAIL|"),
+                    "its question ends with the connection"
+                );
+            }
             assert_eq!(line.read().as_deref(), Some("SHUTDOWN"));
             assert_eq!(line.read(), None, "and then EOF");
         }

@@ -52,7 +52,7 @@ fn a_drain_waits_for_the_requests_of_every_server() {
         serde_json::from_str::<serde_json::Value>(status).unwrap()["in_flight"].as_u64().unwrap()
     };
     let under_way = || {
-        let status = get(cluster.replicas[follower].admin, "admin", "/status").unwrap().body;
+        let status = get(cluster.replicas[follower].admin, "localhost", "/status").unwrap().body;
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
         status["claims"][0]["members"][0]["in_flight"] == 1
     };

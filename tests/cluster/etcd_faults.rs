@@ -83,14 +83,14 @@ fn everything_that_dies_at_once_comes_back_as_it_was() {
 fn a_server_that_starts_without_etcd_is_not_ready_and_says_503() {
     let port = free_port();
     let lone = Replica::start_at(&format!("http://127.0.0.1:{port}"));
-    let ready = crate::programs::get(lone.admin, "admin", "/readyz").unwrap();
+    let ready = crate::programs::get(lone.admin, "localhost", "/readyz").unwrap();
     assert_eq!((ready.status, ready.body.trim_end()), (503, "etcd was not read yet"));
     let answer = crate::programs::get(lone.server.http, "shop.example.com", "/").unwrap();
     assert_eq!(answer.status, 503, "{}", answer.body);
     assert!(answer.head.to_lowercase().contains("retry-after"), "{}", answer.head);
     let _etcd = Etcd::start_on(Version::V3_5, port);
     wait_until("it is ready", || {
-        crate::programs::get(lone.admin, "admin", "/readyz").is_some_and(|answer| answer.status == 200)
+        crate::programs::get(lone.admin, "localhost", "/readyz").is_some_and(|answer| answer.status == 200)
     });
     let answer = crate::programs::get(lone.server.http, "shop.example.com", "/").unwrap();
     assert_eq!(answer.status, 404);

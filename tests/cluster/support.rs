@@ -106,7 +106,7 @@ impl Replica {
     }
 
     pub fn cluster_status(&self) -> Option<Value> {
-        let answer = get(self.admin, "admin", "/status")?;
+        let answer = get(self.admin, "localhost", "/status")?;
         let status: Value = serde_json::from_str(&answer.body).ok()?;
         Some(status["cluster"].clone())
     }

@@ -208,7 +208,9 @@ mod tests {
             ("ETCD_CERT", "-----BEGIN", "go together"),
             ("ETCD_KEY", "-----BEGIN", "go together"),
         ] {
-            let others = [SECRET, ENDPOINTS].into_iter().filter(|(name, _)| *name != variable);
+            let with_tls = ["ETCD_CERT", "ETCD_KEY"].contains(&variable);
+            let endpoints = if with_tls { ("ETCD_ENDPOINTS", "https://a:2379") } else { ENDPOINTS };
+            let others = [SECRET, endpoints].into_iter().filter(|(name, _)| *name != variable);
             let vars: Vec<_> = others.chain([(variable, value)]).collect();
             let report = read(&vars).unwrap_err();
             let told = report.problems().iter().any(|problem| problem.variable == variable);
