@@ -1,7 +1,7 @@
 //! Several servers that are one registry, with real programs: etcd, servers, sidecars and web servers.
 
 #![cfg(all(feature = "etcd", feature = "server"))]
-#![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed assumption ends the test")]
 
 #[path = "../nodes/tests/support/etcd.rs"]
 mod etcd;

@@ -1,5 +1,6 @@
 //! Each operation against real etcd of both versions.
 
+#[expect(clippy::duplicate_mod, reason = "a library has no place for what only its unit tests share")]
 #[path = "../tests/support/etcd.rs"]
 mod support;
 

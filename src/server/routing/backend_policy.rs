@@ -73,12 +73,12 @@ const METADATA: [IpNet; 8] = [
     v6_net([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 0x1], 128),
 ];
 
-const fn v4_net(octets: [u8; 4], prefix: u8) -> IpNet {
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from_octets(octets), prefix))
+const fn v4_net([a, b, c, d]: [u8; 4], prefix: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix))
 }
 
-const fn v6_net(segments: [u16; 8], prefix: u8) -> IpNet {
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_segments(segments), prefix))
+const fn v6_net([a, b, c, d, e, f, g, h]: [u16; 8], prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix))
 }
 
 fn is_never_a_backend(ip: IpAddr) -> bool {

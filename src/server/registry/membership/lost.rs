@@ -97,9 +97,9 @@ impl Membership {
 
     /// The members of these that have answered since they joined.
     pub(crate) fn answered(&self, members: &MemberSet) -> Vec<FirstAnswer> {
-        let records = members.iter().filter_map(|id| self.members.get(&id));
+        let records = members.iter().filter_map(|id| self.members.get(&id).map(|record| &**record));
         let answered = records.filter(|record| record.state == MemberState::Usable);
-        let first = |record: &Box<TrackedMember>| FirstAnswer {
+        let first = |record: &TrackedMember| FirstAnswer {
             session: record.shared.session,
             domain: record.domain.clone(),
             path: record.path.clone(),

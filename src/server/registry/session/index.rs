@@ -310,9 +310,8 @@ impl SessionIndex {
     /// A connected session from `ip`.
     pub(crate) fn connected_from(&self, ip: IpAddr) -> Option<&Session> {
         self.connected.get(&ip)?;
-        let is_there =
-            |session: &&Box<Session>| session.state == SessionState::Connected && session.peer == ip;
-        self.all.values().find(is_there).map(|session| &**session)
+        let is_there = |session: &&Session| session.state == SessionState::Connected && session.peer == ip;
+        self.all.values().map(|session| &**session).find(is_there)
     }
 
     /// A client has sent this id. If it is that of a restored session, the id is known from now on.

@@ -134,7 +134,8 @@ pub(super) fn plan(queue: &mut VecDeque<(Tx, StoreChange)>, image: &Image, fence
         // What a change does to a session depends on what those before it did.
         let is_first = txs.is_empty();
         let is_free = step.sessions().all(|no| !sessions.contains(&no));
-        if !is_first && !(is_free && txs.len() < CHANGES && writes.has_room_for(&more)) {
+        let fits = is_free && txs.len() < CHANGES && writes.has_room_for(&more);
+        if !(is_first || fits) {
             break;
         }
         sessions.extend(step.sessions());
