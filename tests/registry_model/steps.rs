@@ -315,12 +315,26 @@ fn option() -> impl Strategy<Value = String> {
             mostly(&["true", "false", "ON", "0"], &["maybe", ""])
         )
             .prop_map(|(key, value)| format!("{key}|{value}")),
+        4 => (text(&["health_rise", "health_fall"]), mostly(&["1", "2", "3"], &["0", "101", "x"]))
+            .prop_map(|(key, value)| format!("{key}|{value}")),
+        2 => text(&["health_host|a.de", "health_host|*.a.de", "health_status|200-299,404", "health_status|2xx"]),
         1 => Just("colour|red".to_owned()),
     ]
 }
 
 fn option_key() -> impl Strategy<Value = String> {
-    mostly(&["timeout", "hold", "health_check_interval", "websocket", "compression"], &["colour"])
+    mostly(
+        &[
+            "timeout",
+            "hold",
+            "health_check_interval",
+            "websocket",
+            "compression",
+            "health_rise",
+            "health_host",
+        ],
+        &["colour"],
+    )
 }
 
 /// Commands that stage something.

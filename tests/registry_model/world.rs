@@ -263,7 +263,10 @@ pub(crate) fn result_of(answer: Answer) -> Result<(), ProbeFailure> {
 pub(crate) fn watched(probe: &Probe) -> Watched {
     let get = match &probe.kind {
         ProbeKind::Connect => None,
-        ProbeKind::Get { path, host } => Some((path.to_string(), host.as_ref().map(ToString::to_string))),
+        ProbeKind::Get { path, host, statuses } => {
+            let host = host.as_ref().map(ToString::to_string);
+            Some((path.to_string(), host, statuses.as_ref().map(ToString::to_string)))
+        }
     };
     let interval = probe.interval.as_millis() as u64;
     let timeout = probe.timeout.as_millis() as u64;

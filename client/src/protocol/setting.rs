@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{GoDuration, HealthPath, Invalid};
+use super::{AcceptedStatuses, CheckCount, ExactDomain, GoDuration, HealthPath, Invalid};
 
 /// One option of a route with its value ([PROTOCOL section 5](crate::spec::protocol#5-values)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RouteOption {
     /// How long the response's headers may take, and how long the body may be silent. More than zero.
     Timeout(GoDuration),
@@ -26,6 +26,14 @@ pub enum RouteOption {
     Http3(bool),
     /// How long a claim that lost its last usable member is held (ours, [SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)).
     Hold(GoDuration),
+    /// The Host that a health check sends (ours).
+    HealthHost(ExactDomain),
+    /// The statuses with which a health check passes (ours).
+    HealthStatus(AcceptedStatuses),
+    /// How many checks in a row bring a member back (ours).
+    HealthRise(CheckCount),
+    /// How many failed checks in a row take a member out (ours).
+    HealthFall(CheckCount),
 }
 
 /// The name of an option.
@@ -41,11 +49,15 @@ pub enum OptionKey {
     Http2,
     Http3,
     Hold,
+    HealthHost,
+    HealthStatus,
+    HealthRise,
+    HealthFall,
 }
 
 impl OptionKey {
     /// Every key, in the order of [PROTOCOL section 5](crate::spec::protocol#5-values).
-    pub const ALL: [OptionKey; 9] = [
+    pub const ALL: [OptionKey; 13] = [
         OptionKey::Timeout,
         OptionKey::HealthCheckInterval,
         OptionKey::HealthCheckTimeout,
@@ -55,6 +67,10 @@ impl OptionKey {
         OptionKey::Http2,
         OptionKey::Http3,
         OptionKey::Hold,
+        OptionKey::HealthHost,
+        OptionKey::HealthStatus,
+        OptionKey::HealthRise,
+        OptionKey::HealthFall,
     ];
 
     /// The key's text on the wire.
@@ -69,7 +85,44 @@ impl OptionKey {
             OptionKey::Http2 => "http2",
             OptionKey::Http3 => "http3",
             OptionKey::Hold => "hold",
+            OptionKey::HealthHost => "health_host",
+            OptionKey::HealthStatus => "health_status",
+            OptionKey::HealthRise => "health_rise",
+            OptionKey::HealthFall => "health_fall",
         }
+    }
+
+    /// The capability by which a server announces that it acts on the option; `None`: every server does
+    /// ([PROTOCOL section 7](crate::spec::protocol#7-extensions-of-ours)).
+    pub fn capability(self) -> Option<&'static str> {
+        match self {
+            OptionKey::Timeout
+            | OptionKey::HealthCheckInterval
+            | OptionKey::HealthCheckTimeout
+            | OptionKey::Websocket
+            | OptionKey::PreserveHost
+            | OptionKey::Compression
+            | OptionKey::Http2
+            | OptionKey::Http3 => None,
+            OptionKey::HealthHost
+            | OptionKey::HealthStatus
+            | OptionKey::HealthRise
+            | OptionKey::HealthFall => Some("health_options"),
+            OptionKey::Hold => Some(self.as_str()),
+        }
+    }
+
+    /// Whether it belongs to the health check, which is a scope and a line of CONFIG_DIFF of its own.
+    pub fn is_health(self) -> bool {
+        matches!(
+            self,
+            OptionKey::HealthCheckInterval
+                | OptionKey::HealthCheckTimeout
+                | OptionKey::HealthHost
+                | OptionKey::HealthStatus
+                | OptionKey::HealthRise
+                | OptionKey::HealthFall
+        )
     }
 }
 
@@ -105,11 +158,15 @@ impl RouteOption {
             OptionKey::Http2 => RouteOption::Http2(flag()?),
             OptionKey::Http3 => RouteOption::Http3(flag()?),
             OptionKey::Hold => RouteOption::Hold(duration()?),
+            OptionKey::HealthHost => RouteOption::HealthHost(text.parse()?),
+            OptionKey::HealthStatus => RouteOption::HealthStatus(text.parse()?),
+            OptionKey::HealthRise => RouteOption::HealthRise(text.parse()?),
+            OptionKey::HealthFall => RouteOption::HealthFall(text.parse()?),
         })
     }
 
     /// Its name.
-    pub fn key(self) -> OptionKey {
+    pub fn key(&self) -> OptionKey {
         match self {
             RouteOption::Timeout(_) => OptionKey::Timeout,
             RouteOption::HealthCheckInterval(_) => OptionKey::HealthCheckInterval,
@@ -120,24 +177,40 @@ impl RouteOption {
             RouteOption::Http2(_) => OptionKey::Http2,
             RouteOption::Http3(_) => OptionKey::Http3,
             RouteOption::Hold(_) => OptionKey::Hold,
+            RouteOption::HealthHost(_) => OptionKey::HealthHost,
+            RouteOption::HealthStatus(_) => OptionKey::HealthStatus,
+            RouteOption::HealthRise(_) => OptionKey::HealthRise,
+            RouteOption::HealthFall(_) => OptionKey::HealthFall,
         }
     }
 
     /// Whether it says what holds at a server of ours when nothing is set
     /// ([PROTOCOL section 5](crate::spec::protocol#5-values)). Other servers have defaults of their own.
-    pub fn is_default(self) -> bool {
+    pub fn is_default(&self) -> bool {
         match self {
-            RouteOption::Timeout(timeout) => timeout == GoDuration::from_secs(60),
-            RouteOption::Websocket(on) | RouteOption::PreserveHost(on) => on,
+            RouteOption::Timeout(timeout) => *timeout == GoDuration::from_secs(60),
+            RouteOption::Websocket(on) | RouteOption::PreserveHost(on) => *on,
             RouteOption::Compression(on) | RouteOption::Http2(on) | RouteOption::Http3(on) => !on,
             RouteOption::HealthCheckInterval(_)
             | RouteOption::HealthCheckTimeout(_)
-            | RouteOption::Hold(_) => false,
+            | RouteOption::Hold(_)
+            | RouteOption::HealthHost(_)
+            | RouteOption::HealthStatus(_)
+            | RouteOption::HealthRise(_)
+            | RouteOption::HealthFall(_) => false,
+        }
+    }
+
+    /// How many bytes of text the value keeps. Numbers, durations and booleans keep none.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            RouteOption::HealthHost(_) | RouteOption::HealthStatus(_) => self.value_text().len(),
+            _ => 0,
         }
     }
 
     /// The value's text. Booleans are `true` and `false`, the only ones the reference understands.
-    pub fn value_text(self) -> String {
+    pub fn value_text(&self) -> String {
         match self {
             RouteOption::Timeout(d)
             | RouteOption::HealthCheckInterval(d)
@@ -148,6 +221,9 @@ impl RouteOption {
             | RouteOption::Compression(b)
             | RouteOption::Http2(b)
             | RouteOption::Http3(b) => b.to_string(),
+            RouteOption::HealthHost(host) => host.to_string(),
+            RouteOption::HealthStatus(statuses) => statuses.to_string(),
+            RouteOption::HealthRise(count) | RouteOption::HealthFall(count) => count.to_string(),
         }
     }
 }
@@ -205,6 +281,10 @@ mod tests {
             (OptionKey::HealthCheckTimeout, "0"),
             (OptionKey::Compression, "perhaps"),
             (OptionKey::Hold, "-1s"),
+            (OptionKey::HealthHost, "*.example.com"),
+            (OptionKey::HealthStatus, "2xx"),
+            (OptionKey::HealthRise, "0"),
+            (OptionKey::HealthFall, "101"),
         ] {
             assert!(RouteOption::parse(key, value).is_err(), "{key}={value}");
         }

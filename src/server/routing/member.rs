@@ -131,17 +131,21 @@ impl Default for Settings {
 impl Settings {
     /// The settings with `option` applied. Options that do not concern a member change nothing.
     #[must_use]
-    pub fn with(mut self, option: RouteOption) -> Self {
+    pub fn with(mut self, option: &RouteOption) -> Self {
         match option {
             RouteOption::Timeout(timeout) => self.timeout = timeout.get(),
-            RouteOption::Websocket(on) => self.websocket = on,
-            RouteOption::PreserveHost(on) => self.preserve_host = on,
-            RouteOption::Compression(on) => self.compression = on,
-            RouteOption::Http2(on) => self.http2 = on,
+            RouteOption::Websocket(on) => self.websocket = *on,
+            RouteOption::PreserveHost(on) => self.preserve_host = *on,
+            RouteOption::Compression(on) => self.compression = *on,
+            RouteOption::Http2(on) => self.http2 = *on,
             RouteOption::HealthCheckInterval(_)
             | RouteOption::HealthCheckTimeout(_)
             | RouteOption::Http3(_)
-            | RouteOption::Hold(_) => {}
+            | RouteOption::Hold(_)
+            | RouteOption::HealthHost(_)
+            | RouteOption::HealthStatus(_)
+            | RouteOption::HealthRise(_)
+            | RouteOption::HealthFall(_) => {}
         }
         self
     }

@@ -48,7 +48,7 @@ raw! {
     registry_host registry_port registry_token service_token registry_each_address enable_registry
     service_name instance_name metadata
     domains route_path port app_port priority routes backend_scheme backend_host backend_each_address web_net_cidr
-    health_path health_interval health_timeout
+    health_path health_interval health_timeout health_host health_status health_rise health_fall
     compression enable_websocket preserve_host backend_http2 backend_timeout
     response_headers rate_limit circuit_breaker
     enable_socketio_route socketio_path

@@ -8,6 +8,7 @@ use registry_client::protocol::{
     PathPrefix, RateLimit, Scheme,
 };
 
+use super::more_options::{self, MoreOptions};
 use super::raw::Raw;
 use super::{RouteConfig, RouteOptions, values};
 
@@ -68,6 +69,7 @@ struct Draft {
     /// With an interval of zero there is no check.
     health: HealthCheck,
     options: RouteOptions,
+    more_options: MoreOptions,
     headers: Vec<(HeaderName, HeaderValue)>,
     rate_limit: Option<RateLimit>,
     circuit_breaker: Option<CircuitBreaker>,
@@ -107,6 +109,7 @@ impl Draft {
     }
 
     fn route(self, origin: String, domains: Domains) -> RouteConfig {
+        let has_check = !self.health.interval.is_zero();
         RouteConfig {
             origin,
             domains,
@@ -115,8 +118,13 @@ impl Draft {
             host: self.host,
             port: self.port,
             priority: self.priority,
-            health: Some(self.health).filter(|health| !health.interval.is_zero()),
+            health: has_check.then_some(self.health),
             options: self.options,
+            more_options: self
+                .more_options
+                .into_values()
+                .filter(|option| has_check || !option.key().is_health())
+                .collect(),
             headers: self.headers,
             rate_limit: self.rate_limit,
             circuit_breaker: self.circuit_breaker,
@@ -132,6 +140,7 @@ fn inherited(raw: &mut Raw, reader: &mut Reader, domains: Option<Domains>) -> Re
     let priority = reader.value("PRIORITY", raw.priority.take(), values::priority);
     let health = health(raw, reader);
     let options = options(raw, reader);
+    let more_options = more_options::from_variables(raw, reader);
     let headers = reader.optional("RESPONSE_HEADERS", raw.response_headers.take(), values::headers);
     let rate_limit = reader.optional("RATE_LIMIT", raw.rate_limit.take(), values::rate_limit);
     let breaker = reader.optional("CIRCUIT_BREAKER", raw.circuit_breaker.take(), values::circuit_breaker);
@@ -144,6 +153,7 @@ fn inherited(raw: &mut Raw, reader: &mut Reader, domains: Option<Domains>) -> Re
         priority: priority?,
         health: health?,
         options: options?,
+        more_options: more_options?,
         headers: headers?.unwrap_or_default(),
         rate_limit: rate_limit?,
         circuit_breaker: breaker?,
@@ -260,7 +270,7 @@ const KEYS: [&str; 15] = [
     "circuit_breaker",
 ];
 /// The keys of its `health`.
-const HEALTH_KEYS: [&str; 3] = ["path", "interval", "timeout"];
+const HEALTH_KEYS: [&str; 7] = ["path", "interval", "timeout", "host", "status", "rise", "fall"];
 
 /// One item of ROUTES while it is read.
 struct Entry<'a> {
@@ -294,17 +304,20 @@ impl Entry<'_> {
             }
             Value::Object(fields) => fields,
             _ => {
-                let reason = "it is neither false nor an object with path, interval, timeout".to_owned();
+                let reason = format!("it is neither false nor an object with {}", HEALTH_KEYS.join(", "));
                 return self.refuse(".health", Some(value), reason);
             }
         };
         for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-            let health = &mut self.draft.health;
+            let (health, options) = (&mut self.draft.health, &mut self.draft.more_options);
             let set = match key.as_str() {
                 "path" => scalar(value, values::wire).map(|path| health.path = path),
                 "interval" => scalar(value, values::duration).map(|interval| health.interval = interval),
                 "timeout" => scalar(value, values::positive).map(|timeout| health.timeout = timeout),
-                _ => Err(unknown_key(key, &HEALTH_KEYS)),
+                _ => match more_options::HEALTH.iter().find(|(name, _)| name == key) {
+                    Some((_, option)) => more_options::from_json(options, *option, value),
+                    None => Err(unknown_key(key, &HEALTH_KEYS)),
+                },
             };
             if let Err(reason) = set {
                 self.refuse(&format!(".health.{key}"), Some(value), reason);

@@ -37,12 +37,14 @@ pub(crate) struct Member {
     answered: bool,
     /// It serves until it has: nobody else does.
     hopeful: bool,
-    failures: u32,
+    failures: u64,
+    /// Passed probes in a row.
+    passes: u64,
     /// One of its probes failed in another way than by being late.
     rejected: bool,
     /// Its last probe passed.
     passed: bool,
-    /// Three failures in a row.
+    /// As many failures in a row as take it out.
     sick: bool,
     /// It failed while its session was lost, or somebody else came to its address then.
     out: bool,
@@ -57,8 +59,8 @@ pub(crate) struct Member {
 pub(crate) struct Watched {
     pub backend: String,
     pub peer: IpAddr,
-    /// Path and Host of a GET. `None`: whether it accepts a connection.
-    pub get: Option<(String, Option<String>)>,
+    /// Path, Host and statuses of a GET. `None`: whether it accepts a connection.
+    pub get: Option<(String, Option<String>, Option<String>)>,
     pub interval: u64,
     pub timeout: u64,
 }
@@ -247,6 +249,7 @@ impl Model {
             answered: false,
             hopeful: !served,
             failures: 0,
+            passes: 0,
             rejected: false,
             passed: false,
             sick: false,
@@ -275,7 +278,7 @@ impl Model {
     pub(super) fn members_lost_or_back(&mut self, s: usize) {
         let lost = self.sessions[s].lost;
         for member in self.claims.iter_mut().flat_map(|c| &mut c.members).filter(|m| m.session == s) {
-            (member.failures, member.rejected) = (0, false);
+            (member.failures, member.passes, member.rejected) = (0, 0, false);
             if !lost {
                 member.returns();
             }
@@ -415,7 +418,9 @@ impl Model {
             return Some(Watched { backend, peer, get: None, interval: QUICK, timeout: CONNECT_TIMEOUT });
         };
         let interval = if quick { interval.min(QUICK) } else { interval };
-        let get = Some((path, self.shown_route(member)?.host()));
+        let cells = self.cells(member);
+        let host = cells.text("health_host").or_else(|| self.shown_route(member)?.host());
+        let get = Some((path, host, cells.text("health_status")));
         Some(Watched { backend, peer, get, interval, timeout })
     }
 
@@ -455,6 +460,10 @@ impl Model {
         let error = if answer == Answer::IsSlow { SLOW } else { REFUSED };
         let waits_for_proven = self.has_proven(&which.domain, &which.path);
         let lost = self.sessions[which.session].lost;
+        // Without a check nobody counts otherwise than by default.
+        let cells = self.cells(which);
+        let count = |key, default| cells.check().and_then(|_| cells.number(key)).unwrap_or(default);
+        let (rise, fall) = (count("health_rise", 1), count("health_fall", 3));
         let mut all = self.claims.iter_mut().flat_map(|claim| &mut claim.members);
         let same = |m: &&mut Member| m.is_at(which.session, &which.domain, &which.path, &which.backend);
         let Some(member) = all.find(same) else { return };
@@ -462,18 +471,19 @@ impl Model {
         member.passed = answer == Answer::Passes;
         if member.passed {
             member.failures = 0;
-            if !member.out {
+            member.passes += 1;
+            if !member.out && (!member.sick || member.passes >= rise) {
                 (member.answered, member.sick) = (true, false);
             }
         } else if lost {
             member.out = true;
         } else {
-            member.failures += 1;
+            (member.failures, member.passes) = (member.failures + 1, 0);
             member.rejected |= answer == Answer::Refuses;
         }
         let asked = member.clone();
         let may_stay = self.is_merely_slow(&asked) && !waits_for_proven;
-        if !asked.passed && !lost && asked.failures >= 3 && !may_stay {
+        if !asked.passed && !lost && asked.failures >= fall && !may_stay {
             let mut all = self.claims.iter_mut().flat_map(|claim| &mut claim.members);
             let same = |m: &&mut Member| m.is_at(which.session, &which.domain, &which.path, &which.backend);
             if let Some(member) = all.find(same) {

@@ -13,7 +13,7 @@ use crate::server::registry::session::uptime;
 use super::limited_reply::{bounded, rfc3339};
 
 /// What this server can do beyond the reference server.
-const CAPABILITIES: [&str; 12] = [
+const CAPABILITIES: [&str; 13] = [
     "breaker_off",
     "bulk",
     "compressed",
@@ -21,6 +21,7 @@ const CAPABILITIES: [&str; 12] = [
     "events",
     "h2c",
     "health_off",
+    "health_options",
     "hold",
     "maintenance",
     "pages",

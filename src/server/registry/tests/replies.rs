@@ -45,8 +45,8 @@ fn session_info_says_what_there_is_and_no_secret() {
         "metadata": { "note": "a|b" }, "revision": 1, "cluster_id": "c1",
         "server": concat!("registry-server/", env!("CARGO_PKG_VERSION")),
         "capabilities": [
-            "breaker_off", "bulk", "compressed", "drain", "events", "h2c", "health_off", "hold", "maintenance", "pages",
-            "ratelimit_off", "targets"
+            "breaker_off", "bulk", "compressed", "drain", "events", "h2c", "health_off", "health_options", "hold",
+            "maintenance", "pages", "ratelimit_off", "targets"
         ],
     });
     assert_eq!(info, expected);

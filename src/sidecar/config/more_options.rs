@@ -1,0 +1,62 @@
+//! The options of a route on which only this project's server acts, each with a variable and a key in ROUTES.
+
+use std::collections::BTreeMap;
+
+use crate::environment::{Reader, Reported, reason_of};
+use registry_client::protocol::{OptionKey, RouteOption};
+use serde_json::Value;
+
+use super::raw::Raw;
+
+/// The options that are set, each key once.
+pub(super) type MoreOptions = BTreeMap<OptionKey, RouteOption>;
+
+/// The keys of `health` in ROUTES that are options.
+pub(super) const HEALTH: [(&str, OptionKey); 4] = [
+    ("host", OptionKey::HealthHost),
+    ("status", OptionKey::HealthStatus),
+    ("rise", OptionKey::HealthRise),
+    ("fall", OptionKey::HealthFall),
+];
+
+/// What the variables say.
+pub(super) fn from_variables(raw: &mut Raw, reader: &mut Reader) -> Result<MoreOptions, Reported> {
+    let variables = [
+        ("HEALTH_HOST", raw.health_host.take(), OptionKey::HealthHost),
+        ("HEALTH_STATUS", raw.health_status.take(), OptionKey::HealthStatus),
+        ("HEALTH_RISE", raw.health_rise.take(), OptionKey::HealthRise),
+        ("HEALTH_FALL", raw.health_fall.take(), OptionKey::HealthFall),
+    ];
+    let mut options = MoreOptions::new();
+    let mut outcome = Ok(());
+    for (name, text, key) in variables {
+        match reader.optional(name, text, |text| RouteOption::parse(key, text)) {
+            Ok(option) => set(&mut options, option),
+            Err(Reported) => outcome = Err(Reported),
+        }
+    }
+    outcome.map(|()| options)
+}
+
+/// Sets an option to what ROUTES says. `false` takes away what would be inherited.
+pub(super) fn from_json(options: &mut MoreOptions, key: OptionKey, value: &Value) -> Result<(), String> {
+    let text = match value {
+        Value::Bool(false) => {
+            options.remove(&key);
+            return Ok(());
+        }
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(_) | Value::Bool(true) => value.to_string(),
+        Value::Null | Value::Array(_) | Value::Object(_) => {
+            return Err("it is no string, number or boolean".to_owned());
+        }
+    };
+    let option = RouteOption::parse(key, &text).map_err(|refused| reason_of(&refused, &text))?;
+    set(options, Some(option));
+    Ok(())
+}
+
+/// Puts an option in that says anything but the default.
+fn set(options: &mut MoreOptions, option: Option<RouteOption>) {
+    options.extend(option.filter(|option| !option.is_default()).map(|option| (option.key(), option)));
+}
