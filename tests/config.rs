@@ -278,6 +278,12 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("RESPONSE_HEADERS", r#"{"a b":"c"}"#),
         ("RATE_LIMIT", "100"),
         ("CIRCUIT_BREAKER", "5/30s"),
+        ("STRIP_PREFIX", "/api"),
+        ("STICKY", "cookie"),
+        ("REDIRECT_DOMAINS", "http://www.example.com"),
+        ("ALLOW_FROM", "10.0.0.0/33"),
+        ("BODY_LIMIT", "10mb"),
+        ("WEIGHT", "5%"),
         ("ENABLE_SOCKETIO_ROUTE", "maybe"),
         ("SOCKETIO_PATH", "socket.io"),
         ("WAIT_FOR_PORT", "8080"),
@@ -473,6 +479,34 @@ fn options_of_the_check_are_inherited_too_and_go_with_it() {
     for part in ["ROUTES[0].health.rise", "ROUTES[0].health.host", "did you mean rise?"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn redirect_domains_are_a_route_of_their_own_to_the_first_domain() {
+    let config = with(&[
+        ("DOMAINS", "example.com,shop.example.com"),
+        ("ROUTE_PATH", "/shop"),
+        ("SIDECAR_REDIRECT_DOMAINS", "www.example.com example.org"),
+        ("SIDECAR_STICKY", "true"),
+        ("SIDECAR_BODY_LIMIT", "10m"),
+        ("SIDECAR_STRIP_PREFIX", "true"),
+        ("ENABLE_SOCKETIO_ROUTE", "true"),
+    ])
+    .unwrap();
+    let said = |route: &RouteConfig| {
+        let options = route.more_options.iter();
+        options.map(|option| format!("{}={}", option.key(), option.value_text())).collect::<Vec<_>>()
+    };
+    let [own, socketio, redirect] = &registration(&config).routes[..] else { panic!("{config:?}") };
+    assert_eq!(said(own), ["strip_prefix=true", "sticky=true", "body_limit=10m"]);
+    assert_eq!(said(socketio), ["sticky=true", "body_limit=10m"], "it answers at its own path");
+    assert_eq!((redirect.origin.as_str(), redirect.path.as_str()), ("REDIRECT_DOMAINS", "/"));
+    assert_eq!(redirect.domains.to_string(), "www.example.com,example.org");
+    assert_eq!((said(redirect), &redirect.health), (vec!["redirect=example.com".to_owned()], &None));
+    let text = refused(&[("DOMAINS", "*.example.com"), ("SIDECAR_REDIRECT_DOMAINS", "example.org")]);
+    assert!(text.contains("the first of DOMAINS"), "{text}");
+    let text = refused(&[("DOMAINS", "example.com"), ("SIDECAR_REDIRECT_DOMAINS", "example.com")]);
+    assert!(text.contains("REDIRECT_DOMAINS") && text.contains("already"), "{text}");
 }
 
 #[test]

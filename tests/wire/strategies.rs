@@ -158,10 +158,16 @@ pub(super) fn route_option() -> BoxedStrategy<RouteOption> {
             OptionKey::Http2 => RouteOption::Http2(flag),
             OptionKey::Http3 => RouteOption::Http3(flag),
             OptionKey::Hold => RouteOption::Hold(any_time),
+            OptionKey::StripPrefix => RouteOption::StripPrefix(flag),
+            OptionKey::Sticky => RouteOption::Sticky(flag),
             OptionKey::HealthHost
             | OptionKey::HealthStatus
             | OptionKey::HealthRise
-            | OptionKey::HealthFall => {
+            | OptionKey::HealthFall
+            | OptionKey::Redirect
+            | OptionKey::AllowFrom
+            | OptionKey::BodyLimit
+            | OptionKey::Weight => {
                 let text = option_texts(key)[count % option_texts(key).len()];
                 RouteOption::parse(key, text).unwrap()
             }
@@ -172,9 +178,12 @@ pub(super) fn route_option() -> BoxedStrategy<RouteOption> {
 /// Values of options that are neither booleans nor durations.
 fn option_texts(key: OptionKey) -> &'static [&'static str] {
     match key {
-        OptionKey::HealthHost => &["example.com", "www.example.com"],
+        OptionKey::HealthHost | OptionKey::Redirect => &["example.com", "www.example.com"],
         OptionKey::HealthStatus => &["200", "200-299,404", "100-599"],
         OptionKey::HealthRise | OptionKey::HealthFall => &["1", "2", "100"],
+        OptionKey::AllowFrom => &["10.0.0.0/8", "192.0.2.1/32,2001:db8::/32"],
+        OptionKey::BodyLimit => &["0", "1000", "10m", "3g"],
+        OptionKey::Weight => &["0", "5", "1000"],
         _ => &[],
     }
 }

@@ -27,7 +27,7 @@ pub use domain::{Domain, PathPrefix};
 pub use duration::GoDuration;
 pub use error::{Invalid, is_field_safe};
 pub use metadata::{Metadata, SECRET_KEYS};
-pub use option_value::{AcceptedStatuses, CheckCount, ExactDomain};
+pub use option_value::{AcceptedStatuses, ByteLimit, CheckCount, ExactDomain, Networks, Weight};
 pub use refusal::Refusal;
 pub use reply::{NotAReply, Push, Reply, ServerLine};
 pub use setting::{CircuitBreaker, HealthCheck, OptionKey, RateLimit, RouteOption, parse_bool};

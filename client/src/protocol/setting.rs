@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{AcceptedStatuses, CheckCount, ExactDomain, GoDuration, HealthPath, Invalid};
+use super::{
+    AcceptedStatuses, ByteLimit, CheckCount, ExactDomain, GoDuration, HealthPath, Invalid, Networks, Weight,
+};
 
 /// One option of a route with its value ([PROTOCOL section 5](crate::spec::protocol#5-values)).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,6 +36,18 @@ pub enum RouteOption {
     HealthRise(CheckCount),
     /// How many failed checks in a row take a member out (ours).
     HealthFall(CheckCount),
+    /// Whether the route's path is taken off before the backend sees it (ours).
+    StripPrefix(bool),
+    /// Whether a cookie keeps a client at its instance (ours).
+    Sticky(bool),
+    /// Where the proxy sends whoever asks for the route (ours).
+    Redirect(ExactDomain),
+    /// The client addresses that may use the route (ours).
+    AllowFrom(Networks),
+    /// How many bytes the body of a request may have (ours).
+    BodyLimit(ByteLimit),
+    /// The instance's share of the requests (ours).
+    Weight(Weight),
 }
 
 /// The name of an option.
@@ -53,11 +67,17 @@ pub enum OptionKey {
     HealthStatus,
     HealthRise,
     HealthFall,
+    StripPrefix,
+    Sticky,
+    Redirect,
+    AllowFrom,
+    BodyLimit,
+    Weight,
 }
 
 impl OptionKey {
     /// Every key, in the order of [PROTOCOL section 5](crate::spec::protocol#5-values).
-    pub const ALL: [OptionKey; 13] = [
+    pub const ALL: [OptionKey; 19] = [
         OptionKey::Timeout,
         OptionKey::HealthCheckInterval,
         OptionKey::HealthCheckTimeout,
@@ -71,6 +91,12 @@ impl OptionKey {
         OptionKey::HealthStatus,
         OptionKey::HealthRise,
         OptionKey::HealthFall,
+        OptionKey::StripPrefix,
+        OptionKey::Sticky,
+        OptionKey::Redirect,
+        OptionKey::AllowFrom,
+        OptionKey::BodyLimit,
+        OptionKey::Weight,
     ];
 
     /// The key's text on the wire.
@@ -89,6 +115,12 @@ impl OptionKey {
             OptionKey::HealthStatus => "health_status",
             OptionKey::HealthRise => "health_rise",
             OptionKey::HealthFall => "health_fall",
+            OptionKey::StripPrefix => "strip_prefix",
+            OptionKey::Sticky => "sticky",
+            OptionKey::Redirect => "redirect",
+            OptionKey::AllowFrom => "allow_from",
+            OptionKey::BodyLimit => "body_limit",
+            OptionKey::Weight => "weight",
         }
     }
 
@@ -108,7 +140,13 @@ impl OptionKey {
             | OptionKey::HealthStatus
             | OptionKey::HealthRise
             | OptionKey::HealthFall => Some("health_options"),
-            OptionKey::Hold => Some(self.as_str()),
+            OptionKey::Hold
+            | OptionKey::StripPrefix
+            | OptionKey::Sticky
+            | OptionKey::Redirect
+            | OptionKey::AllowFrom
+            | OptionKey::BodyLimit
+            | OptionKey::Weight => Some(self.as_str()),
         }
     }
 
@@ -162,6 +200,12 @@ impl RouteOption {
             OptionKey::HealthStatus => RouteOption::HealthStatus(text.parse()?),
             OptionKey::HealthRise => RouteOption::HealthRise(text.parse()?),
             OptionKey::HealthFall => RouteOption::HealthFall(text.parse()?),
+            OptionKey::StripPrefix => RouteOption::StripPrefix(flag()?),
+            OptionKey::Sticky => RouteOption::Sticky(flag()?),
+            OptionKey::Redirect => RouteOption::Redirect(text.parse()?),
+            OptionKey::AllowFrom => RouteOption::AllowFrom(text.parse()?),
+            OptionKey::BodyLimit => RouteOption::BodyLimit(text.parse()?),
+            OptionKey::Weight => RouteOption::Weight(text.parse()?),
         })
     }
 
@@ -181,6 +225,12 @@ impl RouteOption {
             RouteOption::HealthStatus(_) => OptionKey::HealthStatus,
             RouteOption::HealthRise(_) => OptionKey::HealthRise,
             RouteOption::HealthFall(_) => OptionKey::HealthFall,
+            RouteOption::StripPrefix(_) => OptionKey::StripPrefix,
+            RouteOption::Sticky(_) => OptionKey::Sticky,
+            RouteOption::Redirect(_) => OptionKey::Redirect,
+            RouteOption::AllowFrom(_) => OptionKey::AllowFrom,
+            RouteOption::BodyLimit(_) => OptionKey::BodyLimit,
+            RouteOption::Weight(_) => OptionKey::Weight,
         }
     }
 
@@ -190,21 +240,32 @@ impl RouteOption {
         match self {
             RouteOption::Timeout(timeout) => *timeout == GoDuration::from_secs(60),
             RouteOption::Websocket(on) | RouteOption::PreserveHost(on) => *on,
-            RouteOption::Compression(on) | RouteOption::Http2(on) | RouteOption::Http3(on) => !on,
+            RouteOption::Compression(on)
+            | RouteOption::Http2(on)
+            | RouteOption::Http3(on)
+            | RouteOption::StripPrefix(on)
+            | RouteOption::Sticky(on) => !on,
+            RouteOption::BodyLimit(limit) => limit.get().is_none(),
+            RouteOption::Weight(weight) => *weight == Weight::default(),
             RouteOption::HealthCheckInterval(_)
             | RouteOption::HealthCheckTimeout(_)
             | RouteOption::Hold(_)
             | RouteOption::HealthHost(_)
             | RouteOption::HealthStatus(_)
             | RouteOption::HealthRise(_)
-            | RouteOption::HealthFall(_) => false,
+            | RouteOption::HealthFall(_)
+            | RouteOption::Redirect(_)
+            | RouteOption::AllowFrom(_) => false,
         }
     }
 
     /// How many bytes of text the value keeps. Numbers, durations and booleans keep none.
     pub fn text_bytes(&self) -> usize {
         match self {
-            RouteOption::HealthHost(_) | RouteOption::HealthStatus(_) => self.value_text().len(),
+            RouteOption::HealthHost(_)
+            | RouteOption::HealthStatus(_)
+            | RouteOption::Redirect(_)
+            | RouteOption::AllowFrom(_) => self.value_text().len(),
             _ => 0,
         }
     }
@@ -220,10 +281,15 @@ impl RouteOption {
             | RouteOption::PreserveHost(b)
             | RouteOption::Compression(b)
             | RouteOption::Http2(b)
-            | RouteOption::Http3(b) => b.to_string(),
-            RouteOption::HealthHost(host) => host.to_string(),
+            | RouteOption::Http3(b)
+            | RouteOption::StripPrefix(b)
+            | RouteOption::Sticky(b) => b.to_string(),
+            RouteOption::HealthHost(host) | RouteOption::Redirect(host) => host.to_string(),
             RouteOption::HealthStatus(statuses) => statuses.to_string(),
             RouteOption::HealthRise(count) | RouteOption::HealthFall(count) => count.to_string(),
+            RouteOption::AllowFrom(networks) => networks.to_string(),
+            RouteOption::BodyLimit(limit) => limit.to_string(),
+            RouteOption::Weight(weight) => weight.to_string(),
         }
     }
 }

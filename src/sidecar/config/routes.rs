@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::environment::{Reader, Reported, nearest, reason_of};
 use registry_client::protocol::{
-    CircuitBreaker, Domain, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host, Invalid,
-    PathPrefix, RateLimit, Scheme,
+    CircuitBreaker, Domain, Domains, ExactDomain, GoDuration, HeaderName, HeaderValue, HealthCheck, Host,
+    Invalid, OptionKey, PathPrefix, RateLimit, RouteOption, Scheme,
 };
 
 use super::more_options::{self, MoreOptions};
@@ -25,6 +25,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
     let domains = reader.optional("DOMAINS", raw.domains.take(), values::domains);
     let shared = domains.as_ref().ok().cloned().flatten();
     let inherited = inherited(raw, reader, shared.clone());
+    let redirect_domains = reader.optional("REDIRECT_DOMAINS", raw.redirect_domains.take(), values::domains);
     let socketio = socketio(raw, reader);
     let items = items(raw.routes.take(), reader);
     if required && matches!(domains, Ok(None)) && matches!(items.as_deref(), Ok([])) {
@@ -37,6 +38,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
         Err(Reported) => self::inherited(&mut Raw::default(), reader, shared)?,
     };
     let listed = listed(&items?, &draft, reader, domains.is_err());
+    let redirected = redirected(redirect_domains, &domains, &inherited, reader);
     let (inherited, listed, domains, socketio) = (inherited?, listed?, domains?, socketio?);
     let port = inherited.port;
     let mut list = Vec::new();
@@ -52,6 +54,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
         }
         (None, _) => {}
     }
+    list.extend(redirected?);
     list.extend(listed);
     without_repetition(&list, reader)?;
     Ok(Routes { list, port })
@@ -201,10 +204,31 @@ fn socketio(raw: &mut Raw, reader: &mut Reader) -> Result<Option<PathPrefix>, Re
     Ok(enabled.then_some(path))
 }
 
+/// The routes of REDIRECT_DOMAINS: every path of these hosts leads to the first of DOMAINS.
+fn redirected(
+    hosts: Result<Option<Domains>, Reported>,
+    domains: &Result<Option<Domains>, Reported>,
+    inherited: &Result<Draft, Reported>,
+    reader: &mut Reader,
+) -> Result<Vec<RouteConfig>, Reported> {
+    let (Some(hosts), Ok(domains), Ok(draft)) = (hosts?, domains, inherited) else { return Ok(Vec::new()) };
+    let first = domains.as_ref().and_then(|domains| domains.as_slice().first());
+    let Some(Ok(host)) = first.map(|first| first.as_str().parse::<ExactDomain>()) else {
+        let reason = "it leads to the first of DOMAINS, which is not set or is a wildcard";
+        return Err(reader.refuse("REDIRECT_DOMAINS", reason.to_owned()));
+    };
+    let mut draft = Draft { path: PathPrefix::root(), ..draft.clone() };
+    draft.health.interval = GoDuration::ZERO;
+    draft.more_options = [(OptionKey::Redirect, RouteOption::Redirect(host))].into();
+    Ok(draft.routes("REDIRECT_DOMAINS".to_owned(), &hosts))
+}
+
 /// The route that carries the websockets of socket.io.
 fn companion(mut draft: Draft, domains: Domains, path: PathPrefix) -> Vec<RouteConfig> {
     draft.path = path;
     draft.options.websocket = true;
+    // socket.io answers at its own path.
+    draft.more_options.remove(&OptionKey::StripPrefix);
     draft.routes("SOCKETIO_PATH".to_owned(), &domains)
 }
 
@@ -252,7 +276,7 @@ fn listed(
 }
 
 /// The keys of a route in ROUTES.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 21] = [
     "domains",
     "path",
     "port",
@@ -268,6 +292,12 @@ const KEYS: [&str; 15] = [
     "headers",
     "rate_limit",
     "circuit_breaker",
+    "strip_prefix",
+    "sticky",
+    "redirect",
+    "allow_from",
+    "body_limit",
+    "weight",
 ];
 /// The keys of its `health`.
 const HEALTH_KEYS: [&str; 7] = ["path", "interval", "timeout", "host", "status", "rise", "fall"];
@@ -353,7 +383,10 @@ impl Draft {
             "headers" => self.headers = header_object(value)?,
             "rate_limit" => self.rate_limit = unless_false(value, values::rate_limit)?,
             "circuit_breaker" => self.circuit_breaker = unless_false(value, values::circuit_breaker)?,
-            _ => return Err(unknown_key(key, &KEYS)),
+            _ => match more_options::KEYS.iter().find(|(name, _)| *name == key) {
+                Some((_, option)) => more_options::from_json(&mut self.more_options, *option, value)?,
+                None => return Err(unknown_key(key, &KEYS)),
+            },
         }
         Ok(())
     }
@@ -415,6 +448,7 @@ fn without_repetition(list: &[RouteConfig], reader: &mut Reader) -> Result<(), R
                 let place = place.split(' ').next().unwrap_or(place);
                 reader.refuse_part("ROUTES", place, None, reason)
             }
+            None if route.origin.starts_with("REDIRECT_DOMAINS") => reader.refuse("REDIRECT_DOMAINS", reason),
             None => reader.refuse("SOCKETIO_PATH", reason),
         });
     }

@@ -298,7 +298,10 @@ fn option_value(key: &str, value: &str) -> Read<OptionValue> {
     match key {
         "timeout" | "health_check_timeout" => text::duration_above_zero(value).map(OptionValue::Millis),
         "health_check_interval" | "hold" => text::duration(value).map(OptionValue::Millis),
-        "health_host" => text::exact_domain(value).map(OptionValue::Text),
+        "allow_from" => text::networks(value).map(OptionValue::Text),
+        "body_limit" => text::size(value).map(OptionValue::Number),
+        "weight" => text::weight(value).map(OptionValue::Number),
+        "health_host" | "redirect" => text::exact_domain(value).map(OptionValue::Text),
         "health_status" => text::statuses(value).map(OptionValue::Text),
         "health_rise" | "health_fall" => text::checks(value).map(OptionValue::Number),
         _ => text::boolean(value).map(OptionValue::Flag),

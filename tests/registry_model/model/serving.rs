@@ -24,6 +24,7 @@ pub(crate) struct Claim {
     pub(super) priority: i32,
     pub(super) limit: Option<(u32, u64)>,
     pub(super) hold: u64,
+    pub(super) guards: (bool, Option<String>, Option<String>, Option<u64>),
 }
 
 /// A session with a backend, in a claim.
@@ -230,6 +231,7 @@ impl Model {
                 priority: 0,
                 limit: None,
                 hold: self.rules.hold,
+                guards: Default::default(),
             });
             self.claims.len() - 1
         });
@@ -523,7 +525,9 @@ impl Model {
         }
         for member in 0..self.claims[at].members.len() {
             let found = self.claims[at].members[member].clone();
-            if !found.hopeful && self.is_merely_slow(&found) {
+            // Whoever goes with its session does not begin to serve meanwhile.
+            let stays = !self.sessions[found.session].ended;
+            if stays && !found.hopeful && self.is_merely_slow(&found) {
                 self.claims[at].members[member].hopeful = true;
                 self.note(&found, true, "answered", None);
             }
@@ -598,12 +602,18 @@ impl Model {
         let settings = last.map(|member| {
             let cells = self.cells(member);
             let priority = self.shown_route(member).map_or(0, |route| route.priority);
-            (priority, cells.limit, cells.millis("hold").unwrap_or(self.rules.hold))
+            let guards = (
+                cells.flag("sticky", false),
+                cells.text("redirect"),
+                cells.text("allow_from"),
+                cells.number("body_limit").filter(|limit| *limit > 0),
+            );
+            (priority, cells.limit, cells.millis("hold").unwrap_or(self.rules.hold), guards)
         });
         let now = self.now;
         let claim = &mut self.claims[at];
-        if let Some((priority, limit, hold)) = settings {
-            (claim.priority, claim.limit, claim.hold) = (priority, limit, hold);
+        if let Some((priority, limit, hold, guards)) = settings {
+            (claim.priority, claim.limit, claim.hold, claim.guards) = (priority, limit, hold, guards);
         }
         if shown {
             claim.until = None;

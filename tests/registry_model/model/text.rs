@@ -180,7 +180,7 @@ pub(crate) fn health_path(text: &str) -> Read<String> {
     }
 }
 
-pub(crate) const OPTIONS: [&str; 13] = [
+pub(crate) const OPTIONS: [&str; 19] = [
     "timeout",
     "health_check_interval",
     "health_check_timeout",
@@ -194,6 +194,12 @@ pub(crate) const OPTIONS: [&str; 13] = [
     "health_status",
     "health_rise",
     "health_fall",
+    "strip_prefix",
+    "sticky",
+    "redirect",
+    "allow_from",
+    "body_limit",
+    "weight",
 ];
 
 /// Single statuses and ranges, as the server says them again.
@@ -213,6 +219,28 @@ pub(crate) fn checks(text: &str) -> Read<u64> {
     match text.parse() {
         Ok(count) if (1..=100).contains(&count) => Ok(count),
         _ => about("number of checks", text),
+    }
+}
+
+/// Addresses and networks, of which the steps use one spelling.
+pub(crate) fn networks(text: &str) -> Read<String> {
+    let is_network = |part: &str| part.parse::<ipnet::IpNet>().is_ok();
+    if text.split(',').all(is_network) { Ok(text.to_owned()) } else { about("networks", text) }
+}
+
+/// Bytes, with a unit.
+pub(crate) fn size(text: &str) -> Read<u64> {
+    let (digits, factor) = match text.strip_suffix('m') {
+        Some(digits) => (digits, 1 << 20),
+        None => (text, 1),
+    };
+    digits.parse::<u64>().map(|count| count * factor).or_else(|_| about("size", text))
+}
+
+pub(crate) fn weight(text: &str) -> Read<u64> {
+    match text.parse() {
+        Ok(weight) if weight <= 1000 => Ok(weight),
+        _ => about("weight", text),
     }
 }
 

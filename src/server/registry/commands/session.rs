@@ -13,7 +13,9 @@ use crate::server::registry::session::uptime;
 use super::limited_reply::{bounded, rfc3339};
 
 /// What this server can do beyond the reference server.
-const CAPABILITIES: [&str; 13] = [
+const CAPABILITIES: [&str; 19] = [
+    "allow_from",
+    "body_limit",
     "breaker_off",
     "bulk",
     "compressed",
@@ -26,7 +28,11 @@ const CAPABILITIES: [&str; 13] = [
     "maintenance",
     "pages",
     "ratelimit_off",
+    "redirect",
+    "sticky",
+    "strip_prefix",
     "targets",
+    "weight",
 ];
 
 /// REGISTER.

@@ -7,7 +7,9 @@ use registry_client::protocol::{
     AcceptedStatuses, BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption,
 };
 
-use crate::server::routing::{ExtraSettings, Extras, Maintenance, ResponseHeaders, RouteState, Settings};
+use crate::server::routing::{
+    ExtraSettings, Extras, Guards, Maintenance, ResponseHeaders, RouteState, Settings,
+};
 
 use super::route::Route;
 use super::settings::{CompactSettings, RouteSettings, breaker};
@@ -83,6 +85,8 @@ impl MemberPlan {
         let settings =
             OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
         let (headers, breaker) = (headers(&route.settings, defaults), breaker(&route.settings, defaults));
+        let guards = Guards::of(OptionKey::ALL.into_iter().filter_map(option));
+        let sticky = option(OptionKey::Sticky) == Some(&RouteOption::Sticky(true));
         let hold = match option(OptionKey::Hold) {
             Some(RouteOption::Hold(time)) => Some(time.get()),
             _ => None,
@@ -92,7 +96,7 @@ impl MemberPlan {
             priority: spec.priority,
             hold,
             settings,
-            extras: ExtraSettings { headers, breaker, maintenance }.into(),
+            extras: ExtraSettings { headers, breaker, maintenance, guards, sticky }.into(),
             rare: RareSettings::new(route, defaults, &option),
             state,
         }
