@@ -133,10 +133,7 @@ async fn the_cookie_is_for_the_route_alone_and_not_for_scripts() {
     world.all_ok(&["OPTIONS_SET||r1|sticky|true", "CONFIG_APPLY|"]).await;
     let cookie = world.get("/shop/").await.field("set-cookie").unwrap().to_owned();
     let (pair, attributes) = cookie.split_once("; ").unwrap();
-    assert!(
-        pair.starts_with("sticky_instance=") && pair.len() == "sticky_instance=".len() + 32,
-        "{cookie}"
-    );
+    assert!(pair.starts_with("sticky_instance=") && pair.len() == "sticky_instance=".len() + 32, "{cookie}");
     assert_eq!(attributes, "Path=/shop; HttpOnly; SameSite=Lax");
     let over_tls = "GET /shop/ HTTP/1.1\r\nHost: example.com\r\nX-Forwarded-Proto: https\r\n\r\n";
     assert!(world.raw(over_tls).await.field("set-cookie").unwrap().ends_with("SameSite=Lax; Secure"));
