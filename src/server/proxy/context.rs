@@ -11,6 +11,7 @@ use crate::server::live_table::LiveTable;
 
 use crate::server::proxy::certificates::Certificates;
 use crate::server::proxy::config::ProxyConfig;
+use crate::server::proxy::passwords::PasswordChecks;
 use crate::server::proxy::telemetry::request_metrics::WorkerMetrics;
 use crate::server::proxy::telemetry::shared_address::SharedAddresses;
 use crate::server::proxy::upstream::dial::Dialer;
@@ -28,6 +29,8 @@ pub(crate) struct ProxyContext {
     pub(crate) https: Option<HttpsTarget>,
     /// Members that cannot be connected to.
     pub(crate) recoveries: Recoveries,
+    /// The checks of passwords, for routes with the option `auth`.
+    pub(crate) passwords: PasswordChecks,
     /// Requests that wait for a member, whichever.
     pub(crate) waiting: AtomicUsize,
     /// Whether [`SharedAddresses`] of any worker has warned.
@@ -41,6 +44,7 @@ impl ProxyContext {
             table,
             https,
             recoveries: Recoveries::default(),
+            passwords: PasswordChecks::default(),
             waiting: AtomicUsize::new(0),
             shared_address_warned: Arc::default(),
         }
