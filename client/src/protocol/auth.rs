@@ -206,7 +206,7 @@ mod tests {
             format!("a|b:{HASH}"),
         ] {
             let error = refused.parse::<Users>().unwrap_err().to_string();
-            assert!(!error.contains("$2y$") && !error.contains("secret"), "{error}");
+            assert!(!error.contains("abcdefghij") && !error.contains("secret"), "{error}");
         }
     }
 
