@@ -154,7 +154,8 @@ impl Buffered {
     fn warn(&self) {
         let (now, next) = (self.now(), self.next_warning.load(Ordering::Relaxed));
         let order = Ordering::Relaxed;
-        if now >= next && self.next_warning.compare_exchange(next, now + WARNING_PAUSE, order, order).is_ok() {
+        if now >= next && self.next_warning.compare_exchange(next, now + WARNING_PAUSE, order, order).is_ok()
+        {
             tracing::warn!(
                 limit = self.limit,
                 cut_off = self.cut_off(),

@@ -23,14 +23,12 @@ struct Pace {
     buffer: Arc<StreamBuffer>,
     /// The rest of what was read and not given on.
     rest: Bytes,
-    /// Room was waited for since the body was last asked.
-    has_waited: bool,
 }
 
 impl PacedBody {
     pub(super) fn new(body: ResponseBody, connection: Option<&Arc<ConnectionBuffer>>) -> Self {
         let pace = |connection: &Arc<ConnectionBuffer>| {
-            Box::new(Pace { buffer: connection.stream(), rest: Bytes::new(), has_waited: false })
+            Box::new(Pace { buffer: connection.stream(), rest: Bytes::new() })
         };
         PacedBody { body, pace: connection.map(pace) }
     }
@@ -39,21 +37,12 @@ impl PacedBody {
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
 impl Pace {
-    fn poll_frame(&mut self, mut body: Pin<&mut ResponseBody>, cx: &mut Context<'_>) -> PolledFrame {
+    fn poll_frame(&mut self, body: Pin<&mut ResponseBody>, cx: &mut Context<'_>) -> PolledFrame {
         if !self.rest.is_empty() {
             return self.next_part();
         }
-        if self.buffer.poll_room(cx).is_pending() {
-            self.has_waited = true;
-            return Poll::Pending;
-        }
-        let mut polled = body.as_mut().poll_frame(cx);
-        // A compressed body returns Pending once without having asked the backend, whose wake-up may have come, and been
-        // lost on us, while we waited.
-        if std::mem::take(&mut self.has_waited) && polled.is_pending() {
-            polled = body.as_mut().poll_frame(cx);
-        }
-        match ready!(polled) {
+        ready!(self.buffer.poll_room(cx));
+        match ready!(body.poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) if data.is_empty() => Poll::Ready(Some(Ok(Frame::data(data)))),
                 Ok(data) => {
