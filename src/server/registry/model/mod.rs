@@ -40,7 +40,7 @@ pub use lifecycle::MemberEvent;
 pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};
 pub(crate) use member_set::MemberSet;
 pub(crate) use owner::Owner;
-pub(crate) use plan::{MemberPlan, RareSettings};
+pub(crate) use plan::{FALL, HealthQuestion, MemberPlan, RISE, RareSettings, host_of_checks};
 pub(crate) use policy::ExclusiveHosts;
 pub use policy::{ClaimPolicy, PolicyError, ReadSecret};
 pub(crate) use probe_spec::{address_of, page_probe, probe};
