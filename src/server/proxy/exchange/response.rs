@@ -130,7 +130,7 @@ fn compression(
     length: Option<u64>,
     record: &Record,
 ) -> Option<(Coding, EncoderSlot)> {
-    let slot = accepted.wants_encoder().then(|| record.client().context.encoders.take());
+    let slot = accepted.wants_encoder().then(|| record.client().context.take_encoder());
     let accepted = if let Some(None) = slot { accepted.identity() } else { accepted };
     compression::prepare(parts.status, &mut parts.headers, accepted, length).zip(slot.flatten())
 }

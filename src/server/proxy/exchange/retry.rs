@@ -166,6 +166,7 @@ impl Exchange {
         let upload = self.outgoing.upload();
         let copy = self.outgoing.repeatable();
         let request = self.outgoing.take();
+        connection.read_in_parts(self.client.is_http2());
         // Taking an open connection takes no time.
         let started = if is_reused { turn.now } else { Instant::now() };
         turn.timer.set(started + timeout);
