@@ -112,7 +112,10 @@ const ROOMS: &[rooms::House] = &[
             ("context", &["buffered", "certificates", "config", "passwords", "telemetry", "upstream"]),
             ("client_state", &["buffered", "context", "http"]),
             ("downstream", &["certificates", "client_state", "http", "local_executor"]),
-            ("exchange", &["buffered", "client_state", "context", "http", "passwords", "telemetry", "upstream"]),
+            (
+                "exchange",
+                &["buffered", "client_state", "context", "http", "passwords", "telemetry", "upstream"],
+            ),
             ("health", &["http", "upstream"]),
             ("workers", &["client_state", "config", "context", "downstream", "exchange"]),
         ],
