@@ -5,10 +5,14 @@
 //! |---|---|
 //! | `listen` | opens a listener for each worker on one port |
 //! | `balance` | hands new connections to the worker that has the fewest |
+//! | `address_limit` | how many connections one client address may have |
+//! | `room` | closes idle clients while newcomers wait |
 //! | `worker` | accepts connections, serves them, checks their time-outs, stops |
 
+mod address_limit;
 mod balance;
 mod listen;
+mod room;
 mod worker;
 
 use std::io;
@@ -50,7 +54,7 @@ impl Workers {
     ) -> io::Result<(Workers, ProxyLoad)> {
         let (stop, stopping) = watch::channel(None);
         let (end, ended) = mpsc::channel(plain.len());
-        let (balancer, inboxes) = Balancer::new(plain.len(), config.max_connections);
+        let (balancer, inboxes) = Balancer::new(plain.len(), &config);
         let tls = client_tls(&config)?;
         let https = match (&config.https, https_addr) {
             (Some(https), Some(addr)) => {

@@ -22,6 +22,7 @@ use crate::server::proxy::exchange;
 
 use super::balance::{Balancer, HandedOver, NewConnection};
 use super::listen::{Accepted, Listeners};
+use super::room::make_room;
 
 /// How long to wait after an accept fails for lack of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -70,6 +71,7 @@ impl Worker {
         let connections = Rc::new(Connections::new(context, self.balancer, self.tls));
         let listeners = self.listeners.into_runtime()?;
         tokio::task::spawn_local(check_idle(Rc::clone(&connections)));
+        tokio::task::spawn_local(make_room(Rc::clone(&connections)));
         let deadline = loop {
             let new = tokio::select! {
                 biased;
@@ -114,11 +116,11 @@ async fn check_idle(connections: Rc<Connections>) {
 }
 
 /// The client connections of a worker.
-struct Connections {
-    context: Rc<WorkerContext>,
-    balancer: Arc<Balancer>,
+pub(super) struct Connections {
+    pub(super) context: Rc<WorkerContext>,
+    pub(super) balancer: Arc<Balancer>,
     tls: Option<ClientTls>,
-    open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
+    pub(super) open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
     next_id: Cell<u64>,
     /// Notified when a connection is over.
     closed: Notify,
@@ -184,7 +186,7 @@ impl Connections {
             timeout_at(now, listeners.accept()).await
         {
             let Some(permit) = self.balancer.try_permit() else { break };
-            let counted = self.balancer.count(self.context.number);
+            let Some(counted) = self.balancer.count(self.context.number, peer) else { continue };
             self.serve(NewConnection { stream, peer, is_tls, counted }, Some(permit));
         }
     }
