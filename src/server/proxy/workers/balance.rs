@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::server::proxy::config::ProxyConfig;
 
 use super::address_limit::{AddressLimit, AddressPlace};
-use super::room::Crowd;
+use super::crowd::Crowd;
 
 /// Connections that may wait for a worker after another one accepted them.
 const MAX_HANDED_OVER: usize = 256;

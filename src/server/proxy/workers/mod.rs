@@ -6,13 +6,13 @@
 //! | `listen` | opens a listener for each worker on one port |
 //! | `balance` | hands new connections to the worker that has the fewest |
 //! | `address_limit` | how many connections one client address may have |
-//! | `room` | closes idle clients while newcomers wait |
-//! | `worker` | accepts connections, serves them, checks their time-outs, stops |
+//! | `crowd` | counts and tells what becomes of clients for whom there is no room |
+//! | `worker` | accepts connections, serves them, checks their time-outs, closes idle ones for newcomers, stops |
 
 mod address_limit;
 mod balance;
+mod crowd;
 mod listen;
-mod room;
 mod worker;
 
 use std::io;

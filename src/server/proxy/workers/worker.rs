@@ -6,6 +6,7 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant as StdInstant};
 
 use hyper::service::service_fn;
@@ -22,12 +23,13 @@ use crate::server::proxy::exchange;
 
 use super::balance::{Balancer, HandedOver, NewConnection};
 use super::listen::{Accepted, Listeners};
-use super::room::make_room;
 
 /// How long to wait after an accept fails for lack of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a stop waits for the first request of a new connection.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
+/// The part of a worker's connections that is closed at once for newcomers, and at most how many.
+const BATCH: (usize, usize) = (64, 32);
 /// How many threads of a worker may block, for name resolution.
 const RESOLVER_THREADS: usize = 4;
 
@@ -115,12 +117,37 @@ async fn check_idle(connections: Rc<Connections>) {
     }
 }
 
+/// Closes some idle clients whenever a newcomer of any worker waits.
+async fn make_room(connections: Rc<Connections>) {
+    loop {
+        connections.balancer.room_wanted(connections.context.number).await;
+        let closed = close_idle(&connections);
+        connections.balancer.crowd.closed.fetch_add(closed as u64, Ordering::Relaxed);
+    }
+}
+
+/// First those that never completed a request, then those that have been idle for the longest time. Returns how many.
+fn close_idle(connections: &Connections) -> usize {
+    let now = connections.context.clock.now();
+    let open = connections.open.borrow();
+    let mut idle: Vec<_> =
+        open.values().filter_map(|client| Some((client.order_of_leaving(now)?, client))).collect();
+    let batch = (open.len() / BATCH.0).clamp(1, BATCH.1).min(idle.len());
+    if batch < idle.len() {
+        idle.select_nth_unstable_by_key(batch, |(order, _)| *order);
+    }
+    for (_, client) in &idle[..batch] {
+        client.make_way();
+    }
+    batch
+}
+
 /// The client connections of a worker.
-pub(super) struct Connections {
-    pub(super) context: Rc<WorkerContext>,
-    pub(super) balancer: Arc<Balancer>,
+struct Connections {
+    context: Rc<WorkerContext>,
+    balancer: Arc<Balancer>,
     tls: Option<ClientTls>,
-    pub(super) open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
+    open: RefCell<HashMap<u64, Rc<ClientConnection>>>,
     next_id: Cell<u64>,
     /// Notified when a connection is over.
     closed: Notify,

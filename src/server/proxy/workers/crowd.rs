@@ -1,13 +1,8 @@
-//! Makes room for newcomers while MAX_CONNECTIONS are open: closes clients that are idle.
+//! Counts and tells what becomes of clients for whom there is no room.
 
-use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::worker::Connections;
-
-/// The part of a worker's connections that is closed at once, if that many are idle, and at most how many.
-const BATCH: (usize, usize) = (64, 32);
 /// Between two lines of the log about one thing.
 const TELL_AGAIN: u64 = 60_000;
 
@@ -60,29 +55,4 @@ impl Crowd {
         let order = Ordering::Relaxed;
         now >= due && next.compare_exchange(due, now + TELL_AGAIN, order, order).is_ok()
     }
-}
-
-/// Closes some idle clients whenever a newcomer of any worker waits.
-pub(super) async fn make_room(connections: Rc<Connections>) {
-    loop {
-        connections.balancer.room_wanted(connections.context.number).await;
-        let closed = close_idle(&connections);
-        connections.balancer.crowd.closed.fetch_add(closed as u64, Ordering::Relaxed);
-    }
-}
-
-/// First those that never completed a request, then those that have been idle for the longest time. Returns how many.
-fn close_idle(connections: &Connections) -> usize {
-    let now = connections.context.clock.now();
-    let open = connections.open.borrow();
-    let mut idle: Vec<_> =
-        open.values().filter_map(|client| Some((client.order_of_leaving(now)?, client))).collect();
-    let batch = (open.len() / BATCH.0).clamp(1, BATCH.1).min(idle.len());
-    if batch < idle.len() {
-        idle.select_nth_unstable_by_key(batch, |(order, _)| *order);
-    }
-    for (_, client) in &idle[..batch] {
-        client.make_way();
-    }
-    batch
 }
