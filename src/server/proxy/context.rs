@@ -12,6 +12,7 @@ use crate::server::live_table::LiveTable;
 use crate::server::proxy::buffered::{Buffered, Reserved};
 use crate::server::proxy::certificates::Certificates;
 use crate::server::proxy::config::ProxyConfig;
+use crate::server::proxy::passwords::PasswordChecks;
 use crate::server::proxy::telemetry::request_metrics::WorkerMetrics;
 use crate::server::proxy::telemetry::shared_address::SharedAddresses;
 use crate::server::proxy::upstream::dial::Dialer;
@@ -31,6 +32,8 @@ pub(crate) struct ProxyContext {
     pub(crate) https: Option<HttpsTarget>,
     /// Members that cannot be connected to.
     pub(crate) recoveries: Recoveries,
+    /// The checks of passwords, for routes with the option `auth`.
+    pub(crate) passwords: PasswordChecks,
     /// What clients of HTTP/2 leave unread.
     pub(crate) buffered: Arc<Buffered>,
     /// Requests that wait for a member, whichever.
@@ -47,6 +50,7 @@ impl ProxyContext {
             table,
             https,
             recoveries: Recoveries::default(),
+            passwords: PasswordChecks::default(),
             waiting: AtomicUsize::new(0),
             shared_address_warned: Arc::default(),
         }

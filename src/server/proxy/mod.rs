@@ -14,12 +14,13 @@
 //! | `certificates` | the certificates of CERT_DIR |
 //! | `telemetry` | access log and metrics |
 //! | `http` | what HTTP asks of a proxy, as pure functions |
+//! | `passwords` | checks passwords, beside the workers |
 //! | `local_executor` | runs hyper's tasks on the worker's thread |
 //!
 //! The imports go one way:
 //!
 //! ```text
-//! workers ─> downstream, exchange ─> client_state ─> context ─> upstream, telemetry, certificates
+//! workers ─> downstream, exchange ─> client_state ─> context ─> upstream, telemetry, certificates, passwords
 //!                            exchange, telemetry, downstream ─> http       health ─> upstream
 //!        exchange, client_state, context, upstream ─> buffered
 //! ```
@@ -36,6 +37,7 @@ mod exchange;
 mod health;
 mod http;
 mod local_executor;
+mod passwords;
 mod telemetry;
 mod upstream;
 mod workers;

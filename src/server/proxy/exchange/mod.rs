@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `redirect` | redirects from HTTP to HTTPS |
 //! | `guard` | decides whether a request may go to a backend: host, claim, the claim's guards, rate limit |
+//! | `auth`, `forward_auth` | whether somebody may use a route; asks somebody else |
 //! | `answer` | an answer of the proxy instead of a backend's |
 //! | `select`, `sticky` | finds the claim and chooses a member; the cookie that keeps a client there |
 //! | `assignment` | the member that has the request, and what it learns of the outcome |
@@ -22,9 +23,11 @@
 
 mod answer;
 mod assignment;
+mod auth;
 mod backend_body;
 mod body;
 mod compressed_body;
+mod forward_auth;
 mod guard;
 mod outgoing;
 mod paced_body;
