@@ -60,7 +60,8 @@ const ROOMS: &[rooms::House] = &[
             ("live_table", &["routing"]),
             ("registry", &["routing"]),
             ("policy_file", &["registry"]),
-            ("config", &["policy_file"]),
+            ("routes_file", &[]),
+            ("config", &["policy_file", "routes_file", "routing"]),
             ("store", &["registry"]),
             ("proxy", &["live_table", "routing"]),
             ("listener", &["live_table", "registry", "routing", "store"]),
@@ -79,6 +80,7 @@ const ROOMS: &[rooms::House] = &[
                     "proxy",
                     "registry",
                     "replica",
+                    "routes_file",
                     "routing",
                     "store",
                 ],
@@ -182,6 +184,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "server::routing",
         ],
     ),
+    ("server::routes_file", &["client", "environment", "protocol"]),
     ("server", &["environment", "etcd", "protocol", "shutdown", "telemetry"]),
 ];
 
@@ -200,6 +203,7 @@ const PURE: &[&str] = &[
     "server::cluster::router",
     "server::cluster::seal",
     "server::registry",
+    "server::routes_file::document",
     "server::routing",
     "server::store::etcd::backoff",
     "server::store::etcd::chores",

@@ -28,6 +28,8 @@ mod matching;
 mod members;
 #[path = "proxy_settings/options.rs"]
 mod options;
+#[path = "proxy_settings/routes_file.rs"]
+mod routes_file;
 #[path = "proxy_settings/statistics.rs"]
 mod statistics;
 #[path = "proxy_settings/sticky.rs"]

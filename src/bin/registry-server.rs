@@ -107,7 +107,8 @@ fn run(call: Call) -> anyhow::Result<u8> {
     match call {
         Call::Check => {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
-            print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
+            let (warnings, routes) = (warnings.collect::<String>(), understood(&config));
+            print(&format!("{warnings}{routes}the configuration is good\n"))
         }
         Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
@@ -116,6 +117,15 @@ fn run(call: Call) -> anyhow::Result<u8> {
         Call::Import => import(&config),
         Call::Run | Call::PolicyHash | Call::Print(_) => serve(&config),
     }
+}
+
+/// The routes of ROUTES_FILE, as the commands by which they are registered.
+fn understood(config: &Config) -> String {
+    let Some((file, instance)) = config.routes_file.as_ref().zip(config.own_instance.as_ref()) else {
+        return String::new();
+    };
+    let lines = file.understood(instance).into_iter().map(|line| format!("  {line}\n"));
+    format!("ROUTES_FILE={} is understood as:\n{}", file.path.display(), lines.collect::<String>())
 }
 
 /// What neighbours that are not trusted could do, each with the line that closes it.

@@ -5,7 +5,10 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use crate::telemetry::{Format, Level};
-use registry_client::protocol::{GoDuration, Invalid};
+use registry_client::protocol::{
+    CircuitBreaker, GoDuration, HeaderName, HeaderValue, Invalid, OptionKey, RateLimit, RouteOption,
+};
+use serde_json::{Map, Value};
 
 use super::Secret;
 
@@ -85,4 +88,80 @@ pub fn is_digits(text: &str) -> bool {
 /// A value that the protocol has a type for.
 pub fn wire<T: FromStr<Err = Invalid>>(text: &str) -> Result<T, Invalid> {
     text.parse()
+}
+
+/// The headers of a JSON object's text.
+pub fn headers(text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, Invalid> {
+    let refuse =
+        |reason: String| Invalid::new("headers", text, reason, r#"{"X-Frame-Options":"SAMEORIGIN"}"#);
+    header_list(&object(text).map_err(refuse)?)
+}
+
+/// The headers of a JSON object.
+pub fn header_list(map: &Map<String, Value>) -> Result<Vec<(HeaderName, HeaderValue)>, Invalid> {
+    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(map.len());
+    for (name, value) in map {
+        let parsed: HeaderName = name.parse()?;
+        let refuse = |reason: &'static str| Invalid::new("header", name, reason, "X-Frame-Options");
+        let value = value.as_str().ok_or_else(|| refuse("its value is no JSON string"))?.parse()?;
+        if headers.iter().any(|(other, _)| other.as_str().eq_ignore_ascii_case(name)) {
+            return Err(refuse("it stands there twice, in different spellings"));
+        }
+        headers.push((parsed, value));
+    }
+    Ok(headers)
+}
+
+/// The JSON object that a text is.
+pub fn object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err("it is JSON, but no object".to_owned()),
+        Err(error) => Err(format!("it is no JSON ({error})")),
+    }
+}
+
+/// `requests/window`.
+pub fn rate_limit(text: &str) -> Result<RateLimit, Invalid> {
+    let refuse = |reason: String| Invalid::new("rate limit", text, reason, "100/1m");
+    let (requests, window) =
+        text.split_once('/').ok_or_else(|| refuse("it is not of the form requests/window".to_owned()))?;
+    Ok(RateLimit {
+        requests: part(requests, count, "requests").map_err(refuse)?,
+        window: part(window, positive, "window").map_err(refuse)?,
+    })
+}
+
+/// `failures/time open/trials`.
+pub fn circuit_breaker(text: &str) -> Result<CircuitBreaker, Invalid> {
+    let refuse = |reason: String| Invalid::new("circuit breaker", text, reason, "5/30s/3");
+    let parts: Vec<&str> = text.split('/').collect();
+    let [threshold, timeout, trials] = parts[..] else {
+        return Err(refuse("it is not of the form failures/time/trials".to_owned()));
+    };
+    Ok(CircuitBreaker {
+        threshold: part(threshold, count, "failures").map_err(refuse)?,
+        timeout: part(timeout, positive, "time").map_err(refuse)?,
+        half_open_requests: part(trials, count, "trials").map_err(refuse)?,
+    })
+}
+
+fn part<T>(text: &str, parse: fn(&str) -> Result<T, Invalid>, what: &str) -> Result<T, String> {
+    parse(text.trim()).map_err(|refused| format!("{what}: {}", refused.reason))
+}
+
+/// The option `auth` with users: the lines of htpasswd, where comments begin with `#`.
+pub fn basic_auth(text: &str) -> Result<RouteOption, Invalid> {
+    auth("basic", text)
+}
+
+/// The option `auth` with a URL.
+pub fn forward_auth(text: &str) -> Result<RouteOption, Invalid> {
+    auth("forward", text)
+}
+
+fn auth(kind: &str, text: &str) -> Result<RouteOption, Invalid> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let joined = lines.collect::<Vec<_>>().join(" ");
+    RouteOption::parse(OptionKey::Auth, &format!("{kind} {}", joined.trim()))
 }

@@ -12,6 +12,7 @@
 //! | `replica` | makes this server one of several that share an etcd (feature `etcd`) | what a leader does |
 //! | [`live_table`] | the current routing table, which readers may wait for | the registry and the proxy |
 //! | [`policy_file`] | the file of REGISTRY_POLICY, reread when it changes | what a policy is used for |
+//! | [`routes_file`] | ROUTES_FILE: routes of what has no sidecar | the registry, but by its protocol |
 //! | [`routing`] | the immutable routing table: match a request, choose a member | the registry and the proxy |
 //! | [`proxy`] | the data plane: accepts clients, forwards requests to members, probes backends | the registry |
 
@@ -25,6 +26,7 @@ pub mod proxy;
 pub mod registry;
 #[cfg(feature = "etcd")]
 mod replica;
+pub mod routes_file;
 pub mod routing;
 mod run;
 pub mod store;

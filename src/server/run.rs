@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use registry_client::protocol::report::BackendReport;
@@ -26,7 +27,8 @@ use super::proxy::{
     ProberHandle, Proxy, ProxyConfig, ProxyError, RequestMetrics, test_backend,
 };
 use super::registry::{Input, Limits, RegistryConfig, Token};
-use super::routing::{BackendPolicy, Probe, StickyKey};
+use super::routes_file::{self, Registry};
+use super::routing::{BackendPolicy, Probe, ResponseHeaders, StickyKey};
 use super::store::{FileStore, MemoryStore, StateError, Store};
 
 /// How long requests in flight may take when the server stops. Container engines kill after ten seconds by default.
@@ -43,6 +45,18 @@ pub struct Server {
     access_log: Option<AccessLog>,
     admin: Option<Admin>,
     stopping: Arc<AtomicBool>,
+    /// Keeps the routes of ROUTES_FILE registered.
+    routes: Option<Task>,
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why a server did not start.
@@ -155,7 +169,8 @@ impl Server {
             started,
         };
         let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&stopping))));
-        let server = Server { registry, proxy, access_log, admin, stopping };
+        let routes = keep_routes(config, registry.address());
+        let server = Server { registry, proxy, access_log, admin, stopping, routes };
         server.log_start();
         Ok(server)
     }
@@ -194,6 +209,7 @@ impl Server {
     /// soon as there are none. Dropping the future does not cancel the stop.
     pub async fn stop(self) {
         self.stopping.store(true, Ordering::Relaxed);
+        drop(self.routes);
         self.registry.stop().await;
         let stopped = self.proxy.stop(DRAIN).await;
         if let Some(log) = &self.access_log {
@@ -204,6 +220,14 @@ impl Server {
             cut_off => warn!("stopped, {cut_off} connections were cut off after {DRAIN:?}"),
         }
     }
+}
+
+/// Registers the routes of ROUTES_FILE, if there is one.
+fn keep_routes(config: &Config, address: SocketAddr) -> Option<Task> {
+    let file = config.routes_file.clone()?;
+    let registry =
+        Registry { address, token: config.registry_token.clone(), instance: config.own_instance.clone()? };
+    Some(Task(tokio::spawn(routes_file::keep_registered(file, registry))))
 }
 
 /// Binds ADMIN_LISTEN. If the default address is in use, the server starts without it.
@@ -363,6 +387,8 @@ fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPol
         policy: policy.clone(),
         https,
         sticky_key: sticky_key(config),
+        default_headers: (!config.default_headers.is_empty())
+            .then(|| ResponseHeaders::new(&config.default_headers)),
         ..defaults
     }
 }

@@ -5,6 +5,7 @@ mod memory;
 mod untrusted;
 mod variables;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -16,9 +17,11 @@ use serde::Deserialize;
 use crate::environment::values::{self, count, positive};
 use crate::environment::{self, ConfigErrors, Context, Reader, Reported, Secret, Source};
 use crate::telemetry::LogConfig;
-use registry_client::protocol::{GoDuration, Invalid};
+use registry_client::protocol::{GoDuration, HeaderName, HeaderValue, InstanceName, Invalid};
 
 use super::policy_file::{PolicyFile, ReadFile};
+use super::routes_file::RoutesFile;
+use super::routing::ResponseHeaders;
 
 pub use cluster::{ClusterConfig, Etcd};
 pub use untrusted::Opening;
@@ -39,6 +42,12 @@ pub struct Config {
     pub registry_token: Option<Secret>,
     /// REGISTRY_POLICY, read; `None`: every service may claim every domain.
     pub registry_policy: Option<PolicyFile>,
+    /// ROUTES_FILE, read; `None`: every route comes from a session.
+    pub routes_file: Option<RoutesFile>,
+    /// The instance under which the routes of ROUTES_FILE are registered: this host's name.
+    pub own_instance: Option<InstanceName>,
+    /// DEFAULT_HEADERS, each name once.
+    pub default_headers: BTreeMap<HeaderName, HeaderValue>,
     /// HOSTS: a host belongs as a whole to the first service that claims a part of it.
     pub exclusive_hosts: bool,
     /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
@@ -138,6 +147,8 @@ struct Raw {
     registry_allow: Option<String>,
     registry_token: Option<String>,
     registry_policy: Option<String>,
+    routes_file: Option<String>,
+    default_headers: Option<String>,
     hosts: Option<String>,
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
@@ -213,6 +224,9 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
     let registry_policy =
         reader.optional("REGISTRY_POLICY", raw.registry_policy, |path| policy(path, context.read_file));
+    let routes_file =
+        reader.optional("ROUTES_FILE", raw.routes_file, |path| routes_file(path, context.read_file));
+    let default_headers = reader.optional("DEFAULT_HEADERS", raw.default_headers, default_headers);
     let hosts = reader.value("HOSTS", raw.hosts, hosts);
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
@@ -247,6 +261,9 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         registry_allow: registry_allow?,
         registry_token: registry_token?,
         registry_policy: registry_policy?,
+        routes_file: routes_file?,
+        own_instance: context.host_name.parse().ok(),
+        default_headers: default_headers?.unwrap_or_default(),
         exclusive_hosts: hosts?,
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
@@ -305,6 +322,25 @@ fn listen(text: &str) -> Result<SocketAddr, Invalid> {
 
 fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, Invalid> {
     if text == "off" { Ok(None) } else { listen(text).map(Some) }
+}
+
+/// Reads the file of ROUTES_FILE.
+fn routes_file(text: &str, read: ReadFile<'_>) -> Result<RoutesFile, Invalid> {
+    let refuse = |reason: String| Invalid::new("routes file", text, reason, "/etc/routes.yml");
+    let path = file_path(text)?;
+    let content = read(&path).map_err(refuse)?;
+    RoutesFile::parse(path, content).map_err(refuse)
+}
+
+/// Headers that every response has.
+fn default_headers(text: &str) -> Result<BTreeMap<HeaderName, HeaderValue>, Invalid> {
+    let headers = values::headers(text)?;
+    match headers.iter().find(|(name, _)| !ResponseHeaders::may_set(name)) {
+        Some((name, _)) => {
+            Err(Invalid::new("header", name.as_str(), "it frames messages", "X-Frame-Options"))
+        }
+        None => Ok(headers.into_iter().collect()),
+    }
 }
 
 /// Whether hosts are exclusive.
@@ -421,6 +457,8 @@ mod tests {
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
             ("REGISTRY_TOKEN", "a\nb"),
             ("REGISTRY_POLICY", "/etc/policy.json"),
+            ("ROUTES_FILE", "/etc/routes/"),
+            ("DEFAULT_HEADERS", r#"{"Content-Length":"1"}"#),
             ("HOSTS", "mine"),
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),

@@ -53,5 +53,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("START_HOLD", Text("10s"), "10s", "how long after a start without state requests wait that nobody claims; 0: not at all").bare(),
     Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare(),
     Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "the file that says which service may claim which domains").bare(),
+    Variable::new("ROUTES_FILE", Unset, "/etc/routes.yml", "the file with routes of what has no sidecar; reread as it changes").bare(),
+    Variable::new("DEFAULT_HEADERS", Unset, r#"{"Strict-Transport-Security":"max-age=31536000"}"#, "JSON object of headers for every response that does not have them").bare(),
     Variable::new("ACCESS_LOG", Unset, "json", "one line a request on the standard output: json or combined").bare(),
 ];

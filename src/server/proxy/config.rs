@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::server::routing::{BackendPolicy, StickyKey};
+use crate::server::routing::{BackendPolicy, ResponseHeaders, StickyKey};
 
 use crate::server::proxy::certificates::Certificates;
 use crate::server::proxy::telemetry::access_log::AccessLog;
@@ -43,6 +43,8 @@ pub struct ProxyConfig {
     pub https: Option<HttpsConfig>,
     /// ACCESS_LOG. If there is one, requests get an X-Request-Id too.
     pub access_log: Option<AccessLog>,
+    /// DEFAULT_HEADERS: headers of every response that does not have them.
+    pub default_headers: Option<ResponseHeaders>,
     /// What the cookies of sticky routes are hashed with: the same on all replicas, and after a restart.
     pub sticky_key: StickyKey,
     /// Where requests are counted; `None`: they are not counted.
@@ -84,6 +86,7 @@ impl Default for ProxyConfig {
             trust: Trust::system(),
             https: None,
             access_log: None,
+            default_headers: None,
             sticky_key: StickyKey::default(),
             metrics: None,
         }

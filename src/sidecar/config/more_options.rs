@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::environment::{Reader, Reported, reason_of};
-use registry_client::protocol::{Invalid, OptionKey, RouteOption};
+use registry_client::protocol::{OptionKey, RouteOption};
 use serde_json::Value;
 
 use super::raw::Raw;
+use super::values;
 
 /// The options that are set, each key once.
 pub(super) type MoreOptions = BTreeMap<OptionKey, RouteOption>;
@@ -55,8 +56,8 @@ pub(super) fn from_variables(raw: &mut Raw, reader: &mut Reader) -> Result<MoreO
 
 /// BASIC_AUTH or FORWARD_AUTH.
 fn auth(raw: &mut Raw, reader: &mut Reader) -> Result<Option<RouteOption>, Reported> {
-    let basic = reader.optional("BASIC_AUTH", raw.basic_auth.take(), |text| auth_option(BASIC, text));
-    let forward = reader.optional("FORWARD_AUTH", raw.forward_auth.take(), |text| auth_option(FORWARD, text));
+    let basic = reader.optional("BASIC_AUTH", raw.basic_auth.take(), values::basic_auth);
+    let forward = reader.optional("FORWARD_AUTH", raw.forward_auth.take(), values::forward_auth);
     match (basic?, forward?) {
         (Some(_), Some(_)) => {
             let reason = "it is set beside BASIC_AUTH: a route has one of the two";
@@ -66,17 +67,6 @@ fn auth(raw: &mut Raw, reader: &mut Reader) -> Result<Option<RouteOption>, Repor
     }
 }
 
-/// The two kinds of the option `auth`.
-const BASIC: &str = "basic";
-const FORWARD: &str = "forward";
-
-fn auth_option(kind: &str, text: &str) -> Result<RouteOption, Invalid> {
-    // Comments and empty lines are no entries of htpasswd.
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let joined = lines.collect::<Vec<_>>().join(" ");
-    RouteOption::parse(OptionKey::Auth, &format!("{kind} {}", joined.trim()))
-}
-
 /// Sets the option `auth` to what `basic_auth` or `forward_auth` in ROUTES says; `None`: it is neither. The reason of a
 /// mistake quotes nothing.
 pub(super) fn auth_from_json(
@@ -84,14 +74,17 @@ pub(super) fn auth_from_json(
     key: &str,
     value: &Value,
 ) -> Option<Result<(), String>> {
-    let kind =
-        [("basic_auth", BASIC), ("forward_auth", FORWARD)].into_iter().find(|(name, _)| *name == key)?.1;
+    let parse = match key {
+        "basic_auth" => values::basic_auth,
+        "forward_auth" => values::forward_auth,
+        _ => return None,
+    };
     let option = match value {
         Value::Bool(false) => {
             options.remove(&OptionKey::Auth);
             return Some(Ok(()));
         }
-        Value::String(text) => auth_option(kind, text),
+        Value::String(text) => parse(text),
         _ => return Some(Err("it is neither a string nor false".to_owned())),
     };
     Some(option.map(|option| set(options, Some(option))).map_err(|refused| refused.reason.into_owned()))

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 pub(super) use crate::environment::values::*;
-use registry_client::protocol::{
-    CircuitBreaker, Domain, Domains, HeaderName, HeaderValue, HealthPath, Host, Invalid, RateLimit, Scheme,
-};
+use registry_client::protocol::{Domain, Domains, HealthPath, Host, Invalid, Scheme};
 
 use super::{Endpoint, ReadyCheck, WhenStranded};
 
@@ -214,62 +212,4 @@ pub(super) fn metadata(text: &str) -> Result<Map<String, Value>, Invalid> {
         }
     }
     Ok(map)
-}
-
-pub(super) fn headers(text: &str) -> Result<Vec<(HeaderName, HeaderValue)>, Invalid> {
-    let refuse =
-        |reason: String| Invalid::new("headers", text, reason, r#"{"X-Frame-Options":"SAMEORIGIN"}"#);
-    header_list(&object(text).map_err(refuse)?)
-}
-
-/// The headers of a JSON object.
-pub(super) fn header_list(map: &Map<String, Value>) -> Result<Vec<(HeaderName, HeaderValue)>, Invalid> {
-    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(map.len());
-    for (name, value) in map {
-        let parsed: HeaderName = name.parse()?;
-        let refuse = |reason: &'static str| Invalid::new("header", name, reason, "X-Frame-Options");
-        let value = value.as_str().ok_or_else(|| refuse("its value is no JSON string"))?.parse()?;
-        if headers.iter().any(|(other, _)| other.as_str().eq_ignore_ascii_case(name)) {
-            return Err(refuse("it stands there twice, in different spellings"));
-        }
-        headers.push((parsed, value));
-    }
-    Ok(headers)
-}
-
-fn object(text: &str) -> Result<Map<String, Value>, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err("it is JSON, but no object".to_owned()),
-        Err(error) => Err(format!("it is no JSON ({error})")),
-    }
-}
-
-/// `requests/window`.
-pub(super) fn rate_limit(text: &str) -> Result<RateLimit, Invalid> {
-    let refuse = |reason: String| Invalid::new("rate limit", text, reason, "100/1m");
-    let (requests, window) =
-        text.split_once('/').ok_or_else(|| refuse("it is not of the form requests/window".to_owned()))?;
-    Ok(RateLimit {
-        requests: part(requests, count, "requests").map_err(refuse)?,
-        window: part(window, positive, "window").map_err(refuse)?,
-    })
-}
-
-/// `failures/time open/trials`.
-pub(super) fn circuit_breaker(text: &str) -> Result<CircuitBreaker, Invalid> {
-    let refuse = |reason: String| Invalid::new("circuit breaker", text, reason, "5/30s/3");
-    let parts: Vec<&str> = text.split('/').collect();
-    let [threshold, timeout, trials] = parts[..] else {
-        return Err(refuse("it is not of the form failures/time/trials".to_owned()));
-    };
-    Ok(CircuitBreaker {
-        threshold: part(threshold, count, "failures").map_err(refuse)?,
-        timeout: part(timeout, positive, "time").map_err(refuse)?,
-        half_open_requests: part(trials, count, "trials").map_err(refuse)?,
-    })
-}
-
-fn part<T>(text: &str, parse: fn(&str) -> Result<T, Invalid>, what: &str) -> Result<T, String> {
-    parse(text.trim()).map_err(|refused| format!("{what}: {}", refused.reason))
 }

@@ -30,8 +30,16 @@ pub(super) fn page(page: Page, record: Box<Record>) -> Response<ResponseBody> {
 pub(super) fn whole(mut response: Response<Bytes>, mut record: Box<Record>) -> Response<ResponseBody> {
     record.answered_by_page(response.status());
     record.complete(Instant::now());
+    put_defaults(&record, response.headers_mut());
     end_connection(&record, response.headers_mut());
     response.map(|text| ResponseBody::Page { text: Some(text), record })
+}
+
+/// Sets the headers that every response has (DEFAULT_HEADERS).
+fn put_defaults(record: &Record, headers: &mut HeaderMap) {
+    if let Some(defaults) = &record.client().context.proxy.config.default_headers {
+        defaults.put_missing_into(headers);
+    }
 }
 
 /// Tells the client that this is the last response on its connection, where that must be so.
@@ -76,6 +84,7 @@ impl BackendResponse {
             headers.put_into(&mut parts.headers);
         }
         record.put_cookie(&mut parts.headers);
+        put_defaults(&record, &mut parts.headers);
         if let Some(protocols) = required
             && !record.client().is_http2()
         {

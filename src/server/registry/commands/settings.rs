@@ -8,23 +8,7 @@ use registry_client::protocol::{
 use crate::server::registry::engine::Engine;
 use crate::server::registry::model::{Now, RouteSettings, SessionNo};
 use crate::server::registry::session::{Session, targets};
-use crate::server::routing::{MAX_FAILURES, MAX_REQUESTS, MAX_TRIALS};
-
-/// Headers that belong to a connection or frame a message. A response with false ones breaks the connection, or smuggles
-/// a second response into it.
-const NOT_ALLOWED: [&str; 11] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
+use crate::server::routing::{MAX_FAILURES, MAX_REQUESTS, MAX_TRIALS, ResponseHeaders};
 
 /// OPTIONS_SET, and OPTIONS_REMOVE with no value.
 pub(super) fn options(
@@ -79,7 +63,7 @@ pub(crate) fn headers(
     let Ok(name) = name.as_str().to_ascii_lowercase().parse::<HeaderName>() else {
         return Err(Refusal::InvalidFormat);
     };
-    if value.is_some() && NOT_ALLOWED.contains(&name.as_str()) {
+    if value.is_some() && !ResponseHeaders::may_set(&name) {
         return Err(Refusal::Other(format!("header not allowed: {name}")));
     }
     let limits = engine.config().limits;
