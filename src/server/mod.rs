@@ -14,7 +14,9 @@
 //! | [`policy_file`] | the file of REGISTRY_POLICY, reread when it changes | what a policy is used for |
 //! | [`routing`] | the immutable routing table: match a request, choose a member | the registry and the proxy |
 //! | [`proxy`] | the data plane: accepts clients, forwards requests to members, probes backends | the registry |
+//! | [`acme`] | orders certificates for the hosts that are claimed | the registry, how a connection is served |
 
+pub mod acme;
 pub mod admin;
 pub mod cluster;
 pub mod config;
