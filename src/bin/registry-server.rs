@@ -107,7 +107,7 @@ fn run(call: Call) -> anyhow::Result<u8> {
     match call {
         Call::Check => {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
-            print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
+            print(&format!("{}{}the configuration is good\n", warnings.collect::<String>(), orders(&config)))
         }
         Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
@@ -116,6 +116,21 @@ fn run(call: Call) -> anyhow::Result<u8> {
         Call::Import => import(&config),
         Call::Run | Call::PolicyHash | Call::Print(_) => serve(&config),
     }
+}
+
+/// Which certificates would be ordered.
+fn orders(config: &Config) -> String {
+    let Some(acme) = &config.acme else { return String::new() };
+    let besides = match config.https.as_ref().and_then(|https| https.cert_dir.as_ref()) {
+        Some(folder) => format!(" that has none in {}", folder.display()),
+        None => String::new(),
+    };
+    format!(
+        "certificates: one for each exact host that a service claims{besides}, ordered from {} for {}, kept in {}\n",
+        acme.directory,
+        acme.email,
+        acme.folder.display()
+    )
 }
 
 /// What neighbours that are not trusted could do, each with the line that closes it.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use instant_acme::{
-    AuthorizationStatus, ChallengeHandle, ChallengeType, Error, Identifier, NewAccount, NewOrder, OrderStatus,
-    Problem, RetryPolicy,
+    AuthorizationStatus, ChallengeHandle, ChallengeType, Error, Identifier, NewAccount, NewOrder,
+    OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
@@ -25,8 +25,10 @@ use super::store::{Account, Folder, Issued};
 /// How long an order may take as a whole.
 const LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long the authority may take to look at the host, and then to issue the certificate.
-const POLLING: RetryPolicy =
-    RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_secs(90));
+const POLLING: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(250))
+    .backoff(1.5)
+    .timeout(Duration::from_secs(45));
 
 /// The authority, with our account there.
 pub(super) struct Authority {
@@ -61,7 +63,11 @@ impl Authority {
     }
 
     /// Orders a certificate. `certificates` shows the authority what it asks for.
-    pub(super) async fn carry_out(&mut self, order: &Order, certificates: &Certificates) -> Result<Issued, Failure> {
+    pub(super) async fn carry_out(
+        &mut self,
+        order: &Order,
+        certificates: &Certificates,
+    ) -> Result<Issued, Failure> {
         self.last.take();
         let ordered = timeout(LIMIT, self.order(order, certificates)).await;
         certificates.end_challenge();
@@ -158,7 +164,8 @@ impl Authority {
             }
             Broken::Call(Error::Json(_)) => {
                 let status = last.map_or(StatusCode::OK, |last| last.status);
-                let reason = format!("{} answered with {status} and something that is no ACME", self.directory);
+                let reason =
+                    format!("{} answered with {status} and something that is no ACME", self.directory);
                 (Scope::Authority, reason)
             }
             Broken::Call(error) => (Scope::Authority, error.to_string()),
@@ -206,7 +213,8 @@ fn challenge_certificate(host: &str, digest: &[u8]) -> Result<CertifiedKey, Stri
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key).map_err(failed)?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(str::to_owned)?;
-    CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider()).map_err(|error| error.to_string())
+    CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider())
+        .map_err(|error| error.to_string())
 }
 
 /// What the authority says of the challenge, and what helps.
@@ -218,7 +226,8 @@ async fn why_invalid(order: &mut instant_acme::Order, used: Challenge) -> String
             told = state.challenges.iter().find_map(|challenge| challenge.error.clone()).or(told);
         }
     }
-    let told = told.map_or_else(|| "the authority does not say why".to_owned(), |problem| problem.to_string());
+    let told =
+        told.map_or_else(|| "the authority does not say why".to_owned(), |problem| problem.to_string());
     let helps = match used {
         Challenge::Http01 => "its name must lead to this server, and port 80 there to HTTP_LISTEN",
         Challenge::TlsAlpn01 => "its name must lead to this server, and port 443 there to HTTPS_LISTEN",
@@ -280,7 +289,8 @@ mod tests {
         assert_eq!(certificate.cert.len(), 1);
         // The extension of RFC 8737, critical.
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate.cert[0]).unwrap();
-        let extension = parsed.extensions().iter().find(|found| found.oid.to_string() == "1.3.6.1.5.5.7.1.31");
+        let extension =
+            parsed.extensions().iter().find(|found| found.oid.to_string() == "1.3.6.1.5.5.7.1.31");
         assert!(extension.unwrap().critical);
     }
 }

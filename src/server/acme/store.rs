@@ -72,7 +72,9 @@ impl Folder {
             }
         };
         match serde_json::from_slice::<Account>(&text) {
-            Ok(account) => Some(account).filter(|account| account.directory == directory && account.email == email),
+            Ok(account) => {
+                Some(account).filter(|account| account.directory == directory && account.email == email)
+            }
             Err(error) => {
                 tracing::error!("{} is no account: {error}; a new one is made", path.display());
                 None
@@ -87,7 +89,9 @@ impl Folder {
 
     pub(super) fn forget_account(&self) -> Result<(), String> {
         match fs::remove_file(self.0.join("account.json")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("cannot remove the account: {error}")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("cannot remove the account: {error}"))
+            }
             _ => Ok(()),
         }
     }

@@ -8,7 +8,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-/// The first pause after a failure of one host; it doubles with each further failure.
+/// The pause after the first failure of one host, before the other challenge is tried.
+pub const SHORT_PAUSE: Duration = Duration::from_secs(5);
+/// The pause after the second one; it doubles with each further failure.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// The longest pause of a host, unless the authority asks for more.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -163,8 +165,7 @@ impl Plan {
             self.hosts.entry(host).or_default().is_wanted = true;
         }
         // A host that comes back soon finds its pause still there, or services could order without end.
-        self.hosts
-            .retain(|_, host| host.is_wanted || host.validity.is_some() || host.pause_until.is_some());
+        self.hosts.retain(|_, host| host.is_wanted || host.validity.is_some() || host.pause_until.is_some());
     }
 
     /// What to do now. After [`Step::Order`] the caller owes a call of [`Plan::finished`].
@@ -228,8 +229,11 @@ impl Plan {
                 match failure.scope {
                     Scope::Host => {
                         host.failures += 1;
-                        let pause = doubled(FIRST_PAUSE, host.failures, LONGEST_PAUSE).max(asked);
-                        host.pause_until = now.steady.checked_add(pause);
+                        let pause = match host.failures {
+                            1 => SHORT_PAUSE,
+                            more => doubled(FIRST_PAUSE, more - 1, LONGEST_PAUSE),
+                        };
+                        host.pause_until = now.steady.checked_add(pause.max(asked));
                         (self.authority_failures, self.rest_until) = (0, None);
                     }
                     Scope::Authority => {

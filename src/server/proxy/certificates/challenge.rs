@@ -46,7 +46,9 @@ impl PendingChallenge {
 
     pub(super) fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         match self {
-            PendingChallenge::TlsAlpn01 { host, certificate } if host == name => Some(Arc::clone(certificate)),
+            PendingChallenge::TlsAlpn01 { host, certificate } if host == name => {
+                Some(Arc::clone(certificate))
+            }
             _ => None,
         }
     }
