@@ -49,6 +49,8 @@ pub(super) struct Snapshot {
     /// The certificates that are ordered; `None`: none are.
     pub(super) certificates: Option<Vec<HostReport>>,
     pub(super) connections: usize,
+    pub(super) buffered: usize,
+    pub(super) cut_off: u64,
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
     /// Requests that wait for somebody to claim them.
@@ -98,6 +100,8 @@ impl Sources {
             cluster: self.cluster.as_ref().map(StatusReader::read),
             certificates: self.certificates.as_ref().map(|reports| reports.borrow().clone()),
             connections: self.load.connections(),
+            buffered: self.load.buffered(),
+            cut_off: self.load.cut_off(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
             unclaimed_waiting: self.table.unclaimed_waiting(),

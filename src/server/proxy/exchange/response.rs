@@ -24,10 +24,14 @@ use super::record::Record;
 use super::tunnel::Tunnel;
 
 /// Answers with a page.
-pub(super) fn page(page: Page, mut record: Box<Record>) -> Response<ResponseBody> {
-    record.answered_by_page(page.status());
+pub(super) fn page(page: Page, record: Box<Record>) -> Response<ResponseBody> {
+    whole(page.response(), record)
+}
+
+/// Answers with a response that no backend of the route gave.
+pub(super) fn whole(mut response: Response<Bytes>, mut record: Box<Record>) -> Response<ResponseBody> {
+    record.answered_by_page(response.status());
     record.complete(Instant::now());
-    let mut response = page.response();
     end_connection(&record, response.headers_mut());
     response.map(|text| ResponseBody::Page { text: Some(text), record })
 }
@@ -138,7 +142,7 @@ fn compression(
     length: Option<u64>,
     record: &Record,
 ) -> Option<(Coding, EncoderSlot)> {
-    let slot = accepted.wants_encoder().then(|| record.client().context.encoders.take());
+    let slot = accepted.wants_encoder().then(|| record.client().context.take_encoder());
     let accepted = if let Some(None) = slot { accepted.identity() } else { accepted };
     compression::prepare(parts.status, &mut parts.headers, accepted, length).zip(slot.flatten())
 }
