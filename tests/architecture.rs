@@ -64,13 +64,15 @@ const ROOMS: &[rooms::House] = &[
             ("config", &["policy_file", "routes_file", "routing"]),
             ("store", &["registry"]),
             ("proxy", &["live_table", "routing"]),
+            ("acme", &["live_table", "proxy", "routing"]),
             ("listener", &["live_table", "registry", "routing", "store"]),
             ("cluster", &["listener", "registry"]),
             ("replica", &["cluster", "config", "store"]),
-            ("admin", &["cluster", "live_table", "proxy", "routing"]),
+            ("admin", &["acme", "cluster", "live_table", "proxy", "routing"]),
             (
                 "run",
                 &[
+                    "acme",
                     "admin",
                     "cluster",
                     "config",
@@ -116,7 +118,7 @@ const ROOMS: &[rooms::House] = &[
             ("downstream", &["certificates", "client_state", "http", "local_executor"]),
             (
                 "exchange",
-                &["buffered", "client_state", "context", "http", "passwords", "telemetry", "upstream"],
+                &["buffered", "certificates", "client_state", "context", "http", "passwords", "telemetry", "upstream"],
             ),
             ("health", &["http", "upstream"]),
             ("workers", &["client_state", "config", "context", "downstream", "exchange"]),

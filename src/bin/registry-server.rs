@@ -108,7 +108,7 @@ fn run(call: Call) -> anyhow::Result<u8> {
         Call::Check => {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
             let (warnings, routes) = (warnings.collect::<String>(), understood(&config));
-            print(&format!("{warnings}{routes}the configuration is good\n"))
+            print(&format!("{warnings}{routes}{}the configuration is good\n", orders(&config)))
         }
         Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
@@ -126,6 +126,21 @@ fn understood(config: &Config) -> String {
     };
     let lines = file.understood(instance).into_iter().map(|line| format!("  {line}\n"));
     format!("ROUTES_FILE={} is understood as:\n{}", file.path.display(), lines.collect::<String>())
+}
+
+/// Which certificates would be ordered.
+fn orders(config: &Config) -> String {
+    let Some(acme) = &config.acme else { return String::new() };
+    let besides = match config.https.as_ref().and_then(|https| https.cert_dir.as_ref()) {
+        Some(folder) => format!(" that has none in {}", folder.display()),
+        None => String::new(),
+    };
+    format!(
+        "certificates: one for each exact host that a service claims{besides}, ordered from {} for {}, kept in {}\n",
+        acme.directory,
+        acme.email,
+        acme.folder.display()
+    )
 }
 
 /// What neighbours that are not trusted could do, each with the line that closes it.

@@ -15,7 +15,9 @@
 //! | [`routes_file`] | ROUTES_FILE: routes of what has no sidecar | the registry, but by its protocol |
 //! | [`routing`] | the immutable routing table: match a request, choose a member | the registry and the proxy |
 //! | [`proxy`] | the data plane: accepts clients, forwards requests to members, probes backends | the registry |
+//! | [`acme`] | orders certificates for the hosts that are claimed | the registry, how a connection is served |
 
+pub mod acme;
 pub mod admin;
 pub mod cluster;
 pub mod config;

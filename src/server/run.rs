@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{BackendUrl, Host};
 
+use super::acme::{self, Acme};
 use super::admin::{Admin, Sources};
 use super::cluster::{Replica, StatusReader};
 use super::config::{self, ClusterConfig, Config, StateFile};
@@ -44,6 +45,8 @@ pub struct Server {
     proxy: Proxy,
     access_log: Option<AccessLog>,
     admin: Option<Admin>,
+    /// Held, so that it goes on.
+    _acme: Option<Acme>,
     stopping: Arc<AtomicBool>,
     /// Keeps the routes of ROUTES_FILE registered.
     routes: Option<Task>,
@@ -75,6 +78,9 @@ pub enum StartError {
     /// STATE_FILE cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
+    /// No certificates can be ordered.
+    #[error("ACME_EMAIL: {0}")]
+    Acme(#[from] acme::AcmeError),
     /// The settings for etcd cannot be used.
     #[error("ETCD_ENDPOINTS: {0}")]
     Etcd(String),
@@ -128,6 +134,7 @@ impl Server {
             tokio::spawn(forward_certificates(https.certificates.subscribe(), notify.clone()));
         }
         let access_log = access_log(config).map_err(failed("HTTP_LISTEN", config.http_listen))?;
+        let certificates = https.as_ref().map(|https| https.certificates.clone());
         let mut proxy_config = proxy_config(config, https, &policy);
         proxy_config.access_log.clone_from(&access_log);
         let metrics: Arc<RequestMetrics> = Arc::default();
@@ -155,6 +162,8 @@ impl Server {
         begin_start_hold(config, &table, started);
         // After the registry, so that the first request finds the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
+        // After the proxy, which answers what the authority asks.
+        let acme = acme(config, certificates, &table)?;
         let stopping = Arc::new(AtomicBool::new(false));
         let sources = |stopping| Sources {
             table,
@@ -166,11 +175,12 @@ impl Server {
             stopping,
             hosts: config.admin_hosts.clone(),
             cluster: status,
+            certificates: acme.as_ref().map(Acme::status),
             started,
         };
         let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&stopping))));
         let routes = keep_routes(config, registry.address());
-        let server = Server { registry, proxy, access_log, admin, stopping, routes };
+        let server = Server { registry, proxy, access_log, admin, _acme: acme, stopping, routes };
         server.log_start();
         Ok(server)
     }
@@ -353,8 +363,23 @@ async fn boot_id() -> String {
 fn https_config(config: &Config) -> Result<Option<HttpsConfig>, StartError> {
     let Some(https) = &config.https else { return Ok(None) };
     let failed = |error| StartError::Listen { variable: "HTTPS_LISTEN", address: https.listen, error };
-    let certificates = Certificates::watch(&https.cert_dir, CERTIFICATE_CHECK_INTERVAL).map_err(failed)?;
+    let certificates = match &https.cert_dir {
+        Some(folder) => Certificates::watch(folder, CERTIFICATE_CHECK_INTERVAL).map_err(failed)?,
+        None => Certificates::without_files(),
+    };
     Ok(Some(HttpsConfig { listen: https.listen, certificates }))
+}
+
+/// Begins to order certificates, if that is wanted.
+fn acme(
+    config: &Config,
+    certificates: Option<Certificates>,
+    table: &Arc<LiveTable>,
+) -> Result<Option<Acme>, StartError> {
+    let Some((wanted, certificates)) = config.acme.clone().zip(certificates) else { return Ok(None) };
+    let config::Acme { email, directory, ca, folder } = wanted;
+    let settings = acme::Settings { email, directory, ca, folder };
+    Ok(Some(Acme::start(&settings, certificates, Arc::clone(table))?))
 }
 
 /// Forwards certificate events to the registry, which tells its subscribers. Ends when either side ends.

@@ -3,6 +3,7 @@
 
 pub(super) use crate::prometheus::CONTENT;
 use crate::prometheus::Page;
+use crate::server::acme::HostReport;
 use crate::server::cluster::{ClusterStatus, Role};
 use crate::server::proxy::{RequestCounts, ServiceLabel};
 
@@ -30,6 +31,9 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page.single("proxy_access_log_dropped_total", "counter", "Lines of the access log that were lost.", lost);
     if let Some(cluster) = &snapshot.cluster {
         self::cluster(&mut page, cluster);
+    }
+    if let Some(reports) = &snapshot.certificates {
+        certificates(&mut page, reports);
     }
     members(&mut page, snapshot);
     requests(&mut page, snapshot);
@@ -75,6 +79,32 @@ fn cluster(page: &mut Page, cluster: &ClusterStatus) {
     page.single("registry_cluster_replicas", "gauge", "Servers that are present.", cluster.replicas.len());
     let in_trouble = u8::from(cluster.trouble.is_some());
     page.single("registry_cluster_trouble", "gauge", "1 while etcd cannot be read.", in_trouble);
+}
+
+fn certificates(page: &mut Page, reports: &[HostReport]) {
+    let name = "registry_certificates";
+    page.family(
+        name,
+        "gauge",
+        "Hosts for which certificates are ordered, by whether they have one and fail.",
+    );
+    for (state, has_one, fails) in [
+        ("valid", true, false),
+        ("missing", false, false),
+        ("renewal_fails", true, true),
+        ("order_fails", false, true),
+    ] {
+        let is_so =
+            |report: &&HostReport| report.validity.is_some() == has_one && report.error.is_some() == fails;
+        page.line(name, &[("state", state)], reports.iter().filter(is_so).count());
+    }
+    if let Some(first) =
+        reports.iter().filter_map(|report| report.validity).map(|validity| validity.ends).min()
+    {
+        let end = first.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let help = "When the first of them ends.";
+        page.single("registry_certificates_first_end_timestamp_seconds", "gauge", help, end);
+    }
 }
 
 fn members(page: &mut Page, snapshot: &Snapshot) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::server::acme::HostReport;
 use crate::server::cluster::{ClusterStatus, StatusReader};
 use crate::server::live_table::LiveTable;
 use crate::server::proxy::{
@@ -35,6 +36,8 @@ pub struct Sources {
     pub hosts: Vec<String>,
     /// The cluster, if the server is one of several.
     pub cluster: Option<StatusReader>,
+    /// The certificates that are ordered, if any are.
+    pub certificates: Option<watch::Receiver<Vec<HostReport>>>,
     /// When the server started.
     pub started: Instant,
 }
@@ -43,6 +46,8 @@ pub(super) struct Snapshot {
     pub(super) uptime: Duration,
     pub(super) is_ready: bool,
     pub(super) cluster: Option<ClusterStatus>,
+    /// The certificates that are ordered; `None`: none are.
+    pub(super) certificates: Option<Vec<HostReport>>,
     pub(super) connections: usize,
     pub(super) buffered: usize,
     pub(super) cut_off: u64,
@@ -95,6 +100,7 @@ impl Sources {
             uptime: self.started.elapsed(),
             is_ready: self.readiness() == Readiness::Ready,
             cluster: self.cluster.as_ref().map(StatusReader::read),
+            certificates: self.certificates.as_ref().map(|reports| reports.borrow().clone()),
             connections: self.load.connections(),
             buffered: self.load.buffered(),
             cut_off: self.load.cut_off(),

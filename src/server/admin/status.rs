@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
+use crate::server::acme::HostReport;
 use crate::server::cluster::{ClusterStatus, Role};
 use crate::server::proxy::{RequestCounts, ServiceLabel};
 use crate::server::routing::{Claim, Member};
@@ -42,6 +43,10 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     if let (Some(cluster), Some(fields)) = (&snapshot.cluster, status.as_object_mut()) {
         fields.insert("cluster".to_owned(), self::cluster(cluster));
     }
+    if let (Some(reports), Some(fields)) = (&snapshot.certificates, status.as_object_mut()) {
+        let listed: Vec<_> = reports.iter().take(MAX_CLAIMS).map(certificate).collect();
+        fields.insert("certificates".to_owned(), listed.into());
+    }
     format!("{status:#}\n")
 }
 
@@ -62,6 +67,17 @@ fn cluster(cluster: &ClusterStatus) -> Value {
         "behind": cluster.behind,
         "trouble": cluster.trouble,
         "replicas": cluster.replicas,
+    })
+}
+
+fn certificate(report: &HostReport) -> Value {
+    let ends = report.validity.and_then(|validity| jiff::Timestamp::try_from(validity.ends).ok());
+    json!({
+        "host": report.host,
+        "ends": ends.map(|ends| ends.to_string()),
+        "ordering": report.is_ordering,
+        "failures": report.failures,
+        "error": report.error,
     })
 }
 

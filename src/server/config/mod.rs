@@ -1,5 +1,6 @@
 //! The server's configuration, read from the environment. No other module of the server reads the environment.
 
+mod acme;
 mod cluster;
 mod memory;
 mod untrusted;
@@ -23,6 +24,7 @@ use super::policy_file::{PolicyFile, ReadFile};
 use super::routes_file::RoutesFile;
 use super::routing::ResponseHeaders;
 
+pub use acme::Acme;
 pub use cluster::{ClusterConfig, Etcd};
 pub use untrusted::Opening;
 pub use variables::{TABLE, VARIABLES};
@@ -32,8 +34,10 @@ pub use variables::{TABLE, VARIABLES};
 pub struct Config {
     /// HTTP_LISTEN. Port 0 takes a free one.
     pub http_listen: SocketAddr,
-    /// HTTPS_LISTEN and CERT_DIR; `None`: plain HTTP only.
+    /// HTTPS_LISTEN, and CERT_DIR; `None`: plain HTTP only.
     pub https: Option<Https>,
+    /// ACME_EMAIL, ACME_DIRECTORY, ACME_CA; `None`: no certificates are ordered.
+    pub acme: Option<Acme>,
     /// REGISTRY_LISTEN. Port 0 takes a free one.
     pub registry_listen: SocketAddr,
     /// REGISTRY_ALLOW; `None`: loopback and private ranges.
@@ -105,8 +109,8 @@ pub struct Config {
 pub struct Https {
     /// HTTPS_LISTEN. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// CERT_DIR
-    pub cert_dir: PathBuf,
+    /// CERT_DIR; `None`: all certificates are ordered.
+    pub cert_dir: Option<PathBuf>,
 }
 
 /// The listener for metrics and status.
@@ -143,6 +147,9 @@ struct Raw {
     http_listen: Option<String>,
     https_listen: Option<String>,
     cert_dir: Option<String>,
+    acme_email: Option<String>,
+    acme_directory: Option<String>,
+    acme_ca: Option<String>,
     registry_listen: Option<String>,
     registry_allow: Option<String>,
     registry_token: Option<String>,
@@ -218,7 +225,9 @@ impl Config {
 fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Config, Reported> {
     let cluster = cluster::cluster(&mut raw, reader, context.host_name);
     let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
-    let https = https(raw.https_listen, raw.cert_dir, reader);
+    let acme = acme::values(&mut raw, reader);
+    let has_https = raw.https_listen.is_some();
+    let https = https(raw.https_listen, raw.cert_dir, acme.is_wanted(), reader);
     let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
     let registry_allow = reader.optional("REGISTRY_ALLOW", raw.registry_allow, networks);
     let registry_token = reader.optional("REGISTRY_TOKEN", raw.registry_token, values::token);
@@ -251,12 +260,19 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let admin_hosts = reader.optional("ADMIN_HOSTS", raw.admin_hosts, host_names);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
+    let needs = acme::Needs {
+        has_https,
+        is_cluster: !matches!(cluster, Ok(None)),
+        state_file: state_file.as_ref().ok().map(Option::as_ref),
+    };
+    let acme = acme.finish(&needs, reader);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let libraries = reader.value("LOG_LEVEL_LIBRARIES", raw.log_level_libraries, values::level);
     let log_format = reader.value("LOG_FORMAT", raw.log_format, values::format);
     Ok(Config {
         http_listen: http_listen?,
         https: https?,
+        acme: acme?,
         registry_listen: registry_listen?,
         registry_allow: registry_allow?,
         registry_token: registry_token?,
@@ -296,13 +312,18 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
 fn https(
     listen_on: Option<String>,
     cert_dir: Option<String>,
+    has_acme: bool,
     reader: &mut Reader,
 ) -> Result<Option<Https>, Reported> {
     let is_wanted = listen_on.is_some();
     let listen = reader.optional("HTTPS_LISTEN", listen_on, listen);
     let cert_dir = match (is_wanted, cert_dir) {
-        (_, Some(folder)) => Ok(PathBuf::from(folder)),
-        (true, None) => Err(reader.missing("CERT_DIR", "HTTPS_LISTEN needs certificates", &["CERT_DIR"])),
+        (_, Some(folder)) => Ok(Some(PathBuf::from(folder))),
+        (true, None) if has_acme => Ok(None),
+        (true, None) => {
+            let reason = "HTTPS_LISTEN needs certificates: CERT_DIR has them, or ACME_EMAIL orders them";
+            Err(reader.missing("CERT_DIR", reason, &["CERT_DIR", "ACME_EMAIL"]))
+        }
         (false, None) => return Ok(None),
     };
     if !is_wanted {
@@ -449,10 +470,36 @@ mod tests {
     }
 
     #[test]
+    fn certificates_are_ordered_where_they_can_be_served_and_kept() {
+        let acme = |more: &[(&str, &str)]| {
+            let vars = [&[("ACME_EMAIL", "you@example.com")], more].concat();
+            read(&vars).map(|config| (config.acme.unwrap(), config.https.unwrap().cert_dir))
+        };
+        let both = [("HTTPS_LISTEN", ":443"), ("STATE_FILE", "/state/registry.redb?")];
+        let (found, cert_dir) = acme(&both).unwrap();
+        assert_eq!(found.folder, std::path::Path::new("/state/acme"));
+        assert_eq!(found.directory, "https://acme-v02.api.letsencrypt.org/directory");
+        assert_eq!(cert_dir, None);
+        for (missing, given) in [("STATE_FILE", both[0]), ("HTTPS_LISTEN", both[1])] {
+            let report = acme(&[given]).unwrap_err().to_string();
+            assert!(report.contains("ACME_EMAIL") && report.contains(missing), "{report}");
+        }
+        let plain = [both[0], both[1], ("ACME_DIRECTORY", "http://ca.example.com/directory")];
+        assert!(acme(&plain).unwrap_err().to_string().contains("https://"));
+        let (without, warnings) = read(&[("ACME_DIRECTORY", "https://ca.example.com/directory")])
+            .map(|config| (config.acme, config.warnings))
+            .unwrap();
+        assert_eq!((without, warnings.len()), (None, 1));
+    }
+
+    #[test]
     fn all_mistakes_are_reported_at_once() {
         let report = read(&[
             ("HTTP_LISTEN", "proxy:80"),
             ("HTTPS_LISTEN", "443"),
+            ("ACME_EMAIL", "me"),
+            ("ACME_DIRECTORY", "letsencrypt"),
+            ("ACME_CA", "mine"),
             ("REGISTRY_LISTEN", "81"),
             ("REGISTRY_ALLOW", "10.2.2.0/33"),
             ("REGISTRY_TOKEN", "a\nb"),
@@ -488,7 +535,9 @@ mod tests {
         .unwrap_err();
         // `cluster` has tests for those that belong together.
         let alone = |name: &str| !name.starts_with("ETCD_") && !name.starts_with("CLUSTER_");
-        for known in VARIABLES.iter().filter(|known| known.implemented && alone(known.name)) {
+        // Any text is a folder, and without one certificates are ordered.
+        let may_be_wrong = |name: &str| alone(name) && name != "CERT_DIR";
+        for known in VARIABLES.iter().filter(|known| known.implemented && may_be_wrong(known.name)) {
             let about = report.problems().iter().filter(|problem| problem.variable == known.name);
             assert_eq!(about.count(), 1, "{}: {report}", known.name);
         }

@@ -54,7 +54,9 @@ use tokio::time::Instant;
 use crate::server::live_table::LiveTable;
 
 use buffered::Buffered;
-pub use certificates::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates};
+pub use certificates::{
+    CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, KeyAuthorization, PendingChallenge,
+};
 pub use config::{HttpsConfig, ProxyConfig, ProxyError};
 pub use health::{
     BackendTest, ProbeCounts, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting,

@@ -1,6 +1,7 @@
 //! Finds pairs of certificate and key in a folder, tells whether they have changed, and reads them.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -75,21 +76,34 @@ impl PairFiles {
 
     /// Reads both files. The error is text for the log and never holds key material.
     pub(super) fn load(&self) -> Result<CertificatePair, String> {
-        let chain = read(&self.certificate)?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("{} is no PEM: {error}", self.certificate.display()))?;
-        let names = names_of(&chain).map_err(|why| format!("{}: {why}", self.certificate.display()))?;
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
-            .map_err(|error| format!("{} holds no private key in PEM: {error}", self.key.display()))?;
-        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                format!("{} is not the key of {}", self.key.display(), self.certificate.display())
-            }
-            error => format!("{} cannot be used: {error}", self.key.display()),
-        })?;
-        Ok(CertificatePair { key: Arc::new(key), names })
+        let (certificate, key) = (self.certificate.display(), self.key.display());
+        parse((&certificate, &read(&self.certificate)?), (&key, &read(&self.key)?))
     }
+}
+
+impl CertificatePair {
+    /// Reads a chain and its key from PEM. The error never holds key material.
+    pub(super) fn from_pem(chain: &str, key: &str) -> Result<CertificatePair, String> {
+        parse((&"the certificate", chain.as_bytes()), (&"the key", key.as_bytes()))
+    }
+}
+
+/// Makes a pair of two contents, each with what it is called in errors.
+fn parse(
+    (certificate_name, certificate): (&dyn Display, &[u8]),
+    (key_name, key): (&dyn Display, &[u8]),
+) -> Result<CertificatePair, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{certificate_name} is no PEM: {error}"))?;
+    let names = names_of(&chain).map_err(|why| format!("{certificate_name}: {why}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| format!("{key_name} holds no private key in PEM: {error}"))?;
+    let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => format!("{key_name} is not the key of {certificate_name}"),
+        error => format!("{key_name} cannot be used: {error}"),
+    })?;
+    Ok(CertificatePair { key: Arc::new(key), names })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

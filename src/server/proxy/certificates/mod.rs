@@ -1,27 +1,34 @@
-//! The certificates of CERT_DIR. They are reloaded when their files change; open connections keep what they have.
+//! The certificates of CERT_DIR, and those that an authority has issued to this server. The files are reloaded when they
+//! change; open connections keep what they have.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | `files` | finds and reads the pairs of certificate and key |
 //! | `index` | finds the certificate for a name |
 //! | `watcher` | notices what has changed in the folder |
+//! | `challenge` | what an authority asks this server to show (ACME) |
 //!
 //! It must not know connections: rustls asks it for a certificate by name.
 
+mod challenge;
 mod files;
 mod index;
 mod watcher;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::broadcast;
 
+pub(crate) use challenge::{ACME_CHALLENGE, ACME_TLS};
+pub use challenge::{KeyAuthorization, PendingChallenge};
+use files::CertificatePair;
 use index::Index;
 pub use watcher::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent};
 use watcher::{Changes, Watcher};
@@ -35,11 +42,26 @@ pub struct Certificates(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    /// Those of files, which go first.
     index: ArcSwap<Index>,
+    /// Those that an authority has issued, each for one host.
+    issued: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
+    challenge: ArcSwapOption<PendingChallenge>,
     events: broadcast::Sender<CertificateEvent>,
 }
 
 impl Certificates {
+    /// No certificates but those of [`Certificates::issue`].
+    pub fn without_files() -> Certificates {
+        let (events, _) = broadcast::channel(MAX_UNREAD_EVENTS);
+        Certificates(Arc::new(Inner {
+            index: ArcSwap::default(),
+            issued: ArcSwap::default(),
+            challenge: ArcSwapOption::empty(),
+            events,
+        }))
+    }
+
     /// Loads the pairs in `folder` (`NAME.crt` with `NAME.key`, or `NAME/fullchain.pem` with `NAME/privkey.pem`) and
     /// checks every `interval` whether they have changed. A pair that cannot be loaded is logged; its older
     /// certificate stays in use, and other pairs are not affected.
@@ -47,8 +69,7 @@ impl Certificates {
     /// # Errors
     /// If the watching thread cannot start.
     pub fn watch(folder: &Path, interval: Duration) -> std::io::Result<Certificates> {
-        let (events, _) = broadcast::channel(MAX_UNREAD_EVENTS);
-        let certificates = Certificates(Arc::new(Inner { index: ArcSwap::default(), events }));
+        let certificates = Certificates::without_files();
         let mut watcher = Watcher::new(folder);
         certificates.0.apply(watcher.check());
         if certificates.is_empty() {
@@ -67,12 +88,50 @@ impl Certificates {
 
     /// Whether there is a certificate for `host`, which is in lower case and has no port.
     pub fn covers(&self, host: &str) -> bool {
+        self.has_file_for(host) || self.0.issued.load().contains_key(host)
+    }
+
+    /// Whether CERT_DIR has a certificate for `host`, which is in lower case and has no port.
+    pub fn has_file_for(&self, host: &str) -> bool {
         self.0.index.load().find(host).is_some()
     }
 
     /// Whether there is no certificate at all.
     pub fn is_empty(&self) -> bool {
-        self.0.index.load().is_empty()
+        self.0.index.load().is_empty() && self.0.issued.load().is_empty()
+    }
+
+    /// Puts a certificate into force that an authority has issued for `host`, both parts in PEM. A file of CERT_DIR for
+    /// the host still goes first.
+    ///
+    /// # Errors
+    /// If the parts are no pair, or the certificate is not for the host. The text is for people and holds no key.
+    pub fn issue(&self, host: &str, chain: &str, key: &str) -> Result<(), String> {
+        let CertificatePair { key, names } = CertificatePair::from_pem(chain, key)?;
+        if !names.iter().any(|name| name == host) {
+            return Err(format!("the certificate is not for {host}, but for {}", names.join(" ")));
+        }
+        let mut issued = HashMap::clone(&self.0.issued.load());
+        let renewed = issued.insert(host.to_owned(), key).is_some();
+        self.0.issued.store(Arc::new(issued));
+        // Fails only if there is no subscriber.
+        let _ = self.0.events.send(CertificateEvent { pair: host.to_owned(), names, renewed });
+        Ok(())
+    }
+
+    /// Shows an authority what it has asked for, until [`Certificates::end_challenge`]. There is one at a time.
+    pub fn begin_challenge(&self, challenge: PendingChallenge) {
+        self.0.challenge.store(Some(Arc::new(challenge)));
+    }
+
+    /// Shows it no longer.
+    pub fn end_challenge(&self) {
+        self.0.challenge.store(None);
+    }
+
+    /// The answer to a request for `path` on port 80, if an authority asks for just that.
+    pub(crate) fn key_authorization(&self, path: &str) -> Option<KeyAuthorization> {
+        self.0.challenge.load().as_ref()?.key_authorization(path)
     }
 
     pub(crate) fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
@@ -104,7 +163,14 @@ impl Inner {
 
 impl ResolvesServerCert for Inner {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let found = hello.server_name().and_then(|name| self.index.load().find(name));
+        if challenge::is_asked_for(&hello) {
+            return self.challenge.load().as_ref()?.certificate(hello.server_name()?);
+        }
+        let find = |name: &str| {
+            let file = self.index.load().find(name);
+            file.or_else(|| self.issued.load().get(name).cloned())
+        };
+        let found = hello.server_name().and_then(find);
         if found.is_none() {
             tracing::debug!(name = hello.server_name(), "there is no certificate for this name");
         }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::server::proxy::certificates::Certificates;
+use crate::server::proxy::certificates::{ACME_TLS, Certificates};
 use crate::tls::provider;
 
 /// How long a client may take for the handshake.
@@ -40,18 +40,23 @@ impl ClientTls {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(certificates.resolver());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
         config.ticketer = Ticketer::new()?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         Ok(ClientTls { acceptor, limit: HANDSHAKE_TIMEOUT.min(header_timeout) })
     }
 
-    /// Does the handshake; `None` if it fails or takes too long, which is logged.
+    /// Does the handshake; `None` if it fails or takes too long, which is logged, or was an authority's question, which
+    /// it has answered.
     pub(crate) async fn accept<T>(&self, stream: T) -> Option<Accepted<T>>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         match timeout(self.limit, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS) => {
+                tracing::debug!("an authority has asked for the certificate of a challenge");
+                None
+            }
             Ok(Ok(stream)) => {
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 Some(Accepted { stream, is_http2 })

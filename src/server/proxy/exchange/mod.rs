@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `redirect` | redirects from HTTP to HTTPS |
+//! | `redirect` | redirects from HTTP to HTTPS, and what a certificate authority gets there |
 //! | `guard` | decides whether a request may go to a backend: host, claim, the claim's guards, rate limit |
 //! | `auth`, `forward_auth` | whether somebody may use a route; asks somebody else |
 //! | `answer` | an answer of the proxy instead of a backend's |
@@ -67,6 +67,9 @@ pub(crate) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>
     let paced = move |body| PacedBody::new(body, buffer.as_ref());
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
     record.add_request_id(request.headers_mut());
+    if let Some(answer) = redirect::to_authority(&client, &request) {
+        return Box::pin(ready(Ok(response::key_authorization(answer, record))));
+    }
     if let Some(redirect) = redirect::to_https(&client, &request) {
         return Box::pin(ready(Ok(redirect.into_response(record).map(paced))));
     }

@@ -4,6 +4,7 @@ use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use registry_client::protocol::Domain;
 
+use crate::server::proxy::certificates::{ACME_CHALLENGE, KeyAuthorization};
 use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::context::HttpsTarget;
 use crate::server::proxy::http::page::Page;
@@ -13,8 +14,6 @@ use super::body::ResponseBody;
 use super::record::Record;
 use super::response;
 
-/// Certificate authorities ask for these paths over plain HTTP (RFC 8555 section 8.3).
-const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
 /// The port that a URL with the scheme `https` does not name.
 const HTTPS_PORT: u16 = 443;
 
@@ -51,6 +50,13 @@ pub(super) fn to_https<B>(client: &ClientConnection, request: &Request<B>) -> Op
     let is_plain = matches!(*request.method(), Method::GET | Method::HEAD);
     let status = if is_plain { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
     Some(Redirect { status, location: HeaderValue::try_from(location).ok()? })
+}
+
+/// The answer to a certificate authority that asks whether the host leads here; `None`: the request is somebody else's.
+pub(super) fn to_authority<B>(client: &ClientConnection, request: &Request<B>) -> Option<KeyAuthorization> {
+    let path = request.uri().path();
+    let https = client.context.proxy.https.as_ref().filter(|_| path.starts_with(ACME_CHALLENGE))?;
+    https.certificates.key_authorization(path).filter(|_| !client.is_tls)
 }
 
 /// The same address at another host, by TLS if the client uses that or there is a certificate. `None`: it is there

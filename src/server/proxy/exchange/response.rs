@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -40,6 +42,16 @@ fn put_defaults(record: &Record, headers: &mut HeaderMap) {
     if let Some(defaults) = &record.client().context.proxy.config.default_headers {
         defaults.put_missing_into(headers);
     }
+}
+
+/// Answers a certificate authority that asks whether the host leads here.
+pub(super) fn key_authorization(answer: Bytes, mut record: Box<Record>) -> Response<ResponseBody> {
+    record.answered_by_page(StatusCode::OK);
+    record.complete(Instant::now());
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    end_connection(&record, response.headers_mut());
+    response.map(|()| ResponseBody::Page { text: Some(answer), record })
 }
 
 /// Tells the client that this is the last response on its connection, where that must be so.
