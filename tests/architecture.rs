@@ -66,7 +66,7 @@ const ROOMS: &[rooms::House] = &[
             ("listener", &["live_table", "registry", "routing", "store"]),
             ("cluster", &["listener", "registry"]),
             ("replica", &["cluster", "config", "store"]),
-            ("admin", &["cluster", "live_table", "proxy", "routing"]),
+            ("admin", &["cluster", "listener", "live_table", "proxy", "registry", "routing"]),
             (
                 "run",
                 &[
@@ -172,8 +172,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "prometheus",
             "protocol",
             "server::cluster",
+            "server::listener",
             "server::live_table",
             "server::proxy",
+            "server::registry",
             "server::routing",
         ],
     ),

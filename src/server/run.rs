@@ -109,6 +109,7 @@ impl Server {
             None => LiveTable::default(),
         });
         let https = https_config(config)?;
+        let certificates = https.as_ref().map(|https| https.certificates.clone());
         let (notify, notices) = mpsc::channel(MAX_NOTICES);
         if let Some(https) = &https {
             tokio::spawn(forward_certificates(https.certificates.subscribe(), notify.clone()));
@@ -133,6 +134,7 @@ impl Server {
         settings.registry.boot_id = boot_id;
         let core = RegistryCore::start(settings, Arc::clone(&table), store, prober, results, notices)
             .map_err(registry_failed())?;
+        let desk = core.desk();
         let registry = match replica {
             None => core.listen(listener),
             Some(replica) => core.listen_through(listener, |core, stopped| replica.start(core, stopped)),
@@ -147,6 +149,9 @@ impl Server {
             metrics,
             load: proxy.load(),
             prober: probes,
+            desk,
+            certificates,
+            token: config.admin_token.as_ref().map(|token| Token::new(token.reveal())),
             sessions: registry.sessions(),
             access_log: access_log.clone(),
             stopping,

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::server::cluster::{ClusterStatus, StatusReader};
+use crate::server::listener::Desk;
 use crate::server::live_table::LiveTable;
 use crate::server::proxy::{
-    AccessLog, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
+    AccessLog, Certificates, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
 };
+use crate::server::registry::Token;
 use crate::server::routing::Claim;
 
 /// The parts of the server that a snapshot reads.
@@ -25,6 +27,12 @@ pub struct Sources {
     pub load: ProxyLoad,
     /// The probes and their results.
     pub prober: ProberHandle,
+    /// The way to the registry.
+    pub desk: Desk,
+    /// The certificates of CERT_DIR, if the proxy serves TLS.
+    pub certificates: Option<Certificates>,
+    /// ADMIN_TOKEN, without which nobody may change anything.
+    pub token: Option<Token>,
     /// The number of sessions in the registry.
     pub sessions: watch::Receiver<usize>,
     /// The access log, if there is one.

@@ -64,6 +64,8 @@ pub struct Config {
     pub admin: Option<AdminListen>,
     /// ADMIN_HOSTS, in lower case.
     pub admin_hosts: Vec<String>,
+    /// ADMIN_TOKEN; `None`: nobody may change anything through ADMIN_LISTEN.
+    pub admin_token: Option<Secret>,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
     /// MAX_HEADERS_PER_ROUTE, at least one.
@@ -151,6 +153,7 @@ struct Raw {
     proxy_threads: Option<String>,
     admin_listen: Option<String>,
     admin_hosts: Option<String>,
+    admin_token: Option<String>,
     access_log: Option<String>,
     state_file: Option<String>,
     log_level: Option<String>,
@@ -225,6 +228,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let is_default = raw.admin_listen.is_none();
     let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
     let admin_hosts = reader.optional("ADMIN_HOSTS", raw.admin_hosts, host_names);
+    let admin_token = reader.optional("ADMIN_TOKEN", raw.admin_token, values::token);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
@@ -255,6 +259,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
         admin_hosts: admin_hosts?.unwrap_or_default(),
+        admin_token: admin_token?,
         access_log: access_log?.flatten(),
         state_file: state_file?,
         cluster: cluster?,
@@ -426,6 +431,7 @@ mod tests {
             ("PROXY_THREADS", "0"),
             ("ADMIN_LISTEN", "yes"),
             ("ADMIN_HOSTS", "http://proxy"),
+            ("ADMIN_TOKEN", "a\nb"),
             ("ACCESS_LOG", "xml"),
             ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),

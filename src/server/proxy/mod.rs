@@ -47,7 +47,7 @@ use tokio::time::Instant;
 
 use crate::server::live_table::LiveTable;
 
-pub use certificates::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates};
+pub use certificates::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, CertificateInfo, Certificates};
 pub use config::{HttpsConfig, ProxyConfig, ProxyError};
 pub use health::{
     BackendTest, ProbeCounts, ProbeResult, Prober, ProberHandle, test_backend, test_backend_trusting,

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -36,6 +36,8 @@ pub(super) struct CertificatePair {
     pub(super) key: Arc<CertifiedKey>,
     /// The host names of subjectAltName, in lower case.
     pub(super) names: Vec<String>,
+    /// When it ends, if it says it in a form that is understood.
+    pub(super) ends: Option<SystemTime>,
 }
 
 /// Finds the pairs in `folder`, by name.
@@ -80,6 +82,7 @@ impl PairFiles {
             .collect::<Result<_, _>>()
             .map_err(|error| format!("{} is no PEM: {error}", self.certificate.display()))?;
         let names = names_of(&chain).map_err(|why| format!("{}: {why}", self.certificate.display()))?;
+        let ends = chain.first().and_then(|leaf| end_of(leaf));
         let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
             .map_err(|error| format!("{} holds no private key in PEM: {error}", self.key.display()))?;
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
@@ -88,7 +91,7 @@ impl PairFiles {
             }
             error => format!("{} cannot be used: {error}", self.key.display()),
         })?;
-        Ok(CertificatePair { key: Arc::new(key), names })
+        Ok(CertificatePair { key: Arc::new(key), names, ends })
     }
 }
 
@@ -100,6 +103,13 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{} is larger than {MAX_FILE} bytes", path.display()));
     }
     Ok(content)
+}
+
+/// When a certificate ends.
+fn end_of(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn names_of(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, String> {

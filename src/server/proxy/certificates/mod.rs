@@ -22,6 +22,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::broadcast;
 
+pub use index::CertificateInfo;
 use index::Index;
 pub use watcher::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent};
 use watcher::{Changes, Watcher};
@@ -68,6 +69,11 @@ impl Certificates {
     /// Whether there is a certificate for `host`, which is in lower case and has no port.
     pub fn covers(&self, host: &str) -> bool {
         self.0.index.load().find(host).is_some()
+    }
+
+    /// Every certificate in use.
+    pub fn list(&self) -> Vec<CertificateInfo> {
+        self.0.index.load().all().to_vec()
     }
 
     /// Whether there is no certificate at all.

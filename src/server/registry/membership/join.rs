@@ -162,6 +162,7 @@ impl Membership {
             failures: 0,
             is_rejected: false,
             answers: false,
+            error: None,
             lost: owner.lost,
             ejected: false,
             shared,

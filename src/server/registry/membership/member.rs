@@ -8,7 +8,7 @@ use registry_client::protocol::{Domain, PathPrefix, RouteId};
 use crate::server::registry::model::{
     MemberLabel, MemberPlan, MemberState, Owner, RareSettings, SessionNo, address_of, probe,
 };
-use crate::server::routing::{Endpoint, Probe, Terms};
+use crate::server::routing::{Endpoint, Probe, ProbeFailure, Terms};
 
 use super::Membership;
 use super::route_list::EarlierRoutes;
@@ -27,6 +27,8 @@ pub(crate) struct TrackedMember {
     pub(crate) is_rejected: bool,
     /// Its last probe passed.
     pub(crate) answers: bool,
+    /// Why its last probe failed, unless it passed.
+    pub(crate) error: Option<Box<ProbeFailure>>,
     pub(crate) lost: bool,
     /// Whether the data plane leaves it out because requests failed, as far as is known.
     pub(crate) ejected: bool,
