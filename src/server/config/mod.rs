@@ -259,7 +259,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
         admin_hosts: admin_hosts?.unwrap_or_default(),
-        admin_token: admin_token?,
+        admin_token: admin_token?.filter(|token| !token.reveal().is_empty()),
         access_log: access_log?.flatten(),
         state_file: state_file?,
         cluster: cluster?,
