@@ -21,16 +21,21 @@ use registry_sidecar::server::Server;
 use serde_json::{Value, json};
 use support::{Backend, Peer};
 
-/// The text of a service's row and of what is folded out below it.
-const ROW: &str = "[...document.querySelectorAll('#services > details')].find((row) => row.querySelector('.name').textContent === NAME).innerText";
+/// The row of a service, with what is folded out below it.
+fn node(name: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('#services > details')]\
+         .find((row) => row.querySelector('.name').textContent === '{name}')"
+    )
+}
 
+/// Its text.
 fn row(name: &str) -> String {
-    ROW.replace("NAME", &format!("'{name}'"))
+    format!("({}?.innerText ?? '')", node(name))
 }
 
 fn unfold(name: &str) -> String {
-    let node = row(name).replace(".innerText", "");
-    format!("{node}.open = true; return true")
+    format!("{}.open = true; return true", node(name))
 }
 
 async fn open(server: &Server) -> Browser {
@@ -72,7 +77,7 @@ impl Town {
         let admin = server.admin_address().unwrap();
         view_with(admin, |view| {
             let text = view.to_string();
-            text.contains("check answered 404") && text.contains("its session is lost")
+            text.contains("out: check answered 404") && text.contains("its session is lost")
         })
         .await;
         for _ in 0..20 {
@@ -116,21 +121,13 @@ async fn every_state_is_seen_with_its_reason_and_a_change_within_a_second() {
         browser.until(&format!("{}.includes('{text}')", row(name))).await;
     }
     browser.until("document.querySelector('#events').innerText.includes('lost its connection')").await;
-    // The machine is shared: the time counts from the reply to the moment at which the page shows it.
     let backend = Backend::saying("hello").await;
-    let script = "window.seen = null; new MutationObserver(() => { if (!window.seen && document.body.innerText.includes('fresh.example')) window.seen = Date.now(); }).observe(document.body, { subtree: true, childList: true, characterData: true }); return Date.now()";
-    browser.run(script).await;
     let fresh = Session::serving(&town.server, "fresh", "fresh-1", "fresh.example", &backend.url()).await;
-    let applied = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
-    browser.until(&format!("{}.includes('up')", row("fresh"))).await;
-    browser.run(&unfold("fresh")).await;
-    browser.until("window.seen").await;
+    let took = browser.until(&format!("{}.includes('1 of 1')", row("fresh"))).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
     town.sessions[0].ok("MAINT_ENTER||ALL|").await;
-    let entered = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
-    browser.run("window.seen = null; return 0").await;
     let took = browser.until(&format!("{}.includes('1 of 2 in maintenance')", row("web"))).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(entered >= applied);
     town.sessions.push(fresh);
 }
 
@@ -145,7 +142,9 @@ async fn it_is_fit_for_light_dark_phones_and_screen_readers() {
     browser.until(&format!("{}.includes('out: check answered 404')", row("shop"))).await;
     // A curve needs a few steps.
     let curve = "const value = [3, 8, 12, 9, 14, 22, 17, 15, 12, 10, 16, 21, 19, 14, 9, 12]; const traffic = { rate: value, errors: value.map((v) => v > 20 ? 0.03 : 0), p50: value.map((v) => v + 4), p95: value.map((v) => v * 3 + 20), p99: value.map((v) => v * 6 + 40) }; hear({ data: JSON.stringify({ set: { traffic, 'traffic:web': traffic }, gone: [] }) }, false); return true";
-    for (scheme, width, height) in [("light", 1280, 1300), ("dark", 1280, 1300), ("light", 360, 1500), ("dark", 360, 1500)] {
+    for (scheme, width, height) in
+        [("light", 1280, 1300), ("dark", 1280, 1300), ("light", 360, 1500), ("dark", 360, 1500)]
+    {
         browser.scheme(scheme).await;
         browser.size(width, height).await;
         browser.run(curve).await;
@@ -183,7 +182,8 @@ async fn a_thousand_services_are_usable() {
     }
     let browser = open(&server).await;
     let wait = browser.until("document.querySelectorAll('#services > details').length >= 1000").await;
-    let paint = browser.run("return performance.getEntriesByName('first-contentful-paint')[0].startTime").await;
+    let paint =
+        browser.run("return performance.getEntriesByName('first-contentful-paint')[0].startTime").await;
     assert!(paint.as_f64().unwrap() < 1000.0, "first paint after {paint} ms");
     assert!(wait < Duration::from_secs(5), "all rows after {wait:?}");
     let search = "const box = document.querySelector('#search'); box.value = 'host-77'; box.dispatchEvent(new Event('input')); const begun = performance.now(); document.body.offsetHeight; return performance.now() - begun";
@@ -194,10 +194,12 @@ async fn a_thousand_services_are_usable() {
     browser.picture("thousand").await;
     // An hour of updates, every half second, makes nothing grow.
     let count = "return document.querySelectorAll('*').length";
-    let updates = "for (let round = 0; round < 7200; round += 1) { for (const [key, value] of parts) { if (key === 'service:service-77') hear({ data: JSON.stringify({ set: { [key]: { ...value, in_flight: round } }, gone: [] }) }, false); } draw(); } return true";
+    let updates = "const key = 'service:service-77'; for (let round = 0; round < 720; round += 1) { hear({ data: JSON.stringify({ set: { [key]: { ...parts.get(key), in_flight: round } }, gone: [] }) }, false); draw(); } return true";
     browser.run(&unfold("service-77")).await;
     let (before, heap) = (browser.run(count).await, heap(&browser).await);
-    browser.run(updates).await;
+    for _ in 0..10 {
+        browser.run(updates).await;
+    }
     assert_eq!(browser.run(count).await, before);
     let after = self::heap(&browser).await;
     assert!(after < heap + 4e6, "from {heap} to {after} bytes");
@@ -217,7 +219,10 @@ async fn names_that_are_html_or_turn_text_around_are_text_and_nobody_outside_is_
     let town = Town::build().await;
     let outside = Backend::saying("outside").await;
     let browser = open(&town.server).await;
-    let evil = format!("<img src={}/x onerror=window.evil=1><script>window.evil=1</script>\u{202e}gnp", outside.url());
+    let evil = format!(
+        "<img src={}/x onerror=window.evil=1><script>window.evil=1</script>\u{202e}gnp",
+        outside.url()
+    );
     let member = json!({ "instance": evil, "backend": evil, "condition": "up", "why": evil, "in_flight": 0, "upgraded": 0 });
     let session = json!({ "session": 1, "instance": evil, "peer": evil, "condition": "up", "why": evil, "since": evil, "routes": 1, "grace_ends": null, "drain": null, "maintenance": { "since": evil, "routes": 1, "page": evil } });
     let claim = json!({ "domain": evil, "path": evil, "condition": "up", "why": evil, "members": [member], "members_total": 1 });
@@ -225,7 +230,10 @@ async fn names_that_are_html_or_turn_text_around_are_text_and_nobody_outside_is_
     let mut set = serde_json::Map::new();
     set.insert(format!("service:{evil}"), service);
     set.insert("events".to_owned(), json!([{ "at": evil, "level": evil, "service": evil, "text": evil }]));
-    set.insert("certificates".to_owned(), json!([{ "names": [evil], "ends": evil, "days": 3, "condition": "up" }]));
+    set.insert(
+        "certificates".to_owned(),
+        json!([{ "names": [evil], "ends": evil, "days": 3, "condition": "up" }]),
+    );
     set.insert("cluster".to_owned(), json!({ "replica": evil, "role": evil, "leader": evil, "since": evil, "replicas": [evil], "behind": 0, "trouble": evil }));
     let message = json!({ "data": json!({ "set": set, "gone": [] }).to_string() });
     browser.page.execute("hear(arguments[0], false); return true", vec![message]).await.unwrap();
@@ -234,18 +242,28 @@ async fn names_that_are_html_or_turn_text_around_are_text_and_nobody_outside_is_
     for (what, expression) in [
         ("no element was made", "document.querySelectorAll('img, script:not(:last-of-type)').length === 0"),
         ("no script ran", "window.evil === undefined"),
-        ("text is not turned around", "!document.body.textContent.includes('\\u202e') && document.body.textContent.includes('u{202e}gnp')"),
+        (
+            "text is not turned around",
+            "!document.body.textContent.includes('\\u202e') && document.body.textContent.includes('u{202e}gnp')",
+        ),
     ] {
         assert_eq!(browser.run(&format!("return {expression}")).await, Value::Bool(true), "{what}");
     }
-    let ask = format!("const done = arguments[arguments.length - 1]; fetch('{}').then(() => done('asked'), () => done('refused'))", outside.url());
+    let ask = format!(
+        "const done = arguments[arguments.length - 1]; fetch('{}').then(() => done('asked'), () => done('refused'))",
+        outside.url()
+    );
     assert_eq!(browser.page.execute_async(&ask, Vec::new()).await.unwrap(), "refused");
     let own = "return performance.getEntriesByType('resource').every((one) => one.name.startsWith(location.origin))";
     assert_eq!(browser.run(own).await, Value::Bool(true));
     assert_eq!(outside.accepts(), 0, "nobody outside is asked");
 
     let frame = format!("<iframe src=http://{}/></iframe>", town.server.admin_address().unwrap());
-    let around = Backend::answering(format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{frame}", frame.len())).await;
+    let around = Backend::answering(format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{frame}",
+        frame.len()
+    ))
+    .await;
     browser.page.goto(&around.url()).await.unwrap();
     browser.page.enter_frame(0).await.unwrap();
     let framed = browser.run("return document.documentElement.outerHTML").await;
@@ -265,7 +283,11 @@ async fn the_keyboard_alone_finds_a_service_and_drains_it_with_the_token() {
     keys("/").await;
     browser.until("document.activeElement.id === 'search'").await;
     keys("web-2").await;
-    browser.until("[...document.querySelectorAll('#services > details')].filter((row) => !row.hidden).length === 1").await;
+    browser
+        .until(
+            "[...document.querySelectorAll('#services > details')].filter((row) => !row.hidden).length === 1",
+        )
+        .await;
     let tab_to = async |expression: &str| {
         for _ in 0..40 {
             keys(TAB).await;

@@ -17,6 +17,7 @@ use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{BackendUrl, Host};
 
 use super::admin::{Admin, Sources};
+use super::alerts::{Alerts, Watched};
 use super::cluster::{Replica, StatusReader};
 use super::config::{self, ClusterConfig, Config, StateFile};
 use super::listener::{self, ListenerConfig, RegistryCore, RegistryHandle};
@@ -42,6 +43,7 @@ pub struct Server {
     proxy: Proxy,
     access_log: Option<AccessLog>,
     admin: Option<Admin>,
+    _alerts: Option<Alerts>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -144,6 +146,16 @@ impl Server {
         // After the registry, so that the first request finds the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
         let stopping = Arc::new(AtomicBool::new(false));
+        let alerts = (!config.alert_webhooks.is_empty()).then(|| {
+            let watched = Watched {
+                table: Arc::clone(&table),
+                desk: desk.clone(),
+                certificates: certificates.clone(),
+                cluster: status.clone(),
+                host: config.host_name.clone(),
+            };
+            Alerts::start(&config.alert_webhooks, watched)
+        });
         let sources = |stopping| Sources {
             table,
             metrics,
@@ -151,6 +163,7 @@ impl Server {
             prober: probes,
             desk,
             certificates,
+            alerts: alerts.as_ref().map(Alerts::counts),
             token: config.admin_token.as_ref().map(|token| Token::new(token.reveal())),
             sessions: registry.sessions(),
             access_log: access_log.clone(),
@@ -160,7 +173,7 @@ impl Server {
             started,
         };
         let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&stopping))));
-        let server = Server { registry, proxy, access_log, admin, stopping };
+        let server = Server { registry, proxy, access_log, admin, _alerts: alerts, stopping };
         server.log_start();
         Ok(server)
     }

@@ -24,7 +24,12 @@ pub(crate) async fn server(more: &[(&str, &str)]) -> Server {
         ("START_HOLD", "0s"),
         ("ADMIN_TOKEN", TOKEN),
     ];
-    let vars = usual.iter().chain(more).map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let is_usual = |(name, _): &&(&str, &str)| !more.iter().any(|(other, _)| other == name);
+    let vars = usual
+        .iter()
+        .filter(is_usual)
+        .chain(more)
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let no_file = |_: &std::path::Path| Err("there is no such file".to_owned());
     let context = Context { host_name: "proxy", read_file: &no_file };
     Server::start(&Config::from_env(vars, context).unwrap()).await.unwrap()
@@ -43,7 +48,13 @@ impl Session {
     }
 
     /// Registers it with a route that is in force.
-    pub(crate) async fn serving(server: &Server, service: &str, instance: &str, domain: &str, url: &str) -> Session {
+    pub(crate) async fn serving(
+        server: &Server,
+        service: &str,
+        instance: &str,
+        domain: &str,
+        url: &str,
+    ) -> Session {
         let mut session = Session::register(server, service, instance).await;
         session.ok(&format!("ROUTE_ADD||{domain}|/|{url}|0")).await;
         session.ok("CONFIG_APPLY|").await;
@@ -64,7 +75,8 @@ impl Session {
 pub(crate) async fn ask(address: SocketAddr, head: &str, body: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
-    let request = format!("{head}\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request =
+        format!("{head}\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     soon(stream.read_to_string(&mut text)).await.unwrap();
@@ -125,9 +137,8 @@ impl Follower {
 
 /// Has the server do something, as an operator.
 pub(crate) async fn order(address: SocketAddr, token: &str, body: &Value) -> (u16, String) {
-    let head = format!(
-        "POST /actions HTTP/1.1\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}"
-    );
+    let head =
+        format!("POST /actions HTTP/1.1\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}");
     let (head, body) = ask(address, &head, &body.to_string()).await;
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
 }

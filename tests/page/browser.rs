@@ -18,22 +18,29 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Browser {
     pub(crate) page: Client,
     driver: Child,
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its group is the driver and the browser.
-        let _ = Command::new("kill").args(["-9", &format!("-{}", self.driver.id())]).status();
+        let _ = self.driver.kill();
         let _ = self.driver.wait();
+        // The browser outlives its driver. Each of its processes names the profile, or is a child of one that does.
+        let profile = self.profile.path().display().to_string();
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).contains(&profile) {
+                let _ =
+                    Command::new("kill").arg("-9").arg(process.file_name()).stderr(Stdio::null()).status();
+            }
+        }
     }
 }
 
 impl Browser {
     pub(crate) async fn start() -> Browser {
-        let mut command = Command::new("setsid");
-        command.args(["--wait", "chromedriver", "--port=0"]).stdout(Stdio::piped()).stderr(Stdio::null());
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut command = Command::new("chromedriver");
+        let command = command.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = command.spawn().expect("chromedriver, of Debian's chromium-driver");
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port = loop {
@@ -45,15 +52,22 @@ impl Browser {
         std::thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir().unwrap();
         let arguments = json!([
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--disable-extensions", "--disable-background-networking", "--window-size=1280,900", "--lang=en-GB",
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-extensions",
+            "--disable-background-networking",
+            "--window-size=1280,900",
+            "--lang=en-GB",
             format!("--user-data-dir={}", profile.path().display()),
         ]);
         let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
         let mut builder = ClientBuilder::new(HttpConnector::new());
         builder.capabilities(capabilities.as_object().unwrap().clone());
         let page = builder.connect(&format!("http://127.0.0.1:{port}")).await.expect("a browser");
-        Browser { page, driver, _profile: profile }
+        Browser { page, driver, profile }
     }
 
     /// Runs a function's body in the page. Returns what it returns.

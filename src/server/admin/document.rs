@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
-use http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use sha2::{Digest, Sha256};
 
 /// The document, with its style and its script in it.
@@ -51,7 +53,17 @@ mod tests {
         for element in ["<style", "<script"] {
             assert_eq!(PAGE.matches(element).count(), 1, "{element}");
         }
-        for outside in ["src=", "@import", "url(", "style=", "innerHTML", "insertAdjacentHTML", "outerHTML", "document.write", "eval("] {
+        for outside in [
+            "src=",
+            "@import",
+            "url(",
+            "style=",
+            "innerHTML",
+            "insertAdjacentHTML",
+            "outerHTML",
+            "document.write",
+            "eval(",
+        ] {
             assert!(!PAGE.contains(outside), "{outside}");
         }
         let allowed = ["http://www.w3.org/2000/svg", "http://10.2.2.9:8080"];

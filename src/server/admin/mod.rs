@@ -8,7 +8,8 @@
 //! | `document` | the page itself, and the headers that protect it |
 //! | `actions` | what operators have the registry do |
 //! | `hosts` | under which names it answers |
-//! | `query` | the client: `registry-server healthcheck` and `status` |
+//! | `table` | renders the model for people at a terminal |
+//! | `query` | the client: `registry-server healthcheck`, `status`, `drain` and `maintenance` |
 //!
 //! It shows no secret, and changes nothing but for whoever gives ADMIN_TOKEN. Still it listens on loopback by default, because it shows hosts and
 //! addresses. No answer has a CORS header: pages of other origins must not read it.
@@ -21,6 +22,7 @@ mod metrics;
 mod query;
 mod snapshot;
 mod status;
+mod table;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -38,15 +40,17 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use live::{Hub, Subscription};
-pub use query::{QueryError, query};
+pub use query::{QueryError, order, query};
 use snapshot::Readiness;
 pub use snapshot::Sources;
+pub use table::table;
 
 /// Concurrent connections; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -54,6 +58,8 @@ const MAX_CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may be open that does not follow the page's changes.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much the kernel keeps for a client that does not read. A follower that is further behind is dropped.
+const SEND_BUFFER: usize = 64 * 1024;
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -133,6 +139,8 @@ async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>) {
         let (shared, client) = (Arc::clone(&shared), Arc::clone(&own));
         async move { Ok::<_, Infallible>(answer(request, &shared, &client).await) }
     });
+    // What fails here costs memory only.
+    let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let too_long = async {
@@ -199,8 +207,7 @@ async fn actions(request: Request<Incoming>, shared: &Shared, client: &Client) -
     }
     let (head, mut body) = request.into_parts();
     let Shared { sources, hub } = shared;
-    let (status, outcome) =
-        actions::carry_out(sources, hub, client.peer, &head.headers, &mut body).await;
+    let (status, outcome) = actions::carry_out(sources, hub, client.peer, &head.headers, &mut body).await;
     match outcome {
         Ok(outcome) => page(status, JSON, json(&outcome)),
         Err(why) => page(status, TEXT, why + "\n"),

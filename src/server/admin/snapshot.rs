@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::server::alerts::AlertCounts;
 use crate::server::cluster::{ClusterStatus, StatusReader};
 use crate::server::listener::Desk;
 use crate::server::live_table::LiveTable;
 use crate::server::proxy::{
-    AccessLog, Certificates, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
+    AccessLog, Certificates, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics,
+    ServiceLabel,
 };
 use crate::server::registry::Token;
 use crate::server::routing::Claim;
@@ -31,6 +33,8 @@ pub struct Sources {
     pub desk: Desk,
     /// The certificates of CERT_DIR, if the proxy serves TLS.
     pub certificates: Option<Certificates>,
+    /// What became of messages to ALERT_WEBHOOKS, if there are any.
+    pub alerts: Option<Arc<AlertCounts>>,
     /// ADMIN_TOKEN, without which nobody may change anything.
     pub token: Option<Token>,
     /// The number of sessions in the registry.
@@ -57,6 +61,9 @@ pub(super) struct Snapshot {
     /// Requests that wait for somebody to claim them.
     pub(super) unclaimed_waiting: usize,
     pub(super) dropped_lines: u64,
+    /// Messages to ALERT_WEBHOOKS that were taken, and attempts that failed.
+    pub(super) alerts: Option<(u64, u64)>,
+    pub(super) next_certificate_end: Option<SystemTime>,
     pub(super) requests: BTreeMap<ServiceLabel, RequestCounts>,
     pub(super) services: BTreeMap<String, Service>,
     pub(super) claims: Vec<Arc<Claim>>,
@@ -104,6 +111,16 @@ impl Sources {
             probes: self.prober.counts(),
             unclaimed_waiting: self.table.unclaimed_waiting(),
             dropped_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
+            alerts: self
+                .alerts
+                .as_ref()
+                .map(|counts| (counts.sent.load(Ordering::Relaxed), counts.failed.load(Ordering::Relaxed))),
+            next_certificate_end: self
+                .certificates
+                .iter()
+                .flat_map(Certificates::list)
+                .filter_map(|it| it.ends)
+                .min(),
             requests: self.metrics.read(),
             services: services(&claims, now),
             claims,

@@ -18,6 +18,7 @@ use crate::telemetry::LogConfig;
 use registry_client::protocol::{GoDuration, Invalid};
 
 use super::policy_file::{PolicyFile, ReadFile};
+use super::webhook::Webhook;
 
 pub use cluster::{ClusterConfig, Etcd};
 pub use untrusted::Opening;
@@ -66,6 +67,10 @@ pub struct Config {
     pub admin_hosts: Vec<String>,
     /// ADMIN_TOKEN; `None`: nobody may change anything through ADMIN_LISTEN.
     pub admin_token: Option<Secret>,
+    /// ALERT_WEBHOOKS
+    pub alert_webhooks: Vec<Webhook>,
+    /// The name of this host, by which alerts say where they come from.
+    pub host_name: String,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
     /// MAX_HEADERS_PER_ROUTE, at least one.
@@ -154,6 +159,7 @@ struct Raw {
     admin_listen: Option<String>,
     admin_hosts: Option<String>,
     admin_token: Option<String>,
+    alert_webhooks: Option<String>,
     access_log: Option<String>,
     state_file: Option<String>,
     log_level: Option<String>,
@@ -229,6 +235,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
     let admin_hosts = reader.optional("ADMIN_HOSTS", raw.admin_hosts, host_names);
     let admin_token = reader.optional("ADMIN_TOKEN", raw.admin_token, values::token);
+    let alert_webhooks = reader.optional("ALERT_WEBHOOKS", raw.alert_webhooks, webhooks);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
     let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
@@ -259,7 +266,9 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
         admin_hosts: admin_hosts?.unwrap_or_default(),
-        admin_token: admin_token?.filter(|token| !token.reveal().is_empty()),
+        admin_token: admin_token?,
+        alert_webhooks: alert_webhooks?.unwrap_or_default(),
+        host_name: context.host_name.to_owned(),
         access_log: access_log?.flatten(),
         state_file: state_file?,
         cluster: cluster?,
@@ -319,6 +328,23 @@ fn host_names(text: &str) -> Result<Vec<String>, Invalid> {
         Err(Invalid::new("host name", item, "it is no name without a port", "proxy"))
     };
     items.map(name).collect()
+}
+
+/// Parses URLs of webhooks, separated by commas, blanks or both.
+fn webhooks(text: &str) -> Result<Vec<Webhook>, Invalid> {
+    const MOST: usize = 8;
+    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
+    let all: Vec<Webhook> = items.map(Webhook::parse).collect::<Result<_, _>>()?;
+    if all.len() > MOST {
+        let reason = "there are more than eight";
+        return Err(Invalid::new(
+            "list of webhooks",
+            "[redacted]",
+            reason,
+            "https://hooks.example.com/T0/B0",
+        ));
+    }
+    Ok(all)
 }
 
 fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
@@ -432,6 +458,7 @@ mod tests {
             ("ADMIN_LISTEN", "yes"),
             ("ADMIN_HOSTS", "http://proxy"),
             ("ADMIN_TOKEN", "a\nb"),
+            ("ALERT_WEBHOOKS", "https://hooks.example/x, somewhere"),
             ("ACCESS_LOG", "xml"),
             ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),

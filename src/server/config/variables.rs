@@ -35,6 +35,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("ADMIN_LISTEN", Text("127.0.0.1:8081"), "127.0.0.1:8081", "where metrics and status are served; off for nowhere").bare(),
     Variable::new("ADMIN_HOSTS", Unset, "proxy,metrics.example.com", "names by which metrics and status may be asked for, besides addresses and localhost").bare(),
     Variable::new("ADMIN_TOKEN", Unset, "correct-horse-battery-staple", "the secret that an operator must give to drain or to enter maintenance").bare(),
+    Variable::new("ALERT_WEBHOOKS", Unset, "https://hooks.example.com/T0/B0", "where to tell of lost services, certificates near their end and a store that refuses: URLs of Slack, Discord or a program of your own").bare(),
     Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "the etcd in which several servers are one registry; several endpoints separated by commas").bare(),
     Variable::new("ETCD_BASE_PATH", Text("/registry"), "/registry", "the path below which their keys lie; servers with another one are another registry").bare(),
     Variable::new("ETCD_USERNAME", Unset, "registry", "etcd's user; needs ETCD_PASSWORD").bare(),

@@ -74,7 +74,9 @@ impl Order {
             ("enter-maintenance", None, url) => Action::EnterMaintenance(page(url)?),
             ("leave-maintenance", None, None) => Action::LeaveMaintenance,
             ("drain" | "cancel-drain" | "enter-maintenance" | "leave-maintenance", _, _) => {
-                return Err("a drain has a duration, and entering maintenance a page; nothing else has".to_owned());
+                return Err(
+                    "a drain has a duration, and entering maintenance a page; nothing else has".to_owned()
+                );
             }
             (other, _, _) => {
                 let known = "drain, cancel-drain, enter-maintenance, leave-maintenance";
@@ -161,7 +163,8 @@ mod tests {
 
     #[test]
     fn an_order_is_a_command_of_the_registry() {
-        let drain = order(r#"{"action":"drain","service":"web","duration":"5s","by":"ann\n","reason":"deploy"}"#);
+        let drain =
+            order(r#"{"action":"drain","service":"web","duration":"5s","by":"ann\n","reason":"deploy"}"#);
         let drain = drain.unwrap();
         assert_eq!(drain.request(), Request::DrainStart("5s".parse().unwrap()));
         let line = drain.describe(IpAddr::from([10, 0, 0, 7]));

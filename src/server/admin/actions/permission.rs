@@ -95,7 +95,9 @@ mod tests {
         for origin in ["http://proxy:8081", "https://proxy:8081"] {
             assert_eq!(asked(&[("origin", origin)]), Ok(()), "{origin}");
         }
-        for origin in ["null", "http://evil.example", "http://proxy", "http://proxy:80811", "http://x.proxy:8081", ""] {
+        for origin in
+            ["null", "http://evil.example", "http://proxy", "http://proxy:80811", "http://x.proxy:8081", ""]
+        {
             assert_eq!(asked(&[("origin", origin)]), Err(Refused::OtherOrigin), "{origin}");
         }
         for site in ["cross-site", "same-site"] {

@@ -110,7 +110,8 @@ impl Gathered {
         let (condition, why) = reason::of_claim(claim, &words, self.snapshot.now);
         service.claims_total += 1;
         service.members += words.len();
-        service.usable += claim.members.iter().filter(|member| member.usable).count();
+        let serves = |word: &&Condition| !matches!(word, Condition::Down | Condition::Maintenance);
+        service.usable += words.iter().filter(serves).count();
         let in_flight = claim.members.iter().map(|member| member.load.in_flight.load(Ordering::Relaxed));
         service.in_flight += in_flight.map(u64::from).sum::<u64>();
         if condition > service.condition {

@@ -75,10 +75,8 @@ pub(super) fn of_registry(event: &LogEvent) -> Option<Entry> {
             of(&who.service, Level::Warning, text)
         }
         E::Applied { who, revision, changed, routes } => {
-            let text = format!(
-                "{} applied revision {revision}: {changed} of {routes} routes changed",
-                who.instance
-            );
+            let text =
+                format!("{} applied revision {revision}: {changed} of {routes} routes changed", who.instance);
             of(&who.service, Level::Info, text)
         }
         E::Restored { sessions, routes, .. } => {
@@ -93,9 +91,11 @@ pub(super) fn of_registry(event: &LogEvent) -> Option<Entry> {
 fn of_claims(event: &LogEvent) -> Option<Entry> {
     use LogEvent as E;
     let (level, service, text) = match event {
-        E::Hidden { who, domain, path, by, .. } => {
-            of(&who.service, Level::Warning, format!("no request reaches {domain}{path}: {by} goes before it"))
-        }
+        E::Hidden { who, domain, path, by, .. } => of(
+            &who.service,
+            Level::Warning,
+            format!("no request reaches {domain}{path}: {by} goes before it"),
+        ),
         E::Conflict { who, domain, path, owner, .. } => {
             let text = format!("{} refused: {domain}{path} belongs to {owner}", who.instance);
             of(&who.service, Level::Warning, text)

@@ -108,9 +108,7 @@ pub(super) fn of_claim(claim: &Claim, members: &[Condition], now: Instant) -> (C
     match worst {
         Condition::Down => (Condition::Degraded, format!("{down} of {all} out")),
         Condition::Draining => (Condition::Draining, format!("{} of {all} draining", count(worst))),
-        Condition::Maintenance => {
-            (Condition::Degraded, format!("{} of {all} in maintenance", count(worst)))
-        }
+        Condition::Maintenance => (Condition::Degraded, format!("{} of {all} in maintenance", count(worst))),
         Condition::Degraded => (Condition::Degraded, format!("{} of {all} with trouble", count(worst))),
         Condition::Up | Condition::Held => (Condition::Up, String::new()),
     }

@@ -10,7 +10,9 @@ use super::Membership;
 impl Membership {
     /// The members about which there is something to say.
     pub(crate) fn overview(&self) -> HashMap<MemberId, MemberOverview> {
-        let is_plain = |state: MemberState, is_lost: bool, failures: u8| state == MemberState::Usable && !is_lost && failures == 0;
+        let is_plain = |state: MemberState, is_lost: bool, failures: u8| {
+            state == MemberState::Usable && !is_lost && failures == 0
+        };
         let told = self.members.iter().filter(|(_, m)| !is_plain(m.state, m.lost, m.failures));
         let overview = told.map(|(id, record)| {
             let overview = MemberOverview {

@@ -41,9 +41,7 @@ pub use keepalive::Keepalive;
 pub use lifecycle::{MemberEvent, MemberState};
 pub(crate) use lifecycle::{SessionEvent, SessionState};
 pub(crate) use member_set::MemberSet;
-pub use overview::{
-    DrainOverview, MaintenanceOverview, MemberOverview, Overview, SessionOverview, Standing,
-};
+pub use overview::{DrainOverview, MaintenanceOverview, MemberOverview, Overview, SessionOverview, Standing};
 pub(crate) use owner::Owner;
 pub(crate) use plan::{MemberPlan, RareSettings};
 pub(crate) use policy::ExclusiveHosts;
