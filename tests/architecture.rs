@@ -170,6 +170,20 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server::cluster", &["environment", "protocol", "server::listener", "server::registry"]),
     ("server::replica", &["nodes", "server::cluster", "server::config", "server::store"]),
     (
+        "server::alerts",
+        &[
+            "protocol",
+            "server::cluster",
+            "server::listener",
+            "server::live_table",
+            "server::proxy",
+            "server::registry",
+            "server::webhook",
+            "tls",
+        ],
+    ),
+    ("server::webhook", &["protocol"]),
+    (
         "server::admin",
         &[
             "prometheus",

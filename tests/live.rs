@@ -144,7 +144,7 @@ async fn who_follows_is_counted_and_whoever_does_not_read_is_dropped() {
         names.join(",")
     };
     let mut is_dropped = false;
-    for round in 0..200 {
+    for round in 0..150 {
         if round > 0 {
             busy.ok(&format!("ROUTE_REMOVE||r{round}")).await;
         }

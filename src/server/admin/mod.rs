@@ -140,6 +140,7 @@ async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>) {
         async move { Ok::<_, Infallible>(answer(request, &shared, &client).await) }
     });
     // What fails here costs memory only.
+    let socket = SockRef::from(&stream).try_clone();
     let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -153,7 +154,10 @@ async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>) {
         // An error concerns this client only.
         _ = http.serve_connection(TokioIo::new(stream), service) => {}
         () = too_long => {}
-        () = close.notified() => {}
+        // What the kernel holds for a client that does not read is thrown away.
+        () = close.notified() => if let Ok(socket) = socket {
+            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        },
     }
 }
 
