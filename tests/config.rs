@@ -10,7 +10,9 @@ use std::path::Path;
 
 use registry_client::protocol::{GoDuration, RouteOption, Scheme};
 use registry_sidecar::environment::{ConfigErrors, Context, Fallback, Variable};
-use registry_sidecar::sidecar::config::{COMMAND_VARIABLES, Config, RegistrationConfig, VARIABLES};
+use registry_sidecar::sidecar::config::{
+    COMMAND_VARIABLES, Config, RegistrationConfig, RouteConfig, VARIABLES,
+};
 use registry_sidecar::telemetry::{Format, Level};
 
 /// What `vars` mean on the host `web-1`, where `files` exist.
@@ -264,6 +266,10 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("HEALTH_PATH", "health"),
         ("HEALTH_INTERVAL", "-1s"),
         ("HEALTH_TIMEOUT", "0s"),
+        ("HEALTH_HOST", "*.example.com"),
+        ("HEALTH_STATUS", "2xx"),
+        ("HEALTH_RISE", "0"),
+        ("HEALTH_FALL", "101"),
         ("COMPRESSION", "gzip"),
         ("ENABLE_WEBSOCKET", "ja"),
         ("PRESERVE_HOST", "2"),
@@ -272,6 +278,12 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("RESPONSE_HEADERS", r#"{"a b":"c"}"#),
         ("RATE_LIMIT", "100"),
         ("CIRCUIT_BREAKER", "5/30s"),
+        ("STRIP_PREFIX", "/api"),
+        ("STICKY", "cookie"),
+        ("REDIRECT_DOMAINS", "http://www.example.com"),
+        ("ALLOW_FROM", "10.0.0.0/33"),
+        ("BODY_LIMIT", "10mb"),
+        ("WEIGHT", "5%"),
         ("ENABLE_SOCKETIO_ROUTE", "maybe"),
         ("SOCKETIO_PATH", "socket.io"),
         ("WAIT_FOR_PORT", "8080"),
@@ -440,6 +452,61 @@ fn without_registration_neither_name_nor_domains_are_needed_but_mistakes_are_mis
     assert_eq!(config.readiness.checks[0].to_string(), "tcp://127.0.0.1:3000");
     assert!(read(&[("ENABLE_REGISTRY", "no"), ("DOMAINS", "a b_!")]).is_err());
     assert!(with(&[("ENABLE_REGISTRY", "no")]).unwrap().registration.is_none());
+}
+
+#[test]
+fn options_of_the_check_are_inherited_too_and_go_with_it() {
+    let routes = r#"[
+        {"path": "/api", "health": {"host": "api.example.com", "status": 204, "fall": false}},
+        {"path": "/quiet", "health": false}
+    ]"#;
+    let config = with(&[
+        ("SIDECAR_ROUTES", routes),
+        ("SIDECAR_HEALTH_RISE", "2"),
+        ("SIDECAR_HEALTH_FALL", "5"),
+        ("SIDECAR_HEALTH_STATUS", "200-299,404"),
+    ])
+    .unwrap();
+    let said = |route: &RouteConfig| {
+        let options = route.more_options.iter();
+        options.map(|option| format!("{}={}", option.key(), option.value_text())).collect::<Vec<_>>()
+    };
+    let [own, api, quiet] = &registration(&config).routes[..] else { panic!("{config:?}") };
+    assert_eq!(said(own), ["health_status=200-299,404", "health_rise=2", "health_fall=5"]);
+    assert_eq!(said(api), ["health_host=api.example.com", "health_status=204", "health_rise=2"]);
+    assert_eq!(said(quiet), [""; 0]);
+    let text = refused(&[("SIDECAR_ROUTES", r#"[{"health":{"rise":0,"host":"*.a.de","ris":2}}]"#)]);
+    for part in ["ROUTES[0].health.rise", "ROUTES[0].health.host", "did you mean rise?"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn redirect_domains_are_a_route_of_their_own_to_the_first_domain() {
+    let config = with(&[
+        ("DOMAINS", "example.com,shop.example.com"),
+        ("ROUTE_PATH", "/shop"),
+        ("SIDECAR_REDIRECT_DOMAINS", "www.example.com example.org"),
+        ("SIDECAR_STICKY", "true"),
+        ("SIDECAR_BODY_LIMIT", "10m"),
+        ("SIDECAR_STRIP_PREFIX", "true"),
+        ("ENABLE_SOCKETIO_ROUTE", "true"),
+    ])
+    .unwrap();
+    let said = |route: &RouteConfig| {
+        let options = route.more_options.iter();
+        options.map(|option| format!("{}={}", option.key(), option.value_text())).collect::<Vec<_>>()
+    };
+    let [own, socketio, redirect] = &registration(&config).routes[..] else { panic!("{config:?}") };
+    assert_eq!(said(own), ["strip_prefix=true", "sticky=true", "body_limit=10m"]);
+    assert_eq!(said(socketio), ["sticky=true", "body_limit=10m"], "it answers at its own path");
+    assert_eq!((redirect.origin.as_str(), redirect.path.as_str()), ("REDIRECT_DOMAINS", "/"));
+    assert_eq!(redirect.domains.to_string(), "www.example.com,example.org");
+    assert_eq!((said(redirect), &redirect.health), (vec!["redirect=example.com".to_owned()], &None));
+    let text = refused(&[("DOMAINS", "*.example.com"), ("SIDECAR_REDIRECT_DOMAINS", "example.org")]);
+    assert!(text.contains("the first of DOMAINS"), "{text}");
+    let text = refused(&[("DOMAINS", "example.com"), ("SIDECAR_REDIRECT_DOMAINS", "example.com")]);
+    assert!(text.contains("REDIRECT_DOMAINS") && text.contains("already"), "{text}");
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod support;
 mod breakers;
 #[path = "proxy_settings/compression.rs"]
 mod compression;
+#[path = "proxy_settings/edge.rs"]
+mod edge;
 #[path = "proxy_settings/headers.rs"]
 mod headers;
 #[path = "proxy_settings/health.rs"]
@@ -26,6 +28,8 @@ mod members;
 mod options;
 #[path = "proxy_settings/statistics.rs"]
 mod statistics;
+#[path = "proxy_settings/sticky.rs"]
+mod sticky;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

@@ -283,13 +283,13 @@ impl Options {
     }
 
     /// The option of this name.
-    pub fn get(&self, key: OptionKey) -> Option<RouteOption> {
-        self.0.get(&key).copied()
+    pub fn get(&self, key: OptionKey) -> Option<&RouteOption> {
+        self.0.get(&key)
     }
 
     /// The options, in the order of [`OptionKey`].
-    pub fn iter(&self) -> impl Iterator<Item = RouteOption> + '_ {
-        self.0.values().copied()
+    pub fn iter(&self) -> impl Iterator<Item = &RouteOption> {
+        self.0.values()
     }
 }
 
@@ -382,7 +382,7 @@ mod tests {
     fn of_two_options_of_one_name_the_last_holds() {
         let options: Options =
             [RouteOption::Websocket(true), RouteOption::Websocket(false)].into_iter().collect();
-        assert_eq!(options.get(OptionKey::Websocket), Some(RouteOption::Websocket(false)));
+        assert_eq!(options.get(OptionKey::Websocket), Some(&RouteOption::Websocket(false)));
         assert_eq!(options.iter().count(), 1);
     }
 }

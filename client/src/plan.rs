@@ -183,7 +183,7 @@ fn plan_for_ours(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>) 
             None => {
                 let at = first.add(key, route);
                 let options = route.options.iter();
-                first.steps.extend(options.map(|option| Step::SetOption { route: Some(at.clone()), option }));
+                first.steps.extend(options.map(|option| set_option(Some(at.clone()), option)));
                 // After the options: a check's interval is one cell with an option, and the last one counts.
                 first.set_health(&at, route);
                 let headers = route.headers.iter();
@@ -201,6 +201,10 @@ fn plan_for_ours(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>) 
         if replaced { second.remove(id) } else { first.remove(id) }
     }
     vec![first, second]
+}
+
+fn set_option(route: Option<RouteRef>, option: &RouteOption) -> Step {
+    Step::SetOption { route, option: option.clone() }
 }
 
 fn set_header(route: Option<RouteRef>, name: &HeaderName, value: &HeaderValue) -> Step {
@@ -288,8 +292,8 @@ impl Batch {
             self.steps.push(Step::RemoveOption { id, option });
         }
         let at = RouteRef::Id(id);
-        for option in new.options.iter().filter(|option| old.options.get(option.key()) != Some(*option)) {
-            self.steps.push(Step::SetOption { route: Some(at.clone()), option });
+        for option in new.options.iter().filter(|option| old.options.get(option.key()) != Some(option)) {
+            self.steps.push(set_option(Some(at.clone()), option));
         }
         match (&old.health, &new.health) {
             (old, new) if old == new => {}
@@ -316,10 +320,10 @@ impl Step {
             Step::Update { id, change } => Request::RouteUpdate { route: *id, change: change.clone() },
             Step::Remove { id } => Request::RouteRemove(*id),
             Step::SetOption { route: None, option } => {
-                Request::OptionsSet { target: Target::All, option: *option }
+                Request::OptionsSet { target: Target::All, option: option.clone() }
             }
             Step::SetOption { route: Some(route), option } => {
-                Request::OptionsSet { target: Target::route(route.resolve(ids)?), option: *option }
+                Request::OptionsSet { target: Target::route(route.resolve(ids)?), option: option.clone() }
             }
             Step::RemoveOption { id, option } => {
                 Request::OptionsRemove { target: Target::route(*id), key: *option }

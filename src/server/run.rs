@@ -27,7 +27,7 @@ use super::proxy::{
     ProberHandle, Proxy, ProxyConfig, ProxyError, RequestMetrics, test_backend,
 };
 use super::registry::{Input, Limits, RegistryConfig, Token};
-use super::routing::{BackendPolicy, Probe};
+use super::routing::{BackendPolicy, Probe, StickyKey};
 use super::store::{FileStore, MemoryStore, StateError, Store};
 
 /// How long requests in flight may take when the server stops. Container engines kill after ten seconds by default.
@@ -377,8 +377,16 @@ fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPol
         trusted_proxies: config.trusted_proxies.clone(),
         policy: policy.clone(),
         https,
+        sticky_key: sticky_key(config),
         ..ProxyConfig::default()
     }
+}
+
+/// A secret that is the same after a restart and on all replicas. Without one, everybody can compute the cookies.
+fn sticky_key(config: &Config) -> StickyKey {
+    let of_cluster = config.cluster.as_ref().map(|cluster| &cluster.secret);
+    let secret = of_cluster.or(config.registry_token.as_ref());
+    StickyKey::new(secret.map_or("", |secret| secret.reveal()))
 }
 
 fn listener_config(config: &Config, backends: BackendPolicy) -> ListenerConfig {

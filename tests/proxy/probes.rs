@@ -21,7 +21,7 @@ fn probe(url: &str, kind: ProbeKind) -> Probe {
 }
 
 fn get(path: &str) -> ProbeKind {
-    ProbeKind::Get { path: path.parse().unwrap(), host: Some("example.com".parse().unwrap()) }
+    ProbeKind::Get { path: path.parse().unwrap(), host: Some("example.com".parse().unwrap()), statuses: None }
 }
 
 /// The first result of one probe.
@@ -46,7 +46,9 @@ async fn a_get_says_who_asks_and_for_which_host_and_not_for_whom() {
     assert_eq!(field(&head, "host"), Some("example.com"));
     assert_eq!(field(&head, "user-agent"), Some("registry-server-probe"));
     assert_eq!(field(&head, "x-forwarded-for"), None);
-    verdict(probe(&backend.url(), ProbeKind::Get { path: "/".parse().unwrap(), host: None })).await.unwrap();
+    verdict(probe(&backend.url(), ProbeKind::Get { path: "/".parse().unwrap(), host: None, statuses: None }))
+        .await
+        .unwrap();
     assert_eq!(field(&backend.last_head(), "host"), Some(backend.addr.to_string().as_str()));
 }
 

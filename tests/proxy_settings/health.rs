@@ -154,3 +154,55 @@ async fn routes_to_one_backend_are_probed_together() {
     // Whoever is new is probed at once, and may come while one is under way.
     assert!(ill.probes() <= 2, "{}", ill.probes());
 }
+
+#[tokio::test]
+async fn the_options_of_a_check_say_whom_it_calls_and_which_answers_pass() {
+    let ill = Ill::new().await;
+    let mut world = World::with(&[("HOLD", "0s")]).await;
+    let add = format!("ROUTE_ADD||*.example.com|/|{}|0", ill.backend.url());
+    world.all_ok(&[&add, "HEALTH_SET||r1|/health|100ms|1s", "CONFIG_APPLY|"]).await;
+    let host =
+        || ill.backend.heads.lock().unwrap().last().and_then(|head| field(head, "host").map(str::to_owned));
+    until(|| host().as_deref() == Some("www.example.com")).await;
+    world.all_ok(&["OPTIONS_SET||r1|health_host|app.example.com", "CONFIG_APPLY|"]).await;
+    until(|| host().as_deref() == Some("app.example.com")).await;
+
+    let status = async |world: &mut World| {
+        let asked = "GET / HTTP/1.1\r\nHost: shop.example.com\r\n\r\n";
+        world.raw(asked).await.status()
+    };
+    world.all_ok(&["OPTIONS_SET||r1|health_status|401,500-599", "CONFIG_APPLY|"]).await;
+    for (answer, served) in [(200, 503), (500, 200), (302, 503), (401, 200)] {
+        ill.answers(answer);
+        soon(async { while status(&mut world).await != served {} }).await;
+    }
+    world.all_ok(&["OPTIONS_REMOVE||r1|health_status", "CONFIG_APPLY|"]).await;
+    soon(async { while status(&mut world).await != 503 {} }).await;
+}
+
+#[tokio::test]
+async fn rise_and_fall_are_how_many_checks_in_a_row_decide() {
+    let ill = Ill::new().await;
+    let mut world = World::with(&[("HOLD", "0s")]).await;
+    world.route("example.com", &ill.backend).await;
+    let options = ["OPTIONS_SET||r1|health_fall|5", "OPTIONS_SET||ALL|health_rise|4"];
+    world.all_ok(&["HEALTH_SET||r1|/health|100ms|1s", options[0], options[1], "CONFIG_APPLY|"]).await;
+    ill.probed(1).await;
+    // The number of checks that have had the new answer when the change is seen.
+    let turns = async |world: &mut World, answer, until_status| {
+        let before = ill.probes();
+        ill.answers(answer);
+        soon(async { while world.get("/").await.status() != until_status {} }).await;
+        ill.probes() - before
+    };
+    let failed = turns(&mut world, 500, 503).await;
+    assert!(failed >= 5, "out after {failed}");
+    // A failure among the passes begins the count anew.
+    ill.answers(200);
+    ill.probed(2).await;
+    assert_eq!(world.get("/").await.status(), 503);
+    ill.failures.store(1, Ordering::SeqCst);
+    until(|| ill.failures.load(Ordering::SeqCst) == 0).await;
+    let passed = turns(&mut world, 200, 200).await;
+    assert!(passed >= 4, "back after {passed}");
+}

@@ -95,7 +95,7 @@ async fn that_an_address_is_not_verified_is_said_once_whoever_meets_it() {
     let test = test_backend_trusting(&url, &BackendPolicy::default(), LOOPBACK, ours.trust()).await;
     assert_eq!((test.reachable, test.tls_valid), (true, false), "{test:?}");
     let (prober, mut results) = Prober::start_trusting(BackendPolicy::default(), ours.trust());
-    let kind = ProbeKind::Get { path: "/".parse().unwrap(), host: None };
+    let kind = ProbeKind::Get { path: "/".parse().unwrap(), host: None, statuses: None };
     let (interval, timeout) = (Duration::from_secs(60), Duration::from_secs(5));
     prober.watch(Probe { backend: url, peer: LOOPBACK, kind, interval, timeout });
     assert!(soon(results.recv()).await.unwrap().1.is_ok());
@@ -244,7 +244,11 @@ async fn probes_and_tests_speak_what_the_backend_speaks() {
         let probe = Probe {
             backend,
             peer: LOOPBACK,
-            kind: ProbeKind::Get { path: "/".parse().unwrap(), host: Some("app.example".parse().unwrap()) },
+            kind: ProbeKind::Get {
+                path: "/".parse().unwrap(),
+                host: Some("app.example".parse().unwrap()),
+                statuses: None,
+            },
             interval: Duration::from_secs(60),
             timeout: Duration::from_secs(5),
         };

@@ -311,16 +311,42 @@ fn option() -> impl Strategy<Value = String> {
         10 => (text(&["timeout", "hold", "health_check_interval", "health_check_timeout"]), duration())
             .prop_map(|(key, value)| format!("{key}|{value}")),
         10 => (
-            text(&["websocket", "preserve_host", "compression", "http2", "http3"]),
+            text(&["websocket", "preserve_host", "compression", "http2", "http3", "strip_prefix", "sticky"]),
             mostly(&["true", "false", "ON", "0"], &["maybe", ""])
         )
             .prop_map(|(key, value)| format!("{key}|{value}")),
+        4 => (text(&["health_rise", "health_fall"]), mostly(&["1", "2", "3"], &["0", "101", "x"]))
+            .prop_map(|(key, value)| format!("{key}|{value}")),
+        2 => text(&["health_host|a.de", "health_host|*.a.de", "health_status|200-299,404", "health_status|2xx"]),
+        4 => text(&[
+            "redirect|a.de",
+            "redirect|*.a.de",
+            "allow_from|10.0.0.0/8,2001:db8::/32",
+            "allow_from|10.0.0.0/33",
+            "body_limit|10m",
+            "body_limit|0",
+            "body_limit|many",
+            "weight|0",
+            "weight|5",
+            "weight|1001",
+        ]),
         1 => Just("colour|red".to_owned()),
     ]
 }
 
 fn option_key() -> impl Strategy<Value = String> {
-    mostly(&["timeout", "hold", "health_check_interval", "websocket", "compression"], &["colour"])
+    mostly(
+        &[
+            "timeout",
+            "hold",
+            "health_check_interval",
+            "websocket",
+            "compression",
+            "health_rise",
+            "health_host",
+        ],
+        &["colour"],
+    )
 }
 
 /// Commands that stage something.

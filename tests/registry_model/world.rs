@@ -263,7 +263,10 @@ pub(crate) fn result_of(answer: Answer) -> Result<(), ProbeFailure> {
 pub(crate) fn watched(probe: &Probe) -> Watched {
     let get = match &probe.kind {
         ProbeKind::Connect => None,
-        ProbeKind::Get { path, host } => Some((path.to_string(), host.as_ref().map(ToString::to_string))),
+        ProbeKind::Get { path, host, statuses } => {
+            let host = host.as_ref().map(ToString::to_string);
+            Some((path.to_string(), host, statuses.as_ref().map(ToString::to_string)))
+        }
     };
     let interval = probe.interval.as_millis() as u64;
     let timeout = probe.timeout.as_millis() as u64;
@@ -282,9 +285,21 @@ pub(crate) fn view(claim: &Claim, started: Instant, now: Instant) -> ClaimView {
             .as_ref()
             .map(|limit| (limit.figure().requests, millis(limit.figure().window.get()))),
         hold: millis(claim.terms.hold),
+        guards: guards(claim),
         held_until: claim.hold.deadline(now).map(|until| millis(until.duration_since(started))),
         members: claim.members.iter().map(|member| member_view(member, started)).collect(),
     }
+}
+
+fn guards(claim: &Claim) -> (bool, Option<String>, Option<String>, Option<u64>) {
+    let extras = &claim.terms.extras;
+    let guards = extras.guards();
+    (
+        extras.is_sticky(),
+        guards.and_then(|guards| guards.redirect.as_ref().map(ToString::to_string)),
+        guards.and_then(|guards| guards.allow_from.as_ref().map(ToString::to_string)),
+        guards.and_then(|guards| guards.body_limit.map(u64::from)),
+    )
 }
 
 fn member_view(member: &Member, started: Instant) -> MemberView {
@@ -301,7 +316,14 @@ fn member_view(member: &Member, started: Instant) -> MemberView {
             .as_ref()
             .map(|drain| (millis(drain.since.duration_since(started)), millis(drain.time))),
         timeout: millis(settings.timeout),
-        flags: [settings.websocket, settings.preserve_host, settings.compression, settings.http2],
+        flags: [
+            settings.websocket,
+            settings.preserve_host,
+            settings.compression,
+            settings.http2,
+            settings.strip_prefix,
+        ],
+        weight: settings.weight.get().into(),
         headers: headers(member),
         breaker: terms.extras.breaker().map(breaker),
         maintenance: terms

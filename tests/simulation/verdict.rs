@@ -76,7 +76,7 @@ impl World {
 fn is_as_wished(route: &RouteRecord, wish: &Wish, address: Ipv4Addr) -> bool {
     let wanted = wish.route(address);
     let cells = &route.settings;
-    let option = |key| cells.options.get(&key).copied();
+    let option = |key| cells.options.get(&key).cloned();
     let compression = wish.compression.map(RouteOption::Compression);
     let check = match &wish.check {
         Some(check) => {

@@ -137,7 +137,7 @@ fn generated<T: std::fmt::Debug>(
     name: impl Fn(&T) -> Vec<&'static str>,
 ) -> BTreeSet<&'static str> {
     let mut runner = TestRunner::deterministic();
-    (0..3_000).flat_map(|_| name(&strategy.new_tree(&mut runner).unwrap().current())).collect()
+    (0..6_000).flat_map(|_| name(&strategy.new_tree(&mut runner).unwrap().current())).collect()
 }
 
 #[test]

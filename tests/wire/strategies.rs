@@ -147,8 +147,8 @@ pub(super) fn option_key() -> impl Strategy<Value = OptionKey> {
 }
 
 pub(super) fn route_option() -> BoxedStrategy<RouteOption> {
-    (option_key(), any::<bool>(), non_zero(), duration())
-        .prop_map(|(key, flag, time, any_time)| match key {
+    (option_key(), any::<bool>(), non_zero(), duration(), any::<usize>())
+        .prop_map(|(key, flag, time, any_time, count)| match key {
             OptionKey::Timeout => RouteOption::Timeout(time),
             OptionKey::HealthCheckInterval => RouteOption::HealthCheckInterval(any_time),
             OptionKey::HealthCheckTimeout => RouteOption::HealthCheckTimeout(time),
@@ -158,8 +158,34 @@ pub(super) fn route_option() -> BoxedStrategy<RouteOption> {
             OptionKey::Http2 => RouteOption::Http2(flag),
             OptionKey::Http3 => RouteOption::Http3(flag),
             OptionKey::Hold => RouteOption::Hold(any_time),
+            OptionKey::StripPrefix => RouteOption::StripPrefix(flag),
+            OptionKey::Sticky => RouteOption::Sticky(flag),
+            OptionKey::HealthHost
+            | OptionKey::HealthStatus
+            | OptionKey::HealthRise
+            | OptionKey::HealthFall
+            | OptionKey::Redirect
+            | OptionKey::AllowFrom
+            | OptionKey::BodyLimit
+            | OptionKey::Weight => {
+                let text = option_texts(key)[count % option_texts(key).len()];
+                RouteOption::parse(key, text).unwrap()
+            }
         })
         .boxed()
+}
+
+/// Values of options that are neither booleans nor durations.
+fn option_texts(key: OptionKey) -> &'static [&'static str] {
+    match key {
+        OptionKey::HealthHost | OptionKey::Redirect => &["example.com", "www.example.com"],
+        OptionKey::HealthStatus => &["200", "200-299,404", "100-599"],
+        OptionKey::HealthRise | OptionKey::HealthFall => &["1", "2", "100"],
+        OptionKey::AllowFrom => &["10.0.0.0/8", "192.0.2.1/32,2001:db8::/32"],
+        OptionKey::BodyLimit => &["0", "1000", "10m", "3g"],
+        OptionKey::Weight => &["0", "5", "1000"],
+        _ => &[],
+    }
 }
 
 /// A setting, or its removal: then the other fields may be zero too.

@@ -233,6 +233,7 @@ fn route_rows() -> Vec<Row> {
 
 fn setting_rows() -> Vec<Row> {
     let option = |option| s(Request::OptionsSet { target: Target::All, option });
+    let of = |key, text| option(RouteOption::parse(key, text).unwrap());
     let without = |key| s(Request::OptionsRemove { target: Target::All, key });
     let check = |interval| {
         let check = HealthCheck { path: "/health?deep=1".parse().unwrap(), interval, timeout: secs(5) };
@@ -307,6 +308,16 @@ fn setting_rows() -> Vec<Row> {
                 ("OPTIONS_SET|S|ALL|http2|true", option(RouteOption::Http2(true))),
                 ("OPTIONS_SET|S|ALL|http3|true", option(RouteOption::Http3(true))),
                 ("OPTIONS_SET|S|ALL|hold|0s", option(RouteOption::Hold(GoDuration::ZERO))),
+                ("OPTIONS_SET|S|ALL|health_host|a.example", of(OptionKey::HealthHost, "a.example")),
+                ("OPTIONS_SET|S|ALL|health_status|200-299,404", of(OptionKey::HealthStatus, "200-299,404")),
+                ("OPTIONS_SET|S|ALL|health_rise|2", of(OptionKey::HealthRise, "2")),
+                ("OPTIONS_SET|S|ALL|health_fall|5", of(OptionKey::HealthFall, "5")),
+                ("OPTIONS_SET|S|ALL|strip_prefix|true", option(RouteOption::StripPrefix(true))),
+                ("OPTIONS_SET|S|ALL|sticky|true", option(RouteOption::Sticky(true))),
+                ("OPTIONS_SET|S|ALL|redirect|a.example", of(OptionKey::Redirect, "a.example")),
+                ("OPTIONS_SET|S|ALL|allow_from|10.0.0.0/8", of(OptionKey::AllowFrom, "10.0.0.0/8")),
+                ("OPTIONS_SET|S|ALL|body_limit|10m", of(OptionKey::BodyLimit, "10m")),
+                ("OPTIONS_SET|S|ALL|weight|5", of(OptionKey::Weight, "5")),
             ],
             replies: vec![("OPTIONS_OK", Reply::OptionsOk)],
         },

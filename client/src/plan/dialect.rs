@@ -5,16 +5,17 @@ use std::collections::BTreeSet;
 
 use super::{Dialect, Unsupported, reference};
 use crate::intent::{Headers, Route, RouteKey, Routes};
-use crate::protocol::RouteOption;
 use crate::protocol::report::SessionInfo;
+use crate::protocol::{OptionKey, RouteOption};
 
 /// How many capabilities of a server are looked at.
 const MAX_CAPABILITIES: usize = 256;
 
 impl Dialect {
-    /// Ours, as far as this version knows without having asked.
+    /// Ours, of this version: it acts on every option.
     pub fn ours() -> Self {
-        Dialect::Ours { capabilities: BTreeSet::new(), lacks: BTreeSet::new() }
+        let capabilities = OptionKey::ALL.into_iter().filter_map(OptionKey::capability);
+        Dialect::Ours { capabilities: capabilities.map(str::to_owned).collect(), lacks: BTreeSet::new() }
     }
 
     /// Whom SESSION_INFO shows.
@@ -50,12 +51,14 @@ impl Dialect {
     pub(crate) fn understood<'a>(&self, route: &'a Route) -> Cow<'a, Route> {
         match self {
             Dialect::Reference => reference::understood(route),
-            Dialect::Ours { lacks, .. } if lacks.is_empty() && !route.options.iter().any(is_for_others) => {
+            Dialect::Ours { lacks, .. }
+                if lacks.is_empty() && route.options.iter().all(|o| self.takes(o)) =>
+            {
                 Cow::Borrowed(route)
             }
             Dialect::Ours { lacks, .. } => {
                 let mut route = route.clone();
-                route.options = route.options.iter().filter(|option| !is_for_others(*option)).collect();
+                route.options = route.options.iter().filter(|option| self.takes(option)).cloned().collect();
                 if lacks.contains("HEADERS_SET") {
                     route.headers = Headers::default();
                 }
@@ -77,9 +80,9 @@ impl Dialect {
     pub(super) fn unsupported(&self, wanted: &Routes) -> Vec<Unsupported> {
         match self {
             Dialect::Reference => reference::unsupported(wanted),
-            Dialect::Ours { lacks, .. } if lacks.is_empty() => Vec::new(),
             Dialect::Ours { .. } => {
                 let notes = wanted.iter().flat_map(|(key, route)| {
+                    let options = self.options_left_out(key, route);
                     let asked = [
                         ("HEADERS_SET", "response headers", route.headers != Headers::default()),
                         ("RATELIMIT_SET", "rate limits", route.rate_limit.is_some()),
@@ -87,14 +90,38 @@ impl Dialect {
                     ];
                     let lacked =
                         asked.into_iter().filter(|(command, _, asked)| *asked && self.lacks(command));
-                    lacked.map(|(_, what, _)| Unsupported {
+                    let settings = lacked.map(|(_, what, _)| Unsupported {
                         key: key.clone(),
                         what: format!("this registry knows no {what}: the route has none"),
-                    })
+                    });
+                    options.chain(settings)
                 });
                 notes.collect()
             }
         }
+    }
+
+    /// Whether it acts on the option and needs to be told.
+    fn takes(&self, option: &RouteOption) -> bool {
+        self.understands(option) && !is_for_others(option)
+    }
+
+    /// Whether it acts on the option, or keeps what it does not act on.
+    pub(super) fn understands(&self, option: &RouteOption) -> bool {
+        option.key().capability().is_none_or(|capability| self.has(capability))
+    }
+
+    /// A note for each option that it would not act on.
+    pub(super) fn options_left_out(
+        &self,
+        key: &RouteKey,
+        route: &Route,
+    ) -> impl Iterator<Item = Unsupported> {
+        let options = route.options.iter().filter(|option| !self.understands(option));
+        options.map(|option| Unsupported {
+            key: key.clone(),
+            what: format!("the option {} is not understood: the route has none", option.key()),
+        })
     }
 
     /// How many commands may wait for their replies at once.
@@ -108,6 +135,6 @@ impl Dialect {
 
 /// Whether a route says this only because another dialect has another default: upgrades are on at a server of ours unless
 /// they are turned off, and off at a reference server unless they are turned on. Here it would cost a command for nothing.
-fn is_for_others(option: RouteOption) -> bool {
-    option == RouteOption::Websocket(true)
+fn is_for_others(option: &RouteOption) -> bool {
+    *option == RouteOption::Websocket(true)
 }

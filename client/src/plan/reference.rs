@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::{Applied, Batch, Step, Unsupported, claims, set_header};
+use super::{Applied, Batch, Dialect, Unsupported, claims, set_header, set_option};
 use crate::intent::{Headers, Options, Route, RouteKey, Routes};
-use crate::protocol::{OptionKey, RouteId, Scheme, is_field_safe};
+use crate::protocol::{RouteId, RouteOption, Scheme, is_field_safe};
 
 /// Old before new: removal is by domain and path and takes every entry, and removing and adding one of them
 /// in a single apply leaves nothing. Options and headers only work for all routes of an apply.
@@ -46,7 +46,7 @@ pub(super) fn plan(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>
         batch.set_limits(&at, route);
     }
     let with_settings = |(options, headers, mut batch): (Options, Headers, Batch)| {
-        batch.steps.extend(options.iter().map(|option| Step::SetOption { route: None, option }));
+        batch.steps.extend(options.iter().map(|option| set_option(None, option)));
         batch.steps.extend(headers.iter().map(|(name, value)| set_header(None, name, value)));
         batch
     };
@@ -73,13 +73,14 @@ pub(super) fn same(old: &Route, new: &Route) -> bool {
         && settings(old) == settings(new)
 }
 
-/// Without the option `hold`, and without header values that hold a separator: it reads only up to that.
+/// Without the options of ours, and without header values that hold a separator: it reads only up to that.
 pub(super) fn understood(route: &Route) -> Cow<'_, Route> {
-    if route.options.get(OptionKey::Hold).is_none() && !has_split_header(route) {
+    let is_known = |option: &&RouteOption| Dialect::Reference.understands(option);
+    if route.options.iter().all(|option| is_known(&option)) && !has_split_header(route) {
         return Cow::Borrowed(route);
     }
     let mut understood = route.clone();
-    understood.options = route.options.iter().filter(|option| option.key() != OptionKey::Hold).collect();
+    understood.options = route.options.iter().filter(is_known).cloned().collect();
     let whole = route.headers.iter().filter(|(_, value)| is_field_safe(value.as_str()));
     understood.headers = whole.map(|(name, value)| (name.clone(), value.clone())).collect();
     Cow::Owned(understood)
@@ -113,14 +114,11 @@ pub(super) fn unsupported(wanted: &Routes) -> Vec<Unsupported> {
                 "one backend for a domain and path is understood, and another route has it: the route is left out",
             ),
             (needs_h2c(route), "h2c backends are not understood: the route is left out"),
-            (
-                route.options.get(OptionKey::Hold).is_some(),
-                "the option hold is not understood: the route has none",
-            ),
             (has_split_header(route), "a header value with '|' is not understood: the route goes without it"),
         ];
         let met = cases.into_iter().filter(|(met, _)| *met);
-        met.map(|(_, what)| Unsupported { key: key.clone(), what: what.to_owned() })
+        let met = met.map(|(_, what)| Unsupported { key: key.clone(), what: what.to_owned() });
+        met.chain(Dialect::Reference.options_left_out(key, route))
     });
     notes.collect()
 }

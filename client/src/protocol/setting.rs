@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{GoDuration, HealthPath, Invalid};
+use super::{
+    AcceptedStatuses, ByteLimit, CheckCount, ExactDomain, GoDuration, HealthPath, Invalid, Networks, Weight,
+};
 
 /// One option of a route with its value ([PROTOCOL section 5](crate::spec::protocol#5-values)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RouteOption {
     /// How long the response's headers may take, and how long the body may be silent. More than zero.
     Timeout(GoDuration),
@@ -26,6 +28,26 @@ pub enum RouteOption {
     Http3(bool),
     /// How long a claim that lost its last usable member is held (ours, [SEMANTICS section 6](crate::spec::semantics#6-drain-and-hold)).
     Hold(GoDuration),
+    /// The Host that a health check sends (ours).
+    HealthHost(ExactDomain),
+    /// The statuses with which a health check passes (ours).
+    HealthStatus(AcceptedStatuses),
+    /// How many checks in a row bring a member back (ours).
+    HealthRise(CheckCount),
+    /// How many failed checks in a row take a member out (ours).
+    HealthFall(CheckCount),
+    /// Whether the route's path is taken off before the backend sees it (ours).
+    StripPrefix(bool),
+    /// Whether a cookie keeps a client at its instance (ours).
+    Sticky(bool),
+    /// Where the proxy sends whoever asks for the route (ours).
+    Redirect(ExactDomain),
+    /// The client addresses that may use the route (ours).
+    AllowFrom(Networks),
+    /// How many bytes the body of a request may have (ours).
+    BodyLimit(ByteLimit),
+    /// The instance's share of the requests (ours).
+    Weight(Weight),
 }
 
 /// The name of an option.
@@ -41,11 +63,21 @@ pub enum OptionKey {
     Http2,
     Http3,
     Hold,
+    HealthHost,
+    HealthStatus,
+    HealthRise,
+    HealthFall,
+    StripPrefix,
+    Sticky,
+    Redirect,
+    AllowFrom,
+    BodyLimit,
+    Weight,
 }
 
 impl OptionKey {
     /// Every key, in the order of [PROTOCOL section 5](crate::spec::protocol#5-values).
-    pub const ALL: [OptionKey; 9] = [
+    pub const ALL: [OptionKey; 19] = [
         OptionKey::Timeout,
         OptionKey::HealthCheckInterval,
         OptionKey::HealthCheckTimeout,
@@ -55,6 +87,16 @@ impl OptionKey {
         OptionKey::Http2,
         OptionKey::Http3,
         OptionKey::Hold,
+        OptionKey::HealthHost,
+        OptionKey::HealthStatus,
+        OptionKey::HealthRise,
+        OptionKey::HealthFall,
+        OptionKey::StripPrefix,
+        OptionKey::Sticky,
+        OptionKey::Redirect,
+        OptionKey::AllowFrom,
+        OptionKey::BodyLimit,
+        OptionKey::Weight,
     ];
 
     /// The key's text on the wire.
@@ -69,7 +111,56 @@ impl OptionKey {
             OptionKey::Http2 => "http2",
             OptionKey::Http3 => "http3",
             OptionKey::Hold => "hold",
+            OptionKey::HealthHost => "health_host",
+            OptionKey::HealthStatus => "health_status",
+            OptionKey::HealthRise => "health_rise",
+            OptionKey::HealthFall => "health_fall",
+            OptionKey::StripPrefix => "strip_prefix",
+            OptionKey::Sticky => "sticky",
+            OptionKey::Redirect => "redirect",
+            OptionKey::AllowFrom => "allow_from",
+            OptionKey::BodyLimit => "body_limit",
+            OptionKey::Weight => "weight",
         }
+    }
+
+    /// The capability by which a server announces that it acts on the option; `None`: every server does
+    /// ([PROTOCOL section 7](crate::spec::protocol#7-extensions-of-ours)).
+    pub fn capability(self) -> Option<&'static str> {
+        match self {
+            OptionKey::Timeout
+            | OptionKey::HealthCheckInterval
+            | OptionKey::HealthCheckTimeout
+            | OptionKey::Websocket
+            | OptionKey::PreserveHost
+            | OptionKey::Compression
+            | OptionKey::Http2
+            | OptionKey::Http3 => None,
+            OptionKey::HealthHost
+            | OptionKey::HealthStatus
+            | OptionKey::HealthRise
+            | OptionKey::HealthFall => Some("health_options"),
+            OptionKey::Hold
+            | OptionKey::StripPrefix
+            | OptionKey::Sticky
+            | OptionKey::Redirect
+            | OptionKey::AllowFrom
+            | OptionKey::BodyLimit
+            | OptionKey::Weight => Some(self.as_str()),
+        }
+    }
+
+    /// Whether it belongs to the health check, which is a scope and a line of CONFIG_DIFF of its own.
+    pub fn is_health(self) -> bool {
+        matches!(
+            self,
+            OptionKey::HealthCheckInterval
+                | OptionKey::HealthCheckTimeout
+                | OptionKey::HealthHost
+                | OptionKey::HealthStatus
+                | OptionKey::HealthRise
+                | OptionKey::HealthFall
+        )
     }
 }
 
@@ -105,11 +196,21 @@ impl RouteOption {
             OptionKey::Http2 => RouteOption::Http2(flag()?),
             OptionKey::Http3 => RouteOption::Http3(flag()?),
             OptionKey::Hold => RouteOption::Hold(duration()?),
+            OptionKey::HealthHost => RouteOption::HealthHost(text.parse()?),
+            OptionKey::HealthStatus => RouteOption::HealthStatus(text.parse()?),
+            OptionKey::HealthRise => RouteOption::HealthRise(text.parse()?),
+            OptionKey::HealthFall => RouteOption::HealthFall(text.parse()?),
+            OptionKey::StripPrefix => RouteOption::StripPrefix(flag()?),
+            OptionKey::Sticky => RouteOption::Sticky(flag()?),
+            OptionKey::Redirect => RouteOption::Redirect(text.parse()?),
+            OptionKey::AllowFrom => RouteOption::AllowFrom(text.parse()?),
+            OptionKey::BodyLimit => RouteOption::BodyLimit(text.parse()?),
+            OptionKey::Weight => RouteOption::Weight(text.parse()?),
         })
     }
 
     /// Its name.
-    pub fn key(self) -> OptionKey {
+    pub fn key(&self) -> OptionKey {
         match self {
             RouteOption::Timeout(_) => OptionKey::Timeout,
             RouteOption::HealthCheckInterval(_) => OptionKey::HealthCheckInterval,
@@ -120,24 +221,57 @@ impl RouteOption {
             RouteOption::Http2(_) => OptionKey::Http2,
             RouteOption::Http3(_) => OptionKey::Http3,
             RouteOption::Hold(_) => OptionKey::Hold,
+            RouteOption::HealthHost(_) => OptionKey::HealthHost,
+            RouteOption::HealthStatus(_) => OptionKey::HealthStatus,
+            RouteOption::HealthRise(_) => OptionKey::HealthRise,
+            RouteOption::HealthFall(_) => OptionKey::HealthFall,
+            RouteOption::StripPrefix(_) => OptionKey::StripPrefix,
+            RouteOption::Sticky(_) => OptionKey::Sticky,
+            RouteOption::Redirect(_) => OptionKey::Redirect,
+            RouteOption::AllowFrom(_) => OptionKey::AllowFrom,
+            RouteOption::BodyLimit(_) => OptionKey::BodyLimit,
+            RouteOption::Weight(_) => OptionKey::Weight,
         }
     }
 
     /// Whether it says what holds at a server of ours when nothing is set
     /// ([PROTOCOL section 5](crate::spec::protocol#5-values)). Other servers have defaults of their own.
-    pub fn is_default(self) -> bool {
+    pub fn is_default(&self) -> bool {
         match self {
-            RouteOption::Timeout(timeout) => timeout == GoDuration::from_secs(60),
-            RouteOption::Websocket(on) | RouteOption::PreserveHost(on) => on,
-            RouteOption::Compression(on) | RouteOption::Http2(on) | RouteOption::Http3(on) => !on,
+            RouteOption::Timeout(timeout) => *timeout == GoDuration::from_secs(60),
+            RouteOption::Websocket(on) | RouteOption::PreserveHost(on) => *on,
+            RouteOption::Compression(on)
+            | RouteOption::Http2(on)
+            | RouteOption::Http3(on)
+            | RouteOption::StripPrefix(on)
+            | RouteOption::Sticky(on) => !on,
+            RouteOption::BodyLimit(limit) => limit.get().is_none(),
+            RouteOption::Weight(weight) => *weight == Weight::default(),
             RouteOption::HealthCheckInterval(_)
             | RouteOption::HealthCheckTimeout(_)
-            | RouteOption::Hold(_) => false,
+            | RouteOption::Hold(_)
+            | RouteOption::HealthHost(_)
+            | RouteOption::HealthStatus(_)
+            | RouteOption::HealthRise(_)
+            | RouteOption::HealthFall(_)
+            | RouteOption::Redirect(_)
+            | RouteOption::AllowFrom(_) => false,
+        }
+    }
+
+    /// How many bytes of text the value keeps. Numbers, durations and booleans keep none.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            RouteOption::HealthHost(_)
+            | RouteOption::HealthStatus(_)
+            | RouteOption::Redirect(_)
+            | RouteOption::AllowFrom(_) => self.value_text().len(),
+            _ => 0,
         }
     }
 
     /// The value's text. Booleans are `true` and `false`, the only ones the reference understands.
-    pub fn value_text(self) -> String {
+    pub fn value_text(&self) -> String {
         match self {
             RouteOption::Timeout(d)
             | RouteOption::HealthCheckInterval(d)
@@ -147,7 +281,15 @@ impl RouteOption {
             | RouteOption::PreserveHost(b)
             | RouteOption::Compression(b)
             | RouteOption::Http2(b)
-            | RouteOption::Http3(b) => b.to_string(),
+            | RouteOption::Http3(b)
+            | RouteOption::StripPrefix(b)
+            | RouteOption::Sticky(b) => b.to_string(),
+            RouteOption::HealthHost(host) | RouteOption::Redirect(host) => host.to_string(),
+            RouteOption::HealthStatus(statuses) => statuses.to_string(),
+            RouteOption::HealthRise(count) | RouteOption::HealthFall(count) => count.to_string(),
+            RouteOption::AllowFrom(networks) => networks.to_string(),
+            RouteOption::BodyLimit(limit) => limit.to_string(),
+            RouteOption::Weight(weight) => weight.to_string(),
         }
     }
 }
@@ -205,6 +347,10 @@ mod tests {
             (OptionKey::HealthCheckTimeout, "0"),
             (OptionKey::Compression, "perhaps"),
             (OptionKey::Hold, "-1s"),
+            (OptionKey::HealthHost, "*.example.com"),
+            (OptionKey::HealthStatus, "2xx"),
+            (OptionKey::HealthRise, "0"),
+            (OptionKey::HealthFall, "101"),
         ] {
             assert!(RouteOption::parse(key, value).is_err(), "{key}={value}");
         }

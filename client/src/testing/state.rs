@@ -239,12 +239,13 @@ impl Session {
                 Reply::RouteOk
             }
             Request::OptionsSet { target, option } => {
-                self.each(&target, |route| route.options.set(option));
+                self.each(&target, |route| route.options.set(option.clone()));
                 Reply::OptionsOk
             }
             Request::OptionsRemove { target, key } => {
                 self.each(&target, |route| {
-                    route.options = route.options.iter().filter(|option| option.key() != key).collect();
+                    route.options =
+                        route.options.iter().filter(|option| option.key() != key).cloned().collect();
                 });
                 Reply::OptionsOk
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::server::routing::BackendPolicy;
+use crate::server::routing::{BackendPolicy, StickyKey};
 
 use crate::server::proxy::certificates::Certificates;
 use crate::server::proxy::telemetry::access_log::AccessLog;
@@ -38,6 +38,8 @@ pub struct ProxyConfig {
     pub https: Option<HttpsConfig>,
     /// ACCESS_LOG. If there is one, requests get an X-Request-Id too.
     pub access_log: Option<AccessLog>,
+    /// What the cookies of sticky routes are hashed with: the same on all replicas, and after a restart.
+    pub sticky_key: StickyKey,
     /// Where requests are counted; `None`: they are not counted.
     pub metrics: Option<Arc<RequestMetrics>>,
 }
@@ -75,6 +77,7 @@ impl Default for ProxyConfig {
             trust: Trust::system(),
             https: None,
             access_log: None,
+            sticky_key: StickyKey::default(),
             metrics: None,
         }
     }

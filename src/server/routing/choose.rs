@@ -6,34 +6,56 @@ use std::time::Instant;
 use super::claim::Claim;
 use super::member::{Member, MemberId};
 
-/// The resolution of the random number that a draining member's weight is compared with.
-const DICE: usize = 1 << 16;
+/// How finely a draining member's share of its weight is counted.
+const SHARES: f64 = 1000.0;
 
 impl Claim {
     /// The index of a usable member other than `tried` whose circuit breaker lets requests through; `None` if there is
     /// none. `draw(n)` gives a random number below `n`.
     ///
     /// Two members are drawn and the one with fewer requests in flight is taken, which spreads load nearly as well as
-    /// comparing all of them. Ejected members are chosen only if there are no others, because a member that may be dead
-    /// is better than none. Members that cannot be connected to are not chosen: [`Claim::unreachable`] has them.
+    /// comparing all of them. Where members have weights or drain, one is drawn by its weight alone. Ejected members are
+    /// chosen only if there are no others, because a member that may be dead is better than none. Members that cannot be
+    /// connected to are not chosen: [`Claim::unreachable`] has them. Members without weight are not chosen either.
     pub fn choose(
         &self,
         tried: Option<MemberId>,
         now: Instant,
         draw: &mut impl FnMut(usize) -> usize,
     ) -> Option<usize> {
-        let possible = |member: &Member| member.may_be_asked(tried, now) && !member.load.is_unreachable();
-        // Drawn once for all members, and only if a member is draining.
-        let dice = if self.members.some_drained() { draw(DICE) as f64 / DICE as f64 } else { 0.0 };
-        let takes_share =
-            |member: &Member| member.terms.drain.as_ref().is_none_or(|drain| drain.weight(now) > dice);
-        let good = |member: &Member| possible(member) && takes_share(member) && !member.load.is_ejected(now);
+        let possible = |member: &Member| {
+            member.may_be_asked(tried, now)
+                && !member.load.is_unreachable()
+                && member.terms.settings.weight.get() > 0
+        };
+        let good = |member: &Member| possible(member) && !member.load.is_ejected(now);
         if let [only] = &*self.members {
             return possible(only).then_some(0);
+        }
+        if self.members.are_weighted() {
+            let share = |member: &Member| if good(member) { share(member, now) } else { 0 };
+            return self.one_by_share(share, draw).or_else(|| self.better_of_two_among(possible, draw));
         }
         self.better_of_any_two(good, draw)
             .or_else(|| self.better_of_two_among(good, draw))
             .or_else(|| self.better_of_two_among(possible, draw))
+    }
+
+    /// Draws one of the members so that each is drawn as often as its share says.
+    fn one_by_share(
+        &self,
+        share: impl Fn(&Member) -> usize,
+        draw: &mut impl FnMut(usize) -> usize,
+    ) -> Option<usize> {
+        let total: usize = self.members.iter().map(&share).sum();
+        let mut drawn = if total > 0 { draw(total) } else { return None };
+        // Another core may have ejected one meanwhile; then nobody is found, as if all had been ejected.
+        self.members.iter().position(|member| {
+            let share = share(member);
+            let is_drawn = drawn < share;
+            drawn = drawn.saturating_sub(share);
+            is_drawn
+        })
     }
 
     /// The members other than `tried` that could have the request if they could be connected to.
@@ -87,6 +109,13 @@ impl Claim {
         let busy = |at: usize| self.members[at].load.in_flight.load(Ordering::Relaxed);
         if busy(other) < busy(one) { other } else { one }
     }
+}
+
+/// A member's share of the requests, to be compared with those of others.
+fn share(member: &Member, now: Instant) -> usize {
+    let weight = f64::from(member.terms.settings.weight.get());
+    let drained = member.terms.drain.as_ref().map_or(1.0, |drain| drain.weight(now));
+    (weight * drained * SHARES) as usize
 }
 
 /// Two different numbers below `count`, in random order.
@@ -179,6 +208,34 @@ mod tests {
         assert_eq!(tally(&claim, Some(1), now), [(2, 3000)]);
         let later = now + super::super::FIRST_EJECTION;
         assert!(!claim.members[0].load.is_ejected(later));
+    }
+
+    fn weighted(id: u64, weight: &str) -> Member {
+        let mut member = member(id);
+        Arc::make_mut(&mut member.terms).settings.weight = weight.parse().unwrap();
+        member
+    }
+
+    #[test]
+    fn members_get_requests_by_their_weights() {
+        let now = Instant::now();
+        let claim = of(vec![weighted(1, "95"), weighted(2, "5")]);
+        // However busy the usual one is: a canary gets what it was given.
+        let _guards: Vec<_> = (0..50).map(|_| in_flight(&claim.members[0])).collect();
+        let counts = tally(&claim, None, now);
+        assert!((2790..2910).contains(&counts[0].1), "seed 7: {counts:?}");
+        assert_eq!(
+            tally(&of(vec![weighted(1, "0"), weighted(2, "100"), weighted(3, "0")]), None, now),
+            [(2, 3000)]
+        );
+        assert_eq!(tally(&of(vec![weighted(1, "0"), weighted(2, "100")]), Some(2), now), [], "not even then");
+        assert_eq!(tally(&of(vec![weighted(1, "0")]), None, now), []);
+        assert_eq!(tally(&of(vec![weighted(1, "1")]), None, now), [(1, 3000)]);
+        let claim = of(vec![weighted(1, "90"), weighted(2, "10")]);
+        eject(&claim.members[0], now);
+        assert_eq!(tally(&claim, None, now), [(2, 3000)]);
+        eject(&claim.members[1], now);
+        assert_eq!(tally(&claim, None, now).len(), 2, "one of the ejected is better than none");
     }
 
     #[test]

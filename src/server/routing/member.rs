@@ -5,9 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use registry_client::protocol::{BackendUrl, CircuitBreaker, InstanceName, RouteOption, ServiceName};
+use registry_client::protocol::{BackendUrl, CircuitBreaker, InstanceName, RouteOption, ServiceName, Weight};
 
 use super::drain_share::Drain;
+use super::guards::Guards;
 use super::load::MemberLoad;
 use super::response_headers::ResponseHeaders;
 use super::route_state::RouteState;
@@ -111,6 +112,10 @@ pub struct Settings {
     pub compression: bool,
     /// Whether HTTP/2 is offered to an `https` backend.
     pub http2: bool,
+    /// Whether the claim's path is taken off the target.
+    pub strip_prefix: bool,
+    /// The member's share beside those of the others.
+    pub weight: Weight,
     /// Whether every request is for the backend URL itself, because that is a maintenance page in a file.
     pub one_page: bool,
 }
@@ -123,6 +128,8 @@ impl Default for Settings {
             preserve_host: true,
             compression: false,
             http2: false,
+            strip_prefix: false,
+            weight: Weight::default(),
             one_page: false,
         }
     }
@@ -131,17 +138,27 @@ impl Default for Settings {
 impl Settings {
     /// The settings with `option` applied. Options that do not concern a member change nothing.
     #[must_use]
-    pub fn with(mut self, option: RouteOption) -> Self {
+    pub fn with(mut self, option: &RouteOption) -> Self {
         match option {
             RouteOption::Timeout(timeout) => self.timeout = timeout.get(),
-            RouteOption::Websocket(on) => self.websocket = on,
-            RouteOption::PreserveHost(on) => self.preserve_host = on,
-            RouteOption::Compression(on) => self.compression = on,
-            RouteOption::Http2(on) => self.http2 = on,
+            RouteOption::Websocket(on) => self.websocket = *on,
+            RouteOption::PreserveHost(on) => self.preserve_host = *on,
+            RouteOption::Compression(on) => self.compression = *on,
+            RouteOption::Http2(on) => self.http2 = *on,
+            RouteOption::StripPrefix(on) => self.strip_prefix = *on,
+            RouteOption::Weight(weight) => self.weight = *weight,
             RouteOption::HealthCheckInterval(_)
             | RouteOption::HealthCheckTimeout(_)
             | RouteOption::Http3(_)
-            | RouteOption::Hold(_) => {}
+            | RouteOption::Hold(_)
+            | RouteOption::HealthHost(_)
+            | RouteOption::HealthStatus(_)
+            | RouteOption::HealthRise(_)
+            | RouteOption::HealthFall(_)
+            | RouteOption::Sticky(_)
+            | RouteOption::Redirect(_)
+            | RouteOption::AllowFrom(_)
+            | RouteOption::BodyLimit(_) => {}
         }
         self
     }
@@ -161,12 +178,17 @@ pub struct ExtraSettings {
     pub breaker: Option<CircuitBreaker>,
     /// MAINT_ENTER: the member gets no requests.
     pub maintenance: Option<Arc<Maintenance>>,
+    /// What is asked of a request before it goes to a member.
+    pub guards: Option<Box<Guards>>,
+    /// Whether a cookie keeps a client at its instance.
+    pub sticky: bool,
 }
 
 impl From<ExtraSettings> for Extras {
     fn from(settings: ExtraSettings) -> Self {
+        let ExtraSettings { headers, breaker, maintenance, guards, sticky } = &settings;
         let is_empty =
-            settings.headers.is_none() && settings.breaker.is_none() && settings.maintenance.is_none();
+            headers.is_none() && breaker.is_none() && maintenance.is_none() && guards.is_none() && !sticky;
         Extras((!is_empty).then(|| Arc::new(settings)))
     }
 }
@@ -182,6 +204,18 @@ impl Extras {
         self.0.as_ref()?.breaker
     }
 
+    /// What is asked of a request before it goes to a member.
+    #[inline]
+    pub fn guards(&self) -> Option<&Guards> {
+        self.0.as_ref()?.guards.as_deref()
+    }
+
+    /// Whether a cookie keeps a client at its instance.
+    #[inline]
+    pub fn is_sticky(&self) -> bool {
+        self.0.as_ref().is_some_and(|settings| settings.sticky)
+    }
+
     /// The maintenance that the member is in.
     pub fn maintenance(&self) -> Option<&Maintenance> {
         self.0.as_ref()?.maintenance.as_deref()
@@ -192,7 +226,11 @@ impl PartialEq for Extras {
     /// Two maintenances are equal only if they are the same value.
     fn eq(&self, other: &Self) -> bool {
         let page = |extras: &Extras| extras.maintenance().map(std::ptr::from_ref);
-        self.headers() == other.headers() && self.breaker() == other.breaker() && page(self) == page(other)
+        self.headers() == other.headers()
+            && self.breaker() == other.breaker()
+            && self.guards() == other.guards()
+            && self.is_sticky() == other.is_sticky()
+            && page(self) == page(other)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::ops::Deref;
 use std::slice;
 
+use registry_client::protocol::Weight;
+
 use super::member::{Member, MemberId};
 
 /// A claim's members.
@@ -14,15 +16,15 @@ enum List {
     One(Member),
     Many {
         all: Box<[Member]>,
-        /// Whether any of them is draining.
-        some_drained: bool,
+        /// Whether any of them is draining or has another weight than usual.
+        weighted: bool,
     },
 }
 
 impl Default for Members {
     /// No members.
     fn default() -> Self {
-        Members(List::Many { all: Box::default(), some_drained: false })
+        Members(List::Many { all: Box::default(), weighted: false })
     }
 }
 
@@ -31,8 +33,8 @@ impl From<Vec<Member>> for Members {
         Members(match <[Member; 1]>::try_from(members) {
             Ok([one]) => List::One(one),
             Err(all) => {
-                let some_drained = all.iter().any(is_drained);
-                List::Many { all: all.into(), some_drained }
+                let weighted = all.iter().any(is_weighted);
+                List::Many { all: all.into(), weighted }
             }
         })
     }
@@ -62,9 +64,9 @@ impl Members {
     pub fn change_all(&mut self, change: impl FnMut(&mut Member)) {
         match &mut self.0 {
             List::One(member) => std::iter::once(member).for_each(change),
-            List::Many { all, some_drained } => {
+            List::Many { all, weighted } => {
                 all.iter_mut().for_each(change);
-                *some_drained = all.iter().any(is_drained);
+                *weighted = all.iter().any(is_weighted);
             }
         }
     }
@@ -81,9 +83,10 @@ impl Members {
         });
     }
 
-    /// Whether some of several members are draining. A single member gets all requests anyway.
-    pub fn some_drained(&self) -> bool {
-        matches!(self.0, List::Many { some_drained: true, .. })
+    /// Whether some of several members get another share than usual: they drain, or have another weight. A single member
+    /// gets all requests anyway, unless its weight is zero.
+    pub fn are_weighted(&self) -> bool {
+        matches!(self.0, List::Many { weighted: true, .. })
     }
 
     fn take(&mut self) -> Vec<Member> {
@@ -94,8 +97,8 @@ impl Members {
     }
 }
 
-fn is_drained(member: &Member) -> bool {
-    member.terms.drain.is_some()
+fn is_weighted(member: &Member) -> bool {
+    member.terms.drain.is_some() || member.terms.settings.weight != Weight::default()
 }
 
 impl Deref for Members {

@@ -9,7 +9,8 @@
 //! | `normalise` | paths and hosts in the form in which they are matched |
 //! | `claim`, `members` | a claim; the list of its members |
 //! | `member` | a member with its settings |
-//! | `choose` | which member gets a request |
+//! | `choose`, `sticky` | which member gets a request; the cookie that keeps a client there |
+//! | `guards` | what is asked of a request before it goes to a member |
 //! | `load`, `in_flight` | what is counted for a member; a request that counts |
 //! | `ejection` | leaves out a member that fails request after request |
 //! | `outage` | a member that cannot be connected to |
@@ -26,6 +27,7 @@ mod choose;
 mod claim;
 mod drain_share;
 mod ejection;
+mod guards;
 mod hold;
 mod host_trie;
 mod in_flight;
@@ -39,6 +41,7 @@ mod rate_limit;
 mod response_headers;
 mod route_state;
 mod route_stats;
+mod sticky;
 mod table;
 
 pub use admission::Admission;
@@ -48,6 +51,7 @@ pub use breaker::{Breaker, BreakerEvent, BreakerStatus, MAX_FAILURES, MAX_TRIALS
 pub use claim::Claim;
 pub use drain_share::Drain;
 pub use ejection::{Ejection, FAILURES_TO_EJECT, FIRST_EJECTION, LONGEST_EJECTION, Outcome};
+pub use guards::Guards;
 pub use hold::{Hold, MAX_WAITING, Waiting};
 pub use in_flight::{Chosen, InFlight, Upgraded};
 pub use load::MemberLoad;
@@ -61,6 +65,7 @@ pub use rate_limit::{AddressLimit, MAX_BUCKETS, MAX_REQUESTS, RateBuckets};
 pub use response_headers::ResponseHeaders;
 pub use route_state::RouteState;
 pub use route_stats::{FinishedRequest, RouteStats, Summary};
+pub use sticky::{STICKY_COOKIE, StickyId, StickyKey};
 pub use table::Table;
 
 #[cfg(test)]

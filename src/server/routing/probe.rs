@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use registry_client::protocol::{BackendUrl, Domain, HealthPath};
+use registry_client::protocol::{AcceptedStatuses, BackendUrl, Domain, HealthPath};
 
 /// A check of one backend that is repeated. Equal probes run once, however many members need the result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,13 +25,15 @@ pub struct Probe {
 pub enum ProbeKind {
     /// Whether the backend accepts a connection.
     Connect,
-    /// GET without following redirects. For the path `/` a status below 500 passes, for other paths 2xx and 3xx.
+    /// GET without following redirects.
     Get {
         /// The path, which is appended to the backend's base path.
         path: HealthPath,
-        /// The Host header: the route's first exact domain, or `www` below its first wildcard; else the backend's own
-        /// authority.
+        /// The Host header: that of the option `health_host`, else the route's first exact domain, or `www` below its
+        /// first wildcard; else the backend's own authority.
         host: Option<Domain>,
+        /// The statuses that pass. `None`: for the path `/` those below 500, for other paths 2xx and 3xx.
+        statuses: Option<AcceptedStatuses>,
     },
 }
 

@@ -11,6 +11,7 @@
 mod build;
 mod command;
 mod etcd;
+mod more_options;
 mod places;
 mod raw;
 mod routes;
@@ -217,6 +218,8 @@ pub struct RouteConfig {
     pub health: Option<HealthCheck>,
     /// The options.
     pub options: RouteOptions,
+    /// Those of this project's server that are set, each key once, in the order of PROTOCOL section 5.
+    pub more_options: Vec<RouteOption>,
     /// RESPONSE_HEADERS.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// RATE_LIMIT.

@@ -48,9 +48,10 @@ raw! {
     registry_host registry_port registry_token service_token registry_each_address enable_registry
     service_name instance_name metadata
     domains route_path port app_port priority routes backend_scheme backend_host backend_each_address web_net_cidr
-    health_path health_interval health_timeout
+    health_path health_interval health_timeout health_host health_status health_rise health_fall
     compression enable_websocket preserve_host backend_http2 backend_timeout
     response_headers rate_limit circuit_breaker
+    strip_prefix sticky redirect_domains allow_from body_limit weight
     enable_socketio_route socketio_path
     wait_for_port port_wait_timeout ready_check ready_interval ready_timeout ready_rise ready_fall
     keepalive_interval request_timeout reconnect_min reconnect_max

@@ -4,10 +4,11 @@ use serde_json::{Map, Value};
 
 use crate::environment::{Reader, Reported, nearest, reason_of};
 use registry_client::protocol::{
-    CircuitBreaker, Domain, Domains, GoDuration, HeaderName, HeaderValue, HealthCheck, Host, Invalid,
-    PathPrefix, RateLimit, Scheme,
+    CircuitBreaker, Domain, Domains, ExactDomain, GoDuration, HeaderName, HeaderValue, HealthCheck, Host,
+    Invalid, OptionKey, PathPrefix, RateLimit, RouteOption, Scheme,
 };
 
+use super::more_options::{self, MoreOptions};
 use super::raw::Raw;
 use super::{RouteConfig, RouteOptions, values};
 
@@ -24,6 +25,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
     let domains = reader.optional("DOMAINS", raw.domains.take(), values::domains);
     let shared = domains.as_ref().ok().cloned().flatten();
     let inherited = inherited(raw, reader, shared.clone());
+    let redirect_domains = reader.optional("REDIRECT_DOMAINS", raw.redirect_domains.take(), values::domains);
     let socketio = socketio(raw, reader);
     let items = items(raw.routes.take(), reader);
     if required && matches!(domains, Ok(None)) && matches!(items.as_deref(), Ok([])) {
@@ -36,6 +38,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
         Err(Reported) => self::inherited(&mut Raw::default(), reader, shared)?,
     };
     let listed = listed(&items?, &draft, reader, domains.is_err());
+    let redirected = redirected(redirect_domains, &domains, &inherited, reader);
     let (inherited, listed, domains, socketio) = (inherited?, listed?, domains?, socketio?);
     let port = inherited.port;
     let mut list = Vec::new();
@@ -51,6 +54,7 @@ pub(super) fn routes(raw: &mut Raw, reader: &mut Reader, required: bool) -> Resu
         }
         (None, _) => {}
     }
+    list.extend(redirected?);
     list.extend(listed);
     without_repetition(&list, reader)?;
     Ok(Routes { list, port })
@@ -68,6 +72,7 @@ struct Draft {
     /// With an interval of zero there is no check.
     health: HealthCheck,
     options: RouteOptions,
+    more_options: MoreOptions,
     headers: Vec<(HeaderName, HeaderValue)>,
     rate_limit: Option<RateLimit>,
     circuit_breaker: Option<CircuitBreaker>,
@@ -107,6 +112,7 @@ impl Draft {
     }
 
     fn route(self, origin: String, domains: Domains) -> RouteConfig {
+        let has_check = !self.health.interval.is_zero();
         RouteConfig {
             origin,
             domains,
@@ -115,8 +121,13 @@ impl Draft {
             host: self.host,
             port: self.port,
             priority: self.priority,
-            health: Some(self.health).filter(|health| !health.interval.is_zero()),
+            health: has_check.then_some(self.health),
             options: self.options,
+            more_options: self
+                .more_options
+                .into_values()
+                .filter(|option| has_check || !option.key().is_health())
+                .collect(),
             headers: self.headers,
             rate_limit: self.rate_limit,
             circuit_breaker: self.circuit_breaker,
@@ -132,6 +143,7 @@ fn inherited(raw: &mut Raw, reader: &mut Reader, domains: Option<Domains>) -> Re
     let priority = reader.value("PRIORITY", raw.priority.take(), values::priority);
     let health = health(raw, reader);
     let options = options(raw, reader);
+    let more_options = more_options::from_variables(raw, reader);
     let headers = reader.optional("RESPONSE_HEADERS", raw.response_headers.take(), values::headers);
     let rate_limit = reader.optional("RATE_LIMIT", raw.rate_limit.take(), values::rate_limit);
     let breaker = reader.optional("CIRCUIT_BREAKER", raw.circuit_breaker.take(), values::circuit_breaker);
@@ -144,6 +156,7 @@ fn inherited(raw: &mut Raw, reader: &mut Reader, domains: Option<Domains>) -> Re
         priority: priority?,
         health: health?,
         options: options?,
+        more_options: more_options?,
         headers: headers?.unwrap_or_default(),
         rate_limit: rate_limit?,
         circuit_breaker: breaker?,
@@ -191,10 +204,31 @@ fn socketio(raw: &mut Raw, reader: &mut Reader) -> Result<Option<PathPrefix>, Re
     Ok(enabled.then_some(path))
 }
 
+/// The routes of REDIRECT_DOMAINS: every path of these hosts leads to the first of DOMAINS.
+fn redirected(
+    hosts: Result<Option<Domains>, Reported>,
+    domains: &Result<Option<Domains>, Reported>,
+    inherited: &Result<Draft, Reported>,
+    reader: &mut Reader,
+) -> Result<Vec<RouteConfig>, Reported> {
+    let (Some(hosts), Ok(domains), Ok(draft)) = (hosts?, domains, inherited) else { return Ok(Vec::new()) };
+    let first = domains.as_ref().and_then(|domains| domains.as_slice().first());
+    let Some(Ok(host)) = first.map(|first| first.as_str().parse::<ExactDomain>()) else {
+        let reason = "it leads to the first of DOMAINS, which is not set or is a wildcard";
+        return Err(reader.refuse("REDIRECT_DOMAINS", reason.to_owned()));
+    };
+    let mut draft = Draft { path: PathPrefix::root(), ..draft.clone() };
+    draft.health.interval = GoDuration::ZERO;
+    draft.more_options = [(OptionKey::Redirect, RouteOption::Redirect(host))].into();
+    Ok(draft.routes("REDIRECT_DOMAINS".to_owned(), &hosts))
+}
+
 /// The route that carries the websockets of socket.io.
 fn companion(mut draft: Draft, domains: Domains, path: PathPrefix) -> Vec<RouteConfig> {
     draft.path = path;
     draft.options.websocket = true;
+    // socket.io answers at its own path.
+    draft.more_options.remove(&OptionKey::StripPrefix);
     draft.routes("SOCKETIO_PATH".to_owned(), &domains)
 }
 
@@ -242,7 +276,7 @@ fn listed(
 }
 
 /// The keys of a route in ROUTES.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 21] = [
     "domains",
     "path",
     "port",
@@ -258,9 +292,15 @@ const KEYS: [&str; 15] = [
     "headers",
     "rate_limit",
     "circuit_breaker",
+    "strip_prefix",
+    "sticky",
+    "redirect",
+    "allow_from",
+    "body_limit",
+    "weight",
 ];
 /// The keys of its `health`.
-const HEALTH_KEYS: [&str; 3] = ["path", "interval", "timeout"];
+const HEALTH_KEYS: [&str; 7] = ["path", "interval", "timeout", "host", "status", "rise", "fall"];
 
 /// One item of ROUTES while it is read.
 struct Entry<'a> {
@@ -294,17 +334,20 @@ impl Entry<'_> {
             }
             Value::Object(fields) => fields,
             _ => {
-                let reason = "it is neither false nor an object with path, interval, timeout".to_owned();
+                let reason = format!("it is neither false nor an object with {}", HEALTH_KEYS.join(", "));
                 return self.refuse(".health", Some(value), reason);
             }
         };
         for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-            let health = &mut self.draft.health;
+            let (health, options) = (&mut self.draft.health, &mut self.draft.more_options);
             let set = match key.as_str() {
                 "path" => scalar(value, values::wire).map(|path| health.path = path),
                 "interval" => scalar(value, values::duration).map(|interval| health.interval = interval),
                 "timeout" => scalar(value, values::positive).map(|timeout| health.timeout = timeout),
-                _ => Err(unknown_key(key, &HEALTH_KEYS)),
+                _ => match more_options::HEALTH.iter().find(|(name, _)| name == key) {
+                    Some((_, option)) => more_options::from_json(options, *option, value),
+                    None => Err(unknown_key(key, &HEALTH_KEYS)),
+                },
             };
             if let Err(reason) = set {
                 self.refuse(&format!(".health.{key}"), Some(value), reason);
@@ -340,7 +383,10 @@ impl Draft {
             "headers" => self.headers = header_object(value)?,
             "rate_limit" => self.rate_limit = unless_false(value, values::rate_limit)?,
             "circuit_breaker" => self.circuit_breaker = unless_false(value, values::circuit_breaker)?,
-            _ => return Err(unknown_key(key, &KEYS)),
+            _ => match more_options::KEYS.iter().find(|(name, _)| *name == key) {
+                Some((_, option)) => more_options::from_json(&mut self.more_options, *option, value)?,
+                None => return Err(unknown_key(key, &KEYS)),
+            },
         }
         Ok(())
     }
@@ -402,6 +448,7 @@ fn without_repetition(list: &[RouteConfig], reader: &mut Reader) -> Result<(), R
                 let place = place.split(' ').next().unwrap_or(place);
                 reader.refuse_part("ROUTES", place, None, reason)
             }
+            None if route.origin.starts_with("REDIRECT_DOMAINS") => reader.refuse("REDIRECT_DOMAINS", reason),
             None => reader.refuse("SOCKETIO_PATH", reason),
         });
     }

@@ -29,7 +29,8 @@ pub(super) fn route(config: &RouteConfig, advertised: IpAddr) -> Route {
     route.circuit_breaker = config.circuit_breaker;
     // Leave out what is the default everywhere: each option costs a command. Websockets are off at a reference server.
     let is_said = |option: &RouteOption| !option.is_default() || option.key() == OptionKey::Websocket;
-    route.options = config.options.to_options().into_iter().filter(is_said).collect();
+    let options = config.options.to_options().into_iter().filter(is_said);
+    route.options = options.chain(config.more_options.iter().cloned()).collect();
     route
 }
 

@@ -76,10 +76,12 @@ pub(crate) enum Request {
     Unsubscribe(String),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum OptionValue {
     Flag(bool),
     Millis(u64),
+    Number(u64),
+    Text(String),
 }
 
 /// Each command's name, and how many fields must follow the name (for a request: the session's id and more).
@@ -296,6 +298,12 @@ fn option_value(key: &str, value: &str) -> Read<OptionValue> {
     match key {
         "timeout" | "health_check_timeout" => text::duration_above_zero(value).map(OptionValue::Millis),
         "health_check_interval" | "hold" => text::duration(value).map(OptionValue::Millis),
+        "allow_from" => text::networks(value).map(OptionValue::Text),
+        "body_limit" => text::size(value).map(OptionValue::Number),
+        "weight" => text::weight(value).map(OptionValue::Number),
+        "health_host" | "redirect" => text::exact_domain(value).map(OptionValue::Text),
+        "health_status" => text::statuses(value).map(OptionValue::Text),
+        "health_rise" | "health_fall" => text::checks(value).map(OptionValue::Number),
         _ => text::boolean(value).map(OptionValue::Flag),
     }
 }

@@ -57,7 +57,7 @@ impl Config {
         let mut options = own.options.clone();
         for (key, value) in &base.options {
             if !options.iter().any(|(own, _)| own == key) {
-                options.push((key.clone(), *value));
+                options.push((key.clone(), value.clone()));
             }
         }
         Cells {
@@ -78,7 +78,7 @@ impl Route {
         Route { id, domains, path, backend, priority, cells: Cells::default() }
     }
 
-    /// What a check sends as Host: the first domain that is no wildcard, or `www` below the first wildcard.
+    /// What a check sends as Host where no option says it: the first domain that is no wildcard, or `www` below the first wildcard.
     pub(crate) fn host(&self) -> Option<String> {
         let exact = self.domains.iter().find(|domain| !domain.starts_with("*.")).cloned();
         exact.or_else(|| Some(self.domains.first()?.replacen('*', "www", 1)))
@@ -102,9 +102,9 @@ impl Cells {
 
     pub(crate) fn set_option(&mut self, key: &str, value: OptionValue) {
         self.remove_option(key);
-        match (key, value) {
-            ("health_check_interval", OptionValue::Millis(ms)) => self.health_interval = Some(ms),
-            ("health_check_timeout", OptionValue::Millis(ms)) => self.health_timeout = Some(ms),
+        match (key, &value) {
+            ("health_check_interval", OptionValue::Millis(ms)) => self.health_interval = Some(*ms),
+            ("health_check_timeout", OptionValue::Millis(ms)) => self.health_timeout = Some(*ms),
             _ => self.options.push((key.to_owned(), value)),
         }
         self.options.sort_by(|a, b| a.0.cmp(&b.0));
@@ -139,7 +139,21 @@ impl Cells {
         }
     }
 
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        match self.option(key) {
+            Some(OptionValue::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        match self.option(key) {
+            Some(OptionValue::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     fn option(&self, key: &str) -> Option<OptionValue> {
-        self.options.iter().find(|(known, _)| known == key).map(|(_, value)| *value)
+        self.options.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone())
     }
 }

@@ -313,7 +313,8 @@ impl Model {
             let session = &self.sessions[s];
             for route in session.applied.routes.iter().filter(|route| place.is_none_or(|id| id == route.id)) {
                 let has_page = session.maintained.of(route.id).is_some_and(|entered| entered.page.is_some());
-                let question = question(session.peer, &route.backend, route.host());
+                let host = session.applied.effective(route).text("health_host").or_else(|| route.host());
+                let question = question(session.peer, &route.backend, host);
                 if has_page && !all.contains(&question) {
                     all.push(question);
                 }
@@ -419,7 +420,7 @@ fn question(peer: IpAddr, url: &str, host: Option<String>) -> Watched {
     Watched {
         backend: if is_file { format!("{root}/") } else { url.to_owned() },
         peer,
-        get: Some((if is_file { path } else { "/" }.to_owned(), host)),
+        get: Some((if is_file { path } else { "/" }.to_owned(), host, None)),
         interval: QUICK,
         timeout: 5_000,
     }

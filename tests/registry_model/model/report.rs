@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::config::{Cells, Config, Route};
+use super::staging::is_health;
 use super::{Drain, Model, Unsaid, Waiting, Want};
 
 /// A moment in a reply; none is an empty text.
@@ -342,10 +343,17 @@ fn cells_in_pairs(old: &Config, new: &Config) -> Vec<(Cells, Cells)> {
 fn same_check(a: &Cells, b: &Cells) -> bool {
     (&a.health_path, a.health_interval, a.health_timeout)
         == (&b.health_path, b.health_interval, b.health_timeout)
+        && differences(a, b, true) == 0
 }
 
 fn changed_options(a: &Cells, b: &Cells) -> usize {
-    let set = b.options.iter().filter(|option| !a.options.contains(option)).count();
-    let gone = a.options.iter().filter(|(key, _)| !b.options.iter().any(|(k, _)| k == key)).count();
-    set + gone
+    differences(a, b, false)
+}
+
+/// How many options differ: those of the check, or the others.
+fn differences(a: &Cells, b: &Cells, of_health: bool) -> usize {
+    let set =
+        b.options.iter().filter(|option| is_health(&option.0) == of_health && !a.options.contains(option));
+    let is_gone = |key: &String| is_health(key) == of_health && !b.options.iter().any(|(k, _)| k == key);
+    set.count() + a.options.iter().filter(|(key, _)| is_gone(key)).count()
 }

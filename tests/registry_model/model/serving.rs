@@ -24,6 +24,7 @@ pub(crate) struct Claim {
     pub(super) priority: i32,
     pub(super) limit: Option<(u32, u64)>,
     pub(super) hold: u64,
+    pub(super) guards: (bool, Option<String>, Option<String>, Option<u64>),
 }
 
 /// A session with a backend, in a claim.
@@ -37,12 +38,14 @@ pub(crate) struct Member {
     answered: bool,
     /// It serves until it has: nobody else does.
     hopeful: bool,
-    failures: u32,
+    failures: u64,
+    /// Passed probes in a row.
+    passes: u64,
     /// One of its probes failed in another way than by being late.
     rejected: bool,
     /// Its last probe passed.
     passed: bool,
-    /// Three failures in a row.
+    /// As many failures in a row as take it out.
     sick: bool,
     /// It failed while its session was lost, or somebody else came to its address then.
     out: bool,
@@ -57,8 +60,8 @@ pub(crate) struct Member {
 pub(crate) struct Watched {
     pub backend: String,
     pub peer: IpAddr,
-    /// Path and Host of a GET. `None`: whether it accepts a connection.
-    pub get: Option<(String, Option<String>)>,
+    /// Path, Host and statuses of a GET. `None`: whether it accepts a connection.
+    pub get: Option<(String, Option<String>, Option<String>)>,
     pub interval: u64,
     pub timeout: u64,
 }
@@ -228,6 +231,7 @@ impl Model {
                 priority: 0,
                 limit: None,
                 hold: self.rules.hold,
+                guards: Default::default(),
             });
             self.claims.len() - 1
         });
@@ -247,6 +251,7 @@ impl Model {
             answered: false,
             hopeful: !served,
             failures: 0,
+            passes: 0,
             rejected: false,
             passed: false,
             sick: false,
@@ -275,7 +280,7 @@ impl Model {
     pub(super) fn members_lost_or_back(&mut self, s: usize) {
         let lost = self.sessions[s].lost;
         for member in self.claims.iter_mut().flat_map(|c| &mut c.members).filter(|m| m.session == s) {
-            (member.failures, member.rejected) = (0, false);
+            (member.failures, member.passes, member.rejected) = (0, 0, false);
             if !lost {
                 member.returns();
             }
@@ -415,7 +420,9 @@ impl Model {
             return Some(Watched { backend, peer, get: None, interval: QUICK, timeout: CONNECT_TIMEOUT });
         };
         let interval = if quick { interval.min(QUICK) } else { interval };
-        let get = Some((path, self.shown_route(member)?.host()));
+        let cells = self.cells(member);
+        let host = cells.text("health_host").or_else(|| self.shown_route(member)?.host());
+        let get = Some((path, host, cells.text("health_status")));
         Some(Watched { backend, peer, get, interval, timeout })
     }
 
@@ -455,6 +462,10 @@ impl Model {
         let error = if answer == Answer::IsSlow { SLOW } else { REFUSED };
         let waits_for_proven = self.has_proven(&which.domain, &which.path);
         let lost = self.sessions[which.session].lost;
+        // Without a check nobody counts otherwise than by default.
+        let cells = self.cells(which);
+        let count = |key, default| cells.check().and_then(|_| cells.number(key)).unwrap_or(default);
+        let (rise, fall) = (count("health_rise", 1), count("health_fall", 3));
         let mut all = self.claims.iter_mut().flat_map(|claim| &mut claim.members);
         let same = |m: &&mut Member| m.is_at(which.session, &which.domain, &which.path, &which.backend);
         let Some(member) = all.find(same) else { return };
@@ -462,18 +473,19 @@ impl Model {
         member.passed = answer == Answer::Passes;
         if member.passed {
             member.failures = 0;
-            if !member.out {
+            member.passes += 1;
+            if !member.out && (!member.sick || member.passes >= rise) {
                 (member.answered, member.sick) = (true, false);
             }
         } else if lost {
             member.out = true;
         } else {
-            member.failures += 1;
+            (member.failures, member.passes) = (member.failures + 1, 0);
             member.rejected |= answer == Answer::Refuses;
         }
         let asked = member.clone();
         let may_stay = self.is_merely_slow(&asked) && !waits_for_proven;
-        if !asked.passed && !lost && asked.failures >= 3 && !may_stay {
+        if !asked.passed && !lost && asked.failures >= fall && !may_stay {
             let mut all = self.claims.iter_mut().flat_map(|claim| &mut claim.members);
             let same = |m: &&mut Member| m.is_at(which.session, &which.domain, &which.path, &which.backend);
             if let Some(member) = all.find(same) {
@@ -513,7 +525,9 @@ impl Model {
         }
         for member in 0..self.claims[at].members.len() {
             let found = self.claims[at].members[member].clone();
-            if !found.hopeful && self.is_merely_slow(&found) {
+            // Whoever goes with its session does not begin to serve meanwhile.
+            let stays = !self.sessions[found.session].ended;
+            if stays && !found.hopeful && self.is_merely_slow(&found) {
                 self.claims[at].members[member].hopeful = true;
                 self.note(&found, true, "answered", None);
             }
@@ -588,12 +602,18 @@ impl Model {
         let settings = last.map(|member| {
             let cells = self.cells(member);
             let priority = self.shown_route(member).map_or(0, |route| route.priority);
-            (priority, cells.limit, cells.millis("hold").unwrap_or(self.rules.hold))
+            let guards = (
+                cells.flag("sticky", false),
+                cells.text("redirect"),
+                cells.text("allow_from"),
+                cells.number("body_limit").filter(|limit| *limit > 0),
+            );
+            (priority, cells.limit, cells.millis("hold").unwrap_or(self.rules.hold), guards)
         });
         let now = self.now;
         let claim = &mut self.claims[at];
-        if let Some((priority, limit, hold)) = settings {
-            (claim.priority, claim.limit, claim.hold) = (priority, limit, hold);
+        if let Some((priority, limit, hold, guards)) = settings {
+            (claim.priority, claim.limit, claim.hold, claim.guards) = (priority, limit, hold, guards);
         }
         if shown {
             claim.until = None;

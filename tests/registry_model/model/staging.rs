@@ -134,7 +134,7 @@ impl Model {
                 ok("HEADERS_OK")
             }
             Request::OptionsSet(target, key, value) => {
-                self.each(copy, &target, |cells| cells.set_option(&key, value))?;
+                self.each(copy, &target, |cells| cells.set_option(&key, value.clone()))?;
                 ok("OPTIONS_OK")
             }
             Request::OptionsRemove(target, key) => {
@@ -456,8 +456,13 @@ fn part(applied: &Config, staged: &Config, scopes: &[String]) -> Config {
         if has("headers") {
             to.headers = from.headers.clone();
         }
-        if has("options") {
-            to.options = from.options.clone();
+        for (scope, of_health) in [("options", false), ("health", true)] {
+            if has(scope) {
+                to.options.retain(|(key, _)| is_health(key) != of_health);
+                to.options
+                    .extend(from.options.iter().filter(|(key, _)| is_health(key) == of_health).cloned());
+                to.options.sort_by(|a, b| a.0.cmp(&b.0));
+            }
         }
         if has("health") {
             to.health_path = from.health_path.clone();
@@ -478,4 +483,9 @@ fn part(applied: &Config, staged: &Config, scopes: &[String]) -> Config {
         }
     }
     next
+}
+
+/// Whether an option belongs to the health check.
+pub(super) fn is_health(key: &str) -> bool {
+    key.starts_with("health_")
 }

@@ -14,6 +14,8 @@ pub(crate) struct ClaimView {
     pub priority: i32,
     pub limit: Option<(u32, u64)>,
     pub hold: u64,
+    /// Whether it is sticky, and what its guards ask: where it redirects to, who may, how long a body may be.
+    pub guards: (bool, Option<String>, Option<String>, Option<u64>),
     pub held_until: Option<u64>,
     pub members: Vec<MemberView>,
 }
@@ -28,8 +30,9 @@ pub(crate) struct MemberView {
     /// Since when it is drained, and for how long.
     pub drain: Option<(u64, u64)>,
     pub timeout: u64,
-    /// websocket, preserve_host, compression, http2
-    pub flags: [bool; 4],
+    /// websocket, preserve_host, compression, http2, strip_prefix
+    pub flags: [bool; 5],
+    pub weight: u64,
     pub headers: Vec<(String, String)>,
     pub breaker: Option<(u32, u64, u32)>,
     /// In maintenance, and with which page.
@@ -53,6 +56,7 @@ impl Model {
             priority: claim.priority,
             limit: claim.limit,
             hold: claim.hold,
+            guards: claim.guards.clone(),
             held_until: claim.until,
             members,
         }
@@ -75,7 +79,9 @@ impl Model {
                 cells.flag("preserve_host", true),
                 cells.flag("compression", false),
                 cells.flag("http2", false),
+                cells.flag("strip_prefix", false),
             ],
+            weight: cells.number("weight").unwrap_or(100),
             headers,
             breaker: cells.breaker,
             maintenance: self.maintained(member).map(|entered| entered.page.clone()),

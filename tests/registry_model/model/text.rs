@@ -180,7 +180,7 @@ pub(crate) fn health_path(text: &str) -> Read<String> {
     }
 }
 
-pub(crate) const OPTIONS: [&str; 9] = [
+pub(crate) const OPTIONS: [&str; 19] = [
     "timeout",
     "health_check_interval",
     "health_check_timeout",
@@ -190,7 +190,65 @@ pub(crate) const OPTIONS: [&str; 9] = [
     "http2",
     "http3",
     "hold",
+    "health_host",
+    "health_status",
+    "health_rise",
+    "health_fall",
+    "strip_prefix",
+    "sticky",
+    "redirect",
+    "allow_from",
+    "body_limit",
+    "weight",
 ];
+
+/// Single statuses and ranges, as the server says them again.
+pub(crate) fn statuses(text: &str) -> Read<String> {
+    let status =
+        |text: &str| text.len() == 3 && text.parse().is_ok_and(|status| (100..600).contains(&status));
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let fits = |part: &&str| match part.split_once('-') {
+        Some((first, last)) => status(first) && status(last) && first <= last,
+        None => status(part),
+    };
+    if parts.len() <= 16 && parts.iter().all(fits) { Ok(parts.join(",")) } else { about("statuses", text) }
+}
+
+/// From 1 to 100.
+pub(crate) fn checks(text: &str) -> Read<u64> {
+    match text.parse() {
+        Ok(count) if (1..=100).contains(&count) => Ok(count),
+        _ => about("number of checks", text),
+    }
+}
+
+/// Addresses and networks, of which the steps use one spelling.
+pub(crate) fn networks(text: &str) -> Read<String> {
+    let is_network = |part: &str| part.parse::<ipnet::IpNet>().is_ok();
+    if text.split(',').all(is_network) { Ok(text.to_owned()) } else { about("networks", text) }
+}
+
+/// Bytes, with a unit.
+pub(crate) fn size(text: &str) -> Read<u64> {
+    let (digits, factor) = match text.strip_suffix('m') {
+        Some(digits) => (digits, 1 << 20),
+        None => (text, 1),
+    };
+    digits.parse::<u64>().map(|count| count * factor).or_else(|_| about("size", text))
+}
+
+pub(crate) fn weight(text: &str) -> Read<u64> {
+    match text.parse() {
+        Ok(weight) if weight <= 1000 => Ok(weight),
+        _ => about("weight", text),
+    }
+}
+
+/// A domain that is no wildcard.
+pub(crate) fn exact_domain(text: &str) -> Read<String> {
+    let domain = domain(text)?;
+    if domain.starts_with("*.") { about("host", text) } else { Ok(domain) }
+}
 
 pub(crate) const SCOPES: [&str; 6] = ["routes", "headers", "options", "health", "ratelimit", "circuit"];
 

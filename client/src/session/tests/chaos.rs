@@ -83,7 +83,7 @@ impl Server {
             }
             Request::OptionsRemove { target, key } => {
                 let route = self.staged(only(target))?;
-                route.options = route.options.iter().filter(|option| option.key() != key).collect();
+                route.options = route.options.iter().filter(|option| option.key() != key).cloned().collect();
                 Reply::OptionsOk
             }
             Request::HealthSet { route, check } => {

@@ -1,13 +1,14 @@
 //! The member that has a request, and what its ejection and its circuit breaker learn of the outcome
 //! (SEMANTICS section 3).
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use crate::server::live_table::LiveTable;
 use crate::server::proxy::upstream::recovery::Permit;
-use crate::server::routing::{Admission, BreakerEvent, Chosen, InFlight, Member, Outcome};
+use crate::server::routing::{Admission, BreakerEvent, Chosen, Claim, InFlight, Member, Outcome};
 
 /// A member that has a request. The request counts as in flight there until this is dropped.
 pub(super) struct Assignment {
@@ -48,6 +49,19 @@ impl Assignment {
         &self.in_flight
     }
 
+    /// The claim that the member was chosen from; `None`: it is the backend of a maintenance page.
+    pub(super) fn claim(&self) -> Option<&Claim> {
+        match self.chosen() {
+            Chosen::Of(claim, _) => Some(claim),
+            Chosen::Page(_) => None,
+        }
+    }
+
+    /// How many bytes the request's body may have.
+    pub(super) fn body_limit(&self) -> Option<NonZeroU64> {
+        self.claim()?.terms.extras.guards()?.body_limit
+    }
+
     pub(super) fn into_in_flight(self) -> InFlight {
         self.in_flight
     }
@@ -81,10 +95,7 @@ impl Assignment {
 
     /// How long requests wait for the claim that the member was chosen from. `None`: not at all.
     pub(super) fn hold(&self) -> Option<Duration> {
-        match self.chosen() {
-            Chosen::Of(claim, _) => Some(claim.terms.hold).filter(|hold| !hold.is_zero()),
-            Chosen::Page(_) => None,
-        }
+        self.claim().map(|claim| claim.terms.hold).filter(|hold| !hold.is_zero())
     }
 
     /// The member's response is late, invalid or a server error, which concerns its circuit breaker only.

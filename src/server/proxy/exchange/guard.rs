@@ -4,16 +4,19 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
-use http::{HeaderValue, Request};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::Incoming;
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::validate::{check_max_forwards, requested_host};
-use crate::server::routing::AddressLimit;
+use crate::server::routing::{AddressLimit, Guards};
 
+use super::answer::Answer;
 use super::assignment::Assignment;
 use super::record::Record;
+use super::redirect;
 use super::select::{choose, retry_after, with_claim};
 
 /// A request that may go to a backend.
@@ -35,32 +38,61 @@ pub(super) fn check(
     client: &ClientConnection,
     request: &Request<Incoming>,
     record: &mut Record,
-) -> Result<Permitted, Page> {
+) -> Result<Permitted, Answer> {
     let host = requested_host(request)?;
     check_max_forwards(request)?;
     let address = || client.forwarding.client(request.headers());
-    let first = match find(client, (&host, request.uri().path()), address, record) {
-        Err(Page::NoClaim) if may_wait(client, &host, record.now()) => First::NoClaim(address()),
+    let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let first = match find(client, (&host, target), request.headers(), address, record) {
+        Err(Answer::Page(Page::NoClaim)) if may_wait(client, &host, record.now()) => {
+            First::NoClaim(address())
+        }
         found => found?.map_or(First::NoMember, First::Member),
     };
     Ok(Permitted { host, first })
 }
 
-/// Finds the claim for a host and path, counts the request against its limit, and chooses a member if one is usable.
+/// Finds the claim for a host and target, asks its guards, counts the request against its limit, and chooses a member if
+/// one is usable.
 pub(super) fn find(
     client: &ClientConnection,
-    (host, path): (&HeaderValue, &str),
-    address: impl FnOnce() -> IpAddr,
+    (host, target): (&HeaderValue, &str),
+    headers: &HeaderMap,
+    address: impl Fn() -> IpAddr,
     record: &mut Record,
-) -> Result<Option<Assignment>, Page> {
+) -> Result<Option<Assignment>, Answer> {
     let now = record.now();
+    let path = target.split('?').next().unwrap_or_default();
     with_claim(&client.context.proxy.table, host, path, |claim| {
+        if let Some(guards) = claim.terms.extras.guards() {
+            record.claim_found(claim);
+            check_guards(client, guards, (host, target), headers, &address)?;
+        }
         if let Some(limit) = &claim.limit {
             check_rate(limit, client, address(), now)?;
         }
         record.claim_found(claim);
-        Ok(choose(claim, None, now))
+        Ok(choose(client, claim, headers, None, now))
     })
+}
+
+/// The guards that need no waiting, before the rate limit (SEMANTICS section 2).
+fn check_guards(
+    client: &ClientConnection,
+    guards: &Guards,
+    asked: (&HeaderValue, &str),
+    headers: &HeaderMap,
+    address: impl Fn() -> IpAddr,
+) -> Result<(), Answer> {
+    if let Some(host) = &guards.redirect
+        && let Some(location) = redirect::to_host(client, host.domain(), asked, headers)
+    {
+        return Err(Answer::Redirect(Box::new(location)));
+    }
+    match &guards.allow_from {
+        Some(networks) if !networks.contains(address()) => Err(Page::AddressNotAllowed.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a request for `host` that nobody claims may wait. One for an address may not: no service claims addresses, and

@@ -3,8 +3,9 @@
 //! | module | what it does |
 //! |---|---|
 //! | `redirect` | redirects from HTTP to HTTPS |
-//! | `guard` | decides whether a request may go to a backend: host, claim, rate limit |
-//! | `select` | finds the claim and chooses a member |
+//! | `guard` | decides whether a request may go to a backend: host, claim, the claim's guards, rate limit |
+//! | `answer` | an answer of the proxy instead of a backend's |
+//! | `select`, `sticky` | finds the claim and chooses a member; the cookie that keeps a client there |
 //! | `assignment` | the member that has the request, and what it learns of the outcome |
 //! | `outgoing` | the request as a backend gets it |
 //! | `retry` | sends it to members until one answers |
@@ -18,6 +19,7 @@
 //!
 //! It must not know how a client's connection is accepted, read and written.
 
+mod answer;
 mod assignment;
 mod backend_body;
 mod body;
@@ -30,6 +32,7 @@ mod redirect;
 mod response;
 mod retry;
 mod select;
+mod sticky;
 mod tunnel;
 mod wait;
 mod wait_for_claim;
@@ -62,12 +65,12 @@ pub(crate) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>
     }
     let mut exchange = match Exchange::prepare(client, request, &mut record) {
         Ok(exchange) => exchange,
-        Err(page) => return Box::pin(ready(Ok(response::page(page, record)))),
+        Err(answer) => return Box::pin(ready(Ok(answer.into_response(record)))),
     };
     Box::pin(async move {
         Ok(match exchange.run(&mut record).await {
             Ok(backend) => backend.into_response(exchange.into_upgrade(), record),
-            Err(page) => response::page(page, record),
+            Err(answer) => answer.into_response(record),
         })
     })
 }

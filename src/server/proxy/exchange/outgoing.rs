@@ -6,14 +6,15 @@ use std::time::Instant;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::compression::Accepted;
+use crate::server::proxy::http::forwarded::X_FORWARDED_PREFIX;
 use crate::server::proxy::http::page::Page;
-use crate::server::proxy::http::{framing, hop_by_hop, validate};
+use crate::server::proxy::http::{framing, hop_by_hop, strip_prefix, validate};
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
-use crate::server::routing::Member;
+use crate::server::routing::{Claim, Member};
 use registry_client::protocol::Scheme;
 
 /// A request with the headers that every backend gets. [`OutgoingRequest::address_to`] adds what depends on the member.
@@ -29,6 +30,8 @@ pub(super) struct OutgoingRequest {
     accepted: Option<Accepted>,
     /// The request's URI differs from `target`.
     has_other_target: bool,
+    /// X-Forwarded-Prefix as the client's proxy sent it, while the header has another value.
+    former_prefix: Option<Option<HeaderValue>>,
 }
 
 impl OutgoingRequest {
@@ -61,14 +64,30 @@ impl OutgoingRequest {
         };
         let has_other_target = parts.uri.authority().is_some();
         let request = Request::from_parts(parts, RequestBody::new(incoming, trailers, now));
-        OutgoingRequest { request, target, host, is_upgrade, is_http10, accepted: None, has_other_target }
+        OutgoingRequest {
+            request,
+            target,
+            host,
+            is_upgrade,
+            is_http10,
+            accepted: None,
+            has_other_target,
+            former_prefix: None,
+        }
     }
 
-    /// Sets the target and the Host header for `member`.
-    pub(super) fn address_to(&mut self, member: &Member) -> Result<(), Page> {
+    /// Sets the target and the Host header for `member`, which was chosen from `claim`.
+    pub(super) fn address_to(&mut self, member: &Member, claim: Option<&Claim>) -> Result<(), Page> {
+        let prefix = claim.filter(|_| member.terms.settings.strip_prefix).map(|claim| claim.path.as_str());
+        let stripped = prefix.and_then(|prefix| strip_prefix::stripped(&self.target, prefix));
+        if stripped.is_some() || self.former_prefix.is_some() {
+            self.set_prefix(prefix.filter(|_| stripped.is_some()));
+        }
+        let is_stripped = stripped.is_some();
+        let target = stripped.as_ref().unwrap_or(&self.target);
         let base = member.backend.base_path();
         if !base.is_empty() {
-            let joined = match self.target.as_str() {
+            let joined = match target.as_str() {
                 _ if member.terms.settings.one_page => base.to_owned(),
                 "*" => base.to_owned(),
                 target => format!("{base}{target}"),
@@ -76,9 +95,9 @@ impl OutgoingRequest {
             let too_long = |_| Page::BadRequest("The request's target is too long.");
             *self.request.uri_mut() = Uri::try_from(joined).map_err(too_long)?;
             self.has_other_target = true;
-        } else if self.has_other_target {
-            *self.request.uri_mut() = Uri::from(self.target.clone());
-            self.has_other_target = false;
+        } else if self.has_other_target || is_stripped {
+            *self.request.uri_mut() = Uri::from(target.clone());
+            self.has_other_target = is_stripped;
         }
         if member.terms.settings.compression && self.accepted.is_none() {
             let mut accepted = Accepted::by(&self.request, self.is_http10);
@@ -93,6 +112,32 @@ impl OutgoingRequest {
         };
         self.request.headers_mut().insert(HOST, host);
         Ok(())
+    }
+
+    /// Sets X-Forwarded-Prefix to what was taken off the target, behind what the client's proxy took off; `None`: to what
+    /// it was before.
+    fn set_prefix(&mut self, prefix: Option<&str>) {
+        let headers = self.request.headers_mut();
+        let former = self.former_prefix.get_or_insert_with(|| headers.get(X_FORWARDED_PREFIX).cloned());
+        let theirs = former.as_ref().and_then(|former| former.to_str().ok()).unwrap_or_default();
+        let value = match prefix {
+            Some(prefix) => HeaderValue::try_from(format!("{}{prefix}", theirs.trim_end_matches('/'))).ok(),
+            None => former.clone(),
+        };
+        match value {
+            Some(value) => headers.insert(X_FORWARDED_PREFIX, value),
+            None => headers.remove(X_FORWARDED_PREFIX),
+        };
+    }
+
+    /// Ends the request's body as soon as it has more bytes. Returns whether it says already that it will.
+    pub(super) fn limit_body(&mut self, limit: u64) -> bool {
+        let body = self.request.body_mut();
+        let is_longer = body.size_hint().lower() > limit;
+        if let RequestBody::Stream { limit: set, .. } = body {
+            *set = limit;
+        }
+        is_longer
     }
 
     /// A copy that may be sent if the connection breaks after the request was sent, because the method is idempotent
@@ -129,6 +174,11 @@ impl OutgoingRequest {
 
     pub(super) fn host(&self) -> &HeaderValue {
         &self.host
+    }
+
+    /// The path and query that the client asked for.
+    pub(super) fn target(&self) -> &str {
+        self.target.as_str()
     }
 
     /// The path that the client asked for.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{HOST, HeaderMap, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
 use http::{Request, StatusCode, Version};
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
@@ -47,6 +47,8 @@ pub(crate) struct Record {
     log_start: Option<Box<RequestStart>>,
     /// The response is a page of the proxy.
     is_page: bool,
+    /// The cookie that the response sets, because the route is sticky and the client comes to another member.
+    cookie: Option<Box<HeaderValue>>,
     /// The service's counters, if there is a claim and requests are counted.
     counters: Option<Arc<RequestCounters>>,
 }
@@ -96,6 +98,7 @@ impl Record {
             line,
             log_start,
             is_page: false,
+            cookie: None,
             counters: None,
         })
     }
@@ -131,6 +134,17 @@ impl Record {
         self.counters = self.client.context.metrics.as_ref().map(|metrics| metrics.service(service));
         if let Some(start) = &mut self.log_start {
             start.service = Some(service.clone());
+        }
+    }
+
+    pub(super) fn set_cookie(&mut self, cookie: Option<Box<HeaderValue>>) {
+        self.cookie = cookie;
+    }
+
+    /// Adds the cookie to the response's headers.
+    pub(super) fn put_cookie(&mut self, headers: &mut HeaderMap) {
+        if let Some(cookie) = self.cookie.take() {
+            headers.append(SET_COOKIE, *cookie);
         }
     }
 

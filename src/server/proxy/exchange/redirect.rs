@@ -1,9 +1,11 @@
 //! Redirects from HTTP to HTTPS where there is a certificate for the host.
 
-use http::header::{HeaderValue, LOCATION};
+use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
+use registry_client::protocol::Domain;
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::context::HttpsTarget;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::validate::requested_host;
 
@@ -49,6 +51,32 @@ pub(super) fn to_https<B>(client: &ClientConnection, request: &Request<B>) -> Op
     let is_plain = matches!(*request.method(), Method::GET | Method::HEAD);
     let status = if is_plain { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
     Some(Redirect { status, location: HeaderValue::try_from(location).ok()? })
+}
+
+/// The same address at another host, by TLS if the client uses that or there is a certificate. `None`: it is there
+/// already.
+pub(super) fn to_host(
+    client: &ClientConnection,
+    host: &Domain,
+    (asked, target): (&HeaderValue, &str),
+    headers: &HeaderMap,
+) -> Option<HeaderValue> {
+    let asked = asked.to_str().ok()?;
+    let (name, port) = asked.rsplit_once(':').map_or((asked, None), |(name, port)| (name, Some(port)));
+    if name.trim_end_matches('.').eq_ignore_ascii_case(host.as_str()) {
+        return None;
+    }
+    let covers = |https: &HttpsTarget| https.certificates.covers(host.as_str());
+    let uses_tls = client.is_tls || client.forwarding.came_over_tls(headers);
+    let changes_scheme = !uses_tls && client.context.proxy.https.as_ref().is_some_and(covers);
+    let scheme = if uses_tls || changes_scheme { "https" } else { "http" };
+    // The port belongs to the scheme that the client used.
+    let port = match port.filter(|_| !changes_scheme) {
+        Some(port) => format!(":{port}"),
+        None => String::new(),
+    };
+    let path = if target.starts_with('/') { target } else { "/" };
+    HeaderValue::try_from(format!("{scheme}://{host}{port}{path}")).ok()
 }
 
 impl Redirect {

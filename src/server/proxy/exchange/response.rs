@@ -70,6 +70,7 @@ impl BackendResponse {
         if let Some(headers) = record.member().and_then(|member| member.terms.extras.headers()) {
             headers.put_into(&mut parts.headers);
         }
+        record.put_cookie(&mut parts.headers);
         if let Some(protocols) = required
             && !record.client().is_http2()
         {
@@ -100,6 +101,7 @@ impl BackendResponse {
         let backend = hyper::upgrade::on(&mut self.response);
         let departures = record.client().context.proxy.table.departures();
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
+        record.put_cookie(self.response.headers_mut());
         if let Some(in_flight) = record.into_tunnel() {
             let is_websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
             let upgraded = in_flight.into_upgraded();

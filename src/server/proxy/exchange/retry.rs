@@ -23,13 +23,14 @@ use crate::server::proxy::upstream::dial::CONNECT_TIMEOUT;
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::{MemberId, Settings};
 
+use super::answer::Answer;
 use super::assignment::Assignment;
 use super::guard::{self, First, Permitted};
 use super::outgoing::OutgoingRequest;
 use super::record::{Record, Turn};
 use super::redial::{self, MAX_CONNECTING};
 use super::response::BackendResponse;
-use super::{wait, wait_for_claim};
+use super::{sticky, wait, wait_for_claim};
 
 /// How many members a request is given to. All but two of them must have left meanwhile.
 const MAX_MEMBERS: usize = 16;
@@ -60,7 +61,7 @@ impl Exchange {
         client: Rc<ClientConnection>,
         mut request: Request<Incoming>,
         record: &mut Record,
-    ) -> Result<Self, Page> {
+    ) -> Result<Self, Answer> {
         let Permitted { host, first } = guard::check(&client, &request, record)?;
         let protocol = requested_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let upgrade = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -69,15 +70,25 @@ impl Exchange {
     }
 
     /// Gives the request to one member after another until one answers.
-    pub(super) async fn run(&mut self, record: &mut Record) -> Result<BackendResponse, Page> {
+    pub(super) async fn run(&mut self, record: &mut Record) -> Result<BackendResponse, Answer> {
         let mut assignment = match self.first_member(record).await? {
             Some(first) => first,
             None => self.wait_for_member(None, record).await?,
         };
+        if let Some(limit) = assignment.body_limit()
+            && self.outgoing.limit_body(limit.get())
+        {
+            return Err(Page::BodyTooLong.into());
+        }
         record.upload_begins(self.outgoing.upload());
         let mut tried = None;
         for _ in 0..MAX_MEMBERS {
             let id = assignment.member().id;
+            record.set_cookie(sticky::set_cookie(
+                &self.client,
+                &assignment,
+                self.outgoing.request().headers(),
+            ));
             let page = match self.ask(&mut record.assign(assignment)).await {
                 Ok(response) => return Ok(response),
                 Err(Failure::CannotConnect) => {
@@ -86,8 +97,8 @@ impl Exchange {
                     continue;
                 }
                 Err(Failure::Member(page)) => page,
-                Err(Failure::Final(page)) => return Err(page),
-                Err(Failure::Stale) => return Err(Page::Unreachable),
+                Err(Failure::Final(page)) => return Err(page.into()),
+                Err(Failure::Stale) => return Err(Page::Unreachable.into()),
             };
             assignment = if record.unassign() {
                 // The member has left, which is not a failure.
@@ -96,14 +107,14 @@ impl Exchange {
                 let next = self.wait_for_member(tried, record).await;
                 next.map_err(|none| if none == Page::Maintenance { none } else { page })?
             } else {
-                return Err(page);
+                return Err(page.into());
             };
         }
-        Err(Page::Unreachable)
+        Err(Page::Unreachable.into())
     }
 
     /// The member that gets the request first; `None`: its claim has no usable member now.
-    async fn first_member(&mut self, record: &mut Record) -> Result<Option<Assignment>, Page> {
+    async fn first_member(&mut self, record: &mut Record) -> Result<Option<Assignment>, Answer> {
         match std::mem::replace(&mut self.first, First::NoMember) {
             First::Member(first) => Ok(Some(first)),
             First::NoMember => Ok(None),
@@ -132,7 +143,7 @@ impl Exchange {
         if self.outgoing.is_upgrade() && !member.terms.settings.websocket {
             return Err(Failure::Final(Page::UpgradeNotAllowed));
         }
-        self.outgoing.address_to(member).map_err(Failure::Final)?;
+        self.outgoing.address_to(member, turn.assignment.claim()).map_err(Failure::Final)?;
         match self.attempt(false, turn).await {
             Err(Failure::Stale) => self.attempt(true, turn).await,
             other => other,
@@ -152,7 +163,7 @@ impl Exchange {
         turn.timer.set(started + timeout);
         let head = {
             let head = pin!(connection.send(request, self.outgoing.is_upgrade()));
-            wait_for_head(head, timeout, turn.timer, upload).await
+            wait_for_head(head, timeout, turn.timer, upload.clone()).await
         };
         if let Err(Page::ResponseTimeout) = head {
             turn.assignment.response_failed();
@@ -161,6 +172,9 @@ impl Exchange {
             Ok(response) => {
                 turn.assignment.answered(response.status(), &self.client.context.proxy.table);
                 Ok(BackendResponse { response, connection, idle_timeout: timeout, accepted })
+            }
+            Err(_) if upload.is_some_and(|upload| upload.is_too_long()) => {
+                Err(Failure::Final(Page::BodyTooLong))
             }
             Err(mut error) => {
                 let again = error.take_message().or(copy);

@@ -3,22 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
 use crate::server::live_table::LiveTable;
+use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::page::Page;
 use crate::server::routing::{Chosen, Claim, MemberId, normalise};
 
 use super::assignment::Assignment;
+use super::sticky;
 
 /// Calls `with` on the claim for `host` and `path`. The claim is borrowed from the table's snapshot, because its
 /// reference count is one memory location for all cores: a request changes it once, when it chooses a member.
-pub(super) fn with_claim<T>(
+pub(super) fn with_claim<T, E: From<Page>>(
     table: &LiveTable,
     host: &HeaderValue,
     path: &str,
-    with: impl FnOnce(&Arc<Claim>) -> Result<T, Page>,
-) -> Result<T, Page> {
+    with: impl FnOnce(&Arc<Claim>) -> Result<T, E>,
+) -> Result<T, E> {
     let path = match path {
         // `OPTIONS *` concerns the whole host.
         "*" => "/",
@@ -32,8 +34,20 @@ pub(super) fn with_claim<T>(
     with(table.load().find(host, &path).ok_or_else(unknown)?)
 }
 
-/// Gives the request to a usable member other than `tried`; `None` if there is none.
-pub(super) fn choose(claim: &Arc<Claim>, tried: Option<MemberId>, now: Instant) -> Option<Assignment> {
+/// Gives the request with these headers to a usable member other than `tried`; `None` if there is none.
+pub(super) fn choose(
+    client: &ClientConnection,
+    claim: &Arc<Claim>,
+    headers: &HeaderMap,
+    tried: Option<MemberId>,
+    now: Instant,
+) -> Option<Assignment> {
+    if claim.terms.extras.is_sticky()
+        && let Some(at) = sticky::choose(client, claim, headers, tried, now)
+        && let Some(assignment) = Assignment::new(Chosen::Of(Arc::clone(claim), at), now)
+    {
+        return Some(assignment);
+    }
     let mut random = |n| fastrand::usize(..n);
     loop {
         let at = claim.choose(tried, now, &mut random)?;

@@ -44,7 +44,8 @@ pub(super) async fn for_member(
             Err(Page::NoClaim) => return Err(Page::NoMember),
             Err(page) => return Err(page),
         };
-        if let Some(assignment) = choose(&claim, tried, now) {
+        let headers = outgoing.request().headers();
+        if let Some(assignment) = choose(client, &claim, headers, tried, now) {
             return Ok(assignment);
         }
         if let Some(page) = claim.maintenance().map(|maintenance| maintenance.page.clone()) {

@@ -11,6 +11,7 @@ use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::client_state::disconnect::Disconnect;
 use crate::server::proxy::http::page::Page;
 
+use super::answer::Answer;
 use super::assignment::Assignment;
 use super::guard;
 use super::outgoing::OutgoingRequest;
@@ -27,7 +28,7 @@ pub(super) async fn for_member(
     outgoing: &OutgoingRequest,
     address: IpAddr,
     record: &mut Record,
-) -> Result<Option<Assignment>, Page> {
+) -> Result<Option<Assignment>, Answer> {
     let proxy = &client.context.proxy;
     let hold = proxy.table.start_hold().ok_or(Page::NoClaim)?;
     let _place = (hold.enter(address).ok_or(Page::NoClaim)?, proxy.enter_waiting().ok_or(Page::NoClaim)?);
@@ -36,8 +37,9 @@ pub(super) async fn for_member(
     let mut disconnect = Disconnect::default();
     loop {
         record.set_now(Instant::now());
-        match guard::find(client, (outgoing.host(), outgoing.path()), || address, record) {
-            Err(Page::NoClaim) => {}
+        let headers = outgoing.request().headers();
+        match guard::find(client, (outgoing.host(), outgoing.target()), headers, || address, record) {
+            Err(Answer::Page(Page::NoClaim)) => {}
             found => return found,
         }
         let until = hold.deadline(record.now()).ok_or(Page::NoClaim)?;

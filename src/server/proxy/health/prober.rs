@@ -12,6 +12,7 @@ use tokio::time::{sleep_until, timeout_at};
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::tls::Trust;
 use crate::server::routing::{BackendPolicy, Probe, ProbeFailure, ProbeKind};
+use registry_client::protocol::AcceptedStatuses;
 
 use super::pace::ProbeNumber;
 use super::request::get;
@@ -200,18 +201,26 @@ async fn run_probe(dialer: &Dialer, probe: &Probe) -> Result<(), ProbeFailure> {
         Ok(stream) => stream.map_err(|error| error.to_string())?,
         Err(_) => return Err(too_late().into()),
     };
-    let ProbeKind::Get { path, host } = kind else { return Ok(()) };
+    let ProbeKind::Get { path, host, statuses } = kind else { return Ok(()) };
     let host = host.as_ref().map(|host| host.as_str().to_owned());
     match timeout_at(deadline, get(dialer, stream, backend, path.as_str(), host)).await {
-        Ok(response) => judge(path.as_str(), response?.status.as_u16()).map_err(ProbeFailure::from),
+        Ok(response) => {
+            let status = response?.status.as_u16();
+            judge(path.as_str(), statuses.as_ref(), status).map_err(ProbeFailure::from)
+        }
         Err(_) => Err(ProbeFailure::slow(too_late())),
     }
 }
 
-fn judge(path: &str, status: u16) -> Result<(), String> {
-    let passes = match path {
-        "/" => status < 500,
-        _ => (200..400).contains(&status),
+fn judge(path: &str, statuses: Option<&AcceptedStatuses>, status: u16) -> Result<(), String> {
+    let passes = match (statuses, path) {
+        (Some(statuses), _) => statuses.accepts(status),
+        (None, "/") => status < 500,
+        (None, _) => (200..400).contains(&status),
     };
-    if passes { Ok(()) } else { Err(format!("answered {status}")) }
+    match (passes, statuses) {
+        (true, _) => Ok(()),
+        (false, None) => Err(format!("answered {status}")),
+        (false, Some(statuses)) => Err(format!("answered {status}, and health_status is {statuses}")),
+    }
 }

@@ -269,7 +269,7 @@ mod tests {
     fn one_address_and_port_is_asked_ten_times_a_second_however_many_want_it() {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         let check = |peer: &str, n: u16| Probe {
-            kind: ProbeKind::Get { path: format!("/{n}").parse().unwrap(), host: None },
+            kind: ProbeKind::Get { path: format!("/{n}").parse().unwrap(), host: None, statuses: None },
             ..of(peer, "10.2.2.9", 80)
         };
         (0..990).for_each(|n| schedule.watch(check("10.2.2.66", n), now));

@@ -16,16 +16,18 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
 
 /// The headers that a client must not forge, in any spelling: FastCGI and WSGI cannot tell `X_Real_IP` from
 /// `X-Real-IP`.
-const PROTECTED: [HeaderName; 7] = [
+const PROTECTED: [HeaderName; 8] = [
     X_FORWARDED_FOR,
     X_FORWARDED_PROTO,
     X_FORWARDED_HOST,
     X_FORWARDED_PORT,
+    X_FORWARDED_PREFIX,
     X_REAL_IP,
     CF_CONNECTING_IP,
     FORWARDED,
@@ -91,9 +93,9 @@ impl Forwarding {
 
     fn set(&self, headers: &mut HeaderMap, host: &HeaderValue) {
         // Seldom present: one pass over the names is cheaper than two lookups.
-        if headers.keys().any(|name| *name == CF_CONNECTING_IP || *name == X_FORWARDED_PORT) {
-            headers.remove(CF_CONNECTING_IP);
-            headers.remove(X_FORWARDED_PORT);
+        let seldom = [CF_CONNECTING_IP, X_FORWARDED_PORT, X_FORWARDED_PREFIX];
+        if headers.keys().any(|name| seldom.contains(name)) {
+            seldom.iter().for_each(|name| drop(headers.remove(name)));
         }
         headers.insert(X_FORWARDED_FOR, self.peer_text.clone());
         headers.insert(X_REAL_IP, self.peer_text.clone());

@@ -5,6 +5,7 @@
 //! | `validate` | refuses requests that must not be forwarded, and reads the host that a request is for |
 //! | `framing` | lets a message say how long its body is once and in one way |
 //! | `hop_by_hop` | removes headers that concern one connection only |
+//! | `strip_prefix` | takes a route's path off the target of a request |
 //! | `trailers` | removes trailers that must not be forwarded |
 //! | `forwarded` | tells backends who the client is |
 //! | `forwarded_field` | reads the header Forwarded |
@@ -22,6 +23,7 @@ mod forwarded_field;
 pub(crate) mod framing;
 pub(crate) mod hop_by_hop;
 pub(crate) mod page;
+pub(crate) mod strip_prefix;
 pub(crate) mod trailers;
 pub(crate) mod validate;
 pub(crate) mod websocket;

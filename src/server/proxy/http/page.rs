@@ -19,6 +19,12 @@ const MAINTENANCE_MODE: HeaderName = HeaderName::from_static("x-maintenance-mode
 pub(crate) enum Page {
     /// The host is served over TLS. The caller adds Location.
     RedirectToHttps(StatusCode),
+    /// The route's host is another one. The caller adds Location.
+    RedirectToHost,
+    /// The client's address may not use the route.
+    AddressNotAllowed,
+    /// The request's body is longer than the route allows.
+    BodyTooLong,
     /// The request is invalid; the text says why.
     BadRequest(&'static str),
     /// The client asked for the answer of this proxy (OPTIONS with Max-Forwards 0).
@@ -61,11 +67,13 @@ impl Page {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Page::RedirectToHttps(status) => status,
+            Page::RedirectToHost => StatusCode::PERMANENT_REDIRECT,
+            Page::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Page::BadRequest(_) => StatusCode::BAD_REQUEST,
             Page::LastForward => StatusCode::OK,
             Page::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Page::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
-            Page::UpgradeNotAllowed => StatusCode::FORBIDDEN,
+            Page::UpgradeNotAllowed | Page::AddressNotAllowed => StatusCode::FORBIDDEN,
             Page::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Page::NoClaim => StatusCode::NOT_FOUND,
             Page::Loading | Page::NoMember | Page::CircuitOpen(_) | Page::Maintenance => {
@@ -80,6 +88,9 @@ impl Page {
     fn explanation(self) -> &'static str {
         match self {
             Page::RedirectToHttps(_) => "This host is served over https.",
+            Page::RedirectToHost => "This address has moved to another host.",
+            Page::AddressNotAllowed => "Your address is not one of those that may use this.",
+            Page::BodyTooLong => "The request has a longer body than this service takes.",
             Page::BadRequest(why) => why,
             Page::LastForward => "The request was not forwarded, because its Max-Forwards is 0.",
             Page::MethodNotAllowed => "This is a reverse proxy: it makes no tunnels and answers no TRACE.",

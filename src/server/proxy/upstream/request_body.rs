@@ -11,12 +11,27 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::server::proxy::http::trailers::TrailerFilter;
 
-type PolledFrame = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, UploadError>>>;
+
+/// Why a request's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    #[error("the body has more bytes than the route allows")]
+    TooLong,
+}
 
 /// A request's body, as upstream connections send it.
 pub(crate) enum RequestBody {
     Empty,
-    Stream { incoming: Incoming, trailers: TrailerFilter, progress: Rc<UploadProgress> },
+    /// `limit`: how many bytes it may have.
+    Stream {
+        incoming: Incoming,
+        trailers: TrailerFilter,
+        progress: Rc<UploadProgress>,
+        limit: u64,
+    },
 }
 
 /// How much of a request's body has arrived. Shared with whoever waits for the response.
@@ -26,6 +41,7 @@ pub(crate) struct UploadProgress {
     waits_for_client: Cell<bool>,
     has_trailers: Cell<bool>,
     has_plain_end: Cell<bool>,
+    is_too_long: Cell<bool>,
 }
 
 impl UploadProgress {
@@ -47,6 +63,11 @@ impl UploadProgress {
     /// Whether the body has ended, without trailers.
     pub(crate) fn has_plain_end(&self) -> bool {
         self.has_plain_end.get()
+    }
+
+    /// Whether more bytes came than the route allows.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.is_too_long.get()
     }
 
     fn polled(&self, polled: &PolledFrame) {
@@ -77,8 +98,9 @@ impl RequestBody {
             waits_for_client: Cell::new(false),
             has_trailers: Cell::new(false),
             has_plain_end: Cell::new(false),
+            is_too_long: Cell::new(false),
         };
-        RequestBody::Stream { incoming, trailers, progress: Rc::new(progress) }
+        RequestBody::Stream { incoming, trailers, progress: Rc::new(progress), limit: u64::MAX }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -95,14 +117,19 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Stream { incoming, trailers: filter, progress } => {
-                let mut polled = Pin::new(incoming).poll_frame(cx);
+            RequestBody::Stream { incoming, trailers: filter, progress, limit } => {
+                let polled = Pin::new(incoming).poll_frame(cx);
+                let mut polled = polled.map_err(UploadError::Client);
                 progress.polled(&polled);
+                if progress.received() > *limit {
+                    progress.is_too_long.set(true);
+                    return Poll::Ready(Some(Err(UploadError::TooLong)));
+                }
                 if let Poll::Ready(Some(Ok(frame))) = &mut polled
                     && let Some(trailers) = frame.trailers_mut()
                 {

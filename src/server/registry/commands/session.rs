@@ -13,7 +13,9 @@ use crate::server::registry::session::uptime;
 use super::limited_reply::{bounded, rfc3339};
 
 /// What this server can do beyond the reference server.
-const CAPABILITIES: [&str; 12] = [
+const CAPABILITIES: [&str; 19] = [
+    "allow_from",
+    "body_limit",
     "breaker_off",
     "bulk",
     "compressed",
@@ -21,11 +23,16 @@ const CAPABILITIES: [&str; 12] = [
     "events",
     "h2c",
     "health_off",
+    "health_options",
     "hold",
     "maintenance",
     "pages",
     "ratelimit_off",
+    "redirect",
+    "sticky",
+    "strip_prefix",
     "targets",
+    "weight",
 ];
 
 /// REGISTER.

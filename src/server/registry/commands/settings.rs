@@ -35,9 +35,11 @@ pub(super) fn options(
     key: OptionKey,
     value: Option<RouteOption>,
 ) -> Result<Reply, Refusal> {
-    engine.staging(now, no, 0, |session| {
-        for known_target in targets(session, target)? {
-            session.stage.set_option(known_target, key, value);
+    let targets = targets(engine.session(no)?, target)?;
+    let bytes = value.as_ref().map_or(0, RouteOption::text_bytes);
+    engine.staging(now, no, bytes * targets.len(), |session| {
+        for known_target in targets {
+            session.stage.set_option(known_target, key, value.clone());
         }
         Ok(Reply::OptionsOk)
     })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use registry_client::protocol::RouteOrAll;
 use registry_client::protocol::{BackendUrl, Reply, RouteId, ServiceName, Target};
 
-use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Tx, page_probe};
+use crate::server::registry::model::{Applied, ConnId, Now, SessionNo, Tx, host_of_checks, page_probe};
 use crate::server::registry::persist::StoreChange;
 use crate::server::registry::session::{
     ActiveMaintenance, ExitProgress, MaintenanceRequest, PendingEntry, Place, Session,
@@ -277,7 +277,8 @@ impl Engine {
             .iter()
             .filter(|(id, _)| target == RouteOrAll::All || target == RouteOrAll::Route(**id));
         let probe = |(_, Applied { route, .. }): (&RouteId, &Applied)| {
-            page_probe(&route.spec.backend, session.peer, route.spec.domains.to_call().as_ref())
+            let host = host_of_checks(route, &session.defaults);
+            page_probe(&route.spec.backend, session.peer, host.as_ref())
         };
         touched.filter(|(id, _)| has_page(**id)).map(probe).collect()
     }

@@ -11,9 +11,6 @@ use crate::server::routing::{Claim, Member, MemberId, Probe, ProbeFailure};
 
 use super::Membership;
 
-/// How many failed probes in a row take a member out (SEMANTICS section 3).
-const FAILURES_OUT: u8 = 3;
-
 /// A member whose probe passed for the first time since it joined.
 pub(crate) struct FirstAnswer {
     pub(crate) session: SessionNo,
@@ -34,14 +31,19 @@ impl Membership {
             let event = match result {
                 Ok(()) => {
                     record.failures = 0;
+                    record.passes = record.passes.saturating_add(1);
+                    if record.state == MemberState::Failed && record.passes < record.rise() {
+                        continue;
+                    }
                     MemberEvent::Passed
                 }
                 Err(_) if record.lost => MemberEvent::FailedInGrace,
                 Err(failure) => {
+                    record.passes = 0;
                     record.failures = record.failures.saturating_add(1);
                     record.is_rejected |= !failure.is_slow;
                     let is_slow = record.is_merely_slow();
-                    let is_out = record.failures >= FAILURES_OUT;
+                    let is_out = record.failures >= record.fall();
                     let place = is_slow.then(|| (record.domain.clone(), record.path.clone()));
                     if let Some((domain, path)) = place
                         && !self.has_proven(&domain, &path)
@@ -52,7 +54,7 @@ impl Membership {
                     if !is_out {
                         continue;
                     }
-                    MemberEvent::FailedThrice
+                    MemberEvent::FailedInARow
                 }
             };
             let Some(record) = self.members.get(&id) else { continue };

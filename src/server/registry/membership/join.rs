@@ -160,6 +160,7 @@ impl Membership {
             earlier: EarlierRoutes::default(),
             state,
             failures: 0,
+            passes: 0,
             is_rejected: false,
             answers: false,
             error: None,

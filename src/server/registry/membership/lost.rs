@@ -17,7 +17,7 @@ impl Membership {
         let before = record.proven_at();
         record.lost = lost;
         self.proven.changed(before, record.proven_at());
-        record.failures = 0;
+        (record.failures, record.passes) = (0, 0);
         record.is_rejected = false;
         if record.shared.terms.peer != peer {
             let before = record.shared.clone();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use registry_client::protocol::{Domain, PathPrefix, RouteId};
 
 use crate::server::registry::model::{
-    MemberLabel, MemberPlan, MemberState, Owner, RareSettings, SessionNo, address_of, probe,
+    FALL, HealthQuestion, MemberLabel, MemberPlan, MemberState, Owner, RISE, RareSettings, SessionNo,
+    address_of, probe,
 };
 use crate::server::routing::{Endpoint, Probe, ProbeFailure, Terms};
 
@@ -23,6 +24,8 @@ pub(crate) struct TrackedMember {
     pub(crate) state: MemberState,
     /// Failed probes in a row.
     pub(crate) failures: u8,
+    /// Passed probes in a row.
+    pub(crate) passes: u8,
     /// A probe has failed since it joined, and not because the answer came too late.
     pub(crate) is_rejected: bool,
     /// Its last probe passed.
@@ -144,6 +147,20 @@ impl TrackedMember {
         self.is_new() && self.failures > 0 && !self.is_rejected && may_serve
     }
 
+    fn check(&self) -> Option<&HealthQuestion> {
+        self.shared.rare.as_ref()?.check.as_ref()
+    }
+
+    /// How many probes in a row must pass to bring it back.
+    pub(super) fn rise(&self) -> u8 {
+        self.check().map_or(RISE, |check| check.rise)
+    }
+
+    /// How many probes in a row must fail to take it out.
+    pub(super) fn fall(&self) -> u8 {
+        self.check().map_or(FALL, |check| check.fall)
+    }
+
     /// The backend's address, if it is given as one.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         address_of(&self.endpoint.backend)
@@ -164,7 +181,7 @@ impl TrackedMember {
     /// The probe that decides whether it serves. `None`: none does.
     pub(crate) fn wanted_probe(&self) -> Option<Probe> {
         let quick = self.lost || self.is_new();
-        let check = self.shared.rare.as_ref().and_then(|rare| rare.check.as_ref());
+        let check = self.check();
         let settled = self.state == MemberState::Usable && !quick;
         if self.state == MemberState::Dormant || (settled && check.is_none()) {
             return None;

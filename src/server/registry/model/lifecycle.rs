@@ -82,7 +82,7 @@ pub enum MemberState {
     Joining,
     /// It answered, and serves.
     Usable,
-    /// Its probe failed three times in a row. It serves again as soon as it answers.
+    /// Its probe failed as often in a row as takes it out. It serves again as soon as it has answered often enough in a row.
     Failed,
     /// It failed while its session was lost. It waits for its session: another container may answer at its address.
     Dormant,
@@ -96,8 +96,8 @@ pub enum MemberState {
 pub enum MemberEvent {
     /// Its probe passed.
     Passed,
-    /// Its probe failed for the third time in a row.
-    FailedThrice,
+    /// Its probe failed as often in a row as takes it out.
+    FailedInARow,
     /// Its probe failed while its session was lost.
     FailedInGrace,
     /// Another session came to its address while its own was lost.
@@ -114,8 +114,8 @@ impl MemberState {
         use MemberState::{Dormant, Failed, Joining, Provisional, Suspended, Usable};
         match (self, event) {
             (Provisional | Joining | Usable | Failed, E::Passed) => Usable,
-            (Provisional | Joining, E::FailedThrice) => Joining,
-            (Usable | Failed, E::FailedThrice) => Failed,
+            (Provisional | Joining, E::FailedInARow) => Joining,
+            (Usable | Failed, E::FailedInARow) => Failed,
             (Provisional | Joining | Usable | Failed, E::FailedInGrace) => Dormant,
             (Provisional | Joining | Usable | Failed, E::AddressTaken) => Suspended,
             (Dormant | Suspended, E::Returned) => Joining,

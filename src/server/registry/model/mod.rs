@@ -43,7 +43,7 @@ pub(crate) use lifecycle::{SessionEvent, SessionState};
 pub(crate) use member_set::MemberSet;
 pub use overview::{DrainOverview, MaintenanceOverview, MemberOverview, Overview, SessionOverview, Standing};
 pub(crate) use owner::Owner;
-pub(crate) use plan::{MemberPlan, RareSettings};
+pub(crate) use plan::{FALL, HealthQuestion, MemberPlan, RISE, RareSettings, host_of_checks};
 pub(crate) use policy::ExclusiveHosts;
 pub use policy::{ClaimPolicy, PolicyError, ReadSecret};
 pub(crate) use probe_spec::{address_of, page_probe, probe};

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry_client::protocol::{BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption};
+use registry_client::protocol::{
+    AcceptedStatuses, BackendUrl, Domain, HealthPath, OptionKey, RateLimit, RouteOption,
+};
 
-use crate::server::routing::{ExtraSettings, Extras, Maintenance, ResponseHeaders, RouteState, Settings};
+use crate::server::routing::{
+    ExtraSettings, Extras, Guards, Maintenance, ResponseHeaders, RouteState, Settings,
+};
 
 use super::route::Route;
 use super::settings::{CompactSettings, RouteSettings, breaker};
@@ -42,9 +46,20 @@ pub(crate) struct RareSettings {
 pub(crate) struct HealthQuestion {
     pub(super) path: HealthPath,
     pub(super) host: Option<Domain>,
+    pub(super) statuses: Option<AcceptedStatuses>,
     pub(super) interval: Duration,
     pub(super) timeout: Duration,
+    /// How many passed checks in a row bring a member back that was out.
+    pub(crate) rise: u8,
+    /// How many failed checks in a row take it out.
+    pub(crate) fall: u8,
 }
+
+/// [`HealthQuestion::rise`] where nothing is said.
+pub(crate) const RISE: u8 = 1;
+
+/// [`HealthQuestion::fall`] where nothing is said.
+pub(crate) const FALL: u8 = 3;
 
 impl MemberPlan {
     pub(crate) fn new(
@@ -66,10 +81,12 @@ impl MemberPlan {
                 state,
             };
         }
-        let option = |key| route.settings.options.get(&key).or_else(|| defaults.options.get(&key)).copied();
+        let option = |key| route.settings.options.get(&key).or_else(|| defaults.options.get(&key));
         let settings =
             OptionKey::ALL.into_iter().filter_map(option).fold(Settings::default(), Settings::with);
         let (headers, breaker) = (headers(&route.settings, defaults), breaker(&route.settings, defaults));
+        let guards = Guards::of(OptionKey::ALL.into_iter().filter_map(option));
+        let sticky = option(OptionKey::Sticky) == Some(&RouteOption::Sticky(true));
         let hold = match option(OptionKey::Hold) {
             Some(RouteOption::Hold(time)) => Some(time.get()),
             _ => None,
@@ -79,7 +96,7 @@ impl MemberPlan {
             priority: spec.priority,
             hold,
             settings,
-            extras: ExtraSettings { headers, breaker, maintenance }.into(),
+            extras: ExtraSettings { headers, breaker, maintenance, guards, sticky }.into(),
             rare: RareSettings::new(route, defaults, &option),
             state,
         }
@@ -87,10 +104,10 @@ impl MemberPlan {
 }
 
 impl RareSettings {
-    fn new(
+    fn new<'a>(
         route: &Route,
         defaults: &RouteSettings,
-        option: &dyn Fn(OptionKey) -> Option<RouteOption>,
+        option: &dyn Fn(OptionKey) -> Option<&'a RouteOption>,
     ) -> Option<Box<Self>> {
         let limit = route.settings.limit.or(defaults.limit).filter(|limit| limit.requests > 0);
         let check = check(route, option);
@@ -109,9 +126,13 @@ fn headers(own: &RouteSettings, defaults: &RouteSettings) -> Option<ResponseHead
 }
 
 /// The check that is in force. There is one as soon as a path or an interval is set, and none if the interval is zero.
-fn check(route: &Route, option: &dyn Fn(OptionKey) -> Option<RouteOption>) -> Option<HealthQuestion> {
+fn check<'a>(route: &Route, option: &dyn Fn(OptionKey) -> Option<&'a RouteOption>) -> Option<HealthQuestion> {
     let duration = |key| match option(key) {
         Some(RouteOption::HealthCheckInterval(d) | RouteOption::HealthCheckTimeout(d)) => Some(d.get()),
+        _ => None,
+    };
+    let count = |key| match option(key) {
+        Some(RouteOption::HealthRise(count) | RouteOption::HealthFall(count)) => Some(count.get()),
         _ => None,
     };
     let interval = duration(OptionKey::HealthCheckInterval);
@@ -122,8 +143,26 @@ fn check(route: &Route, option: &dyn Fn(OptionKey) -> Option<RouteOption>) -> Op
     let interval = interval.unwrap_or(CHECK_INTERVAL);
     (!interval.is_zero()).then(|| HealthQuestion {
         path,
-        host: route.spec.domains.to_call(),
+        host: check_host(route, option),
+        statuses: match option(OptionKey::HealthStatus) {
+            Some(RouteOption::HealthStatus(statuses)) => Some(statuses.clone()),
+            _ => None,
+        },
         interval,
         timeout: duration(OptionKey::HealthCheckTimeout).unwrap_or(CHECK_TIMEOUT),
+        rise: count(OptionKey::HealthRise).unwrap_or(RISE),
+        fall: count(OptionKey::HealthFall).unwrap_or(FALL),
     })
+}
+
+/// The Host that the proxy sends when it asks a route's backend by itself.
+pub(crate) fn host_of_checks(route: &Route, defaults: &RouteSettings) -> Option<Domain> {
+    check_host(route, &|key| route.settings.options.get(&key).or_else(|| defaults.options.get(&key)))
+}
+
+fn check_host<'a>(route: &Route, option: &dyn Fn(OptionKey) -> Option<&'a RouteOption>) -> Option<Domain> {
+    match option(OptionKey::HealthHost) {
+        Some(RouteOption::HealthHost(host)) => Some(host.domain().clone()),
+        _ => route.spec.domains.to_call(),
+    }
 }

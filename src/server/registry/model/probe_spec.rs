@@ -31,7 +31,7 @@ pub(crate) fn page_probe(url: &BackendUrl, peer: IpAddr, host: Option<&Domain>) 
     // A page that is a file has nothing below it.
     let (backend, path) = if url.is_file() { (url.at_root(), url.path()) } else { (url.clone(), "/") };
     let kind = match path.parse() {
-        Ok(path) => ProbeKind::Get { path, host: host.cloned() },
+        Ok(path) => ProbeKind::Get { path, host: host.cloned(), statuses: None },
         Err(_) => ProbeKind::Connect,
     };
     Probe { backend, peer, kind, interval: QUICK_INTERVAL, timeout: CHECK_TIMEOUT }
@@ -48,7 +48,8 @@ pub(crate) fn probe(
     let (kind, interval, timeout) = match check {
         None => (ProbeKind::Connect, QUICK_INTERVAL, CONNECT_TIMEOUT),
         Some(check) => {
-            let kind = ProbeKind::Get { path: check.path.clone(), host: check.host.clone() };
+            let HealthQuestion { path, host, statuses, .. } = check.clone();
+            let kind = ProbeKind::Get { path, host, statuses };
             let interval = if quick { check.interval.min(QUICK_INTERVAL) } else { check.interval };
             (kind, interval, check.timeout)
         }

@@ -8,7 +8,7 @@ use registry_client::protocol::{OptionKey, RouteId};
 
 use crate::server::registry::model::{Applied, Route, RouteSettings};
 
-use super::stage::{Stage, is_health};
+use super::stage::Stage;
 
 impl Stage {
     /// CONFIG_DIFF's body.
@@ -46,7 +46,7 @@ impl Stage {
 fn count_changes(diff: &mut Diff, before: &RouteSettings, after: &RouteSettings) {
     let changed = |key: &OptionKey| before.options.get(key) != after.options.get(key);
     let (checks, plain): (Vec<_>, Vec<_>) =
-        OptionKey::ALL.into_iter().filter(changed).partition(|key| is_health(*key));
+        OptionKey::ALL.into_iter().filter(changed).partition(|key| key.is_health());
     let set = after.headers.iter().filter(|(name, value)| before.headers.get(*name) != Some(*value));
     let gone = before.headers.keys().filter(|name| !after.headers.contains_key(*name));
     let add = |counter: &mut Modified, count: usize| counter.modified += count as u64;

@@ -46,7 +46,7 @@ impl Patch {
         let mut settings = settings.clone();
         for (key, value) in &self.options {
             match value {
-                Some(option) => settings.options.insert(*key, *option),
+                Some(option) => settings.options.insert(*key, option.clone()),
                 None => settings.options.remove(key),
             };
         }
@@ -66,11 +66,11 @@ impl Patch {
 
     /// Splits it into what an apply of some scopes takes, and what it leaves.
     fn split(&self, takes: impl Fn(Scope) -> bool) -> (Patch, Patch) {
-        let scope = |key: &OptionKey| if is_health(*key) { Scope::Health } else { Scope::Options };
+        let scope = |key: &OptionKey| if key.is_health() { Scope::Health } else { Scope::Options };
         let mut parts = [Patch::default(), Patch::default()];
         let part = |scope| usize::from(takes(scope));
         for (key, value) in &self.options {
-            parts[part(scope(key))].options.insert(*key, *value);
+            parts[part(scope(key))].options.insert(*key, value.clone());
         }
         parts[part(Scope::Health)].health_path.clone_from(&self.health_path);
         parts[part(Scope::Headers)].headers.clone_from(&self.headers);
@@ -81,8 +81,15 @@ impl Patch {
     }
 
     fn cost(&self) -> usize {
-        OVERHEAD + self.headers.iter().map(|(name, value)| header_cost(name, value.as_ref())).sum::<usize>()
+        let options: usize = self.options.values().map(|option| option_cost(option.as_ref())).sum();
+        let headers = self.headers.iter().map(|(name, value)| header_cost(name, value.as_ref()));
+        OVERHEAD + options + headers.sum::<usize>()
     }
+}
+
+/// About how many bytes an option takes beyond those that every stage of settings does.
+fn option_cost(option: Option<&RouteOption>) -> usize {
+    option.map_or(0, RouteOption::text_bytes)
 }
 
 fn header_cost(name: &HeaderName, value: Option<&HeaderValue>) -> usize {
@@ -142,7 +149,10 @@ impl Stage {
     }
 
     pub(crate) fn set_option(&mut self, target: RouteOrAll, key: OptionKey, value: Option<RouteOption>) {
-        self.patch(target).options.insert(key, value);
+        self.bytes += option_cost(value.as_ref());
+        if let Some(before) = self.patch(target).options.insert(key, value) {
+            self.bytes -= option_cost(before.as_ref());
+        }
     }
 
     pub(crate) fn set_health_path(&mut self, target: RouteOrAll, path: HealthPath) {
@@ -239,10 +249,6 @@ impl Stage {
             settings: patch.map(|patch| patch.applied_to(&settings).into()).unwrap_or(settings),
         })
     }
-}
-
-pub(super) fn is_health(key: OptionKey) -> bool {
-    matches!(key, OptionKey::HealthCheckInterval | OptionKey::HealthCheckTimeout)
 }
 
 /// About how many bytes a staged route takes.

@@ -34,6 +34,6 @@ fn what_becomes_of_a_member() {
     use MemberEvent::*;
     use MemberState::*;
     let states = [Provisional, Joining, Usable, Failed, Dormant, Suspended];
-    let events = [Passed, FailedThrice, FailedInGrace, AddressTaken, Returned, ClaimUnserved];
+    let events = [Passed, FailedInARow, FailedInGrace, AddressTaken, Returned, ClaimUnserved];
     insta::assert_snapshot!(table(&states, &events, MemberState::next));
 }

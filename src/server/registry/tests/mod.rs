@@ -301,7 +301,7 @@ impl World {
         let probes = self.watched.iter().filter(|probe| probe.backend == backend);
         let short = |probe: &Probe| match &probe.kind {
             ProbeKind::Connect => format!("connect every {:?}", probe.interval),
-            ProbeKind::Get { path, host } => {
+            ProbeKind::Get { path, host, .. } => {
                 let host = host.as_ref().map(ToString::to_string).unwrap_or_default();
                 format!("GET {host}{path} every {:?} within {:?}", probe.interval, probe.timeout)
             }
