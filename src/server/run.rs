@@ -378,6 +378,7 @@ fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPol
         policy: policy.clone(),
         https,
         sticky_key: sticky_key(config),
+        trace_sample: config.trace_sample,
         ..ProxyConfig::default()
     }
 }

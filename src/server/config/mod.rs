@@ -71,6 +71,8 @@ pub struct Config {
     pub alert_webhooks: Vec<Webhook>,
     /// The name of this host, by which alerts say where they come from.
     pub host_name: String,
+    /// TRACE_SAMPLE, from 0 to 1.
+    pub trace_sample: f64,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
     /// MAX_HEADERS_PER_ROUTE, at least one.
@@ -161,6 +163,7 @@ struct Raw {
     admin_token: Option<String>,
     alert_webhooks: Option<String>,
     access_log: Option<String>,
+    trace_sample: Option<String>,
     state_file: Option<String>,
     log_level: Option<String>,
     log_level_libraries: Option<String>,
@@ -237,6 +240,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let admin_token = reader.optional("ADMIN_TOKEN", raw.admin_token, values::token);
     let alert_webhooks = reader.optional("ALERT_WEBHOOKS", raw.alert_webhooks, webhooks);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
+    let trace_sample = reader.value("TRACE_SAMPLE", raw.trace_sample, share);
     let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
     let log_level = reader.value("LOG_LEVEL", raw.log_level, values::level);
     let libraries = reader.value("LOG_LEVEL_LIBRARIES", raw.log_level_libraries, values::level);
@@ -270,6 +274,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         alert_webhooks: alert_webhooks?.unwrap_or_default(),
         host_name: context.host_name.to_owned(),
         access_log: access_log?.flatten(),
+        trace_sample: trace_sample?,
         state_file: state_file?,
         cluster: cluster?,
         log: LogConfig { level: log_level?, libraries: libraries?, format: log_format? },
@@ -345,6 +350,12 @@ fn webhooks(text: &str) -> Result<Vec<Webhook>, Invalid> {
         ));
     }
     Ok(all)
+}
+
+/// Parses a share from 0 to 1.
+fn share(text: &str) -> Result<f64, Invalid> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| Invalid::new("share", text, "it is no number from 0 to 1", "0.01"))
 }
 
 fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
@@ -460,6 +471,7 @@ mod tests {
             ("ADMIN_TOKEN", "a\nb"),
             ("ALERT_WEBHOOKS", "https://hooks.example/x, somewhere"),
             ("ACCESS_LOG", "xml"),
+            ("TRACE_SAMPLE", "50"),
             ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),
             ("LOG_LEVEL_LIBRARIES", "some"),

@@ -53,5 +53,6 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("START_HOLD", Text("10s"), "10s", "how long after a start without state requests wait that nobody claims; 0: not at all").bare(),
     Variable::new("REGISTRY_TOKEN", Unset, "correct-horse-battery-staple", "the secret that clients must give").bare(),
     Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "the file that says which service may claim which domains").bare(),
+    Variable::new("TRACE_SAMPLE", Text("0"), "0.01", "for which share of the requests without a trace one is begun, from 0 to 1").bare(),
     Variable::new("ACCESS_LOG", Unset, "json", "one line a request on the standard output: json or combined").bare(),
 ];

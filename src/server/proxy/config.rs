@@ -38,6 +38,8 @@ pub struct ProxyConfig {
     pub https: Option<HttpsConfig>,
     /// ACCESS_LOG. If there is one, requests get an X-Request-Id too.
     pub access_log: Option<AccessLog>,
+    /// TRACE_SAMPLE: the share of requests without a trace for which one is begun, from 0 to 1.
+    pub trace_sample: f64,
     /// What the cookies of sticky routes are hashed with: the same on all replicas, and after a restart.
     pub sticky_key: StickyKey,
     /// Where requests are counted; `None`: they are not counted.
@@ -77,6 +79,7 @@ impl Default for ProxyConfig {
             trust: Trust::system(),
             https: None,
             access_log: None,
+            trace_sample: 0.0,
             sticky_key: StickyKey::default(),
             metrics: None,
         }

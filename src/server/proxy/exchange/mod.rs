@@ -47,6 +47,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::http::trace;
 use body::ResponseBody;
 use record::Record;
 use retry::Exchange;
@@ -58,6 +59,10 @@ pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Res
 ///
 /// What needs no waiting is done before the future exists, so that the future need not hold it.
 pub(crate) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>) -> ResponseFuture {
+    let sample = client.context.proxy.config.trace_sample;
+    if sample > 0.0 && trace::id(request.headers()).is_none() && fastrand::f64() < sample {
+        trace::begin(request.headers_mut(), (fastrand::u128(..), fastrand::u64(..)));
+    }
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
     record.add_request_id(request.headers_mut());
     if let Some(redirect) = redirect::to_https(&client, &request) {
