@@ -3,7 +3,6 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a failed assumption ends the test")]
 
-#[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "support/programs.rs"]
 mod programs;
 
