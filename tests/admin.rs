@@ -214,7 +214,7 @@ async fn the_status_lists_claims_with_their_members() {
 async fn health_and_readiness_are_two_pages_and_others_are_not_there() {
     let server = server().await;
     let admin = server.admin_address().unwrap();
-    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/", 404), ("/admin", 404)] {
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/", 200), ("/admin", 404)] {
         assert_eq!(ask(admin, path).await.status(), status, "{path}");
     }
     let mut client = Peer::connect(admin).await;
@@ -253,12 +253,13 @@ async fn nobody_can_register_the_admin_port_as_a_backend() {
 }
 
 /// Runs `registry-server` with a command, as HEALTHCHECK does.
-async fn command(word: &'static str, admin: String) -> Output {
+async fn command(words: &'static str, admin: String) -> Output {
     let run = move || {
         Command::new(env!("CARGO_BIN_EXE_registry-server"))
-            .arg(word)
+            .args(words.split(' '))
             .env_clear()
             .env("ADMIN_LISTEN", admin)
+            .env("ADMIN_TOKEN", "secret")
             .output()
             .unwrap()
     };
@@ -278,9 +279,56 @@ async fn healthcheck_exits_with_0_while_the_server_lives_and_with_1_afterwards()
 }
 
 #[tokio::test]
+async fn operators_drain_and_shut_a_service_from_the_command_line_and_see_it_in_a_table() {
+    let vars = [&ANYWHERE[..], &[("ADMIN_TOKEN", "secret")]].concat();
+    let server = Server::start(&config(&vars)).await.unwrap();
+    let backend = Backend::saying("hello").await;
+    let _session = register(&server, &backend).await;
+    let admin = server.admin_address().unwrap().to_string();
+    let said = async |words: &'static str| {
+        let output = command(words, admin.clone()).await;
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (code, drained) = said("drain web --for 1m --reason moving").await;
+    assert!(code == Some(0) && drained.starts_with("web-1: draining until "), "{drained}");
+    let (code, table) = said("status").await;
+    assert_eq!(code, Some(0));
+    for part in [
+        "web",
+        "draining",
+        "1 of 1 draining",
+        "% of its share",
+        "session 1 web-1 from 127.0.0.1: drained until",
+    ] {
+        assert!(table.contains(part), "{part}\n{table}");
+    }
+    assert!(table.contains("drain for 1m, all instances (moving)") && !table.contains('\u{1b}'), "{table}");
+    assert_eq!(
+        said("drain --session 1 --cancel").await,
+        (Some(0), "web-1: the drain is cancelled\n".to_owned())
+    );
+    assert_eq!(said("maintenance enter web").await, (Some(0), "web-1: in maintenance\n".to_owned()));
+    assert!(said("status").await.1.contains("people see the proxy's page"));
+    assert_eq!(said("maintenance exit web").await.0, Some(0));
+    let (code, refused) = said("drain nobody").await;
+    assert!(code == Some(1) && refused.contains("no session of a service \"nobody\" is known"), "{refused}");
+    for wrong in [
+        "drain",
+        "drain web --session 1",
+        "maintenance",
+        "maintenance enter",
+        "drain web --page x",
+        "status --json --json",
+    ] {
+        assert_eq!(said(wrong).await.0, Some(64), "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn the_command_status_prints_the_page() {
     let server = server().await;
-    let output = command("status", server.admin_address().unwrap().to_string()).await;
+    let output = command("status --json", server.admin_address().unwrap().to_string()).await;
     assert_eq!(output.status.code(), Some(0));
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(status["server"].as_str().unwrap().starts_with("registry-server/"), "{status}");

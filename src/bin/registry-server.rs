@@ -1,12 +1,14 @@
 //! `registry-server`: turns the arguments into one call, and its result into an exit code.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use lexopt::Parser;
 use lexopt::prelude::*;
 
+use registry_sidecar::environment;
 use registry_sidecar::server::config::{Config, StateFile, TABLE};
 use registry_sidecar::server::registry::ServiceToken;
 use registry_sidecar::server::{Server, admin, store};
@@ -24,7 +26,9 @@ registry-server           run
 registry-server check     report what is wrong with the configuration, and change nothing
 registry-server check --untrusted   report also what neighbours that are not trusted could do
 registry-server healthcheck   exit with 0 if the server of this environment is alive, else with 1
-registry-server status    what it does at the moment, as JSON
+registry-server status    what it does at the moment, as a table; --json for programs, --watch goes on
+registry-server drain SERVICE   let requests move away: [--for 30s] [--cancel] [--reason TEXT]; --session N instead of SERVICE for one instance
+registry-server maintenance enter|exit SERVICE   show a page instead of it: [--page URL] [--reason TEXT]; --session N for one instance
 registry-server export    write what STATE_FILE or etcd holds to the standard output, as JSON
 registry-server import    make STATE_FILE, or a cluster in etcd, from such JSON on the standard input
 registry-server policy hash   write the digest of a service's secret, read from the standard input, for REGISTRY_POLICY
@@ -36,12 +40,16 @@ Often set: HTTP_LISTEN (0.0.0.0:80), REGISTRY_LISTEN (0.0.0.0:81), LOG_LEVEL (in
 Exit codes: 0 stopped as asked, 1 cannot run, 64 wrong usage or configuration, 128+n ended at once by signal n.
 ";
 
+/// How often `status --watch` asks.
+const WATCH: Duration = Duration::from_secs(1);
+
 enum Call {
     Run,
     Check,
     CheckUntrusted,
     Healthcheck,
-    Status,
+    Status { json: bool, watch: bool },
+    Order(Order),
     Export,
     Import,
     PolicyHash,
@@ -74,7 +82,24 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
                 Call::CheckUntrusted
             }
             Value(word) if word == "healthcheck" => Call::Healthcheck,
-            Value(word) if word == "status" => Call::Status,
+            Value(word) if word == "status" => Call::Status { json: false, watch: false },
+            Long("json") if matches!(call, Some(Call::Status { json: false, .. })) => {
+                again(&mut call, true, false)
+            }
+            Long("watch") if matches!(call, Some(Call::Status { watch: false, .. })) => {
+                again(&mut call, false, true)
+            }
+            Value(word) if word == "drain" => Call::Order(order(&mut arguments, "drain")?),
+            Value(word) if word == "maintenance" => match arguments.next()? {
+                Some(Value(word)) if word == "enter" => {
+                    Call::Order(order(&mut arguments, "enter-maintenance")?)
+                }
+                Some(Value(word)) if word == "exit" => {
+                    Call::Order(order(&mut arguments, "leave-maintenance")?)
+                }
+                Some(other) => return Err(other.unexpected()),
+                None => return Err("maintenance what? There are: maintenance enter, maintenance exit".into()),
+            },
             Value(word) if word == "export" => Call::Export,
             Value(word) if word == "import" => Call::Import,
             Value(word) if word == "policy" => match arguments.next()? {
@@ -89,6 +114,49 @@ fn parse(mut arguments: Parser) -> Result<Call, lexopt::Error> {
         }
     }
     Ok(call.unwrap_or(Call::Run))
+}
+
+/// `status` with one more of its options.
+fn again(call: &mut Option<Call>, more_json: bool, more_watch: bool) -> Call {
+    match call.take() {
+        Some(Call::Status { json, watch }) => {
+            Call::Status { json: json || more_json, watch: watch || more_watch }
+        }
+        _ => Call::Status { json: more_json, watch: more_watch },
+    }
+}
+
+/// What an operator has the running server do.
+#[derive(Default)]
+struct Order {
+    action: &'static str,
+    service: Option<String>,
+    session: Option<u64>,
+    duration: Option<String>,
+    page: Option<String>,
+    reason: Option<String>,
+}
+
+/// Reads the rest of the arguments, which say whom an action is for.
+fn order(arguments: &mut Parser, action: &'static str) -> Result<Order, lexopt::Error> {
+    let mut order = Order { action, ..Order::default() };
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Value(service) if order.service.is_none() => order.service = Some(service.string()?),
+            Long("session") => order.session = Some(arguments.value()?.parse()?),
+            Long("for") if order.action == "drain" => order.duration = Some(arguments.value()?.string()?),
+            Long("cancel") if order.action == "drain" => order.action = "cancel-drain",
+            Long("page") if order.action == "enter-maintenance" => {
+                order.page = Some(arguments.value()?.string()?)
+            }
+            Long("reason") => order.reason = Some(arguments.value()?.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    match (&order.service, order.session) {
+        (Some(_), None) | (None, Some(_)) => Ok(order),
+        _ => Err("for whom? Give the name of a service, or --session N".into()),
+    }
 }
 
 fn run(call: Call) -> anyhow::Result<u8> {
@@ -112,7 +180,8 @@ fn run(call: Call) -> anyhow::Result<u8> {
         }
         Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
-        Call::Status => print(&ask(&config, "/status")?),
+        Call::Status { json, watch } => status(&config, json, watch),
+        Call::Order(order) => carry_out(&config, &order),
         Call::Export => export(&config),
         Call::Import => import(&config),
         Call::Run | Call::PolicyHash | Call::Print(_) => serve(&config),
@@ -158,6 +227,58 @@ fn openings(config: &Config) -> String {
 fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
     let admin = config.admin.context("ADMIN_LISTEN is off, so nothing can be asked")?;
     Ok(admin::query(admin.address, path)?)
+}
+
+/// Prints how the running server is, once or again and again.
+fn status(config: &Config, json: bool, watch: bool) -> anyhow::Result<u8> {
+    let is_terminal = std::io::stdout().is_terminal();
+    loop {
+        let text = match json {
+            true => ask(config, "/status")?,
+            false => {
+                let live = ask(config, "/live")?;
+                admin::table(&live, is_terminal).context("the server answers with something else")?
+            }
+        };
+        if !watch {
+            return print(&text);
+        }
+        // A terminal shows the latest state alone.
+        let clear = if is_terminal { "\x1b[H\x1b[2J\x1b[3J" } else { "" };
+        print(&format!("{clear}{text}"))?;
+        std::thread::sleep(WATCH);
+    }
+}
+
+/// Has the running server do something, with the ADMIN_TOKEN of the same environment.
+fn carry_out(config: &Config, order: &Order) -> anyhow::Result<u8> {
+    let admin = config.admin.context("ADMIN_LISTEN is off, so nothing can be asked")?;
+    let token = config.admin_token.as_ref().context("ADMIN_TOKEN is not set, so nothing can be changed")?;
+    let written = serde_json::json!({
+        "action": order.action,
+        "service": order.service,
+        "session": order.session,
+        "duration": order.duration,
+        "page": order.page,
+        "reason": order.reason.as_deref().unwrap_or_default(),
+        "by": environment::host_name(),
+    });
+    let (is_done, answer) = admin::order(admin.address, token.reveal(), &written.to_string())?;
+    let answer = match serde_json::from_str::<serde_json::Value>(&answer) {
+        Ok(answer) => outcomes(&answer),
+        Err(_) => answer,
+    };
+    match is_done {
+        true => print(&answer),
+        false => anyhow::bail!("{}", answer.trim_end()),
+    }
+}
+
+/// A line for each session.
+fn outcomes(answer: &serde_json::Value) -> String {
+    let results = answer["results"].as_array().into_iter().flatten();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    results.map(|one| format!("{}: {}\n", text(&one["instance"]), text(&one["outcome"]))).collect()
 }
 
 fn export(config: &Config) -> anyhow::Result<u8> {

@@ -3,7 +3,9 @@
 //! | module | what it is | what it must not know |
 //! |---|---|---|
 //! | `run` | puts the others together | what each of them decides |
-//! | [`admin`] | metrics, status and health of a running server | how the others work |
+//! | [`admin`] | the operators' page, metrics, status and health of a running server | how the others work |
+//! | [`alerts`] | tells webhooks what people should know | how the others work |
+//! | [`webhook`] | the address of a webhook, which is a secret | the others |
 //! | [`config`] | the server's configuration, read from the environment | the others |
 //! | [`registry`] | sessions, staging, apply: one pure state machine | sockets, clocks, tasks, the proxy |
 //! | [`store`] | where applied state lives | what the registry does with it |
@@ -19,6 +21,7 @@
 
 pub mod acme;
 pub mod admin;
+pub mod alerts;
 pub mod cluster;
 pub mod config;
 pub mod listener;
@@ -32,5 +35,6 @@ pub mod routes_file;
 pub mod routing;
 mod run;
 pub mod store;
+pub mod webhook;
 
 pub use run::{Server, StartError};

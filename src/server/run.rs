@@ -19,6 +19,7 @@ use registry_client::protocol::{BackendUrl, Host};
 
 use super::acme::{self, Acme};
 use super::admin::{Admin, Sources};
+use super::alerts::{Alerts, Watched};
 use super::cluster::{Replica, StatusReader};
 use super::config::{self, ClusterConfig, Config, StateFile};
 use super::listener::{self, ListenerConfig, RegistryCore, RegistryHandle};
@@ -47,6 +48,7 @@ pub struct Server {
     admin: Option<Admin>,
     /// Held, so that it goes on.
     _acme: Option<Acme>,
+    _alerts: Option<Alerts>,
     stopping: Arc<AtomicBool>,
     /// Keeps the routes of ROUTES_FILE registered.
     routes: Option<Task>,
@@ -129,6 +131,7 @@ impl Server {
             None => LiveTable::default(),
         });
         let https = https_config(config)?;
+        let certificates = https.as_ref().map(|https| https.certificates.clone());
         let (notify, notices) = mpsc::channel(MAX_NOTICES);
         if let Some(https) = &https {
             tokio::spawn(forward_certificates(https.certificates.subscribe(), notify.clone()));
@@ -154,6 +157,7 @@ impl Server {
         settings.registry.boot_id = boot_id;
         let core = RegistryCore::start(settings, Arc::clone(&table), store, prober, results, notices)
             .map_err(registry_failed())?;
+        let desk = core.desk();
         let registry = match replica {
             None => core.listen(listener),
             Some(replica) => core.listen_through(listener, |core, stopped| replica.start(core, stopped)),
@@ -163,24 +167,39 @@ impl Server {
         // After the registry, so that the first request finds the routes that were restored.
         let proxy = proxy.serve(Arc::clone(&table)).map_err(proxy_failed)?;
         // After the proxy, which answers what the authority asks.
-        let acme = acme(config, certificates, &table)?;
+        let acme = acme(config, certificates.clone(), &table)?;
         let stopping = Arc::new(AtomicBool::new(false));
+        let alerts = (!config.alert_webhooks.is_empty()).then(|| {
+            let watched = Watched {
+                table: Arc::clone(&table),
+                desk: desk.clone(),
+                certificates: certificates.clone(),
+                cluster: status.clone(),
+                host: config.host_name.clone(),
+            };
+            Alerts::start(&config.alert_webhooks, watched)
+        });
         let sources = |stopping| Sources {
             table,
             metrics,
             load: proxy.load(),
             prober: probes,
+            desk,
+            certificates,
+            alerts: alerts.as_ref().map(Alerts::counts),
+            token: config.admin_token.as_ref().map(|token| Token::new(token.reveal())),
             sessions: registry.sessions(),
             access_log: access_log.clone(),
             stopping,
             hosts: config.admin_hosts.clone(),
             cluster: status,
-            certificates: acme.as_ref().map(Acme::status),
+            orders: acme.as_ref().map(Acme::status),
             started,
         };
         let admin = admin.map(|listener| Admin::start(listener, sources(Arc::clone(&stopping))));
         let routes = keep_routes(config, registry.address());
-        let server = Server { registry, proxy, access_log, admin, _acme: acme, stopping, routes };
+        let server =
+            Server { registry, proxy, access_log, admin, _acme: acme, _alerts: alerts, stopping, routes };
         server.log_start();
         Ok(server)
     }
@@ -414,6 +433,7 @@ fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPol
         sticky_key: sticky_key(config),
         default_headers: (!config.default_headers.is_empty())
             .then(|| ResponseHeaders::new(&config.default_headers)),
+        trace_sample: config.trace_sample,
         ..defaults
     }
 }

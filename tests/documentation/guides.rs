@@ -35,7 +35,8 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let admin = free_address();
-        let server = Server::start(SERVER, &[("ADMIN_LISTEN", &admin.to_string())]);
+        let token = "correct-horse-battery-staple";
+        let server = Server::start(SERVER, &[("ADMIN_LISTEN", &admin.to_string()), ("ADMIN_TOKEN", token)]);
         let application = free_address();
         let routes = r#"[{"domains": "app.example.com", "path": "/admin"}]"#;
         let page = free_address().port().to_string();
@@ -54,6 +55,7 @@ impl World {
         let sidecar = Program::start("sidecar", SIDECAR, &[], &environment);
         sidecar.wait_for_log("live:");
         environment.push(("ADMIN_LISTEN", admin.to_string()));
+        environment.push(("ADMIN_TOKEN", token.to_owned()));
         environment.push(("PROXY", server.http.to_string()));
         World { directory, environment, _programs: vec![sidecar, application], _server: server }
     }

@@ -90,6 +90,31 @@ async fn the_id_of_a_trusted_proxy_is_kept_and_that_of_anybody_else_is_not() {
 }
 
 #[tokio::test]
+async fn a_trace_is_passed_on_or_begun_and_the_line_has_its_id() {
+    const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let backend = Backend::saying("hello").await;
+    let ask = async |sample: f64, header: &str| {
+        let (stage, output) = stage(AccessFormat::Json, |config| config.trace_sample = sample);
+        stage.route("example.com", "/", vec![member(1, &backend.url())]);
+        stage.raw(&format!("GET / HTTP/1.1\r\nHost: example.com\r\n{header}\r\n")).await;
+        let line = objects(&output, 1).await.remove(0);
+        (field(&backend.last_head(), "traceparent").map(str::to_owned), line["trace_id"].clone())
+    };
+    for sample in [0.0, 1.0] {
+        let (sent, logged) = ask(sample, &format!("traceparent: {GIVEN}\r\n")).await;
+        assert_eq!((sent.as_deref(), &logged), (Some(GIVEN), &GIVEN[3..35].into()), "{sample}");
+    }
+    assert_eq!(ask(0.0, "").await, (None, Value::Null));
+    assert_eq!(ask(0.0, "traceparent: odd\r\n").await, (Some("odd".to_owned()), Value::Null));
+    for header in ["", "traceparent: odd\r\n"] {
+        let (sent, logged) = ask(1.0, header).await;
+        let sent = sent.unwrap();
+        assert!(sent.starts_with("00-") && sent.ends_with("-01") && sent.len() == 55, "{sent}");
+        assert_eq!(logged, sent[3..35]);
+    }
+}
+
+#[tokio::test]
 async fn the_combined_format_is_that_of_nginx_and_nobody_can_break_its_lines() {
     let backend = Backend::saying("hello").await;
     let (stage, output) = stage(AccessFormat::Combined, |_| {});

@@ -29,15 +29,31 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page.single("proxy_unclaimed_requests_waiting", "gauge", help, waiting);
     let lost = snapshot.dropped_lines;
     page.single("proxy_access_log_dropped_total", "counter", "Lines of the access log that were lost.", lost);
+    if let Some((sent, failed)) = snapshot.alerts {
+        let help = "Messages to ALERT_WEBHOOKS that were taken, and attempts that failed and are repeated.";
+        page.family("registry_alert_messages_total", "counter", help);
+        page.line("registry_alert_messages_total", &[("result", "sent")], sent);
+        page.line("registry_alert_messages_total", &[("result", "failed")], failed);
+    }
+    certificates(&mut page, snapshot);
     if let Some(cluster) = &snapshot.cluster {
         self::cluster(&mut page, cluster);
     }
-    if let Some(reports) = &snapshot.certificates {
-        certificates(&mut page, reports);
+    if let Some(reports) = &snapshot.orders {
+        orders(&mut page, reports);
     }
     members(&mut page, snapshot);
     requests(&mut page, snapshot);
     page.text()
+}
+
+/// The one that ends next says whether any is near its end. Names would be labels that files make up.
+fn certificates(page: &mut Page, snapshot: &Snapshot) {
+    if let Some(end) = snapshot.next_certificate_end {
+        let end = end.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let name = "proxy_certificate_next_expiry_timestamp_seconds";
+        page.single(name, "gauge", "When the first of the certificates in use ends.", end);
+    }
 }
 
 fn clients(page: &mut Page, snapshot: &Snapshot) {
@@ -81,7 +97,7 @@ fn cluster(page: &mut Page, cluster: &ClusterStatus) {
     page.single("registry_cluster_trouble", "gauge", "1 while etcd cannot be read.", in_trouble);
 }
 
-fn certificates(page: &mut Page, reports: &[HostReport]) {
+fn orders(page: &mut Page, reports: &[HostReport]) {
     let name = "registry_certificates";
     page.family(
         name,

@@ -1,5 +1,5 @@
-//! Queries the admin listener of a running server, for `registry-server healthcheck` and `status`. Blocks, and needs no
-//! runtime.
+//! Queries the admin listener of a running server, for `registry-server healthcheck`, `status`, `drain` and `maintenance`.
+//! Blocks, and needs no runtime.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -7,8 +7,10 @@ use std::time::Duration;
 
 /// How long connecting, each write and each read may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an order may take: the registry answers each command within 10 s.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many bytes of a response are read.
-const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
+const MAX_RESPONSE: u64 = 64 * 1024 * 1024;
 
 /// Why a query failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,20 +30,43 @@ pub enum QueryError {
 /// If the server does not answer, or not with the status 200.
 pub fn query(address: SocketAddr, path: &str) -> Result<String, QueryError> {
     let address = reachable(address);
-    let response = get(address, path).map_err(|error| QueryError::Io(address, error))?;
-    let refused = || QueryError::Refused(address, response.lines().next().unwrap_or_default().to_owned());
-    let (head, body) = response.split_once("\r\n\r\n").ok_or_else(refused)?;
-    match head.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        _ => Err(refused()),
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let response = ask(address, &request, TIMEOUT).map_err(|error| QueryError::Io(address, error))?;
+    match parts(&response) {
+        Some(("200", body)) => Ok(body.to_owned()),
+        _ => Err(QueryError::Refused(address, response.lines().next().unwrap_or_default().to_owned())),
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+/// Has the server do what `order` says, as an operator with the ADMIN_TOKEN. Returns whether it did it, and the body of
+/// its answer. Blocks for at most about half a minute.
+///
+/// # Errors
+/// If the server does not answer.
+pub fn order(address: SocketAddr, token: &str, order: &str) -> Result<(bool, String), QueryError> {
+    let address = reachable(address);
+    let request = format!(
+        "POST /actions HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{order}",
+        order.len()
+    );
+    let response = ask(address, &request, ORDER_TIMEOUT).map_err(|error| QueryError::Io(address, error))?;
+    let refused = || QueryError::Refused(address, response.lines().next().unwrap_or_default().to_owned());
+    let (status, body) = parts(&response).ok_or_else(refused)?;
+    Ok((status == "200", body.to_owned()))
+}
+
+/// The status and the body of a response.
+fn parts(response: &str) -> Option<(&str, &str)> {
+    let (head, body) = response.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?, body))
+}
+
+fn ask(address: SocketAddr, request: &str, patience: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(request.as_bytes())?;
     let mut response = String::new();
     stream.take(MAX_RESPONSE).read_to_string(&mut response)?;
     Ok(response)

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
 use crate::server::acme::HostReport;
+use crate::server::alerts::AlertCounts;
 use crate::server::cluster::{ClusterStatus, StatusReader};
+use crate::server::listener::Desk;
 use crate::server::live_table::LiveTable;
 use crate::server::proxy::{
-    AccessLog, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics, ServiceLabel,
+    AccessLog, Certificates, ProbeCounts, ProberHandle, ProxyLoad, RequestCounts, RequestMetrics,
+    ServiceLabel,
 };
+use crate::server::registry::Token;
 use crate::server::routing::Claim;
 
 /// The parts of the server that a snapshot reads.
@@ -26,6 +30,14 @@ pub struct Sources {
     pub load: ProxyLoad,
     /// The probes and their results.
     pub prober: ProberHandle,
+    /// The way to the registry.
+    pub desk: Desk,
+    /// The certificates of CERT_DIR, if the proxy serves TLS.
+    pub certificates: Option<Certificates>,
+    /// What became of messages to ALERT_WEBHOOKS, if there are any.
+    pub alerts: Option<Arc<AlertCounts>>,
+    /// ADMIN_TOKEN, without which nobody may change anything.
+    pub token: Option<Token>,
     /// The number of sessions in the registry.
     pub sessions: watch::Receiver<usize>,
     /// The access log, if there is one.
@@ -37,7 +49,7 @@ pub struct Sources {
     /// The cluster, if the server is one of several.
     pub cluster: Option<StatusReader>,
     /// The certificates that are ordered, if any are.
-    pub certificates: Option<watch::Receiver<Vec<HostReport>>>,
+    pub orders: Option<watch::Receiver<Vec<HostReport>>>,
     /// When the server started.
     pub started: Instant,
 }
@@ -47,7 +59,7 @@ pub(super) struct Snapshot {
     pub(super) is_ready: bool,
     pub(super) cluster: Option<ClusterStatus>,
     /// The certificates that are ordered; `None`: none are.
-    pub(super) certificates: Option<Vec<HostReport>>,
+    pub(super) orders: Option<Vec<HostReport>>,
     pub(super) connections: usize,
     pub(super) buffered: usize,
     pub(super) cut_off: u64,
@@ -58,6 +70,9 @@ pub(super) struct Snapshot {
     /// Requests that wait for somebody to claim them.
     pub(super) unclaimed_waiting: usize,
     pub(super) dropped_lines: u64,
+    /// Messages to ALERT_WEBHOOKS that were taken, and attempts that failed.
+    pub(super) alerts: Option<(u64, u64)>,
+    pub(super) next_certificate_end: Option<SystemTime>,
     pub(super) requests: BTreeMap<ServiceLabel, RequestCounts>,
     pub(super) services: BTreeMap<String, Service>,
     pub(super) claims: Vec<Arc<Claim>>,
@@ -100,7 +115,7 @@ impl Sources {
             uptime: self.started.elapsed(),
             is_ready: self.readiness() == Readiness::Ready,
             cluster: self.cluster.as_ref().map(StatusReader::read),
-            certificates: self.certificates.as_ref().map(|reports| reports.borrow().clone()),
+            orders: self.orders.as_ref().map(|reports| reports.borrow().clone()),
             connections: self.load.connections(),
             buffered: self.load.buffered(),
             cut_off: self.load.cut_off(),
@@ -110,6 +125,16 @@ impl Sources {
             probes: self.prober.counts(),
             unclaimed_waiting: self.table.unclaimed_waiting(),
             dropped_lines: self.access_log.as_ref().map_or(0, AccessLog::dropped),
+            alerts: self
+                .alerts
+                .as_ref()
+                .map(|counts| (counts.sent.load(Ordering::Relaxed), counts.failed.load(Ordering::Relaxed))),
+            next_certificate_end: self
+                .certificates
+                .iter()
+                .flat_map(Certificates::list)
+                .filter_map(|it| it.ends)
+                .min(),
             requests: self.metrics.read(),
             services: services(&claims, now),
             claims,

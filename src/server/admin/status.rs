@@ -43,7 +43,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     if let (Some(cluster), Some(fields)) = (&snapshot.cluster, status.as_object_mut()) {
         fields.insert("cluster".to_owned(), self::cluster(cluster));
     }
-    if let (Some(reports), Some(fields)) = (&snapshot.certificates, status.as_object_mut()) {
+    if let (Some(reports), Some(fields)) = (&snapshot.orders, status.as_object_mut()) {
         let listed: Vec<_> = reports.iter().take(MAX_CLAIMS).map(certificate).collect();
         fields.insert("certificates".to_owned(), listed.into());
     }

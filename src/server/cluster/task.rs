@@ -112,7 +112,7 @@ impl RouterTask {
                 self.turn(Input::Closed(conn));
             }
             // Connections say nothing else.
-            Message::Announced(..) | Message::Input(_) => {}
+            Message::Announced(..) | Message::Input(_) | Message::Overview(..) => {}
         }
     }
 

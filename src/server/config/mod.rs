@@ -23,6 +23,7 @@ use registry_client::protocol::{GoDuration, HeaderName, HeaderValue, InstanceNam
 use super::policy_file::{PolicyFile, ReadFile};
 use super::routes_file::RoutesFile;
 use super::routing::ResponseHeaders;
+use super::webhook::Webhook;
 
 pub use acme::Acme;
 pub use cluster::{ClusterConfig, Etcd};
@@ -82,6 +83,14 @@ pub struct Config {
     pub admin: Option<AdminListen>,
     /// ADMIN_HOSTS, in lower case.
     pub admin_hosts: Vec<String>,
+    /// ADMIN_TOKEN; `None`: nobody may change anything through ADMIN_LISTEN.
+    pub admin_token: Option<Secret>,
+    /// ALERT_WEBHOOKS
+    pub alert_webhooks: Vec<Webhook>,
+    /// The name of this host, by which alerts say where they come from.
+    pub host_name: String,
+    /// TRACE_SAMPLE, from 0 to 1.
+    pub trace_sample: f64,
     /// ACCESS_LOG; `None`: off.
     pub access_log: Option<AccessLog>,
     /// MAX_HEADERS_PER_ROUTE, at least one.
@@ -176,7 +185,10 @@ struct Raw {
     proxy_threads: Option<String>,
     admin_listen: Option<String>,
     admin_hosts: Option<String>,
+    admin_token: Option<String>,
+    alert_webhooks: Option<String>,
     access_log: Option<String>,
+    trace_sample: Option<String>,
     state_file: Option<String>,
     log_level: Option<String>,
     log_level_libraries: Option<String>,
@@ -258,7 +270,10 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let is_default = raw.admin_listen.is_none();
     let admin = reader.value("ADMIN_LISTEN", raw.admin_listen, listen_or_off);
     let admin_hosts = reader.optional("ADMIN_HOSTS", raw.admin_hosts, host_names);
+    let admin_token = reader.optional("ADMIN_TOKEN", raw.admin_token, values::token);
+    let alert_webhooks = reader.optional("ALERT_WEBHOOKS", raw.alert_webhooks, webhooks);
     let access_log = reader.optional("ACCESS_LOG", raw.access_log, access_log);
+    let trace_sample = reader.value("TRACE_SAMPLE", raw.trace_sample, share);
     let state_file = reader.optional("STATE_FILE", raw.state_file, state_file);
     let needs = acme::Needs {
         has_https,
@@ -301,7 +316,11 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         proxy_threads: threads?.and_then(|threads| NonZeroUsize::new(threads as usize)),
         admin: admin?.map(|address| AdminListen { address, is_default }),
         admin_hosts: admin_hosts?.unwrap_or_default(),
+        admin_token: admin_token?,
+        alert_webhooks: alert_webhooks?.unwrap_or_default(),
+        host_name: context.host_name.to_owned(),
         access_log: access_log?.flatten(),
+        trace_sample: trace_sample?,
         state_file: state_file?,
         cluster: cluster?,
         log: LogConfig { level: log_level?, libraries: libraries?, format: log_format? },
@@ -384,6 +403,29 @@ fn host_names(text: &str) -> Result<Vec<String>, Invalid> {
         Err(Invalid::new("host name", item, "it is no name without a port", "proxy"))
     };
     items.map(name).collect()
+}
+
+/// Parses URLs of webhooks, separated by commas, blanks or both.
+fn webhooks(text: &str) -> Result<Vec<Webhook>, Invalid> {
+    const MOST: usize = 8;
+    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
+    let all: Vec<Webhook> = items.map(Webhook::parse).collect::<Result<_, _>>()?;
+    if all.len() > MOST {
+        let reason = "there are more than eight";
+        return Err(Invalid::new(
+            "list of webhooks",
+            "[redacted]",
+            reason,
+            "https://hooks.example.com/T0/B0",
+        ));
+    }
+    Ok(all)
+}
+
+/// Parses a share from 0 to 1.
+fn share(text: &str) -> Result<f64, Invalid> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| Invalid::new("share", text, "it is no number from 0 to 1", "0.01"))
 }
 
 fn access_log(text: &str) -> Result<Option<AccessLog>, Invalid> {
@@ -526,7 +568,10 @@ mod tests {
             ("PROXY_THREADS", "0"),
             ("ADMIN_LISTEN", "yes"),
             ("ADMIN_HOSTS", "http://proxy"),
+            ("ADMIN_TOKEN", "a\nb"),
+            ("ALERT_WEBHOOKS", "https://hooks.example/x, somewhere"),
             ("ACCESS_LOG", "xml"),
+            ("TRACE_SAMPLE", "50"),
             ("STATE_FILE", "/state/"),
             ("LOG_LEVEL", "loud"),
             ("LOG_LEVEL_LIBRARIES", "some"),

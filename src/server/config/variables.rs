@@ -39,6 +39,8 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("ACME_CA", Derived("the system's authorities"), "-----BEGIN CERTIFICATE-----", "who must have signed the certificate of a private authority's own server, in PEM").bare(),
     Variable::new("ADMIN_LISTEN", Text("127.0.0.1:8081"), "127.0.0.1:8081", "where metrics and status are served; off for nowhere").bare(),
     Variable::new("ADMIN_HOSTS", Unset, "proxy,metrics.example.com", "names by which metrics and status may be asked for, besides addresses and localhost").bare(),
+    Variable::new("ADMIN_TOKEN", Unset, "correct-horse-battery-staple", "the secret that an operator must give to drain or to enter maintenance").bare(),
+    Variable::new("ALERT_WEBHOOKS", Unset, "https://hooks.example.com/T0/B0", "where to tell of lost services, certificates near their end and a store that refuses: URLs of Slack, Discord or a program of your own").bare(),
     Variable::new("ETCD_ENDPOINTS", Unset, "http://etcd:2379", "the etcd in which several servers are one registry; several endpoints separated by commas").bare(),
     Variable::new("ETCD_BASE_PATH", Text("/registry"), "/registry", "the path below which their keys lie; servers with another one are another registry").bare(),
     Variable::new("ETCD_USERNAME", Unset, "registry", "etcd's user; needs ETCD_PASSWORD").bare(),
@@ -58,5 +60,6 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "the file that says which service may claim which domains").bare(),
     Variable::new("ROUTES_FILE", Unset, "/etc/routes.yml", "the file with routes of what has no sidecar; reread as it changes").bare(),
     Variable::new("DEFAULT_HEADERS", Unset, r#"{"Strict-Transport-Security":"max-age=31536000"}"#, "JSON object of headers for every response that does not have them").bare(),
+    Variable::new("TRACE_SAMPLE", Text("0"), "0.01", "for which share of the requests without a trace one is begun, from 0 to 1").bare(),
     Variable::new("ACCESS_LOG", Unset, "json", "one line a request on the standard output: json or combined").bare(),
 ];

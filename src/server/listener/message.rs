@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use registry_client::protocol::{Command, Refusal, SessionId};
+use tokio::sync::oneshot;
 
-use crate::server::registry::{ConnId, Input};
+use crate::server::registry::{ConnId, Input, Overview};
 
 use super::outgoing::Outlet;
 
@@ -20,6 +21,8 @@ pub(crate) enum Message {
     Lines(ConnId, Vec<Result<Command, Refusal>>),
     /// It is closed, or the peer has sent everything and received all replies.
     Closed(ConnId),
+    /// An operator looks at the registry, with at most so many sessions.
+    Overview(usize, oneshot::Sender<Overview>),
     /// The rest of the server says something, in its order with what connections say.
     Input(Box<Input>),
 }

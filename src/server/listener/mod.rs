@@ -12,10 +12,12 @@
 //! | `task` | the task that owns the registry |
 //! | `message` | what connections tell that task |
 //! | `outgoing` | replies and events on their way to a peer |
+//! | `desk` | the operators' way to the registry |
 //! | `log` | the registry's lines in the log |
 
 mod accept;
 mod connection;
+mod desk;
 mod log;
 mod message;
 mod outgoing;
@@ -30,9 +32,10 @@ use ipnet::IpNet;
 use registry_client::protocol::BackendUrl;
 use registry_client::protocol::report::BackendReport;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
+pub use desk::{Desk, DeskError};
 pub(crate) use message::Message;
 pub(crate) use outgoing::{PeerSender, RelayQueue, ToReplica};
 
@@ -43,6 +46,8 @@ use crate::server::store::Store;
 
 /// How many messages of all connections may wait for the registry. Connections with more of them wait.
 const INBOX: usize = 1024;
+/// How many events operators may be behind before they lose the oldest.
+const EVENTS: usize = 512;
 /// How long a stop waits for the last lines to be written.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a stop then waits for the store. What was answered is on the disk already. The store still writes that the
@@ -96,6 +101,7 @@ pub struct RegistryCore {
     queue: usize,
     inbox: mpsc::Sender<Message>,
     drains: watch::Sender<Vec<DrainShare>>,
+    desk: Desk,
     stop: watch::Sender<bool>,
     sessions: watch::Receiver<usize>,
     task: JoinHandle<()>,
@@ -161,12 +167,19 @@ impl RegistryCore {
         let (count, sessions) = watch::channel(0);
         let (inbox, messages) = mpsc::channel(INBOX);
         let drains = watch::Sender::new(Vec::new());
-        let mut core = task::RegistryTask::new(registry, table, store, prober, count, drains.clone());
+        let events = broadcast::Sender::new(EVENTS);
+        let desk = Desk::new(&inbox, events.clone());
+        let mut core = task::RegistryTask::new(registry, table, store, prober, count, drains.clone(), events);
         if let Some(saved) = saved {
             core.restore(saved);
         }
         let task = tokio::spawn(core.run(messages, results, external, stopped));
-        Ok(RegistryCore { allow: config.allow, queue, inbox, drains, stop, sessions, task, stored })
+        Ok(RegistryCore { allow: config.allow, queue, inbox, drains, desk, stop, sessions, task, stored })
+    }
+
+    /// The operators' way to it.
+    pub fn desk(&self) -> Desk {
+        self.desk.clone()
     }
 
     /// Passes everything from the connections of `listener` to the registry.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::server::live_table::LiveTable;
 use crate::server::registry::persist::SavedState;
-use crate::server::registry::{ConnId, DrainShare, Effect, Input, Now, Registry, TestId, Tx};
+use crate::server::registry::{ConnId, DrainShare, Effect, Input, LogEvent, Now, Registry, TestId, Tx};
 use crate::server::routing::MemberId;
 use crate::server::store::{Decision, Store};
 
@@ -43,6 +43,8 @@ pub(super) struct RegistryTask {
     sessions: watch::Sender<usize>,
     /// What is left to do for sessions that are being drained, where somebody wants to know.
     drains: watch::Sender<Vec<DrainShare>>,
+    /// What operators are told of what happens.
+    events: broadcast::Sender<LogEvent>,
     /// Inputs that carrying out effects has led to. They come before any other.
     outcomes: VecDeque<Input>,
 }
@@ -55,6 +57,7 @@ impl RegistryTask {
         prober: Arc<dyn Prober>,
         sessions: watch::Sender<usize>,
         drains: watch::Sender<Vec<DrainShare>>,
+        events: broadcast::Sender<LogEvent>,
     ) -> Self {
         let (connections, tests, outcomes) = (HashMap::new(), JoinSet::new(), VecDeque::new());
         let ejections = table.ejections();
@@ -68,6 +71,7 @@ impl RegistryTask {
             tests,
             sessions,
             drains,
+            events,
             outcomes,
         }
     }
@@ -142,6 +146,8 @@ impl RegistryTask {
                 self.connections.remove(&conn);
                 self.turn(Input::Closed(conn));
             }
+            // An operator who does not wait any more is told nothing.
+            Message::Overview(most, answer) => drop(answer.send(self.registry.overview(now(), most))),
             Message::Input(input) => {
                 // Connections are the leader's. Nobody is told that this one leads no more: they are not closed.
                 if matches!(*input, Input::Follow(_)) {
@@ -224,7 +230,13 @@ impl RegistryTask {
                         (test, answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned())))
                     });
                 }
-                Effect::Log(event) => log::write(&event),
+                Effect::Log(event) => {
+                    log::write(&event);
+                    if self.events.receiver_count() > 0 {
+                        // Fails only if nobody listens.
+                        let _ = self.events.send(event);
+                    }
+                }
             }
         }
         unreachable

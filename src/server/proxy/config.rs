@@ -45,6 +45,8 @@ pub struct ProxyConfig {
     pub access_log: Option<AccessLog>,
     /// DEFAULT_HEADERS: headers of every response that does not have them.
     pub default_headers: Option<ResponseHeaders>,
+    /// TRACE_SAMPLE: the share of requests without a trace for which one is begun, from 0 to 1.
+    pub trace_sample: f64,
     /// What the cookies of sticky routes are hashed with: the same on all replicas, and after a restart.
     pub sticky_key: StickyKey,
     /// Where requests are counted; `None`: they are not counted.
@@ -87,6 +89,7 @@ impl Default for ProxyConfig {
             https: None,
             access_log: None,
             default_headers: None,
+            trace_sample: 0.0,
             sticky_key: StickyKey::default(),
             metrics: None,
         }

@@ -55,7 +55,8 @@ use crate::server::live_table::LiveTable;
 
 use buffered::Buffered;
 pub use certificates::{
-    CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates, KeyAuthorization, PendingChallenge,
+    CERTIFICATE_CHECK_INTERVAL, CertificateEvent, CertificateInfo, Certificates, KeyAuthorization,
+    PendingChallenge,
 };
 pub use config::{HttpsConfig, ProxyConfig, ProxyError};
 pub use health::{

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use registry_client::protocol::report::BackendReport;
 use registry_client::protocol::{
-    BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, RouteId, ServerLine, ServiceName,
-    SessionId,
+    BackendUrl, Command, Domain, InstanceName, PathPrefix, Push, Refusal, Request, RouteId, ServerLine,
+    ServiceName, SessionId,
 };
 
 use crate::server::registry::model::{
@@ -26,6 +26,8 @@ pub enum Input {
     Announced(ConnId, IpAddr, SessionId),
     /// It sent a line: a command, or one that is answered with this error.
     Line(ConnId, Result<Command, Refusal>),
+    /// An operator has a session do this. The answer goes to the connection, which the operator opened for it.
+    Operator(ConnId, SessionNo, Request),
     /// It has closed the connection, or has sent everything and received all replies.
     Closed(ConnId),
     /// A deadline may have passed ([`super::Registry::next_deadline`]).

@@ -33,9 +33,9 @@ pub use api::{DrainShare, Effect, Input, LogEvent};
 pub use config::{Limits, RegistryConfig};
 pub use engine::Random;
 pub use model::{
-    ClaimPolicy, CompactSettings, ConnId, Delta, Keepalive, MemberEvent, MemberLabel, Now, PolicyError,
-    ReadSecret, Route, RouteSettings, ServiceToken, SessionLabel, SessionNo, StoreRevision, Term, TestId,
-    Token, Tx,
+    ClaimPolicy, CompactSettings, ConnId, Delta, DrainOverview, Keepalive, MaintenanceOverview, MemberEvent,
+    MemberLabel, MemberOverview, MemberState, Now, Overview, PolicyError, ReadSecret, Route, RouteSettings,
+    ServiceToken, SessionLabel, SessionNo, SessionOverview, Standing, StoreRevision, Term, TestId, Token, Tx,
 };
 
 pub use persist::{EndReason, StoreChange};
@@ -71,6 +71,11 @@ impl Registry {
     /// How many sessions there are, lost ones in grace included.
     pub fn session_count(&self) -> usize {
         self.0.session_count()
+    }
+
+    /// The registry as people are shown it, with at most `most` sessions.
+    pub fn overview(&self, now: Now, most: usize) -> Overview {
+        self.0.overview(now, most)
     }
 
     /// The revision of the shared store that this replica serves, if it follows.

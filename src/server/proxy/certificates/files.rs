@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -37,6 +37,8 @@ pub(super) struct CertificatePair {
     pub(super) key: Arc<CertifiedKey>,
     /// The host names of subjectAltName, in lower case.
     pub(super) names: Vec<String>,
+    /// When it ends, if it says it in a form that is understood.
+    pub(super) ends: Option<SystemTime>,
 }
 
 /// Finds the pairs in `folder`, by name.
@@ -97,13 +99,14 @@ fn parse(
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{certificate_name} is no PEM: {error}"))?;
     let names = names_of(&chain).map_err(|why| format!("{certificate_name}: {why}"))?;
+    let ends = chain.first().and_then(|leaf| end_of(leaf));
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|error| format!("{key_name} holds no private key in PEM: {error}"))?;
     let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => format!("{key_name} is not the key of {certificate_name}"),
         error => format!("{key_name} cannot be used: {error}"),
     })?;
-    Ok(CertificatePair { key: Arc::new(key), names })
+    Ok(CertificatePair { key: Arc::new(key), names, ends })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
@@ -114,6 +117,13 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{} is larger than {MAX_FILE} bytes", path.display()));
     }
     Ok(content)
+}
+
+/// When a certificate ends.
+pub(super) fn end_of(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn names_of(chain: &[CertificateDer<'_>]) -> Result<Vec<String>, String> {

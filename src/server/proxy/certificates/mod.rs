@@ -28,7 +28,8 @@ use tokio::sync::broadcast;
 
 pub(crate) use challenge::{ACME_CHALLENGE, ACME_TLS};
 pub use challenge::{KeyAuthorization, PendingChallenge};
-use files::CertificatePair;
+use files::{CertificatePair, end_of};
+pub use index::CertificateInfo;
 use index::Index;
 pub use watcher::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent};
 use watcher::{Changes, Watcher};
@@ -96,6 +97,16 @@ impl Certificates {
         self.0.index.load().find(host).is_some()
     }
 
+    /// Every certificate in use.
+    pub fn list(&self) -> Vec<CertificateInfo> {
+        let issued = self.0.issued.load();
+        let issued = issued.iter().map(|(host, key)| CertificateInfo {
+            names: vec![host.clone()],
+            ends: key.cert.first().and_then(end_of),
+        });
+        self.0.index.load().all().iter().cloned().chain(issued).collect()
+    }
+
     /// Whether there is no certificate at all.
     pub fn is_empty(&self) -> bool {
         self.0.index.load().is_empty() && self.0.issued.load().is_empty()
@@ -107,7 +118,7 @@ impl Certificates {
     /// # Errors
     /// If the parts are no pair, or the certificate is not for the host. The text is for people and holds no key.
     pub fn issue(&self, host: &str, chain: &str, key: &str) -> Result<(), String> {
-        let CertificatePair { key, names } = CertificatePair::from_pem(chain, key)?;
+        let CertificatePair { key, names, .. } = CertificatePair::from_pem(chain, key)?;
         if !names.iter().any(|name| name == host) {
             return Err(format!("the certificate is not for {host}, but for {}", names.join(" ")));
         }

@@ -52,6 +52,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
+use crate::server::proxy::http::trace;
 use paced_body::PacedBody;
 use record::Record;
 use retry::Exchange;
@@ -63,12 +64,16 @@ pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Pac
 ///
 /// What needs no waiting is done before the future exists, so that the future need not hold it.
 pub(crate) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>) -> ResponseFuture {
+    let sample = client.context.proxy.config.trace_sample;
+    if sample > 0.0 && trace::id(request.headers()).is_none() && fastrand::f64() < sample {
+        trace::begin(request.headers_mut(), (fastrand::u128(..), fastrand::u64(..)));
+    }
     let buffer = client.buffer();
     let paced = move |body| PacedBody::new(body, buffer.as_ref());
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
     record.add_request_id(request.headers_mut());
     if let Some(answer) = redirect::to_authority(&client, &request) {
-        return Box::pin(ready(Ok(response::key_authorization(answer, record))));
+        return Box::pin(ready(Ok(response::key_authorization(answer, record).map(paced))));
     }
     if let Some(redirect) = redirect::to_https(&client, &request) {
         return Box::pin(ready(Ok(redirect.into_response(record).map(paced))));

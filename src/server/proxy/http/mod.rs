@@ -6,6 +6,7 @@
 //! | `framing` | lets a message say how long its body is once and in one way |
 //! | `hop_by_hop` | removes headers that concern one connection only |
 //! | `strip_prefix` | takes a route's path off the target of a request |
+//! | `trace` | the id of the trace that a request belongs to |
 //! | `trailers` | removes trailers that must not be forwarded |
 //! | `forwarded` | tells backends who the client is |
 //! | `forwarded_field` | reads the header Forwarded |
@@ -24,6 +25,7 @@ pub(crate) mod framing;
 pub(crate) mod hop_by_hop;
 pub(crate) mod page;
 pub(crate) mod strip_prefix;
+pub(crate) mod trace;
 pub(crate) mod trailers;
 pub(crate) mod validate;
 pub(crate) mod websocket;

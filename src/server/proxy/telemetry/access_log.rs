@@ -24,6 +24,7 @@ use crate::telemetry::escape::{Notation, escape};
 use registry_client::protocol::ServiceName;
 
 use crate::server::proxy::http::forwarded::Forwarding;
+use crate::server::proxy::http::trace;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -139,6 +140,8 @@ pub(crate) struct RequestStart {
     is_tls: bool,
     referer: Option<String>,
     user_agent: Option<String>,
+    /// The id of the trace that it belongs to.
+    trace: Option<String>,
     /// The service that owns the claim, once that is found.
     pub(crate) service: Option<ServiceName>,
     /// The member that upgraded the connection; the tunnel has the request's own reference by the end.
@@ -178,6 +181,7 @@ impl RequestStart {
                 None => referer,
             }),
             user_agent: text(USER_AGENT),
+            trace: trace::id(headers).map(str::to_owned),
             service: None,
             member: None,
         }
@@ -193,6 +197,7 @@ impl RequestStart {
             time: format!("{:.3}", Timestamp::now()),
             client: self.client,
             request_id: self.id.to_str().unwrap_or_default(),
+            trace_id: self.trace.as_deref(),
             method: self.method.as_str(),
             scheme: if self.is_tls { "https" } else { "http" },
             host: &self.host,
@@ -237,6 +242,8 @@ struct JsonLine<'a> {
     time: String,
     client: IpAddr,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
     method: &'a str,
     scheme: &'static str,
     host: &'a str,

@@ -116,7 +116,7 @@ impl Engine {
     /// session is lost and another connection had taken it over from this one, it is bound here again: a late RECONNECT on a
     /// connection that the client has given up takes the session along, and the client never learns of it.
     pub(crate) fn renew(&mut self, now: Now, conn: ConnId, no: SessionNo) {
-        let Some(session) = self.sessions.get_mut(no) else { return };
+        let Some(session) = self.sessions.get_mut(no).filter(|_| !conn.is_operator()) else { return };
         session.touch(now);
         if session.state != SessionState::Grace {
             return;

@@ -19,6 +19,7 @@
 //! | `maintenance`, `maintenance_store`, `drain` | pages instead of members, what the store holds of it; draining |
 //! | `subscriptions`, `events` | who subscribed to what, and what they are sent |
 //! | `outbox`, `timers`, `backend_tests` | effects in order, deadlines, open tests |
+//! | `overview` | what people are shown, and what an operator has it do |
 //! | `role`, `marks` | whether this server leads its replicas; what it tells them of sessions |
 //! | `follow`, `resync` | a follower takes up what the leader decided, change by change or as a whole |
 //! | `restore` | from what a store held to a registry that serves |
@@ -39,6 +40,7 @@ mod maintenance;
 mod maintenance_store;
 mod marks;
 mod outbox;
+mod overview;
 mod peers;
 mod pending_claims;
 mod pending_commits;
@@ -155,6 +157,7 @@ impl Engine {
             Input::Opened(conn, peer) => self.opened(now, conn, peer),
             Input::Announced(conn, peer, id) => self.announced(now, conn, peer, &id),
             Input::Line(conn, line) => self.line(now, conn, line),
+            Input::Operator(conn, no, request) => self.operator(now, conn, no, request),
             Input::Closed(conn) => self.closed(now, conn),
             Input::Tick => self.tick(now),
             Input::Committed(tx) => self.store_decided(now, tx, true),

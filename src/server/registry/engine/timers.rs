@@ -64,6 +64,11 @@ impl Timers {
         self.at.retain(|timer, _| !is(*timer));
     }
 
+    /// When it becomes due.
+    pub(super) fn at(&self, timer: Timer) -> Option<Instant> {
+        self.at.get(&timer).copied()
+    }
+
     pub(super) fn is_set(&self, timer: Timer) -> bool {
         self.at.contains_key(&timer)
     }

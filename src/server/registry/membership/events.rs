@@ -27,6 +27,7 @@ impl Membership {
         for id in watchers.iter() {
             let Some(record) = self.members.get_mut(&id) else { continue };
             record.answers = result.is_ok();
+            record.error = result.as_ref().err().cloned().map(Box::new);
             let event = match result {
                 Ok(()) => {
                     record.failures = 0;

@@ -163,6 +163,7 @@ impl Membership {
             passes: 0,
             is_rejected: false,
             answers: false,
+            error: None,
             lost: owner.lost,
             ejected: false,
             shared,

@@ -9,7 +9,7 @@ use crate::server::registry::model::{
     FALL, HealthQuestion, MemberLabel, MemberPlan, MemberState, Owner, RISE, RareSettings, SessionNo,
     address_of, probe,
 };
-use crate::server::routing::{Endpoint, Probe, Terms};
+use crate::server::routing::{Endpoint, Probe, ProbeFailure, Terms};
 
 use super::Membership;
 use super::route_list::EarlierRoutes;
@@ -30,6 +30,8 @@ pub(crate) struct TrackedMember {
     pub(crate) is_rejected: bool,
     /// Its last probe passed.
     pub(crate) answers: bool,
+    /// Why its last probe failed, unless it passed.
+    pub(crate) error: Option<Box<ProbeFailure>>,
     pub(crate) lost: bool,
     /// Whether the data plane leaves it out because requests failed, as far as is known.
     pub(crate) ejected: bool,

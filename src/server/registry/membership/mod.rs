@@ -9,6 +9,7 @@
 //! | `claims` | claims in the table: settings, usable members, holding |
 //! | `watched_probes` | which probes are asked, and for whom |
 //! | `member`, `route_list` | what is known of one member, and of the routes that lead to it |
+//! | `overview` | what people are told of members |
 //! | `proven` | at which addresses members of several sessions have answered |
 //! | `lost`, `drain`, `maintenance` | members of lost and draining sessions, and those in maintenance |
 
@@ -19,6 +20,7 @@ mod join;
 mod lost;
 mod maintenance;
 mod member;
+mod overview;
 mod proven;
 mod route_list;
 mod watched_probes;

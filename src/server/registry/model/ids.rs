@@ -31,6 +31,21 @@ impl Now {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u64);
 
+impl ConnId {
+    /// Numbers from here on are connections of operators, which no listener gives.
+    const OPERATORS: u64 = 1 << 63;
+
+    /// The connection of an operator with this number, below 2⁶³.
+    pub fn of_operator(number: u64) -> Self {
+        ConnId(ConnId::OPERATORS | number)
+    }
+
+    /// Whether it is the connection of an operator: what comes there is no sign of life of a session's client.
+    pub(crate) fn is_operator(self) -> bool {
+        self.0 >= ConnId::OPERATORS
+    }
+}
+
 /// A session's running number. Logs and stores use it, because the session's id is a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionNo(pub u64);

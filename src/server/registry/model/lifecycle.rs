@@ -75,7 +75,7 @@ impl SessionState {
 
 /// The state of a member (SEMANTICS sections 1, 3 and 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MemberState {
+pub enum MemberState {
     /// It has not answered yet and serves all the same, because no other member of the claim does.
     Provisional,
     /// It has not answered yet. It serves as soon as it does.

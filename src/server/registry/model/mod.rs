@@ -11,6 +11,7 @@
 //! | `plan`, `probe_spec`, `owner` | what a route means for its members, the probes of backends, and what members know of their session |
 //! | `lifecycle` | the transition tables of sessions and members |
 //! | `keepalive` | what a connection may answer for its session by itself |
+//! | `overview` | what people are shown of the registry |
 //! | `member_set` | sets of members that take little memory |
 //! | `policy`, `token` | which service may claim which domains; the secrets asked of those who register |
 
@@ -22,6 +23,7 @@ mod ids;
 mod keepalive;
 mod lifecycle;
 mod member_set;
+mod overview;
 mod owner;
 mod plan;
 mod policy;
@@ -36,9 +38,10 @@ pub(crate) use encoding::{text, text_or_none};
 pub use id_hash::IdHash;
 pub use ids::{ConnId, MemberLabel, Now, SessionLabel, SessionNo, StoreRevision, Term, TestId, Tx};
 pub use keepalive::Keepalive;
-pub use lifecycle::MemberEvent;
-pub(crate) use lifecycle::{MemberState, SessionEvent, SessionState};
+pub use lifecycle::{MemberEvent, MemberState};
+pub(crate) use lifecycle::{SessionEvent, SessionState};
 pub(crate) use member_set::MemberSet;
+pub use overview::{DrainOverview, MaintenanceOverview, MemberOverview, Overview, SessionOverview, Standing};
 pub(crate) use owner::Owner;
 pub(crate) use plan::{FALL, HealthQuestion, MemberPlan, RISE, RareSettings, host_of_checks};
 pub(crate) use policy::ExclusiveHosts;
