@@ -116,7 +116,16 @@ const ROOMS: &[rooms::House] = &[
             ("downstream", &["certificates", "client_state", "http", "local_executor"]),
             (
                 "exchange",
-                &["buffered", "certificates", "client_state", "context", "http", "passwords", "telemetry", "upstream"],
+                &[
+                    "buffered",
+                    "certificates",
+                    "client_state",
+                    "context",
+                    "http",
+                    "passwords",
+                    "telemetry",
+                    "upstream",
+                ],
             ),
             ("health", &["http", "upstream"]),
             ("workers", &["client_state", "config", "context", "downstream", "exchange"]),

@@ -68,7 +68,7 @@ pub(crate) fn serve(client: Rc<ClientConnection>, mut request: Request<Incoming>
     let mut record = Record::begin(Rc::clone(&client), &request, Instant::now());
     record.add_request_id(request.headers_mut());
     if let Some(answer) = redirect::to_authority(&client, &request) {
-        return Box::pin(ready(Ok(response::key_authorization(answer, record))));
+        return Box::pin(ready(Ok(response::key_authorization(answer, record).map(paced))));
     }
     if let Some(redirect) = redirect::to_https(&client, &request) {
         return Box::pin(ready(Ok(redirect.into_response(record).map(paced))));
