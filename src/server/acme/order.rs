@@ -213,8 +213,9 @@ fn challenge_certificate(host: &str, digest: &[u8]) -> Result<CertifiedKey, Stri
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key).map_err(failed)?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(str::to_owned)?;
-    CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider())
-        .map_err(|error| error.to_string())
+    // Not `from_der`: it refuses a certificate with a critical extension that it does not know, as this one must have.
+    let key = provider().key_provider.load_private_key(key).map_err(|error| error.to_string())?;
+    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
 /// What the authority says of the challenge, and what helps.

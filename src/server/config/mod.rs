@@ -236,8 +236,8 @@ impl Config {
 /// Reads every variable before it fails on one, so that the report is complete.
 fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Config, Reported> {
     let cluster = cluster::cluster(&mut raw, reader, context.host_name);
-    let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
     let acme = acme::values(&mut raw, reader);
+    let http_listen = reader.value("HTTP_LISTEN", raw.http_listen, listen);
     let has_https = raw.https_listen.is_some();
     let https = https(raw.https_listen, raw.cert_dir, acme.is_wanted(), reader);
     let registry_listen = reader.value("REGISTRY_LISTEN", raw.registry_listen, listen);
