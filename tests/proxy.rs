@@ -10,6 +10,8 @@ mod support;
 mod access_log;
 #[path = "proxy/balancing.rs"]
 mod balancing;
+#[path = "proxy/crowd.rs"]
+mod crowd;
 #[path = "proxy/failure.rs"]
 mod failure;
 #[path = "proxy/forwarding.rs"]

@@ -375,6 +375,7 @@ fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPol
         listen: config.http_listen,
         workers: config.proxy_threads.map_or(0, usize::from),
         max_connections: config.max_connections,
+        max_connections_per_address: config.max_client_connections_per_address,
         max_buffered: config.buffered_limit().unwrap_or(defaults.max_buffered),
         trusted_proxies: config.trusted_proxies.clone(),
         policy: policy.clone(),

@@ -185,3 +185,21 @@ async fn over_max_buffered_those_are_cut_off_that_took_nothing_for_the_longest_t
     assert!(whole(first).await.is_err(), "it was cut off");
     until(|| load.buffered() <= MIB).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_is_no_room_an_idle_client_is_told_to_leave() {
+    let backend = Backend::saying("hello").await;
+    let secure = Secure::with(&[("a", &["a.example"])], |config| {
+        (config.workers, config.max_connections) = (1, 1);
+    })
+    .await;
+    secure.stage.route("a.example", "/", vec![member(1, &backend.url())]);
+    let io = TokioIo::new(secure.connect("a.example", &["h2"]).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    assert_eq!(whole(ask(&mut sender, "identity").await).await.unwrap(), "hello");
+    let mut newcomer = secure.stage.client().await;
+    newcomer.send("GET / HTTP/1.1\r\nHost: b.example\r\n\r\n").await;
+    assert_eq!(newcomer.response().await.status(), 200);
+    soon(connection).await.unwrap().expect("an orderly end");
+}

@@ -58,6 +58,10 @@ fn clients(page: &mut Page, snapshot: &Snapshot) {
     page.single("proxy_buffered_bytes", "gauge", help, snapshot.buffered);
     let help = "HTTP/2 clients that were cut off for MAX_BUFFERED.";
     page.single("proxy_clients_cut_off_total", "counter", help, snapshot.cut_off);
+    let help = "Idle clients that were closed because MAX_CONNECTIONS were open.";
+    page.single("proxy_idle_clients_closed_total", "counter", help, snapshot.closed_idle);
+    let help = "Clients that were refused for MAX_CLIENT_CONNECTIONS_PER_ADDRESS.";
+    page.single("proxy_clients_refused_total", "counter", help, snapshot.refused);
 }
 
 fn cluster(page: &mut Page, cluster: &ClusterStatus) {

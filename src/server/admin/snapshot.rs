@@ -58,6 +58,8 @@ pub(super) struct Snapshot {
     pub(super) connections: usize,
     pub(super) buffered: usize,
     pub(super) cut_off: u64,
+    pub(super) closed_idle: u64,
+    pub(super) refused: u64,
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
     /// Requests that wait for somebody to claim them.
@@ -111,6 +113,8 @@ impl Sources {
             connections: self.load.connections(),
             buffered: self.load.buffered(),
             cut_off: self.load.cut_off(),
+            closed_idle: self.load.closed_idle(),
+            refused: self.load.refused(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
             unclaimed_waiting: self.table.unclaimed_waiting(),

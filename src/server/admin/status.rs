@@ -26,6 +26,8 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         "connections": snapshot.connections,
         "buffered_bytes": snapshot.buffered,
         "clients_cut_off": snapshot.cut_off,
+        "idle_clients_closed": snapshot.closed_idle,
+        "clients_refused": snapshot.refused,
         "probes": {
             "watched": snapshot.probes.watched,
             "passed": snapshot.probes.passed,

@@ -56,6 +56,8 @@ pub struct Config {
     pub stage_ttl: GoDuration,
     /// MAX_CONNECTIONS, at least one.
     pub max_connections: usize,
+    /// MAX_CLIENT_CONNECTIONS_PER_ADDRESS; `None`: any number.
+    pub max_client_connections_per_address: Option<NonZeroUsize>,
     /// MAX_BUFFERED, at least one; `None`: a quarter of the memory.
     pub max_buffered: Option<usize>,
     /// MAX_SESSIONS, at least one.
@@ -153,6 +155,7 @@ struct Raw {
     start_hold: Option<String>,
     stage_ttl: Option<String>,
     max_connections: Option<String>,
+    max_client_connections_per_address: Option<String>,
     max_buffered: Option<String>,
     max_sessions: Option<String>,
     max_sessions_per_address: Option<String>,
@@ -230,6 +233,8 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let start_hold = reader.value("START_HOLD", raw.start_hold, values::duration);
     let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
+    let clients_of_address =
+        reader.optional("MAX_CLIENT_CONNECTIONS_PER_ADDRESS", raw.max_client_connections_per_address, count);
     let max_buffered = reader.optional("MAX_BUFFERED", raw.max_buffered, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
     let sessions_of_address = reader.value("MAX_SESSIONS_PER_ADDRESS", raw.max_sessions_per_address, count);
@@ -265,6 +270,8 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         start_hold: start_hold?,
         stage_ttl: stage_ttl?,
         max_connections: max_connections? as usize,
+        max_client_connections_per_address: clients_of_address?
+            .and_then(|clients| NonZeroUsize::new(clients as usize)),
         max_buffered: max_buffered?.map(|bytes| bytes as usize),
         max_sessions: max_sessions? as usize,
         max_sessions_per_address: sessions_of_address? as usize,
@@ -464,6 +471,7 @@ mod tests {
             ("START_HOLD", "until then"),
             ("STAGE_TTL", "0s"),
             ("MAX_CONNECTIONS", "0"),
+            ("MAX_CLIENT_CONNECTIONS_PER_ADDRESS", "0"),
             ("MAX_BUFFERED", "256MB"),
             ("MAX_SESSIONS", "many"),
             ("MAX_SESSIONS_PER_ADDRESS", "few"),

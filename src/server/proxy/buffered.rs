@@ -182,7 +182,7 @@ impl ConnectionBuffer {
         self.driver.register(cx.waker());
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 }

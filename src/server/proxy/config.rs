@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ pub struct ProxyConfig {
     /// How many workers there are: threads, each with its own listener and its own upstream connections. 0: one for
     /// each core.
     pub workers: usize,
-    /// MAX_CONNECTIONS, over all workers. Further clients wait in the kernel's queue.
+    /// MAX_CONNECTIONS, over all workers. Further clients wait until one leaves or an idle one was closed.
     pub max_connections: usize,
+    /// MAX_CLIENT_CONNECTIONS_PER_ADDRESS; `None`: any number. An IPv6 network of 64 bits counts as one address.
+    pub max_connections_per_address: Option<NonZeroUsize>,
     /// MAX_BUFFERED: how many bytes of responses HTTP/2 clients may leave unread, all together.
     pub max_buffered: usize,
     /// How long a client may take to send a request's head, and how long a connection may be idle.
@@ -74,6 +77,7 @@ impl Default for ProxyConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 80)),
             workers: 0,
             max_connections: 10_000,
+            max_connections_per_address: None,
             max_buffered: 1 << 30,
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),

@@ -45,6 +45,7 @@ mod workers;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -88,6 +89,16 @@ impl ProxyLoad {
     /// Bytes that HTTP/2 clients have not taken, and what compresses responses.
     pub fn buffered(&self) -> usize {
         self.buffered.bytes()
+    }
+
+    /// Idle clients that were closed because MAX_CONNECTIONS were open.
+    pub fn closed_idle(&self) -> u64 {
+        self.balancer.crowd.closed.load(Ordering::Relaxed)
+    }
+
+    /// Clients that were refused for MAX_CLIENT_CONNECTIONS_PER_ADDRESS.
+    pub fn refused(&self) -> u64 {
+        self.balancer.crowd.refused.load(Ordering::Relaxed)
     }
 
     /// HTTP/2 clients that were cut off for MAX_BUFFERED.

@@ -20,6 +20,9 @@ use super::timer::Timer;
 /// takes at once.
 const HTTP2_READ_FACTOR: u32 = 4;
 
+/// How long a client must have been idle before it may be closed to make room for others, in milliseconds.
+const MIN_IDLE: u64 = 1000;
+
 /// One open client connection.
 pub(crate) struct ClientConnection {
     pub(crate) context: Rc<WorkerContext>,
@@ -34,6 +37,8 @@ pub(crate) struct ClientConnection {
     /// Since when there has been no request, by the worker's clock.
     idle_since: Cell<u64>,
     closing: Cell<Closing>,
+    /// It was asked to leave, to make room for others.
+    makes_way: Cell<bool>,
     /// Wakes the task that drives the connection.
     waker: RefCell<Option<Waker>>,
     /// The timer of the last request, for the next one.
@@ -70,6 +75,7 @@ impl ClientConnection {
             had_request: Cell::new(false),
             idle_since: Cell::new(context.clock.now()),
             closing: Cell::new(Closing::No),
+            makes_way: Cell::new(false),
             waker: RefCell::new(None),
             timer: Cell::default(),
             http2: OnceCell::new(),
@@ -127,6 +133,29 @@ impl ClientConnection {
         if self.is_http2() { Poll::Pending } else { disconnect.poll(&self.socket.duplicate, cx) }
     }
 
+    /// Who leaves first when there is no room: those that never completed a request, then those that have been idle for the
+    /// longest time. `None`: it is not idle, or has not been for long.
+    pub(crate) fn order_of_leaving(&self, now: u64) -> Option<(bool, u64)> {
+        let since = self.idle_since.get();
+        let may_leave = self.is_idle() && now.saturating_sub(since) >= MIN_IDLE;
+        (may_leave && self.closing.get() == Closing::No).then(|| (self.had_request.get(), since))
+    }
+
+    /// Closes the connection in order: HTTP/1 between two requests, HTTP/2 by GOAWAY. A client that has sent nothing yet is
+    /// closed at once, because there is nothing to end.
+    pub(crate) fn make_way(&self) {
+        let has_begun = self.had_request.get() || self.is_http2();
+        self.makes_way.set(true);
+        self.closing.set(if has_begun { Closing::Gracefully } else { Closing::Now });
+        self.wake();
+    }
+
+    /// Whether there is no request, and nothing of a response that the client has not taken.
+    fn is_idle(&self) -> bool {
+        let holds_nothing = self.http2.get().is_none_or(|buffer| buffer.bytes() == 0);
+        self.open_requests.get() == 0 && holds_nothing && self.socket.blocked_for().is_none()
+    }
+
     /// Closes the connection at once, with all its requests.
     pub(crate) fn abort(&self) {
         self.closing.set(Closing::Now);
@@ -140,6 +169,7 @@ impl ClientConnection {
         let is_overdue = match self.socket.blocked_for() {
             Some(blocked) => blocked > config.write_timeout.as_millis() as u64,
             None if self.reads_nothing(now) => true,
+            None if self.makes_way.get() && self.is_idle() => true,
             None => {
                 let idle = now.saturating_sub(self.idle_since.get());
                 self.open_requests.get() == 0 && idle > config.header_timeout.as_millis() as u64

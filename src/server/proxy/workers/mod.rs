@@ -5,9 +5,13 @@
 //! |---|---|
 //! | `listen` | opens a listener for each worker on one port |
 //! | `balance` | hands new connections to the worker that has the fewest |
-//! | `worker` | accepts connections, serves them, checks their time-outs, stops |
+//! | `address_limit` | how many connections one client address may have |
+//! | `crowd` | counts and tells what becomes of clients for whom there is no room |
+//! | `worker` | accepts connections, serves them, checks their time-outs, closes idle ones for newcomers, stops |
 
+mod address_limit;
 mod balance;
+mod crowd;
 mod listen;
 mod worker;
 
@@ -50,7 +54,7 @@ impl Workers {
     ) -> io::Result<(Workers, ProxyLoad)> {
         let (stop, stopping) = watch::channel(None);
         let (end, ended) = mpsc::channel(plain.len());
-        let (balancer, inboxes) = Balancer::new(plain.len(), config.max_connections);
+        let (balancer, inboxes) = Balancer::new(plain.len(), &config);
         let tls = client_tls(&config)?;
         let https = match (&config.https, https_addr) {
             (Some(https), Some(addr)) => {

@@ -6,6 +6,7 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant as StdInstant};
 
 use hyper::service::service_fn;
@@ -27,6 +28,8 @@ use super::listen::{Accepted, Listeners};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a stop waits for the first request of a new connection.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(100);
+/// The part of a worker's connections that is closed at once for newcomers, and at most how many.
+const BATCH: (usize, usize) = (64, 32);
 /// How many threads of a worker may block, for name resolution.
 const RESOLVER_THREADS: usize = 4;
 
@@ -70,6 +73,7 @@ impl Worker {
         let connections = Rc::new(Connections::new(context, self.balancer, self.tls));
         let listeners = self.listeners.into_runtime()?;
         tokio::task::spawn_local(check_idle(Rc::clone(&connections)));
+        tokio::task::spawn_local(make_room(Rc::clone(&connections)));
         let deadline = loop {
             let new = tokio::select! {
                 biased;
@@ -111,6 +115,31 @@ async fn check_idle(connections: Rc<Connections>) {
             client.check_timeouts(now);
         }
     }
+}
+
+/// Closes some idle clients whenever a newcomer of any worker waits.
+async fn make_room(connections: Rc<Connections>) {
+    loop {
+        connections.balancer.room_wanted(connections.context.number).await;
+        let closed = close_idle(&connections);
+        connections.balancer.crowd.closed.fetch_add(closed as u64, Ordering::Relaxed);
+    }
+}
+
+/// First those that never completed a request, then those that have been idle for the longest time. Returns how many.
+fn close_idle(connections: &Connections) -> usize {
+    let now = connections.context.clock.now();
+    let open = connections.open.borrow();
+    let mut idle: Vec<_> =
+        open.values().filter_map(|client| Some((client.order_of_leaving(now)?, client))).collect();
+    let batch = (open.len() / BATCH.0).clamp(1, BATCH.1).min(idle.len());
+    if batch < idle.len() {
+        idle.select_nth_unstable_by_key(batch, |(order, _)| *order);
+    }
+    for (_, client) in &idle[..batch] {
+        client.make_way();
+    }
+    batch
 }
 
 /// The client connections of a worker.
@@ -184,7 +213,7 @@ impl Connections {
             timeout_at(now, listeners.accept()).await
         {
             let Some(permit) = self.balancer.try_permit() else { break };
-            let counted = self.balancer.count(self.context.number);
+            let Some(counted) = self.balancer.count(self.context.number, peer) else { continue };
             self.serve(NewConnection { stream, peer, is_tls, counted }, Some(permit));
         }
     }
