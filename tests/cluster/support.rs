@@ -163,13 +163,19 @@ pub struct Client(BufReader<TcpStream>);
 
 impl Client {
     pub fn connect(registry: SocketAddr) -> Client {
-        let stream = TcpStream::connect(registry).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-        Client(BufReader::new(stream))
+        Client::try_connect(registry).expect("the server listens")
     }
 
+    /// `None`: nobody is there.
+    pub fn try_connect(registry: SocketAddr) -> Option<Client> {
+        let stream = TcpStream::connect(registry).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        Some(Client(BufReader::new(stream)))
+    }
+
+    /// Whoever reads next is told if the connection is gone.
     pub fn send(&mut self, line: &str) {
-        writeln!(self.0.get_mut(), "{line}").unwrap();
+        let _ = writeln!(self.0.get_mut(), "{line}");
     }
 
     /// The next line; `None`: the server has closed the connection.

@@ -30,9 +30,6 @@ fn live_through(seed: u64, trace: bool) -> World {
     world
 }
 
-/// Seeds that show a fault which is known and not mended yet: `docs/internals/cluster.md`, "Not yet".
-const KNOWN_TO_FAIL: [u64; 1] = [339];
-
 fn report(seed: u64, failure: &str) -> String {
     let trace = live_through(seed, true).trace.unwrap_or_default();
     let mut text = format!("\nseed {seed}: {failure}\n\nthe faults, and the last events:\n");
@@ -55,7 +52,7 @@ fn shard(which: u64) {
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
     let (mut counts, mut looks, mut lived) = (Counts::default(), Looks::default(), 0_u64);
-    for seed in (0..seeds).filter(|seed| seed % SHARDS == which && !KNOWN_TO_FAIL.contains(seed)) {
+    for seed in (0..seeds).filter(|seed| seed % SHARDS == which) {
         let world = live_through(seed, false);
         if let Some(failure) = &world.failure {
             panic!("{}", report(seed, failure));

@@ -11,11 +11,15 @@ use crate::server::registry::model::{Now, SessionEvent, SessionNo, SessionState,
 use crate::server::registry::session::{Lost, Session, Stage};
 
 use super::Engine;
+use super::store_decision::STORE_RETRY;
 use super::timers::Timer;
 
 /// How long sessions that lost only their leader may take to return before they are lost, and the least time of a leader
 /// that a lost session gets. A grace that is shorter counts instead.
 const ADOPTION: Duration = Duration::from_secs(120);
+/// The least time that a lost session gets of any further leader: the longest pause between a sidecar's tries, and the
+/// way. However long the former leader could not answer, nobody ends who had no chance to come back.
+const CHANCE: Duration = Duration::from_secs(15);
 
 /// What this server is to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,7 @@ impl Engine {
             return;
         }
         let led_until = self.led_until.take();
+        self.silent_since = None;
         let is_stale = std::mem::take(&mut self.is_stale);
         for no in self.sessions.numbers() {
             self.adopt(now, no, led_until, is_stale);
@@ -72,7 +77,7 @@ impl Engine {
                 let elapsed = until.duration_since(lost.at.wall).unwrap_or_default().min(grace);
                 let (left, is_prolonged) = match grace - elapsed {
                     left if left < adoption && !lost.is_prolonged => (adoption, true),
-                    left => (left, lost.is_prolonged),
+                    left => (left.max(CHANCE.min(grace)), lost.is_prolonged),
                 };
                 let at = now.back_by(grace - left);
                 session.lost = Some(Lost { at, is_prolonged });
@@ -82,6 +87,45 @@ impl Engine {
             SessionState::Connected | SessionState::Retired | SessionState::Gone => {}
         }
         self.touch(no);
+    }
+
+    /// Whether this leader can prove that it leads. Without that it says nothing to anybody, so nobody can come back, and
+    /// no time counts that somebody has for that.
+    pub(super) fn set_answers(&mut self, now: Now, answers: bool) {
+        if !matches!(self.role, Role::Leads(_)) {
+            return;
+        }
+        if !answers {
+            self.silent_since.get_or_insert(now);
+            return;
+        }
+        let Some(since) = self.silent_since.take() else { return };
+        for no in self.sessions.numbers() {
+            self.forgive_silence(now, no, since);
+        }
+    }
+
+    /// The time since `since` does not count for a lost session. One that is expected back is so from now on.
+    fn forgive_silence(&mut self, now: Now, no: SessionNo, since: Now) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        if let Some(lost) = &mut session.lost {
+            let silence = now.mono.saturating_duration_since(since.mono.max(lost.at.mono));
+            lost.at = Now { mono: lost.at.mono + silence, wall: lost.at.wall + silence };
+        }
+        let since = session.lost.map_or(now, |lost| lost.at).mono;
+        match session.state {
+            SessionState::Grace | SessionState::Replaced => self.set_grace(no, since + self.grace_of(no)),
+            SessionState::Remote => {
+                self.timers.set(Timer::Orphan(no), now.mono + self.config.grace.min(ADOPTION));
+            }
+            SessionState::Connected | SessionState::Retired | SessionState::Gone => {}
+        }
+        self.touch(no);
+    }
+
+    /// Whether nobody can be told anything.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent_since.is_some()
     }
 
     /// What a follower leaves to the leader: sessions in whose place their successors serve are not needed any more.
@@ -103,6 +147,9 @@ impl Engine {
         if self.sessions.get(no).is_none_or(|session| session.state != SessionState::Remote) {
             return;
         }
+        if self.is_silent() {
+            return self.timers.set(Timer::Orphan(no), now.mono + STORE_RETRY);
+        }
         self.advance(now, no, SessionEvent::Lost);
         // Nothing was suspended while it was expected back. Who came to its addresses meanwhile has them now.
         let Some(session) = self.sessions.get(no) else { return };
@@ -116,11 +163,12 @@ impl Engine {
     /// This replica follows from now on.
     pub(super) fn follow(&mut self, now: Now, leader: Option<Term>) {
         let was = std::mem::replace(&mut self.role, Role::Follows(leader));
+        let silent_since = self.silent_since.take();
         if was.leads() {
             self.step_down(now);
         }
         if leader.is_none() {
-            self.led_until.get_or_insert(now.wall);
+            self.led_until.get_or_insert(silent_since.unwrap_or(now).wall);
             return;
         }
         self.led_until = None;
