@@ -282,6 +282,8 @@ fn every_variable_has_a_value_that_is_refused_by_its_name() {
         ("STICKY", "cookie"),
         ("REDIRECT_DOMAINS", "http://www.example.com"),
         ("ALLOW_FROM", "10.0.0.0/33"),
+        ("BASIC_AUTH", "a\nb"),
+        ("FORWARD_AUTH", "authelia:9091"),
         ("BODY_LIMIT", "10mb"),
         ("WEIGHT", "5%"),
         ("ENABLE_SOCKETIO_ROUTE", "maybe"),
@@ -479,6 +481,36 @@ fn options_of_the_check_are_inherited_too_and_go_with_it() {
     for part in ["ROUTES[0].health.rise", "ROUTES[0].health.host", "did you mean rise?"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn the_users_of_a_route_come_from_a_file_and_are_never_shown() {
+    let hash = "$2y$05$UVcTx/RVmOCf4kSBDI3CBe0xhVl2kDXl.NeOn4xCmCl.nCgmG3g6C";
+    let file = format!("# people\nalice:{hash}\r\n\nbob:{hash}\n");
+    let vars = [("SIDECAR_BASIC_AUTH_FILE", "/run/users")];
+    let config = read_with(&[&NEEDED[..], &vars].concat(), &[("/run/users", &file)]).unwrap();
+    let [RouteOption::Auth(auth)] = &registration(&config).routes[0].more_options[..] else { panic!() };
+    assert_eq!(auth.value_text(), format!("basic alice:{hash} bob:{hash}"));
+    assert!(!format!("{config:?}").contains("$2y$"), "Debug");
+    let error =
+        read_with(&[&NEEDED[..], &vars].concat(), &[("/run/users", "alice:{SHA}secret")]).unwrap_err();
+    assert!(error.to_string().contains("htpasswd -B") && !error.to_string().contains("secret"), "{error}");
+    let both = [("SIDECAR_BASIC_AUTH", file.as_str()), ("SIDECAR_FORWARD_AUTH", "http://auth/")];
+    assert!(refused(&[&NEEDED[..], &both].concat()).contains("one of the two"));
+
+    let routes = format!(
+        r#"[{{"path":"/a","basic_auth":"eve:{hash}"}},{{"path":"/b","forward_auth":false}},{{"path":"/c"}}]"#
+    );
+    let vars = [("SIDECAR_FORWARD_AUTH", "http://auth/ask X-User"), ("SIDECAR_ROUTES", routes.as_str())];
+    let config = with(&vars).unwrap();
+    let said = registration(&config)
+        .routes
+        .iter()
+        .map(|route| route.more_options.iter().map(|option| option.redacted()).collect::<String>());
+    let forward = "forward http://auth/ask X-User";
+    assert_eq!(said.collect::<Vec<_>>(), [forward, "basic [redacted]", "", forward]);
+    let text = refused(&[("SIDECAR_ROUTES", r#"[{"basic_auth":"eve:secret"}]"#)]);
+    assert!(text.contains("ROUTES[0].basic_auth") && !text.contains("secret"), "{text}");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 #[path = "proxy/support.rs"]
 mod support;
 
+#[path = "proxy_settings/auth.rs"]
+mod auth;
 #[path = "proxy_settings/breakers.rs"]
 mod breakers;
 #[path = "proxy_settings/compression.rs"]

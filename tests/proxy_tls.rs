@@ -19,5 +19,7 @@ mod clients;
 mod line;
 #[path = "support/programs.rs"]
 mod programs;
+#[path = "proxy_tls/unread.rs"]
+mod unread;
 #[path = "proxy_tls/upstream.rs"]
 mod upstream;

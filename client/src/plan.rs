@@ -144,7 +144,7 @@ pub fn plan(wanted: &Routes, applied: &Applied, held: &BTreeSet<RouteKey>, diale
 pub fn dry_run(intent: &Intent, dialect: &Dialect) -> Vec<String> {
     let mut lines = vec![Command::Register(intent.registration()).redacted()];
     let mut show = |request: Request| {
-        let line = Command::Request(SessionRef::Own, request).encode();
+        let line = Command::Request(SessionRef::Own, request).redacted();
         lines.push(line.replacen('|', "|S", 1));
     };
     show(Request::SessionInfo);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etcd_client::{
     Client, Compare, CompareOp, Error as ClientError, EventType, GetOptions, LeaseGrantOptions, PutOptions,
-    Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
+    Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -336,19 +336,29 @@ pub(crate) enum Keys<'k> {
     Below(&'k str),
 }
 
+/// The next message of a watch, or what ended the watch: etcd's word, a broken connection, its end. Cancel-safe.
+pub(crate) async fn next_message(
+    stream: &mut WatchStream,
+    what: &str,
+    endpoint: &str,
+) -> Result<WatchResponse, Fault> {
+    let message = match stream.message().await {
+        Ok(Some(message)) => message,
+        Ok(None) => return Err(classify_cancelled("", 0, what, endpoint)),
+        Err(error) => return Err(classify(&error, what, endpoint)),
+    };
+    if message.canceled() {
+        let (reason, compacted) = (message.cancel_reason(), message.compact_revision());
+        return Err(classify_cancelled(reason, compacted, what, endpoint));
+    }
+    Ok(message)
+}
+
 impl Watch {
     /// The next changes, and the revision up to which they go. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<(Vec<Change>, i64), Fault> {
         loop {
-            let message = match self.stream.message().await {
-                Ok(Some(message)) => message,
-                Ok(None) => return Err(classify_cancelled("", 0, &self.what, &self.endpoint)),
-                Err(error) => return Err(classify(&error, &self.what, &self.endpoint)),
-            };
-            if message.canceled() {
-                let (reason, compacted) = (message.cancel_reason(), message.compact_revision());
-                return Err(classify_cancelled(reason, compacted, &self.what, &self.endpoint));
-            }
+            let message = next_message(&mut self.stream, &self.what, &self.endpoint).await?;
             if message.events().is_empty() {
                 continue;
             }

@@ -28,8 +28,8 @@ use etcd_client::{
 };
 
 use crate::config::Config;
-use crate::error::{ConfigError, Error, classify, classify_cancelled};
-use crate::etcd::{Etcd, LONGEST_ANSWER, end_of};
+use crate::error::{ConfigError, Error};
+use crate::etcd::{Etcd, LONGEST_ANSWER, end_of, next_message};
 
 pub use crate::error::Fault;
 
@@ -326,15 +326,7 @@ impl Watch {
             if let Some(next) = self.ready.pop_front() {
                 return Ok(next);
             }
-            let message = match self.stream.message().await {
-                Ok(Some(message)) => message,
-                Ok(None) => return Err(classify_cancelled("", 0, &self.what, &self.endpoint)),
-                Err(error) => return Err(classify(&error, &self.what, &self.endpoint)),
-            };
-            if message.canceled() {
-                let (reason, compacted) = (message.cancel_reason(), message.compact_revision());
-                return Err(classify_cancelled(reason, compacted, &self.what, &self.endpoint));
-            }
+            let message = next_message(&mut self.stream, &self.what, &self.endpoint).await?;
             // Messages without events say how far etcd is, which early versions do too early.
             for event in message.events() {
                 let Some(kv) = event.kv() else { continue };

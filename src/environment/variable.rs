@@ -98,7 +98,7 @@ impl Variable {
 
     /// Whether values are kept out of logs and errors. METADATA is among them, because people put tokens there.
     pub fn is_secret(&self) -> bool {
-        ["METADATA", "ETCD_KEY"].contains(&self.name)
+        ["METADATA", "ETCD_KEY", "BASIC_AUTH"].contains(&self.name)
             || self.name.ends_with("_TOKEN")
             || self.name.ends_with("_PASSWORD")
             || self.name.starts_with("CLUSTER_SECRET")

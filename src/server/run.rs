@@ -352,15 +352,17 @@ async fn forward_certificates(
 }
 
 fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPolicy) -> ProxyConfig {
+    let defaults = ProxyConfig::default();
     ProxyConfig {
         listen: config.http_listen,
         workers: config.proxy_threads.map_or(0, usize::from),
         max_connections: config.max_connections,
+        max_buffered: config.buffered_limit().unwrap_or(defaults.max_buffered),
         trusted_proxies: config.trusted_proxies.clone(),
         policy: policy.clone(),
         https,
         sticky_key: sticky_key(config),
-        ..ProxyConfig::default()
+        ..defaults
     }
 }
 

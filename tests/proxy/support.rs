@@ -57,6 +57,13 @@ impl Peer {
         soon(self.stream.get_mut().write_all(bytes.as_ref())).await
     }
 
+    /// Sends a head and a body for as long as it takes, to somebody who may leave.
+    #[allow(dead_code, reason = "for tests/proxy_tls.rs")]
+    pub(crate) async fn stream_all(&mut self, head: &str, body: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(head.as_bytes()).await?;
+        self.stream.get_mut().write_all(body).await
+    }
+
     /// A head, with its empty line. `None`: the other end has closed or broken the connection.
     pub(crate) async fn head(&mut self) -> Option<String> {
         let mut head = String::new();

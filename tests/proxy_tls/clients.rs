@@ -30,11 +30,11 @@ use crate::support::{Backend, Peer, Stage, field, member, ok, soon, until};
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// A proxy with certificates in a folder, in front of one plain backend for every host below `example`.
-struct Secure {
+pub(crate) struct Secure {
     authority: Authority,
     folder: TempDir,
     certificates: Certificates,
-    stage: Stage,
+    pub(crate) stage: Stage,
     backend: Backend,
 }
 
@@ -43,7 +43,7 @@ impl Secure {
         Secure::with(pairs, |_| {}).await
     }
 
-    async fn with(pairs: &[(&str, &[&str])], configure: impl FnOnce(&mut ProxyConfig)) -> Self {
+    pub(crate) async fn with(pairs: &[(&str, &[&str])], configure: impl FnOnce(&mut ProxyConfig)) -> Self {
         let (authority, folder) = (Authority::new(), TempDir::new().unwrap());
         for (name, hosts) in pairs {
             authority.pair(hosts).write(folder.path(), name);
@@ -71,7 +71,7 @@ impl Secure {
     }
 
     /// A handshake for `name`.
-    async fn connect(&self, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.addr()).await?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         soon(self.authority.connector(alpn).connect(name, stream)).await

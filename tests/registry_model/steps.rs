@@ -326,6 +326,8 @@ fn option() -> impl Strategy<Value = String> {
             "body_limit|10m",
             "body_limit|0",
             "body_limit|many",
+            "auth|forward http://10.0.0.9/ask",
+            "auth|digest x",
             "weight|0",
             "weight|5",
             "weight|1001",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use registry_client::protocol::report::BackendReport;
-use registry_client::protocol::{CircuitBreaker, Command, MAX_LINE, Refusal, Reply, ServerLine};
+use registry_client::protocol::{Auth, CircuitBreaker, Command, MAX_LINE, Refusal, Reply, ServerLine};
 use registry_sidecar::server::registry::{
     ConnId, Effect, Input, Keepalive, Limits, Now, Registry, RegistryConfig, TestId, Token, Tx,
 };
@@ -291,13 +291,16 @@ pub(crate) fn view(claim: &Claim, started: Instant, now: Instant) -> ClaimView {
     }
 }
 
-fn guards(claim: &Claim) -> (bool, Option<String>, Option<String>, Option<u64>) {
+fn guards(claim: &Claim) -> (bool, [Option<String>; 3], Option<u64>) {
     let extras = &claim.terms.extras;
     let guards = extras.guards();
     (
         extras.is_sticky(),
-        guards.and_then(|guards| guards.redirect.as_ref().map(ToString::to_string)),
-        guards.and_then(|guards| guards.allow_from.as_ref().map(ToString::to_string)),
+        [
+            guards.and_then(|guards| guards.redirect.as_ref().map(ToString::to_string)),
+            guards.and_then(|guards| guards.allow_from.as_ref().map(ToString::to_string)),
+            guards.and_then(|guards| guards.auth.as_ref().map(Auth::value_text)),
+        ],
         guards.and_then(|guards| guards.body_limit.map(u64::from)),
     )
 }

@@ -167,7 +167,8 @@ pub(super) fn route_option() -> BoxedStrategy<RouteOption> {
             | OptionKey::Redirect
             | OptionKey::AllowFrom
             | OptionKey::BodyLimit
-            | OptionKey::Weight => {
+            | OptionKey::Weight
+            | OptionKey::Auth => {
                 let text = option_texts(key)[count % option_texts(key).len()];
                 RouteOption::parse(key, text).unwrap()
             }
@@ -183,6 +184,11 @@ fn option_texts(key: OptionKey) -> &'static [&'static str] {
         OptionKey::HealthRise | OptionKey::HealthFall => &["1", "2", "100"],
         OptionKey::AllowFrom => &["10.0.0.0/8", "192.0.2.1/32,2001:db8::/32"],
         OptionKey::BodyLimit => &["0", "1000", "10m", "3g"],
+        OptionKey::Auth => &[
+            "forward http://auth:9091/api/verify?rd=https://login.example.com/",
+            "forward https://auth/x X-User,X-Groups",
+            "basic alice:$2y$05$UVcTx/RVmOCf4kSBDI3CBe0xhVl2kDXl.NeOn4xCmCl.nCgmG3g6C",
+        ],
         OptionKey::Weight => &["0", "5", "1000"],
         _ => &[],
     }

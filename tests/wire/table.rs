@@ -318,6 +318,7 @@ fn setting_rows() -> Vec<Row> {
                 ("OPTIONS_SET|S|ALL|allow_from|10.0.0.0/8", of(OptionKey::AllowFrom, "10.0.0.0/8")),
                 ("OPTIONS_SET|S|ALL|body_limit|10m", of(OptionKey::BodyLimit, "10m")),
                 ("OPTIONS_SET|S|ALL|weight|5", of(OptionKey::Weight, "5")),
+                ("OPTIONS_SET|S|ALL|auth|forward http://a/", of(OptionKey::Auth, "forward http://a/")),
             ],
             replies: vec![("OPTIONS_OK", Reply::OptionsOk)],
         },

@@ -182,7 +182,7 @@ impl Command {
 
     /// The line, without its end, as it goes over the wire. It holds the session's id in clear.
     pub fn encode(&self) -> String {
-        self.write(SessionId::reveal, &|metadata| metadata.encode())
+        self.write(SessionId::reveal, &|metadata| metadata.encode(), RouteOption::value_text)
     }
 
     /// Whether it makes a line that every server reads: the reference one drops the connection at a longer one
@@ -193,13 +193,15 @@ impl Command {
 
     /// The line as it may stand in a log: no session id, no token.
     pub fn redacted(&self) -> String {
-        self.write(|_| "[redacted]", &|metadata| encode_json(&metadata.without_secrets()))
+        let show_metadata = |metadata: &Metadata| encode_json(&metadata.without_secrets());
+        self.write(|_| "[redacted]", &show_metadata, RouteOption::redacted)
     }
 
     fn write<'a>(
         &'a self,
         show_id: impl Fn(&'a SessionId) -> &'a str,
         show_metadata: &dyn Fn(&Metadata) -> String,
+        show_option: fn(&RouteOption) -> String,
     ) -> String {
         match self {
             Command::Register(r) => {
@@ -213,7 +215,7 @@ impl Command {
                     SessionRef::Id(id) => show_id(id),
                 };
                 let mut line = format!("{}|{id}", request.name());
-                request.write_fields(&mut line);
+                request.write_fields(&mut line, show_option);
                 line
             }
         }
@@ -308,7 +310,7 @@ impl Request {
     }
 
     /// Appends `|field` for each field after the session's id.
-    fn write_fields(&self, line: &mut String) {
+    fn write_fields(&self, line: &mut String, show_option: fn(&RouteOption) -> String) {
         // Writing to a String cannot fail.
         let _ = match self {
             Request::RouteAdd(r) => write!(line, "|{}|{}|{}|{}", r.domains, r.path, r.backend, r.priority),
@@ -330,7 +332,7 @@ impl Request {
             Request::HeadersSet { target, name, value } => write!(line, "|{target}|{name}|{value}"),
             Request::HeadersRemove { target, name } => write!(line, "|{target}|{name}"),
             Request::OptionsSet { target, option } => {
-                write!(line, "|{target}|{}|{}", option.key(), option.value_text())
+                write!(line, "|{target}|{}|{}", option.key(), show_option(option))
             }
             Request::OptionsRemove { target, key } => write!(line, "|{target}|{key}"),
             Request::HealthSet { route, check } => {

@@ -4,6 +4,7 @@
 //! [`Push`]es, a client does the reverse. Nothing in this module does I/O, reads a clock or is async,
 //! and nothing in it knows what a command *does*.
 
+mod auth;
 mod codec;
 mod command;
 mod domain;
@@ -19,6 +20,7 @@ mod setting;
 mod url;
 mod value;
 
+pub use auth::{Auth, ForwardAuth, Users};
 pub use codec::{Line, LineCodec, MAX_CLIENT_LINE, MAX_LINE, looks_like_http};
 pub use command::{
     Command, MAX_BULK_ROUTES, Registration, Request, RouteChange, RouteOrAll, RouteSpec, SessionRef,

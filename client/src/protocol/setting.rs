@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    AcceptedStatuses, ByteLimit, CheckCount, ExactDomain, GoDuration, HealthPath, Invalid, Networks, Weight,
+    AcceptedStatuses, Auth, ByteLimit, CheckCount, ExactDomain, GoDuration, HealthPath, Invalid, Networks,
+    Weight,
 };
 
 /// One option of a route with its value ([PROTOCOL section 5](crate::spec::protocol#5-values)).
@@ -48,6 +49,8 @@ pub enum RouteOption {
     BodyLimit(ByteLimit),
     /// The instance's share of the requests (ours).
     Weight(Weight),
+    /// Who may use the route (ours).
+    Auth(Auth),
 }
 
 /// The name of an option.
@@ -73,11 +76,12 @@ pub enum OptionKey {
     AllowFrom,
     BodyLimit,
     Weight,
+    Auth,
 }
 
 impl OptionKey {
     /// Every key, in the order of [PROTOCOL section 5](crate::spec::protocol#5-values).
-    pub const ALL: [OptionKey; 19] = [
+    pub const ALL: [OptionKey; 20] = [
         OptionKey::Timeout,
         OptionKey::HealthCheckInterval,
         OptionKey::HealthCheckTimeout,
@@ -97,6 +101,7 @@ impl OptionKey {
         OptionKey::AllowFrom,
         OptionKey::BodyLimit,
         OptionKey::Weight,
+        OptionKey::Auth,
     ];
 
     /// The key's text on the wire.
@@ -121,6 +126,7 @@ impl OptionKey {
             OptionKey::AllowFrom => "allow_from",
             OptionKey::BodyLimit => "body_limit",
             OptionKey::Weight => "weight",
+            OptionKey::Auth => "auth",
         }
     }
 
@@ -146,7 +152,8 @@ impl OptionKey {
             | OptionKey::Redirect
             | OptionKey::AllowFrom
             | OptionKey::BodyLimit
-            | OptionKey::Weight => Some(self.as_str()),
+            | OptionKey::Weight
+            | OptionKey::Auth => Some(self.as_str()),
         }
     }
 
@@ -206,6 +213,7 @@ impl RouteOption {
             OptionKey::AllowFrom => RouteOption::AllowFrom(text.parse()?),
             OptionKey::BodyLimit => RouteOption::BodyLimit(text.parse()?),
             OptionKey::Weight => RouteOption::Weight(text.parse()?),
+            OptionKey::Auth => RouteOption::Auth(text.parse()?),
         })
     }
 
@@ -231,6 +239,7 @@ impl RouteOption {
             RouteOption::AllowFrom(_) => OptionKey::AllowFrom,
             RouteOption::BodyLimit(_) => OptionKey::BodyLimit,
             RouteOption::Weight(_) => OptionKey::Weight,
+            RouteOption::Auth(_) => OptionKey::Auth,
         }
     }
 
@@ -255,7 +264,8 @@ impl RouteOption {
             | RouteOption::HealthRise(_)
             | RouteOption::HealthFall(_)
             | RouteOption::Redirect(_)
-            | RouteOption::AllowFrom(_) => false,
+            | RouteOption::AllowFrom(_)
+            | RouteOption::Auth(_) => false,
         }
     }
 
@@ -265,7 +275,8 @@ impl RouteOption {
             RouteOption::HealthHost(_)
             | RouteOption::HealthStatus(_)
             | RouteOption::Redirect(_)
-            | RouteOption::AllowFrom(_) => self.value_text().len(),
+            | RouteOption::AllowFrom(_)
+            | RouteOption::Auth(_) => self.value_text().len(),
             _ => 0,
         }
     }
@@ -290,6 +301,15 @@ impl RouteOption {
             RouteOption::AllowFrom(networks) => networks.to_string(),
             RouteOption::BodyLimit(limit) => limit.to_string(),
             RouteOption::Weight(weight) => weight.to_string(),
+            RouteOption::Auth(auth) => auth.value_text(),
+        }
+    }
+
+    /// The value's text as it may stand in a log: without hashes of passwords.
+    pub fn redacted(&self) -> String {
+        match self {
+            RouteOption::Auth(auth) => auth.redacted(),
+            other => other.value_text(),
         }
     }
 }

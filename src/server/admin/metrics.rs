@@ -22,7 +22,7 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     page.family("registry_probe_results_total", "counter", "What came of probes.");
     page.line("registry_probe_results_total", &[("result", "passed")], snapshot.probes.passed);
     page.line("registry_probe_results_total", &[("result", "failed")], snapshot.probes.failed);
-    page.single("proxy_connections", "gauge", "Connections of clients.", snapshot.connections);
+    clients(&mut page, snapshot);
     let waiting = snapshot.unclaimed_waiting;
     let help = "Requests that wait for somebody to claim them, after a start without state.";
     page.single("proxy_unclaimed_requests_waiting", "gauge", help, waiting);
@@ -34,6 +34,14 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     members(&mut page, snapshot);
     requests(&mut page, snapshot);
     page.text()
+}
+
+fn clients(page: &mut Page, snapshot: &Snapshot) {
+    page.single("proxy_connections", "gauge", "Connections of clients.", snapshot.connections);
+    let help = "Bytes that HTTP/2 clients have not taken, and what compresses responses.";
+    page.single("proxy_buffered_bytes", "gauge", help, snapshot.buffered);
+    let help = "HTTP/2 clients that were cut off for MAX_BUFFERED.";
+    page.single("proxy_clients_cut_off_total", "counter", help, snapshot.cut_off);
 }
 
 fn cluster(page: &mut Page, cluster: &ClusterStatus) {

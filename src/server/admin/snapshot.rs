@@ -44,6 +44,8 @@ pub(super) struct Snapshot {
     pub(super) is_ready: bool,
     pub(super) cluster: Option<ClusterStatus>,
     pub(super) connections: usize,
+    pub(super) buffered: usize,
+    pub(super) cut_off: u64,
     pub(super) sessions: usize,
     pub(super) probes: ProbeCounts,
     /// Requests that wait for somebody to claim them.
@@ -92,6 +94,8 @@ impl Sources {
             is_ready: self.readiness() == Readiness::Ready,
             cluster: self.cluster.as_ref().map(StatusReader::read),
             connections: self.load.connections(),
+            buffered: self.load.buffered(),
+            cut_off: self.load.cut_off(),
             sessions: *self.sessions.borrow(),
             probes: self.prober.counts(),
             unclaimed_waiting: self.table.unclaimed_waiting(),

@@ -24,6 +24,8 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
         "ready": snapshot.is_ready,
         "sessions": snapshot.sessions,
         "connections": snapshot.connections,
+        "buffered_bytes": snapshot.buffered,
+        "clients_cut_off": snapshot.cut_off,
         "probes": {
             "watched": snapshot.probes.watched,
             "passed": snapshot.probes.passed,

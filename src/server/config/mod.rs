@@ -1,6 +1,7 @@
 //! The server's configuration, read from the environment. No other module of the server reads the environment.
 
 mod cluster;
+mod memory;
 mod untrusted;
 mod variables;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub stage_ttl: GoDuration,
     /// MAX_CONNECTIONS, at least one.
     pub max_connections: usize,
+    /// MAX_BUFFERED, at least one; `None`: a quarter of the memory.
+    pub max_buffered: Option<usize>,
     /// MAX_SESSIONS, at least one.
     pub max_sessions: usize,
     /// MAX_SESSIONS_PER_ADDRESS, at least one.
@@ -141,6 +144,7 @@ struct Raw {
     start_hold: Option<String>,
     stage_ttl: Option<String>,
     max_connections: Option<String>,
+    max_buffered: Option<String>,
     max_sessions: Option<String>,
     max_sessions_per_address: Option<String>,
     max_routes_per_session: Option<String>,
@@ -214,6 +218,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let start_hold = reader.value("START_HOLD", raw.start_hold, values::duration);
     let stage_ttl = reader.value("STAGE_TTL", raw.stage_ttl, positive);
     let max_connections = reader.value("MAX_CONNECTIONS", raw.max_connections, count);
+    let max_buffered = reader.optional("MAX_BUFFERED", raw.max_buffered, count);
     let max_sessions = reader.value("MAX_SESSIONS", raw.max_sessions, count);
     let sessions_of_address = reader.value("MAX_SESSIONS_PER_ADDRESS", raw.max_sessions_per_address, count);
     let max_routes = reader.value("MAX_ROUTES_PER_SESSION", raw.max_routes_per_session, count);
@@ -245,6 +250,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         start_hold: start_hold?,
         stage_ttl: stage_ttl?,
         max_connections: max_connections? as usize,
+        max_buffered: max_buffered?.map(|bytes| bytes as usize),
         max_sessions: max_sessions? as usize,
         max_sessions_per_address: sessions_of_address? as usize,
         max_routes_per_session: max_routes? as usize,
@@ -416,6 +422,7 @@ mod tests {
             ("START_HOLD", "until then"),
             ("STAGE_TTL", "0s"),
             ("MAX_CONNECTIONS", "0"),
+            ("MAX_BUFFERED", "256MB"),
             ("MAX_SESSIONS", "many"),
             ("MAX_SESSIONS_PER_ADDRESS", "few"),
             ("MAX_ROUTES_PER_SESSION", "-5"),

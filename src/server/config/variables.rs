@@ -18,6 +18,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("SESSION_GRACE", Text("5m"), "5m", "how long a lost session's routes stay").bare(),
     Variable::new("STAGE_TTL", Text("30m"), "30m", "how long staged changes wait for their apply").bare(),
     Variable::new("MAX_CONNECTIONS", Text("10000"), "10000", "how many clients the proxy serves at once").bare(),
+    Variable::new("MAX_BUFFERED", Derived("a quarter of the memory that the container or the machine has"), "268435456", "how many bytes of responses HTTP/2 clients may leave unread, all together").bare(),
     Variable::new("MAX_SESSIONS", Text("10000"), "10000", "how many sessions there may be").bare(),
     Variable::new("MAX_SESSIONS_PER_ADDRESS", Text("256"), "256", "how many of them an address may have; loopback may have any number").bare(),
     Variable::new("MAX_ROUTES_PER_SESSION", Text("1000"), "1000", "how many routes each may have").bare(),

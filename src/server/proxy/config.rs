@@ -24,6 +24,8 @@ pub struct ProxyConfig {
     pub workers: usize,
     /// MAX_CONNECTIONS, over all workers. Further clients wait in the kernel's queue.
     pub max_connections: usize,
+    /// MAX_BUFFERED: how many bytes of responses HTTP/2 clients may leave unread, all together.
+    pub max_buffered: usize,
     /// How long a client may take to send a request's head, and how long a connection may be idle.
     pub header_timeout: Duration,
     /// How long a client may leave unread what was sent to it.
@@ -70,6 +72,7 @@ impl Default for ProxyConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 80)),
             workers: 0,
             max_connections: 10_000,
+            max_buffered: 1 << 30,
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             trusted_proxies: Vec::new(),

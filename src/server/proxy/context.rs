@@ -9,16 +9,20 @@ use std::time::Instant;
 
 use crate::server::live_table::LiveTable;
 
+use crate::server::proxy::buffered::{Buffered, Reserved};
 use crate::server::proxy::certificates::Certificates;
 use crate::server::proxy::config::ProxyConfig;
+use crate::server::proxy::passwords::PasswordChecks;
 use crate::server::proxy::telemetry::request_metrics::WorkerMetrics;
 use crate::server::proxy::telemetry::shared_address::SharedAddresses;
 use crate::server::proxy::upstream::dial::Dialer;
 use crate::server::proxy::upstream::pool::Pool;
 use crate::server::proxy::upstream::recovery::Recoveries;
 
-/// How many responses a worker compresses at once. Each takes up to about 1 MiB; further ones are sent uncompressed.
+/// How many responses a worker compresses at once; further ones are sent uncompressed.
 pub(crate) const MAX_ENCODERS: usize = 256;
+/// About how much memory an encoder takes.
+const ENCODER: usize = 1024 * 1024;
 
 /// What all workers of a proxy share.
 pub(crate) struct ProxyContext {
@@ -28,6 +32,10 @@ pub(crate) struct ProxyContext {
     pub(crate) https: Option<HttpsTarget>,
     /// Members that cannot be connected to.
     pub(crate) recoveries: Recoveries,
+    /// The checks of passwords, for routes with the option `auth`.
+    pub(crate) passwords: PasswordChecks,
+    /// What clients of HTTP/2 leave unread.
+    pub(crate) buffered: Arc<Buffered>,
     /// Requests that wait for a member, whichever.
     pub(crate) waiting: AtomicUsize,
     /// Whether [`SharedAddresses`] of any worker has warned.
@@ -37,10 +45,12 @@ pub(crate) struct ProxyContext {
 impl ProxyContext {
     pub(crate) fn new(config: ProxyConfig, table: Arc<LiveTable>, https: Option<HttpsTarget>) -> Self {
         ProxyContext {
+            buffered: Arc::new(Buffered::new(config.max_buffered)),
             config,
             table,
             https,
             recoveries: Recoveries::default(),
+            passwords: PasswordChecks::default(),
             waiting: AtomicUsize::new(0),
             shared_address_warned: Arc::default(),
         }
@@ -78,7 +88,7 @@ pub(crate) struct WorkerContext {
     pub(crate) dialer: Dialer,
     pub(crate) metrics: Option<WorkerMetrics>,
     pub(crate) shared_addresses: SharedAddresses,
-    pub(crate) encoders: EncoderSlots,
+    encoders: EncoderSlots,
     pub(crate) clock: WorkerClock,
     /// The worker's number, from 0.
     pub(crate) number: usize,
@@ -108,6 +118,11 @@ impl WorkerContext {
             stopping: Cell::new(Stopping::No),
             proxy,
         }
+    }
+
+    /// Takes the right to compress a response; `None`: too many are compressed, or memory is short.
+    pub(crate) fn take_encoder(&self) -> Option<EncoderSlot> {
+        self.encoders.take(&self.proxy.buffered)
     }
 
     pub(crate) fn stopping(&self) -> Stopping {
@@ -153,23 +168,23 @@ impl WorkerClock {
 
 /// Limits how many responses a worker compresses at once.
 #[derive(Default)]
-pub(crate) struct EncoderSlots {
+struct EncoderSlots {
     used: Rc<Cell<usize>>,
 }
 
 /// The right to compress one response; given back when dropped.
 pub(crate) struct EncoderSlot {
     used: Rc<Cell<usize>>,
+    _memory: Reserved,
 }
 
 impl EncoderSlots {
     /// Takes a slot; `None`: all are used.
-    pub(crate) fn take(&self) -> Option<EncoderSlot> {
+    fn take(&self, buffered: &Arc<Buffered>) -> Option<EncoderSlot> {
         let used = self.used.get();
-        (used < MAX_ENCODERS).then(|| {
-            self.used.set(used + 1);
-            EncoderSlot { used: Rc::clone(&self.used) }
-        })
+        let memory = (used < MAX_ENCODERS).then(|| buffered.reserve(ENCODER)).flatten()?;
+        self.used.set(used + 1);
+        Some(EncoderSlot { used: Rc::clone(&self.used), _memory: memory })
     }
 }
 

@@ -8,22 +8,26 @@
 //! | `exchange` | that service: one request, from its head to the end of its response |
 //! | `client_state` | the state that a client connection and its requests share |
 //! | `context` | the configuration, table, pool and counters that the requests of a worker share |
+//! | `buffered` | counts what HTTP/2 clients leave unread |
 //! | `upstream` | connections to backends |
 //! | `health` | probes, and BACKEND_TEST |
 //! | `certificates` | the certificates of CERT_DIR |
 //! | `telemetry` | access log and metrics |
 //! | `http` | what HTTP asks of a proxy, as pure functions |
+//! | `passwords` | checks passwords, beside the workers |
 //! | `local_executor` | runs hyper's tasks on the worker's thread |
 //!
 //! The imports go one way:
 //!
 //! ```text
-//! workers ─> downstream, exchange ─> client_state ─> context ─> upstream, telemetry, certificates
+//! workers ─> downstream, exchange ─> client_state ─> context ─> upstream, telemetry, certificates, passwords
 //!                            exchange, telemetry, downstream ─> http       health ─> upstream
+//!        exchange, client_state, context, upstream ─> buffered
 //! ```
 //!
 //! The proxy reads a snapshot of the routing table for each request, and must not know the registry.
 
+mod buffered;
 mod certificates;
 mod client_state;
 mod config;
@@ -33,6 +37,7 @@ mod exchange;
 mod health;
 mod http;
 mod local_executor;
+mod passwords;
 mod telemetry;
 mod upstream;
 mod workers;
@@ -47,6 +52,7 @@ use tokio::time::Instant;
 
 use crate::server::live_table::LiveTable;
 
+use buffered::Buffered;
 pub use certificates::{CERTIFICATE_CHECK_INTERVAL, CertificateEvent, Certificates};
 pub use config::{HttpsConfig, ProxyConfig, ProxyError};
 pub use health::{
@@ -68,12 +74,25 @@ pub struct Proxy {
 
 /// Tells how many clients a proxy has. Cheap to clone.
 #[derive(Clone)]
-pub struct ProxyLoad(Arc<Balancer>);
+pub struct ProxyLoad {
+    balancer: Arc<Balancer>,
+    buffered: Arc<Buffered>,
+}
 
 impl ProxyLoad {
     /// Client connections that are open.
     pub fn connections(&self) -> usize {
-        self.0.open_connections()
+        self.balancer.open_connections()
+    }
+
+    /// Bytes that HTTP/2 clients have not taken, and what compresses responses.
+    pub fn buffered(&self) -> usize {
+        self.buffered.bytes()
+    }
+
+    /// HTTP/2 clients that were cut off for MAX_BUFFERED.
+    pub fn cut_off(&self) -> u64 {
+        self.buffered.cut_off()
     }
 }
 
@@ -118,8 +137,8 @@ impl BoundProxy {
     /// If a thread cannot start.
     pub fn serve(self, table: Arc<LiveTable>) -> Result<Proxy, ProxyError> {
         let BoundProxy { config, local_addr, https_addr, plain, secure } = self;
-        let (workers, balancer) = Workers::start(config, https_addr, table, plain, secure)?;
-        Ok(Proxy { local_addr, https_addr, load: ProxyLoad(balancer), workers })
+        let (workers, load) = Workers::start(config, https_addr, table, plain, secure)?;
+        Ok(Proxy { local_addr, https_addr, load, workers })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use registry_client::protocol::{ExactDomain, Networks, RouteOption};
+use registry_client::protocol::{Auth, ExactDomain, Networks, RouteOption};
 
 /// The guards of a claim. Most have none of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Guards {
     pub redirect: Option<ExactDomain>,
     /// The client addresses that may.
     pub allow_from: Option<Networks>,
+    /// Who may, as the proxy finds it out.
+    pub auth: Option<Auth>,
     /// How many bytes the body of a request may have.
     pub body_limit: Option<NonZeroU64>,
 }
@@ -24,6 +26,7 @@ impl Guards {
                 RouteOption::Redirect(host) => guards.redirect = Some(host.clone()),
                 RouteOption::AllowFrom(networks) => guards.allow_from = Some(networks.clone()),
                 RouteOption::BodyLimit(limit) => guards.body_limit = limit.get().and_then(NonZeroU64::new),
+                RouteOption::Auth(auth) => guards.auth = Some(auth.clone()),
                 _ => {}
             }
         }

@@ -158,7 +158,8 @@ impl Settings {
             | RouteOption::Sticky(_)
             | RouteOption::Redirect(_)
             | RouteOption::AllowFrom(_)
-            | RouteOption::BodyLimit(_) => {}
+            | RouteOption::BodyLimit(_)
+            | RouteOption::Auth(_) => {}
         }
         self
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::environment::{Reader, Reported, reason_of};
-use registry_client::protocol::{OptionKey, RouteOption};
+use registry_client::protocol::{Invalid, OptionKey, RouteOption};
 use serde_json::Value;
 
 use super::raw::Raw;
@@ -43,7 +43,7 @@ pub(super) fn from_variables(raw: &mut Raw, reader: &mut Reader) -> Result<MoreO
         ("WEIGHT", raw.weight.take(), OptionKey::Weight),
     ];
     let mut options = MoreOptions::new();
-    let mut outcome = Ok(());
+    let mut outcome = auth(raw, reader).map(|auth| set(&mut options, auth));
     for (name, text, key) in variables {
         match reader.optional(name, text, |text| RouteOption::parse(key, text)) {
             Ok(option) => set(&mut options, option),
@@ -51,6 +51,50 @@ pub(super) fn from_variables(raw: &mut Raw, reader: &mut Reader) -> Result<MoreO
         }
     }
     outcome.map(|()| options)
+}
+
+/// BASIC_AUTH or FORWARD_AUTH.
+fn auth(raw: &mut Raw, reader: &mut Reader) -> Result<Option<RouteOption>, Reported> {
+    let basic = reader.optional("BASIC_AUTH", raw.basic_auth.take(), |text| auth_option(BASIC, text));
+    let forward = reader.optional("FORWARD_AUTH", raw.forward_auth.take(), |text| auth_option(FORWARD, text));
+    match (basic?, forward?) {
+        (Some(_), Some(_)) => {
+            let reason = "it is set beside BASIC_AUTH: a route has one of the two";
+            Err(reader.refuse("FORWARD_AUTH", reason.to_owned()))
+        }
+        (basic, forward) => Ok(basic.or(forward)),
+    }
+}
+
+/// The two kinds of the option `auth`.
+const BASIC: &str = "basic";
+const FORWARD: &str = "forward";
+
+fn auth_option(kind: &str, text: &str) -> Result<RouteOption, Invalid> {
+    // Comments and empty lines are no entries of htpasswd.
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let joined = lines.collect::<Vec<_>>().join(" ");
+    RouteOption::parse(OptionKey::Auth, &format!("{kind} {}", joined.trim()))
+}
+
+/// Sets the option `auth` to what `basic_auth` or `forward_auth` in ROUTES says; `None`: it is neither. The reason of a
+/// mistake quotes nothing.
+pub(super) fn auth_from_json(
+    options: &mut MoreOptions,
+    key: &str,
+    value: &Value,
+) -> Option<Result<(), String>> {
+    let kind =
+        [("basic_auth", BASIC), ("forward_auth", FORWARD)].into_iter().find(|(name, _)| *name == key)?.1;
+    let option = match value {
+        Value::Bool(false) => {
+            options.remove(&OptionKey::Auth);
+            return Some(Ok(()));
+        }
+        Value::String(text) => auth_option(kind, text),
+        _ => return Some(Err("it is neither a string nor false".to_owned())),
+    };
+    Some(option.map(|option| set(options, Some(option))).map_err(|refused| refused.reason.into_owned()))
 }
 
 /// Sets an option to what ROUTES says. `false` takes away what would be inherited.

@@ -51,7 +51,7 @@ raw! {
     health_path health_interval health_timeout health_host health_status health_rise health_fall
     compression enable_websocket preserve_host backend_http2 backend_timeout
     response_headers rate_limit circuit_breaker
-    strip_prefix sticky redirect_domains allow_from body_limit weight
+    strip_prefix sticky redirect_domains allow_from body_limit weight basic_auth forward_auth
     enable_socketio_route socketio_path
     wait_for_port port_wait_timeout ready_check ready_interval ready_timeout ready_rise ready_fall
     keepalive_interval request_timeout reconnect_min reconnect_max

@@ -276,7 +276,7 @@ fn listed(
 }
 
 /// The keys of a route in ROUTES.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 23] = [
     "domains",
     "path",
     "port",
@@ -298,6 +298,8 @@ const KEYS: [&str; 21] = [
     "allow_from",
     "body_limit",
     "weight",
+    "basic_auth",
+    "forward_auth",
 ];
 /// The keys of its `health`.
 const HEALTH_KEYS: [&str; 7] = ["path", "interval", "timeout", "host", "status", "rise", "fall"];
@@ -320,6 +322,11 @@ impl Entry<'_> {
             }
             if key == "health" {
                 self.health(value);
+            } else if let Some(set) = more_options::auth_from_json(&mut self.draft.more_options, key, value) {
+                // The value may hold what is to be kept secret.
+                if let Err(reason) = set {
+                    self.refuse(&format!(".{key}"), None, reason);
+                }
             } else if let Err(reason) = self.draft.set(key, value) {
                 self.refuse(&format!(".{key}"), Some(value), reason);
             }

@@ -53,6 +53,8 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("STICKY", Text("false"), "true", "whether a cookie keeps a client at its instance"),
     Variable::new("REDIRECT_DOMAINS", Unset, "www.example.com", "host names that answer with a redirect to the first of DOMAINS"),
     Variable::new("ALLOW_FROM", Unset, "10.0.0.0/8,2001:db8::/32", "the client addresses that may use the application; others get 403"),
+    Variable::new("BASIC_AUTH", Unset, "alice:$2y$05$UVcTx/RVmOCf4kSBDI3CBe0xhVl2kDXl.NeOn4xCmCl.nCgmG3g6C", "who may use the application with a password: the lines of htpasswd -B; best in a file that BASIC_AUTH_FILE names"),
+    Variable::new("FORWARD_AUTH", Unset, "http://authelia:9091/api/authz/forward-auth", "a URL that is asked whether a request may pass; behind a blank, the headers of its answer that the application gets"),
     Variable::new("BODY_LIMIT", Text("0"), "10m", "how many bytes a request's body may have, with the units k, m and g; 0: any number"),
     Variable::new("WEIGHT", Text("100"), "5", "this instance's share beside the others, 0 to 1000; 0: only clients that are there already"),
     Variable::new("ENABLE_SOCKETIO_ROUTE", Text("false"), "true", "a second route for websockets on SOCKETIO_PATH").bare(),

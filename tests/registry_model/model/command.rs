@@ -300,6 +300,7 @@ fn option_value(key: &str, value: &str) -> Read<OptionValue> {
         "health_check_interval" | "hold" => text::duration(value).map(OptionValue::Millis),
         "allow_from" => text::networks(value).map(OptionValue::Text),
         "body_limit" => text::size(value).map(OptionValue::Number),
+        "auth" => text::auth(value).map(OptionValue::Text),
         "weight" => text::weight(value).map(OptionValue::Number),
         "health_host" | "redirect" => text::exact_domain(value).map(OptionValue::Text),
         "health_status" => text::statuses(value).map(OptionValue::Text),

@@ -24,7 +24,7 @@ pub(crate) struct Claim {
     pub(super) priority: i32,
     pub(super) limit: Option<(u32, u64)>,
     pub(super) hold: u64,
-    pub(super) guards: (bool, Option<String>, Option<String>, Option<u64>),
+    pub(super) guards: (bool, [Option<String>; 3], Option<u64>),
 }
 
 /// A session with a backend, in a claim.
@@ -604,8 +604,7 @@ impl Model {
             let priority = self.shown_route(member).map_or(0, |route| route.priority);
             let guards = (
                 cells.flag("sticky", false),
-                cells.text("redirect"),
-                cells.text("allow_from"),
+                ["redirect", "allow_from", "auth"].map(|key| cells.text(key)),
                 cells.number("body_limit").filter(|limit| *limit > 0),
             );
             (priority, cells.limit, cells.millis("hold").unwrap_or(self.rules.hold), guards)

@@ -14,8 +14,8 @@ pub(crate) struct ClaimView {
     pub priority: i32,
     pub limit: Option<(u32, u64)>,
     pub hold: u64,
-    /// Whether it is sticky, and what its guards ask: where it redirects to, who may, how long a body may be.
-    pub guards: (bool, Option<String>, Option<String>, Option<u64>),
+    /// Whether it is sticky, and what its guards ask: where it redirects to, who may, whom to ask, how long a body may be.
+    pub guards: (bool, [Option<String>; 3], Option<u64>),
     pub held_until: Option<u64>,
     pub members: Vec<MemberView>,
 }

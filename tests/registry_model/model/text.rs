@@ -180,7 +180,7 @@ pub(crate) fn health_path(text: &str) -> Read<String> {
     }
 }
 
-pub(crate) const OPTIONS: [&str; 19] = [
+pub(crate) const OPTIONS: [&str; 20] = [
     "timeout",
     "health_check_interval",
     "health_check_timeout",
@@ -200,6 +200,7 @@ pub(crate) const OPTIONS: [&str; 19] = [
     "allow_from",
     "body_limit",
     "weight",
+    "auth",
 ];
 
 /// Single statuses and ranges, as the server says them again.
@@ -235,6 +236,11 @@ pub(crate) fn size(text: &str) -> Read<u64> {
         None => (text, 1),
     };
     digits.parse::<u64>().map(|count| count * factor).or_else(|_| about("size", text))
+}
+
+/// Whom to ask, of which the steps use one spelling.
+pub(crate) fn auth(text: &str) -> Read<String> {
+    if text.starts_with("forward http://") { Ok(text.to_owned()) } else { about("auth", "[redacted]") }
 }
 
 pub(crate) fn weight(text: &str) -> Read<u64> {

@@ -1,12 +1,13 @@
 //! The state that a client connection shares with the requests on it, and when it has to close.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use crate::server::proxy::buffered::ConnectionBuffer;
 use crate::server::proxy::context::{Stopping, WorkerContext};
 use crate::server::proxy::http::forwarded::Forwarding;
 
@@ -38,7 +39,7 @@ pub(crate) struct ClientConnection {
     /// The timer of the last request, for the next one.
     timer: Cell<Timer>,
     /// It uses HTTP/2, where a client may leave some responses unread and go on with others.
-    is_http2: Cell<bool>,
+    http2: OnceCell<Arc<ConnectionBuffer>>,
     /// Responses of which hyper has a part and has not asked for more.
     unread_responses: Cell<u32>,
     /// When hyper last asked for a part of a response, by the worker's clock.
@@ -71,7 +72,7 @@ impl ClientConnection {
             closing: Cell::new(Closing::No),
             waker: RefCell::new(None),
             timer: Cell::default(),
-            is_http2: Cell::new(false),
+            http2: OnceCell::new(),
             unread_responses: Cell::new(0),
             last_read: Cell::new(context.clock.now()),
             context,
@@ -123,7 +124,7 @@ impl ClientConnection {
     /// Ready when the client has disconnected. Over HTTP/2 always pending, because hyper reads at any time and notices
     /// it by itself.
     pub(crate) fn poll_disconnect(&self, disconnect: &mut Disconnect, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_http2.get() { Poll::Pending } else { disconnect.poll(&self.socket.duplicate, cx) }
+        if self.is_http2() { Poll::Pending } else { disconnect.poll(&self.socket.duplicate, cx) }
     }
 
     /// Closes the connection at once, with all its requests.
@@ -158,20 +159,25 @@ impl ClientConnection {
         let all_unread = requests > 0 && self.unread_responses.get() >= requests;
         let limit = HTTP2_READ_FACTOR * self.context.proxy.config.write_timeout;
         let since = now.saturating_sub(self.last_read.get());
-        self.is_http2.get() && all_unread && since > limit.as_millis() as u64
+        self.is_http2() && all_unread && since > limit.as_millis() as u64
     }
 
     pub(crate) fn is_http2(&self) -> bool {
-        self.is_http2.get()
+        self.http2.get().is_some()
     }
 
     pub(crate) fn set_http2(&self) {
-        self.is_http2.set(true);
+        self.http2.get_or_init(|| self.context.proxy.buffered.connection());
+    }
+
+    /// Counts what the client leaves unread, if it uses HTTP/2.
+    pub(crate) fn buffer(&self) -> Option<Arc<ConnectionBuffer>> {
+        self.http2.get().cloned()
     }
 
     /// Whether the connection is to be cut off.
     pub(crate) fn must_close_now(&self) -> bool {
-        self.closing.get() == Closing::Now
+        self.closing.get() == Closing::Now || self.http2.get().is_some_and(|buffer| buffer.is_cut_off())
     }
 
     /// Whether the connection is to end after its current requests.
@@ -198,6 +204,9 @@ impl ClientConnection {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
+        }
+        if let Some(buffer) = self.http2.get() {
+            buffer.register(cx);
         }
     }
 }

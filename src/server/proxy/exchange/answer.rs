@@ -1,5 +1,6 @@
 //! An answer of the proxy instead of a backend's: a page, with what a guard adds to it.
 
+use bytes::Bytes;
 use http::Response;
 use http::header::{HeaderValue, LOCATION};
 
@@ -14,6 +15,8 @@ pub(super) enum Answer {
     Page(Page),
     /// The route's host is another one, and this is the same address there.
     Redirect(Box<HeaderValue>),
+    /// Whoever was asked whether the request may pass answers it.
+    Response(Box<Response<Bytes>>),
 }
 
 impl From<Page> for Answer {
@@ -31,6 +34,7 @@ impl Answer {
                 response.headers_mut().insert(LOCATION, *location);
                 response
             }
+            Answer::Response(whole) => response::whole(*whole, record),
         }
     }
 }

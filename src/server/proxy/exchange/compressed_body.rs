@@ -115,7 +115,9 @@ impl CompressedBody {
             return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         }
         if std::mem::take(&mut self.is_pending) {
-            // The backend's body has registered the waker. Pending makes hyper flush the last part.
+            // Pending makes hyper flush the last part. The backend's wake-up may have come meanwhile, while hyper waited for
+            // the client to take that part, so the backend is asked again at once.
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let mut encoder = match self.encoder.take().map_or_else(|| Encoder::new(self.coding), Ok) {

@@ -2,6 +2,7 @@
 //! backend goes here.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::uri::PathAndQuery;
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::validate::{check_max_forwards, requested_host};
-use crate::server::routing::{AddressLimit, Guards};
+use crate::server::routing::{AddressLimit, Claim, Guards};
 
 use super::answer::Answer;
 use super::assignment::Assignment;
@@ -27,11 +28,18 @@ pub(super) struct Permitted {
 
 /// Who gets a request first.
 pub(super) enum First {
-    Member(Assignment),
-    /// Nobody yet: no member of its claim is usable now.
-    NoMember,
+    Found(Found),
     /// Nobody yet: nobody claims its host and path, and the proxy has started only now. The client has this address.
     NoClaim(IpAddr),
+}
+
+/// Who gets a request whose claim is found.
+pub(super) enum Found {
+    Member(Assignment),
+    /// Nobody yet: no member of the claim is usable now.
+    NoMember,
+    /// Nobody before it is found out whether the client may use the route.
+    MustAsk(Arc<Claim>),
 }
 
 pub(super) fn check(
@@ -47,7 +55,7 @@ pub(super) fn check(
         Err(Answer::Page(Page::NoClaim)) if may_wait(client, &host, record.now()) => {
             First::NoClaim(address())
         }
-        found => found?.map_or(First::NoMember, First::Member),
+        found => First::Found(found?),
     };
     Ok(Permitted { host, first })
 }
@@ -60,7 +68,7 @@ pub(super) fn find(
     headers: &HeaderMap,
     address: impl Fn() -> IpAddr,
     record: &mut Record,
-) -> Result<Option<Assignment>, Answer> {
+) -> Result<Found, Answer> {
     let now = record.now();
     let path = target.split('?').next().unwrap_or_default();
     with_claim(&client.context.proxy.table, host, path, |claim| {
@@ -72,7 +80,10 @@ pub(super) fn find(
             check_rate(limit, client, address(), now)?;
         }
         record.claim_found(claim);
-        Ok(choose(client, claim, headers, None, now))
+        if claim.terms.extras.guards().is_some_and(|guards| guards.auth.is_some()) {
+            return Ok(Found::MustAsk(Arc::clone(claim)));
+        }
+        Ok(choose(client, claim, headers, None, now).map_or(Found::NoMember, Found::Member))
     })
 }
 

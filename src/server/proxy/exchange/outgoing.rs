@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
 use hyper::body::{Body, Incoming};
@@ -156,6 +156,10 @@ impl OutgoingRequest {
 
     pub(super) fn request(&self) -> &Request<RequestBody> {
         &self.request
+    }
+
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.request.headers_mut()
     }
 
     /// Takes the request out, to send it.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -21,10 +22,14 @@ use super::record::Record;
 use super::tunnel::Tunnel;
 
 /// Answers with a page.
-pub(super) fn page(page: Page, mut record: Box<Record>) -> Response<ResponseBody> {
-    record.answered_by_page(page.status());
+pub(super) fn page(page: Page, record: Box<Record>) -> Response<ResponseBody> {
+    whole(page.response(), record)
+}
+
+/// Answers with a response that no backend of the route gave.
+pub(super) fn whole(mut response: Response<Bytes>, mut record: Box<Record>) -> Response<ResponseBody> {
+    record.answered_by_page(response.status());
     record.complete(Instant::now());
-    let mut response = page.response();
     end_connection(&record, response.headers_mut());
     response.map(|text| ResponseBody::Page { text: Some(text), record })
 }
@@ -125,7 +130,7 @@ fn compression(
     length: Option<u64>,
     record: &Record,
 ) -> Option<(Coding, EncoderSlot)> {
-    let slot = accepted.wants_encoder().then(|| record.client().context.encoders.take());
+    let slot = accepted.wants_encoder().then(|| record.client().context.take_encoder());
     let accepted = if let Some(None) = slot { accepted.identity() } else { accepted };
     compression::prepare(parts.status, &mut parts.headers, accepted, length).zip(slot.flatten())
 }

@@ -25,12 +25,12 @@ use crate::server::routing::{MemberId, Settings};
 
 use super::answer::Answer;
 use super::assignment::Assignment;
-use super::guard::{self, First, Permitted};
+use super::guard::{self, First, Found, Permitted};
 use super::outgoing::OutgoingRequest;
 use super::record::{Record, Turn};
 use super::redial::{self, MAX_CONNECTING};
 use super::response::BackendResponse;
-use super::{sticky, wait, wait_for_claim};
+use super::{auth, sticky, wait, wait_for_claim};
 
 /// How many members a request is given to. All but two of them must have left meanwhile.
 const MAX_MEMBERS: usize = 16;
@@ -115,13 +115,21 @@ impl Exchange {
 
     /// The member that gets the request first; `None`: its claim has no usable member now.
     async fn first_member(&mut self, record: &mut Record) -> Result<Option<Assignment>, Answer> {
-        match std::mem::replace(&mut self.first, First::NoMember) {
-            First::Member(first) => Ok(Some(first)),
-            First::NoMember => Ok(None),
+        // Boxed, because the futures are large and seldom needed.
+        let found = match std::mem::replace(&mut self.first, First::Found(Found::NoMember)) {
+            First::Found(found) => found,
             First::NoClaim(address) => {
-                // Boxed, because the future is large and seldom needed.
                 let found = wait_for_claim::for_member(&self.client, &self.outgoing, address, record);
-                Box::pin(found).await
+                Box::pin(found).await?
+            }
+        };
+        match found {
+            Found::Member(first) => Ok(Some(first)),
+            Found::NoMember => Ok(None),
+            Found::MustAsk(claim) => {
+                Box::pin(auth::check(&self.client, &claim, &mut self.outgoing)).await?;
+                record.set_now(Instant::now());
+                Ok(None)
             }
         }
     }
@@ -158,6 +166,7 @@ impl Exchange {
         let upload = self.outgoing.upload();
         let copy = self.outgoing.repeatable();
         let request = self.outgoing.take();
+        connection.read_in_parts(self.client.is_http2());
         // Taking an open connection takes no time.
         let started = if is_reused { turn.now } else { Instant::now() };
         turn.timer.set(started + timeout);

@@ -12,8 +12,7 @@ use crate::server::proxy::client_state::disconnect::Disconnect;
 use crate::server::proxy::http::page::Page;
 
 use super::answer::Answer;
-use super::assignment::Assignment;
-use super::guard;
+use super::guard::{self, Found};
 use super::outgoing::OutgoingRequest;
 use super::record::Record;
 use super::wait::{Woken, something_changed};
@@ -28,7 +27,7 @@ pub(super) async fn for_member(
     outgoing: &OutgoingRequest,
     address: IpAddr,
     record: &mut Record,
-) -> Result<Option<Assignment>, Answer> {
+) -> Result<Found, Answer> {
     let proxy = &client.context.proxy;
     let hold = proxy.table.start_hold().ok_or(Page::NoClaim)?;
     let _place = (hold.enter(address).ok_or(Page::NoClaim)?, proxy.enter_waiting().ok_or(Page::NoClaim)?);

@@ -3,10 +3,13 @@
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Response, StatusCode};
 
+/// WWW-Authenticate of [`Page::Unauthorized`] (RFC 7617).
+const BASIC: &str = r#"Basic realm="Restricted", charset="UTF-8""#;
 /// Retry-After of [`Page::NoMember`], in seconds.
 const RETRY_SECONDS: u16 = 5;
 /// Retry-After of [`Page::Maintenance`], in seconds.
@@ -23,6 +26,10 @@ pub(crate) enum Page {
     RedirectToHost,
     /// The client's address may not use the route.
     AddressNotAllowed,
+    /// The route asks for a name and password, and these were not given or are wrong.
+    Unauthorized,
+    /// Whether the client may use the route cannot be found out now.
+    AuthUnavailable,
     /// The request's body is longer than the route allows.
     BodyTooLong,
     /// The request is invalid; the text says why.
@@ -68,6 +75,8 @@ impl Page {
         match self {
             Page::RedirectToHttps(status) => status,
             Page::RedirectToHost => StatusCode::PERMANENT_REDIRECT,
+            Page::Unauthorized => StatusCode::UNAUTHORIZED,
+            Page::AuthUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Page::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Page::BadRequest(_) => StatusCode::BAD_REQUEST,
             Page::LastForward => StatusCode::OK,
@@ -90,6 +99,8 @@ impl Page {
             Page::RedirectToHttps(_) => "This host is served over https.",
             Page::RedirectToHost => "This address has moved to another host.",
             Page::AddressNotAllowed => "Your address is not one of those that may use this.",
+            Page::Unauthorized => "This address asks for a name and a password.",
+            Page::AuthUnavailable => "Whether you may use this address cannot be found out now.",
             Page::BodyTooLong => "The request has a longer body than this service takes.",
             Page::BadRequest(why) => why,
             Page::LastForward => "The request was not forwarded, because its Max-Forwards is 0.",
@@ -133,7 +144,10 @@ impl Page {
                 headers.insert(RETRY_AFTER, HeaderValue::from(MAINTENANCE_SECONDS));
                 headers.insert(MAINTENANCE_MODE, HeaderValue::from_static("true"));
             }
-            Page::NoMember | Page::Loading => {
+            Page::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(BASIC));
+            }
+            Page::NoMember | Page::Loading | Page::AuthUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
             }
             Page::RateLimited(seconds) | Page::CircuitOpen(seconds) => {

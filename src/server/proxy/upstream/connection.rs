@@ -33,6 +33,13 @@ impl UpstreamConnection {
         }
     }
 
+    /// Whether the next response's body is read in small parts, for a client of HTTP/2. HTTP/2 has small frames anyway.
+    pub(crate) fn read_in_parts(&mut self, in_parts: bool) {
+        if let UpstreamConnection::Http1(connection) = self {
+            connection.read_in_parts(in_parts);
+        }
+    }
+
     /// Reads and writes what the connection has pending. Must be called before its response's body is polled.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         if let UpstreamConnection::Http1(connection) = self {

@@ -6,14 +6,21 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How far the request on a connection is sent. Shared with the stream, which hyper owns.
+use crate::server::proxy::buffered::MAX_PART;
+
+/// The request on a connection. Shared with the stream, which hyper owns.
 #[derive(Debug, Default)]
-pub(super) struct UploadState(AtomicU8);
+pub(super) struct UploadState {
+    /// How far the request is sent.
+    sent: AtomicU8,
+    /// The response is read in small parts.
+    in_parts: AtomicBool,
+}
 
 /// The request has no body: it is sent whole or not at all.
 const NO_BODY: u8 = 0;
@@ -27,11 +34,16 @@ const REFUSED: u8 = 3;
 impl UploadState {
     /// The next request begins.
     pub(super) fn request_begins(&self, has_body: bool) {
-        self.0.store(if has_body { NOT_BEGUN } else { NO_BODY }, Ordering::Relaxed);
+        self.sent.store(if has_body { NOT_BEGUN } else { NO_BODY }, Ordering::Relaxed);
     }
 
     fn is(&self, state: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == state
+        self.sent.load(Ordering::Relaxed) == state
+    }
+
+    /// hyper reads as much at once as it has lately got, up to 400 KiB, and gives it on as one part.
+    pub(super) fn read_in_parts(&self, in_parts: bool) {
+        self.in_parts.store(in_parts, Ordering::Relaxed);
     }
 }
 
@@ -51,9 +63,9 @@ impl<T> EarlyResponseStream<T> {
     /// Replaces the error of a write of `length` bytes by success if the backend has closed after a part of the body.
     fn ignore_close(&self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
         match &result {
-            Ok(_) if self.upload.is(NOT_BEGUN) => self.upload.0.store(BEGUN, Ordering::Relaxed),
+            Ok(_) if self.upload.is(NOT_BEGUN) => self.upload.sent.store(BEGUN, Ordering::Relaxed),
             Err(error) if self.upload.is(BEGUN) && is_closed(error) => {
-                self.upload.0.store(REFUSED, Ordering::Relaxed);
+                self.upload.sent.store(REFUSED, Ordering::Relaxed);
                 return Ok(length);
             }
             _ => {}
@@ -72,7 +84,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for EarlyResponseStream<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if !self.upload.in_parts.load(Ordering::Relaxed) {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = buf.remaining().min(MAX_PART);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(length));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -67,6 +67,10 @@ impl Http1Connection {
         self.driver.drive_until(head)
     }
 
+    pub(super) fn read_in_parts(&self, in_parts: bool) {
+        self.upload.read_in_parts(in_parts);
+    }
+
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         self.driver.drive(cx);
     }

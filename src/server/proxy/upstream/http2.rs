@@ -29,6 +29,10 @@ const HTTP1_MEMORY: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the backend may take to answer a PING before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of a response h2 may hold before its client takes it.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// As much for each stream, so that clients that do not read hold up nobody else's response.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
 /// The largest response head that is accepted, in bytes.
 const MAX_HEAD: u32 = 64 * 1024;
 
@@ -189,6 +193,8 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD);
     let (sender, connection) = builder.handshake(io).await?;
     tokio::task::spawn_local(async move {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::server::live_table::LiveTable;
 
+use crate::server::proxy::ProxyLoad;
 use crate::server::proxy::config::ProxyConfig;
 use crate::server::proxy::context::{HttpsTarget, ProxyContext};
 use crate::server::proxy::downstream::tls::ClientTls;
@@ -46,7 +47,7 @@ impl Workers {
         table: Arc<LiveTable>,
         plain: Vec<TcpListener>,
         secure: Vec<TcpListener>,
-    ) -> io::Result<(Workers, Arc<Balancer>)> {
+    ) -> io::Result<(Workers, ProxyLoad)> {
         let (stop, stopping) = watch::channel(None);
         let (end, ended) = mpsc::channel(plain.len());
         let (balancer, inboxes) = Balancer::new(plain.len(), config.max_connections);
@@ -72,7 +73,8 @@ impl Workers {
             let run = move || worker.run(stopping, end);
             thread::Builder::new().name(format!("proxy-{number}")).spawn(run)?;
         }
-        Ok((Workers { stop, ended }, balancer))
+        let load = ProxyLoad { balancer, buffered: Arc::clone(&proxy.buffered) };
+        Ok((Workers { stop, ended }, load))
     }
 
     /// Stops all workers until `deadline`. Returns how many connections were cut off.

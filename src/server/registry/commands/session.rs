@@ -13,8 +13,9 @@ use crate::server::registry::session::uptime;
 use super::limited_reply::{bounded, rfc3339};
 
 /// What this server can do beyond the reference server.
-const CAPABILITIES: [&str; 19] = [
+const CAPABILITIES: [&str; 20] = [
     "allow_from",
+    "auth",
     "body_limit",
     "breaker_off",
     "bulk",

@@ -33,7 +33,11 @@ impl Engine {
         let follows = !self.role.leads();
         if follows {
             self.is_stale = !serves;
-            self.led_until = self.led_until.or(saved.alive_at);
+            // This process may have started long after the last leader ended. No server was alive later than that.
+            self.led_until = match (self.led_until, saved.alive_at) {
+                (Some(known), Some(alive)) => Some(known.min(alive)),
+                (known, alive) => known.or(alive),
+            };
         }
         let mut all_marks = Vec::new();
         let mut returning = Vec::new();

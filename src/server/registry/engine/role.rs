@@ -17,9 +17,9 @@ use super::timers::Timer;
 /// How long sessions that lost only their leader may take to return before they are lost, and the least time of a leader
 /// that a lost session gets. A grace that is shorter counts instead.
 const ADOPTION: Duration = Duration::from_secs(120);
-/// The least time that a lost session gets of any further leader: the longest pause between a sidecar's tries, and the
-/// way. However long the former leader could not answer, nobody ends who had no chance to come back.
-const CHANCE: Duration = Duration::from_secs(15);
+/// The least time of a leader that any lost session gets, however often it was prolonged. A client that returned to a
+/// leader whose store could not be written is still lost in the records, and has to return once more.
+const RETURN: Duration = Duration::from_secs(10);
 
 /// What this server is to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +75,10 @@ impl Engine {
                 // Time without a leader does not count.
                 let until = led_until.unwrap_or(now.wall);
                 let elapsed = until.duration_since(lost.at.wall).unwrap_or_default().min(grace);
+                let least = if lost.is_prolonged { adoption.min(RETURN) } else { adoption };
                 let (left, is_prolonged) = match grace - elapsed {
-                    left if left < adoption && !lost.is_prolonged => (adoption, true),
-                    left => (left.max(CHANCE.min(grace)), lost.is_prolonged),
+                    left if left < least => (least, true),
+                    left => (left, lost.is_prolonged),
                 };
                 let at = now.back_by(grace - left);
                 session.lost = Some(Lost { at, is_prolonged });

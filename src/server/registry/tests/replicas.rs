@@ -241,9 +241,9 @@ fn who_had_no_chance_to_come_back_gets_one_of_each_leader() {
     cluster.leader().input(Input::Answers(false));
     cluster.all.iter_mut().for_each(|world| world.after(seconds(500)));
     cluster.fail_over(2);
-    cluster.after(seconds(10));
+    cluster.after(seconds(8));
     assert_eq!(cluster.all[2].pool("a.de").len(), 1);
-    cluster.after(seconds(10));
+    cluster.after(seconds(5));
     assert_eq!(cluster.all[2].pool("a.de"), [""; 0]);
 }
 

@@ -44,7 +44,7 @@ fn session_info_says_what_there_is_and_no_secret() {
         "last_activity": "2023-11-14T22:14:50Z", "last_apply": "2023-11-14T22:14:50Z",
         "metadata": { "note": "a|b" }, "revision": 1, "cluster_id": "c1",
         "server": concat!("registry-server/", env!("CARGO_PKG_VERSION")),
-        "capabilities": ["allow_from", "body_limit", "breaker_off", "bulk", "compressed", "drain", "events", "h2c", "health_off", "health_options", "hold", "maintenance", "pages", "ratelimit_off", "redirect", "sticky", "strip_prefix", "targets", "weight"],
+        "capabilities": ["allow_from", "auth", "body_limit", "breaker_off", "bulk", "compressed", "drain", "events", "h2c", "health_off", "health_options", "hold", "maintenance", "pages", "ratelimit_off", "redirect", "sticky", "strip_prefix", "targets", "weight"],
     });
     assert_eq!(info, expected);
 }
