@@ -18,11 +18,7 @@ mod drain;
 mod etcd_faults;
 #[path = "cluster/failover.rs"]
 mod failover;
-#[path = "cluster/history.rs"]
-mod history;
 #[path = "support/relay.rs"]
 mod relay;
-#[path = "cluster/rounds.rs"]
-mod rounds;
 #[path = "cluster/support.rs"]
 mod support;
