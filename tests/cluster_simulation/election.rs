@@ -116,6 +116,7 @@ impl World {
         let process = self.replicas[at].process;
         let again = self.millis(300, 900);
         self.after(again, Event::Election(at, process));
+        self.stretch_excuses();
         if !self.reaches_etcd(at) {
             return;
         }
@@ -142,6 +143,7 @@ impl World {
         self.note_revision();
         self.say(|| format!("replica {at} leads, term {}", key.term));
         self.replicas[at].belief = Belief::Leads { term: key.term, proof: self.now + TTL };
+        self.replicas[at].answers = true;
         self.input(at, Input::Lead(Term(key.term)));
         for other in (0..self.replicas.len()).filter(|other| *other != at) {
             let (takes, process) = (self.millis(1, 80), self.replicas[other].process);

@@ -96,9 +96,9 @@ impl World {
             Kind::FollowerDies => return self.kill_follower(),
             Kind::WatchGap => {
                 let follower = self.rng.usize(..self.replicas.len());
-                let gap = self.millis(500, 6_000);
+                let gap = self.millis(500, 30_000);
                 self.replicas[follower].cut_off_until = self.now + gap;
-                self.compacted = self.etcd.revision;
+                self.after(gap, Event::Compact);
             }
             Kind::LostAnswers => {
                 let time = self.millis(500, 5_000);
@@ -107,10 +107,6 @@ impl World {
             Kind::EtcdIsAway => {
                 if self.etcd.is_away {
                     self.etcd.come_back(self.now);
-                    // Who was lost before could not come back, and the grace went on.
-                    for client in self.clients.iter_mut().filter(|client| client.conn.is_none()) {
-                        client.excused_until = self.now + Duration::from_secs(45);
-                    }
                 } else {
                     self.etcd.is_away = true;
                 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use registry_sidecar::server::registry::persist::{SavedSession, SavedState};
 use registry_sidecar::server::routing::Table;
 
+use super::replica::{Belief, Replica};
 use super::world::World;
 
 /// How long a replica may take to hear of something, and to find a member that answers.
@@ -19,6 +20,8 @@ const SLACK: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(crate) struct Oracle {
+    /// When it was last looked whether anybody answers clients.
+    looked: Duration,
     /// The members at each revision.
     members: BTreeMap<u64, Vec<String>>,
     /// How often each rule had something to look at.
@@ -69,6 +72,21 @@ impl World {
         client.excused_until = client.excused_until.max(self.now + SLACK);
     }
 
+    /// Where nobody answers clients, nobody can come back, so excuses last for longer: a member that failed while its
+    /// session was lost waits for the session.
+    pub(crate) fn stretch_excuses(&mut self) {
+        let before = std::mem::replace(&mut self.oracle.looked, self.now);
+        let answers = |replica: &Replica| {
+            matches!(replica.belief, Belief::Leads { proof, .. } if self.now < proof) && replica.core.is_some()
+        };
+        if self.replicas.iter().any(answers) {
+            return;
+        }
+        for client in self.clients.iter_mut().filter(|client| client.excused_until > before) {
+            client.excused_until += self.now - before;
+        }
+    }
+
     /// An apply was answered with OK.
     pub(crate) fn judge_apply(&mut self, at: usize, domains: &BTreeSet<String>) {
         self.oracle.looks.applies += 1;
@@ -84,6 +102,17 @@ impl World {
         if held != *domains {
             let why =
                 format!("{} was told that {domains:?} are in force, held are {held:?}", client.instance);
+            self.fail(why);
+        }
+    }
+
+    /// A drain was answered, or its end: it is held.
+    pub(crate) fn judge_drain(&mut self, at: usize) {
+        let client = &self.clients[at];
+        let own = |saved: &&SavedSession| saved.session.instance.as_str() == client.instance;
+        let held = self.etcd.state.sessions.iter().filter(own).max_by_key(|saved| saved.session.no);
+        if held.is_some_and(|saved| saved.marks.drain.is_some() != client.drains) {
+            let why = format!("{} was told that it drains: {}, held is {held:?}", client.instance, client.drains);
             self.fail(why);
         }
     }
@@ -177,7 +206,9 @@ fn members_of_records(state: &SavedState) -> Vec<String> {
             if claim.0 != service {
                 *claim = (service, BTreeSet::new());
             }
-            claim.1.insert((no, format!("{} {}", saved.session.instance, route.backend)));
+            let drains = if saved.marks.drain.is_some() { " drains" } else { "" };
+            let page = if saved.maintenance.all.is_some() { " page" } else { "" };
+            claim.1.insert((no, format!("{} {}{drains}{page}", saved.session.instance, route.backend)));
         }
     }
     let member = |(claim, (_, members)): (String, (String, BTreeSet<(u64, String)>))| {
@@ -193,7 +224,10 @@ fn members_of_table(table: &Table) -> Vec<String> {
     let mut all = Vec::new();
     for claim in table.claims() {
         for member in &claim.members {
-            all.push(format!("{}{} {} {}", claim.domain, claim.path, member.terms.instance, member.backend));
+            let drains = if member.terms.drain.is_some() { " drains" } else { "" };
+            let (instance, backend) = (&member.terms.instance, &member.backend);
+            let page = if member.terms.extras.maintenance().is_some() { " page" } else { "" };
+            all.push(format!("{}{} {instance} {backend}{drains}{page}", claim.domain, claim.path));
         }
     }
     all.sort();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use registry_sidecar::server::registry::{
-    ConnId, Effect, Input, Now, Registry, RegistryConfig, StoreChange, Tx,
+    ConnId, Effect, Input, LogEvent, Now, Registry, RegistryConfig, StoreChange, Tx,
 };
 use registry_sidecar::server::routing::{Probe, Table};
 
@@ -31,6 +31,7 @@ pub(crate) enum Deed {
     Close(ConnId),
     Ask(u64),
     Published,
+    Log(LogEvent),
     Commit,
 }
 
@@ -40,6 +41,8 @@ pub(crate) struct Replica {
     /// How many processes there have been.
     pub(crate) process: u64,
     pub(crate) belief: Belief,
+    /// Whether its core takes it that there is a proof.
+    pub(crate) answers: bool,
     pub(crate) table: Table,
     /// What the watch has shown.
     pub(crate) seen: u64,
@@ -64,6 +67,7 @@ impl Replica {
             core: None,
             process: 0,
             belief: Belief::Empty,
+            answers: true,
             table: Table::default(),
             seen: 0,
             commits: VecDeque::new(),
@@ -136,6 +140,7 @@ impl Replica {
                     self.probes.insert(self.next_probe, probe);
                     deeds.push(Deed::Ask(self.next_probe));
                 }
+                Effect::Log(event) => deeds.push(Deed::Log(event)),
                 Effect::Forget(probe) => self.probes.retain(|_, other| *other != probe),
                 _ => {}
             }

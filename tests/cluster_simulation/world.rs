@@ -21,6 +21,8 @@ pub(crate) const CALM_FROM: Duration = Duration::from_secs(120);
 pub(crate) enum Event {
     /// Something goes wrong.
     Strike,
+    /// etcd forgets its history.
+    Compact,
     /// A replica's deadline has come.
     Alarm(usize, u64),
     /// A probe of a replica is due.
@@ -176,6 +178,7 @@ impl World {
         match event {
             Event::Strike => self.strike(),
             Event::Start(at) => self.start(at),
+            Event::Compact => self.compacted = self.etcd.revision,
             Event::Alarm(at, process) if self.is_process(at, process) => {
                 self.replicas[at].alarm = None;
                 self.input(at, Input::Tick);
@@ -201,6 +204,12 @@ impl World {
 
     /// Passes an input to a replica's core, and carries out what it wants done.
     pub(crate) fn input(&mut self, at: usize, input: Input) {
+        if let Belief::Leads { proof, .. } = self.replicas[at].belief {
+            let answers = self.now < proof;
+            if std::mem::replace(&mut self.replicas[at].answers, answers) != answers {
+                self.input(at, Input::Answers(answers));
+            }
+        }
         let clock = self.clock();
         let deeds = self.replicas[at].turn(clock, input);
         let process = self.replicas[at].process;
@@ -214,6 +223,7 @@ impl World {
                 }
                 Deed::Ask(no) => self.after(Duration::ZERO, Event::Probe(at, process, no)),
                 Deed::Published => was_published = true,
+                Deed::Log(event) => self.say(|| format!("replica {at} logs {event:?}")),
                 Deed::Commit => self.after(Duration::from_millis(1), Event::Commit(at, process)),
             }
         }
@@ -313,6 +323,10 @@ impl World {
         let reaction = self.clients[at].hear(line);
         if before != (self.clients[at].drains, self.clients[at].has_page) {
             self.excuse(at);
+        }
+        // One that begins anew was told nothing.
+        if before.0 != self.clients[at].drains && self.clients[at].id.is_some() {
+            self.judge_drain(at);
         }
         match reaction {
             Reaction::None => {}

@@ -1,13 +1,15 @@
 //! From what the shared store says to the registry, the router and the status, in an order that no reply can overtake.
 
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
 use super::role::{Leader, Role};
-use super::shared::server_stops;
+use super::shared::{Proof, Shared, server_stops};
 use super::status::StatusWriter;
 use crate::server::listener::Message;
 use crate::server::registry::persist::{SavedState, StoreChange};
@@ -42,6 +44,11 @@ pub(super) struct Conductor {
     leads: watch::Sender<Option<Term>>,
     roles: watch::Sender<Role>,
     status: StatusWriter,
+    proof: Proof,
+    /// How often to look whether there is a proof.
+    look: Duration,
+    /// Whether the registry takes it that there is one.
+    answers: bool,
 }
 
 impl Conductor {
@@ -50,19 +57,23 @@ impl Conductor {
         leads: watch::Sender<Option<Term>>,
         roles: watch::Sender<Role>,
         status: StatusWriter,
+        shared: &Shared,
     ) -> Self {
-        Conductor { registry, leads, roles, status }
+        let (proof, look) = (Arc::clone(&shared.proof), shared.ttl / 20);
+        Conductor { registry, leads, roles, status, proof, look, answers: true }
     }
 
     /// Passes everything on until the server stops.
     pub(super) async fn run(
-        self,
+        mut self,
         mut news: mpsc::Receiver<News>,
         mut view: watch::Receiver<StoreView>,
         stopped: watch::Receiver<bool>,
     ) {
         let stops = server_stops(stopped);
         tokio::pin!(stops);
+        let mut looks = interval(self.look);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 said = news.recv() => {
@@ -73,6 +84,7 @@ impl Conductor {
                     let view = view.borrow_and_update().clone();
                     self.show(view).await;
                 }
+                _ = looks.tick() => self.look_for_proof().await,
                 () = &mut stops => return,
             }
         }
@@ -80,7 +92,15 @@ impl Conductor {
         stops.await;
     }
 
-    async fn pass(&self, said: News) {
+    /// Tells the registry of a leader when it can say nothing for want of a proof, and when it can again.
+    async fn look_for_proof(&mut self) {
+        let answers = self.leads.borrow().is_none() || (self.proof)();
+        if std::mem::replace(&mut self.answers, answers) != answers {
+            self.tell(Input::Answers(answers)).await;
+        }
+    }
+
+    async fn pass(&mut self, said: News) {
         match said {
             News::Loaded(revision, saved) => {
                 self.tell(Input::Loaded(revision, saved)).await;
@@ -89,6 +109,7 @@ impl Conductor {
             News::Changed(revision, changes) => self.tell(Input::Replicated(revision, changes)).await,
             News::Lead(term) => {
                 // The registry leads before the first connection is announced to it.
+                self.answers = true;
                 self.tell(Input::Lead(term)).await;
                 self.leads.send_replace(Some(term));
                 self.change_role(Role::Leading(term));

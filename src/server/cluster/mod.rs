@@ -130,7 +130,7 @@ impl Replica {
             parked: Mutex::default(),
             parkings: AtomicU64::default(),
         });
-        let conductor = Conductor::new(registry, leads, roles, status);
+        let conductor = Conductor::new(registry, leads, roles, status, &shared);
         let conducting = tokio::spawn(conductor.run(store.news, store.view, stopped.clone()));
         let accepting = tokio::spawn(accept_until(listener, Arc::clone(&shared), stopped));
         let (inbox, messages) = mpsc::channel(INBOX);

@@ -59,6 +59,8 @@ pub enum Input {
     /// This replica follows: it answers no command, commits nothing, and serves what the records say. Whose records they
     /// are; `None`: nobody leads.
     Follow(Option<Term>),
+    /// For a leader: whether it can prove that it leads. Without that it can say nothing to anybody.
+    Answers(bool),
     /// For a leader: the other replicas that are present, by their names.
     Replicas(Vec<String>),
     /// For a leader: all that the proxy of this replica has left to do for sessions that it knows to be drained.

@@ -25,7 +25,7 @@ pub(super) fn drain_start(
     let (end, complete) = end.ok_or_else(|| Refusal::InvalidDuration(format!("{asked:?}")))?;
     engine.session(no)?;
     let draining = Draining { drain, asked, started_at: now.wall };
-    Ok(engine.start_drain(conn, no, draining, end, Reply::DrainStarted(rfc3339(complete))))
+    Ok(engine.start_drain(now, conn, no, draining, end, Reply::DrainStarted(rfc3339(complete))))
 }
 
 /// DRAIN_STATUS. A drain is over as soon as no request is in flight at any replica.
@@ -58,9 +58,14 @@ pub(crate) fn drain_status(engine: &mut Engine, now: Now, no: SessionNo) -> Resu
     }))
 }
 
-pub(super) fn drain_cancel(engine: &mut Engine, conn: ConnId, no: SessionNo) -> Result<Outcome, Refusal> {
+pub(super) fn drain_cancel(
+    engine: &mut Engine,
+    now: Now,
+    conn: ConnId,
+    no: SessionNo,
+) -> Result<Outcome, Refusal> {
     draining(engine, no)?;
-    Ok(engine.stop_drain(conn, no))
+    Ok(engine.stop_drain(now, conn, no))
 }
 
 fn draining(engine: &Engine, no: SessionNo) -> Result<Draining, Refusal> {

@@ -74,7 +74,7 @@ fn request(engine: &mut Engine, now: Now, conn: ConnId, session: &SessionRef, re
         Request::ConfigDiff => config::config_diff(engine, no).into(),
         Request::DrainStart(time) => outcome(drain::drain_start(engine, now, conn, no, time.get())),
         Request::DrainStatus => drain::drain_status(engine, now, no).into(),
-        Request::DrainCancel => outcome(drain::drain_cancel(engine, conn, no)),
+        Request::DrainCancel => outcome(drain::drain_cancel(engine, now, conn, no)),
         Request::MaintEnter { target, page } => maintenance::maint_enter(engine, now, conn, no, target, page),
         Request::MaintExit(target) => maintenance::maint_exit(engine, now, conn, no, target),
         Request::MaintStatus => maintenance::maint_status(engine, no, None).into(),

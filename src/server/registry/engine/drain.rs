@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use registry_client::protocol::{Refusal, Reply};
 
-use crate::server::registry::model::{ConnId, SessionNo};
+use crate::server::registry::model::{ConnId, Now, SessionNo};
 use crate::server::registry::persist::{SessionMarks, StoreChange};
 use crate::server::registry::session::Draining;
 
@@ -27,6 +27,7 @@ impl Engine {
     /// DRAIN_START. Where replicas have to know of it, it begins when the store holds it. `reply`: to the command.
     pub(crate) fn start_drain(
         &mut self,
+        now: Now,
         conn: ConnId,
         no: SessionNo,
         draining: Draining,
@@ -34,25 +35,33 @@ impl Engine {
         reply: Reply,
     ) -> Outcome {
         if self.must_store_marks(no) {
-            return self.store_drain(conn, no, Some(BeginningDrain { draining, end, reply }));
+            return self.store_drain(now, conn, no, Some(BeginningDrain { draining, end, reply }));
         }
         self.begin_drain(no, draining, end);
         Outcome::Reply(reply)
     }
 
     /// DRAIN_CANCEL. Where replicas have to know of it, it is in force when the store holds it.
-    pub(crate) fn stop_drain(&mut self, conn: ConnId, no: SessionNo) -> Outcome {
+    pub(crate) fn stop_drain(&mut self, now: Now, conn: ConnId, no: SessionNo) -> Outcome {
         if self.must_store_marks(no) {
-            return self.store_drain(conn, no, None);
+            return self.store_drain(now, conn, no, None);
         }
         self.cancel_drain(no);
         Outcome::Reply(Reply::DrainOk)
     }
 
-    fn store_drain(&mut self, conn: ConnId, no: SessionNo, begins: Option<BeginningDrain>) -> Outcome {
+    /// Asks the store to hold a drain, or its end. Other marks of the session may be on their way, so it goes with those that
+    /// the session has now. Later ones wait until this is decided ([`Engine::write_marks`]): they would not tell of it.
+    fn store_drain(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        no: SessionNo,
+        begins: Option<BeginningDrain>,
+    ) -> Outcome {
         let Some(session) = self.sessions.get(no) else { return Err(Refusal::SessionNotFound).into() };
         let drain = begins.as_ref().map(|begins| begins.draining.record());
-        let marks = SessionMarks { drain, ..session.marks.clone() };
+        let marks = SessionMarks { drain, ..self.marks_of(now, session) };
         let pending = Pending::Draining {
             session: no,
             conn,

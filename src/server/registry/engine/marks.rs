@@ -104,18 +104,24 @@ impl Engine {
         if let Some(at) = self.marks.not_before.filter(|at| *at > now.mono) {
             return self.timers.set(Timer::Marks, at);
         }
-        let mut marks = Vec::new();
+        let (mut marks, mut waiting) = (Vec::new(), Vec::new());
         while marks.len() < BATCH
             && let Some(no) = self.marks.due.pop_first()
         {
             let Some(session) = self.sessions.get(no).filter(|session| session.revision > 0) else {
                 continue;
             };
+            if session.pending.is_some_and(|tx| self.commits.is_drain(tx)) {
+                waiting.push(no);
+                continue;
+            }
             let of = self.marks_of(now, session);
             if of != session.marks {
                 marks.push((no, of));
             }
         }
+        // The decision is an input, after which this is tried again.
+        self.marks.due.extend(waiting);
         if marks.is_empty() {
             return;
         }

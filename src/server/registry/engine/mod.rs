@@ -113,6 +113,8 @@ pub(crate) struct Engine {
     store_revision: StoreRevision,
     /// Until when there was a leader, if there is none and there was one.
     led_until: Option<SystemTime>,
+    /// Since when this leader cannot prove that it leads.
+    silent_since: Option<Now>,
     /// What was restored is too old to be served, and no leader has vouched for it.
     is_stale: bool,
     marks: MarkQueue,
@@ -143,6 +145,7 @@ impl Engine {
             role: Role::Alone,
             store_revision: StoreRevision::default(),
             led_until: None,
+            silent_since: None,
             is_stale: false,
             marks: MarkQueue::default(),
             stopping: false,
@@ -177,6 +180,7 @@ impl Engine {
             Input::Certificate { names, renewed } => self.tell_certificate(&names, renewed),
             Input::Policy(policy) => self.set_policy(policy),
             Input::Stop => self.stop(now),
+            Input::Answers(answers) => self.set_answers(now, answers),
             Input::Replicas(names) => self.drain_shares.set_replicas(names),
             Input::Drains(replica, shares) => self.drain_shares.set(&replica, shares),
             Input::Lead(term) => self.lead(now, term),

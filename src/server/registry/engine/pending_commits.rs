@@ -99,6 +99,11 @@ impl Commits {
         self.last = self.last.max(number);
     }
 
+    /// Whether a change that is on its way begins or ends a drain.
+    pub(super) fn is_drain(&self, tx: Tx) -> bool {
+        matches!(self.open.get(&tx), Some(Pending::Draining { .. }))
+    }
+
     /// A change is on its way.
     pub(super) fn add(&mut self, pending: Pending) -> Tx {
         self.last += 1;

@@ -11,12 +11,12 @@ use crate::server::registry::model::{Now, SessionEvent, SessionNo, SessionState,
 use crate::server::registry::session::{Lost, Session, Stage};
 
 use super::Engine;
+use super::store_decision::STORE_RETRY;
 use super::timers::Timer;
 
 /// How long sessions that lost only their leader may take to return before they are lost, and the least time of a leader
 /// that a lost session gets. A grace that is shorter counts instead.
 const ADOPTION: Duration = Duration::from_secs(120);
-
 /// The least time of a leader that any lost session gets, however often it was prolonged. A client that returned to a
 /// leader whose store could not be written is still lost in the records, and has to return once more.
 const RETURN: Duration = Duration::from_secs(10);
@@ -53,6 +53,7 @@ impl Engine {
             return;
         }
         let led_until = self.led_until.take();
+        self.silent_since = None;
         let is_stale = std::mem::take(&mut self.is_stale);
         for no in self.sessions.numbers() {
             self.adopt(now, no, led_until, is_stale);
@@ -89,6 +90,45 @@ impl Engine {
         self.touch(no);
     }
 
+    /// Whether this leader can prove that it leads. Without that it says nothing to anybody, so nobody can come back, and
+    /// no time counts that somebody has for that.
+    pub(super) fn set_answers(&mut self, now: Now, answers: bool) {
+        if !matches!(self.role, Role::Leads(_)) {
+            return;
+        }
+        if !answers {
+            self.silent_since.get_or_insert(now);
+            return;
+        }
+        let Some(since) = self.silent_since.take() else { return };
+        for no in self.sessions.numbers() {
+            self.forgive_silence(now, no, since);
+        }
+    }
+
+    /// The time since `since` does not count for a lost session. One that is expected back is so from now on.
+    fn forgive_silence(&mut self, now: Now, no: SessionNo, since: Now) {
+        let Some(session) = self.sessions.get_mut(no) else { return };
+        if let Some(lost) = &mut session.lost {
+            let silence = now.mono.saturating_duration_since(since.mono.max(lost.at.mono));
+            lost.at = Now { mono: lost.at.mono + silence, wall: lost.at.wall + silence };
+        }
+        let since = session.lost.map_or(now, |lost| lost.at).mono;
+        match session.state {
+            SessionState::Grace | SessionState::Replaced => self.set_grace(no, since + self.grace_of(no)),
+            SessionState::Remote => {
+                self.timers.set(Timer::Orphan(no), now.mono + self.config.grace.min(ADOPTION));
+            }
+            SessionState::Connected | SessionState::Retired | SessionState::Gone => {}
+        }
+        self.touch(no);
+    }
+
+    /// Whether nobody can be told anything.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent_since.is_some()
+    }
+
     /// What a follower leaves to the leader: sessions in whose place their successors serve are not needed any more.
     fn retire_superseded(&mut self, now: Now) {
         for no in self.sessions.numbers() {
@@ -108,6 +148,9 @@ impl Engine {
         if self.sessions.get(no).is_none_or(|session| session.state != SessionState::Remote) {
             return;
         }
+        if self.is_silent() {
+            return self.timers.set(Timer::Orphan(no), now.mono + STORE_RETRY);
+        }
         self.advance(now, no, SessionEvent::Lost);
         // Nothing was suspended while it was expected back. Who came to its addresses meanwhile has them now.
         let Some(session) = self.sessions.get(no) else { return };
@@ -121,11 +164,12 @@ impl Engine {
     /// This replica follows from now on.
     pub(super) fn follow(&mut self, now: Now, leader: Option<Term>) {
         let was = std::mem::replace(&mut self.role, Role::Follows(leader));
+        let silent_since = self.silent_since.take();
         if was.leads() {
             self.step_down(now);
         }
         if leader.is_none() {
-            self.led_until.get_or_insert(now.wall);
+            self.led_until.get_or_insert(silent_since.unwrap_or(now).wall);
             return;
         }
         self.led_until = None;

@@ -21,7 +21,7 @@ impl Engine {
     /// A session did not return in time.
     pub(super) fn grace_over(&mut self, now: Now, no: SessionNo) {
         let Some(session) = self.sessions.get(no) else { return };
-        if session.pending.is_some() {
+        if session.pending.is_some() || self.is_silent() {
             self.timers.set(Timer::Grace(no), now.mono + STORE_RETRY);
         } else if session.state == SessionState::Grace && session.revision > 0 {
             self.commit(no, StoreChange::Ended(no, EndReason::Expired), Pending::Expiry(no));

@@ -214,6 +214,40 @@ fn a_lost_session_keeps_what_is_left_of_its_grace_and_a_flapping_leader_does_not
 }
 
 #[test]
+fn time_in_which_a_leader_can_answer_nobody_counts_for_nobody() {
+    let mut cluster = Cluster::new(2);
+    let (conn, _) = cluster.leader().live("web", "web-1", A, "a.de", WEB);
+    cluster.leader().hang_up(conn);
+    cluster.after(seconds(200));
+    cluster.leader().input(Input::Answers(false));
+    cluster.after(seconds(1000));
+    assert_eq!(cluster.leader().pool("a.de").len(), 1);
+    cluster.leader().input(Input::Answers(true));
+    cluster.after(seconds(95));
+    assert_eq!(cluster.pool("a.de").len(), 1, "100 s of its grace were left");
+    cluster.after(seconds(10));
+    assert_eq!(cluster.pool("a.de"), [""; 0]);
+}
+
+#[test]
+fn who_had_no_chance_to_come_back_gets_one_of_each_leader() {
+    let mut cluster = Cluster::new(3);
+    let (conn, _) = cluster.leader().live("web", "web-1", A, "a.de", WEB);
+    cluster.leader().hang_up(conn);
+    cluster.after(seconds(250));
+    cluster.fail_over(1);
+    // The leader can say nothing and dies, and nobody is told when that began.
+    cluster.after(seconds(100));
+    cluster.leader().input(Input::Answers(false));
+    cluster.all.iter_mut().for_each(|world| world.after(seconds(500)));
+    cluster.fail_over(2);
+    cluster.after(seconds(8));
+    assert_eq!(cluster.all[2].pool("a.de").len(), 1);
+    cluster.after(seconds(5));
+    assert_eq!(cluster.all[2].pool("a.de"), [""; 0]);
+}
+
+#[test]
 fn an_address_that_was_taken_is_nobodys_at_any_replica() {
     let mut cluster = Cluster::new(3);
     let (conn, _) = cluster.leader().live("web", "web-1", A, "a.de", WEB);
