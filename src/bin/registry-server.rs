@@ -107,7 +107,8 @@ fn run(call: Call) -> anyhow::Result<u8> {
     match call {
         Call::Check => {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
-            print(&format!("{}the configuration is good\n", warnings.collect::<String>()))
+            let open = open_to_neighbours(config.openings().len());
+            print(&format!("{}{open}the configuration is good\n", warnings.collect::<String>()))
         }
         Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
@@ -115,6 +116,18 @@ fn run(call: Call) -> anyhow::Result<u8> {
         Call::Export => export(&config),
         Call::Import => import(&config),
         Call::Run | Call::PolicyHash | Call::Print(_) => serve(&config),
+    }
+}
+
+/// Says that neighbours that are not trusted could do something, and what tells more.
+fn open_to_neighbours(count: usize) -> String {
+    let things = if count == 1 { "thing" } else { "things" };
+    match count {
+        0 => String::new(),
+        _ => format!(
+            "note: a neighbour that is not trusted could do {count} {things} here; registry-server check --untrusted \
+             says which, and what closes them\n"
+        ),
     }
 }
 
