@@ -217,3 +217,39 @@ fn a_policy_that_cannot_be_used_is_an_error_of_the_configuration() {
     let (code, said) = check(&missing);
     assert!(code == Some(64) && said.contains("not a domain"), "{said}");
 }
+
+#[test]
+fn check_says_what_is_open_to_neighbours_until_the_checklist_is_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let (token, policy) = (folder.path().join("token"), folder.path().join("policy.json"));
+    std::fs::write(&token, "a token\n").unwrap();
+    std::fs::write(folder.path().join("shop"), "a secret\n").unwrap();
+    let secret = format!("file:{}", folder.path().join("shop").display());
+    let json = serde_json::json!({"services": {"shop": ["shop.de"]}, "secrets": {"shop": [secret]}});
+    std::fs::write(&policy, json.to_string()).unwrap();
+    let (token, policy) = (token.to_str().unwrap(), policy.to_str().unwrap());
+    let checklist = [
+        ("REGISTRY_TOKEN_FILE", token),
+        ("REGISTRY_POLICY", policy),
+        ("HOSTS", "first"),
+        ("BACKEND_ALLOW", "10.2.2.0/24"),
+    ];
+    let said = |env: &[(&str, &str)], arguments: &[&str]| {
+        let output =
+            Command::new(SERVER).args(arguments).env_clear().envs(env.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let by_default = said(&[], &["check"]);
+    assert!(by_default.contains("not trusted could do 5 things here"), "{by_default}");
+    assert!(by_default.contains("registry-server check --untrusted"), "{by_default}");
+    assert_eq!(said(&[], &["check", "--untrusted"]).matches("close it with: ").count(), 5);
+    let closed = said(&checklist, &["check"]);
+    assert!(!closed.contains("not trusted") && closed.contains("the configuration is good"), "{closed}");
+    assert!(said(&checklist, &["check", "--untrusted"]).starts_with("nothing"));
+    // Each line closes something that no other does.
+    for left_out in ["REGISTRY_TOKEN_FILE", "REGISTRY_POLICY", "HOSTS", "BACKEND_ALLOW"] {
+        let rest: Vec<_> = checklist.into_iter().filter(|(name, _)| *name != left_out).collect();
+        assert!(said(&rest, &["check"]).contains("not trusted could do"), "{left_out}");
+    }
+}

@@ -176,7 +176,8 @@ fn run(call: Call) -> anyhow::Result<u8> {
         Call::Check => {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
             let (warnings, routes) = (warnings.collect::<String>(), understood(&config));
-            print(&format!("{warnings}{routes}{}the configuration is good\n", orders(&config)))
+            let (orders, open) = (orders(&config), open_to_neighbours(config.openings().len()));
+            print(&format!("{warnings}{routes}{orders}{open}the configuration is good\n"))
         }
         Call::CheckUntrusted => print(&openings(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
@@ -210,6 +211,18 @@ fn orders(config: &Config) -> String {
         acme.email,
         acme.folder.display()
     )
+}
+
+/// Says that neighbours that are not trusted could do something, and what tells more.
+fn open_to_neighbours(count: usize) -> String {
+    let things = if count == 1 { "thing" } else { "things" };
+    match count {
+        0 => String::new(),
+        _ => format!(
+            "note: a neighbour that is not trusted could do {count} {things} here; registry-server check --untrusted \
+             says which, and what closes them\n"
+        ),
+    }
 }
 
 /// What neighbours that are not trusted could do, each with the line that closes it.
