@@ -114,6 +114,7 @@ impl Edge {
             ("REGISTRY_LISTEN", "127.0.0.1:0".to_owned()),
             ("ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
             ("PROXY_THREADS", "2".to_owned()),
+            ("HOLD", "0s".to_owned()),
             ("START_HOLD", "0s".to_owned()),
             ("STATE_FILE", state.path().join("registry.redb").display().to_string()),
             ("ACME_EMAIL", "you@example.com".to_owned()),

@@ -131,7 +131,6 @@ impl Server {
             None => LiveTable::default(),
         });
         let https = https_config(config)?;
-        let certificates = https.as_ref().map(|https| https.certificates.clone());
         let (notify, notices) = mpsc::channel(MAX_NOTICES);
         if let Some(https) = &https {
             tokio::spawn(forward_certificates(https.certificates.subscribe(), notify.clone()));

@@ -77,7 +77,8 @@ impl World {
     pub(crate) fn stretch_excuses(&mut self) {
         let before = std::mem::replace(&mut self.oracle.looked, self.now);
         let answers = |replica: &Replica| {
-            matches!(replica.belief, Belief::Leads { proof, .. } if self.now < proof) && replica.core.is_some()
+            matches!(replica.belief, Belief::Leads { proof, .. } if self.now < proof)
+                && replica.core.is_some()
         };
         if self.replicas.iter().any(answers) {
             return;
@@ -112,7 +113,8 @@ impl World {
         let own = |saved: &&SavedSession| saved.session.instance.as_str() == client.instance;
         let held = self.etcd.state.sessions.iter().filter(own).max_by_key(|saved| saved.session.no);
         if held.is_some_and(|saved| saved.marks.drain.is_some() != client.drains) {
-            let why = format!("{} was told that it drains: {}, held is {held:?}", client.instance, client.drains);
+            let why =
+                format!("{} was told that it drains: {}, held is {held:?}", client.instance, client.drains);
             self.fail(why);
         }
     }

@@ -1,7 +1,7 @@
 //! From what the shared store says to the registry, the router and the status, in an order that no reply can overtake.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
