@@ -204,11 +204,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         ],
     ),
     ("server::webhook", &["protocol"]),
+    ("server::acme", &["protocol", "server::live_table", "server::proxy", "server::routing", "tls"]),
     (
         "server::admin",
         &[
             "prometheus",
             "protocol",
+            "server::acme",
             "server::alerts",
             "server::cluster",
             "server::listener",

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::claim::Claim;
 use super::member::{Member, MemberId};
 
-/// How finely a draining member's share of its weight is counted.
-const SHARES: f64 = 1000.0;
+/// How finely the part is counted that a draining member takes of its usual requests.
+const PARTS: usize = 1000;
 
 impl Claim {
     /// The index of a usable member other than `tried` whose circuit breaker lets requests through; `None` if there is
@@ -33,12 +33,30 @@ impl Claim {
             return possible(only).then_some(0);
         }
         if self.members.are_weighted() {
-            let share = |member: &Member| if good(member) { share(member, now) } else { 0 };
-            return self.one_by_share(share, draw).or_else(|| self.better_of_two_among(possible, draw));
+            return self.one_by_weight(good, now, draw).or_else(|| self.better_of_two_among(possible, draw));
         }
         self.better_of_any_two(good, draw)
             .or_else(|| self.better_of_two_among(good, draw))
             .or_else(|| self.better_of_two_among(possible, draw))
+    }
+
+    /// Draws one of the good members by its weight. A member that drains takes only its part of what it is drawn for; the
+    /// others get the rest, as their weights and their own drains say.
+    fn one_by_weight(
+        &self,
+        good: impl Fn(&Member) -> bool,
+        now: Instant,
+        draw: &mut impl FnMut(usize) -> usize,
+    ) -> Option<usize> {
+        let weight = |member: &Member| if good(member) { weight(member) } else { 0 };
+        let first = self.one_by_share(weight, draw)?;
+        let own = part(&self.members[first], now);
+        if own >= PARTS || draw(PARTS) < own {
+            return Some(first);
+        }
+        let is_first = |member: &Member| member.endpoint.id == self.members[first].endpoint.id;
+        let rest = |member: &Member| if is_first(member) { 0 } else { weight(member) * part(member, now) };
+        self.one_by_share(rest, draw).or(Some(first))
     }
 
     /// Draws one of the members so that each is drawn as often as its share says.
@@ -111,11 +129,13 @@ impl Claim {
     }
 }
 
-/// A member's share of the requests, to be compared with those of others.
-fn share(member: &Member, now: Instant) -> usize {
-    let weight = f64::from(member.terms.settings.weight.get());
-    let drained = member.terms.drain.as_ref().map_or(1.0, |drain| drain.weight(now));
-    (weight * drained * SHARES) as usize
+fn weight(member: &Member) -> usize {
+    usize::from(member.terms.settings.weight.get())
+}
+
+/// Which part of its usual requests a member takes, in [`PARTS`]: less than all while it drains.
+fn part(member: &Member, now: Instant) -> usize {
+    member.terms.drain.as_ref().map_or(PARTS, |drain| (drain.weight(now) * PARTS as f64) as usize)
 }
 
 /// Two different numbers below `count`, in random order.
