@@ -181,6 +181,14 @@ async fn claim(server: &Server, service: &str, hosts: &[&str]) -> BufReader<TcpS
     stream
 }
 
+/// Ends the session and its claims.
+async fn leave(mut session: BufReader<TcpStream>) {
+    session.write_all(b"CLIENT_SHUTDOWN|\n").await.unwrap();
+    let mut reply = String::new();
+    session.read_line(&mut reply).await.unwrap();
+    assert_eq!(reply.trim(), "SHUTDOWN_OK");
+}
+
 /// What /status says of a host's certificate.
 async fn report(server: &Server, host: &str) -> serde_json::Value {
     let address = server.admin_address().unwrap();
@@ -223,7 +231,8 @@ async fn claimed_hosts_get_certificates_by_either_challenge_and_keep_them_over_a
     let kept = [("a.acme.example.pem", 0o600), ("account.json", 0o600), ("b.acme.example.pem", 0o600)];
     assert_eq!(edge.kept(), kept.map(|(name, mode)| (name.to_owned(), mode)));
 
-    drop(session);
+    // Nothing is to be ordered while the authority is away, so that it is asked again at once when it is back.
+    leave(session).await;
     server.stop().await;
     authority.program.kill();
     let server = edge.start().await;
