@@ -59,8 +59,9 @@ const ROOMS: &[rooms::House] = &[
             ("routing", &[]),
             ("live_table", &["routing"]),
             ("registry", &["routing"]),
-            ("policy_file", &["registry"]),
-            ("routes_file", &[]),
+            ("followed_file", &[]),
+            ("policy_file", &["followed_file", "registry"]),
+            ("routes_file", &["followed_file"]),
             ("webhook", &[]),
             ("config", &["policy_file", "routes_file", "routing", "webhook"]),
             ("store", &["registry"]),
@@ -220,7 +221,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "server::routing",
         ],
     ),
-    ("server::routes_file", &["client", "environment", "protocol"]),
+    ("server::routes_file", &["client", "environment", "protocol", "server::followed_file"]),
     ("server", &["environment", "etcd", "protocol", "shutdown", "telemetry"]),
 ];
 

@@ -13,6 +13,7 @@
 //! | [`cluster`] | several servers that are one registry | what a command does, etcd |
 //! | `replica` | makes this server one of several that share an etcd (feature `etcd`) | what a leader does |
 //! | [`live_table`] | the current routing table, which readers may wait for | the registry and the proxy |
+//! | `followed_file` | a file of the operator's as it changes | what is in it |
 //! | [`policy_file`] | the file of REGISTRY_POLICY, reread when it changes | what a policy is used for |
 //! | [`routes_file`] | ROUTES_FILE: routes of what has no sidecar | the registry, but by its protocol |
 //! | [`routing`] | the immutable routing table: match a request, choose a member | the registry and the proxy |
@@ -24,6 +25,7 @@ pub mod admin;
 pub mod alerts;
 pub mod cluster;
 pub mod config;
+mod followed_file;
 pub mod listener;
 pub mod live_table;
 pub mod policy_file;

@@ -1,18 +1,14 @@
 //! The file of REGISTRY_POLICY. It is read at the start and whenever it changes.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
 use crate::environment::read_file;
 
+use super::followed_file::FollowedFile;
 use super::registry::{ClaimPolicy, Input};
-
-/// How often the file is checked.
-const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Reads a file. The error is text for people.
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> Result<Vec<u8>, String>;
@@ -42,26 +38,13 @@ impl PolicyFile {
     /// Sends every changed policy to the registry. An invalid file is logged once and changes nothing. Ends when the
     /// registry ends.
     pub async fn watch(self, registry: mpsc::Sender<Input>) {
-        let mut ticks = interval(INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let shown = self.path.display().to_string();
-        let known: Found = Ok((self.content, Ok(self.policy)));
-        let (mut last, mut applied) = (known.clone(), known);
+        let (path, shown) = (self.path.clone(), self.path.display().to_string());
+        let mut file = FollowedFile::new((self.content, Ok(self.policy)), move || look(&path));
         loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
+            let found = tokio::select! {
+                found = file.changed() => found,
                 () = registry.closed() => return,
-            }
-            let path = self.path.clone();
-            let looking = tokio::task::spawn_blocking(move || look(&path));
-            let found = looking.await.unwrap_or_else(|_| Err("reading it broke off".to_owned()));
-            // The file may be half written: use its content only when two checks have found the same.
-            let is_steady = last == found;
-            last.clone_from(&found);
-            if !is_steady || applied == found {
-                continue;
-            }
-            applied.clone_from(&found);
+            };
             match found.and_then(|(_, policy)| policy) {
                 Ok(policy) => {
                     info!("REGISTRY_POLICY={shown} has changed and is in force");

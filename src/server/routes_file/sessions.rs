@@ -2,20 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use registry_client::protocol::{InstanceName, Metadata, ServiceName};
 use registry_client::{Client, ClientConfig, Endpoint, Event, EventStream};
 use serde_json::{Map, Value};
-use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
 
 use crate::environment::{Secret, read_file};
 
 use super::{RoutesFile, Services, intent};
-
-/// How often the file is checked.
-const INTERVAL: Duration = Duration::from_secs(2);
+use crate::server::followed_file::FollowedFile;
 
 /// The registry of this server.
 #[derive(Debug, Clone)]
@@ -34,23 +30,10 @@ pub async fn keep_registered(file: RoutesFile, registry: Registry) {
     let mut sessions = Sessions { registry, clients: BTreeMap::new() };
     sessions.follow(&file.services).await;
     info!("ROUTES_FILE={shown}: the routes of {} services are registered", file.services.len());
-    let known = Ok(file.clone());
-    let (mut last, mut applied) = (known.clone(), known);
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let path = file.path.clone();
+    let mut file = FollowedFile::new(file, move || RoutesFile::parse(path.clone(), read_file(&path)?));
     loop {
-        ticks.tick().await;
-        let path = file.path.clone();
-        let looking = tokio::task::spawn_blocking(move || RoutesFile::parse(path.clone(), read_file(&path)?));
-        let found = looking.await.unwrap_or_else(|_| Err("reading it broke off".to_owned()));
-        // The file may be half written: use its content only when two checks have found the same.
-        let is_steady = last == found;
-        last.clone_from(&found);
-        if !is_steady || applied == found {
-            continue;
-        }
-        applied.clone_from(&found);
-        match found {
+        match file.changed().await {
             Ok(file) => {
                 info!("ROUTES_FILE={shown} has changed and is in force");
                 sessions.follow(&file.services).await;
