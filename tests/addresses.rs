@@ -409,6 +409,7 @@ fn a_reference_server_gets_one_of_the_replicas_and_the_log_says_so() {
     ];
     let daemon = Daemon::start(&names, reference.address.port(), &env);
     daemon.wait_for_log("one backend for a domain and path is understood");
+    daemon.wait_for_log("configuration applied");
     let added =
         reference.lines().iter().filter(|line| line.starts_with("ROUTE_ADD|")).cloned().collect::<Vec<_>>();
     assert!(!added.is_empty() && added.iter().all(|line| line.contains("http://127.0.0.11:")), "{added:?}");
