@@ -255,7 +255,7 @@ const PURE: &[&str] = &[
     "server::routes_file::document",
     "server::routing",
     "server::store::etcd::backoff",
-    "server::store::etcd::chores",
+    "server::store::etcd::housekeeping",
     "server::store::etcd::commit",
     "server::store::etcd::image",
     "server::store::etcd::layout",

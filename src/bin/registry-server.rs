@@ -176,10 +176,10 @@ fn run(call: Call) -> anyhow::Result<u8> {
         Call::Check => {
             let warnings = config.warnings.iter().map(|line| format!("warning: {line}\n"));
             let (warnings, routes) = (warnings.collect::<String>(), understood(&config));
-            let (orders, open) = (orders(&config), open_to_neighbours(config.openings().len()));
+            let (orders, open) = (orders(&config), open_to_neighbours(config.exposures().len()));
             print(&format!("{warnings}{routes}{orders}{open}the configuration is good\n"))
         }
-        Call::CheckUntrusted => print(&openings(&config)),
+        Call::CheckUntrusted => print(&exposures(&config)),
         Call::Healthcheck => ask(&config, "/healthz").map(|_| 0),
         Call::Status { json, watch } => status(&config, json, watch),
         Call::Order(order) => carry_out(&config, &order),
@@ -226,13 +226,13 @@ fn open_to_neighbours(count: usize) -> String {
 }
 
 /// What neighbours that are not trusted could do, each with the line that closes it.
-fn openings(config: &Config) -> String {
-    let all = config.openings();
+fn exposures(config: &Config) -> String {
+    let all = config.exposures();
     if all.is_empty() {
         return "nothing that a setting would close is open to neighbours that are not trusted\n".to_owned();
     }
     all.iter()
-        .map(|opening| format!("open: {}\n  close it with: {}\n", opening.what, opening.close))
+        .map(|exposure| format!("open: {}\n  close it with: {}\n", exposure.what, exposure.close))
         .collect()
 }
 

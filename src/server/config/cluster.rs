@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use registry_client::protocol::Invalid;
 
-use super::{Raw, listen};
+use super::Raw;
+use super::parse::listen;
 use crate::environment::{Reader, Reported, Secret, values};
 
 /// The shortest CLUSTER_SECRET, in bytes.

@@ -44,7 +44,7 @@ pub(crate) fn register(engine: &mut Engine, now: Now, conn: ConnId, registration
     }
     let namesakes = engine.sessions().namesakes(&registration, peer);
     if let Some(wrong) = wrong_secret(engine, &registration) {
-        let unseen = engine.guessed_wrong(now, peer);
+        let unseen = engine.note_wrong_secret(now, peer);
         let Registration { service, instance, .. } = registration;
         let (event, text) = match wrong {
             Wrong::Registry => (LogEvent::WrongToken { peer, unseen }, "wrong registry token"),

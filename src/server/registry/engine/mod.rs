@@ -11,7 +11,7 @@
 //! | `queue` | which command runs next, and what it has to wait for |
 //! | `kin` | sessions that share an address and do not suspend each other there |
 //! | `bind`, `resume`, `replace`, `transitions` | which session a connection has; sessions succeed each other; their states change |
-//! | `guesses` | whoever gives a wrong secret waits |
+//! | `auth_backoff` | whoever gives a wrong secret waits |
 //! | `permissions`, `staging`, `route_ids` | what a session may claim and stage, and under which ids |
 //! | `validate`, `commit`, `install` | the three steps of an apply |
 //! | `pending_commits`, `pending_claims`, `store_decision` | what is with the store; what follows when it decides |
@@ -24,6 +24,7 @@
 //! | `follow`, `resync` | a follower takes up what the leader decided, change by change or as a whole |
 //! | `restore` | from what a store held to a registry that serves |
 
+mod auth_backoff;
 mod backend_tests;
 mod bind;
 mod commit;
@@ -32,7 +33,6 @@ mod drain;
 mod drain_shares;
 mod events;
 mod follow;
-mod guesses;
 mod hidden_routes;
 mod install;
 mod kin;
@@ -74,10 +74,10 @@ use crate::server::routing::MemberId;
 pub(crate) use bind::NewSession;
 pub(crate) use queue::Outcome;
 
+use auth_backoff::AuthBackoff;
 use backend_tests::BackendTests;
 use connections::Connections;
 use drain_shares::DrainShares;
-use guesses::Guesses;
 use marks::MarkQueue;
 use pending_commits::Commits;
 use resume::Resumes;
@@ -103,7 +103,7 @@ pub(crate) struct Engine {
     commits: Commits,
     tests: BackendTests,
     resumes: Resumes,
-    guesses: Guesses,
+    auth_backoff: AuthBackoff,
     /// The sessions whose maintenance requests wait for a probe, by the id under which it is asked.
     verdicts: HashMap<MemberId, SessionNo>,
     subscriptions: Subscriptions,
@@ -138,7 +138,7 @@ impl Engine {
             commits: Commits::default(),
             tests: BackendTests::default(),
             resumes: Resumes::default(),
-            guesses: Guesses::default(),
+            auth_backoff: AuthBackoff::default(),
             verdicts: HashMap::new(),
             subscriptions: Subscriptions::default(),
             drain_shares: DrainShares::default(),
@@ -210,7 +210,7 @@ impl Engine {
                 Timer::StoreMaintenance(no) => self.store_maintenance(no),
                 Timer::Verdict(no) => self.verdict_due(now, no),
                 Timer::Drain(no) => self.drain_over(no),
-                Timer::Guess(peer) => self.forget_guesses(peer),
+                Timer::AuthBackoff(peer) => self.forget_wrong_secrets(peer),
             }
         }
     }
@@ -263,7 +263,7 @@ impl Engine {
             && self.commits.is_clear()
             && self.tests.is_empty()
             && self.resumes.is_empty()
-            && self.guesses.is_empty()
+            && self.auth_backoff.is_empty()
             && self.verdicts.is_empty()
             && self.subscriptions.is_empty()
             && self.sessions.is_empty()

@@ -198,7 +198,7 @@ impl Engine {
             self.drop_verdicts(no);
         }
         self.abandon_resumes();
-        self.guesses = Default::default();
+        self.auth_backoff = Default::default();
         self.connections = Default::default();
         self.subscriptions = Default::default();
         self.tests.abandon();

@@ -30,7 +30,7 @@ pub(crate) enum Timer {
     /// The time of a maintenance request of the session is over.
     Verdict(SessionNo),
     /// There was no wrong secret from the address for a while.
-    Guess(IpAddr),
+    AuthBackoff(IpAddr),
     /// The session has been lost for long enough to be marked.
     MarkLost(SessionNo),
     /// Ask the store to hold the marks that have changed.

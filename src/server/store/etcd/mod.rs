@@ -12,10 +12,10 @@
 //! | `commit` | pure: one commit, until it is certain what became of it |
 //! | `leadership` | pure: whether this replica leads |
 //! | `presence` | pure: what replicas say of themselves |
-//! | `chores` | pure: what is written that nobody waits for |
+//! | `housekeeping` | pure: what is written that nobody waits for |
 //! | `backoff` | pure: pauses between tries |
 //! | `clock` | the clock of leases and proofs |
-//! | `question` | asks etcd about the leadership |
+//! | `leadership_rpc` | asks etcd about the leadership |
 //! | `reader` | loads and watches etcd |
 //! | `copy` | a copy in a local file |
 //! | `task` | carries everything out |
@@ -24,15 +24,15 @@
 //! Nothing in here knows the registry's rules, its connections or the proxy.
 
 mod backoff;
-mod chores;
 mod clock;
 mod commit;
 mod copy;
+mod housekeeping;
 mod image;
 mod layout;
 mod leadership;
+mod leadership_rpc;
 mod presence;
-mod question;
 mod reader;
 mod task;
 mod transaction;

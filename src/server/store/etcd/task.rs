@@ -17,15 +17,15 @@ use crate::server::registry::{StoreRevision, Term, Tx};
 use crate::server::store::Decision;
 
 use super::backoff::pause;
-use super::chores;
 use super::clock;
 use super::commit::{Commit, Progress, Rejection};
 use super::copy::Copy;
+use super::housekeeping;
 use super::image::{Image, Leader};
 use super::layout::{Key, Layout};
 use super::leadership::{Call, Event, Leadership, Reply, Standing, Time};
+use super::leadership_rpc::LeadershipRpc;
 use super::presence::{self, RELAY, SETTINGS};
-use super::question::Question;
 use super::reader::{News, Reader};
 use super::transaction::{Fence, Plan, plan};
 use super::values::{LeaderValue, encode};
@@ -33,8 +33,8 @@ use super::{Feed, LeaderInfo, Said, Settings, Status};
 
 /// How many messages of the reader wait.
 const NEWS: usize = 16;
-/// How many chores wait at most before a server says again that it is alive.
-const WAITING_CHORES: usize = 50;
+/// How much housekeeping waits at most before a server says again that it is alive.
+const MAX_HOUSEKEEPING: usize = 50;
 /// How long the leadership and the presence may take to be given up. Then they go with their leases.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -89,8 +89,8 @@ pub(super) struct Task {
     last_commit: i64,
     asked: Option<Asked>,
     /// What is to be written besides, sooner or later.
-    chores: VecDeque<Transaction>,
-    chore: Option<Sent>,
+    housekeeping: VecDeque<Transaction>,
+    tidying: Option<Sent>,
     has_asked_for_turn: bool,
     trouble: Option<Error>,
     copy: Option<Copy>,
@@ -128,8 +128,8 @@ impl Task {
             attempts: 0,
             last_commit: 0,
             asked: None,
-            chores: VecDeque::new(),
-            chore: None,
+            housekeeping: VecDeque::new(),
+            tidying: None,
             has_asked_for_turn: false,
             trouble: None,
             copy: None,
@@ -160,7 +160,7 @@ impl Task {
                 Some(news) = news.recv() => self.on_news(news).await,
                 reply = of(&mut self.asked) => self.replied(reply),
                 answer = answer_of(&mut self.committing) => self.answered(answer),
-                answer = of(&mut self.chore) => self.chore_done(answer),
+                answer = of(&mut self.tidying) => self.housekeeping_done(answer),
                 Some(()) = self.ends.turned.recv() => {
                     self.has_asked_for_turn = false;
                     self.leadership.on(Event::Turned, clock::now());
@@ -279,14 +279,14 @@ impl Task {
         let relay = self.settings.presence.get(RELAY).cloned();
         let value = encode(&LeaderValue { replica: self.settings.replica.clone(), relay });
         let ttl = self.settings.ttl;
-        Box::pin(async move { Question { key, value, ttl, limit }.ask(&kv, call).await })
+        Box::pin(async move { LeadershipRpc { key, value, ttl, limit }.send(&kv, call).await })
     }
 
     fn replied(&mut self, reply: Reply) {
         self.asked = None;
         self.leadership.on(Event::Answered(reply), clock::now());
         if let Some(error) = self.leadership.take_trouble() {
-            debug!(%error, "a question about the leadership has failed");
+            debug!(%error, "a call about the leadership has failed");
         }
     }
 
@@ -497,28 +497,32 @@ impl Task {
     /// Has deleted what nobody needs any more. Only the leader does that.
     fn collect(&mut self, term: Term) {
         if let Some(image) = &self.image {
-            self.chores.extend(chores::collect(image, &self.layout, term, SystemTime::now()));
+            self.housekeeping.extend(housekeeping::collect(image, &self.layout, term, SystemTime::now()));
         }
     }
 
     fn say_alive(&mut self) {
         // One that waits is as good as a second one.
-        if !self.settings.boot_id.is_empty() && self.chores.len() < WAITING_CHORES {
-            self.chores.push_back(chores::alive(&self.layout, &self.settings.boot_id, SystemTime::now()));
+        if !self.settings.boot_id.is_empty() && self.housekeeping.len() < MAX_HOUSEKEEPING {
+            self.housekeeping.push_back(housekeeping::alive(
+                &self.layout,
+                &self.settings.boot_id,
+                SystemTime::now(),
+            ));
         }
     }
 
     fn do_chore(&mut self) {
-        if self.chore.is_none()
-            && let Some(txn) = self.chores.pop_front()
+        if self.tidying.is_none()
+            && let Some(txn) = self.housekeeping.pop_front()
         {
-            self.chore = Some(self.send(txn, Duration::ZERO));
+            self.tidying = Some(self.send(txn, Duration::ZERO));
         }
     }
 
     /// What was not done is done with the next one of its kind.
-    fn chore_done(&mut self, answer: Result<Answer, Fault>) {
-        self.chore = None;
+    fn housekeeping_done(&mut self, answer: Result<Answer, Fault>) {
+        self.tidying = None;
         if let Err(fault) = answer {
             debug!(error = %fault.error(), "etcd did not take what nobody waits for");
         }

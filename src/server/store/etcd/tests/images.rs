@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::server::registry::persist::{SavedState, SessionMarks, StoreChange};
 use crate::server::registry::{Delta, EndReason, SessionNo, Term, Tx};
-use crate::server::store::etcd::chores::collect;
+use crate::server::store::etcd::housekeeping::collect;
 use crate::server::store::etcd::image::Image;
 use crate::server::store::etcd::layout::{Key, Layout, PartsId, READ};
 use crate::server::store::etcd::transaction::{Fence, Plan, plan};
@@ -207,9 +207,9 @@ fn a_leader_deletes_what_nobody_needs_and_nothing_else() {
     leader.watch();
     let (before, state) = (leader.etcd.keys().len(), leader.loaded().saved("").sessions);
     let now: jiff::Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-    let chores = collect(&leader.image, &layout, leader.term, now.into());
-    for chore in &chores {
-        assert!(leader.etcd.transact(chore).unwrap().succeeded);
+    let transactions = collect(&leader.image, &layout, leader.term, now.into());
+    for transaction in &transactions {
+        assert!(leader.etcd.transact(transaction).unwrap().succeeded);
     }
     // Three parts, a boot, and four of twenty terms. Our own stays.
     assert_eq!(leader.etcd.keys().len(), before - 8);
@@ -217,7 +217,7 @@ fn a_leader_deletes_what_nobody_needs_and_nothing_else() {
     assert!(leader.loaded().boots().contains_key("new") && leader.loaded().commits().contains(&leader.term));
     assert!(leader.loaded().loose_parts().next().is_none());
     leader.etcd.delete(&layout.key(&Key::Leader));
-    assert!(!leader.etcd.transact(&chores[0]).unwrap().succeeded, "only the leader does that");
+    assert!(!leader.etcd.transact(&transactions[0]).unwrap().succeeded, "only the leader does that");
 }
 
 #[test]

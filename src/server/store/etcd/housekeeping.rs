@@ -15,7 +15,7 @@ use super::values::{BootValue, encode};
 const TERMS: usize = 16;
 /// After so long a boot in which no server is alive is forgotten.
 const BOOT: Duration = Duration::from_secs(24 * 60 * 60);
-/// How many operations a chore has at most.
+/// How many operations one transaction has at most.
 const OPERATIONS: usize = 50;
 
 /// Says that a server is alive in this boot.
@@ -37,10 +37,10 @@ pub(super) fn collect(image: &Image, layout: &Layout, term: Term, now: SystemTim
     let boots = boots.map(|(id, _)| Op::Delete { key: layout.key(&Key::Boot(id.clone())) });
     let ops: Vec<Op> = parts.chain(terms).chain(boots).collect();
     let revision = i64::try_from(term.0).unwrap_or(i64::MAX);
-    let chore = |ops: &[Op]| Transaction {
+    let transaction = |ops: &[Op]| Transaction {
         when: vec![Compare::Created { key: layout.key(&Key::Leader), revision }],
         then: ops.to_vec(),
         otherwise: Vec::new(),
     };
-    ops.chunks(OPERATIONS).map(chore).collect()
+    ops.chunks(OPERATIONS).map(transaction).collect()
 }

@@ -20,21 +20,21 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause. After as long a time without a wrong secret the first pause is the next again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many addresses are remembered. Guesses from further ones only lose their connections.
+/// How many addresses are remembered. Wrong secrets from further ones only lose their connections.
 const MAX_ADDRESSES: usize = 65_536;
 
 /// The addresses from which wrong secrets came not long ago.
 #[derive(Default)]
-pub(super) struct Guesses(HashMap<IpAddr, Guess>);
+pub(super) struct AuthBackoff(HashMap<IpAddr, Backoff>);
 
-struct Guess {
+struct Backoff {
     pause: Duration,
     until: Instant,
     /// How many registrations were refused unseen since the last line in the log.
     refused: u64,
 }
 
-impl Guesses {
+impl AuthBackoff {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -44,30 +44,32 @@ impl Guesses {
 impl Engine {
     /// Whether a registration from an address is refused unseen, because of a wrong secret before.
     pub(crate) fn must_wait(&mut self, now: Now, peer: IpAddr) -> bool {
-        let Some(guess) = self.guesses.0.get_mut(&peer).filter(|guess| now.mono < guess.until) else {
+        let Some(backoff) = self.auth_backoff.0.get_mut(&peer).filter(|backoff| now.mono < backoff.until)
+        else {
             return false;
         };
-        guess.refused += 1;
+        backoff.refused += 1;
         true
     }
 
     /// A wrong secret came from an address. Returns how many registrations were refused unseen since the last one.
-    pub(crate) fn guessed_wrong(&mut self, now: Now, peer: IpAddr) -> u64 {
-        if peer.is_loopback() || self.guesses.0.len() >= MAX_ADDRESSES && !self.guesses.0.contains_key(&peer)
+    pub(crate) fn note_wrong_secret(&mut self, now: Now, peer: IpAddr) -> u64 {
+        if peer.is_loopback()
+            || self.auth_backoff.0.len() >= MAX_ADDRESSES && !self.auth_backoff.0.contains_key(&peer)
         {
             return 0;
         }
-        let new = Guess { pause: FIRST_PAUSE / 2, until: now.mono, refused: 0 };
-        let guess = self.guesses.0.entry(peer).or_insert(new);
-        guess.pause = (guess.pause * 2).min(LONGEST_PAUSE);
-        guess.until = now.mono + guess.pause;
-        self.timers.set(Timer::Guess(peer), guess.until + LONGEST_PAUSE);
-        std::mem::take(&mut guess.refused)
+        let new = Backoff { pause: FIRST_PAUSE / 2, until: now.mono, refused: 0 };
+        let backoff = self.auth_backoff.0.entry(peer).or_insert(new);
+        backoff.pause = (backoff.pause * 2).min(LONGEST_PAUSE);
+        backoff.until = now.mono + backoff.pause;
+        self.timers.set(Timer::AuthBackoff(peer), backoff.until + LONGEST_PAUSE);
+        std::mem::take(&mut backoff.refused)
     }
 
     /// There was no wrong secret from an address for long enough.
-    pub(super) fn forget_guesses(&mut self, peer: IpAddr) {
-        self.guesses.0.remove(&peer);
+    pub(super) fn forget_wrong_secrets(&mut self, peer: IpAddr) {
+        self.auth_backoff.0.remove(&peer);
     }
 
     /// Refuses a registration for its secret, and closes its connection unless that has a session.

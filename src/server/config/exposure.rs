@@ -5,7 +5,7 @@ use super::Config;
 
 /// What is open, and the line that closes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opening {
+pub struct Exposure {
     /// What a neighbour can do.
     pub what: &'static str,
     /// What to set.
@@ -14,7 +14,7 @@ pub struct Opening {
 
 impl Config {
     /// What is open to neighbours that are not trusted.
-    pub fn openings(&self) -> Vec<Opening> {
+    pub fn exposures(&self) -> Vec<Exposure> {
         let policy = self.registry_policy.as_ref().map(|file| &file.policy);
         let has_secrets = policy.is_some_and(|policy| policy.has_secrets());
         let all = [
@@ -46,7 +46,7 @@ impl Config {
         ];
         all.into_iter()
             .filter(|(is_open, ..)| *is_open)
-            .map(|(_, what, close)| Opening { what, close })
+            .map(|(_, what, close)| Exposure { what, close })
             .collect()
     }
 }

@@ -9,8 +9,8 @@ use crate::server::registry::Term;
 
 use super::leadership::{Call, Reply};
 
-/// What a question needs beside its [`Call`].
-pub(super) struct Question {
+/// What a call needs beside its kind, the [`Call`].
+pub(super) struct LeadershipRpc {
     /// The leader's key.
     pub(super) key: String,
     /// What we write there.
@@ -20,8 +20,8 @@ pub(super) struct Question {
     pub(super) limit: Duration,
 }
 
-impl Question {
-    pub(super) async fn ask(self, kv: &Kv, call: Call) -> Reply {
+impl LeadershipRpc {
+    pub(super) async fn send(self, kv: &Kv, call: Call) -> Reply {
         let reply = match call {
             Call::Grant { lease } => kv.grant(lease, self.ttl).await.map(|ttl| Reply::Granted { ttl }),
             Call::Renew { lease } => kv.renew(lease, self.limit).await.map(|()| Reply::Renewed),
@@ -34,7 +34,7 @@ impl Question {
 
     /// Puts the leader's key under the lease, if nobody leads.
     async fn stand(self, kv: &Kv, lease: i64) -> Result<Reply, Fault> {
-        let Question { key, value, limit, .. } = self;
+        let LeadershipRpc { key, value, limit, .. } = self;
         let txn = Transaction {
             when: vec![Compare::Created { key: key.clone(), revision: 0 }],
             then: vec![Op::Put { key: key.clone(), value, lease }],
