@@ -101,3 +101,36 @@ async fn a_client_that_waited_may_ask_again_on_its_connection() {
     drop(client);
     until(|| stage.proxy.load().connections() == 0).await;
 }
+
+/// An instance comes at last and is stopped at once: its member closes before the table shows that.
+#[tokio::test]
+async fn who_has_waited_long_waits_for_the_table_to_show_that_a_member_has_closed() {
+    let backend = Backend::saying("web").await;
+    let stage = Stage::new();
+    let hold = an_hour();
+    stage.held("example.com", &hold);
+    let mut client = stage.client().await;
+    client.send(GET).await;
+    until(|| hold.waiting() == 1).await;
+    // Longer than any table takes to show it.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let closed = member(1, &backend.url());
+    closed.load.close();
+    stage.route("example.com", "/", vec![closed]);
+    // Nothing tells that the request has seen it; without this the test passes, but shows nothing.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stage.held("example.com", &hold);
+    stage.route("example.com", "/", vec![member(2, &backend.url())]);
+    assert_eq!(client.response().await.body, "web");
+}
+
+#[tokio::test]
+async fn a_member_that_stays_closed_in_the_table_is_waited_for_a_second() {
+    let stage = Stage::new();
+    let closed = member(1, "http://127.0.0.1:9");
+    closed.load.close();
+    stage.route("example.com", "/", vec![closed]);
+    let begun = Instant::now();
+    assert_eq!(stage.get("example.com", "/").await.status(), 503);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}

@@ -21,7 +21,7 @@ use super::outgoing::OutgoingRequest;
 use super::redial;
 use super::select::{choose, no_member_page, with_claim};
 
-/// How long a request waits for the table to show that a member has closed.
+/// How long a request waits, once it has seen a claim, for the table to show that a member of it has closed.
 const MAX_CLOSING: Duration = Duration::from_secs(1);
 
 /// Gives the request to a member other than `tried`. If none is usable and the claim is held, waits for one, without
@@ -34,8 +34,8 @@ pub(super) async fn for_member(
     let table = &client.context.proxy.table;
     // Subscribe before looking at the table, so that no change is missed.
     let mut changes = table.changes();
-    let closing_until = Instant::now() + MAX_CLOSING;
     let (mut waiting, mut disconnect, mut permit) = (None, Disconnect::default(), None);
+    let mut seen: Option<Seen> = None;
     loop {
         let now = Instant::now();
         let claim = match with_claim(table, outgoing.host(), outgoing.path(), |claim| Ok(Arc::clone(claim))) {
@@ -51,6 +51,9 @@ pub(super) async fn for_member(
         if let Some(page) = claim.maintenance().map(|maintenance| maintenance.page.clone()) {
             return maintenance_page(page, outgoing, tried);
         }
+        let since =
+            seen.take().filter(|seen| Arc::ptr_eq(&seen.claim, &claim)).map_or(now, |seen| seen.since);
+        seen = Some(Seen { claim: Arc::clone(&claim), since });
         let outage = Outage::of(client, &claim, tried, now);
         let (until, otherwise) = match &outage {
             Some(outage) => {
@@ -60,7 +63,8 @@ pub(super) async fn for_member(
                 (Some(outage.until).filter(|until| *until > now), Page::Unreachable)
             }
             None => {
-                let closing_until = (claim.is_closing() && now < closing_until).then_some(closing_until);
+                let closing_until =
+                    Some(since + MAX_CLOSING).filter(|until| claim.is_closing() && now < *until);
                 (claim.hold.deadline(now).or(closing_until), no_member_page(&claim, now))
             }
         };
@@ -81,6 +85,14 @@ pub(super) async fn for_member(
             Woken::Stopping => return Err(Page::NoMember),
         }
     }
+}
+
+/// A snapshot of the claim that had no member for the request, and since when the request has seen it. A request that has
+/// waited long may be the first to see a member that is closed again at once, and waits for the next snapshot as long as
+/// any other.
+struct Seen {
+    claim: Arc<Claim>,
+    since: Instant,
 }
 
 /// None of a claim's members can be connected to.
