@@ -1,5 +1,7 @@
 //! Carries out what the pure parts decide: one task that owns the image, the leadership and the commits.
 
+mod commits;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
@@ -14,11 +16,8 @@ use tracing::{debug, error, info, warn};
 
 use crate::server::registry::persist::StoreChange;
 use crate::server::registry::{StoreRevision, Term, Tx};
-use crate::server::store::Decision;
 
-use super::backoff::pause;
 use super::clock;
-use super::commit::{Commit, Progress, Rejection};
 use super::copy::Copy;
 use super::housekeeping;
 use super::image::{Image, Leader};
@@ -27,9 +26,9 @@ use super::leadership::{Call, Event, Leadership, Reply, Standing, Time};
 use super::leadership_rpc::LeadershipRpc;
 use super::presence::{self, RELAY, SETTINGS};
 use super::reader::{News, Reader};
-use super::transaction::{Fence, Plan, plan};
 use super::values::{LeaderValue, encode};
 use super::{Feed, LeaderInfo, Said, Settings, Status};
+use commits::{Committing, answer_of};
 
 /// How many messages of the reader wait.
 const NEWS: usize = 16;
@@ -58,15 +57,6 @@ enum Told {
 
 type Asked = Pin<Box<dyn Future<Output = Reply> + Send>>;
 type Sent = Pin<Box<dyn Future<Output = Result<Answer, Fault>> + Send>>;
-
-/// A commit on its way.
-struct Committing {
-    commit: Commit,
-    since: Time,
-    sent: Time,
-    failures: u32,
-    answer: Sent,
-}
 
 pub(super) struct Task {
     settings: Settings,
@@ -420,78 +410,12 @@ impl Task {
         let _ = self.ends.tell.send(feed).await;
     }
 
-    /// Sends the next commit, if the image knows what the last one has left.
-    fn commit(&mut self) {
-        let Told::Leads(term) = self.told else { return self.reject_waiting() };
-        let Some(image) = &self.image else { return };
-        while self.committing.is_none() && image.revision() >= self.last_commit {
-            self.attempts += 1;
-            let (number, attempt) = (self.made + 1, self.attempts);
-            let fence = Fence { layout: &self.layout, term, number, attempt };
-            match plan(&mut self.waiting, image, fence) {
-                None => return,
-                Some(Plan::Reject(tx)) => {
-                    warn!("a change needs more room than etcd gives one transaction");
-                    decide(&self.ends.say, &[tx], Decision::Rejected);
-                }
-                Some(Plan::Commit(planned)) => {
-                    let commit = Commit::new(*planned, fence.question(), term, fence.number);
-                    let (now, answer) = (clock::now(), self.send(commit.next().clone(), Duration::ZERO));
-                    let failures = 0;
-                    self.committing = Some(Committing { commit, since: now, sent: now, failures, answer });
-                }
-            }
-        }
-    }
-
-    /// Only a leader commits.
-    fn reject_waiting(&mut self) {
-        let txs: Vec<Tx> = self.waiting.drain(..).map(|(tx, _)| tx).collect();
-        decide(&self.ends.say, &txs, Decision::Rejected);
-    }
-
     fn send(&self, txn: Transaction, after: Duration) -> Sent {
         let (kv, limit) = (self.kv.clone(), self.settings.ttl);
         Box::pin(async move {
             tokio::time::sleep(after).await;
             kv.transact_within(&txn, limit).await
         })
-    }
-
-    fn answered(&mut self, answer: Result<Answer, Fault>) {
-        let Some(mut committing) = self.committing.take() else { return };
-        let held = answer.as_ref().is_ok_and(|answer| answer.succeeded);
-        if held && self.leadership.term() == Some(committing.commit.term()) {
-            self.leadership.on(Event::Held { sent: committing.sent }, clock::now());
-        }
-        let (progress, txs) = (committing.commit.answered(answer), committing.commit.txs());
-        match progress {
-            Progress::Committed { revision } => {
-                self.made = committing.commit.number();
-                self.last_commit = revision;
-                return decide(&self.ends.say, txs, Decision::Committed);
-            }
-            Progress::Rejected(why) => {
-                match why {
-                    Rejection::TermOver => info!("etcd has another leader; changes that waited are rejected"),
-                    Rejection::Refused(error) => warn!(%error, "etcd does not take changes"),
-                }
-                decide(&self.ends.say, txs, Decision::Rejected);
-                if let Told::Leads(term) = self.told {
-                    self.collect(term);
-                }
-                return;
-            }
-            Progress::Next => committing.failures = 0,
-            Progress::Again(error) => {
-                debug!(%error, "a commit is sent again");
-                committing.failures = committing.failures.saturating_add(1);
-            }
-        }
-        let after = committing.failures.checked_sub(1).map_or(Duration::ZERO, pause);
-        committing.sent = clock::now() + after;
-        committing.answer = self.send(committing.commit.next().clone(), after);
-        self.committing = Some(committing);
     }
 
     /// Has deleted what nobody needs any more. Only the leader does that.
@@ -567,13 +491,6 @@ fn present(image: &Image) -> BTreeMap<String, presence::Presence> {
     image.replicas().iter().filter_map(read).collect()
 }
 
-fn decide(say: &mpsc::UnboundedSender<Said>, txs: &[Tx], decision: Decision) {
-    for tx in txs {
-        // The registry is gone when the server stops.
-        let _ = say.send(Said::Decided(*tx, decision));
-    }
-}
-
 fn store_revision(revision: i64) -> StoreRevision {
     StoreRevision(u64::try_from(revision).unwrap_or(0))
 }
@@ -590,13 +507,6 @@ fn random_id() -> String {
 async fn of<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
     match future {
         Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn answer_of(committing: &mut Option<Committing>) -> Result<Answer, Fault> {
-    match committing {
-        Some(committing) => (&mut committing.answer).await,
         None => std::future::pending().await,
     }
 }
