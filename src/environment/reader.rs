@@ -8,7 +8,7 @@ use registry_client::protocol::Invalid;
 
 use super::error::{ConfigErrors, Problem, QUOTED_CHARS, reason_of};
 use super::source::{Given, Source};
-use super::variable::{FILE_SUFFIX, Fallback, Variable};
+use super::variable::{Fallback, Variable};
 
 /// There is no value, because of a mistake that is already in the report.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +118,7 @@ impl Reader {
     fn report(&mut self, name: &'static str, problem: Problem) -> Reported {
         let example = self.find(name).map(|known| {
             let spelled = match self.source.values.get(name) {
-                Some(given) => given.variable.trim_end_matches(FILE_SUFFIX).to_owned(),
+                Some(given) => given.of_text().to_owned(),
                 None => self.source.table.advertised(known),
             };
             format!("{spelled}={}", known.example)

@@ -29,6 +29,16 @@ pub(super) struct Given {
     pub(super) file: Option<String>,
 }
 
+impl Given {
+    /// The variable that takes the text itself, whether or not it came from a file.
+    pub(super) fn of_text(&self) -> &str {
+        match self.file {
+            Some(_) => self.variable.trim_end_matches(FILE_SUFFIX),
+            None => &self.variable,
+        }
+    }
+}
+
 impl Source {
     /// Reads the variables of `table` from `vars` by the rules of SEMANTICS section 10.
     pub fn read(
@@ -176,7 +186,7 @@ impl Source {
         }
         let text = (!variable.is_secret()).then_some(&given.text);
         let shown = given.file.as_ref().or(text).map(String::as_str);
-        let line = format!("{}={}", given.variable.trim_end_matches(FILE_SUFFIX), variable.example);
+        let line = format!("{}={}", given.of_text(), variable.example);
         self.problems.push(Problem::new(&given.variable, shown, reason).example(line));
         None
     }

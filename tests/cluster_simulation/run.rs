@@ -9,7 +9,7 @@ use super::replica::GRACE;
 use super::world::{CALM_FROM, World};
 
 /// How many seeds there are unless SEEDS says so.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 2_000;
 /// Tests that share them.
 const SHARDS: u64 = 4;
 /// With a failure, the last of the story.

@@ -472,8 +472,11 @@ mod tests {
         // Any text is a folder, and without one certificates are ordered.
         let may_be_wrong = |name: &str| alone(name) && name != "CERT_DIR";
         for known in VARIABLES.iter().filter(|known| known.implemented && may_be_wrong(known.name)) {
-            let about = report.problems().iter().filter(|problem| problem.variable == known.name);
-            assert_eq!(about.count(), 1, "{}: {report}", known.name);
+            let about: Vec<_> =
+                report.problems().iter().filter(|problem| problem.variable == known.name).collect();
+            assert_eq!(about.len(), 1, "{}: {report}", known.name);
+            let line = about[0].example.as_deref().unwrap_or_default();
+            assert_eq!(line, format!("{}={}", known.name, known.example));
         }
     }
 
