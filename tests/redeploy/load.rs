@@ -22,6 +22,9 @@ pub(crate) const RATE: u32 = 320;
 /// The longest answer takes 300 ms, and a hold half a minute.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// How long a kept connection may be idle. The proxy closes it after 60 s, and what is sent at that moment is lost.
+const MAX_IDLE: Duration = Duration::from_secs(30);
+
 /// Goes on until it is ended.
 pub(crate) struct Load {
     runtime: Runtime,
@@ -39,7 +42,8 @@ struct Shared {
     good: AtomicUsize,
     in_flight: AtomicUsize,
     bad: Mutex<Vec<Loss>>,
-    kept: Mutex<Vec<BufReader<TcpStream>>>,
+    /// Connections, and when each was last used.
+    kept: Mutex<Vec<(Instant, BufReader<TcpStream>)>>,
     /// Kept connections that were used a second time or more.
     again: AtomicUsize,
 }
@@ -108,6 +112,14 @@ impl Load {
     }
 }
 
+impl Shared {
+    /// The connection that was used last, unless the proxy may be about to close it.
+    fn kept(&self) -> Option<BufReader<TcpStream>> {
+        let (since, connection) = self.kept.lock().unwrap().pop()?;
+        (since.elapsed() < MAX_IDLE).then_some(connection)
+    }
+}
+
 async fn send_all(shared: Arc<Shared>, rate: u32) {
     let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -151,7 +163,7 @@ async fn exchange(shared: &Shared, method: &str, keeps: bool) -> Result<(), Stri
     };
     // Mostly short, at times as long as 300 ms.
     let takes = 1 + (299.0 * fastrand::f64().powi(3)).round() as u32;
-    let kept = if keeps { shared.kept.lock().unwrap().pop() } else { None };
+    let kept = if keeps { shared.kept() } else { None };
     let mut connection = match kept {
         Some(kept) => {
             shared.again.fetch_add(1, Ordering::SeqCst);
@@ -175,7 +187,7 @@ async fn exchange(shared: &Shared, method: &str, keeps: bool) -> Result<(), Stri
         return Err(format!("{status} {text}"));
     }
     if keeps {
-        shared.kept.lock().unwrap().push(connection);
+        shared.kept.lock().unwrap().push((Instant::now(), connection));
     }
     Ok(())
 }
