@@ -16,6 +16,8 @@
 
 #[path = "conformance/frames.rs"]
 mod frames;
+#[path = "conformance/grpc.rs"]
+mod grpc;
 #[path = "conformance/http1.rs"]
 mod http1;
 #[path = "conformance/http2.rs"]
@@ -24,3 +26,5 @@ mod http2;
 mod programs;
 #[path = "conformance/stage.rs"]
 mod stage;
+#[path = "conformance/websocket.rs"]
+mod websocket;

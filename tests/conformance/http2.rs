@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::frames::*;
-use crate::stage::{Proxy, Stage, TLS_HOST};
+use crate::stage::{HOST, Proxy, Stage, TLS_HOST, client_config};
 
 const NO_ERROR: u32 = 0;
 const PROTOCOL: u32 = 1;
@@ -454,21 +454,10 @@ fn try_case(proxy: &Proxy, config: &Arc<ClientConfig>, (_, sent, expect): &Case)
     }
 }
 
-fn client(stage: &Stage) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(stage.authority.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = versions.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Arc::new(config)
-}
-
 #[test]
 fn http_2_is_spoken_as_its_specification_says() {
     let stage = Stage::new();
-    let config = client(&stage);
+    let config = client_config(&stage.authority, b"h2");
     let (mut wrong, mut count) = (Vec::new(), 0);
     for case in [whole_frames(), streams(), connection(), requests(), header_blocks()].into_iter().flatten() {
         count += 1;
@@ -488,8 +477,33 @@ fn http_2_is_spoken_as_its_specification_says() {
 #[test]
 fn what_is_no_preface_ends_the_connection() {
     let stage = Stage::new();
-    let config = client(&stage);
+    let config = client_config(&stage.authority, b"h2");
     let mut peer = Peer::connect(&stage.ours, &config, b"GET / HTTP/2.0\r\n\r\nSM\r\n\r\n");
     let came = std::iter::from_fn(|| peer.next()).take_while(|event| *event != Event::End);
     assert!(came.last().is_none_or(|event| event == Event::GoAway(PROTOCOL)));
+}
+
+/// A client that knows that the server speaks HTTP/2 begins with it, without TLS. Others are asked no more than before.
+#[test]
+fn http_2_is_spoken_without_tls_too_however_its_preface_is_cut() {
+    let stage = Stage::new();
+    let opening = [PREFACE, &frames().frame(SETTINGS, 0, 0, &[]).get(1, HOST).0].concat();
+    for size in [1, 2, 3, 23, 24, 25, opening.len()] {
+        let mut stream = TcpStream::connect(stage.ours.http).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        opening.chunks(size).for_each(|piece| stream.write_all(piece).unwrap());
+        let (mut received, mut part) = (Vec::new(), [0; 1024]);
+        let status = loop {
+            match next(&mut received) {
+                Some(Some(Event::Status(1, status))) => break status,
+                Some(_) => continue,
+                None => {}
+            }
+            let length = stream.read(&mut part).unwrap();
+            assert!(length > 0, "in pieces of {size}: the connection ended");
+            received.extend_from_slice(&part[..length]);
+        };
+        assert_eq!(status, 200, "in pieces of {size}");
+    }
 }

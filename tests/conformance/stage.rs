@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use rustls::{ClientConfig, RootCertStore};
+
 use crate::programs::{Program, Server, free_address, status, wait_until};
 
 /// Served without TLS.
@@ -42,7 +44,7 @@ impl Stage {
         let backend = Backend::start();
         let files = tempfile::tempdir().unwrap();
         let authority = certificate(files.path());
-        let ours = ours(files.path(), backend.address, "");
+        let ours = ours(files.path(), &format!("http://{}", backend.address), "");
         let peers = match std::env::var_os("CONFORMANCE_BESIDE") {
             Some(_) => peers(files.path(), backend.address),
             None => Vec::new(),
@@ -55,11 +57,10 @@ impl Stage {
 }
 
 /// The real server in front of `backend`. `options` are further lines of its routes in ROUTES_FILE.
-pub(crate) fn ours(files: &Path, backend: SocketAddr, options: &str) -> Proxy {
+pub(crate) fn ours(files: &Path, backend: &str, options: &str) -> Proxy {
     let routes = files.join("routes.yml");
-    let route = |host: &str| {
-        format!("  - service: web\n    domains: {host}\n    backend: http://{backend}\n{options}")
-    };
+    let route =
+        |host: &str| format!("  - service: web\n    domains: {host}\n    backend: {backend}\n{options}");
     fs::write(&routes, format!("routes:\n{}{}", route(HOST), route(TLS_HOST))).unwrap();
     let https = free_address();
     let listen = https.to_string();
@@ -83,6 +84,18 @@ pub(crate) fn certificate(files: &Path) -> rcgen::Certificate {
     fs::create_dir(files.join("both")).unwrap();
     fs::write(files.join("both/tls.pem"), certificate.pem() + &key.serialize_pem()).unwrap();
     certificate
+}
+
+/// A client that trusts `authority` and speaks `protocol`.
+pub(crate) fn client_config(authority: &rcgen::Certificate, protocol: &[u8]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = versions.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config)
 }
 
 fn peers(files: &Path, backend: SocketAddr) -> Vec<Proxy> {

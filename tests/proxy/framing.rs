@@ -531,7 +531,15 @@ async fn a_client_that_waits_for_100_is_told_to_go_on_only_when_there_is_a_backe
 #[tokio::test]
 async fn garbage_gets_an_end_and_disturbs_nobody() {
     let (stage, _backend) = stage().await;
-    for garbage in ["\0\0\0\0\r\n\r\n", "\x16\x03\x01\x02\0\x01\0\x01", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let half = "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n";
+    let garbage = [
+        "\0\0\0\0\r\n\r\n",
+        "\x16\x03\x01\x02\0\x01\0\x01",
+        half,
+        &format!("{preface}GET / HTTP/1.1\r\n\r\n"),
+    ];
+    for garbage in garbage {
         let mut client = stage.client().await;
         client.send(garbage).await;
         let _ = soon(client.rest()).await;

@@ -51,9 +51,30 @@ pub(crate) async fn serve<S, B>(
 {
     let socket = ClientSocket::new(stream, Arc::clone(&client.socket));
     match tls {
-        None => serve_http1(socket, &client, service).await,
+        None => serve_plain(socket, &client, service).await,
         // Boxed, so that plain connections do not hold the memory that TLS needs.
         Some(tls) => Box::pin(serve_tls(socket, tls, &client, service)).await,
+    }
+}
+
+async fn serve_plain<S, B>(mut socket: ClientSocket, client: &Rc<ClientConnection>, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S::Future: 'static,
+    B: Body<Data = Bytes, Error: Error + Send + Sync> + 'static,
+{
+    let is_http2 = poll_fn(|cx| {
+        client.register(cx);
+        match socket.poll_is_http2(cx) {
+            Poll::Pending if client.should_close() => Poll::Ready(None),
+            polled => polled.map(Some),
+        }
+    });
+    match is_http2.await {
+        None => {}
+        // Boxed, so that other plain connections do not hold the memory that it needs.
+        Some(true) => Box::pin(serve_http2(TokioIo::new(socket), client, service)).await,
+        Some(false) => serve_http1(socket, client, service).await,
     }
 }
 

@@ -1,25 +1,50 @@
-//! A client's socket. It notes whether the client reads, and closes with a reset if the connection asks for that.
+//! A client's socket. It tells HTTP/2 from HTTP/1 by the first bytes, notes whether the client reads, and closes with a reset
+//! if the connection asks for that.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::server::proxy::client_state::socket_state::SocketState;
 
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How many bytes are read at first: the whole head of most requests.
+const FIRST_READ: usize = 2048;
+
 pub(super) struct ClientSocket {
     stream: TcpStream,
     state: Arc<SocketState>,
+    /// What was read to find out the protocol, and is still to be given to whoever speaks it.
+    first: Bytes,
 }
 
 impl ClientSocket {
     pub(super) fn new(stream: TcpStream, state: Arc<SocketState>) -> Self {
-        ClientSocket { stream, state }
+        ClientSocket { stream, state, first: Bytes::new() }
+    }
+
+    /// Ready when the first bytes tell whether the client speaks HTTP/2 without TLS, because it knows that this server
+    /// does (RFC 9113, section 3.3). The bytes can still be read. An end or an error in the middle of them is for whoever
+    /// reads next.
+    pub(super) fn poll_is_http2(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        while self.first.len() < PREFACE.len() && PREFACE.starts_with(&self.first) {
+            let mut bytes = [0; FIRST_READ];
+            let mut buf = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                return Poll::Ready(false);
+            }
+            self.first = [&self.first, buf.filled()].concat().into();
+        }
+        Poll::Ready(self.first.starts_with(PREFACE))
     }
 }
 
@@ -37,6 +62,11 @@ impl AsyncRead for ClientSocket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
