@@ -6,6 +6,7 @@
 //! | `http1` | RFC 9110 and 9112: request lines, fields, bodies, connections |
 //! | `frames` | HTTP/2 frames and header blocks as bytes |
 //! | `http2` | RFC 9113 and RFC 7541: frames, streams, flow control, header blocks |
+//! | `keep_alive` | connections that a backend closes while they are used |
 //! | `grpc` | the four kinds of calls, deadlines, trailers and cancellation, through both listeners |
 //! | `websocket` | messages, fragments, pings and closes, through both listeners |
 //!
@@ -22,6 +23,8 @@ mod grpc;
 mod http1;
 #[path = "conformance/http2.rs"]
 mod http2;
+#[path = "conformance/keep_alive.rs"]
+mod keep_alive;
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "conformance/stage.rs"]

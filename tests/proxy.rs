@@ -28,5 +28,7 @@ mod probes;
 mod start_hold;
 #[path = "proxy/stopping.rs"]
 mod stopping;
+#[path = "proxy/stray.rs"]
+mod stray;
 #[path = "proxy/upgrade.rs"]
 mod upgrade;

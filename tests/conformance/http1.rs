@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::stage::{HOST, Stage};
+use crate::stage::{Backend, HOST, Stage};
 
 /// How long after the last byte nothing more is expected of a proxy that keeps the connection.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -326,15 +326,16 @@ fn judge(case: &Case, (text, has_ended): &(String, bool), reached: usize) -> Res
 
 #[test]
 fn http_1_is_spoken_as_its_specification_says() {
-    let stage = Stage::new();
+    let backend = Backend::start();
+    let stage = Stage::before(backend.address);
     let (mut wrong, mut count) = (Vec::new(), 0);
     for case in [request_lines(), fields(), lengths(), codings(), connections()].into_iter().flatten() {
         count += 1;
         let shuts = case.what.contains(": half a ");
         let judge_at = |proxy: SocketAddr| {
-            let before = stage.backend.seen();
+            let before = backend.seen();
             let answer = exchange(proxy, &case.bytes, shuts);
-            judge(&case, &answer, stage.backend.seen() - before)
+            judge(&case, &answer, backend.seen() - before)
         };
         if let Err(why) = judge_at(stage.ours.http) {
             wrong.push(format!("{}\n    expected {:?}, got {why}", case.what, case.expect));

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::frames::*;
-use crate::stage::{HOST, Proxy, Stage, TLS_HOST, client_config};
+use crate::stage::{Backend, HOST, Proxy, Stage, TLS_HOST, client_config};
 
 const NO_ERROR: u32 = 0;
 const PROTOCOL: u32 = 1;
@@ -456,7 +456,8 @@ fn try_case(proxy: &Proxy, config: &Arc<ClientConfig>, (_, sent, expect): &Case)
 
 #[test]
 fn http_2_is_spoken_as_its_specification_says() {
-    let stage = Stage::new();
+    let backend = Backend::start();
+    let stage = Stage::before(backend.address);
     let config = client_config(&stage.authority, b"h2");
     let (mut wrong, mut count) = (Vec::new(), 0);
     for case in [whole_frames(), streams(), connection(), requests(), header_blocks()].into_iter().flatten() {
@@ -476,7 +477,8 @@ fn http_2_is_spoken_as_its_specification_says() {
 
 #[test]
 fn what_is_no_preface_ends_the_connection() {
-    let stage = Stage::new();
+    let backend = Backend::start();
+    let stage = Stage::before(backend.address);
     let config = client_config(&stage.authority, b"h2");
     let mut peer = Peer::connect(&stage.ours, &config, b"GET / HTTP/2.0\r\n\r\nSM\r\n\r\n");
     let came = std::iter::from_fn(|| peer.next()).take_while(|event| *event != Event::End);
@@ -486,7 +488,8 @@ fn what_is_no_preface_ends_the_connection() {
 /// A client that knows that the server speaks HTTP/2 begins with it, without TLS. Others are asked no more than before.
 #[test]
 fn http_2_is_spoken_without_tls_too_however_its_preface_is_cut() {
-    let stage = Stage::new();
+    let backend = Backend::start();
+    let stage = Stage::before(backend.address);
     let opening = [PREFACE, &frames().frame(SETTINGS, 0, 0, &[]).get(1, HOST).0].concat();
     for size in [1, 2, 3, 23, 24, 25, opening.len()] {
         let mut stream = TcpStream::connect(stage.ours.http).unwrap();

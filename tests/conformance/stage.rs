@@ -34,25 +34,24 @@ pub(crate) struct Stage {
     pub(crate) ours: Proxy,
     /// Empty unless CONFORMANCE_BESIDE is set.
     pub(crate) peers: Vec<Proxy>,
-    pub(crate) backend: Backend,
     pub(crate) authority: rcgen::Certificate,
     _files: tempfile::TempDir,
 }
 
 impl Stage {
-    pub(crate) fn new() -> Stage {
-        let backend = Backend::start();
+    /// All of them in front of `backend`.
+    pub(crate) fn before(backend: SocketAddr) -> Stage {
         let files = tempfile::tempdir().unwrap();
         let authority = certificate(files.path());
-        let ours = ours(files.path(), &format!("http://{}", backend.address), "");
+        let ours = ours(files.path(), &format!("http://{}", backend), "");
         let peers = match std::env::var_os("CONFORMANCE_BESIDE") {
-            Some(_) => peers(files.path(), backend.address),
+            Some(_) => peers(files.path(), backend),
             None => Vec::new(),
         };
         for proxy in peers.iter().chain([&ours]) {
             wait_until(proxy.name, || status(proxy.http, HOST, "/") == 200);
         }
-        Stage { ours, peers, backend, authority, _files: files }
+        Stage { ours, peers, authority, _files: files }
     }
 }
 
@@ -68,6 +67,8 @@ pub(crate) fn ours(files: &Path, backend: &str, options: &str) -> Proxy {
         ("ROUTES_FILE", routes.to_str().unwrap()),
         ("HTTPS_LISTEN", listen.as_str()),
         ("CERT_DIR", files.to_str().unwrap()),
+        // What one thread has learnt of a backend the others do not know.
+        ("PROXY_THREADS", "1"),
     ];
     let server = Server::start(env!("CARGO_BIN_EXE_registry-server"), &more);
     Proxy { name: "ours", http: server.http, https, _program: Running::Ours(server) }
@@ -144,8 +145,14 @@ http {
         listen HTTPS ssl http2;
         ssl_certificate CERTIFICATE;
         ssl_certificate_key KEY;
-        location / { proxy_http_version 1.1; proxy_set_header Host $host; proxy_pass http://BACKEND; }
+        location / {
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header Connection '';
+            proxy_pass http://web;
+        }
     }
+    upstream web { server BACKEND; keepalive 32; }
 }
 ";
 
@@ -185,7 +192,7 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    fn start() -> Backend {
+    pub(crate) fn start() -> Backend {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, seen) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
         let all = Arc::clone(&seen);

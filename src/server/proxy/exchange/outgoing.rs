@@ -140,11 +140,16 @@ impl OutgoingRequest {
         is_longer
     }
 
+    /// Whether sending it twice does no more than sending it once, and there is no body that would be gone.
+    pub(super) fn is_repeatable(&self) -> bool {
+        !self.is_upgrade && self.request.body().is_empty() && self.request.method().is_idempotent()
+    }
+
     /// A copy that may be sent if the connection breaks after the request was sent, because the method is idempotent
     /// and there is no body that would be gone.
     pub(super) fn repeatable(&self) -> Option<Request<RequestBody>> {
         let request = &self.request;
-        if self.is_upgrade || !request.body().is_empty() || !request.method().is_idempotent() {
+        if !self.is_repeatable() {
             return None;
         }
         let mut copy = Request::new(RequestBody::Empty);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{Request, Version};
+use http::{HeaderName, Request, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -31,6 +31,9 @@ use super::record::{Record, Turn};
 use super::redial::{self, MAX_CONNECTING};
 use super::response::BackendResponse;
 use super::{auth, sticky, wait, wait_for_claim};
+
+/// How long the backend keeps idle connections.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// How many members a request is given to. All but two of them must have left meanwhile.
 const MAX_MEMBERS: usize = 16;
@@ -160,7 +163,7 @@ impl Exchange {
 
     /// Sends the request on one connection and waits for the head of the response.
     async fn attempt(&mut self, must_be_new: bool, turn: &mut Turn<'_>) -> Result<BackendResponse, Failure> {
-        let Checkout { mut connection, is_reused } = self.connection(must_be_new, turn).await?;
+        let Checkout { mut connection, reused_after } = self.connection(must_be_new, turn).await?;
         let Settings { compression, timeout, .. } = turn.assignment.member().terms.settings;
         let accepted = compression.then(|| self.outgoing.accepted_coding());
         let upload = self.outgoing.upload();
@@ -168,7 +171,7 @@ impl Exchange {
         let request = self.outgoing.take();
         connection.read_in_parts(self.client.is_http2());
         // Taking an open connection takes no time.
-        let started = if is_reused { turn.now } else { Instant::now() };
+        let started = if reused_after.is_some() { turn.now } else { Instant::now() };
         turn.timer.set(started + timeout);
         let head = {
             let head = pin!(connection.send(request, self.outgoing.is_upgrade()));
@@ -180,6 +183,9 @@ impl Exchange {
         match head.map_err(Failure::Final)? {
             Ok(response) => {
                 turn.assignment.answered(response.status(), &self.client.context.proxy.table);
+                if let Some(field) = response.headers().get(KEEP_ALIVE) {
+                    self.client.context.pool.keep_alive_said(turn.assignment.member().id, field);
+                }
                 Ok(BackendResponse { response, connection, idle_timeout: timeout, accepted })
             }
             Err(_) if upload.is_some_and(|upload| upload.is_too_long()) => {
@@ -187,7 +193,7 @@ impl Exchange {
             }
             Err(mut error) => {
                 let again = error.take_message().or(copy);
-                Err(self.failure(&error.into_error(), again, is_reused, turn.assignment))
+                Err(self.failure(&error.into_error(), again, reused_after, turn.assignment))
             }
         }
     }
@@ -197,7 +203,8 @@ impl Exchange {
         let (context, member) = (&self.client.context, turn.assignment.member());
         let is_held = turn.assignment.hold().is_some();
         let patience = if is_held { MAX_CONNECTING } else { CONNECT_TIMEOUT };
-        let requirements = Requirements { is_upgrade: self.outgoing.is_upgrade(), must_be_new, patience };
+        let (is_upgrade, is_repeatable) = (self.outgoing.is_upgrade(), self.outgoing.is_repeatable());
+        let requirements = Requirements { is_upgrade, must_be_new, is_repeatable, patience };
         let (from, request) = ((&context.pool, &context.dialer), self.outgoing.request());
         checkout(from, member, request, requirements, turn.now).await.map_err(|error| {
             tracing::debug!(instance = %member.terms.instance, backend = %member.backend, %error, "cannot connect");
@@ -226,26 +233,33 @@ impl Exchange {
         &mut self,
         error: &hyper::Error,
         again: Option<Request<RequestBody>>,
-        is_reused: bool,
+        reused_after: Option<Duration>,
         assignment: &Assignment,
     ) -> Failure {
-        tracing::debug!(%error, reused = is_reused, "a request was not answered");
+        tracing::debug!(%error, reused = reused_after.is_some(), "a request was not answered");
         if error.is_user() {
             // The request's body failed, which the client sends.
             return Failure::Final(Page::BadRequest("The request's body could not be read."));
         }
-        if error.is_parse() {
+        // What comes first on a connection that had a request before may be left over from its response.
+        if error.is_parse() && !(reused_after.is_some() && again.is_some()) {
             assignment.response_failed();
             return Failure::Final(Page::InvalidResponse);
         }
-        if !is_reused {
-            assignment.connection_failed(&self.client.context.proxy.table);
+        match reused_after {
+            // An HTTP/2 connection that has streams was not idle.
+            Some(idle) if !error.is_parse() && !idle.is_zero() => {
+                let (pool, member) = (&self.client.context.pool, assignment.member().id);
+                pool.closed_under_request(member, idle, Instant::now());
+            }
+            Some(_) => {}
+            None => assignment.connection_failed(&self.client.context.proxy.table),
         }
         match again {
             None => Failure::Final(Page::Unreachable),
             Some(request) => {
                 self.outgoing.put_back(request);
-                if is_reused { Failure::Stale } else { Failure::Member(Page::Unreachable) }
+                if reused_after.is_some() { Failure::Stale } else { Failure::Member(Page::Unreachable) }
             }
         }
     }

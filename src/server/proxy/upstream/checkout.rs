@@ -19,7 +19,7 @@ use super::connection::UpstreamConnection;
 use super::dial::{DialError, Dialer};
 use super::http1::Http1Connection;
 use super::http2::{self as http2_connections, Http2Connections, Http2Stream};
-use super::pool::Pool;
+use super::pool::{Pool, Taken};
 use super::request_body::RequestBody;
 use super::tls::{Offer, PooledName, TlsError, dns_name};
 
@@ -30,6 +30,8 @@ pub(crate) struct Requirements {
     pub(crate) is_upgrade: bool,
     /// An open connection turned out to be closed: make a new one.
     pub(crate) must_be_new: bool,
+    /// The request can be sent again if the backend closes the connection at that moment.
+    pub(crate) is_repeatable: bool,
     /// How long one address of the backend may take to accept a connection.
     pub(crate) patience: Duration,
 }
@@ -37,8 +39,8 @@ pub(crate) struct Requirements {
 /// A connection for one request.
 pub(crate) struct Checkout {
     pub(crate) connection: UpstreamConnection,
-    /// It had a request before. The backend may have closed it without the proxy knowing yet.
-    pub(crate) is_reused: bool,
+    /// It had a request before, and was idle for so long. The backend may have closed it without the proxy knowing yet.
+    pub(crate) reused_after: Option<Duration>,
 }
 
 /// Why there is no connection to a member.
@@ -71,25 +73,26 @@ pub(crate) async fn checkout(
     requirements: Requirements,
     now: Instant,
 ) -> Result<Checkout, ConnectError> {
-    let Requirements { is_upgrade, must_be_new, patience } = requirements;
+    let Requirements { is_upgrade, must_be_new, is_repeatable, patience } = requirements;
     if member.backend.scheme() == Scheme::Http {
-        if let Some(idle) = (!must_be_new).then(|| pool.take(member.id, &None, now)).flatten() {
-            return Ok(reused(UpstreamConnection::Http1(idle)));
+        let take = || pool.take(member.id, &None, is_repeatable, now);
+        if let Some(taken) = (!must_be_new).then(take).flatten() {
+            return Ok(reused(taken));
         }
         // Boxed, because the future is large and seldom needed.
         return Box::pin(connect_plain((pool, dialer), member, patience)).await;
     }
     let name = pooled_name(member, request);
-    let connector = Connector { pool, dialer, member, name, must_be_new, patience, now };
+    let connector = Connector { pool, dialer, member, name, must_be_new, is_repeatable, patience, now };
     Box::pin(connector.checkout(is_upgrade)).await
 }
 
-fn reused(connection: UpstreamConnection) -> Checkout {
-    Checkout { connection, is_reused: true }
+fn reused(taken: Taken) -> Checkout {
+    Checkout { connection: UpstreamConnection::Http1(taken.connection), reused_after: Some(taken.idle) }
 }
 
 fn new(connection: UpstreamConnection) -> Checkout {
-    Checkout { connection, is_reused: false }
+    Checkout { connection, reused_after: None }
 }
 
 async fn connect_plain(
@@ -117,6 +120,7 @@ struct Connector<'a> {
     member: &'a Member,
     name: PooledName,
     must_be_new: bool,
+    is_repeatable: bool,
     patience: Duration,
     now: Instant,
 }
@@ -142,9 +146,9 @@ impl Connector<'_> {
     }
 
     async fn checkout_http1(&self, connections: &Http2Connections) -> Result<Checkout, ConnectError> {
-        let take = || self.pool.take(self.member.id, &self.name, self.now);
-        if let Some(idle) = (!self.must_be_new).then(take).flatten() {
-            return Ok(reused(UpstreamConnection::Http1(idle)));
+        let take = || self.pool.take(self.member.id, &self.name, self.is_repeatable, self.now);
+        if let Some(taken) = (!self.must_be_new).then(take).flatten() {
+            return Ok(reused(taken));
         }
         match self.connect(Offer::Http1).await? {
             Connected::Http1(connection) => Ok(new(UpstreamConnection::Http1(connection))),
@@ -156,7 +160,10 @@ impl Connector<'_> {
     /// making one each, and fail if it fails.
     async fn checkout_http2(&self, connections: &Http2Connections) -> Result<Checkout, ConnectError> {
         let begun = Instant::now();
-        let stream = |stream: Http2Stream| reused(UpstreamConnection::Http2(stream));
+        let stream = |stream: Http2Stream| Checkout {
+            connection: UpstreamConnection::Http2(stream),
+            reused_after: Some(Duration::ZERO),
+        };
         if let Some(open) = (!self.must_be_new).then(|| connections.stream(&self.name)).flatten() {
             return Ok(stream(open));
         }

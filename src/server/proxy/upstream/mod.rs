@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `checkout` | gets a connection for one request: an open one from the pool, or a new one |
 //! | `pool` | one worker's open connections |
+//! | `idle_limit` | how long they may be idle before their backend closes them |
 //! | `connection`, `http1`, `http2` | a connection for one request; alone on it (HTTP/1.1) or with others (HTTP/2) |
 //! | `dial`, `tls` | TCP connections as the policy allows; the TLS handshake and what is verified |
 //! | `recovery` | requests that wait for a member that cannot be connected to |
@@ -19,6 +20,7 @@ pub(crate) mod dial;
 mod early_response;
 mod http1;
 mod http2;
+mod idle_limit;
 mod liveness;
 pub(crate) mod pool;
 pub(crate) mod recovery;

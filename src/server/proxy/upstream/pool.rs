@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use tokio::net::TcpStream;
 
 use crate::server::routing::MemberId;
@@ -15,21 +16,28 @@ use crate::server::routing::MemberId;
 use super::connection::UpstreamConnection;
 use super::http1::Http1Connection;
 use super::http2::Http2Connections;
+use super::idle_limit::{IdleLimit, MAX_IDLE};
 use super::liveness::{Liveness, WatchedStream};
 use super::tls::PooledName;
 
-/// How long a connection may be idle. Node closes idle connections after 5 s (SEMANTICS section 9).
-const MAX_IDLE: Duration = Duration::from_secs(4);
 /// Idle HTTP/1.1 connections of one worker to one member.
 const MAX_IDLE_PER_MEMBER: usize = 256;
 
 #[derive(Default)]
 pub(crate) struct Pool {
-    /// Idle HTTP/1.1 connections, the one used last at the end.
-    idle: RefCell<HashMap<MemberId, Vec<Idle>, foldhash::fast::RandomState>>,
+    idle: RefCell<HashMap<MemberId, OfMember, foldhash::fast::RandomState>>,
     http2: RefCell<HashMap<MemberId, Rc<Http2Connections>>>,
     /// All of them, also while requests have them.
     liveness: Liveness,
+}
+
+#[derive(Default)]
+struct OfMember {
+    /// Idle HTTP/1.1 connections, the one used last at the end.
+    idle: Vec<Idle>,
+    limit: IdleLimit,
+    /// When the connections were last looked at.
+    looked_at: Option<Instant>,
 }
 
 struct Idle {
@@ -37,20 +45,70 @@ struct Idle {
     since: Instant,
 }
 
+/// An idle connection for a request, and how long it was idle.
+pub(super) struct Taken {
+    pub(super) connection: Http1Connection,
+    pub(super) idle: Duration,
+}
+
+impl OfMember {
+    /// Drops connections that have been idle for too long or that the backend has closed, and notes at which age it does
+    /// that.
+    fn look(&mut self, now: Instant) {
+        let (limit, before) = (self.limit.of(true, now), self.looked_at.replace(now));
+        let mut closed = None;
+        self.idle.retain_mut(|idle| {
+            idle.connection.check();
+            if idle.connection.is_closed() {
+                // It was open when it was looked at before, or put here.
+                let seen = before.map_or(idle.since, |before| before.max(idle.since));
+                closed.get_or_insert(seen.saturating_duration_since(idle.since));
+                return false;
+            }
+            now.saturating_duration_since(idle.since) < limit
+        });
+        if let Some(age) = closed {
+            self.limit.closed(age, now);
+        }
+    }
+}
+
 impl Pool {
-    /// Takes an idle HTTP/1.1 connection that is not known to be closed.
-    pub(super) fn take(&self, member: MemberId, name: &PooledName, now: Instant) -> Option<Http1Connection> {
+    /// Takes an idle HTTP/1.1 connection that is not known to be closed, and that the backend is not about to close as far
+    /// as that is known.
+    pub(super) fn take(
+        &self,
+        member: MemberId,
+        name: &PooledName,
+        is_repeatable: bool,
+        now: Instant,
+    ) -> Option<Taken> {
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(&member)?;
+        let OfMember { idle: connections, limit, .. } = idle.get_mut(&member)?;
+        let limit = limit.of(is_repeatable, now);
         // Nearly always the last one fits, because all of a member's connections have one name.
         while let Some(last) = connections.iter().rposition(|idle| idle.connection.name() == name) {
-            let Idle { connection, since } = connections.remove(last);
-            let is_ready = connection.is_ready() && !connection.is_closed();
-            if now.saturating_duration_since(since) < MAX_IDLE && is_ready {
-                return Some(connection);
+            let idle = now.saturating_duration_since(connections[last].since);
+            // Others have been idle for longer; a request that can be repeated may take them.
+            if idle >= limit {
+                return None;
+            }
+            let Idle { connection, .. } = connections.remove(last);
+            if connection.is_ready() && !connection.is_closed() {
+                return Some(Taken { connection, idle });
             }
         }
         None
+    }
+
+    /// The backend has closed a connection that was idle for `age`, just when a request was sent on it.
+    pub(crate) fn closed_under_request(&self, member: MemberId, age: Duration, now: Instant) {
+        self.idle.borrow_mut().entry(member).or_default().limit.closed(age, now);
+    }
+
+    /// A response of the member's had this Keep-Alive field.
+    pub(crate) fn keep_alive_said(&self, member: MemberId, field: &HeaderValue) {
+        self.idle.borrow_mut().entry(member).or_default().limit.says(field);
     }
 
     /// Puts a connection back whose response is over.
@@ -66,7 +124,7 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(member).or_default();
+        let connections = &mut idle.entry(member).or_default().idle;
         if connections.len() < MAX_IDLE_PER_MEMBER {
             connections.push(Idle { connection, since: now });
         }
@@ -74,12 +132,9 @@ impl Pool {
 
     /// Drops connections that have been idle for too long or that the backend has closed.
     pub(crate) fn drop_idle(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|_, connections| {
-            connections.retain_mut(|idle| {
-                idle.connection.check();
-                now.saturating_duration_since(idle.since) < MAX_IDLE && !idle.connection.is_closed()
-            });
-            !connections.is_empty()
+        self.idle.borrow_mut().retain(|_, of_member| {
+            of_member.look(now);
+            !of_member.idle.is_empty() || !of_member.limit.is_unknown(now)
         });
         self.http2.borrow_mut().retain(|_, connections| connections.drop_idle(now, MAX_IDLE));
     }
