@@ -18,6 +18,8 @@ mod failure;
 mod forwarding;
 #[path = "proxy/framing.rs"]
 mod framing;
+#[path = "proxy/h2c.rs"]
+mod h2c;
 #[path = "proxy/hold.rs"]
 mod hold;
 #[path = "proxy/outage.rs"]

@@ -1,6 +1,7 @@
 //! The request as a backend gets it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
@@ -8,11 +9,13 @@ use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
 use hyper::body::{Body, Incoming};
 
+use crate::server::proxy::buffered::Buffered;
 use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::compression::Accepted;
 use crate::server::proxy::http::forwarded::X_FORWARDED_PREFIX;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::{framing, hop_by_hop, strip_prefix, validate};
+use crate::server::proxy::upstream::kept_body::{MAX_KEPT, SpareBody};
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::{Claim, Member};
 use registry_client::protocol::Scheme;
@@ -32,6 +35,34 @@ pub(super) struct OutgoingRequest {
     has_other_target: bool,
     /// X-Forwarded-Prefix as the client's proxy sent it, while the header has another value.
     former_prefix: Option<Option<HeaderValue>>,
+}
+
+/// What it takes to send a request again.
+pub(super) struct Spare {
+    head: Request<RequestBody>,
+    body: Option<SpareBody<RequestBody>>,
+    is_repeatable: bool,
+}
+
+impl Spare {
+    /// The request again, if that does no harm. `is_unprocessed`: the backend has not looked at it.
+    pub(super) fn again(self, is_unprocessed: bool) -> Option<Request<RequestBody>> {
+        if !is_unprocessed && !self.is_repeatable {
+            return None;
+        }
+        let mut request = self.head;
+        if let Some(body) = self.body {
+            *request.body_mut() = RequestBody::Kept(body.again()?);
+        }
+        Some(request)
+    }
+
+    /// A response has come.
+    pub(super) fn forget(self) {
+        if let Some(body) = self.body {
+            body.forget();
+        }
+    }
 }
 
 impl OutgoingRequest {
@@ -145,18 +176,23 @@ impl OutgoingRequest {
         !self.is_upgrade && self.request.body().is_empty() && self.request.method().is_idempotent()
     }
 
-    /// A copy that may be sent if the connection breaks after the request was sent, because the method is idempotent
-    /// and there is no body that would be gone.
-    pub(super) fn repeatable(&self) -> Option<Request<RequestBody>> {
-        let request = &self.request;
-        if !self.is_repeatable() {
+    /// What it takes to send the request again, if the connection breaks after it was sent. `can_refuse`: the backend
+    /// can say that it has not looked at it. `buffered`: counts what is kept of its body.
+    pub(super) fn spare(&mut self, can_refuse: bool, buffered: &Arc<Buffered>) -> Option<Spare> {
+        let is_repeatable = self.is_repeatable();
+        if !is_repeatable && !can_refuse {
             return None;
         }
-        let mut copy = Request::new(RequestBody::Empty);
-        copy.method_mut().clone_from(request.method());
-        copy.uri_mut().clone_from(request.uri());
-        copy.headers_mut().clone_from(request.headers());
-        Some(copy)
+        let body = match self.request.body().is_empty() {
+            true => None,
+            false => Some(self.request.body_mut().keep(|| buffered.reserve(MAX_KEPT))?),
+        };
+        let request = &self.request;
+        let mut head = Request::new(RequestBody::Empty);
+        head.method_mut().clone_from(request.method());
+        head.uri_mut().clone_from(request.uri());
+        head.headers_mut().clone_from(request.headers());
+        Some(Spare { head, body, is_repeatable })
     }
 
     pub(super) fn request(&self) -> &Request<RequestBody> {

@@ -20,6 +20,7 @@ use crate::server::proxy::http::hop_by_hop::requested_upgrade;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::upstream::checkout::{Checkout, ConnectError, Requirements, checkout};
 use crate::server::proxy::upstream::dial::CONNECT_TIMEOUT;
+use crate::server::proxy::upstream::refusal::is_unprocessed;
 use crate::server::proxy::upstream::request_body::{RequestBody, UploadProgress};
 use crate::server::routing::{MemberId, Settings};
 
@@ -35,6 +36,8 @@ use super::{auth, sticky, wait, wait_for_claim};
 /// How long the backend keeps idle connections.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
+/// How often a request is sent again that a member has not looked at.
+const MAX_REFUSALS: usize = 3;
 /// How many members a request is given to. All but two of them must have left meanwhile.
 const MAX_MEMBERS: usize = 16;
 
@@ -55,6 +58,8 @@ enum Failure {
     CannotConnect,
     /// The member could not be reached, or it broke the connection. The request can be sent again.
     Member(Page),
+    /// The member is there, but has not looked at the request. It can be sent again. `on_new`: on a new connection.
+    Refused { on_new: bool },
     /// The request cannot be sent again.
     Final(Page),
 }
@@ -101,7 +106,7 @@ impl Exchange {
                 }
                 Err(Failure::Member(page)) => page,
                 Err(Failure::Final(page)) => return Err(page.into()),
-                Err(Failure::Stale) => return Err(Page::Unreachable.into()),
+                Err(Failure::Stale | Failure::Refused { .. }) => return Err(Page::Unreachable.into()),
             };
             assignment = if record.unassign() {
                 // The member has left, which is not a failure.
@@ -155,8 +160,19 @@ impl Exchange {
             return Err(Failure::Final(Page::UpgradeNotAllowed));
         }
         self.outgoing.address_to(member, turn.assignment.claim()).map_err(Failure::Final)?;
-        match self.attempt(false, turn).await {
-            Err(Failure::Stale) => self.attempt(true, turn).await,
+        let mut must_be_new = false;
+        for _ in 0..MAX_REFUSALS {
+            match self.attempt(must_be_new, turn).await {
+                Err(Failure::Stale) if !must_be_new => must_be_new = true,
+                Err(Failure::Refused { on_new }) => must_be_new = !on_new,
+                other => return other,
+            }
+        }
+        match self.attempt(must_be_new, turn).await {
+            Err(Failure::Refused { .. }) => {
+                turn.assignment.connection_failed(&self.client.context.proxy.table);
+                Err(Failure::Member(Page::Unreachable))
+            }
             other => other,
         }
     }
@@ -167,7 +183,7 @@ impl Exchange {
         let Settings { compression, timeout, .. } = turn.assignment.member().terms.settings;
         let accepted = compression.then(|| self.outgoing.accepted_coding());
         let upload = self.outgoing.upload();
-        let copy = self.outgoing.repeatable();
+        let spare = self.outgoing.spare(connection.can_refuse(), &self.client.context.proxy.buffered);
         let request = self.outgoing.take();
         connection.read_in_parts(self.client.is_http2());
         // Taking an open connection takes no time.
@@ -186,14 +202,27 @@ impl Exchange {
                 if let Some(field) = response.headers().get(KEEP_ALIVE) {
                     self.client.context.pool.keep_alive_said(turn.assignment.member().id, field);
                 }
+                if let Some(spare) = spare {
+                    spare.forget();
+                }
                 Ok(BackendResponse { response, connection, idle_timeout: timeout, accepted })
             }
-            Err(_) if upload.is_some_and(|upload| upload.is_too_long()) => {
+            Err(_) if upload.as_ref().is_some_and(|upload| upload.is_too_long()) => {
                 Err(Failure::Final(Page::BodyTooLong))
             }
+            Err(error) if error.error().is_user() && upload.is_some_and(|upload| upload.has_failed()) => {
+                Err(Failure::Final(Page::BadRequest("The request's body could not be read.")))
+            }
             Err(mut error) => {
-                let again = error.take_message().or(copy);
-                Err(self.failure(&error.into_error(), again, reused_after, turn.assignment))
+                let is_unprocessed = is_unprocessed(error.error());
+                let again = error.take_message().or_else(|| spare?.again(is_unprocessed));
+                let error = error.into_error();
+                if is_unprocessed && let Some(again) = again {
+                    tracing::debug!(%error, "a request was refused unread");
+                    self.outgoing.put_back(again);
+                    return Err(Failure::Refused { on_new: reused_after.is_none() });
+                }
+                Err(self.failure(&error, again, reused_after, turn.assignment))
             }
         }
     }
@@ -237,10 +266,6 @@ impl Exchange {
         assignment: &Assignment,
     ) -> Failure {
         tracing::debug!(%error, reused = reused_after.is_some(), "a request was not answered");
-        if error.is_user() {
-            // The request's body failed, which the client sends.
-            return Failure::Final(Page::BadRequest("The request's body could not be read."));
-        }
         // What comes first on a connection that had a request before may be left over from its response.
         if error.is_parse() && !(reused_after.is_some() && again.is_some()) {
             assignment.response_failed();

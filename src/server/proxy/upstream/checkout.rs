@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http::header::HOST;
 use http::uri::Scheme as UriScheme;
-use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 
 use crate::server::routing::Member;
@@ -18,7 +17,7 @@ use registry_client::protocol::Scheme;
 use super::connection::UpstreamConnection;
 use super::dial::{DialError, Dialer};
 use super::http1::Http1Connection;
-use super::http2::{self as http2_connections, Http2Connections, Http2Stream};
+use super::http2::{self, Http2Connections, Http2Stream, NewHttp2Connection};
 use super::pool::{Pool, Taken};
 use super::request_body::RequestBody;
 use super::tls::{Offer, PooledName, TlsError, dns_name};
@@ -128,7 +127,7 @@ struct Connector<'a> {
 /// A new connection, by the version that the backend speaks on it.
 enum Connected {
     Http1(Http1Connection),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(NewHttp2Connection),
 }
 
 impl Connector<'_> {
@@ -152,7 +151,7 @@ impl Connector<'_> {
         }
         match self.connect(Offer::Http1).await? {
             Connected::Http1(connection) => Ok(new(UpstreamConnection::Http1(connection))),
-            Connected::Http2(sender) => Ok(self.add_http2(connections, sender)),
+            Connected::Http2(connection) => Ok(self.add_http2(connections, connection)),
         }
     }
 
@@ -176,12 +175,16 @@ impl Connector<'_> {
             drop(connecting);
             return self.checkout_http1(connections).await;
         }
+        if !connections.settled(&self.name).await {
+            connections.connect_failed(Instant::now());
+            return Err(ConnectError::SharedFailed);
+        }
         let since = if self.must_be_new { Some(begun) } else { None };
         if let Some(open) = connections.stream_since(&self.name, since) {
             return Ok(stream(open));
         }
         match self.connect(Offer::Http2).await {
-            Ok(Connected::Http2(sender)) => Ok(self.add_http2(connections, sender)),
+            Ok(Connected::Http2(connection)) => Ok(self.add_http2(connections, connection)),
             Ok(Connected::Http1(connection)) => {
                 connections.backend_chose_http1(Instant::now());
                 Ok(new(UpstreamConnection::Http1(connection)))
@@ -193,12 +196,12 @@ impl Connector<'_> {
         }
     }
 
-    fn add_http2(&self, connections: &Http2Connections, sender: http2::SendRequest<RequestBody>) -> Checkout {
+    fn add_http2(&self, connections: &Http2Connections, new_connection: NewHttp2Connection) -> Checkout {
         let scheme = match self.member.backend.scheme() {
             Scheme::Https => UriScheme::HTTPS,
             Scheme::Http | Scheme::H2c => UriScheme::HTTP,
         };
-        new(UpstreamConnection::Http2(connections.add(sender, self.name.clone(), scheme)))
+        new(UpstreamConnection::Http2(connections.add(new_connection, self.name.clone(), scheme)))
     }
 
     async fn connect(&self, offer: Offer) -> Result<Connected, ConnectError> {
@@ -206,13 +209,13 @@ impl Connector<'_> {
         let stream = pool.watch(dialer.connect_within(*patience, &member.backend, member.terms.peer).await?);
         if self.member.backend.scheme() == Scheme::H2c {
             let io = TokioIo::new(stream);
-            return Ok(Connected::Http2(http2_connections::handshake(io).await?));
+            return Ok(Connected::Http2(http2::handshake(io).await?));
         }
         let name = self.name.as_deref().and_then(dns_name);
         let tls = self.dialer.tls.handshake(stream, &self.member.backend, name, offer).await?;
         if tls.is_http2 {
             let io = TokioIo::new(tls.stream);
-            return Ok(Connected::Http2(http2_connections::handshake(io).await?));
+            return Ok(Connected::Http2(http2::handshake(io).await?));
         }
         Ok(Connected::Http1(Http1Connection::handshake(tls.stream, self.name.clone()).await?))
     }

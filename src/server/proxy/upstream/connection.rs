@@ -33,6 +33,11 @@ impl UpstreamConnection {
         }
     }
 
+    /// Whether the backend can say that it has not looked at a request.
+    pub(crate) fn can_refuse(&self) -> bool {
+        matches!(self, UpstreamConnection::Http2(_))
+    }
+
     /// Whether the next response's body is read in small parts, for a client of HTTP/2. HTTP/2 has small frames anyway.
     pub(crate) fn read_in_parts(&mut self, in_parts: bool) {
         if let UpstreamConnection::Http1(connection) = self {

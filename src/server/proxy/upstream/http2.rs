@@ -1,8 +1,10 @@
 //! HTTP/2 connections to one member, which many requests share.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HOST};
@@ -12,7 +14,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioTimer;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::time::sleep;
 
 use crate::server::proxy::local_executor::LocalExecutor;
 
@@ -29,6 +32,8 @@ const HTTP1_MEMORY: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the backend may take to answer a PING before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a backend may take to send its SETTINGS, the first frame of each connection.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of a response h2 may hold before its client takes it.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// As much for each stream, so that clients that do not read hold up nobody else's response.
@@ -55,9 +60,41 @@ struct Http2Connection {
     usage: Rc<Usage>,
 }
 
+/// A connection as the backend has accepted it.
+pub(super) struct NewHttp2Connection {
+    sender: http2::SendRequest<RequestBody>,
+    usage: Rc<Usage>,
+}
+
 struct Usage {
     streams: Cell<usize>,
     last_used: Cell<Instant>,
+    /// How many streams the backend allows at once; `None`: its SETTINGS have not come yet.
+    allowed: Cell<Option<usize>>,
+    /// The SETTINGS have come, a stream has ended, or the connection.
+    changed: Notify,
+}
+
+impl Usage {
+    fn new() -> Self {
+        Usage {
+            streams: Cell::new(0),
+            last_used: Cell::new(Instant::now()),
+            allowed: Cell::new(None),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Whether another request can go without waiting for another one's end. The first request needs no SETTINGS: h2 sends
+    /// it once they have come.
+    fn has_place(&self) -> bool {
+        self.streams.get() < self.allowed.get().unwrap_or(1).min(MAX_STREAMS)
+    }
+
+    /// Whether only the SETTINGS will tell if another request can go.
+    fn awaits_settings(&self) -> bool {
+        self.allowed.get().is_none() && self.streams.get() > 0
+    }
 }
 
 /// One request's stream; the connection counts it until this is dropped.
@@ -83,6 +120,9 @@ impl Drop for Http2Stream {
     fn drop(&mut self) {
         self.usage.streams.set(self.usage.streams.get() - 1);
         self.usage.last_used.set(Instant::now());
+        if self.usage.allowed.get().is_none() {
+            self.usage.changed.notify_waiters();
+        }
     }
 }
 
@@ -116,20 +156,18 @@ impl Http2Connections {
             .iter()
             .filter(|connection| connection.name == *name && since.is_none_or(|at| connection.made_at >= at))
             .min_by_key(|connection| connection.usage.streams.get())
-            .filter(|connection| is_full || connection.usage.streams.get() < MAX_STREAMS)
+            .filter(|connection| is_full || connection.usage.has_place())
             .map(Http2Connection::open_stream)
     }
 
     /// Adds a new connection and opens the first stream on it.
     pub(super) fn add(
         &self,
-        sender: http2::SendRequest<RequestBody>,
+        NewHttp2Connection { sender, usage }: NewHttp2Connection,
         name: PooledName,
         scheme: UriScheme,
     ) -> Http2Stream {
-        let made_at = Instant::now();
-        let usage = Rc::new(Usage { streams: Cell::new(0), last_used: Cell::new(made_at) });
-        let connection = Http2Connection { sender, name, scheme, made_at, usage };
+        let connection = Http2Connection { sender, name, scheme, made_at: Instant::now(), usage };
         let first = connection.open_stream();
         let mut connections = self.connections.borrow_mut();
         // Clients choose the names, so there may be many. The oldest connection leaves the pool and closes after its
@@ -144,6 +182,25 @@ impl Http2Connections {
     /// Waits until no other request makes a connection. The caller may make one while it holds the guard.
     pub(super) async fn lock_connecting(&self) -> MutexGuard<'_, ()> {
         self.connecting.lock().await
+    }
+
+    /// Waits until each connection for `name` has told how many streams it takes: a request that is sent before that may
+    /// be one too many. Returns whether none has ended without telling.
+    pub(super) async fn settled(&self, name: &PooledName) -> bool {
+        let unsettled = || {
+            let connections = self.connections.borrow();
+            let mut open = connections.iter().filter(|connection| !connection.sender.is_closed());
+            let found =
+                open.find(|connection| connection.name == *name && connection.usage.awaits_settings());
+            found.map(|connection| (connection.sender.clone(), Rc::clone(&connection.usage)))
+        };
+        while let Some((sender, usage)) = unsettled() {
+            usage.changed.notified().await;
+            if sender.is_closed() && usage.allowed.get().is_none() {
+                return false;
+            }
+        }
+        true
     }
 
     pub(super) fn connect_failed(&self, now: Instant) {
@@ -184,7 +241,7 @@ impl Http2Connection {
 }
 
 /// Starts HTTP/2 on a connection.
-pub(super) async fn handshake<T>(io: T) -> hyper::Result<http2::SendRequest<RequestBody>>
+pub(super) async fn handshake<T>(io: T) -> hyper::Result<NewHttp2Connection>
 where
     T: Read + Write + Unpin + 'static,
 {
@@ -195,11 +252,52 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        // None before the backend has said how many.
+        .initial_max_send_streams(0)
         .max_header_list_size(MAX_HEAD);
     let (sender, connection) = builder.handshake(io).await?;
-    tokio::task::spawn_local(async move {
+    let usage = Rc::new(Usage::new());
+    tokio::task::spawn_local(drive(connection, Rc::clone(&usage)));
+    Ok(NewHttp2Connection { sender, usage })
+}
+
+/// Drives a connection to its end, and keeps `usage` informed of how many streams the backend allows.
+async fn drive<T>(connection: http2::Connection<T, RequestBody, LocalExecutor>, usage: Rc<Usage>)
+where
+    T: Read + Write + Unpin + 'static,
+{
+    // The connection is dropped before those are woken that wait for it.
+    let ended = Ended(usage);
+    let usage = &ended.0;
+    let mut connection = pin!(connection);
+    let mut patience = pin!(sleep(SETTINGS_TIMEOUT));
+    poll_fn(|cx| {
         // The requests' own futures return the error.
-        let _ = connection.await;
-    });
-    Ok(sender)
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let allowed = connection.current_max_send_streams();
+        let is_settled = usage.allowed.get().is_some();
+        if is_settled || allowed > 0 {
+            usage.allowed.set(Some(allowed));
+        }
+        match usage.allowed.get() {
+            Some(_) if is_settled => Poll::Pending,
+            Some(_) => {
+                usage.changed.notify_waiters();
+                Poll::Pending
+            }
+            None => patience.as_mut().poll(cx),
+        }
+    })
+    .await;
+}
+
+/// Wakes who waits for a connection that has ended.
+struct Ended(Rc<Usage>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.changed.notify_waiters();
+    }
 }

@@ -9,7 +9,8 @@
 //! | `dial`, `tls` | TCP connections as the policy allows; the TLS handshake and what is verified |
 //! | `recovery` | requests that wait for a member that cannot be connected to |
 //! | `liveness` | finds connections whose backend is gone without a word |
-//! | `request_body` | a request's body on its way to a backend |
+//! | `request_body`, `kept_body` | a request's body on its way to a backend; its beginning, kept to be sent again |
+//! | `refusal` | pure: whether an error says that the backend has not looked at the request |
 //! | `early_response` | reads the response of a backend that closes before it has read the whole request |
 //!
 //! It must not know clients, nor which member a request goes to and why.
@@ -21,8 +22,10 @@ mod early_response;
 mod http1;
 mod http2;
 mod idle_limit;
+pub(crate) mod kept_body;
 mod liveness;
 pub(crate) mod pool;
 pub(crate) mod recovery;
+pub(crate) mod refusal;
 pub(crate) mod request_body;
 pub(crate) mod tls;

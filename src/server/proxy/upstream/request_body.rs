@@ -9,7 +9,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::server::proxy::buffered::Reserved;
 use crate::server::proxy::http::trailers::TrailerFilter;
+
+use super::kept_body::{KeptBody, SentAgain, SpareBody};
 
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, UploadError>>>;
 
@@ -18,6 +21,8 @@ type PolledFrame = Poll<Option<Result<Frame<Bytes>, UploadError>>>;
 pub(crate) enum UploadError {
     #[error(transparent)]
     Client(#[from] hyper::Error),
+    #[error(transparent)]
+    SentAgain(#[from] SentAgain),
     #[error("the body has more bytes than the route allows")]
     TooLong,
 }
@@ -32,6 +37,7 @@ pub(crate) enum RequestBody {
         progress: Rc<UploadProgress>,
         limit: u64,
     },
+    Kept(KeptBody<RequestBody>),
 }
 
 /// How much of a request's body has arrived. Shared with whoever waits for the response.
@@ -42,6 +48,7 @@ pub(crate) struct UploadProgress {
     has_trailers: Cell<bool>,
     has_plain_end: Cell<bool>,
     is_too_long: Cell<bool>,
+    has_failed: Cell<bool>,
 }
 
 impl UploadProgress {
@@ -70,6 +77,11 @@ impl UploadProgress {
         self.is_too_long.get()
     }
 
+    /// Whether the client broke it off, or sent what cannot be read.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.get()
+    }
+
     fn polled(&self, polled: &PolledFrame) {
         self.waits_for_client.set(polled.is_pending());
         let Poll::Ready(frame) = polled else { return };
@@ -80,7 +92,7 @@ impl UploadProgress {
                 let more = frame.data_ref().map_or(0, Bytes::len) as u64;
                 self.received.set(self.received.get() + more);
             }
-            Some(Err(_)) => {}
+            Some(Err(_)) => self.has_failed.set(true),
             None => self.has_plain_end.set(!self.has_trailers.get()),
         }
     }
@@ -99,6 +111,7 @@ impl RequestBody {
             has_trailers: Cell::new(false),
             has_plain_end: Cell::new(false),
             is_too_long: Cell::new(false),
+            has_failed: Cell::new(false),
         };
         RequestBody::Stream { incoming, trailers, progress: Rc::new(progress), limit: u64::MAX }
     }
@@ -111,7 +124,23 @@ impl RequestBody {
         match self {
             RequestBody::Empty => None,
             RequestBody::Stream { progress, .. } => Some(Rc::clone(progress)),
+            RequestBody::Kept(kept) => kept.of_source(RequestBody::progress),
         }
+    }
+
+    /// Keeps what is sent of it, so that it can be sent again. `memory`: the room for that.
+    pub(crate) fn keep(
+        &mut self,
+        memory: impl FnOnce() -> Option<Reserved>,
+    ) -> Option<SpareBody<RequestBody>> {
+        if let RequestBody::Kept(kept) = self {
+            return Some(kept.spare());
+        }
+        let memory = memory()?;
+        let kept = KeptBody::new(std::mem::replace(self, RequestBody::Empty), memory);
+        let spare = kept.spare();
+        *self = RequestBody::Kept(kept);
+        Some(spare)
     }
 }
 
@@ -122,6 +151,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Kept(kept) => Pin::new(kept).poll_frame(cx),
             RequestBody::Stream { incoming, trailers: filter, progress, limit } => {
                 let polled = Pin::new(incoming).poll_frame(cx);
                 let mut polled = polled.map_err(UploadError::Client);
@@ -147,6 +177,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Stream { incoming, .. } => incoming.is_end_stream(),
+            RequestBody::Kept(kept) => kept.is_end_stream(),
         }
     }
 
@@ -154,6 +185,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Stream { incoming, .. } => incoming.size_hint(),
+            RequestBody::Kept(kept) => kept.size_hint(),
         }
     }
 }
