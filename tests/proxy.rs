@@ -26,6 +26,8 @@ mod hold;
 mod outage;
 #[path = "proxy/probes.rs"]
 mod probes;
+#[path = "proxy/response_heads.rs"]
+mod response_heads;
 #[path = "proxy/start_hold.rs"]
 mod start_hold;
 #[path = "proxy/stopping.rs"]

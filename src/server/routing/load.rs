@@ -7,6 +7,9 @@ use std::time::Instant;
 use super::ejection::{Ejection, Outcome};
 use super::outage::Outage;
 
+/// Between two lines about invalid responses of one member, in milliseconds.
+const TOLD_PAUSE: u64 = 60_000;
+
 /// What the data plane counts for a member.
 #[derive(Debug, Default)]
 pub struct MemberLoad {
@@ -18,6 +21,8 @@ pub struct MemberLoad {
     closed: AtomicBool,
     /// Its session is over, so its upgraded connections must close.
     left: AtomicBool,
+    /// One of its responses had a head with more lines than a connection takes.
+    long_heads: AtomicBool,
     /// Allocated when the first request fails.
     failures: OnceLock<Box<Failures>>,
 }
@@ -28,6 +33,8 @@ struct Failures {
     ejection: AtomicU64,
     /// An [`Outage`], packed.
     outage: AtomicU64,
+    /// When the log may tell of its next invalid response: milliseconds since `epoch`.
+    next_told: AtomicU64,
     /// The moment that all times count from.
     epoch: Instant,
 }
@@ -64,6 +71,24 @@ impl MemberLoad {
         self.left.load(Ordering::SeqCst)
     }
 
+    /// From now on connections to it take heads with many lines.
+    pub fn needs_long_heads(&self) {
+        self.long_heads.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether connections to it must take heads with many lines.
+    pub fn has_long_heads(&self) -> bool {
+        self.long_heads.load(Ordering::Relaxed)
+    }
+
+    /// Whether the log may tell of an invalid response: once a minute.
+    pub fn may_tell(&self, now: Instant) -> bool {
+        let Failures { next_told, epoch, .. } = self.failures(now);
+        let since = now.saturating_duration_since(*epoch).as_millis() as u64;
+        let next = |told| (told <= since).then_some(since + TOLD_PAUSE);
+        next_told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
     /// Whether there is no failure on record, so that another answer changes nothing.
     pub fn is_well(&self) -> bool {
         let is_clear = |state: &AtomicU64| state.load(Ordering::Relaxed) == 0;
@@ -75,7 +100,7 @@ impl MemberLoad {
         if outcome == Outcome::Answered && self.is_well() {
             return None;
         }
-        let Failures { ejection, outage, epoch } = self.failures(now);
+        let Failures { ejection, outage, epoch, .. } = self.failures(now);
         if outcome == Outcome::Answered {
             let _ = outage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
                 Some(Outage::unpack(bits).answered().pack())
@@ -129,8 +154,29 @@ impl MemberLoad {
     }
 
     fn failures(&self, now: Instant) -> &Failures {
-        let first =
-            || Box::new(Failures { ejection: AtomicU64::new(0), outage: AtomicU64::new(0), epoch: now });
+        let first = || {
+            Box::new(Failures {
+                ejection: AtomicU64::new(0),
+                outage: AtomicU64::new(0),
+                next_told: AtomicU64::new(0),
+                epoch: now,
+            })
+        };
         self.failures.get_or_init(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_invalid_response_is_told_once_a_minute() {
+        let (load, start) = (MemberLoad::default(), Instant::now());
+        let told = |seconds| load.may_tell(start + Duration::from_secs(seconds));
+        assert_eq!([0, 1, 59, 60, 61, 200].map(told), [true, false, false, true, false, true]);
+        assert!(load.is_well(), "which is no failure");
     }
 }

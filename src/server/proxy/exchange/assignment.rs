@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use crate::server::live_table::LiveTable;
+use crate::server::proxy::http::flaw::Flaw;
 use crate::server::proxy::upstream::recovery::Permit;
 use crate::server::routing::{Admission, BreakerEvent, Chosen, Claim, InFlight, Member, Outcome};
 
@@ -103,6 +104,16 @@ impl Assignment {
         let Some(admission) = &self.admission else { return };
         if admission.failed(Instant::now()) {
             warn_of_open_breaker(self.member());
+        }
+    }
+
+    /// The member's response is no HTTP.
+    pub(super) fn response_invalid(&self, flaw: Flaw) {
+        self.response_failed();
+        let member = self.member();
+        if member.load.may_tell(Instant::now()) {
+            let (instance, backend) = (&member.terms.instance, &member.backend);
+            tracing::warn!(%instance, %backend, "a response is no HTTP: {flaw}");
         }
     }
 

@@ -12,7 +12,6 @@ use http::header::{
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use registry_client::protocol::{ForwardAuth, Scheme};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +20,7 @@ use tokio::time::timeout;
 use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::http::hop_by_hop;
 use crate::server::proxy::http::page::Page;
+use crate::server::proxy::upstream::http1;
 use crate::server::proxy::upstream::tls::{Offer, dns_name};
 
 use super::answer::Answer;
@@ -112,7 +112,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let broken = |error: hyper::Error| format!("broke off: {error}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) =
+        http1::builder(true).handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut answer = pin!(async move {
         let (parts, body) = sender.send_request(question).await.map_err(broken)?.into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await;

@@ -13,6 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use crate::server::proxy::context::EncoderSlot;
 use crate::server::proxy::http::coding::Coding;
 use crate::server::proxy::http::compression::{self, Accepted};
+use crate::server::proxy::http::flaw::Flaw;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::http::{framing, hop_by_hop};
 use crate::server::proxy::upstream::connection::UpstreamConnection;
@@ -83,11 +84,12 @@ impl BackendResponse {
             return self.into_tunnel(upgrade, record);
         }
         let (mut parts, incoming) = self.response.into_parts();
-        if framing::prepare_response(parts.status, &mut parts.headers).is_err() {
+        if let Err(error) = framing::prepare_response(parts.status, &mut parts.headers) {
+            let flaw = Flaw::from(error);
             if let Some(assignment) = record.assignment() {
-                assignment.response_failed();
+                assignment.response_invalid(flaw);
             }
-            return page(Page::InvalidResponse, record);
+            return page(Page::InvalidResponse(flaw), record);
         }
         let required = hop_by_hop::required_upgrade(parts.status, &parts.headers);
         let trailers = hop_by_hop::remove_from_response(&mut parts.headers);
@@ -122,7 +124,7 @@ impl BackendResponse {
         let protocol = self.response.headers().get(UPGRADE).cloned();
         // A backend must not switch without being asked, nor to a protocol that it does not name.
         let (Some(client), Some(protocol)) = (upgrade, protocol) else {
-            return page(Page::InvalidResponse, record);
+            return page(Page::InvalidResponse(Flaw::Switch), record);
         };
         let backend = hyper::upgrade::on(&mut self.response);
         let departures = record.client().context.proxy.table.departures();

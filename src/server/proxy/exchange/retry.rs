@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::server::proxy::client_state::connection_state::ClientConnection;
 use crate::server::proxy::client_state::timer::Timer;
+use crate::server::proxy::http::flaw::Flaw;
 use crate::server::proxy::http::hop_by_hop::requested_upgrade;
 use crate::server::proxy::http::page::Page;
 use crate::server::proxy::upstream::checkout::{Checkout, ConnectError, Requirements, checkout};
@@ -60,6 +61,8 @@ enum Failure {
     Member(Page),
     /// The member is there, but has not looked at the request. It can be sent again. `on_new`: on a new connection.
     Refused { on_new: bool },
+    /// The response's head has more lines than the connection takes. The request can be sent again.
+    LongHead,
     /// The request cannot be sent again.
     Final(Page),
 }
@@ -106,7 +109,9 @@ impl Exchange {
                 }
                 Err(Failure::Member(page)) => page,
                 Err(Failure::Final(page)) => return Err(page.into()),
-                Err(Failure::Stale | Failure::Refused { .. }) => return Err(Page::Unreachable.into()),
+                Err(Failure::Stale | Failure::Refused { .. } | Failure::LongHead) => {
+                    return Err(Page::Unreachable.into());
+                }
             };
             assignment = if record.unassign() {
                 // The member has left, which is not a failure.
@@ -164,6 +169,7 @@ impl Exchange {
         for _ in 0..MAX_REFUSALS {
             match self.attempt(must_be_new, turn).await {
                 Err(Failure::Stale) if !must_be_new => must_be_new = true,
+                Err(Failure::LongHead) => must_be_new = true,
                 Err(Failure::Refused { on_new }) => must_be_new = !on_new,
                 other => return other,
             }
@@ -222,6 +228,13 @@ impl Exchange {
                     self.outgoing.put_back(again);
                     return Err(Failure::Refused { on_new: reused_after.is_none() });
                 }
+                if error.is_parse_too_large() && !connection.takes_long_heads() {
+                    turn.assignment.member().load.needs_long_heads();
+                    if let Some(again) = again {
+                        self.outgoing.put_back(again);
+                        return Err(Failure::LongHead);
+                    }
+                }
                 Err(self.failure(&error, again, reused_after, turn.assignment))
             }
         }
@@ -268,8 +281,9 @@ impl Exchange {
         tracing::debug!(%error, reused = reused_after.is_some(), "a request was not answered");
         // What comes first on a connection that had a request before may be left over from its response.
         if error.is_parse() && !(reused_after.is_some() && again.is_some()) {
-            assignment.response_failed();
-            return Failure::Final(Page::InvalidResponse);
+            let flaw = Flaw::of(error);
+            assignment.response_invalid(flaw);
+            return Failure::Final(Page::InvalidResponse(flaw));
         }
         match reused_after {
             // An HTTP/2 connection that has streams was not idle.

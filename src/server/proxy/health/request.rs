@@ -6,12 +6,13 @@ use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::{Request, StatusCode};
 use http_body_util::Empty;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::server::proxy::upstream::dial::Dialer;
+use crate::server::proxy::upstream::http1;
 use crate::server::proxy::upstream::tls::{Offer, dns_name};
 use registry_client::protocol::{BackendUrl, Scheme};
 
@@ -70,7 +71,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let request = request.map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) =
+        http1::builder(true).handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut response = pin!(sender.send_request(request));
     let response = tokio::select! {
         response = &mut response => response,

@@ -13,12 +13,14 @@
 //! | `coding` | the content codings that the proxy can apply |
 //! | `compression` | decides whether and how a response is compressed |
 //! | `etag` | marks the tags of compressed responses, and undoes the marks in requests |
+//! | `flaw` | why a backend's response is no HTTP |
 //! | `page` | the responses that the proxy gives by itself |
 //! | `websocket` | finds the ends of websocket frames |
 
 pub(crate) mod coding;
 pub(crate) mod compression;
 mod etag;
+pub(crate) mod flaw;
 pub(crate) mod forwarded;
 mod forwarded_field;
 pub(crate) mod framing;

@@ -8,6 +8,8 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 
+use super::flaw::Flaw;
+
 /// WWW-Authenticate of [`Page::Unauthorized`] (RFC 7617).
 const BASIC: &str = r#"Basic realm="Restricted", charset="UTF-8""#;
 /// Retry-After of [`Page::NoMember`], in seconds.
@@ -59,7 +61,7 @@ pub(crate) enum Page {
     /// The proxy could not connect to the backend, or the backend broke the connection before it answered.
     Unreachable,
     /// The backend's response is not valid HTTP.
-    InvalidResponse,
+    InvalidResponse(Flaw),
     /// The backend did not answer in time.
     ResponseTimeout,
 }
@@ -89,7 +91,7 @@ impl Page {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Page::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Page::Unreachable | Page::InvalidResponse => StatusCode::BAD_GATEWAY,
+            Page::Unreachable | Page::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
             Page::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -123,7 +125,7 @@ impl Page {
             Page::Unreachable => {
                 "The service behind this address could not be reached, or broke the connection."
             }
-            Page::InvalidResponse => {
+            Page::InvalidResponse(_) => {
                 "The service behind this address answered with something that is no HTTP."
             }
             Page::ResponseTimeout => "The service behind this address did not answer in time.",
@@ -133,7 +135,13 @@ impl Page {
     /// The whole response. hyper leaves out the body in answers to HEAD and keeps its length.
     pub(crate) fn response(self) -> Response<Bytes> {
         let status = self.status();
-        let mut response = Response::new(Bytes::from(text(status, self.explanation())));
+        let body = match self {
+            Page::InvalidResponse(flaw) => {
+                text(status, &format!("{} What is wrong: {flaw}.", self.explanation()))
+            }
+            _ => text(status, self.explanation()),
+        };
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -74,7 +74,7 @@ pub(crate) async fn checkout(
 ) -> Result<Checkout, ConnectError> {
     let Requirements { is_upgrade, must_be_new, is_repeatable, patience } = requirements;
     if member.backend.scheme() == Scheme::Http {
-        let take = || pool.take(member.id, &None, is_repeatable, now);
+        let take = || pool.take(member, &None, is_repeatable, now);
         if let Some(taken) = (!must_be_new).then(take).flatten() {
             return Ok(reused(taken));
         }
@@ -100,7 +100,9 @@ async fn connect_plain(
     patience: Duration,
 ) -> Result<Checkout, ConnectError> {
     let stream = pool.watch(dialer.connect_within(patience, &member.backend, member.terms.peer).await?);
-    Ok(new(UpstreamConnection::Http1(Http1Connection::handshake(stream, None).await?)))
+    Ok(new(UpstreamConnection::Http1(
+        Http1Connection::handshake(stream, None, member.load.has_long_heads()).await?,
+    )))
 }
 
 /// The server name for TLS is the request's host as the backend gets it (SEMANTICS section 3).
@@ -145,7 +147,7 @@ impl Connector<'_> {
     }
 
     async fn checkout_http1(&self, connections: &Http2Connections) -> Result<Checkout, ConnectError> {
-        let take = || self.pool.take(self.member.id, &self.name, self.is_repeatable, self.now);
+        let take = || self.pool.take(self.member, &self.name, self.is_repeatable, self.now);
         if let Some(taken) = (!self.must_be_new).then(take).flatten() {
             return Ok(reused(taken));
         }
@@ -217,6 +219,7 @@ impl Connector<'_> {
             let io = TokioIo::new(tls.stream);
             return Ok(Connected::Http2(http2::handshake(io).await?));
         }
-        Ok(Connected::Http1(Http1Connection::handshake(tls.stream, self.name.clone()).await?))
+        let long_heads = self.member.load.has_long_heads();
+        Ok(Connected::Http1(Http1Connection::handshake(tls.stream, self.name.clone(), long_heads).await?))
     }
 }

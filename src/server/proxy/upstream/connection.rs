@@ -33,6 +33,14 @@ impl UpstreamConnection {
         }
     }
 
+    /// Whether a response's head may have many lines.
+    pub(crate) fn takes_long_heads(&self) -> bool {
+        match self {
+            UpstreamConnection::Http1(connection) => connection.takes_long_heads(),
+            UpstreamConnection::Http2(_) => true,
+        }
+    }
+
     /// Whether the backend can say that it has not looked at a request.
     pub(crate) fn can_refuse(&self) -> bool {
         matches!(self, UpstreamConnection::Http2(_))

@@ -17,10 +17,28 @@ use super::early_response::{EarlyResponseStream, UploadState};
 use super::request_body::RequestBody;
 use super::tls::PooledName;
 
+/// How many lines a response's head may have. hyper makes room for all of them for each response, so a connection takes only
+/// hyper's 100 until its backend has exceeded them.
+const MAX_LINES: usize = 1_000;
+
+/// How responses of HTTP/1.1 are read: as RFC 9112 section 5 has a proxy mend them. hyper removes blanks behind a
+/// field's name, and makes one line of a folded one.
+pub(crate) fn builder(takes_long_heads: bool) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true);
+    if takes_long_heads {
+        builder.max_headers(MAX_LINES);
+    }
+    builder
+}
+
 /// A connection that has one request at a time.
 pub(crate) struct Http1Connection {
     sender: http1::SendRequest<RequestBody>,
     name: PooledName,
+    takes_long_heads: bool,
     driver: Driver,
     upload: Arc<UploadState>,
 }
@@ -37,19 +55,24 @@ enum Driver {
 }
 
 impl Http1Connection {
-    pub(super) async fn handshake<T>(stream: T, name: PooledName) -> hyper::Result<Self>
+    /// `takes_long_heads`: see [`MAX_LINES`].
+    pub(super) async fn handshake<T>(
+        stream: T,
+        name: PooledName,
+        takes_long_heads: bool,
+    ) -> hyper::Result<Self>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let upload = Arc::new(UploadState::default());
         let io = TokioIo::new(EarlyResponseStream::new(stream, Arc::clone(&upload)));
         // Copying a head and a small body into one buffer is cheaper than a vectored write.
-        let (sender, connection) = http1::Builder::new().writev(false).handshake(io).await?;
+        let (sender, connection) = builder(takes_long_heads).writev(false).handshake(io).await?;
         let driver = Box::pin(async move {
             // The request's own future returns the error.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Http1Connection { sender, name, driver: Driver::Inline(driver), upload })
+        Ok(Http1Connection { sender, name, takes_long_heads, driver: Driver::Inline(driver), upload })
     }
 
     pub(super) fn send(
@@ -92,6 +115,10 @@ impl Http1Connection {
     /// Whether a task of its own may still be about to finish the last response.
     pub(super) fn has_task(&self) -> bool {
         matches!(self.driver, Driver::Task)
+    }
+
+    pub(super) fn takes_long_heads(&self) -> bool {
+        self.takes_long_heads
     }
 
     pub(super) fn name(&self) -> &PooledName {

@@ -19,7 +19,7 @@ pub(crate) mod checkout;
 pub(crate) mod connection;
 pub(crate) mod dial;
 mod early_response;
-mod http1;
+pub(crate) mod http1;
 mod http2;
 mod idle_limit;
 pub(crate) mod kept_body;

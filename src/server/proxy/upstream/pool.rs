@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use tokio::net::TcpStream;
 
-use crate::server::routing::MemberId;
+use crate::server::routing::{Member, MemberId};
 
 use super::connection::UpstreamConnection;
 use super::http1::Http1Connection;
@@ -78,13 +78,14 @@ impl Pool {
     /// as that is known.
     pub(super) fn take(
         &self,
-        member: MemberId,
+        member: &Member,
         name: &PooledName,
         is_repeatable: bool,
         now: Instant,
     ) -> Option<Taken> {
         let mut idle = self.idle.borrow_mut();
-        let OfMember { idle: connections, limit, .. } = idle.get_mut(&member)?;
+        let OfMember { idle: connections, limit, .. } = idle.get_mut(&member.id)?;
+        let long_heads = member.load.has_long_heads();
         let limit = limit.of(is_repeatable, now);
         // Nearly always the last one fits, because all of a member's connections have one name.
         while let Some(last) = connections.iter().rposition(|idle| idle.connection.name() == name) {
@@ -94,7 +95,8 @@ impl Pool {
                 return None;
             }
             let Idle { connection, .. } = connections.remove(last);
-            if connection.is_ready() && !connection.is_closed() {
+            let is_fit = connection.takes_long_heads() || !long_heads;
+            if is_fit && connection.is_ready() && !connection.is_closed() {
                 return Some(Taken { connection, idle });
             }
         }
