@@ -432,6 +432,7 @@ fn proxy_config(config: &Config, https: Option<HttpsConfig>, policy: &BackendPol
         sticky_key: sticky_key(config),
         default_headers: (!config.default_headers.is_empty())
             .then(|| ResponseHeaders::new(&config.default_headers)),
+        via: config.via.clone(),
         trace_sample: config.trace_sample,
         ..defaults
     }

@@ -301,3 +301,28 @@ async fn nothing_is_in_flight_when_the_response_is_over() {
     stage.get("example.com", "/").await;
     until(|| endpoint.load.in_flight.load(Ordering::SeqCst) == 0).await;
 }
+
+#[tokio::test]
+async fn the_proxy_names_itself_only_where_it_has_a_name() {
+    let backend =
+        Backend::answering("HTTP/1.1 200 OK\r\nVia: 1.0 inner\r\nContent-Length: 2\r\n\r\nhi").await;
+    let lines = |head: &str| -> Vec<String> {
+        let via = head.lines().filter_map(|line| line.split_once(": "));
+        via.filter(|(name, _)| name.eq_ignore_ascii_case("via")).map(|(_, value)| value.to_owned()).collect()
+    };
+    for (name, request, response) in [
+        (None, vec!["1.1 cdn"], vec!["1.0 inner"]),
+        (Some("edge"), vec!["1.1 cdn", "1.1 edge"], vec!["1.0 inner", "1.1 edge"]),
+    ] {
+        let stage = Stage::with(|config| config.via = name.map(|name| name.parse().unwrap()));
+        stage.route("example.com", "/", vec![member(1, &backend.url())]);
+        let answer = stage.raw("GET / HTTP/1.1\r\nHost: example.com\r\nVia: 1.1 cdn\r\n\r\n").await;
+        assert_eq!(
+            (lines(&backend.last_head()), lines(&answer.head)),
+            (
+                request.iter().map(|s| s.to_string()).collect(),
+                response.iter().map(|s| s.to_string()).collect()
+            )
+        );
+    }
+}

@@ -47,6 +47,8 @@ struct Conduct {
     limit: Option<u32>,
     settings_after: Duration,
     answers_after: Duration,
+    /// How many interim responses it sends before the answer.
+    interim: usize,
     /// How many requests it refuses, and how, once so many bytes of the body have come.
     refusals: usize,
     refusal: Refusal,
@@ -58,6 +60,7 @@ impl Default for Conduct {
         let (settings_after, answers_after) = (Duration::ZERO, Duration::ZERO);
         Conduct {
             limit: None,
+            interim: 0,
             settings_after,
             answers_after,
             refusals: 0,
@@ -195,6 +198,11 @@ impl Connection {
                 sleep(connection.conduct.answers_after).await;
                 connection.open.lock().unwrap().retain(|(open, _)| *open != stream);
                 connection.seen.bodies.lock().unwrap().push(body);
+                for _ in 0..connection.conduct.interim {
+                    // :status 103, as a literal.
+                    let early = [&[0x08, 3][..], b"103"].concat();
+                    connection.send(frame(HEADERS, END_HEADERS, stream, &early)).await;
+                }
                 // :status 200
                 connection.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])).await;
             });
@@ -273,5 +281,14 @@ async fn a_request_is_sent_no_more_than_four_times_and_never_again_when_it_may_h
         let response = post(&backend.stage(), &"a".repeat(length)).await;
         assert_eq!(response.status(), 502, "{refusal:?}: {}", response.head);
         assert_eq!(backend.seen.refused.load(Ordering::SeqCst), sent, "{refusal:?} after {refuses_at}");
+    }
+}
+
+#[tokio::test]
+async fn interim_responses_are_not_taken_for_the_answer() {
+    for interim in [1, 3] {
+        let backend = Backend::new(Conduct { interim, ..Conduct::default() }).await;
+        let response = post(&backend.stage(), "hi").await;
+        assert_eq!(response.status(), 200, "{interim}: {}", response.head);
     }
 }

@@ -96,3 +96,25 @@ async fn a_request_that_cannot_be_repeated_is_told_once_why_it_has_no_answer() {
     let response = stage.raw(POST).await;
     assert_eq!((response.status(), lines(&response)), (200, 199));
 }
+
+#[tokio::test]
+async fn interim_responses_are_not_passed_on_and_not_taken_for_the_answer() {
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
+    for interim in
+        [early, &early.repeat(3), "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n"]
+    {
+        let backend = Backend::answering(format!("{interim}{}", ok("hi"))).await;
+        let stage = stage(&backend);
+        for _ in 0..2 {
+            let response = stage.get("example.com", "/").await;
+            assert_eq!(
+                (response.status(), response.body.as_str()),
+                (200, "hi"),
+                "{interim:?}: {}",
+                response.head
+            );
+            assert_eq!(response.field("link"), None, "{interim:?}");
+        }
+        assert_eq!(backend.accepts(), 1, "{interim:?}: the connection is kept");
+    }
+}

@@ -23,11 +23,12 @@ use registry_client::protocol::{GoDuration, HeaderName, HeaderValue, InstanceNam
 
 use super::policy_file::PolicyFile;
 use super::routes_file::RoutesFile;
+use super::routing::Via;
 use super::webhook::Webhook;
 
 use parse::{
     access_log, default_headers, host_names, hosts, listen, listen_or_off, networks, policy, routes_file,
-    share, state_file, webhooks,
+    share, state_file, via, webhooks,
 };
 
 pub use acme::Acme;
@@ -58,6 +59,8 @@ pub struct Config {
     pub own_instance: Option<InstanceName>,
     /// DEFAULT_HEADERS, each name once.
     pub default_headers: BTreeMap<HeaderName, HeaderValue>,
+    /// VIA; `None`: the proxy does not name itself.
+    pub via: Option<Via>,
     /// HOSTS: a host belongs as a whole to the first service that claims a part of it.
     pub exclusive_hosts: bool,
     /// BACKEND_ALLOW; `None`: the client's own address and private ranges.
@@ -170,6 +173,7 @@ struct Raw {
     registry_policy: Option<String>,
     routes_file: Option<String>,
     default_headers: Option<String>,
+    via: Option<String>,
     hosts: Option<String>,
     backend_allow: Option<String>,
     trusted_proxies: Option<String>,
@@ -253,6 +257,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
     let routes_file =
         reader.optional("ROUTES_FILE", raw.routes_file, |path| routes_file(path, context.read_file));
     let default_headers = reader.optional("DEFAULT_HEADERS", raw.default_headers, default_headers);
+    let via = reader.optional("VIA", raw.via, via);
     let hosts = reader.value("HOSTS", raw.hosts, hosts);
     let backend_allow = reader.optional("BACKEND_ALLOW", raw.backend_allow, networks);
     let trusted_proxies = reader.optional("TRUSTED_PROXIES", raw.trusted_proxies, networks);
@@ -300,6 +305,7 @@ fn read(mut raw: Raw, reader: &mut Reader, context: Context<'_>) -> Result<Confi
         routes_file: routes_file?,
         own_instance: context.host_name.parse().ok(),
         default_headers: default_headers?.unwrap_or_default(),
+        via: via?,
         exclusive_hosts: hosts?,
         backend_allow: backend_allow?,
         trusted_proxies: trusted_proxies?.unwrap_or_default(),
@@ -437,6 +443,7 @@ mod tests {
             ("REGISTRY_POLICY", "/etc/policy.json"),
             ("ROUTES_FILE", "/etc/routes/"),
             ("DEFAULT_HEADERS", r#"{"Content-Length":"1"}"#),
+            ("VIA", "my proxy"),
             ("HOSTS", "mine"),
             ("BACKEND_ALLOW", "everything"),
             ("TRUSTED_PROXIES", "cloudflare"),

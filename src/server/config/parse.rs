@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::environment::values;
 use crate::server::policy_file::{PolicyFile, ReadFile};
 use crate::server::routes_file::RoutesFile;
-use crate::server::routing::ResponseHeaders;
+use crate::server::routing::{ResponseHeaders, Via};
 use crate::server::webhook::Webhook;
 use registry_client::protocol::{HeaderName, HeaderValue, Invalid};
 
@@ -55,6 +55,11 @@ pub(super) fn hosts(text: &str) -> Result<bool, Invalid> {
         "first" => Ok(true),
         _ => Err(Invalid::new("rule for hosts", text, "it is neither shared nor first", "first")),
     }
+}
+
+/// Parses a name for the header Via.
+pub(super) fn via(text: &str) -> Result<Via, Invalid> {
+    text.parse().map_err(|_| Invalid::new("name", text, "it is neither a word nor a host", "proxy"))
 }
 
 /// Parses names of hosts without ports, separated by commas, blanks or both.

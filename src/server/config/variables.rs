@@ -60,6 +60,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("REGISTRY_POLICY", Unset, "/etc/registry-policy.json", "the file that says which service may claim which domains").bare(),
     Variable::new("ROUTES_FILE", Unset, "/etc/routes.yml", "the file with routes of what has no sidecar; reread as it changes").bare(),
     Variable::new("DEFAULT_HEADERS", Unset, r#"{"Strict-Transport-Security":"max-age=31536000"}"#, "JSON object of headers for every response that does not have them").bare(),
+    Variable::new("VIA", Unset, "proxy", "the proxy's name in the header Via of requests and responses, which is left out otherwise").bare(),
     Variable::new("TRACE_SAMPLE", Text("0"), "0.01", "for which share of the requests without a trace one is begun, from 0 to 1").bare(),
     Variable::new("ACCESS_LOG", Unset, "json", "one line a request on the standard output: json or combined").bare(),
 ];

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::server::routing::{BackendPolicy, ResponseHeaders, StickyKey};
+use crate::server::routing::{BackendPolicy, ResponseHeaders, StickyKey, Via};
 
 use crate::server::proxy::certificates::Certificates;
 use crate::server::proxy::telemetry::access_log::AccessLog;
@@ -45,6 +45,8 @@ pub struct ProxyConfig {
     pub access_log: Option<AccessLog>,
     /// DEFAULT_HEADERS: headers of every response that does not have them.
     pub default_headers: Option<ResponseHeaders>,
+    /// VIA: the proxy's name in the header Via; `None`: it does not name itself.
+    pub via: Option<Via>,
     /// TRACE_SAMPLE: the share of requests without a trace for which one is begun, from 0 to 1.
     pub trace_sample: f64,
     /// What the cookies of sticky routes are hashed with: the same on all replicas, and after a restart.
@@ -89,6 +91,7 @@ impl Default for ProxyConfig {
             https: None,
             access_log: None,
             default_headers: None,
+            via: None,
             trace_sample: 0.0,
             sticky_key: StickyKey::default(),
             metrics: None,

@@ -17,7 +17,7 @@
 //! | `breaker`, `admission` | a route's circuit breaker; a request that it lets through |
 //! | `route_state`, `route_stats` | what the proxy finds out about a route; its statistics |
 //! | `rate_limit`, `hold`, `drain_share` | limits for each client; waiting for a member; the falling share of a member that drains |
-//! | `response_headers` | the headers that a route sets |
+//! | `response_headers`, `via` | the headers that a route sets; the header that names the proxy |
 //! | `backend_policy`, `probe` | which addresses a backend may have; what a health check asks |
 
 mod admission;
@@ -43,6 +43,7 @@ mod route_state;
 mod route_stats;
 mod sticky;
 mod table;
+mod via;
 
 pub use admission::Admission;
 pub use backend_policy::BackendPolicy;
@@ -67,6 +68,7 @@ pub use route_state::RouteState;
 pub use route_stats::{FinishedRequest, RouteStats, Summary};
 pub use sticky::{STICKY_COOKIE, StickyId, StickyKey};
 pub use table::Table;
+pub use via::{NoName, Via};
 
 #[cfg(test)]
 mod fixture;

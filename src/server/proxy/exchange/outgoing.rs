@@ -83,6 +83,9 @@ impl OutgoingRequest {
         }
         validate::decrement_max_forwards(&parts.method, &mut parts.headers);
         client.forwarding.apply(&mut parts.headers, &host);
+        if let Some(via) = &client.context.proxy.config.via {
+            via.add_to(&mut parts.headers, parts.version);
+        }
         let is_upgrade = upgrade.is_some();
         if let Some(upgrade) = upgrade {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -99,6 +99,9 @@ impl BackendResponse {
         }
         record.put_cookie(&mut parts.headers);
         put_defaults(&record, &mut parts.headers);
+        if let Some(via) = &record.client().context.proxy.config.via {
+            via.add_to(&mut parts.headers, parts.version);
+        }
         if let Some(protocols) = required
             && !record.client().is_http2()
         {
