@@ -20,6 +20,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 const ACK: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
@@ -47,6 +48,8 @@ struct Conduct {
     limit: Option<u32>,
     settings_after: Duration,
     answers_after: Duration,
+    /// What it sends on a stream instead of its answer.
+    answer: Option<fn(u32) -> Vec<u8>>,
     /// How many interim responses it sends before the answer.
     interim: usize,
     /// How many requests it refuses, and how, once so many bytes of the body have come.
@@ -61,6 +64,7 @@ impl Default for Conduct {
         Conduct {
             limit: None,
             interim: 0,
+            answer: None,
             settings_after,
             answers_after,
             refusals: 0,
@@ -203,6 +207,9 @@ impl Connection {
                     let early = [&[0x08, 3][..], b"103"].concat();
                     connection.send(frame(HEADERS, END_HEADERS, stream, &early)).await;
                 }
+                if let Some(answer) = connection.conduct.answer {
+                    return connection.send(answer(stream)).await;
+                }
                 // :status 200
                 connection.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])).await;
             });
@@ -290,5 +297,61 @@ async fn interim_responses_are_not_taken_for_the_answer() {
         let backend = Backend::new(Conduct { interim, ..Conduct::default() }).await;
         let response = post(&backend.stage(), "hi").await;
         assert_eq!(response.status(), 200, "{interim}: {}", response.head);
+    }
+}
+
+/// A header field as a literal that enters no table.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| {
+        let mut length = vec![0x7f];
+        let mut more = text.len().checked_sub(0x7f);
+        if more.is_none() {
+            length = vec![text.len() as u8];
+        }
+        while let Some(rest) = more {
+            length.push((rest % 128) as u8 | if rest >= 128 { 0x80 } else { 0 });
+            more = (rest >= 128).then_some(rest / 128);
+        }
+        [&length, text.as_bytes()].concat()
+    };
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[tokio::test]
+async fn a_response_of_http2_that_is_malformed_is_named() {
+    let answers: [fn(u32) -> Vec<u8>; 5] = [
+        |stream| frame(DATA, END_STREAM, stream, b"no head"),
+        |stream| {
+            frame(
+                HEADERS,
+                END_HEADERS | END_STREAM,
+                stream,
+                &[&[0x88][..], &literal("X-Upper", "1")].concat(),
+            )
+        },
+        |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0xff; 9]),
+        |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &literal("x-no-status", "1")),
+        |stream| {
+            let large: Vec<u8> = (0..7).flat_map(|_| literal("x-large", &"a".repeat(10_000))).collect();
+            let parts: Vec<_> = large.chunks(16_000).collect();
+            let mut frames = frame(HEADERS, END_STREAM, stream, &[0x88]);
+            for (number, part) in parts.iter().enumerate() {
+                let flags = if number + 1 == parts.len() { END_HEADERS } else { 0 };
+                frames.extend(frame(CONTINUATION, flags, stream, part));
+            }
+            frames
+        },
+    ];
+    for (number, answer) in answers.into_iter().enumerate() {
+        let backend = Backend::new(Conduct { answer: Some(answer), ..Conduct::default() }).await;
+        let stage = backend.stage();
+        for page in [post(&stage, "hi").await, stage.get("example.com", "/").await] {
+            assert_eq!(page.status(), 502, "{number}");
+            assert!(
+                page.body.contains("is no HTTP") && page.body.contains("HTTP/2"),
+                "{number}: {}",
+                page.body
+            );
+        }
     }
 }

@@ -280,14 +280,16 @@ impl Exchange {
     ) -> Failure {
         tracing::debug!(%error, reused = reused_after.is_some(), "a request was not answered");
         // What comes first on a connection that had a request before may be left over from its response.
-        if error.is_parse() && !(reused_after.is_some() && again.is_some()) {
-            let flaw = Flaw::of(error);
+        let flaw = Flaw::of(error);
+        if let Some(flaw) = flaw
+            && !(reused_after.is_some() && again.is_some())
+        {
             assignment.response_invalid(flaw);
             return Failure::Final(Page::InvalidResponse(flaw));
         }
         match reused_after {
             // An HTTP/2 connection that has streams was not idle.
-            Some(idle) if !error.is_parse() && !idle.is_zero() => {
+            Some(idle) if flaw.is_none() && !idle.is_zero() => {
                 let (pool, member) = (&self.client.context.pool, assignment.member().id);
                 pool.closed_under_request(member, idle, Instant::now());
             }

@@ -1,5 +1,6 @@
 //! Why a backend's response is no HTTP. Pure.
 
+use std::error::Error;
 use std::fmt;
 
 use super::framing::FramingError;
@@ -15,14 +16,24 @@ pub(crate) enum Flaw {
     TransferCoding,
     /// It switches to another protocol without being asked, or does not say to which.
     Switch,
+    /// A frame or header block of HTTP/2 that is malformed or too large.
+    Http2,
     Other,
 }
 
 impl Flaw {
-    /// What hyper could not read, which it tells in words only.
-    pub(crate) fn of(error: &hyper::Error) -> Self {
+    /// What hyper could not read, which it tells in words only. `None`: the error is about something else.
+    pub(crate) fn of(error: &hyper::Error) -> Option<Self> {
+        if let Some(http2) = http2_cause(error) {
+            let is_ours =
+                http2.is_library() && http2.reason().is_some_and(|reason| reason != h2::Reason::NO_ERROR);
+            return is_ours.then_some(Flaw::Http2);
+        }
+        if !error.is_parse() {
+            return None;
+        }
         if error.is_parse_too_large() {
-            return Flaw::HeadTooLarge;
+            return Some(Flaw::HeadTooLarge);
         }
         let words = error.to_string();
         let known = [
@@ -32,8 +43,21 @@ impl Flaw {
             ("status", Flaw::Status),
             ("version", Flaw::Version),
         ];
-        known.into_iter().find(|(word, _)| words.contains(word)).map_or(Flaw::Other, |(_, flaw)| flaw)
+        let found = known.into_iter().find(|(word, _)| words.contains(word));
+        Some(found.map_or(Flaw::Other, |(_, flaw)| flaw))
     }
+}
+
+/// Why a stream of HTTP/2 has ended, or its connection.
+pub(crate) fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 impl From<FramingError> for Flaw {
@@ -55,6 +79,7 @@ impl fmt::Display for Flaw {
             Flaw::Length => "its Content-Length is no number, or is there twice with different values",
             Flaw::TransferCoding => "its Transfer-Encoding is not \"chunked\" once",
             Flaw::Switch => "it switches to a protocol that nobody asked for",
+            Flaw::Http2 => "its HTTP/2 frames or header fields are malformed, or have more than 64 KiB",
             Flaw::Other => "it is malformed",
         })
     }
