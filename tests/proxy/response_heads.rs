@@ -1,6 +1,11 @@
 //! Heads of responses that are not as RFC 9112 has them, or very long.
 
-use crate::support::{Backend, Peer, Response, Stage, member, ok};
+use std::sync::Arc;
+
+use futures_util::future::join;
+use tokio::sync::Barrier;
+
+use crate::support::{Backend, Peer, Response, Stage, member, ok, soon};
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 2\r\n\r\nhi";
 
@@ -117,4 +122,31 @@ async fn interim_responses_are_not_passed_on_and_not_taken_for_the_answer() {
         }
         assert_eq!(backend.accepts(), 1, "{interim:?}: the connection is kept");
     }
+}
+
+#[tokio::test]
+async fn connections_from_before_the_first_long_head_get_no_more_requests() {
+    let two = Arc::new(Barrier::new(2));
+    let backend = Backend::new(move |mut peer: Peer| {
+        let two = Arc::clone(&two);
+        async move {
+            while let Some(head) = peer.head().await {
+                if head.starts_with("POST") {
+                    peer.exactly(2).await;
+                }
+                if !head.contains("/long ") {
+                    soon(two.wait()).await;
+                }
+                let _ = peer.try_send(if head.contains("/long") { long(200) } else { ok("hi") }).await;
+            }
+        }
+    })
+    .await;
+    let stage = stage(&backend);
+    let both = soon(join(stage.get("example.com", "/"), stage.get("example.com", "/"))).await;
+    assert_eq!((both.0.status(), both.1.status(), backend.accepts()), (200, 200, 2), "two are kept");
+    assert_eq!(stage.get("example.com", "/long").await.status(), 200);
+    let post = POST.replacen("/ ", "/long-both ", 1);
+    let both = soon(join(stage.raw(&post), stage.raw(&post))).await;
+    assert_eq!((both.0.status(), both.1.status()), (200, 200));
 }
