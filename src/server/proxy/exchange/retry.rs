@@ -206,7 +206,8 @@ impl Exchange {
             Ok(response) => {
                 turn.assignment.answered(response.status(), &self.client.context.proxy.table);
                 if let Some(field) = response.headers().get(KEEP_ALIVE) {
-                    self.client.context.pool.keep_alive_said(turn.assignment.member().id, field);
+                    let (pool, member) = (&self.client.context.pool, turn.assignment.member().id);
+                    pool.keep_alive_said(member, field, turn.now);
                 }
                 if let Some(spare) = spare {
                     spare.forget();

@@ -21,8 +21,8 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// What is known of one member.
 #[derive(Debug, Default)]
 pub(super) struct IdleLimit {
-    /// What its responses say: `Keep-Alive: timeout=5`.
-    said: Option<Duration>,
+    /// What its responses say, and when one last did: `Keep-Alive: timeout=5`.
+    said: Option<(Instant, Duration)>,
     /// The last closes of idle connections: when, and how long the connection was idle at least.
     closes: Vec<(Instant, Duration)>,
     /// What three closes have told, and when.
@@ -33,15 +33,15 @@ impl IdleLimit {
     /// How long a connection may have been idle when a request is sent on it. A request that cannot be repeated takes only
     /// one that is far from the limit.
     pub(super) fn of(&self, is_repeatable: bool, now: Instant) -> Duration {
-        let learnt = self.learnt.filter(|(at, _)| now.saturating_duration_since(*at) < MEMORY);
-        let known = self.said.into_iter().chain(learnt.map(|(_, age)| age)).min();
+        let learnt = self.learnt.filter(|learnt| !is_old(learnt, now));
+        let known = self.said.into_iter().chain(learnt).map(|(_, age)| age).min();
         let limit = known.map_or(MAX_IDLE, |known| known.clamp(MIN_IDLE, MAX_IDLE));
         if is_repeatable { limit } else { (limit / 2).max(MIN_IDLE) }
     }
 
     /// A response had this Keep-Alive field (RFC 2068 section 19.7.1). What has no time-out says nothing.
-    pub(super) fn says(&mut self, field: &HeaderValue) {
-        self.said = timeout(field).or(self.said);
+    pub(super) fn says(&mut self, field: &HeaderValue, now: Instant) {
+        self.said = timeout(field).map(|age| (now, age)).or(self.said);
     }
 
     /// The backend has closed a connection that was idle for `age` at least.
@@ -60,11 +60,15 @@ impl IdleLimit {
         }
     }
 
-    /// Whether nothing is known that is worth keeping.
+    /// Whether nothing is known that is worth keeping. A member that is gone says and closes nothing more.
     pub(super) fn is_unknown(&self, now: Instant) -> bool {
-        let is_old = |(at, _): &(Instant, Duration)| now.saturating_duration_since(*at) >= MEMORY;
-        self.said.is_none() && self.closes.iter().all(is_old)
+        self.said.iter().chain(&self.closes).all(|known| is_old(known, now))
     }
+}
+
+/// Whether what was noticed at this time holds no longer.
+fn is_old((at, _): &(Instant, Duration), now: Instant) -> bool {
+    now.saturating_duration_since(*at) >= MEMORY
 }
 
 fn timeout(field: &HeaderValue) -> Option<Duration> {
@@ -82,7 +86,7 @@ mod tests {
 
     fn saying(text: &'static str) -> Duration {
         let mut limit = IdleLimit::default();
-        limit.says(&HeaderValue::from_static(text));
+        limit.says(&HeaderValue::from_static(text), Instant::now());
         limit.of(true, Instant::now())
     }
 
@@ -96,6 +100,17 @@ mod tests {
         assert_eq!(saying("timeout=0"), MIN_IDLE);
         for nothing in ["", "max=5", "timeout", "timeout=soon", "timeout=-1", "xtimeout=1"] {
             assert_eq!(saying(nothing), MAX_IDLE, "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_backend_said_is_kept_for_ten_minutes_after_it_last_said_so() {
+        let (mut limit, start) = (IdleLimit::default(), Instant::now());
+        assert!(limit.is_unknown(start));
+        for minutes in [0, 9, 18] {
+            let now = start + SECOND * 60 * minutes;
+            limit.says(&HeaderValue::from_static("timeout=2"), now);
+            assert!(!limit.is_unknown(now + MEMORY - SECOND) && limit.is_unknown(now + MEMORY));
         }
     }
 

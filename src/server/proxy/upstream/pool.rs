@@ -109,8 +109,8 @@ impl Pool {
     }
 
     /// A response of the member's had this Keep-Alive field.
-    pub(crate) fn keep_alive_said(&self, member: MemberId, field: &HeaderValue) {
-        self.idle.borrow_mut().entry(member).or_default().limit.says(field);
+    pub(crate) fn keep_alive_said(&self, member: MemberId, field: &HeaderValue, now: Instant) {
+        self.idle.borrow_mut().entry(member).or_default().limit.says(field, now);
     }
 
     /// Puts a connection back whose response is over.
