@@ -277,18 +277,15 @@ where
             return Poll::Ready(());
         }
         let allowed = connection.current_max_send_streams();
-        let is_settled = usage.allowed.get().is_some();
-        if is_settled || allowed > 0 {
-            usage.allowed.set(Some(allowed));
+        let was_settled = usage.allowed.get().is_some();
+        if !was_settled && allowed == 0 {
+            return patience.as_mut().poll(cx);
         }
-        match usage.allowed.get() {
-            Some(_) if is_settled => Poll::Pending,
-            Some(_) => {
-                usage.changed.notify_waiters();
-                Poll::Pending
-            }
-            None => patience.as_mut().poll(cx),
+        usage.allowed.set(Some(allowed));
+        if !was_settled {
+            usage.changed.notify_waiters();
         }
+        Poll::Pending
     })
     .await;
 }
