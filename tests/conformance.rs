@@ -15,7 +15,7 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on says where")]
 
-#[path = "conformance/frames.rs"]
+#[path = "support/frames.rs"]
 mod frames;
 #[path = "conformance/grpc.rs"]
 mod grpc;

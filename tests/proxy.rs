@@ -16,6 +16,9 @@ mod crowd;
 mod failure;
 #[path = "proxy/forwarding.rs"]
 mod forwarding;
+#[path = "support/frames.rs"]
+#[allow(dead_code, reason = "shared with tests/conformance.rs, which uses the rest")]
+mod frames;
 #[path = "proxy/framing.rs"]
 mod framing;
 #[path = "proxy/h2c.rs"]

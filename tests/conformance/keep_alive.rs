@@ -33,26 +33,19 @@ fn answer_until_idle(client: TcpStream) -> Option<()> {
     let end = client.try_clone().ok()?;
     client.set_read_timeout(Some(KEPT)).ok()?;
     client.set_nodelay(true).ok()?;
-    answer(client);
+    // It ends with an error, which is the time-out's or the end's.
+    let _ = answer(client);
     end.set_read_timeout(Some(UNDER_WAY)).ok()?;
     // With something unread the close is a reset.
     end.peek(&mut [0]).ok().map(|_| ())
 }
 
 /// Until nothing has come for as long as connections are kept.
-fn answer(client: TcpStream) -> Option<()> {
+fn answer(client: TcpStream) -> std::io::Result<()> {
     let mut client = BufReader::new(client);
     loop {
-        let (mut length, mut line) = (0, String::new());
-        while line != "\r\n" {
-            line.clear();
-            client.read_line(&mut line).ok().filter(|length| *length > 0)?;
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().ok()?;
-            }
-        }
-        client.read_exact(&mut vec![0; length]).ok()?;
-        write!(client.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").ok()?;
+        read_message(&mut client)?;
+        write!(client.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
     }
 }
 
@@ -79,6 +72,12 @@ fn post(proxy: SocketAddr, time: Duration) -> (usize, usize, usize) {
 }
 
 fn status(stream: &mut BufReader<TcpStream>) -> std::io::Result<u16> {
+    let first = read_message(stream)?;
+    Ok(first.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0))
+}
+
+/// Reads a request or a response with its body. Returns its first line.
+fn read_message(stream: &mut BufReader<TcpStream>) -> std::io::Result<String> {
     let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
     stream.read_line(&mut first)?;
     while line != "\r\n" {
@@ -91,7 +90,7 @@ fn status(stream: &mut BufReader<TcpStream>) -> std::io::Result<u16> {
         }
     }
     stream.read_exact(&mut vec![0; length])?;
-    Ok(first.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0))
+    Ok(first)
 }
 
 #[test]

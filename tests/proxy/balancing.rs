@@ -118,8 +118,7 @@ async fn a_kept_connection_that_the_backend_closed_costs_no_request() {
         }
     })
     .await;
-    let stage = Stage::with(|config| config.workers = 1);
-    stage.route("example.com", "/", vec![member(1, &backend.url())]);
+    let stage = Stage::of_one_worker(&backend.url());
     for _ in 0..20 {
         let post = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(stage.raw(post).await.body, "once");

@@ -165,8 +165,7 @@ async fn what_is_between_neighbours_is_not_passed_on() {
 #[tokio::test]
 async fn connections_are_kept_alive_on_both_sides() {
     let backend = Backend::saying("web").await;
-    let stage = Stage::with(|config| config.workers = 1);
-    stage.route("example.com", "/", vec![member(1, &backend.url())]);
+    let stage = Stage::of_one_worker(&backend.url());
     let mut client = stage.client().await;
     for _ in 0..20 {
         client.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await;

@@ -12,18 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::sleep;
 
-use crate::support::{Response, Stage, member, soon};
+use crate::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE,
+};
+use crate::support::{Response, Stage, soon};
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 0x1;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 /// How much a client may send before it hears more.
@@ -104,15 +98,12 @@ impl Backend {
     }
 
     fn stage(&self) -> Stage {
-        let stage = Stage::with(|config| config.workers = 1);
-        stage.route("example.com", "/", vec![member(1, &format!("h2c://{}", self.addr))]);
-        stage
+        Stage::of_one_worker(&format!("h2c://{}", self.addr))
     }
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    Frames::new().frame(kind, flags, stream, payload).0
 }
 
 /// One connection.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join;
 use tokio::sync::Barrier;
 
-use crate::support::{Backend, Peer, Response, Stage, member, ok, soon};
+use crate::support::{Backend, Peer, Response, Stage, ok, soon};
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 2\r\n\r\nhi";
 
@@ -62,17 +62,11 @@ fn lines(response: &Response) -> usize {
     response.head.to_ascii_lowercase().matches("x-line: ").count()
 }
 
-fn stage(backend: &Backend) -> Stage {
-    let stage = Stage::with(|config| config.workers = 1);
-    stage.route("example.com", "/", vec![member(1, &backend.url())]);
-    stage
-}
-
 #[tokio::test]
 async fn a_head_of_a_thousand_lines_arrives_and_one_of_more_is_named() {
     for count in [100, 101, 500, 1_000] {
         let backend = Backend::answering(long(count)).await;
-        let stage = stage(&backend);
+        let stage = Stage::of_one_worker(&backend.url());
         for _ in 0..2 {
             let response = stage.get("example.com", "/").await;
             assert_eq!((response.status(), lines(&response)), (200, count - 1), "{count} lines");
@@ -80,7 +74,7 @@ async fn a_head_of_a_thousand_lines_arrives_and_one_of_more_is_named() {
         assert_eq!(backend.accepts(), if count > 100 { 2 } else { 1 }, "{count} lines: the second is kept");
     }
     let backend = Backend::answering(long(1_001)).await;
-    let page = stage(&backend).get("example.com", "/").await;
+    let page = Stage::of_one_worker(&backend.url()).get("example.com", "/").await;
     assert_eq!(page.status(), 502);
     assert!(page.body.contains("1,000 lines"), "{}", page.body);
 }
@@ -94,7 +88,7 @@ async fn a_request_that_cannot_be_repeated_is_told_once_why_it_has_no_answer() {
         }
     })
     .await;
-    let stage = stage(&backend);
+    let stage = Stage::of_one_worker(&backend.url());
     let page = stage.raw(POST).await;
     assert_eq!(page.status(), 502);
     assert!(page.body.contains("lines"), "{}", page.body);
@@ -109,7 +103,7 @@ async fn interim_responses_are_not_passed_on_and_not_taken_for_the_answer() {
         [early, &early.repeat(3), "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n"]
     {
         let backend = Backend::answering(format!("{interim}{}", ok("hi"))).await;
-        let stage = stage(&backend);
+        let stage = Stage::of_one_worker(&backend.url());
         for _ in 0..2 {
             let response = stage.get("example.com", "/").await;
             assert_eq!(
@@ -142,7 +136,7 @@ async fn connections_from_before_the_first_long_head_get_no_more_requests() {
         }
     })
     .await;
-    let stage = stage(&backend);
+    let stage = Stage::of_one_worker(&backend.url());
     let both = soon(join(stage.get("example.com", "/"), stage.get("example.com", "/"))).await;
     assert_eq!((both.0.status(), both.1.status(), backend.accepts()), (200, 200, 2), "two are kept");
     assert_eq!(stage.get("example.com", "/long").await.status(), 200);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::{Backend, Peer, Stage, member, ok};
+use crate::support::{Backend, Peer, Stage, ok};
 
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: example.com\r\n\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n";
@@ -71,8 +71,7 @@ async fn what_comes_behind_a_response_answers_no_other_request() {
     for (first, response, stray) in STRAYS {
         for second in [GET, POST] {
             let backend = backend(response, stray, false).await;
-            let stage = Stage::with(|config| config.workers = 1);
-            stage.route("example.com", "/", vec![member(1, &backend.url())]);
+            let stage = Stage::of_one_worker(&backend.url());
             answer_to(&stage, first).await;
             assert_eq!(stage.raw(second).await.body, "right", "behind {response:?} came {stray:?}");
         }
@@ -85,8 +84,7 @@ async fn a_request_that_can_be_repeated_is_asked_again_when_its_connection_bring
     let is_garbage = |stray: &str| !stray.starts_with("HTTP/") && !stray.trim().is_empty();
     for (first, response, stray) in STRAYS.into_iter().filter(|(_, _, stray)| is_garbage(stray)) {
         let backend = backend(response, stray, true).await;
-        let stage = Stage::with(|config| config.workers = 1);
-        stage.route("example.com", "/", vec![member(1, &backend.url())]);
+        let stage = Stage::of_one_worker(&backend.url());
         answer_to(&stage, first).await;
         let second = stage.raw(GET).await;
         assert_eq!(second.body, "right", "behind {response:?} came {stray:?}");

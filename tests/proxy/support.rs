@@ -287,6 +287,13 @@ impl Stage {
         stage
     }
 
+    /// A proxy of one worker, whose connections all requests share, for `example.com/` with one backend.
+    pub(crate) fn of_one_worker(backend: &str) -> Self {
+        let stage = Stage::with(|config| config.workers = 1);
+        stage.route("example.com", "/", vec![member(1, backend)]);
+        stage
+    }
+
     pub(crate) fn route(&self, domain: &str, path: &str, members: Vec<Member>) {
         self.claim(domain, path, members, Hold::default());
     }
